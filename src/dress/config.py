@@ -1,0 +1,325 @@
+"""The composed configuration as one typed, closed model.
+
+Hydra composes the YAML files; `Config` checks every key and value before anything loads. A key that
+does not exist, at any depth, is refused with the nearest one that does.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PhaseName = Literal["align", "sft", "critique", "refinement", "rating", "best_of"]
+Part = Literal["vision", "projector", "language", "lora"]
+Split = Literal["align", "sft", "prompts", "feedback", "eval"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+# --- model -----------------------------------------------------------------------------------------
+
+
+class ViT(Section):
+    """A vision transformer built from scratch (OpenCLIP's `VisionTransformer`)."""
+
+    image_size: Positive  # pixels, square
+    patch_size: Positive  # pixels; image_size / patch_size squared tokens
+    width: Positive
+    layers: Positive
+    heads: Positive
+    mlp_ratio: float = 4.0
+
+
+class Vision(Section):
+    """The image encoder: an OpenCLIP model by name, or a ViT from a config."""
+
+    name: str | None = None  # OpenCLIP model name, e.g. ViT-L-14-336, EVA01-g-14
+    weights: str | None = None  # OpenCLIP tag or a local file; null = random weights
+    vit: ViT | None = None
+    layer: int = -1  # which block's patch tokens; -1 is the last, -2 the one before (LLaVA)
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Vision:
+        if (self.name is None) == (self.vit is None):
+            raise ValueError("expected exactly one of model.vision.name and model.vision.vit")
+        return self
+
+
+class Projector(Section):
+    kind: Literal["linear", "mlp"] = "linear"  # linear as in the paper
+
+
+class Lora(Section):
+    """Low-rank adapters on the language model (peft)."""
+
+    rank: Positive
+    alpha: float
+    targets: list[str]  # module names, e.g. q_proj
+
+
+class Language(Section):
+    """The language model: any Hugging Face causal LM by name or folder, or one built from a config."""
+
+    name: str | None = None  # hub id, or a local folder
+    gguf: str | None = None  # a GGUF file in that folder
+    package: str | None = None  # a Python package that carries the files, instead of a hub id
+    config: dict[str, Any] | None = None  # transformers config fields incl. model_type
+    lora: Lora | None = None
+    chat: Literal["plain", "chatml", "vicuna"] = "plain"
+    trust_remote_code: bool = False  # runs code of the model's author: only if you trust it
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Language:
+        if (self.config is None) == (self.name is None and self.package is None):
+            raise ValueError("expected model.language.config, or one of model.language.name and .package")
+        return self
+
+
+class Tokenizer(Section):
+    """The hermetic tokenizer (byte-level BPE trained on the training shards); unused with a named LM."""
+
+    vocabulary: Positive = 1024
+
+
+class Model(Section):
+    vision: Vision
+    projector: Projector = Projector()
+    language: Language
+    tokenizer: Tokenizer = Tokenizer()
+
+
+# --- data ------------------------------------------------------------------------------------------
+
+
+class ShapesSizes(Section):
+    """Number of records that are generated per split of the shapes world."""
+
+    align: Positive
+    sft: Positive
+    prompts: Positive
+    eval: Positive
+
+
+class Data(Section):
+    """Where records come from and how a step's slice is formed."""
+
+    world: Literal["shapes"] | None = None  # generated under `path` when missing
+    path: str  # holds one folder of shards per split
+    sizes: ShapesSizes | None = None  # of the world
+    world_seed: int = 0  # of the world, not of the run
+    align: str = "align"  # folders of shards, relative to path or absolute
+    sft: str = "sft"
+    prompts: str = "prompts"
+    feedback: str | None = None  # null = what the collect stage wrote
+    eval: str = "eval"
+    reader: Literal["index", "webdataset"] = "index"  # webdataset: plain, not resumable, one epoch order
+    workers: Annotated[int, Field(ge=0)] = 0  # data worker processes
+    share_prefixes: bool = True  # one token tree per record; false = one sequence per dialogue
+    tokens_per_forest: Positive = 16384  # tokens of one forward pass, padding included
+    max_tokens: Positive = 4096  # longest dialogue, in tokens
+    on_damage: Literal["stop", "skip"] = "stop"  # a record that cannot be used
+
+
+# --- phases ----------------------------------------------------------------------------------------
+
+
+class Align(Section):
+    prompt: str
+
+
+class Critique(Section):
+    condition: Literal["critique", "rating", "both"] = "critique"
+    history: bool = False  # keep the turns before; false = the dialogue's first user text only
+
+
+class Refinement(Section):
+    loss: Literal["refined_only", "last_only", "all", "rating_at_least"] = "refined_only"
+    target: Literal["best_turn", "reference"] = "best_turn"
+    min_rating: Annotated[int, Field(ge=1, le=4)] = 4  # for loss=rating_at_least
+
+
+class Phases(Section):
+    align: Align
+    critique: Critique = Critique()
+    refinement: Refinement = Refinement()
+    critique_template: str  # fields: {critique}
+    rating_template: str  # fields: {rating}
+    praise: str  # the critique that inference is conditioned on under `praise`
+
+
+# --- stages ----------------------------------------------------------------------------------------
+
+
+class TrainStage(Section):
+    kind: Literal["train"] = "train"
+    phases: dict[PhaseName, Annotated[float, Field(gt=0)]] = {}  # loss weight of each phase's tokens
+    data: Split  # which shards it streams
+    steps: Positive  # optimiser steps
+    records_per_step: Positive  # over all ranks
+    lr: Annotated[float, Field(gt=0)]
+    warmup: Fraction = 0.05  # share of steps
+    weight_decay: float = 0.01
+    trainable: list[Part]
+
+
+class CollectStage(Section):
+    kind: Literal["collect"] = "collect"
+    records: Positive  # of data.prompts, from the first
+    turns: Positive = 2  # answers per dialogue; each after the first answers a refinement
+    samples: Positive = 1  # dialogues per question
+    temperature: Annotated[float, Field(ge=0)] = 1.0  # 0 = greedy
+    top_p: Fraction = 1.0
+    per_shard: Positive = 250  # records; also what an interrupted collection repeats at most
+
+
+class EvalStage(Section):
+    kind: Literal["eval"] = "eval"
+    records: Positive | None = None  # of data.eval, from the first; null = all
+
+
+Stage = Annotated[TrainStage | CollectStage | EvalStage, Field(discriminator="kind")]
+
+
+class Curriculum(Section):
+    order: list[str]
+    stages: dict[str, Stage]
+
+    @model_validator(mode="after")
+    def _known(self) -> Curriculum:
+        for name in self.order:
+            if name not in self.stages:
+                raise ValueError(f"curriculum.order names {name!r}; expected one of {sorted(self.stages)}")
+            stage = self.stages[name]
+            if isinstance(stage, TrainStage) and not stage.phases:
+                raise ValueError(f"curriculum.stages.{name}.phases is empty; expected at least one of the phases")
+        return self
+
+
+# --- the rest --------------------------------------------------------------------------------------
+
+
+class Rater(Section):
+    """Who rates: exact oracle of a world, rules on the image annotation, or nobody."""
+
+    kind: Literal["oracle", "rules", "none"]
+
+
+class Generation(Section):
+    max_new_tokens: Positive
+    batch_size: Positive  # prompts
+
+
+class Eval(Section):
+    turns: Positive = 3  # answers per dialogue: 0, 1, 2
+    conditions: list[Literal["none", "praise"]] = ["none", "praise"]
+    refine_condition: Literal["none", "praise"] = "none"  # from the second answer on
+    scenes: Positive = 12  # in the report
+
+
+class Training(Section):
+    """How every train stage runs."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: Positive = 1
+    strategy: str = "auto"  # Lightning's name, e.g. ddp
+    precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed"] = "auto"
+    threads: Positive | None = None  # CPU threads; null = as many as cores
+    clip: float = 1.0  # gradient norm
+    checkpoint_every: Positive = 100  # optimiser steps
+    log_every: Positive = 10  # optimiser steps
+    fast_dev_run: bool = False  # one step per train stage, a handful of records elsewhere
+    overfit: bool = False  # train on the first step's records again and again
+
+
+class Logger(Section):
+    kind: Literal["csv", "wandb", "tensorboard"] = "csv"
+    project: str = "dress"  # wandb
+    entity: str | None = None  # wandb; null = your default
+    api_key_env: str = "WANDB_API_KEY"  # name of the variable, never the key
+
+
+class Config(Section):
+    """Everything a run depends on; saved beside its results as plain data."""
+
+    name: str
+    seed: Annotated[int, Field(ge=0)]
+    scale: str
+    run_dir: str
+    model: Model
+    data: Data
+    phases: Phases
+    budget: dict[str, dict[str, Any]]  # read by the stages through ${budget.…}
+    curriculum: Curriculum
+    annotator: Rater
+    judge: Rater
+    generation: Generation
+    eval: Eval = Eval()
+    training: Training = Training()
+    logger: Logger = Logger()
+    show: Literal["config", "batch"] | None = None
+    resume: str | None = None  # a run folder to go on with
+    reuse: str | None = None  # a run folder to take finished stages from
+
+    @model_validator(mode="after")
+    def _lora_is_there(self) -> Config:
+        for name, stage in self.curriculum.stages.items():
+            if isinstance(stage, TrainStage) and "lora" in stage.trainable and self.model.language.lora is None:
+                raise ValueError(f"curriculum.stages.{name}.trainable names lora, but model.language.lora is null")
+        return self
+
+
+class ConfigError(ValueError):
+    """A setting that does not exist or does not fit; the message names it."""
+
+
+def check(composed: dict[str, Any]) -> Config:
+    """Validate a composed and resolved configuration.
+
+    Raises:
+        ConfigError: with one line per problem: key, expected, got, and the nearest valid key.
+    """
+    try:
+        return Config.model_validate(composed)
+    except ValidationError as error:
+        lines = [_problem(problem) for problem in error.errors(include_url=False)]
+        raise ConfigError("the configuration does not fit:\n  " + "\n  ".join(lines)) from None
+
+
+def nearest(key: str, valid: list[str]) -> str:
+    """` Did you mean …?` for a dotted key, or nothing."""
+    close = difflib.get_close_matches(key, valid, n=1, cutoff=0.6)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def valid_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    """Every dotted key of the configuration whose name is fixed."""
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        kind = field.annotation
+        for inner in (kind, *getattr(kind, "__args__", ())):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                keys += valid_keys(inner, f"{prefix}{name}.")
+    return keys
+
+
+def _problem(problem: Any) -> str:
+    place = [str(part) for part in problem["loc"] if part not in ("train", "collect", "eval") or part == problem["loc"][0]]
+    key = ".".join(place)
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: no such setting.{nearest(key, _keys_around(place))}"
+    return f"{key or '(whole)'}: {problem['msg']} (got {problem['input']!r:.80})"
+
+
+def _keys_around(place: list[str]) -> list[str]:
+    if place[:2] == ["curriculum", "stages"] and len(place) == 4:
+        names = {n for stage in (TrainStage, CollectStage, EvalStage) for n in stage.model_fields}
+        return [".".join([*place[:3], name]) for name in sorted(names)]
+    return valid_keys()

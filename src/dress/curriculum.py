@@ -1,0 +1,410 @@
+"""The curriculum: the stages of an experiment, one after another, resumable at any point.
+
+A run folder holds, per stage, what it produced and a marker with a fingerprint of everything that
+it depends on. `resume` skips marked stages and goes on inside the unfinished one; `reuse` takes
+over another run's stages as long as the fingerprints agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from dress import config
+from dress.callbacks import Interrupted, SaveCheckpoint, ShowProgress, precision_for
+from dress.data.datamodule import StageData, StepDataset
+from dress.data.shards import Shards, write_shards
+from dress.dialogue.chat import FORMATS
+from dress.dialogue.tokenizer import check_cuts, load_tokenizer, save_tokenizer, train_tokenizer
+from dress.evaluation.metrics import metrics
+from dress.evaluation.outcomes import evaluate, load_outcomes, save_outcomes
+from dress.feedback.collect import CkptResponder, Sampling, collect, ratings_table
+from dress.feedback.rater import build_rater
+from dress.files import read_json, write_json
+from dress.loggers import build_logger
+from dress.model.checkpoint import load_weights, save_model
+from dress.model.language import load_own_tokenizer
+from dress.model.lvlm import LVLM
+from dress.module import DressModule
+from dress.phases.critique import praise
+from dress.progress import CurriculumProgress
+from dress.record import Dialogue
+from dress.seeding import seed_for
+from dress.worlds.shapes import generate as shapes
+
+TOKENIZER_RECORDS = 2000
+"""Records per split that the hermetic tokenizer is trained on."""
+
+
+class Curriculum:
+    """Runs the stages of `settings.curriculum.order` in `settings.run_dir`.
+
+    Args:
+        settings: the whole configuration.
+        console: for tables and progress.
+    """
+
+    def __init__(self, settings: config.Config, console: Console) -> None:
+        self.settings, self.console = settings, console
+        self.folder = Path(settings.run_dir)
+        self.annotator = build_rater(settings.annotator)
+        self.judge = build_rater(settings.judge)
+        names = settings.curriculum.order
+        expected = {name: float(settings.budget.get(name, {}).get("seconds", 60)) for name in names}
+        self.progress = CurriculumProgress(console, expected)
+        self.seconds: dict[str, float] = {}
+
+    # --- the whole ---
+
+    def run(self) -> dict[str, Any]:
+        """Run or go on; returns the metrics.
+
+        Raises:
+            Interrupted: asked to stop; where it stands is saved.
+            ValueError: data, checkpoint or setting that does not fit, named.
+        """
+        began = time.monotonic()
+        if self.settings.training.threads:
+            torch.set_num_threads(self.settings.training.threads)
+        with self.progress:
+            self.data = self._data_folder()
+            self.model = self._build_model()
+            chain = self._fingerprint("", {"model": self.settings.model.model_dump(), "seed": self.settings.seed})
+            self.chain: dict[str, str] = {}
+            for name in self.settings.curriculum.order:
+                chain = self._fingerprint(chain, self._depends_on(name))
+                self.chain[name] = chain
+                self._stage(name, chain)
+        result = metrics(self._outcomes())
+        write_json(self.folder / "metrics.json", result)
+        self._write_run_json(time.monotonic() - began)
+        return result
+
+    def stage_folder(self, name: str) -> Path:
+        return self.folder / "stages" / name
+
+    def trained(self) -> list[str]:
+        """Train stages in order."""
+        stages = self.settings.curriculum.stages
+        return [n for n in self.settings.curriculum.order if isinstance(stages[n], config.TrainStage)]
+
+    def evaluated(self) -> dict[str, str]:
+        """`sft` and `dress`: which stage's model each of them is."""
+        order = self.settings.curriculum.order
+        stages = self.settings.curriculum.stages
+        cut = next((i for i, n in enumerate(order) if isinstance(stages[n], config.CollectStage)), len(order))
+        before = [name for name in self.trained() if order.index(name) < cut]
+        after = [name for name in self.trained() if order.index(name) >= cut]
+        return {**({"sft": before[-1]} if before else {}), **({"dress": after[-1]} if after else {})}
+
+    # --- one stage ---
+
+    def _stage(self, name: str, fingerprint: str) -> None:
+        folder, stage = self.stage_folder(name), self.settings.curriculum.stages[name]
+        marker = folder / "done.json"
+        if not marker.exists():
+            self._take_over(name, fingerprint)
+        if marker.exists():
+            done = read_json(marker)
+            if done["fingerprint"] != fingerprint:
+                raise ValueError(
+                    f"{marker}: stage {name} was made with other settings or data (expected fingerprint "
+                    f"{fingerprint}, got {done['fingerprint']}). Start a new run, or resume without overrides"
+                )
+            self.seconds[name] = done["seconds"]
+            if isinstance(stage, config.TrainStage):
+                load_weights(self.model, self.settings.model, folder)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        match stage:
+            case config.TrainStage():
+                self._train(name, stage)
+            case config.CollectStage():
+                self._collect(name, stage)
+            case config.EvalStage():
+                self._evaluate(name, stage)
+        self.seconds[name] = self.progress.end()
+        write_json(marker, {"fingerprint": fingerprint, "seconds": round(self.seconds[name], 2)})
+
+    def _take_over(self, name: str, fingerprint: str) -> None:
+        """Take a finished stage from the run named by `reuse` if it was made from the same things."""
+        if self.settings.reuse is None or not (Path(self.settings.reuse) / "stages").is_dir():
+            if self.settings.reuse is not None:
+                raise ValueError(f"reuse={self.settings.reuse}: expected a run folder with stages/, found none")
+            return
+        source = Path(self.settings.reuse) / "stages" / name
+        marker = source / "done.json"
+        if marker.exists() and read_json(marker)["fingerprint"] == fingerprint:
+            shutil.copytree(source, self.stage_folder(name), dirs_exist_ok=True, copy_function=_link)
+            self.console.print(f"stage {name}: taken over from {self.settings.reuse}", highlight=False)
+
+    def _train(self, name: str, stage: config.TrainStage) -> None:
+        training, folder = self.settings.training, self.stage_folder(name)
+        self.model.set_trainable(list(stage.trainable))
+        self.console.print(self._parameter_table(name))
+        last = folder / "last.ckpt"
+        resumed = last.exists()
+        order = self.trained()
+        stages = self.settings.curriculum.stages
+        before = sum(stages[n].steps for n in order[: order.index(name)])
+        module = DressModule(self.model, stage, training, before)
+        shards = Shards(self._split(stage.data))
+
+        def make(rank: int, world: int) -> StepDataset:
+            return StepDataset(
+                shards, stage, self.settings.data, self.settings.phases, self.model.encoder,
+                self.model.vision.preprocess, seed_for(self.settings.seed, name), folder / "rejects.jsonl",
+                training.overfit, rank, world,
+            )  # fmt: skip
+
+        done = torch.load(last, weights_only=True, map_location="cpu")["global_step"] if resumed else 0
+        self.progress.start(name, stage.steps, done)
+        trainer = L.Trainer(
+            accelerator=training.accelerator,
+            devices=training.devices,
+            strategy=training.strategy,
+            precision=precision_for(training.precision),
+            max_steps=stage.steps,
+            max_epochs=1,
+            logger=build_logger(self.settings, name, resumed),
+            callbacks=[ShowProgress(self.progress), SaveCheckpoint(last, training.checkpoint_every)],
+            log_every_n_steps=1,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(
+            module, datamodule=StageData(make, self.settings.data.workers),
+            ckpt_path=str(last) if resumed else None, weights_only=True,
+        )  # fmt: skip
+        if trainer.is_global_zero:
+            write_json(folder / "history.json", module.history)
+            save_model(self.model, self.settings.model, folder, self._facts(name))
+            last.unlink(missing_ok=True)
+
+    def _collect(self, name: str, stage: config.CollectStage) -> None:
+        prompts = Shards(self._split("prompts"))
+        self.progress.start(name, min(stage.records, len(prompts)))
+        folder = self.stage_folder(name)
+        collect(
+            self._responder(), self.annotator, prompts, folder / "shards", stage,
+            self._sampling(stage.temperature, stage.top_p), seed_for(self.settings.seed, name),
+            progress=self.progress.advance,
+        )  # fmt: skip
+        table = ratings_table(Shards(folder / "shards"))
+        write_json(folder / "ratings.json", table)
+        self.console.print(ratings_as_table(table))
+
+    def _evaluate(self, name: str, stage: config.EvalStage) -> None:
+        shards = Shards(self._split("eval"))
+        samples = [shards[i] for i in range(min(stage.records or len(shards), len(shards)))]
+        dialogues = sum(len(record.dialogues) for record, _ in samples)
+        settings, texts = self.settings.eval, self.conditions()
+        models = self.evaluated()
+        self.progress.start(name, len(models) * len(settings.conditions) * dialogues * settings.turns)
+        current = self.trained()[-1]
+        for model, source in models.items():
+            for condition in settings.conditions:
+                cell = self.stage_folder(name) / f"{model}-{condition}.jsonl"
+                if not cell.exists():
+                    if current != source:
+                        load_weights(self.model, self.settings.model, self.stage_folder(source))
+                        current = source
+                    later = texts[settings.refine_condition]
+                    outcomes = evaluate(
+                        self._responder(source), self.judge, samples,
+                        model=model, condition=condition,
+                        texts=[texts[condition], *[later] * (settings.turns - 1)],
+                        sampling=self._sampling(0.0), progress=self.progress.advance,
+                    )  # fmt: skip
+                    save_outcomes(cell, outcomes)
+
+    # --- parts ---
+
+    def conditions(self) -> dict[str, str]:
+        """The presets as text: what follows the user text at inference."""
+        stages = self.settings.curriculum.stages
+        last = stages[self.trained()[-1]]
+        assert isinstance(last, config.TrainStage)
+        form = "rating" if "rating" in last.phases else self.settings.phases.critique.condition
+        return {"none": "", "praise": praise(form, self.settings.phases)}
+
+    def _responder(self, stage: str | None = None) -> CkptResponder:
+        return CkptResponder(self.model, f"{self.settings.name}/{stage or self.trained()[0]}")
+
+    def _sampling(self, temperature: float, top_p: float = 1.0) -> Sampling:
+        generation = self.settings.generation
+        return Sampling(generation.max_new_tokens, generation.batch_size, temperature, top_p)
+
+    def _facts(self, name: str) -> dict[str, Any]:
+        done = self.trained()
+        return {
+            "stage": name,
+            "stages": done[: done.index(name) + 1],
+            "conditions": self.conditions(),
+            "config": self.settings.model_dump(),
+        }
+
+    def _data_folder(self) -> Path:
+        """Where the shards are; the shapes world is written there first if it is missing."""
+        data = self.settings.data
+        if data.world is None:
+            return Path(data.path)
+        assert data.sizes is not None, "a world needs sizes"
+        sizes = data.sizes.model_dump()
+        folder = Path(data.path) / shapes.fingerprint(sizes, data.world_seed)
+        if not folder.exists():
+            aside = folder.with_name(folder.name + f".{os.getpid()}.partial")
+            self.progress.start("shapes world", sum(sizes.values()))
+            for split in shapes.SPLITS:
+                write_shards(aside / split, self._counted(shapes.samples(split, sizes[split], data.world_seed)), 500)
+            aside.rename(folder)
+            self.progress.end()
+        return folder
+
+    def _counted(self, samples: Iterator[Any]) -> Iterator[Any]:
+        for sample in samples:
+            yield sample
+            self.progress.advance()
+
+    def _split(self, name: str) -> Path:
+        """The folder of shards that a split comes from."""
+        setting = getattr(self.settings.data, name)
+        if setting is not None:
+            return self.data / setting
+        order = self.settings.curriculum.order
+        stages = self.settings.curriculum.stages
+        collected = [n for n in order if isinstance(stages[n], config.CollectStage)]
+        if not collected:
+            raise ValueError("data.feedback is null and the curriculum has no collect stage: name one of them")
+        return self.stage_folder(collected[-1]) / "shards"
+
+    def _build_model(self) -> LVLM:
+        settings = self.settings.model
+        file, chat = self.folder / "tokenizer.json", FORMATS[settings.language.chat]
+        tokenizer = load_own_tokenizer(settings.language)
+        if tokenizer is None:
+            if not file.exists():
+                trained = train_tokenizer(self._texts(), settings.tokenizer.vocabulary, chat)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                save_tokenizer(trained, file)
+            tokenizer = load_tokenizer(file, chat)
+        check_cuts(tokenizer, chat)
+        torch.manual_seed(seed_for(self.settings.seed, "init"))
+        return LVLM(settings, tokenizer, self.settings.data.max_tokens)
+
+    def _texts(self) -> Iterator[str]:
+        """What the hermetic tokenizer is trained on: training text, and the annotator's words on it."""
+        yield self.settings.phases.align.prompt
+        yield from self.conditions().values()
+        for split in ("align", "sft", "prompts"):
+            shards = Shards(self._split(split))
+            for index in range(min(len(shards), TOKENIZER_RECORDS)):
+                record, _ = shards[index]
+                yield from record.annotation.captions
+                for dialogue in record.dialogues:
+                    for turn in dialogue.turns:
+                        yield turn.user
+                        if turn.assistant is not None:
+                            yield turn.assistant
+                            yield from self._feedback_texts(record, dialogue, turn)
+
+    def _feedback_texts(self, record: Any, dialogue: Dialogue, turn: Any) -> Iterator[str]:
+        said = dialogue.model_copy(update={"turns": [dialogue.turns[0].model_copy(update={"assistant": turn.assistant})]})
+        for feedback in self.annotator.rate([(record, said)]):
+            yield from (text for text in (feedback.critique, feedback.refinement) if text)
+
+    def _depends_on(self, name: str) -> dict[str, Any]:
+        """Everything a stage's result depends on, beside the stages before it."""
+        stage = self.settings.curriculum.stages[name]
+        parts: dict[str, Any] = {"stage": stage.model_dump(), "name": name}
+        data = self.settings.data
+        match stage:
+            case config.TrainStage():
+                source = getattr(data, stage.data)
+                parts["shards"] = Shards(self.data / source).fingerprint if source else "collected"
+                parts["phases"] = self.settings.phases.model_dump()
+                parts["training"] = [self.settings.training.clip, precision_for(self.settings.training.precision)]
+                parts["sharing"] = [data.share_prefixes, data.tokens_per_forest, data.max_tokens]
+            case config.CollectStage():
+                parts["shards"] = Shards(self._split("prompts")).fingerprint
+                parts["annotator"] = self.settings.annotator.model_dump()
+                parts["generation"] = self.settings.generation.max_new_tokens
+            case config.EvalStage():
+                parts["shards"] = Shards(self._split("eval")).fingerprint
+                parts["judge"] = self.settings.judge.model_dump()
+                parts["conditions"] = self.conditions()
+                parts["eval"] = self.settings.eval.model_dump()
+        return parts
+
+    @staticmethod
+    def _fingerprint(before: str, parts: dict[str, Any]) -> str:
+        text = before + json.dumps(parts, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _outcomes(self) -> list[Any]:
+        """All cells of the last eval stage, as one file beside the metrics."""
+        stages = self.settings.curriculum.stages
+        names = [n for n in self.settings.curriculum.order if isinstance(stages[n], config.EvalStage)]
+        outcomes = [o for name in names[-1:] for cell in sorted(self.stage_folder(name).glob("*.jsonl")) for o in load_outcomes(cell)]
+        save_outcomes(self.folder / "outcomes.jsonl", outcomes)
+        return outcomes
+
+    def _write_run_json(self, seconds: float) -> None:
+        file = self.folder / "run.json"
+        if file.exists():
+            seconds += read_json(file)["seconds"]
+        write_json(
+            file,
+            {
+                "name": self.settings.name,
+                "seed": self.settings.seed,
+                "seconds": round(seconds, 2),
+                "stages": {name: round(value, 2) for name, value in self.seconds.items()},
+                "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
+                "precision": precision_for(self.settings.training.precision),
+                "threads": torch.get_num_threads(),
+            },
+        )
+
+    def _parameter_table(self, name: str) -> Table:
+        table = Table("part", "parameters", "trainable", title=f"stage {name}")
+        for part, total, trainable in self.model.parameter_table():
+            table.add_row(part, f"{total:,}", f"{trainable:,}" if trainable else "frozen")
+        return table
+
+
+def ratings_as_table(ratings: dict[str, dict[str, list[int]]]) -> Table:
+    """Ratings of collected answers by criterion and turn."""
+    table = Table("criterion", "turn", "1", "2", "3", "4", "unrated", "mean", title="collected ratings")
+    for criterion, turns in ratings.items():
+        for turn, counts in turns.items():
+            rated = sum(counts[:4])
+            mean = sum((i + 1) * n for i, n in enumerate(counts[:4])) / rated if rated else float("nan")
+            table.add_row(criterion, turn, *map(str, counts), f"{mean:.2f}")
+    return table
+
+
+def _link(source: str, target: str) -> None:
+    """Files of a finished stage are never changed, so two runs may share them."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+__all__ = ["Curriculum", "Interrupted", "ratings_as_table"]

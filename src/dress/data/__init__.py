@@ -1,0 +1,1 @@
+"""Shards, their order, public sources, and the LightningDataModule that streams them."""

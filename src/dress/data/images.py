@@ -1,0 +1,41 @@
+"""Image bytes to pixels, with limits checked on the header before anything is decoded."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+from PIL import Image, UnidentifiedImageError
+
+from dress.record import RecordError
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_PIXELS = 40_000_000
+"""Largest width x height that is decoded: 40 MP, about 120 MB as RGB."""
+
+
+def open_image(data: bytes, where: str) -> Image.Image:
+    """Decode to RGB.
+
+    Args:
+        data: a whole JPEG, PNG or WebP file.
+        where: shard and key to name in an error.
+
+    Raises:
+        RecordError: not an image of these formats, cut short, or larger than `MAX_PIXELS`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise RecordError(
+                f"{where}: image is {width} x {height}; expected at most {MAX_PIXELS:,} pixels, "
+                f"got {width * height:,}. Shrink it before writing the shard."
+            )
+        return image.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise RecordError(
+            f"{where}: expected a {', '.join(FORMATS)} image, got {len(data)} bytes that do not decode ({error})"
+        ) from None

@@ -1,0 +1,99 @@
+"""Tokens and loss weights of a dialogue, made in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from transformers import PreTrainedTokenizerBase
+
+from dress.dialogue.chat import FORMATS, ChatFormat, Piece, pieces
+from dress.dialogue.spans import Span, Supervised
+from dress.record import RecordError
+
+IMAGE = -1
+"""Stands in `ids` for one token of the record's image; no tokenizer gives it."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A dialogue as tokens. `weights[i]` is the loss weight of predicting `ids[i]`."""
+
+    phase: str
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+class Encoder:
+    """Turns dialogues into tokens for one tokenizer, chat format and number of image tokens.
+
+    Args:
+        tokenizer: any Hugging Face tokenizer.
+        chat: name of the chat format.
+        image_tokens: tokens per image.
+        max_tokens: longest dialogue.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, chat: str, image_tokens: int, max_tokens: int = 4096
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.chat: ChatFormat = FORMATS[chat]
+        self.image_tokens = image_tokens
+        self.max_tokens = max_tokens
+        self._ids = lru_cache(maxsize=65536)(self._tokenise)
+
+    @property
+    def stop_id(self) -> int:
+        """The token that ends an answer."""
+        (stop,) = self._ids(self.chat.assistant_end)
+        return stop
+
+    def supervised(self, dialogue: Supervised, where: str) -> Encoded:
+        """Tokens and weights of a dialogue to train on.
+
+        Raises:
+            RecordError: no supervised token, or more than `max_tokens`.
+        """
+        ids, weights = self._join(pieces(dialogue.spans, self.chat, dialogue.image))
+        if not any(weights):
+            raise RecordError(f"{where}: phase {dialogue.phase}: expected a supervised token, got none")
+        if len(ids) > self.max_tokens:
+            raise RecordError(
+                f"{where}: phase {dialogue.phase}: expected at most data.max_tokens={self.max_tokens} tokens, "
+                f"got {len(ids)}"
+            )
+        return Encoded(dialogue.phase, tuple(ids), tuple(weights))
+
+    def prompt(self, spans: Iterable[Span], image: bool) -> list[int]:
+        """Tokens up to where the next answer begins; the last span is the user's or a condition."""
+        return self._join(pieces(tuple(spans), self.chat, image))[0]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of generated tokens, up to the first stop token."""
+        answer: list[int] = []
+        for token in ids:
+            if token == self.stop_id:
+                break
+            answer.append(token)
+        return self.tokenizer.decode(answer, skip_special_tokens=False).strip()
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_ids"}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._ids = lru_cache(maxsize=65536)(self._tokenise)
+
+    def _join(self, parts: Iterable[Piece]) -> tuple[list[int], list[float]]:
+        ids: list[int] = []
+        weights: list[float] = []
+        for part in parts:
+            new = (IMAGE,) * self.image_tokens if part.image else self._ids(part.text)
+            ids += new
+            weights += [part.weight] * len(new)
+        return ids, weights
+
+    def _tokenise(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))

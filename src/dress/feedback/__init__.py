@@ -1,0 +1,1 @@
+"""Who judges answers, and how a model's own answers are collected with feedback."""

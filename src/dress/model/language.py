@@ -1,0 +1,114 @@
+"""The language model: any Hugging Face causal LM, from a config, a folder, a package or the hub."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.modeling_utils import PreTrainedModel
+
+from dress import config
+
+
+def build_language(settings: config.Language, vocabulary: int | None) -> PreTrainedModel:
+    """The causal LM with its weights (random when built from a config), LoRA layers included.
+
+    Args:
+        settings: where it comes from.
+        vocabulary: size of the hermetic tokenizer, for a model built from a config.
+
+    Raises:
+        ValueError: not found, or a kind of model that token trees cannot represent.
+    """
+    if settings.config is not None:
+        fields = dict(settings.config)
+        if vocabulary is not None:
+            fields["vocab_size"] = vocabulary
+        language = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(**fields), attn_implementation="sdpa", dtype=torch.float32
+        )
+    else:
+        source = source_of(settings)
+        try:
+            language = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                trust_remote_code=settings.trust_remote_code,
+                revision=settings.revision,
+                **_gguf(settings),
+            )
+        except (OSError, ImportError) as error:
+            raise ValueError(f"model.language: cannot load {source} ({error})") from error
+    language.generation_config.pad_token_id = None
+    refuse_unsupported(language)
+    if settings.lora is not None:
+        _add_lora(language, settings.lora)
+    return language
+
+
+def load_own_tokenizer(settings: config.Language) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that comes with a named language model; None for one built from a config."""
+    if settings.config is not None:
+        return None
+    gguf = {"gguf_file": settings.gguf} if settings.gguf else {}
+    return AutoTokenizer.from_pretrained(
+        source_of(settings), trust_remote_code=settings.trust_remote_code, revision=settings.revision, **gguf
+    )
+
+
+def source_of(settings: config.Language) -> str:
+    """Hub id or folder.
+
+    Raises:
+        ValueError: the package that should carry the weights is not installed.
+    """
+    if settings.package is None:
+        assert settings.name is not None
+        return settings.name
+    spec = importlib.util.find_spec(settings.package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(
+            f"model.language.package={settings.package}: not installed. For scale=small run `make smollm` first"
+        )
+    return str(Path(spec.submodule_search_locations[0]))
+
+
+def refuse_unsupported(language: PreTrainedModel) -> None:
+    """Refuse by name what sharing prefixes does not represent (DESIGN §6).
+
+    Raises:
+        ValueError: mixture of experts, recurrent or linear attention layers, multi-dimensional RoPE.
+    """
+    text = language.config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or [])
+    problems = {
+        "mixture-of-experts routing": bool(getattr(text, "num_local_experts", 0) or getattr(text, "num_experts", 0)),
+        "linear attention or state-space layers": bool(kinds - {"full_attention"} - {"sliding_attention"}),
+        "sliding windows (their width counts depth, not place)": "sliding_attention" in kinds,
+        "multi-dimensional RoPE": "mrope_section" in (getattr(text, "rope_parameters", None) or {}),
+    }
+    found = [name for name, there in problems.items() if there]
+    if found:
+        raise ValueError(
+            f"model.language {text.model_type}: token trees do not represent {', '.join(found)}. "
+            f"Choose a causal LM with plain RoPE or learned positions and full attention"
+        )
+
+
+def _gguf(settings: config.Language) -> dict:
+    if settings.gguf is None:
+        return {}
+    from transformers import GgufConfig
+
+    return {"gguf_file": settings.gguf, "quantization_config": GgufConfig(dequantize=True)}
+
+
+def _add_lora(language: PreTrainedModel, lora: config.Lora) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    inject_adapter_in_model(
+        LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, lora_dropout=0.0), language
+    )

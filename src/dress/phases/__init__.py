@@ -1,0 +1,48 @@
+"""Phases: pure functions from a record to supervised dialogues (DESIGN §5).
+
+The phases differ in nothing but these functions; the loss is always the weighted LM loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from dress import config
+from dress.dialogue.spans import Supervised
+from dress.phases.align import align
+from dress.phases.critique import condition_text, critique, rating
+from dress.phases.refinement import refinement
+from dress.phases.sft import best_of, sft
+from dress.record import Record
+
+Phase = Callable[[Record, config.Phases], list[Supervised]]
+
+PHASES: dict[str, Phase] = {
+    "align": align,
+    "sft": sft,
+    "critique": critique,
+    "refinement": refinement,
+    "rating": rating,
+    "best_of": best_of,
+}
+
+__all__ = ["PHASES", "Phase", "condition_text", "supervised"]
+
+
+def supervised(record: Record, mixture: Mapping[str, float], settings: config.Phases) -> list[Supervised]:
+    """All supervised dialogues of a record under a stage's mixture.
+
+    Args:
+        record: any record; one without the feedback that a phase needs gives no dialogue of it.
+        mixture: phase name to the weight of its tokens in the loss.
+        settings: what the phases are told.
+    """
+    return [
+        replace(
+            dialogue,
+            spans=tuple(replace(span, weight=span.weight * share) for span in dialogue.spans),
+        )
+        for name, share in mixture.items()
+        for dialogue in PHASES[name](record, settings)
+    ]

@@ -1,0 +1,19 @@
+"""align: caption the image. Only what connects the image to the words is learned (paper §3)."""
+
+from __future__ import annotations
+
+from dress import config
+from dress.dialogue.spans import Span, Supervised
+from dress.record import Record
+
+
+def align(record: Record, settings: config.Phases) -> list[Supervised]:
+    """One dialogue per caption: image, caption prompt, **caption**."""
+    if record.image is None:
+        return []
+    prompt = Span("user", settings.align.prompt)
+    return [
+        Supervised("align", (prompt, Span("assistant", caption.strip(), 1.0)))
+        for caption in record.annotation.captions
+        if caption.strip()
+    ]

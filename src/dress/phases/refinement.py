@@ -1,0 +1,70 @@
+"""refinement: after a user's advice, produce the better answer (paper §3.2, interaction).
+
+The advice is the next turn's user text. Only dialogues that get better, or stay at the top, teach it.
+"""
+
+from __future__ import annotations
+
+from dress import config
+from dress.dialogue.spans import Span, Supervised
+from dress.record import TOP_RATING, Dialogue, Record
+
+
+def refinement(record: Record, settings: config.Phases) -> list[Supervised]:
+    """Image, user, assistant, advice, **better assistant** …
+
+    `target=best_turn` cuts the dialogue after its best answer; `target=reference` puts the
+    dialogue's reference in place of its last answer. `loss` says which answers are learned:
+    `refined_only` those that rise above the answer before or stay at the top, `last_only` the last,
+    `all` every one, `rating_at_least` those rated `min_rating` or better.
+    """
+    dialogues = []
+    for dialogue in record.dialogues:
+        answers, ratings = _chain(dialogue, settings)
+        weights = _weights(ratings, settings.refinement)
+        if not any(weights):
+            continue
+        spans: list[Span] = []
+        for turn, answer, weight in zip(dialogue.turns, answers, weights, strict=False):
+            spans += [Span("user", turn.user), Span("assistant", answer, weight)]
+        dialogues.append(Supervised("refinement", tuple(spans), record.image is not None))
+    return dialogues
+
+
+def _chain(dialogue: Dialogue, settings: config.Phases) -> tuple[list[str], list[int]]:
+    """Answers and ratings up to the one to be learned; fewer than two if there is nothing to learn."""
+    answers: list[str] = []
+    ratings: list[int] = []
+    for turn in dialogue.turns:
+        if turn.assistant is None or turn.rating is None:
+            break
+        answers.append(turn.assistant)
+        ratings.append(turn.rating)
+    if len(answers) < 2:
+        return [], []
+    if settings.refinement.target == "reference":
+        if dialogue.reference is None:
+            return [], []
+        return [*answers[:-1], dialogue.reference], [*ratings[:-1], TOP_RATING]
+    best = max(range(1, len(ratings)), key=lambda turn: (ratings[turn], turn))
+    return answers[: best + 1], ratings[: best + 1]
+
+
+def _weights(ratings: list[int], settings: config.Refinement) -> list[float]:
+    if len(ratings) < 2 or not _learns(ratings, len(ratings) - 1):
+        return []
+    match settings.loss:
+        case "last_only":
+            chosen = [turn == len(ratings) - 1 for turn in range(len(ratings))]
+        case "all":
+            chosen = [True] * len(ratings)
+        case "rating_at_least":
+            chosen = [rating >= settings.min_rating for rating in ratings]
+        case _:
+            chosen = [turn > 0 and _learns(ratings, turn) for turn in range(len(ratings))]
+    return [float(take) for take in chosen]
+
+
+def _learns(ratings: list[int], turn: int) -> bool:
+    """Whether the answer at `turn` is better than the one before, or stays at the top."""
+    return ratings[turn] > ratings[turn - 1] or ratings[turn] == ratings[turn - 1] == TOP_RATING

@@ -1,0 +1,162 @@
+"""The record: one image, what is known about it, and the dialogues held over it.
+
+One record is one sample of a shard (`<key>.json` beside `<key>.{jpg,png,webp}`). Every part of the
+project reads and writes this and nothing else. Unknown JSON fields are kept in `extra`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+Criterion = Literal["helpfulness", "honesty", "harmlessness"]
+CRITERIA: tuple[Criterion, ...] = ("helpfulness", "honesty", "harmlessness")
+TOP_RATING = 4
+
+
+class RecordError(ValueError):
+    """A record that cannot be used; the message names file, key, field, expected and got."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unknown_fields_to_extra(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        unknown = data.keys() - cls.model_fields.keys()
+        if not unknown or "extra" not in cls.model_fields:
+            return data
+        known = {name: value for name, value in data.items() if name not in unknown}
+        known["extra"] = {**known.get("extra", {}), **{name: data[name] for name in data if name in unknown}}
+        return known
+
+
+class Original(_Part):
+    """A rating on its publisher's own scale, kept beside the mapped one."""
+
+    value: float
+    min: float
+    max: float
+
+
+class Feedback(_Part):
+    """What a rater said of one answer.
+
+    `rating` is 1-4 (4 is best) or null; `critique` says what is good and bad; `refinement` says how to
+    improve the answer and becomes the user's next turn.
+    """
+
+    criterion: Criterion | None = None
+    rating: int | None = Field(default=None, ge=1, le=TOP_RATING, strict=True)
+    critique: str | None = None
+    refinement: str | None = None
+    annotator: str | None = None
+    prompt_version: str | None = None
+    original: Original | None = None
+    extra: dict[str, Any] = {}
+
+
+class Turn(_Part):
+    """A user's text and the answer to it; `assistant` is null where no answer was given yet."""
+
+    user: str = Field(min_length=1)
+    assistant: str | None = None
+    feedback: list[Feedback] = []
+    provenance: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+
+    @property
+    def rating(self) -> int | None:
+        """The lowest rating any rater gave this answer, or None if it was not rated."""
+        return min((f.rating for f in self.feedback if f.rating is not None), default=None)
+
+    @property
+    def critique(self) -> str | None:
+        """The first critique of this answer."""
+        return next((f.critique for f in self.feedback if f.critique), None)
+
+
+class Dialogue(_Part):
+    """Turns over one image. `reference` is a known good answer to the first question."""
+
+    criterion: Criterion | None = None
+    reference: str | None = None
+    turns: list[Turn] = Field(min_length=1)
+    extra: dict[str, Any] = {}
+
+
+class ImageRef(_Part):
+    """Which image a record is about; the bytes lie beside the JSON in the shard."""
+
+    id: str
+    sha256: str | None = None
+    extra: dict[str, Any] = {}
+
+
+class Object(_Part):
+    """Something to be seen; `box` is x0, y0, x1, y1 as fractions of width and height."""
+
+    label: str = Field(min_length=1)
+    box: tuple[float, float, float, float] | None = None
+    extra: dict[str, Any] = {}
+
+
+class ImageAnnotation(_Part):
+    """What is known to be in the image."""
+
+    captions: list[str] = []
+    objects: list[Object] = []
+    extra: dict[str, Any] = {}
+
+
+class Record(_Part):
+    """The tuple: image, annotation, dialogues with feedback. See DESIGN §4."""
+
+    version: Literal[1] = 1
+    key: str = Field(min_length=1)
+    source: str = ""
+    image: ImageRef | None = None
+    annotation: ImageAnnotation = ImageAnnotation()
+    dialogues: list[Dialogue] = []
+    extra: dict[str, Any] = {}
+
+    @field_validator("key")
+    @classmethod
+    def _plain_key(cls, key: str) -> str:
+        if "." in key or "/" in key or key.startswith("-"):
+            raise ValueError("a key holds no dots and no slashes (webdataset splits file names there)")
+        return key
+
+    @classmethod
+    def parse(cls, data: bytes | str, where: str) -> Record:
+        """Read one record from JSON.
+
+        Args:
+            data: UTF-8 JSON.
+            where: file (and key) to name in an error.
+
+        Raises:
+            RecordError: not JSON, or a field is missing, unknown in kind, or out of range.
+        """
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            raise RecordError(f"{where}: {describe(error)}") from None
+
+    def dump(self) -> bytes:
+        """UTF-8 JSON in the field order of this class: equal records give equal bytes."""
+        return self.model_dump_json().encode()
+
+
+def describe(error: ValidationError) -> str:
+    """One line per problem: field, expected, got."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        field = ".".join(str(part) for part in problem["loc"]) or "(whole)"
+        got = repr(problem["input"])
+        lines.append(f"{field}: {problem['msg']} (got {got[:80]})")
+    return "; ".join(lines)

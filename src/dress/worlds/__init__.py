@@ -1,0 +1,1 @@
+"""Worlds: sources of images whose content is known exactly."""

