@@ -1,24 +1,68 @@
-"""Train: `python src/train.py experiment=dress_full`."""
+"""Train: `python src/train.py experiment=dress_full`. `--help` shows what else there is."""
 
 import dress  # first: sets how CPU threads wait  # noqa: F401, I001
 
-import hydra
-from omegaconf import DictConfig, OmegaConf
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
 from rich.console import Console
 
-from dress.config import check
+from dress import command_line, config, run_folder
+from dress.files import read_json
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="train")
-def main(composed: DictConfig) -> None:
-    console = Console()
-    settings = check(OmegaConf.to_container(composed, resolve=True))
+@command_line.entry_point("train")
+def main(composed: dict[str, Any]) -> None:
+    """Run the stages of the composed experiment, or go on with a run."""
+    settings = command_line.training_settings(composed)
+    if settings.show == "config":
+        command_line.show_config(settings)
+        return
+    console = Console(quiet=run_folder.rank() > 0)
+    folder = Path(settings.run_dir)
+    if settings.resume is not None and run_folder.finished(folder, settings):
+        console.print(
+            f"{run_folder.short(folder)} is finished; this is what it reached:", highlight=False
+        )
+        tell(console, folder, read_json(folder / "metrics.json"))
+        return
+    run_folder.start_run(settings)
+    tell(console, folder, run(settings, console))
+
+
+def run(settings: config.Config, console: Console) -> dict[str, Any]:
+    """All stages; returns the metrics. The loggers learn how it ended."""
+    from dress import loggers
     from dress.curriculum import Curriculum
-    result = Curriculum(settings, console).run()
-    import json
-    for m in ("sft","dress"):
-        if m in result:
-            console.print(m, {k: (round(v["value"],3) if isinstance(v,dict) and v["value"] is not None else [x["value"] for x in v] if isinstance(v,list) else v) for k,v in result[m].items()})
+
+    quiet()
+    code = 1
+    try:
+        metrics = Curriculum(settings, console).run()
+        code = 0
+    finally:
+        loggers.finish(code)
+    return metrics
+
+
+def quiet() -> None:
+    """No word of Lightning's about what every run of ours does on purpose."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec")  # its own code, deprecated by torch
+
+
+def tell(console: Console, folder: Path, metrics: dict[str, Any]) -> None:
+    """The table, and where everything lies."""
+    from dress.evaluation.tables import metrics_table
+
+    console.print(metrics_table(metrics))
+    report = folder / "report.html"
+    if report.exists():
+        console.print(f"report: {run_folder.short(report)}", highlight=False, soft_wrap=True)
+    console.print(f"run:    {run_folder.short(folder)}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -39,11 +39,12 @@ class SaveCheckpoint(L.Callback):
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
         self._asked = False
-        self._handlers: dict[int, Any] = {}
+        # Taken before the Trainer puts its own handlers there, so that these are what comes back.
+        self._handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._handlers[number] = signal.signal(number, self._ask)
+        for number in self._handlers:
+            signal.signal(number, self._ask)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
         stop = trainer.strategy.reduce_boolean_decision(self._asked, all=False)
@@ -72,7 +73,6 @@ class SaveCheckpoint(L.Callback):
     def _restore(self) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        self._handlers = {}
 
 
 def precision_for(setting: str) -> str:

@@ -7,7 +7,7 @@ does not exist, at any depth, is refused with the nearest one that does.
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -234,7 +234,6 @@ class Training(Section):
     clip: float = 1.0  # gradient norm
     checkpoint_every: Positive = 100  # optimiser steps
     log_every: Positive = 10  # optimiser steps
-    fast_dev_run: bool = False  # one step per train stage, a handful of records elsewhere
     overfit: bool = False  # train on the first step's records again and again
 
 
@@ -242,13 +241,14 @@ class Logger(Section):
     kind: Literal["csv", "wandb", "tensorboard"] = "csv"
     project: str = "dress"  # wandb
     entity: str | None = None  # wandb; null = your default
-    api_key_env: str = "WANDB_API_KEY"  # name of the variable, never the key
+    # Name of the variable, never the key (keys hold small letters).
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] = "WANDB_API_KEY"
 
 
 class Config(Section):
     """Everything a run depends on; saved beside its results as plain data."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]  # of the experiment; becomes a folder's name
     seed: Annotated[int, Field(ge=0)]
     scale: str
     run_dir: str
@@ -275,27 +275,64 @@ class Config(Section):
         return self
 
 
+class EvalCommand(Eval):
+    """`src/eval.py`: a run to evaluate again."""
+
+    ckpt: str  # a run folder
+    out: str
+    shards: str | None = None  # null = the run's own eval split
+    records: Positive | None = None
+    max_new_tokens: Positive | None = None  # null = as in the run
+    batch_size: Positive = 256
+    judge: Rater
+
+
+class CollectCommand(CollectStage):
+    """`src/collect.py`: a model whose answers are collected."""
+
+    responder: str  # a run folder
+    stage: str = "sft"  # whose model
+    out: str
+    shards: str | None = None  # null = the run's own prompts
+    max_new_tokens: Positive | None = None  # null = as in the run
+    batch_size: Positive = 256
+    seed: Annotated[int, Field(ge=0)] = 0
+    annotator: Rater
+
+
 class ConfigError(ValueError):
     """A setting that does not exist or does not fit; the message names it."""
 
 
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
 def check(composed: dict[str, Any]) -> Config:
+    """Validate the composed and resolved configuration of a training run; see `check_as`."""
+    return check_as(Config, composed)
+
+
+def check_as(model: type[Checked], composed: dict[str, Any]) -> Checked:
     """Validate a composed and resolved configuration.
 
     Raises:
         ConfigError: with one line per problem: key, expected, got, and the nearest valid key.
     """
     try:
-        return Config.model_validate(composed)
+        return model.model_validate(composed)
     except ValidationError as error:
-        lines = [_problem(problem) for problem in error.errors(include_url=False)]
+        lines = [_problem(problem, model) for problem in error.errors(include_url=False)]
         raise ConfigError("the configuration does not fit:\n  " + "\n  ".join(lines)) from None
 
 
 def nearest(key: str, valid: list[str]) -> str:
     """` Did you mean …?` for a dotted key, or nothing."""
-    close = difflib.get_close_matches(key, valid, n=1, cutoff=0.6)
-    return f" Did you mean {close[0]}?" if close else ""
+    close = difflib.get_close_matches(key, valid, n=1, cutoff=0.75)
+    if not close:  # the right word in the wrong place: clip for training.clip
+        leaf = key.rpartition(".")[2]
+        close = [other for other in dict.fromkeys(valid) if other.rpartition(".")[2] == leaf][:4]
+    close = close or difflib.get_close_matches(key, valid, n=1, cutoff=0.6)
+    return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
 def valid_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
@@ -310,16 +347,20 @@ def valid_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]
     return keys
 
 
-def _problem(problem: Any) -> str:
-    place = [str(part) for part in problem["loc"] if part not in ("train", "collect", "eval") or part == problem["loc"][0]]
+def _problem(problem: Any, model: type[BaseModel]) -> str:
+    place = [str(part) for part in problem["loc"]]
+    if place[:2] == ["curriculum", "stages"] and len(place) > 3:
+        del place[3]  # the kind by which pydantic chose the stage's model
     key = ".".join(place)
     if problem["type"] == "extra_forbidden":
-        return f"{key}: no such setting.{nearest(key, _keys_around(place))}"
+        return f"{key}: no such setting.{nearest(key, _keys_around(place, model))}"
+    if key == "logger.api_key_env":  # what stands there may be the key itself: never print it
+        return f"{key}: expected the NAME of an environment variable, e.g. WANDB_API_KEY, not the key"
     return f"{key or '(whole)'}: {problem['msg']} (got {problem['input']!r:.80})"
 
 
-def _keys_around(place: list[str]) -> list[str]:
+def _keys_around(place: list[str], model: type[BaseModel]) -> list[str]:
     if place[:2] == ["curriculum", "stages"] and len(place) == 4:
         names = {n for stage in (TrainStage, CollectStage, EvalStage) for n in stage.model_fields}
         return [".".join([*place[:3], name]) for name in sorted(names)]
-    return valid_keys()
+    return valid_keys(model)

@@ -14,6 +14,7 @@ import resource
 import shutil
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,17 @@ from rich.table import Table
 from dress import config
 from dress.callbacks import Interrupted, SaveCheckpoint, ShowProgress, precision_for
 from dress.data.datamodule import StageData, StepDataset
-from dress.data.shards import Shards, write_shards
+from dress.data.shards import Sample, Shards
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.tokenizer import check_cuts, load_tokenizer, save_tokenizer, train_tokenizer
+from dress.evaluation.cells import evaluate_cells
 from dress.evaluation.metrics import metrics
-from dress.evaluation.outcomes import evaluate, load_outcomes, save_outcomes
+from dress.evaluation.report import write_report
+from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
 from dress.feedback.collect import CkptResponder, Sampling, collect, ratings_table
 from dress.feedback.rater import build_rater
 from dress.files import read_json, write_json
-from dress.loggers import build_logger
+from dress.loggers import build_logger, log_results
 from dress.model.checkpoint import load_weights, save_model
 from dress.model.language import load_own_tokenizer
 from dress.model.lvlm import LVLM
@@ -42,7 +45,7 @@ from dress.phases.critique import praise
 from dress.progress import CurriculumProgress
 from dress.record import Dialogue
 from dress.seeding import seed_for
-from dress.worlds.shapes import generate as shapes
+from dress.worlds.prepared import prepared
 
 TOKENIZER_RECORDS = 2000
 """Records per split that the hermetic tokenizer is trained on."""
@@ -87,9 +90,13 @@ class Curriculum:
                 chain = self._fingerprint(chain, self._depends_on(name))
                 self.chain[name] = chain
                 self._stage(name, chain)
-        result = metrics(self._outcomes())
-        write_json(self.folder / "metrics.json", result)
+        outcomes = self._outcomes()
+        result = metrics(outcomes)
         self._write_run_json(time.monotonic() - began)
+        write_json(self.folder / "metrics.json", result)
+        samples = self._eval_samples() if outcomes else []
+        write_report(self.folder, samples, self.settings.eval.scenes, self._notes())
+        log_results(self.settings, result, outcomes, samples)
         return result
 
     def stage_folder(self, name: str) -> Path:
@@ -97,17 +104,11 @@ class Curriculum:
 
     def trained(self) -> list[str]:
         """Train stages in order."""
-        stages = self.settings.curriculum.stages
-        return [n for n in self.settings.curriculum.order if isinstance(stages[n], config.TrainStage)]
+        return trained_stages(self.settings.curriculum)
 
     def evaluated(self) -> dict[str, str]:
         """`sft` and `dress`: which stage's model each of them is."""
-        order = self.settings.curriculum.order
-        stages = self.settings.curriculum.stages
-        cut = next((i for i, n in enumerate(order) if isinstance(stages[n], config.CollectStage)), len(order))
-        before = [name for name in self.trained() if order.index(name) < cut]
-        after = [name for name in self.trained() if order.index(name) >= cut]
-        return {**({"sft": before[-1]} if before else {}), **({"dress": after[-1]} if after else {})}
+        return evaluated_stages(self.settings.curriculum)
 
     # --- one stage ---
 
@@ -201,7 +202,7 @@ class Curriculum:
         self.progress.start(name, min(stage.records, len(prompts)))
         folder = self.stage_folder(name)
         collect(
-            self._responder(), self.annotator, prompts, folder / "shards", stage,
+            self._responder(self.evaluated()["sft"]), self.annotator, prompts, folder / "shards", stage,
             self._sampling(stage.temperature, stage.top_p), seed_for(self.settings.seed, name),
             progress=self.progress.advance,
         )  # fmt: skip
@@ -210,28 +211,25 @@ class Curriculum:
         self.console.print(ratings_as_table(table))
 
     def _evaluate(self, name: str, stage: config.EvalStage) -> None:
-        shards = Shards(self._split("eval"))
-        samples = [shards[i] for i in range(min(stage.records or len(shards), len(shards)))]
+        samples = self._eval_samples()
         dialogues = sum(len(record.dialogues) for record, _ in samples)
-        settings, texts = self.settings.eval, self.conditions()
-        models = self.evaluated()
+        settings, models = self.settings.eval, self.evaluated()
         self.progress.start(name, len(models) * len(settings.conditions) * dialogues * settings.turns)
-        current = self.trained()[-1]
-        for model, source in models.items():
-            for condition in settings.conditions:
-                cell = self.stage_folder(name) / f"{model}-{condition}.jsonl"
-                if not cell.exists():
-                    if current != source:
-                        load_weights(self.model, self.settings.model, self.stage_folder(source))
-                        current = source
-                    later = texts[settings.refine_condition]
-                    outcomes = evaluate(
-                        self._responder(source), self.judge, samples,
-                        model=model, condition=condition,
-                        texts=[texts[condition], *[later] * (settings.turns - 1)],
-                        sampling=self._sampling(0.0), progress=self.progress.advance,
-                    )  # fmt: skip
-                    save_outcomes(cell, outcomes)
+
+        def responder(source: str) -> CkptResponder:
+            load_weights(self.model, self.settings.model, self.stage_folder(source))
+            return self._responder(source)
+
+        evaluate_cells(
+            {model: partial(responder, source) for model, source in models.items()},
+            self.judge, samples, settings, self.conditions(), self._sampling(0.0), self.stage_folder(name),
+            self.progress.advance,
+        )  # fmt: skip
+
+    def _eval_samples(self) -> list[Sample]:
+        shards, stages = Shards(self._split("eval")), self.settings.curriculum.stages
+        (*_, stage) = [s for n in self.settings.curriculum.order if isinstance(s := stages[n], config.EvalStage)]
+        return [shards[i] for i in range(min(stage.records or len(shards), len(shards)))]
 
     # --- parts ---
 
@@ -243,8 +241,8 @@ class Curriculum:
         form = "rating" if "rating" in last.phases else self.settings.phases.critique.condition
         return {"none": "", "praise": praise(form, self.settings.phases)}
 
-    def _responder(self, stage: str | None = None) -> CkptResponder:
-        return CkptResponder(self.model, f"{self.settings.name}/{stage or self.trained()[0]}")
+    def _responder(self, stage: str) -> CkptResponder:
+        return CkptResponder(self.model, f"{self.settings.name}/{stage}")
 
     def _sampling(self, temperature: float, top_p: float = 1.0) -> Sampling:
         generation = self.settings.generation
@@ -260,26 +258,17 @@ class Curriculum:
         }
 
     def _data_folder(self) -> Path:
-        """Where the shards are; the shapes world is written there first if it is missing."""
-        data = self.settings.data
-        if data.world is None:
-            return Path(data.path)
-        assert data.sizes is not None, "a world needs sizes"
-        sizes = data.sizes.model_dump()
-        folder = Path(data.path) / shapes.fingerprint(sizes, data.world_seed)
-        if not folder.exists():
-            aside = folder.with_name(folder.name + f".{os.getpid()}.partial")
-            self.progress.start("shapes world", sum(sizes.values()))
-            for split in shapes.SPLITS:
-                write_shards(aside / split, self._counted(shapes.samples(split, sizes[split], data.world_seed)), 500)
-            aside.rename(folder)
+        began = False
+
+        def start(total: int) -> None:
+            nonlocal began
+            began = True
+            self.progress.start("shapes world", total)
+
+        folder = prepared(self.settings.data, start, self.progress.advance)
+        if began:
             self.progress.end()
         return folder
-
-    def _counted(self, samples: Iterator[Any]) -> Iterator[Any]:
-        for sample in samples:
-            yield sample
-            self.progress.advance()
 
     def _split(self, name: str) -> Path:
         """The folder of shards that a split comes from."""
@@ -356,7 +345,7 @@ class Curriculum:
         text = before + json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def _outcomes(self) -> list[Any]:
+    def _outcomes(self) -> list[Outcome]:
         """All cells of the last eval stage, as one file beside the metrics."""
         stages = self.settings.curriculum.stages
         names = [n for n in self.settings.curriculum.order if isinstance(stages[n], config.EvalStage)]
@@ -381,11 +370,36 @@ class Curriculum:
             },
         )
 
+    def _notes(self) -> list[str]:
+        """What a reader of the report must know before its figures."""
+        data, language = self.settings.data, self.settings.model.language
+        if data.world is None and language.config is not None:
+            records = len(Shards(self._split("sft")))
+            return [
+                f"A model from scratch on {records:,} real images: nobody should expect good captions. "
+                f"What this shows is that the whole method runs on these data."
+            ]
+        return []
+
     def _parameter_table(self, name: str) -> Table:
         table = Table("part", "parameters", "trainable", title=f"stage {name}")
         for part, total, trainable in self.model.parameter_table():
             table.add_row(part, f"{total:,}", f"{trainable:,}" if trainable else "frozen")
         return table
+
+
+def trained_stages(curriculum: config.Curriculum) -> list[str]:
+    """Names of the train stages, in order."""
+    return [n for n in curriculum.order if isinstance(curriculum.stages[n], config.TrainStage)]
+
+
+def evaluated_stages(curriculum: config.Curriculum) -> dict[str, str]:
+    """`sft`: the last model before feedback was collected; `dress`: the last model after, if there is one."""
+    order, stages = curriculum.order, curriculum.stages
+    cut = next((i for i, n in enumerate(order) if isinstance(stages[n], config.CollectStage)), len(order))
+    before = [name for name in trained_stages(curriculum) if order.index(name) < cut]
+    after = [name for name in trained_stages(curriculum) if order.index(name) >= cut]
+    return {**({"sft": before[-1]} if before else {}), **({"dress": after[-1]} if after else {})}
 
 
 def ratings_as_table(ratings: dict[str, dict[str, list[int]]]) -> Table:

@@ -1,12 +1,252 @@
-"""Where metrics go: CSV (default), Weights & Biases, TensorBoard."""
+"""Where metrics go: CSV (default), Weights & Biases, TensorBoard.
+
+Whatever the logger, everything also lies in the run folder as plain files; nothing here is needed
+to read a run. Secrets are known by the name of an environment variable only and never written.
+"""
 
 from __future__ import annotations
 
-from lightning.pytorch.loggers import CSVLogger, Logger
+import importlib.util
+import os
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from dress import config
+from dress.dashboard import write_dashboard
+from dress.files import write_text
+from dress.result_rows import (
+    COLUMNS,
+    SampleRow,
+    Table,
+    figures_table,
+    flat_figures,
+    ratings_table,
+    sample_rows,
+)
+from dress.run_folder import rank
+
+if TYPE_CHECKING:
+    import wandb
+
+    from dress.data.shards import Sample
+    from dress.evaluation.outcomes import Outcome
+
+X_AXIS = "curriculum/step"
+"""What all curves are drawn over: optimiser steps since the first stage began."""
+
+SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
+SHORTEST_SECRET = 8
+"""Shorter values of such variables are words like `true`, and occur everywhere."""
+
+_runs: dict[str, wandb.Run] = {}
+"""Open Weights & Biases runs by run folder: one for all stages of a curriculum."""
 
 
 def build_logger(settings: config.Config, stage: str, resumed: bool) -> Logger:
-    """The logger of one stage."""
-    return CSVLogger(settings.run_dir, name="csv", version=f"{stage}-resumed" if resumed else stage)
+    """The logger of one stage.
+
+    Args:
+        settings: `logger` says which kind, `run_dir` where its files lie.
+        stage: names the files of CSV and TensorBoard; wandb has one run for all stages.
+        resumed: goes on inside a stage, so that files of the first part are kept.
+
+    Raises:
+        ValueError: tensorboard is not installed.
+    """
+    version = f"{stage}-resumed" if resumed else stage
+    if settings.logger.kind == "wandb":
+        return WandbStage(settings)
+    if settings.logger.kind == "tensorboard":
+        _need_tensorboard()
+        return TensorBoardLogger(settings.run_dir, name="tensorboard", version=version)
+    return CSVLogger(settings.run_dir, name="csv", version=version)
+
+
+def log_results(
+    settings: config.Config,
+    metrics: Mapping[str, Any],
+    outcomes: Sequence[Outcome],
+    samples: Sequence[Sample],
+) -> None:
+    """The end of a curriculum: figures, tables, and sample images with their answers.
+
+    CSV logs nothing here: `metrics.json`, `outcomes.jsonl` and the report are in the run folder.
+
+    Args:
+        settings: of the run.
+        metrics: as in `metrics.json`.
+        outcomes: every judged answer.
+        samples: the evaluated records with image bytes, in order; the first ones are shown.
+    """
+    if settings.logger.kind == "csv" or rank() > 0:
+        return
+    tables = {
+        "tables/figures": figures_table(metrics),
+        "tables/ratings": ratings_table(Path(settings.run_dir)),
+    }
+    log = _results_to_wandb if settings.logger.kind == "wandb" else _results_to_tensorboard
+    log(settings, flat_figures(metrics), tables, sample_rows(outcomes, samples))
+
+
+def finish(exit_code: int) -> None:
+    """Close what is open, so that a sweep's runs stay apart and a crash is shown as one."""
+    while _runs:
+        _, run = _runs.popitem()
+        run.finish(exit_code=exit_code)
+
+
+# --- Weights & Biases -----------------------------------------------------------------------------
+
+
+class WandbStage(Logger):
+    """One stage's view of the curriculum's one wandb run."""
+
+    def __init__(self, settings: config.Config) -> None:
+        super().__init__()
+        self.settings = settings
+
+    @property
+    def name(self) -> str:
+        return self.settings.logger.project
+
+    @property
+    def version(self) -> str:
+        return wandb_id(Path(self.settings.run_dir))
+
+    @property
+    def save_dir(self) -> str:
+        return self.settings.run_dir
+
+    @property
+    def experiment(self) -> wandb.Run:
+        return open_run(self.settings)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.experiment.log(metrics)  # wandb's own step would start anew with every stage
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The configuration is given when the run opens."""
+
+
+def open_run(settings: config.Config) -> wandb.Run:
+    """The wandb run of a curriculum: the open one, or one with the id kept in the run folder.
+
+    Offline unless the variable named by `logger.api_key_env` is set (or WANDB_MODE says otherwise).
+    A resumed run has the same id; offline parts of it are joined by `wandb sync`.
+    """
+    if settings.run_dir in _runs:
+        return _runs[settings.run_dir]
+    import wandb
+
+    folder = Path(settings.run_dir)
+    key = os.environ.get(settings.logger.api_key_env)
+    mode = os.environ.get("WANDB_MODE") or ("online" if key else "offline")
+    if mode == "online":
+        wandb.login(key=key)
+    run = wandb.init(
+        project=settings.logger.project,
+        entity=settings.logger.entity,
+        id=wandb_id(folder),
+        name=f"{settings.name}-{settings.seed}",
+        group=group_of(folder),
+        job_type=settings.name,
+        tags=[settings.scale],
+        resume="allow",
+        mode=mode,  # type: ignore[arg-type]
+        dir=str(folder),
+        config=redacted(settings.model_dump()),
+        settings=wandb.Settings(console="off", save_code=False, silent=True),
+    )
+    run.define_metric(X_AXIS)
+    run.define_metric("*", step_metric=X_AXIS)
+    _runs[settings.run_dir] = run
+    return run
+
+
+def wandb_id(folder: Path) -> str:
+    """The run's id, the same for every stage and after every resume."""
+    file = folder / "wandb_id.txt"
+    if not file.exists():
+        write_text(file, secrets.token_hex(4))
+    return file.read_text(encoding="utf-8").strip()
+
+
+def group_of(folder: Path) -> str | None:
+    """The sweep a run belongs to: Hydra keeps `multirun.yaml` above its jobs."""
+    return folder.parent.name if (folder.parent / "multirun.yaml").exists() else None
+
+
+def redacted(plain: Any) -> Any:
+    """The same data without the values of environment variables whose names say they are secret."""
+    if isinstance(plain, dict):
+        return {key: redacted(value) for key, value in plain.items()}
+    if isinstance(plain, list):
+        return [redacted(value) for value in plain]
+    if isinstance(plain, str):
+        for name, value in os.environ.items():
+            if SECRET_NAME.search(name.upper()) and len(value) >= SHORTEST_SECRET:
+                plain = plain.replace(value, f"<{name}>")
+    return plain
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+def _results_to_wandb(
+    settings: config.Config,
+    flat: dict[str, float],
+    tables: dict[str, Table],
+    shown: list[SampleRow],
+) -> None:
+    import wandb
+
+    run = open_run(settings)
+    stages = [settings.curriculum.stages[name] for name in settings.curriculum.order]
+    steps = sum(stage.steps for stage in stages if isinstance(stage, config.TrainStage))
+    rows = []
+    for row in shown:
+        picture = row.picture()
+        rows.append([None if picture is None else wandb.Image(picture), *row.values])
+    logged = {
+        name: wandb.Table(list(table.columns), [list(row) for row in table.rows])
+        for name, table in tables.items()
+    }
+    logged["tables/samples"] = wandb.Table(["image", *COLUMNS], rows)
+    run.log({X_AXIS: float(steps), **flat, **logged})
+    write_dashboard(Path(settings.run_dir) / "dashboard.json")
+
+
+def _results_to_tensorboard(
+    settings: config.Config,
+    flat: dict[str, float],
+    tables: dict[str, Table],
+    shown: list[SampleRow],
+) -> None:
+    _need_tensorboard()
+    import numpy as np
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(Path(settings.run_dir) / "tensorboard" / "results"))
+    for name, value in flat.items():
+        writer.add_scalar(name, value)
+    for name, table in tables.items():
+        writer.add_text(name, table.markdown())
+    for number, row in enumerate(shown):
+        writer.add_text(f"samples/{number}", Table(COLUMNS, [row.values]).markdown())
+        picture = row.picture()
+        if picture is not None:
+            writer.add_image(f"samples/{number}", np.asarray(picture), dataformats="HWC")
+    writer.close()
+
+
+def _need_tensorboard() -> None:
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ValueError('logger=tensorboard: not installed; pip install -e ".[tensorboard]"')

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import DynamicCache, TopPLogitsWarper
 
 from dress.dialogue.spans import Span
 from dress.model.lvlm import LVLM
+
+DROP_SHARE = 0.15
+"""Ended rows leave the batch when they are this share of it: each time costs a copy of the cache."""
 
 
 @dataclass(frozen=True)
@@ -85,21 +88,48 @@ def _decode(
     temperature: float,
     top_p: float,
 ) -> list[list[int]]:
-    """Left-padded, so that all rows go on at the same column; the mask comes from lengths."""
+    """Left-padded, so that all rows go on at the same column; the mask comes from lengths.
+
+    Rows that have ended leave the batch and its cache once there are enough of them.
+    """
     width = max(map(len, ids))
     padded = torch.tensor([[0] * (width - len(row)) + row for row in ids], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
     image = torch.tensor([-1 if i is None else i for i in images], device=model.device)
     embeddings = model.embed(padded, features if (image >= 0).any() else None, image)
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=temperature > 0,
-        temperature=temperature if temperature > 0 else None,
-        top_p=top_p if temperature > 0 else None,
-        top_k=0 if temperature > 0 else None,
-        eos_token_id=model.encoder.stop_id,
-        pad_token_id=model.encoder.stop_id,
-    )
-    return model.language.generate(
-        inputs_embeds=embeddings, attention_mask=mask, generation_config=settings
-    ).tolist()
+    position = (mask.cumsum(1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.language.config)
+    warp = TopPLogitsWarper(top_p) if 0 < top_p < 1 else None
+    head = model.language.get_output_embeddings()
+    out: list[list[int]] = [[] for _ in ids]
+    rows = torch.arange(len(ids), device=model.device)  # which prompt each row of the batch answers
+    ended = torch.zeros(len(ids), dtype=torch.bool, device=model.device)
+    for _ in range(max_new_tokens):
+        hidden = model.language.base_model(
+            inputs_embeds=embeddings, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        token = _choose(head(hidden[:, -1]).float(), temperature, warp)
+        for row, value, over in zip(rows.tolist(), token.tolist(), ended.tolist(), strict=True):
+            if not over:
+                out[row].append(value)
+        ended |= token == model.encoder.stop_id
+        if ended.all():
+            break
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        position = position[:, -1:] + 1
+        if ended.sum() >= DROP_SHARE * len(ended):
+            kept = (~ended).nonzero()[:, 0]
+            cache.batch_select_indices(kept)
+            rows, token, mask, position, ended = (t[kept] for t in (rows, token, mask, position, ended))
+        embeddings = model.language.get_input_embeddings()(token)[:, None]
+    return out
+
+
+def _choose(logits: Tensor, temperature: float, warp: TopPLogitsWarper | None) -> Tensor:
+    """The next token of every row, [B] from logits [B, vocabulary]."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    logits = logits / temperature
+    if warp is not None:
+        logits = warp(None, logits)
+    return torch.multinomial(logits.softmax(-1), 1)[:, 0]

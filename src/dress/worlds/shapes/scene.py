@@ -19,11 +19,7 @@ COLOURS = {
     "white": (240, 240, 240),
 }
 SHAPES = ("circle", "square", "triangle", "cross")
-PLACES = (
-    "top left", "top middle", "top right",
-    "middle left", "centre", "middle right",
-    "bottom left", "bottom middle", "bottom right",
-)  # fmt: skip
+PLACES = ("northwest", "north", "northeast", "west", "centre", "east", "southwest", "south", "southeast")
 CELL = 16
 SIZE = 3 * CELL
 """Width and height of a scene in pixels."""
@@ -119,10 +115,9 @@ def draw(scene: Scene, rng: random.Random) -> bytes:
     pen = ImageDraw.Draw(picture)
     for thing in scene.things:
         row, column = divmod(thing.cell, 3)
-        radius = rng.choice((5, 6, 7))
-        slack = CELL // 2 - radius
-        x = column * CELL + CELL // 2 + rng.randint(-slack, slack)
-        y = row * CELL + CELL // 2 + rng.randint(-slack, slack)
+        radius = rng.choice((6, 7))
+        x = column * CELL + CELL // 2 + rng.randint(-1, 1)
+        y = row * CELL + CELL // 2 + rng.randint(-1, 1)
         colour = tuple(max(0, min(255, c + rng.randint(-20, 15))) for c in COLOURS[thing.colour])
         _draw_shape(pen, thing.shape, x, y, radius, colour)
     buffer = io.BytesIO()

@@ -1,0 +1,44 @@
+"""Where a run's shards are; a world's are written there first if they are missing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from dress import config
+from dress.data.shards import Sample, write_shards
+from dress.worlds.shapes import generate as shapes
+
+
+def prepared(data: config.Data, start: Callable[[int], None], advance: Callable[[], None]) -> Path:
+    """The folder that holds one folder of shards per split.
+
+    A world is generated under `data.path`, in a folder named by the fingerprint of its settings, and
+    reused as long as they stay; written aside and renamed, so that it is there whole or not at all.
+
+    Args:
+        data: the settings.
+        start: told how many records will be written.
+        advance: called after each.
+    """
+    if data.world is None:
+        return Path(data.path)
+    assert data.sizes is not None, "a world needs sizes"
+    sizes = data.sizes.model_dump()
+    folder = Path(data.path) / shapes.fingerprint(sizes, data.world_seed)
+    if folder.exists():
+        return folder
+    aside = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    start(sum(sizes.values()))
+
+    def counted(samples: Iterator[Sample]) -> Iterator[Sample]:
+        for sample in samples:
+            yield sample
+            advance()
+
+    for split in shapes.SPLITS:
+        write_shards(aside / split, counted(shapes.samples(split, sizes[split], data.world_seed)), 500)
+    if not folder.exists():
+        aside.rename(folder)
+    return folder

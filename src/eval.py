@@ -1,0 +1,77 @@
+"""Evaluate a finished run again: `python src/eval.py ckpt=logs/latest`."""
+
+import dress  # first: sets how CPU threads wait  # noqa: F401, I001
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dress.command_line import entry_point
+from dress.config import Config, EvalCommand, check_as
+from dress.files import read_json, write_json
+
+
+def evaluate_run(settings: EvalCommand, console: Console) -> Path:
+    """Evaluate `settings.ckpt`; returns the folder with outcomes.jsonl, metrics.json and report.html.
+
+    Raises:
+        FileNotFoundError: no run folder, or a stage of it holds no model.
+        ValueError: a model that does not load, or records that the judge cannot judge.
+    """
+    from dress.curriculum import evaluated_stages
+    from dress.data.shards import Shards
+    from dress.evaluation.cells import evaluate_cells
+    from dress.evaluation.metrics import metrics
+    from dress.evaluation.outcomes import save_outcomes
+    from dress.evaluation.report import write_report
+    from dress.evaluation.tables import metrics_table
+    from dress.feedback.collect import CkptResponder, Sampling
+    from dress.feedback.rater import build_rater
+    from dress.model.checkpoint import load_model, read_facts
+    from dress.progress import CurriculumProgress
+    from dress.worlds.prepared import prepared
+
+    run, out = Path(settings.ckpt), Path(settings.out)
+    if not (run / "config.json").exists():
+        raise FileNotFoundError(f"ckpt={run}: expected a run folder with config.json, found none")
+    trained = Config.model_validate(read_json(run / "config.json"))
+    stages = evaluated_stages(trained.curriculum)
+    texts = read_facts(run / "stages" / list(stages.values())[-1])["conditions"]
+    with CurriculumProgress(console, {}) as progress:
+        folder = prepared(trained.data, lambda n: progress.start("shapes world", n), progress.advance)
+        shards = Shards(settings.shards or folder / trained.data.eval)
+        samples = [shards[i] for i in range(min(settings.records or len(shards), len(shards)))]
+        dialogues = sum(len(record.dialogues) for record, _ in samples)
+        progress.start("eval", dialogues * settings.turns * len(settings.conditions) * len(stages))
+
+        def responder(stage: str) -> CkptResponder:
+            return CkptResponder(load_model(run / "stages" / stage)[0], f"{trained.name}/{stage}")
+
+        sampling = Sampling(settings.max_new_tokens or trained.generation.max_new_tokens, settings.batch_size)
+        out.mkdir(parents=True, exist_ok=True)
+        for old in out.glob("*-*.jsonl"):
+            old.unlink()
+        outcomes = evaluate_cells(
+            {model: partial(responder, stage) for model, stage in stages.items()},
+            build_rater(settings.judge), samples, settings, texts, sampling, out, progress.advance,
+        )  # fmt: skip
+        progress.end()
+    save_outcomes(out / "outcomes.jsonl", outcomes)
+    result = metrics(outcomes)
+    write_json(out / "metrics.json", result)
+    write_json(out / "run.json", {"name": f"{trained.name}, evaluated again", "seed": trained.seed})
+    report = write_report(out, samples, trained.eval.scenes, [])
+    console.print(metrics_table(result))
+    console.print(f"report: {report}", highlight=False)
+    return out
+
+
+@entry_point("eval")
+def main(composed: dict[str, Any]) -> None:
+    evaluate_run(check_as(EvalCommand, composed), Console())
+
+
+if __name__ == "__main__":
+    main()

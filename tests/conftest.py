@@ -1,0 +1,88 @@
+"""Small real parts that the tests share: shards of the shapes world, a tiny model, the composed config."""
+
+from __future__ import annotations
+
+import dress  # noqa: F401, I001 - first: sets how CPU threads wait
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from dress import config
+from dress.data.shards import Shards, write_shards
+from dress.dialogue.chat import FORMATS
+from dress.dialogue.tokenizer import train_tokenizer
+from dress.model.lvlm import LVLM
+from dress.worlds.shapes import generate as shapes
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = [
+    "data.sizes={align: 40, sft: 40, prompts: 24, eval: 8}",
+    "budget.align.steps=4", "budget.sft.steps=4", "budget.dress.steps=4",
+    "budget.align.records_per_step=4", "budget.sft.records_per_step=4", "budget.dress.records_per_step=4",
+    "budget.collect.records=24", "generation.max_new_tokens=12",
+    "model.vision.vit={image_size: 48, patch_size: 16, width: 32, layers: 1, heads: 2}",
+    "model.language.config.hidden_size=32", "model.language.config.intermediate_size=48",
+    "model.language.config.num_hidden_layers=2", "model.language.config.num_attention_heads=2",
+    "model.language.config.num_key_value_heads=2", "training.log_every=1",
+]  # fmt: skip
+"""Overrides that make a whole curriculum a matter of seconds."""
+
+
+def composed(*overrides: str, run_dir: Path | str = "unused") -> config.Config:
+    """The checked configuration of `python src/train.py <overrides>`."""
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        plain = compose("train", overrides=[f"run_dir={run_dir}", *overrides])
+    return config.check(OmegaConf.to_container(plain, resolve=True))
+
+
+def tiny_settings(tmp_path: Path, *overrides: str, run: str = "run") -> config.Config:
+    """A whole tiny run under `tmp_path`."""
+    return composed(*TINY, f"data.path={tmp_path / 'data'}", *overrides, run_dir=tmp_path / run)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every split of a small shapes world, as shards."""
+    folder = tmp_path_factory.mktemp("shapes")
+    for split in shapes.SPLITS:
+        write_shards(folder / split, shapes.samples(split, 30, seed=0), per_shard=10)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def phases() -> config.Phases:
+    return composed().phases
+
+
+@pytest.fixture(scope="session")
+def tokenizer(shapes_folder: Path):
+    texts = []
+    for split in ("align", "sft", "prompts"):
+        for record, _ in Shards(shapes_folder / split):
+            texts += record.annotation.captions
+            texts += [t for d in record.dialogues for turn in d.turns for t in (turn.user, turn.assistant) if t]
+    return train_tokenizer(texts, 1024, FORMATS["plain"])
+
+
+def small_model(tokenizer, **language: object) -> LVLM:
+    """A model of a few thousand weights; the same for the same arguments."""
+    fields = {
+        "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+    } | language  # fmt: skip
+    settings = config.Model(
+        vision=config.Vision(vit=config.ViT(image_size=48, patch_size=16, width=32, layers=2, heads=2)),
+        language=config.Language(config=fields),
+    )
+    torch.manual_seed(0)
+    return LVLM(settings, tokenizer)

@@ -1,0 +1,135 @@
+"""Every shipped configuration composes and validates, and who wins over whom."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT, composed
+from hydra import compose, initialize_config_dir
+
+from dress import config
+
+
+def options(group: str) -> list[str]:
+    return sorted(file.stem for file in (ROOT / "configs" / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("data", options("data"))
+@pytest.mark.parametrize("scale", options("scale"))
+def test_every_experiment_fits_every_scale_and_data(scale: str, data: str) -> None:
+    for experiment in options("experiment"):
+        place = ["data.path=somewhere"] if data == "shards" else []
+        settings = composed(f"experiment={experiment}", f"scale={scale}", f"data={data}", *place)
+        assert (settings.name, settings.scale) == (experiment, scale)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [f"{g}={o}" for g in ("annotator", "judge", "logger", "debug") for o in options(g)],
+)
+def test_every_other_option_composes(choice: str) -> None:
+    composed(choice)
+
+
+def test_names_in_files_are_their_files() -> None:
+    for group, key in (("experiment", "name"), ("scale", "scale")):
+        for option in options(group):
+            text = yaml.safe_load((ROOT / "configs" / group / f"{option}.yaml").read_text())
+            assert text[key] == option
+
+
+def test_scale_changes_no_phase_loss_or_order() -> None:
+    for option in options("scale"):
+        text = yaml.safe_load((ROOT / "configs" / "scale" / f"{option}.yaml").read_text())
+        assert not {"phases", "curriculum", "name", "eval"} & text.keys()
+
+
+def test_every_setting_stands_in_a_file() -> None:
+    """Else Hydra refuses to override it without a plus."""
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        files = compose("train")
+    for section in ("training", "data", "eval", "logger", "phases"):
+        model = config.Config.model_fields[section].annotation
+        assert isinstance(model, type) and issubclass(model, config.Section)
+        assert set(model.model_fields) <= set(files[section]), section
+    missing = set(config.Config.model_fields) - set(files)
+    assert not missing
+
+
+def layered(tmp_path: Path, layers: dict[str, float], *overrides: str) -> Any:
+    """`training.clip` where a copy of the configs sets it in the named layers."""
+    folder = tmp_path / "configs"
+    shutil.copytree(ROOT / "configs", folder, dirs_exist_ok=True)
+    (folder / "local").mkdir(exist_ok=True)
+    files = {
+        "base": folder / "train.yaml", "scale": folder / "scale" / "tiny.yaml",
+        "experiment": folder / "experiment" / "dress_full.yaml",
+        "local": folder / "local" / "default.yaml", "debug": folder / "debug" / "none.yaml",
+    }  # fmt: skip
+    for layer, value in layers.items():
+        text = files[layer].read_text() if layer not in ("local", "debug") else ""
+        plain = yaml.safe_load(text) or {}
+        plain.setdefault("training", {})["clip"] = value
+        files[layer].write_text("# @package _global_\n" + yaml.safe_dump(plain))
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        return compose("train", overrides=list(overrides)).training.clip
+
+
+def test_precedence(tmp_path: Path) -> None:
+    """base < scale < experiment < local < debug < command line."""
+    layers: dict[str, float] = {}
+    for value, layer in enumerate(("base", "scale", "experiment", "local", "debug"), start=2):
+        layers[layer] = float(value)
+        assert layered(tmp_path / layer, layers) == value, layer
+    assert layered(tmp_path / "command", layers, "training.clip=9") == 9
+
+
+def test_precedence_is_written_beside_the_defaults_list() -> None:
+    head = (ROOT / "configs" / "train.yaml").read_text().split("\nname:")[0]
+    assert re.search(r"base.*< scale.*< experiment < local < debug < command line", head)
+
+
+def test_local_settings_stay_out_of_git() -> None:
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert "/configs/local/*" in ignored and "!/configs/local/.gitkeep" in ignored
+
+
+def test_debug_run_is_small_in_every_stage() -> None:
+    settings = composed("debug=fast_dev_run")
+    assert settings.data.sizes is not None and settings.data.sizes.align <= 50
+    for stage in settings.curriculum.stages.values():
+        if isinstance(stage, config.TrainStage):
+            assert stage.steps <= 2
+        else:
+            assert stage.records is not None and stage.records <= 12
+
+
+def test_overfit_is_a_setting_of_training() -> None:
+    assert composed("debug=overfit").training.overfit
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("+typo=1", "typo: no such setting"),
+        ("+training.clp=1", "Did you mean training.clip?"),
+        ("+curriculum.stages.collect.sample=2", "Did you mean curriculum.stages.collect.samples?"),
+        ("seed=-1", "seed: Input should be greater than or equal to 0 (got -1)"),
+        ("name='a b'", "name: String should match pattern"),
+        ("curriculum.order=[align,sfd]", "names 'sfd'"),
+    ],
+)
+def test_what_does_not_fit_is_named(override: str, told: str) -> None:
+    with pytest.raises(config.ConfigError) as caught:
+        composed(override)
+    assert told in str(caught.value)
+
+
+def test_a_key_in_the_place_of_its_name_is_refused_and_not_repeated() -> None:
+    with pytest.raises(config.ConfigError) as caught:
+        composed("logger.api_key_env=0123456789abcdef0123456789abcdef01234567")
+    assert "NAME of an environment variable" in str(caught.value)
+    assert "0123456789abcdef" not in str(caught.value)

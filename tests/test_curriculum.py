@@ -1,0 +1,183 @@
+"""The whole curriculum on a model of a few thousand weights: runs, stops, goes on, is taken over."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY, tiny_settings
+from rich.console import Console
+from safetensors.torch import load_file
+
+from dress.curriculum import Curriculum
+from dress.data.shards import Shards
+from dress.evaluation.metrics import metrics
+from dress.evaluation.outcomes import load_outcomes
+
+
+def run(settings) -> dict:
+    return Curriculum(settings, Console(quiet=True)).run()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run of dress_full; its data lie beside it."""
+    tmp = tmp_path_factory.mktemp("whole")
+    run(tiny_settings(tmp))
+    return tmp / "run"
+
+
+def model_bytes(run_dir: Path, stage: str) -> bytes:
+    return (run_dir / "stages" / stage / "model.safetensors").read_bytes()
+
+
+def test_every_stage_leaves_what_the_next_one_needs(finished):
+    stages = finished / "stages"
+    assert all((stages / name / "done.json").exists() for name in ("align", "sft", "collect", "dress", "eval"))
+    history = json.loads((stages / "dress" / "history.json").read_text())
+    assert {"critique/loss", "curriculum/step"} <= history[0].keys()
+    assert [row["curriculum/step"] for row in history] == [9.0, 10.0, 11.0, 12.0]
+    assert json.loads((finished / "run.json").read_text())["stages"].keys() == {
+        "align", "sft", "collect", "dress", "eval",
+    }  # fmt: skip
+    assert (finished / "report.html").exists()
+
+
+def test_metrics_are_a_function_of_the_outcomes_and_complete(finished):
+    stored = json.loads((finished / "metrics.json").read_text())
+    assert stored == json.loads(json.dumps(metrics(load_outcomes(finished / "outcomes.jsonl"))))
+    assert stored.keys() == {"sft", "dress", "conditions"}
+    assert stored["conditions"].keys() == {f"{m}/{c}" for m in ("sft", "dress") for c in ("none", "praise")}
+    for model in ("sft", "dress"):
+        assert stored[model].keys() == {
+            "helpfulness/accuracy", "helpfulness/mean_rating", "honesty/hallucinated_share", "honesty/chair_i",
+            "honesty/coverage", "harmlessness/safe_share", "harmlessness/over_refusal_share",
+            "interaction/mean_rating", "interaction/mean_rating_unsolved", "interaction/regressed_share",
+        }  # fmt: skip
+        assert len(stored[model]["interaction/mean_rating"]) == 3
+        assert stored[model]["helpfulness/accuracy"].keys() == {"value", "n", "low", "high"}
+
+
+def test_collected_answers_are_the_models_own_with_feedback_and_the_advice_as_next_turn(finished):
+    for record, _ in Shards(finished / "stages" / "collect" / "shards"):
+        for dialogue in record.dialogues:
+            assert len(dialogue.turns) == 2
+            first, second = dialogue.turns
+            assert first.feedback[0].refinement == second.user
+            assert first.provenance["responder"] == "dress_full/sft"
+            assert all(turn.rating is not None for turn in dialogue.turns)
+
+
+def test_no_evaluated_scene_was_trained_on(finished):
+    data = next((finished.parent / "data").iterdir())
+    scenes = {
+        split: {json.dumps(record.extra["scene"]) for record, _ in Shards(data / split)}
+        for split in ("align", "sft", "prompts", "eval")
+    }
+    assert len(scenes["eval"]) == 8
+    assert not scenes["eval"] & (scenes["align"] | scenes["sft"] | scenes["prompts"])
+
+
+def test_the_same_seed_gives_the_same_metrics_and_weights(finished, tmp_path):
+    settings = tiny_settings(finished.parent, run="again")
+    run(settings)
+    again = Path(settings.run_dir)
+    assert (again / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
+    assert model_bytes(again, "dress") == model_bytes(finished, "dress")
+
+
+def test_another_seed_gives_another_model(finished):
+    settings = tiny_settings(finished.parent, "seed=1", "curriculum.order=[align,eval]", run="other")
+    run(settings)
+    assert model_bytes(Path(settings.run_dir), "align") != model_bytes(finished, "align")
+
+
+def test_an_ablation_takes_over_the_stages_that_are_the_same(finished):
+    settings = tiny_settings(finished.parent, "experiment=critique_only", f"reuse={finished}", run="branch")
+    run(settings)
+    branch = Path(settings.run_dir)
+    for stage in ("align", "sft"):
+        assert os.path.samefile(
+            branch / "stages" / stage / "model.safetensors", finished / "stages" / stage / "model.safetensors"
+        )
+    assert model_bytes(branch, "dress") != model_bytes(finished, "dress")
+
+
+def test_a_changed_setting_is_not_taken_over(finished):
+    settings = tiny_settings(
+        finished.parent, "budget.align.lr=0.5", "curriculum.order=[align,eval]", f"reuse={finished}", run="lr"
+    )
+    run(settings)
+    assert model_bytes(Path(settings.run_dir), "align") != model_bytes(finished, "align")
+
+
+def test_reuse_of_no_run_is_named(tmp_path):
+    with pytest.raises(ValueError, match="reuse="):
+        run(tiny_settings(tmp_path, f"reuse={tmp_path}"))
+
+
+def test_a_checkpoint_of_another_model_is_named(finished, tmp_path):
+    settings = tiny_settings(finished.parent, "model.language.config.hidden_size=48", run="run")
+    with pytest.raises(ValueError, match="other settings"):
+        run(settings)
+
+
+def test_loss_is_the_same_without_sharing(finished):
+    settings = tiny_settings(
+        finished.parent, "data.share_prefixes=false", "curriculum.order=[align,sft,eval]", run="apart"
+    )
+    run(settings)
+    for stage in ("align", "sft"):
+        one, two = (load_file(folder / "stages" / stage / "model.safetensors") for folder in (Path(settings.run_dir), finished))
+        assert all((one[name] - two[name]).abs().max() < 2e-3 for name in two), stage
+    a, b = (json.loads((f / "stages/sft/history.json").read_text()) for f in (Path(settings.run_dir), finished))
+    assert a[0]["sft/loss"] == pytest.approx(b[0]["sft/loss"], abs=1e-3)
+
+
+# --- stopping and going on ---
+
+
+def start(data: Path, folder: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "src/train.py"), *TINY, f"data.path={data}", f"run_dir={folder}", *more]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    end = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < end, f"{path} never came"
+        time.sleep(0.02)
+
+
+LONG = ["budget.sft.steps=40", "training.checkpoint_every=5", "curriculum.order=[align,sft,eval]", "budget.eval.records=2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, how):
+    whole = tmp_path / "whole"
+    done = start(tmp_path / "data", whole, *LONG)
+    assert done.wait(300) == 0, done.stdout.read()
+    cut = tmp_path / "cut"
+    process = start(tmp_path / "data", cut, *LONG)
+    wait_for(cut / "stages" / "sft" / "last.ckpt", process)
+    process.send_signal(how)
+    code = process.wait(60)
+    assert code == (130 if how == signal.SIGINT else -signal.SIGKILL), process.stdout.read()
+    assert (cut / "stages" / "sft" / "last.ckpt").exists()
+    for _ in range(1):
+        again = subprocess.run(
+            [sys.executable, str(ROOT / "src/train.py"), f"resume={cut}"], cwd=ROOT, capture_output=True, text=True
+        )
+        assert again.returncode == 0, again.stdout + again.stderr
+    assert model_bytes(cut, "sft") == model_bytes(whole, "sft")
+    assert (cut / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
+    histories = [json.loads((f / "stages/sft/history.json").read_text()) for f in (cut, whole)]
+    assert histories[0] == histories[1]

@@ -1,0 +1,164 @@
+"""Where metrics go: what a real run logs is what the dashboard shows, and no secret is among it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY, composed
+from test_command_line import train
+
+from dress import loggers
+from dress.dashboard import Panel, dashboard, panels, write_dashboard
+from dress.data.shards import Shards
+from dress.evaluation.outcomes import Outcome
+from dress.result_rows import flat_figures, sample_rows
+
+CANARY = "canary-0a1b2c3d4e5f6a7b8c9d"
+FIGURE = {"value": 0.5, "n": 2, "low": 0.1, "high": 0.9}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a real tiny run with logger=wandb, offline, with a secret around."""
+    cwd = tmp_path_factory.mktemp("wandb")
+    done = train(
+        cwd, *TINY, "debug=fast_dev_run", "eval.turns=3", "logger=wandb", "logger.api_key_env=MY_KEY",
+        MY_KEY=CANARY, WANDB_MODE="offline",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return (cwd / "logs" / "latest").resolve()
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    """What is really in the run's file, by wandb's own reader."""
+    (folder,) = (run / "wandb").glob("offline-run-*")
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", str(folder), "--json"],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    return [r["history"]["item"] for r in records(run) if r["type"] == "history"]
+
+
+def test_every_panel_shows_metrics_that_the_run_logged(run: Path) -> None:
+    logged = {key.split("._")[0] for item in history(run) for key in item}
+    for panel in panels():
+        for metric in (*panel.metrics, *([panel.x] if panel.x else [])):
+            assert metric in logged, f"{panel.title}: {metric} was never logged"
+
+
+def test_one_run_for_the_whole_curriculum_over_one_axis(run: Path) -> None:
+    assert len(list((run / "wandb").glob("offline-run-*"))) == 1
+    steps = [item["curriculum/step"] for item in history(run)]
+    assert steps == sorted(steps) and steps[-1] == 6
+    definitions = json.dumps([r for r in records(run) if r["type"] == "metric"])
+    assert "curriculum/step" in definitions
+    (folder,) = (run / "wandb").glob("offline-run-*")
+    assert folder.name.endswith((run / "wandb_id.txt").read_text())
+
+
+def test_samples_are_pictures_with_answers(run: Path) -> None:
+    (folder,) = (run / "wandb").glob("offline-run-*")
+    assert list(folder.rglob("media/images/**/*.png"))
+    assert json.loads((run / "dashboard.json").read_text()) == dashboard()
+
+
+def test_no_secret_is_written_anywhere(run: Path) -> None:
+    files = [file for file in run.rglob("*") if file.is_file() and not file.is_symlink()]
+    assert len(files) > 20
+    assert not [file for file in files if CANARY.encode() in file.read_bytes()]
+
+
+def test_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", CANARY)
+    plain = {"a": [f"x{CANARY}y", 3], "b": {"c": "fine"}}
+    assert loggers.redacted(plain) == {"a": ["x<SOME_TOKEN>y", 3], "b": {"c": "fine"}}
+
+
+def test_runs_of_a_sweep_are_a_group(tmp_path: Path) -> None:
+    sweep = tmp_path / "2026-01-01_00-00-00"
+    (sweep / "0").mkdir(parents=True)
+    assert loggers.group_of(sweep / "0") is None
+    (sweep / "multirun.yaml").touch()
+    assert loggers.group_of(sweep / "0") == sweep.name
+
+
+def test_wandb_id_is_the_same_after_a_resume(tmp_path: Path) -> None:
+    assert loggers.wandb_id(tmp_path) == loggers.wandb_id(tmp_path)
+
+
+def test_csv_keeps_the_first_part_of_a_resumed_stage(tmp_path: Path) -> None:
+    settings = composed(run_dir=tmp_path)
+    for resumed in (False, True):
+        logger = loggers.build_logger(settings, "sft", resumed)
+        logger.log_metrics({"sft/loss": 1.0}, 1)
+        logger.finalize("success")
+    assert len(list(tmp_path.glob("csv/*/metrics.csv"))) == 2
+
+
+def outcome(record_key: str, model: str, turn: int, **more: Any) -> Outcome:
+    condition = "none" if model == "sft" else "praise"
+    return Outcome(
+        model=model, condition=condition, item=f"{record_key}/0", key=record_key, criterion="honesty",
+        kind="description", turn=turn, user="What is there?", answer=f"{model} {turn}",
+        rating=2, critique="Bad | really.", refinement="Look again.", facts={},
+    )  # fmt: skip
+
+
+def test_tensorboard_gets_figures_tables_and_samples(tmp_path: Path, shapes_folder: Path) -> None:
+    shards = Shards(shapes_folder / "eval")
+    samples = [shards[0], shards[1]]
+    outcomes = [outcome(r.key, m, t) for r, _ in samples for m in ("sft", "dress") for t in (0, 1)]
+    settings = composed("logger=tensorboard", run_dir=tmp_path)
+    metrics = {
+        "sft": {"honesty/chair_i": FIGURE},
+        "conditions": {"sft/none": {"honesty/chair_i": FIGURE}},
+    }
+    loggers.log_results(settings, metrics, outcomes, samples)
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "results")).Reload()
+    assert events.Scalars("final/sft/honesty/chair_i")[0].value == 0.5
+    assert set(events.Tags()["images"]) == {"samples/0", "samples/1"}
+    assert any(tag.startswith("samples/0") for tag in events.Tags()["tensors"])
+
+
+def test_a_missing_tensorboard_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r'pip install -e "\.\[tensorboard\]"'):
+        loggers.build_logger(composed("logger=tensorboard", run_dir=tmp_path), "sft", False)
+
+
+def test_sample_rows_pair_the_answers_of_one_dialogue(shapes_folder: Path) -> None:
+    sample = Shards(shapes_folder / "eval")[0]
+    key = sample[0].key
+    rows = sample_rows([outcome(key, m, t) for m in ("sft", "dress") for t in (0, 1)], [sample])
+    assert rows[0].values == (
+        "description", "What is there?", "sft 0", "dress 0", 2, "Bad | really.\nLook again.", "dress 1",
+    )  # fmt: skip
+    assert rows[0].picture() is not None
+
+
+def test_flat_figures_name_turns_and_keep_the_empty_ones() -> None:
+    nothing = {"value": None, "n": 0, "low": None, "high": None}
+    flat = flat_figures({"dress": {"interaction/mean_rating": [FIGURE, nothing]}})
+    assert flat["final/dress/interaction/mean_rating/turn_0"] == 0.5
+    assert (
+        flat["final/dress/interaction/mean_rating/turn_1"]
+        != flat["final/dress/interaction/mean_rating/turn_0"]
+    )
+
+
+def test_dashboard_is_plain_data(tmp_path: Path) -> None:
+    write_dashboard(tmp_path / "dashboard.json")
+    read = json.loads((tmp_path / "dashboard.json").read_text())
+    shown = [panel for section in read["sections"] for panel in section["panels"]]
+    assert [panel["title"] for panel in shown] == [panel.title for panel in panels()]
+    assert all(isinstance(panel, Panel) for panel in panels())

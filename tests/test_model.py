@@ -1,0 +1,155 @@
+"""The model: patch tokens, generation, checkpoints, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import composed, small_model
+
+from dress import config
+from dress.dialogue.spans import Span, Supervised
+from dress.dialogue.tree import build_tree
+from dress.dialogue.batch import Sample, collate
+from dress.model.checkpoint import load_model, save_model
+from dress.model.generation import Prompt, generate
+from dress.model.language import build_language
+from dress.model.vision import VisionEncoder
+
+ASK = (Span("user", "Describe the picture."),)
+
+
+def pixels(n: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.rand(3, 48, 48, generator=generator) for _ in range(n)]
+
+
+def test_patch_tokens_come_before_pooling_and_the_layer_can_be_chosen():
+    vit = config.ViT(image_size=48, patch_size=16, width=32, layers=3, heads=2)
+    last, first = (VisionEncoder(config.Vision(vit=vit, layer=layer)) for layer in (-1, 0))
+    assert (last.num_tokens, last.width) == (9, 32)
+    first.load_state_dict(last.state_dict())
+    x = torch.stack(pixels(2))
+    assert last(x).shape == (2, 9, 32)
+    assert not torch.allclose(last(x), first(x))
+    used = {n for n, p in first.named_parameters() if p.requires_grad}
+    assert not any("resblocks.1" in n or "resblocks.2" in n or "ln_post" in n for n in used)
+
+
+def test_an_openclip_model_by_name_is_only_another_config_value():
+    encoder = VisionEncoder(config.Vision(name="ViT-B-32", weights=None, layer=-2))
+    assert (encoder.num_tokens, encoder.width) == (49, 768)
+
+
+def test_an_unknown_openclip_name_is_named():
+    with pytest.raises(ValueError, match=r"model\.vision\.name=ViT-Z-1"):
+        VisionEncoder(config.Vision(name="ViT-Z-1"))
+
+
+def test_greedy_generation_equals_going_token_by_token_without_a_cache(tokenizer):
+    model = small_model(tokenizer, initializer_range=0.2).eval()
+    images = pixels(3)
+    prompts = [Prompt(ASK, 0), Prompt((Span("user", "How many shapes are there?"),), 2), Prompt(ASK, 1)]
+    answers = generate(model, prompts, images, max_new_tokens=8, batch_size=3)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids, out = model.encoder.prompt(prompt.spans, True), []
+        for _ in range(8):
+            row = torch.tensor([ids + out])
+            with torch.no_grad():
+                images_BVD = model.encode_images(images[prompt.image][None])
+                hidden = model.language.base_model(
+                    inputs_embeds=model.embed(row, images_BVD, torch.tensor([0]))
+                ).last_hidden_state
+                out.append(int(model.language.get_output_embeddings()(hidden[0, -1]).argmax()))
+            if out[-1] == model.encoder.stop_id:
+                break
+        assert answer == model.encoder.decode(out)
+
+
+def test_each_image_is_encoded_once(tokenizer, monkeypatch):
+    model = small_model(tokenizer)
+    seen = []
+    forward = model.vision.forward
+    monkeypatch.setattr(model.vision, "forward", lambda x: seen.append(len(x)) or forward(x))
+    generate(model, [Prompt(ASK, i % 2) for i in range(8)], pixels(2), max_new_tokens=2, batch_size=4)
+    assert sum(seen) == 2
+
+
+def test_sampling_depends_on_the_seed_only(tokenizer):
+    model = small_model(tokenizer)
+    prompts = [Prompt(ASK, i) for i in range(4)]
+    settings = {"max_new_tokens": 6, "batch_size": 2, "temperature": 1.0}
+    one, two, other = (generate(model, prompts, pixels(4), seed=s, **settings) for s in (1, 1, 2))
+    assert one == two != other
+
+
+def test_generation_stops_at_the_end_token(tokenizer):
+    model = small_model(tokenizer, tie_word_embeddings=False)
+    with torch.no_grad():
+        model.language.get_output_embeddings().weight.zero_()
+    head = model.language.get_output_embeddings()
+    head.bias = torch.nn.Parameter(torch.zeros(head.weight.shape[0]))
+    head.bias.data[model.encoder.stop_id] = 9.0
+    assert generate(model, [Prompt(ASK, 0)], pixels(1), max_new_tokens=5, batch_size=1) == [""]
+
+
+def test_a_text_only_prompt_needs_no_image(tokenizer):
+    model = small_model(tokenizer)
+    answers = generate(model, [Prompt(ASK, None), Prompt(ASK, 0)], pixels(1), max_new_tokens=3, batch_size=2)
+    assert len(answers) == 2
+
+
+def test_a_model_comes_back_as_it_was(tokenizer, tmp_path):
+    settings = config.Model(
+        vision=config.Vision(vit=config.ViT(image_size=48, patch_size=16, width=32, layers=2, heads=2)),
+        language=config.Language(
+            config={
+                "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True,
+            }
+        ),
+    )  # fmt: skip
+    model = small_model(tokenizer)
+    save_model(model, settings, tmp_path, {"stage": "sft"})
+    copy, facts = load_model(tmp_path)
+    assert facts["stage"] == "sft"
+    for (name, a), (_, b) in zip(model.state_dict().items(), copy.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+    damaged = tmp_path / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        load_model(tmp_path)
+
+
+def test_weights_of_another_model_are_named(tokenizer, tmp_path):
+    from dress.model.checkpoint import load_weights
+
+    settings = composed().model
+    model = small_model(tokenizer)
+    save_model(model, settings, tmp_path, {})
+    with pytest.raises(ValueError, match="a checkpoint of another model"):
+        load_weights(small_model(tokenizer, hidden_size=64), settings, tmp_path)
+
+
+def test_what_sharing_cannot_represent_is_refused_by_name():
+    fields = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "num_key_value_heads": 2, "vocab_size": 64, "num_local_experts": 2}  # fmt: skip
+    with pytest.raises(ValueError, match="mixture-of-experts"):
+        build_language(config.Language(config={"model_type": "mixtral", **fields}), None)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+def test_families_train_through_the_tree(tokenizer, family):
+    gpt2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
+    model = small_model(tokenizer, **({"model_type": family} | (gpt2 if family == "gpt2" else {})))
+    dialogue = Supervised("sft", (*ASK, Span("assistant", "There is a cross.", 1.0)))
+    step = collate([Sample([build_tree([model.encoder.supervised(dialogue, "")])], pixels(1)[0])], 1000)
+    model(step.forests[0]).sum().backward()
+    assert all(p.grad is not None for n, p in model.named_parameters() if p.requires_grad and "projector" in n)
+
+
+def test_trainable_parts_are_what_was_asked_for(tokenizer):
+    model = small_model(tokenizer)
+    model.set_trainable(["projector"])
+    assert {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad} == {"projector"}
+    table = {part: (total, trainable) for part, total, trainable in model.parameter_table()}
+    assert table["vision"][1] == table["language"][1] == 0 < table["projector"][1] == table["projector"][0]

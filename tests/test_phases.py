@@ -1,0 +1,123 @@
+"""Phases: what of a record is trained on, under each setting."""
+
+from __future__ import annotations
+
+import pytest
+
+from dress import config
+from dress.dialogue.spans import Supervised
+from dress.phases import PHASES, supervised
+from dress.phases.critique import praise
+from dress.record import Dialogue, Feedback, ImageAnnotation, ImageRef, Record, Turn
+
+
+def turn(user: str, assistant: str | None, rating: int | None = None) -> Turn:
+    feedback = [Feedback(rating=rating, critique=f"c{rating}", refinement="r")] if rating else []
+    return Turn(user=user, assistant=assistant, feedback=feedback)
+
+
+def record(*dialogues: Dialogue) -> Record:
+    return Record(
+        key="a", image=ImageRef(id="a.png"), annotation=ImageAnnotation(captions=["cap", " "]), dialogues=list(dialogues)
+    )
+
+
+CHAIN = Dialogue(turns=[turn("q", "a0", 2), turn("r0", "a1", 4), turn("r1", "a2", 3)], reference="ref")
+
+
+def said(dialogues: list[Supervised]) -> list[str]:
+    """`user|assistant*`: a star marks what is learned."""
+    return ["|".join(s.text + ("*" if s.weight else "") for s in d.spans) for d in dialogues]
+
+
+def run(phase: str, phases: config.Phases, *dialogues: Dialogue, **section: object) -> list[str]:
+    name = {"rating": "critique", "best_of": "sft"}.get(phase, phase)
+    if section:
+        phases = phases.model_copy(update={name: getattr(phases, name).model_copy(update=section)})
+    return said(PHASES[phase](record(*dialogues), phases))
+
+
+def test_align_learns_captions(phases):
+    assert run("align", phases) == ["Write a caption.|cap*"]
+
+
+def test_sft_learns_every_answer_up_to_the_first_missing_one(phases):
+    open_end = Dialogue(turns=[turn("q", "a"), turn("q2", None)])
+    assert run("sft", phases, CHAIN, open_end, Dialogue(turns=[turn("q", None)])) == ["q|a0*|r0|a1*|r1|a2*", "q|a*"]
+
+
+@pytest.mark.parametrize(
+    ("form", "texts"),
+    [
+        ("critique", ["Feedback: c2", "Feedback: c4", "Feedback: c3"]),
+        ("rating", ["Rating: 2.", "Rating: 4.", "Rating: 3."]),
+        ("both", ["Rating: 2. Feedback: c2", "Rating: 4. Feedback: c4", "Rating: 3. Feedback: c3"]),
+    ],
+)
+def test_critique_conditions_good_and_bad_answers_on_their_feedback(phases, form, texts):
+    wanted = [f"q|{text}|a{i}*" for i, text in enumerate(texts)]
+    assert run("critique", phases, CHAIN, condition=form) == wanted
+    settings = phases.model_copy(update={"critique": config.Critique(condition=form)})
+    assert praise(form, settings).startswith(texts[1][:6])
+
+
+def test_critique_with_history_keeps_the_turns_before_unsupervised(phases):
+    assert run("critique", phases, CHAIN, history=True)[1] == "q|a0|r0|Feedback: c4|a1*"
+
+
+def test_answers_without_feedback_teach_no_condition(phases):
+    assert run("critique", phases, Dialogue(turns=[turn("q", "a")])) == []
+
+
+@pytest.mark.parametrize(
+    ("loss", "wanted"),
+    [
+        ("refined_only", "q|a0|r0|a1*"),
+        ("last_only", "q|a0|r0|a1*"),
+        ("all", "q|a0*|r0|a1*"),
+        ("rating_at_least", "q|a0|r0|a1*"),
+    ],
+)
+def test_refinement_learns_the_better_answer(phases, loss, wanted):
+    assert run("refinement", phases, CHAIN, loss=loss) == [wanted]
+
+
+def test_refinement_learns_to_keep_a_top_answer_and_every_rise(phases):
+    keeps = Dialogue(turns=[turn("q", "a0", 4), turn("r", "a1", 4)])
+    rises = Dialogue(turns=[turn("q", "a0", 1), turn("r", "a1", 2), turn("r", "a2", 4)])
+    assert run("refinement", phases, keeps, rises) == ["q|a0|r|a1*", "q|a0|r|a1*|r|a2*"]
+    assert run("refinement", phases, rises, loss="last_only") == ["q|a0|r|a1|r|a2*"]
+
+
+def test_refinement_learns_nothing_where_nothing_gets_better(phases):
+    worse = Dialogue(turns=[turn("q", "a0", 4), turn("r", "a1", 2)])
+    same = Dialogue(turns=[turn("q", "a0", 2), turn("r", "a1", 2)])
+    assert run("refinement", phases, worse, same, Dialogue(turns=[turn("q", "a0", 2)])) == []
+
+
+def test_refinement_to_the_reference_replaces_the_last_answer(phases):
+    assert run("refinement", phases, CHAIN, target="reference") == ["q|a0|r0|a1*|r1|ref*"]
+
+
+def test_baselines(phases):
+    assert run("rating", phases, CHAIN)[1] == "q|Rating: 4.|a1*"
+    assert run("best_of", phases, CHAIN) == ["q|a1*"]
+
+
+def test_no_reference_is_a_target_unless_asked(phases):
+    """In dress_full no text of the oracle is ever learned."""
+    learned = {
+        span.text
+        for d in supervised(record(CHAIN), {"critique": 0.5, "refinement": 0.5}, phases)
+        for span in d.spans
+        if span.weight
+    }
+    assert learned == {"a0", "a1", "a2"}
+
+
+def test_the_mixture_scales_the_weights(phases):
+    weights = {
+        d.phase: max(s.weight for s in d.spans)
+        for d in supervised(record(CHAIN), {"critique": 0.25, "refinement": 0.5}, phases)
+    }
+    assert weights == {"critique": 0.25, "refinement": 0.5}

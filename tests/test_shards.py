@@ -1,0 +1,213 @@
+"""Shards: whole or refused, readable by plain webdataset, and nothing in them executes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dress.data.images import open_image
+from dress.data.order import epoch_order, step_slice
+from dress.data.shards import ShardError, Shards, write_shards
+from dress.record import Record, RecordError
+from dress.worlds.shapes import generate as shapes
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_shards(tmp_path / "s", shapes.samples("sft", 12, seed=3), per_shard=5)
+    return tmp_path / "s"
+
+
+def tar_with(folder: Path, members: dict[str, bytes | tarfile.TarInfo]) -> Path:
+    folder.mkdir(parents=True)
+    with tarfile.open(folder / "shard-000000.tar", "w") as tar:
+        for name, content in members.items():
+            if isinstance(content, tarfile.TarInfo):
+                tar.addfile(content)
+            else:
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return folder
+
+
+def test_what_is_written_is_read_and_equal_samples_give_equal_bytes(folder, tmp_path):
+    shards = Shards(folder)
+    assert [(r.key, i) for r, i in shards] == [(r.key, i) for r, i in shapes.samples("sft", 12, seed=3)]
+    assert shards.lengths == [5, 5, 2]
+    write_shards(tmp_path / "again", shapes.samples("sft", 12, seed=3), per_shard=5)
+    assert [p.read_bytes() for p in sorted(folder.glob("*.tar"))] == [
+        p.read_bytes() for p in sorted((tmp_path / "again").glob("*.tar"))
+    ]
+    assert Shards(tmp_path / "again").fingerprint == shards.fingerprint
+
+
+def test_plain_webdataset_reads_our_shards(folder):
+    urls = [str(p) for p in sorted(folder.glob("*.tar"))]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False))
+    assert [s["__key__"] for s in samples] == [r.key for r, _ in Shards(folder)]
+    assert Record.parse(samples[0]["json"], "").key == samples[0]["__key__"]
+    assert samples[0]["png"].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("cut", [100, 512 * 3 + 17, -512 * 21, -512])
+def test_a_cut_shard_is_named(folder, cut):
+    path = folder / "shard-000001.tar"
+    data = path.read_bytes()
+    end = len(data.rstrip(b"\0")) if cut < 0 else None
+    path.write_bytes(data[:cut] if end is None else data[: end + cut])
+    with pytest.raises(ShardError, match=r"shard-000001\.tar"):
+        Shards(folder)
+
+
+def test_a_shard_that_changed_after_indexing_is_named(folder):
+    Shards(folder)
+    path = folder / "shard-000002.tar"
+    data = bytearray(path.read_bytes())
+    data[700] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(ShardError, match=r"shard-000002\.tar.*content changed"):
+        Shards(folder)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        Shards(tmp_path / "nowhere")
+
+
+class Boom:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+@pytest.mark.parametrize("extension", ["pkl", "pyd", "pth", "pickle", "pkl.gz"])
+def test_nothing_that_could_execute_is_decoded(tmp_path, monkeypatch, extension):
+    monkeypatch.chdir(tmp_path)
+    tar_with(tmp_path / "s", {"a.json": b"{}", f"a.{extension}": pickle.dumps(Boom())})
+    with pytest.raises(ShardError, match=r"never decoded"):
+        Shards(tmp_path / "s")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_links_duplicates_and_lonely_images_are_refused(tmp_path):
+    link = tarfile.TarInfo("a.json")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    with pytest.raises(ShardError, match="link"):
+        Shards(tar_with(tmp_path / "link", {"a.json": link}))
+    twice = tmp_path / "twice"
+    twice.mkdir()
+    with tarfile.open(twice / "s.tar", "w") as tar:
+        for _ in range(2):
+            info = tarfile.TarInfo("a.json")
+            info.size = 2
+            tar.addfile(info, io.BytesIO(b"{}"))
+    with pytest.raises(ShardError, match="twice"):
+        Shards(twice)
+    with pytest.raises(ShardError, match=r"a\.json"):
+        Shards(tar_with(tmp_path / "lonely", {"a.png": b"x"}))
+
+
+def test_a_record_that_does_not_fit_names_shard_and_key(tmp_path):
+    bad = json.dumps({"key": "a", "dialogues": [{"turns": []}]}).encode()
+    shards = Shards(tar_with(tmp_path / "s", {"a.json": bad}))
+    with pytest.raises(RecordError, match=r"shard-000000\.tar: a: dialogues\.0\.turns"):
+        shards[0]
+
+
+def test_no_space_left_is_said_and_whole_shards_stay(tmp_path):
+    code = f"""
+import resource, signal, sys
+sys.path.insert(0, {str(Path(shapes.__file__).parents[3])!r})
+from pathlib import Path
+from dress.data.shards import write_shards
+from dress.worlds.shapes import generate as shapes
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+sizes = iter([3, 3, 200])
+samples = list(shapes.samples("sft", 206, seed=1))
+write_shards(Path({str(tmp_path)!r}), samples[:6], per_shard=3)
+try:
+    write_shards(Path({str(tmp_path)!r}), samples[6:], per_shard=200, start=2)
+except OSError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "shard-000002.tar" in done.stdout and "MB free" in done.stdout
+    assert len(Shards(tmp_path)) == 6
+
+
+def test_a_huge_png_is_refused_from_its_header():
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    side = 13_000
+    rows = zlib.compress(b"\0" * ((side + 1) * side), 9)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+    png += chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(RecordError, match=r"a\.png: image is 13000 x 13000"):
+        open_image(png, "a.png")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n", b"%!PS-Adobe-3.0"])
+def test_what_is_no_image_is_named(data):
+    with pytest.raises(RecordError, match=r"where\.png"):
+        open_image(data, "where.png")
+
+
+@given(st.integers(0, 5), st.integers(0, 3), st.lists(st.integers(1, 7), min_size=1, max_size=40), st.integers(1, 20))
+def test_an_epoch_holds_every_sample_once(seed, epoch, lengths, window):
+    order = epoch_order(seed, epoch, tuple(lengths), window)
+    assert sorted(order) == list(range(sum(lengths)))
+
+
+def test_steps_are_slices_of_one_order_and_epochs_differ():
+    lengths = (10, 10, 10)
+    flat = [i for step in range(6) for i in step_slice(step, 5, 0, lengths)]
+    assert flat == epoch_order(0, 0, lengths)
+    assert epoch_order(0, 1, lengths) != flat
+    assert epoch_order(1, 0, lengths) != flat
+
+
+def test_a_reader_can_be_sent_to_another_process(folder):
+    shards = Shards(folder)
+    _ = shards[0]
+    copy = pickle.loads(pickle.dumps(shards))
+    assert copy[3][0] == shards[3][0]
+
+
+def test_readers_in_threads_agree(folder):
+    shards = Shards(folder)
+    wrong: list[int] = []
+
+    def read() -> None:
+        for i in range(len(shards)):
+            if shards[i][0].key != f"sft-{i:06d}":
+                wrong.append(i)
+        time.sleep(0)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

@@ -1,0 +1,129 @@
+"""Token trees: loss and every gradient equal those of the separate dialogues (DESIGN §6)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import small_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dress.data.images import open_image
+from dress.data.shards import Shards
+from dress.dialogue.batch import Forest, Sample, collate
+from dress.dialogue.encode import IMAGE, Encoded
+from dress.dialogue.tree import build_tree
+from dress.feedback.oracle import OracleRater
+from dress.phases import supervised
+from dress.record import Record, Turn
+
+DTYPES = {torch.float64: (1e-12, 1e-7), torch.float32: (1e-6, 1e-6)}
+
+
+def collected(record: Record) -> Record:
+    """The record as if its answers had been collected: feedback, a second try, feedback."""
+    rater = OracleRater()
+    dialogues = []
+    for dialogue in record.dialogues:
+        held = dialogue.model_copy(update={"turns": [dialogue.turns[0].model_copy()]})
+        held.turns[0] = held.turns[0].model_copy(update={"feedback": rater.rate([(record, held)])})
+        again = held.turns[0].feedback[0].refinement or "Again."
+        held.turns.append(Turn(user=again, assistant="There is a red circle."))
+        held.turns[1] = held.turns[1].model_copy(update={"feedback": rater.rate([(record, held)])})
+        dialogues.append(held)
+    return record.model_copy(update={"dialogues": dialogues})
+
+
+def loss_and_gradients(model, samples, tokens_per_forest) -> tuple[float, dict[str, torch.Tensor]]:
+    model.zero_grad()
+    step = collate(samples, tokens_per_forest)
+    weight = sum(f.weight.sum() for f in step.forests)
+    total = 0.0
+    for forest in step.forests:
+        nll = model(forest)
+        loss = (nll * forest.weight.to(nll.dtype)).sum() / weight.to(nll.dtype)
+        loss.backward()
+        total += loss.item()
+    return total, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def samples_of(model, folder, phases, shared: bool, dtype) -> list[Sample]:
+    mixture = {"align": 0.3, "sft": 1.0, "critique": 0.5, "refinement": 0.5, "rating": 0.2}
+    samples = []
+    for record, image in list(Shards(folder / "sft"))[:3]:
+        encoded = [model.encoder.supervised(d, record.key) for d in supervised(collected(record), mixture, phases)]
+        trees = [build_tree(encoded)] if shared else [build_tree([one]) for one in encoded]
+        samples.append(Sample(trees, model.vision.preprocess(open_image(image, "")).to(dtype)))
+    return samples
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("budget", [700, 100_000])
+def test_a_tree_gives_the_loss_and_gradients_of_separate_sequences(dtype, budget, tokenizer, shapes_folder, phases):
+    model = small_model(tokenizer).to(dtype)
+    one, grads_one = loss_and_gradients(model, samples_of(model, shapes_folder, phases, True, dtype), budget)
+    two, grads_two = loss_and_gradients(model, samples_of(model, shapes_folder, phases, False, dtype), 100_000)
+    loss_tolerance, gradient_tolerance = DTYPES[dtype]
+    assert abs(one - two) <= loss_tolerance * abs(two)
+    assert grads_one.keys() == grads_two.keys()
+    for name in grads_two:
+        error = (grads_one[name] - grads_two[name]).norm() / grads_two[name].norm().clamp(min=1e-30)
+        assert error <= gradient_tolerance or grads_two[name].norm() < 1e-9, (name, error)
+
+
+def test_forgetting_the_mask_changes_the_loss(tokenizer, shapes_folder, phases, monkeypatch):
+    model = small_model(tokenizer).double()
+    samples = samples_of(model, shapes_folder, phases, True, torch.float64)
+    right, _ = loss_and_gradients(model, samples, 100_000)
+    monkeypatch.setattr(Forest, "mask", lambda self: None)
+    wrong, _ = loss_and_gradients(model, samples, 100_000)
+    assert abs(right - wrong) > 1e-4
+
+
+def test_a_tree_is_smaller_than_its_dialogues(tokenizer, shapes_folder, phases):
+    model = small_model(tokenizer)
+    shared, separate = (
+        sum(f.tokens for f in collate(samples_of(model, shapes_folder, phases, s, torch.float32), 10**6).forests)
+        for s in (True, False)
+    )
+    assert shared < 0.6 * separate
+
+
+words = st.integers(0, 3)
+dialogue = st.builds(
+    lambda prefix, rest, flags: Encoded(
+        "sft",
+        (IMAGE,) * 2 + tuple(prefix + rest),
+        (0.0, 0.0) + tuple(float(f) for f in (flags + [1] * 20)[: len(prefix + rest)]),
+    ),
+    st.lists(words, max_size=3),
+    st.lists(words, min_size=1, max_size=6),
+    st.lists(st.integers(0, 2), max_size=6),
+)
+
+
+@given(st.lists(dialogue, min_size=1, max_size=6))
+@settings(max_examples=200, deadline=None)
+def test_a_trie_keeps_every_context_target_and_weight(dialogues):
+    """Walking from a source row up to the root gives the context of some dialogue, with its weight."""
+    tree = build_tree(dialogues)
+    parent = [-1] * len(tree)
+    for k in range(len(tree)):
+        for q in range(k + 1, tree.subtree_end[k]):
+            parent[q] = k  # the last ancestor in depth-first order is the parent
+    wanted: dict = {}
+    for one in dialogues:
+        for i, weight in enumerate(one.weights):
+            if weight:
+                key = (one.ids[:i], one.ids[i])
+                wanted[key] = wanted.get(key, 0.0) + weight
+    got: dict = {}
+    for row, target, weight, _ in tree.entries:
+        context, node = [], row
+        while node >= 0:
+            context.append(tree.ids[node])
+            assert tree.depth[node] == (tree.depth[parent[node]] + 1 if parent[node] >= 0 else 0)
+            node = parent[node]
+        got[tuple(reversed(context)), target] = weight
+    assert got == wanted
+    assert len(tree) == len({one.ids[: i + 1] for one in dialogues for i in range(len(one.ids))})
