@@ -23,10 +23,13 @@ def main(composed: dict[str, Any]) -> None:
     console = Console(quiet=run_folder.rank() > 0)
     folder = Path(settings.run_dir)
     if settings.resume is not None and run_folder.finished(folder, settings):
-        console.print(
-            f"{run_folder.short(folder)} is finished; this is what it reached:", highlight=False
-        )
+        console.print(f"{run_folder.short(folder)} is finished; this is what it reached:", highlight=False)
         tell(console, folder, read_json(folder / "metrics.json"))
+        return
+    if settings.show == "batch":
+        from dress.curriculum import Curriculum
+
+        Curriculum(settings, console).show_batch()
         return
     run_folder.start_run(settings)
     tell(console, folder, run(settings, console))

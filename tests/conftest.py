@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dress  # noqa: F401, I001 - first: sets how CPU threads wait
-
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+import dress  # noqa: F401 - first: sets how CPU threads wait
 from dress import config
 from dress.data.shards import Shards, write_shards
 from dress.dialogue.chat import FORMATS

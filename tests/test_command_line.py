@@ -1,4 +1,4 @@
-"""The command line as a person meets it: real processes, what they print, leave behind and return."""
+"""The command line as a person meets it: what real processes print, leave behind and return."""
 
 import json
 import os
@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT, TINY
+from omegaconf import OmegaConf
 
 from dress import config, run_folder
 
-FAST = [*TINY, "debug=fast_dev_run"]
+FAST = [*(text for text in TINY if text.startswith("model.")), "debug=fast_dev_run"]
+"""A run of seconds: few steps on few records of a very small model."""
 
 
 def command(*arguments: str) -> list[str]:
@@ -83,16 +85,17 @@ def test_a_missing_value_is_named(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "data.path: no value. Give one: data.path=…\n")
 
 
+@pytest.mark.slow
 def test_a_missing_file_is_a_message(tmp_path: Path) -> None:
     done = train(tmp_path, "data=shards", "data.path=nowhere")
     assert done.returncode == 1 and "nowhere" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_help_and_typos_load_nothing_heavy() -> None:
-    code = "import sys, dress.command_line; print({'torch', 'lightning', 'transformers'} & set(sys.modules))"
+    heavy = "{'torch', 'lightning', 'transformers'}"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(PYTHONPATH=str(ROOT / "src")),
-        capture_output=True, text=True, check=True,
+        [sys.executable, "-c", f"import sys, dress.command_line; print({heavy} & set(sys.modules))"],
+        env=environment(PYTHONPATH=str(ROOT / "src")), capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == "set()\n"
 
@@ -100,14 +103,9 @@ def test_help_and_typos_load_nothing_heavy() -> None:
 def test_help_helps(tmp_path: Path) -> None:
     done = train(tmp_path, "--help")
     assert done.returncode == 0
-    for said in (
-        "experiment=dress_full",
-        "-m seed=0,1,2",
-        "resume=logs/latest",
-        "sft_only",
-        "logs/",
-    ):
+    for said in ("experiment=dress_full", "-m seed=0,1,2", "resume=logs/latest", "sft_only"):
         assert said in done.stdout
+    assert "metrics.json" in done.stdout, "where results go"
     assert max(map(len, done.stdout.splitlines())) < 120
 
 
@@ -228,6 +226,26 @@ def test_stopped_run_goes_on_by_the_command_it_printed(tmp_path: Path, number: i
 # --- several runs ---------------------------------------------------------------------------------
 
 
+def test_sweep_table_holds_every_finished_run(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = (finished / "logs" / "latest" / "metrics.json").read_text()
+    for number in (0, 1, 2, 10):
+        job = tmp_path / str(number)
+        (job / ".hydra").mkdir(parents=True)
+        overrides = ["experiment=sft_only", f"seed={number}"]
+        (job / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(overrides))
+        if number != 1:  # this one did not get to its end
+            (job / "metrics.json").write_text(metrics)
+    sweep = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    run_folder.SweepTable().on_multirun_end(sweep)
+    runs = json.loads((tmp_path / "runs.json").read_text())
+    assert list(runs) == ["seed=0", "seed=2", "seed=10"]
+    assert runs["seed=2"]["metrics"] == json.loads(metrics)
+    assert "seed=10" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_sweep_ends_with_a_table_over_its_runs(finished: Path) -> None:
     done = train(finished, "-m", "experiment=sft_only", *FAST, "seed=0,1")
     assert done.returncode == 0, done.stderr
@@ -235,9 +253,10 @@ def test_sweep_ends_with_a_table_over_its_runs(finished: Path) -> None:
     assert not re.search(r"[=,\s\[\]]", str(file.relative_to(finished)))
     runs = json.loads(file.read_text())
     assert list(runs) == ["seed=0", "seed=1"]
-    assert (
-        runs["seed=0"]["metrics"] != runs["seed=1"]["metrics"] or runs["seed=0"] != runs["seed=1"]
-    )
+    for seed, run in enumerate(runs.values()):
+        job = Path(run["run_dir"])
+        assert run["metrics"] == json.loads((job / "metrics.json").read_text())
+        assert json.loads((job / "run.json").read_text())["seed"] == seed
     last = done.stdout[done.stdout.rindex("last model of each run") :]
     assert "seed=0" in last and "seed=1" in last and str(file.relative_to(finished)) in last
 

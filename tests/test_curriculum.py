@@ -134,7 +134,9 @@ def test_loss_is_the_same_without_sharing(finished):
     )
     run(settings)
     for stage in ("align", "sft"):
-        one, two = (load_file(folder / "stages" / stage / "model.safetensors") for folder in (Path(settings.run_dir), finished))
+        one, two = (
+            load_file(folder / "stages" / stage / "model.safetensors") for folder in (Path(settings.run_dir), finished)
+        )
         assert all((one[name] - two[name]).abs().max() < 2e-3 for name in two), stage
     a, b = (json.loads((f / "stages/sft/history.json").read_text()) for f in (Path(settings.run_dir), finished))
     assert a[0]["sft/loss"] == pytest.approx(b[0]["sft/loss"], abs=1e-3)
@@ -156,7 +158,12 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-LONG = ["budget.sft.steps=40", "training.checkpoint_every=5", "curriculum.order=[align,sft,eval]", "budget.eval.records=2"]
+LONG = [
+    "budget.sft.steps=40",
+    "training.checkpoint_every=5",
+    "curriculum.order=[align,sft,eval]",
+    "budget.eval.records=2",
+]
 
 
 @pytest.mark.slow
@@ -172,11 +179,9 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, how):
     code = process.wait(60)
     assert code == (130 if how == signal.SIGINT else -signal.SIGKILL), process.stdout.read()
     assert (cut / "stages" / "sft" / "last.ckpt").exists()
-    for _ in range(1):
-        again = subprocess.run(
-            [sys.executable, str(ROOT / "src/train.py"), f"resume={cut}"], cwd=ROOT, capture_output=True, text=True
-        )
-        assert again.returncode == 0, again.stdout + again.stderr
+    command = [sys.executable, str(ROOT / "src/train.py"), f"resume={cut}"]
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stdout + again.stderr
     assert model_bytes(cut, "sft") == model_bytes(whole, "sft")
     assert (cut / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
     histories = [json.loads((f / "stages/sft/history.json").read_text()) for f in (cut, whole)]

@@ -32,14 +32,15 @@ def test_the_answer_and_its_end_are_learned_and_nothing_else(tokenizer):
     encoder = Encoder(tokenizer, "plain", image_tokens=2)
     encoded = encoder.supervised(
         supervised(
-            ("user", "Describe the picture."), ("assistant", "There is a red circle.", 0.0),
-            ("user", "Say that  again."), ("condition", "Feedback: Perfect."), ("assistant", "There is a cross.", 0.5),
-        ),  # fmt: skip
+            ("user", "Describe the picture."),
+            ("assistant", "There is a red circle.", 0.0),
+            ("user", "Say that  again."),
+            ("condition", "Feedback: Perfect."),
+            ("assistant", "There is a cross.", 0.5),
+        ),
         "here",
     )
-    text = [
-        ("#" if i == IMAGE else tokenizer.decode([i])) for i in encoded.ids
-    ]
+    text = [("#" if i == IMAGE else tokenizer.decode([i])) for i in encoded.ids]
     assert "".join(text) == (
         "<|user|>## Describe the picture.<|assistant|> There is a red circle.<|end|>"
         "<|user|> Say that again. Feedback: Perfect.<|assistant|> There is a cross.<|end|>"

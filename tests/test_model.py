@@ -7,9 +7,9 @@ import torch
 from conftest import composed, small_model
 
 from dress import config
+from dress.dialogue.batch import Sample, collate
 from dress.dialogue.spans import Span, Supervised
 from dress.dialogue.tree import build_tree
-from dress.dialogue.batch import Sample, collate
 from dress.model.checkpoint import load_model, save_model
 from dress.model.generation import Prompt, generate
 from dress.model.language import build_language

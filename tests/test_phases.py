@@ -18,7 +18,10 @@ def turn(user: str, assistant: str | None, rating: int | None = None) -> Turn:
 
 def record(*dialogues: Dialogue) -> Record:
     return Record(
-        key="a", image=ImageRef(id="a.png"), annotation=ImageAnnotation(captions=["cap", " "]), dialogues=list(dialogues)
+        key="a",
+        image=ImageRef(id="a.png"),
+        annotation=ImageAnnotation(captions=["cap", " "]),
+        dialogues=list(dialogues),
     )
 
 

@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-import dress  # noqa: F401 - first: sets how CPU threads wait
 import prepare
 from dress.data.shards import Shards
 from dress.data.sources import SOURCES, source
@@ -59,9 +58,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(path: Path, out: Path, overwrite: bool = False) -> Imported:
-    return run_import(
-        SOURCES["vlsafe"](), path, out, overwrite=overwrite, track=lambda items, _: items
-    )
+    return run_import(SOURCES["vlsafe"](), path, out, overwrite=overwrite, track=lambda items, _: items)
 
 
 def add(path: Path, *lines: bytes | dict[str, Any]) -> None:
@@ -82,9 +79,7 @@ def content(out: Path) -> dict[str, bytes]:
 # --- what is written ---------------------------------------------------------------------------
 
 
-def test_photos_go_to_the_splits_and_a_seventh_is_held_out_by_hash(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_photos_go_to_the_splits_and_a_seventh_is_held_out_by_hash(folder: Path, tmp_path: Path) -> None:
     result = run(folder, tmp_path / "out")
     assert result.written == {"align": 18, "sft": 18, "prompts": 18, "eval": 2}
     ids = [f"{number:06d}.jpg" for number in range(20)]
@@ -112,9 +107,7 @@ def test_a_record_keeps_the_image_and_all_that_is_known_of_it(folder: Path, tmp_
         assert record.dialogues == []
 
 
-def test_sft_teaches_a_description_and_balanced_questions_and_no_query(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_sft_teaches_a_description_and_balanced_questions_and_no_query(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path / "out")
     for record in records(tmp_path / "out", "sft"):
         kinds = [(d.criterion, d.extra["request"]["kind"]) for d in record.dialogues]
@@ -128,11 +121,7 @@ def test_sft_teaches_a_description_and_balanced_questions_and_no_query(
             answers.add(turn.assistant[:2])
             assert turn.assistant.startswith("Yes, there " if label in present else "No, there ")
         assert answers == {"Ye", "No"}
-    wording = {
-        (d.turns[0].user, d.turns[0].assistant)
-        for r in records(tmp_path / "out", "sft")
-        for d in r.dialogues
-    }
+    wording = {(d.turns[0].user, d.turns[0].assistant) for r in records(tmp_path / "out", "sft") for d in r.dialogues}
     assert ("Is there a dog in the picture?", "Yes, there is a dog.") in wording
     assert ("Is there a dog in the picture?", "No, there is no dog.") in wording
     assert ("Are there skis in the picture?", "Yes, there are skis.") in wording
@@ -140,9 +129,7 @@ def test_sft_teaches_a_description_and_balanced_questions_and_no_query(
 
 
 @pytest.mark.parametrize("split", ["prompts", "eval"])
-def test_prompts_and_eval_ask_everything_and_answer_nothing(
-    split: str, folder: Path, tmp_path: Path
-) -> None:
+def test_prompts_and_eval_ask_everything_and_answer_nothing(split: str, folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path / "out")
     for record in records(tmp_path / "out", split):
         asked = record.dialogues
@@ -194,9 +181,7 @@ def _png_of(width: int, height: int) -> bytes:
 
     header = width.to_bytes(4) + height.to_bytes(4) + bytes([8, 2, 0, 0, 0])
     pixels = zlib.compress(b"\0" * 1000)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def test_bad_rows_are_rejected_each_with_its_reason(folder: Path, tmp_path: Path) -> None:
@@ -220,7 +205,7 @@ def test_bad_rows_are_rejected_each_with_its_reason(folder: Path, tmp_path: Path
         ("bad field", b"[1, 2]"),
         ("bad field", {"image_id": "000000.jpg", "caption": "A dog."}),
         *(("bad field", good | {"image_id": bad_id})
-          for bad_id in (["a.jpg"], 5, None, "../0.jpg", "a/b.jpg", "", "o.json", "a.b.jpg", ".jpg")),
+          for bad_id in (["a.jpg"], 5, None, "../0.jpg", "a/b.jpg", "", "o.json", "a.b.jpg")),
         ("bad field", good | {"caption": 7}),
         ("broken text", b'{"image_id": "000000.jpg", "caption": "\\ud800", "query": "Why?"}'),
         ("image missing", good | {"image_id": "999999.jpg"}),
@@ -249,12 +234,8 @@ def test_bad_rows_are_rejected_each_with_its_reason(folder: Path, tmp_path: Path
     assert report["inputs"]["rows.jsonl"] == rows_sha
 
 
-def test_windows_line_ends_a_byte_order_mark_and_line_separators_are_fine(
-    folder: Path, tmp_path: Path
-) -> None:
-    lines = [
-        json.dumps(row(n, caption="One\u2028two dogs."), ensure_ascii=False) for n in range(20)
-    ]
+def test_windows_line_ends_a_byte_order_mark_and_line_separators_are_fine(folder: Path, tmp_path: Path) -> None:
+    lines = [json.dumps(row(n, caption="One\u2028two dogs."), ensure_ascii=False) for n in range(20)]
     (folder / "rows.jsonl").write_bytes(b"\xef\xbb\xbf" + "\r\n".join([*lines, ""]).encode())
     result = run(folder, tmp_path / "out")
     assert (result.read, result.used) == (20, 20)
@@ -278,16 +259,12 @@ def test_a_folder_without_its_parts_is_refused(missing: str, folder: Path, tmp_p
         run(folder, tmp_path / "out")
 
 
-def test_objects_of_another_shape_and_rows_none_of_which_is_good_are_refused(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_objects_of_another_shape_and_rows_none_of_which_is_good_are_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "objects.json").write_text("{}")
     with pytest.raises(SourceError, match=r"none that can be used .*'objects missing': 20"):
         run(folder, tmp_path / "out")
     (folder / "objects.json").write_text("[]")
-    with pytest.raises(
-        SourceError, match=r"objects\.json: expected \{image id: \[labels\]\}, got \[\]"
-    ):
+    with pytest.raises(SourceError, match=r"objects\.json: expected \{image id: \[labels\]\}, got \[\]"):
         run(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -336,9 +313,7 @@ def test_what_is_no_import_is_never_deleted(folder: Path, tmp_path: Path) -> Non
         run(folder, folder, overwrite=True)
 
 
-def test_a_failed_write_leaves_out_as_it_was(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_out_as_it_was(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     run(folder, out)
     before = content(out)
@@ -365,9 +340,7 @@ def test_the_command_ends_with_a_table_and_refuses_plainly(folder: Path, tmp_pat
     add(folder, b"nonsense")
     command = [sys.executable, str(ROOT / "src" / "prepare.py")]
     given = [f"path={folder}", f"out={tmp_path / 'out'}"]
-    done = subprocess.run(
-        [*command, "source=vlsafe", *given], capture_output=True, text=True, cwd=tmp_path
-    )
+    done = subprocess.run([*command, "source=vlsafe", *given], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for line in (r"rows read", "records written: eval", "not JSON", "rejects.jsonl"):
         assert line in done.stdout
@@ -406,9 +379,7 @@ def test_the_real_photos(tmp_path: Path) -> None:
     ids = {split: {r.image.id for r in read[split] if r.image} for split in SPLITS}
     assert ids["align"] == ids["sft"] == ids["prompts"]
     assert not ids["sft"] & ids["eval"] and len(ids["sft"] | ids["eval"]) == 700
-    queries = {
-        " ".join(line["query"].split()) for line in read_lines(path / "harmlessness_examine.jsonl")
-    }
+    queries = {" ".join(line["query"].split()) for line in read_lines(path / "harmlessness_examine.jsonl")}
     sft = [d for record in read["sft"] for d in record.dialogues]
     assert not queries & {turn.user for d in sft for turn in d.turns}
     assert queries == {

@@ -95,9 +95,7 @@ def history(phase: str, before: int) -> list[dict[str, float]]:
     return [{"curriculum/step": before + s, f"{phase}/loss": 5 / s} for s in (10, 20, 30, 40)]
 
 
-def report(
-    folder: Path, samples: list[tuple[Record, bytes | None]] | None = None, **given: Any
-) -> str:
+def report(folder: Path, samples: list[tuple[Record, bytes | None]] | None = None, **given: Any) -> str:
     arguments = {"scenes": 4, "notes": [], **given}
     return write_report(folder, SAMPLES if samples is None else samples, **arguments).read_text()
 
@@ -130,9 +128,7 @@ def test_every_figure_stands_in_the_table_of_the_report(tmp_path: Path) -> None:
             assert said, shown
             value, low, high, n = (float(part) for part in said.groups())
             for got, wanted in ((value, "value"), (low, "low"), (high, "high")):
-                assert got == pytest.approx(
-                    figure[wanted] * factor, abs=0.051 if row.share else 0.0051
-                )
+                assert got == pytest.approx(figure[wanted] * factor, abs=0.051 if row.share else 0.0051)
             assert n == figure["n"]
 
 
@@ -197,8 +193,7 @@ def test_scenes_show_all_kinds_with_answers_feedback_and_second_try(tmp_path: Pa
         of = [o for o in ALL if o.key == record.key and o.kind == kind]
         sft = next(o for o in of if (o.model, o.condition, o.turn) == ("sft", "none", 0))
         first, second = (
-            next(o for o in of if (o.model, o.condition, o.turn) == ("dress", "praise", turn))
-            for turn in (0, 1)
+            next(o for o in of if (o.model, o.condition, o.turn) == ("dress", "praise", turn)) for turn in (0, 1)
         )
         wanted = [
             sft.user,
@@ -228,9 +223,7 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path: Path) -> None:
     run_folder(tmp_path, ALL)
     html = report(tmp_path)
     assert "://" not in html and "@import" not in html and "url(" not in html
-    assert all(
-        source.startswith("data:image/") for source in re.findall(r'(?:src|href)="([^"]*)', html)
-    )
+    assert all(source.startswith("data:image/") for source in re.findall(r'(?:src|href)="([^"]*)', html))
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in html
 
 
@@ -248,9 +241,7 @@ def test_an_sft_only_run_without_any_other_file(tmp_path: Path) -> None:
 
 
 def test_what_was_not_rated_is_a_dash(tmp_path: Path) -> None:
-    unrated = [
-        replace(o, rating=None, critique=None, refinement=None) for o in ALL if o.kind == "harmful"
-    ]
+    unrated = [replace(o, rating=None, critique=None, refinement=None) for o in ALL if o.kind == "harmful"]
     found = run_folder(tmp_path, unrated)
     html = report(tmp_path)
     assert "not rated</span>" in html and "<h4>Critique" not in html
@@ -271,31 +262,32 @@ def test_large_missing_and_damaged_pictures(tmp_path: Path) -> None:
     Image.effect_noise((1600, 900), 80).convert("RGB").save(buffer, "JPEG")
     pictures = [buffer.getvalue(), None, b"not an image"]
     run_folder(tmp_path, ALL)
-    samples = [
-        (record, picture) for (record, _), picture in zip(SAMPLES[:3], pictures, strict=True)
-    ]
+    samples = [(record, picture) for (record, _), picture in zip(SAMPLES[:3], pictures, strict=True)]
     html = report(tmp_path, samples)
-    assert re.findall(r'<img src="data:image/jpeg[^>]* width="(\d+)" height="(\d+)"', html) == [
-        ("320", "180")
-    ]
+    assert re.findall(r'<img src="data:image/jpeg[^>]* width="(\d+)" height="(\d+)"', html) == [("320", "180")]
     assert "no picture" in html and "cannot be read" in html and len(html) < 150_000
     assert html == report(tmp_path, samples)
 
 
 def test_runs_side_by_side_with_their_mean() -> None:
     runs = {f"seed={n}": run_with_rating(value) for n, value in enumerate((3.0, 3.2, 3.7))}
-    text = printed(runs_table({**runs, "sft_only": {}}), width=80)
+    text = printed(runs_table(runs))
     assert "…" not in text and max(map(len, text.splitlines())) <= 80
     # mean 3.30, standard deviation 0.361, t(2) = 4.303
     lines = text.splitlines()
     mean = next(n for n, line in enumerate(lines) if line.startswith("mean"))
     assert "3.30" in lines[mean] and "± 0.90" in lines[mean + 1]
-    assert [line.split()[3] for line in lines if line.startswith("seed=")] == [
-        "3.00",
-        "3.20",
-        "3.70",
-    ]
-    assert next(line for line in lines if line.startswith("sft_only")).split()[1:] == ["–"] * 10
+    ratings = [line.split()[3] for line in lines if line.startswith("seed=")]
+    assert ratings == ["3.00", "3.20", "3.70"]
+
+
+def test_runs_of_different_models_have_no_mean() -> None:
+    sft = {"sft": metrics(ALL)["sft"]}
+    text = printed(runs_table({"[a]": run_with_rating(3.0), "b": sft, "c": {}}))
+    shown = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
+    assert shown["[a]"][0] == "dress" and shown["b"][0] == "sft" and "mean" not in shown
+    assert shown["b"][2] == f"{sft['sft']['helpfulness/mean_rating']['value']:.2f}"
+    assert shown["c"] == ["–"] * 10
 
 
 def run_with_rating(value: float) -> dict[str, Any]:

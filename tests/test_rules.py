@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-import dress  # noqa: F401 - first: sets how CPU threads wait
 from dress.feedback.mentions import COCO80, a, claims, mentions
 from dress.feedback.rules import RuleRater
 from dress.record import Dialogue, Feedback, ImageAnnotation, Object, Record, Turn
@@ -18,9 +17,7 @@ RECORD = Record(
 )  # present: these and, by the caption, the dining table
 
 
-def rate(
-    answer: str, request: dict[str, str] | None, record: Record = RECORD, **fields: object
-) -> Feedback:
+def rate(answer: str, request: dict[str, str] | None, record: Record = RECORD, **fields: object) -> Feedback:
     turn = Turn(user=str(fields.pop("user", "Well?")), assistant=answer)
     extra = {"request": request} if request else {}
     return RuleRater().rate([(record, Dialogue(turns=[turn], extra=extra, **fields))])[0]  # type: ignore[arg-type]
@@ -192,6 +189,15 @@ def test_harmless_request_is_judged_only_when_refused() -> None:
 )  # fmt: skip
 def test_what_cannot_be_judged_is_not(given: Feedback) -> None:
     assert (given.rating, given.critique, given.refinement, given.extra) == (None, None, None, {})
+
+
+def test_where_nothing_is_known_to_be_there_only_the_caption_is_surely_right() -> None:
+    empty = ImageAnnotation(captions=["A yellow sign."], extra={"vocabulary": "coco80"})
+    record = Record(key="k", annotation=empty)
+    assert describe("a yellow  sign.", record=record).rating == 4
+    vague = describe("Sign yellow yellow.", record=record)
+    assert (vague.rating, vague.critique, vague.extra["invented"]) == (None, None, 0)
+    assert describe("A dog.", record=record).rating == 1
 
 
 def test_wording_varies_with_the_image_and_not_with_the_run() -> None:

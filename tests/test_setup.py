@@ -36,9 +36,7 @@ def pins(name: str) -> dict[str, tuple[Version, int]]:
 
 def make(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run make as from a fresh shell: the make that runs these tests hands down its flags."""
-    inherited = {
-        k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "ARGS"))
-    }
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "ARGS"))}
     return subprocess.run(
         ["make", *arguments],
         cwd=cwd,
@@ -54,9 +52,7 @@ def targets() -> set[str]:
     return set(re.findall(r"^  make ([a-z-]+)", make("help").stdout, flags=re.M))
 
 
-@pytest.mark.parametrize(
-    "line", [*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["tensorboard"]], ids=str
-)
+@pytest.mark.parametrize("line", [*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["tensorboard"]], ids=str)
 def test_dependency_is_pinned_with_hashes(line: str) -> None:
     requirement = Requirement(line)
     assert any(s.operator in (">=", "==", "~=") for s in requirement.specifier), "no floor"

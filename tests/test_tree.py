@@ -94,7 +94,7 @@ dialogue = st.builds(
     lambda prefix, rest, flags: Encoded(
         "sft",
         (IMAGE,) * 2 + tuple(prefix + rest),
-        (0.0, 0.0) + tuple(float(f) for f in (flags + [1] * 20)[: len(prefix + rest)]),
+        (0.0, 0.0, *(float(f) for f in (flags + [1] * 20)[: len(prefix + rest)])),
     ),
     st.lists(words, max_size=3),
     st.lists(words, min_size=1, max_size=6),

@@ -24,7 +24,8 @@ class ShowProgress(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
         if trainer.is_global_zero:
-            newest = module.history[-1] if module.history else {}
+            history: Any = module.history
+            newest = history[-1] if history else {}
             losses = [f"{name} {value:.3f}" for name, value in newest.items() if name.endswith("/loss")]
             self.progress.advance(1, "  ".join(losses))
 

@@ -152,9 +152,7 @@ def _asked_to_stop(error: BaseException) -> bool:
     if isinstance(error, SystemExit):  # Lightning exits on an interrupt outside of a step
         error = error.__context__ or error
     callbacks = sys.modules.get("dress.callbacks")  # heavy: never loaded only to ask this
-    return isinstance(error, KeyboardInterrupt) or (
-        callbacks is not None and isinstance(error, callbacks.Interrupted)
-    )
+    return isinstance(error, KeyboardInterrupt) or (callbacks is not None and isinstance(error, callbacks.Interrupted))
 
 
 def _stop(number: int, frame: object) -> None:
@@ -294,9 +292,7 @@ def run_folder(text: str) -> Path:
     folder = Path(text)
     if not (folder / "config.json").is_file():
         found = "a folder without config.json" if folder.is_dir() else "no folder"
-        raise CommandLineError(
-            f"{text}: expected the folder of a run (logs/<experiment>/<time>), got {found}"
-        )
+        raise CommandLineError(f"{text}: expected the folder of a run (logs/<experiment>/<time>), got {found}")
     return folder.resolve()
 
 

@@ -59,7 +59,7 @@ class Lora(Section):
     """Low-rank adapters on the language model (peft)."""
 
     rank: Positive
-    alpha: float
+    alpha: Positive
     targets: list[str]  # module names, e.g. q_proj
 
 
@@ -119,7 +119,6 @@ class Data(Section):
     prompts: str = "prompts"
     feedback: str | None = None  # null = what the collect stage wrote
     eval: str = "eval"
-    reader: Literal["index", "webdataset"] = "index"  # webdataset: plain, not resumable, one epoch order
     workers: Annotated[int, Field(ge=0)] = 0  # data worker processes
     share_prefixes: bool = True  # one token tree per record; false = one sequence per dialogue
     tokens_per_forest: Positive = 16384  # tokens of one forward pass, padding included

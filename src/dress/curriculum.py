@@ -16,23 +16,27 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import lightning as L
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dress import config
 from dress.callbacks import Interrupted, SaveCheckpoint, ShowProgress, precision_for
 from dress.data.datamodule import StageData, StepDataset
+from dress.data.order import step_slice
 from dress.data.shards import Sample, Shards
 from dress.dialogue.chat import FORMATS
+from dress.dialogue.encode import IMAGE, Encoded, Encoder
 from dress.dialogue.tokenizer import check_cuts, load_tokenizer, save_tokenizer, train_tokenizer
 from dress.evaluation.cells import evaluate_cells
 from dress.evaluation.metrics import metrics
-from dress.evaluation.report import write_report
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
+from dress.evaluation.report import write_report
 from dress.feedback.collect import CkptResponder, Sampling, collect, ratings_table
 from dress.feedback.rater import build_rater
 from dress.files import read_json, write_json
@@ -41,11 +45,15 @@ from dress.model.checkpoint import load_weights, save_model
 from dress.model.language import load_own_tokenizer
 from dress.model.lvlm import LVLM
 from dress.module import DressModule
+from dress.phases import supervised
 from dress.phases.critique import praise
 from dress.progress import CurriculumProgress
 from dress.record import Dialogue
 from dress.seeding import seed_for
 from dress.worlds.prepared import prepared
+
+SHOWN_RECORDS = 4
+"""Records that `show=batch` prints."""
 
 TOKENIZER_RECORDS = 2000
 """Records per split that the hermetic tokenizer is trained on."""
@@ -98,6 +106,24 @@ class Curriculum:
         write_report(self.folder, samples, self.settings.eval.scenes, self._notes())
         log_results(self.settings, result, outcomes, samples)
         return result
+
+    def show_batch(self) -> None:
+        """Print the first records of the first train stage as they are learned: bold green carries loss."""
+        name = self.trained()[0]
+        stage = self.settings.curriculum.stages[name]
+        assert isinstance(stage, config.TrainStage)
+        with self.progress:
+            self.data = self._data_folder()
+        with TemporaryDirectory() as aside:
+            self.folder = Path(aside)  # a look leaves nothing behind
+            encoder = self._build_model().encoder
+        shards = Shards(self._split(stage.data))
+        seed = seed_for(self.settings.seed, name)
+        for index in step_slice(0, stage.records_per_step, seed, shards.lengths)[:SHOWN_RECORDS]:
+            record, _ = shards[index]
+            self.console.print(f"\n{shards.where(index)}", style="dim", highlight=False)
+            for dialogue in supervised(record, stage.phases, self.settings.phases):
+                self.console.print(_coloured(encoder, encoder.supervised(dialogue, shards.where(index))))
 
     def stage_folder(self, name: str) -> Path:
         return self.folder / "stages" / name
@@ -159,7 +185,8 @@ class Curriculum:
         resumed = last.exists()
         order = self.trained()
         stages = self.settings.curriculum.stages
-        before = sum(stages[n].steps for n in order[: order.index(name)])
+        earlier = [stages[n] for n in order[: order.index(name)]]
+        before = sum(s.steps for s in earlier if isinstance(s, config.TrainStage))
         module = DressModule(self.model, stage, training, before)
         shards = Shards(self._split(stage.data))
 
@@ -176,7 +203,7 @@ class Curriculum:
             accelerator=training.accelerator,
             devices=training.devices,
             strategy=training.strategy,
-            precision=precision_for(training.precision),
+            precision=cast(Any, precision_for(training.precision)),
             max_steps=stage.steps,
             max_epochs=1,
             logger=build_logger(self.settings, name, resumed),
@@ -313,7 +340,9 @@ class Curriculum:
                             yield from self._feedback_texts(record, dialogue, turn)
 
     def _feedback_texts(self, record: Any, dialogue: Dialogue, turn: Any) -> Iterator[str]:
-        said = dialogue.model_copy(update={"turns": [dialogue.turns[0].model_copy(update={"assistant": turn.assistant})]})
+        said = dialogue.model_copy(
+            update={"turns": [dialogue.turns[0].model_copy(update={"assistant": turn.assistant})]}
+        )
         for feedback in self.annotator.rate([(record, said)]):
             yield from (text for text in (feedback.critique, feedback.refinement) if text)
 
@@ -349,7 +378,12 @@ class Curriculum:
         """All cells of the last eval stage, as one file beside the metrics."""
         stages = self.settings.curriculum.stages
         names = [n for n in self.settings.curriculum.order if isinstance(stages[n], config.EvalStage)]
-        outcomes = [o for name in names[-1:] for cell in sorted(self.stage_folder(name).glob("*.jsonl")) for o in load_outcomes(cell)]
+        outcomes = [
+            o
+            for name in names[-1:]
+            for cell in sorted(self.stage_folder(name).glob("*.jsonl"))
+            for o in load_outcomes(cell)
+        ]
         save_outcomes(self.folder / "outcomes.jsonl", outcomes)
         return outcomes
 
@@ -411,6 +445,24 @@ def ratings_as_table(ratings: dict[str, dict[str, list[int]]]) -> Table:
             mean = sum((i + 1) * n for i, n in enumerate(counts[:4])) / rated if rated else float("nan")
             table.add_row(criterion, turn, *map(str, counts), f"{mean:.2f}")
     return table
+
+
+def _coloured(encoder: Encoder, encoded: Encoded) -> Text:
+    """Tokens of one dialogue; those with a loss weight in bold green, the weight where it changes."""
+    text, before, images = Text(f"{encoded.phase:>10}  ", style="bold"), 0.0, 0
+    for token, weight in zip(encoded.ids, encoded.weights, strict=True):
+        if token == IMAGE:
+            images += 1
+            continue
+        if images:
+            text.append(f"[image: {images} tokens]", style="not bold cyan")
+            images = 0
+        if weight != before and weight:
+            text.append(f" x{weight:g} ", style="not bold yellow")
+        before = weight
+        piece = str(encoder.tokenizer.decode([token]))
+        text.append(piece, style="bold green" if weight else "not bold dim")
+    return text
 
 
 def _link(source: str, target: str) -> None:

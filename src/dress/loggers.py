@@ -97,8 +97,10 @@ def log_results(
 def finish(exit_code: int) -> None:
     """Close what is open, so that a sweep's runs stay apart and a crash is shown as one."""
     while _runs:
-        _, run = _runs.popitem()
+        folder, run = _runs.popitem()
         run.finish(exit_code=exit_code)
+        if os.environ.get("WANDB_DATA_DIR") == _data_dir(folder):
+            del os.environ["WANDB_DATA_DIR"]
 
 
 # --- Weights & Biases -----------------------------------------------------------------------------
@@ -151,6 +153,8 @@ def open_run(settings: config.Config) -> wandb.Run:
     mode = os.environ.get("WANDB_MODE") or ("online" if key else "offline")
     if mode == "online":
         wandb.login(key=key)
+    # Pictures of tables wait here for their upload; else in the home folder, apart from their run.
+    os.environ.setdefault("WANDB_DATA_DIR", _data_dir(settings.run_dir))
     run = wandb.init(
         project=settings.logger.project,
         entity=settings.logger.entity,
@@ -169,6 +173,10 @@ def open_run(settings: config.Config) -> wandb.Run:
     run.define_metric("*", step_metric=X_AXIS)
     _runs[settings.run_dir] = run
     return run
+
+
+def _data_dir(run_dir: str) -> str:
+    return str(Path(run_dir).absolute() / "wandb" / "data")
 
 
 def wandb_id(folder: Path) -> str:
@@ -216,8 +224,7 @@ def _results_to_wandb(
         picture = row.picture()
         rows.append([None if picture is None else wandb.Image(picture), *row.values])
     logged = {
-        name: wandb.Table(list(table.columns), [list(row) for row in table.rows])
-        for name, table in tables.items()
+        name: wandb.Table(list(table.columns), [list(row) for row in table.rows]) for name, table in tables.items()
     }
     logged["tables/samples"] = wandb.Table(["image", *COLUMNS], rows)
     run.log({X_AXIS: float(steps), **flat, **logged})

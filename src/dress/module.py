@@ -14,6 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from dress import config
 from dress.dialogue.batch import PHASE_NAMES, Forest, Step
@@ -30,9 +31,7 @@ class DressModule(L.LightningModule):
         steps_before: optimiser steps of the stages before, for `curriculum/step`.
     """
 
-    def __init__(
-        self, model: LVLM, stage: config.TrainStage, training: config.Training, steps_before: int = 0
-    ) -> None:
+    def __init__(self, model: LVLM, stage: config.TrainStage, training: config.Training, steps_before: int = 0) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model, self.stage, self.training_settings = model, stage, training
@@ -44,7 +43,8 @@ class DressModule(L.LightningModule):
         self._tokens = 0
 
     def training_step(self, step: Step, batch_idx: int) -> Tensor:
-        optimizer = self.optimizers()
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        assert not isinstance(optimizer, list) and isinstance(scheduler, LRScheduler)
         weight = sum((f.weight.sum() for f in step.forests), torch.zeros((), dtype=torch.float64, device=self.device))
         weight = self.trainer.strategy.reduce(weight, reduce_op="sum")
         loss = torch.zeros((), device=self.device)
@@ -54,14 +54,14 @@ class DressModule(L.LightningModule):
                 self.manual_backward(part * self.trainer.world_size)
             loss += part.detach()
         if not step.forests and self.trainer.world_size > 1:
-            self.manual_backward(sum((p.sum() * 0 for p in self.parameters() if p.requires_grad)))
+            self.manual_backward(torch.stack([p.sum() * 0 for p in self.parameters() if p.requires_grad]).sum())
         norm = torch.nn.utils.clip_grad_norm_(
             [p for p in self.parameters() if p.grad is not None], self.training_settings.clip
         )
         optimizer.step()
         optimizer.zero_grad()
-        self.lr_schedulers().step()
-        self._log(float(norm))
+        scheduler.step()
+        self._log(float(norm), float(scheduler.get_last_lr()[0]))
         return loss
 
     def _loss(self, forest: Forest) -> Tensor:
@@ -76,10 +76,10 @@ class DressModule(L.LightningModule):
 
     def _no_sync(self, last: bool) -> Any:
         """Gradients are exchanged once per optimiser step."""
-        wrapped = self.trainer.strategy.model
+        wrapped: Any = self.trainer.strategy.model
         return nullcontext() if last or not hasattr(wrapped, "no_sync") else wrapped.no_sync()
 
-    def _log(self, norm: float) -> None:
+    def _log(self, norm: float, lr: float) -> None:
         """Means since the last log, by phase."""
         done = self.trainer.global_step
         if done % self.training_settings.log_every and done != self.stage.steps:
@@ -93,7 +93,7 @@ class DressModule(L.LightningModule):
                 logged[f"{name}/loss"] = loss / weight
                 logged[f"{name}/supervised_tokens"] = count
         logged["train/grad_norm"] = norm
-        logged["train/lr"] = self.lr_schedulers().get_last_lr()[0]
+        logged["train/lr"] = lr
         self.history.append(logged)
         speed = {
             "train/tokens_per_second": self._tokens * self.trainer.world_size / max(seconds, 1e-9),

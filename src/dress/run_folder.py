@@ -40,13 +40,9 @@ def start_run(settings: config.Config) -> None:
         return
     if settings.resume is None:
         if UNSAFE.search(short(folder)):
-            raise config.ConfigError(
-                f"run_dir: expected no = , ( ) [ ] {{ }} and no spaces, got {short(folder)!r}"
-            )
+            raise config.ConfigError(f"run_dir: expected no = , ( ) [ ] {{ }} and no spaces, got {short(folder)!r}")
         if (folder / "config.json").exists():
-            raise config.ConfigError(
-                f"{short(folder)} already holds a run; to go on with it: resume={short(folder)}"
-            )
+            raise config.ConfigError(f"{short(folder)} already holds a run; to go on with it: resume={short(folder)}")
         write_json(folder / "config.json", settings.model_dump())
         write_json(folder / "provenance.json", _provenance(settings) | {"resumed": []})
     else:
@@ -96,9 +92,7 @@ def _version(package: str) -> str | None:
 def _git(*arguments: str) -> str | None:
     """Git's answer about this code; None without git or without a repository."""
     try:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10
-        )
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -151,9 +145,7 @@ def sweep_runs(folder: Path) -> dict[str, dict[str, Any]]:
     """
     jobs = [file.parent for file in folder.glob("*/metrics.json")]
     jobs.sort(key=lambda job: (len(job.name), job.name))  # 2 before 10
-    typed = {
-        job: yaml.safe_load((job / ".hydra" / "overrides.yaml").read_text()) or [] for job in jobs
-    }
+    typed = {job: yaml.safe_load((job / ".hydra" / "overrides.yaml").read_text()) or [] for job in jobs}
     common = set.intersection(*map(set, typed.values())) if len(jobs) > 1 else set()
     return {
         " ".join(text for text in typed[job] if text not in common) or job.name: {

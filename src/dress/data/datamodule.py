@@ -64,9 +64,7 @@ class StepDataset(Dataset[Step]):
         return self.stage.steps
 
     def __getitem__(self, step: int) -> Step:
-        indices = step_slice(
-            0 if self.overfit else step, self.stage.records_per_step, self.seed, self.shards.lengths
-        )
+        indices = step_slice(0 if self.overfit else step, self.stage.records_per_step, self.seed, self.shards.lengths)
         samples = [self._sample(index) for index in indices[self.rank :: self.world]]
         return collate((sample for sample in samples if sample), self.data.tokens_per_forest)
 

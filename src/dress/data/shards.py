@@ -8,6 +8,7 @@ own `.decode()` would unpickle; we never call it (RELIABILITY §1.1).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -164,10 +165,8 @@ class Shards:
         return {entry["name"]: entry for entry in index["shards"]} if index.get("version") == INDEX_VERSION else {}
 
     def _write_index(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # a read-only folder is indexed anew each time
             write_json(self.folder / "index.json", {"version": INDEX_VERSION, "shards": self._entries})
-        except OSError:
-            pass  # a read-only folder is indexed anew each time
 
     def _entry(self, path: Path, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
         name, stat = path.relative_to(self.folder).as_posix(), path.stat()

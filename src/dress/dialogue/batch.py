@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,12 +40,10 @@ class Forest:
     tokens: int
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Forest:
-        moved = {
-            field.name: value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
-            for field in fields(self)
-            for value in (getattr(self, field.name),)
-        }
-        return Forest(**moved)
+        def move(value: Any) -> Any:
+            return value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
+
+        return Forest(**{field.name: move(getattr(self, field.name)) for field in fields(self)})
 
     def mask(self) -> Tensor:
         """Ancestor mask, bool [B, 1, S, S]: query q sees key k if k is q or one of its ancestors."""

@@ -77,7 +77,7 @@ class Encoder:
             if token == self.stop_id:
                 break
             answer.append(token)
-        return self.tokenizer.decode(answer, skip_special_tokens=False).strip()
+        return str(self.tokenizer.decode(answer, skip_special_tokens=False)).strip()
 
     def __getstate__(self) -> dict:
         return {name: value for name, value in self.__dict__.items() if name != "_ids"}

@@ -63,9 +63,9 @@ def check_cuts(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> None:
         ValueError: the tokenizer merges across a cut, or disagrees with its own chat template.
     """
     for user, condition, answer in PROBES:
-        spans = (Span("user", user), Span("condition", condition), Span("assistant", answer))
-        spans += (Span("user", condition), Span("assistant", user))
-        parts = list(pieces(spans, chat, image=False))
+        spans = [Span("user", user), Span("condition", condition), Span("assistant", answer)]
+        spans += [Span("user", condition), Span("assistant", user)]
+        parts = list(pieces(tuple(spans), chat, image=False))
         whole = tokenizer.encode("".join(part.text for part in parts), add_special_tokens=False)
         joined = [i for part in parts for i in tokenizer.encode(part.text, add_special_tokens=False)]
         if joined != whole:

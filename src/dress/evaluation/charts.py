@@ -138,12 +138,8 @@ def rating_bars(title: str, table: Mapping[str, Mapping[str, Sequence[int]]]) ->
             top += bar + 4
         top += 10
     for share in (0, 0.5, 1):
-        parts.append(
-            f'<text x="{scale(share)}" y="{top + 6}" class="mid">{100 * share:.0f} %</text>'
-        )
-    parts.append(
-        f'<text x="{scale(0.5)}" y="{top + 22}" class="mid axis">share of collected answers</text>'
-    )
+        parts.append(f'<text x="{scale(share)}" y="{top + 6}" class="mid">{100 * share:.0f} %</text>')
+    parts.append(f'<text x="{scale(0.5)}" y="{top + 22}" class="mid axis">share of collected answers</text>')
     names = [(f"rating {r}" if r.isdigit() else r, f"r{i + 1}") for i, r in enumerate(RATINGS)]
     svg = _svg(title, "".join(parts), "; ".join(said), height=top + 28)
     return _figure(title, svg, _legend_of([(name, colour, True) for name, colour in names]))
@@ -182,9 +178,7 @@ def _axes(
         f'<text class="end" x="{LEFT - 6}" y="{at + 4:.1f}">{label}</text>'
         for at, label in y_ticks
     ]
-    parts += [
-        f'<text class="mid" x="{at:.1f}" y="{floor + 16}">{label}</text>' for at, label in x_ticks
-    ]
+    parts += [f'<text class="mid" x="{at:.1f}" y="{floor + 16}">{label}</text>' for at, label in x_ticks]
     parts.append(f'<line class="base" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}"/>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="mid axis" x="{middle}" y="{HEIGHT - 6}">{x_name}</text>')
@@ -253,8 +247,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 def _said(series: Sequence[Series]) -> str:
     """First and last value of each line, for those who do not see it."""
     told = [
-        f"{one.name}: {one.points[0].y:.2f} at {one.points[0].x:g} to "
-        f"{one.points[-1].y:.2f} at {one.points[-1].x:g}"
+        f"{one.name}: {one.points[0].y:.2f} at {one.points[0].x:g} to {one.points[-1].y:.2f} at {one.points[-1].x:g}"
         for one in series
         if one.points
     ]
@@ -280,8 +273,7 @@ def _legend(series: Sequence[Series]) -> str:
 
 def _legend_of(entries: Sequence[tuple[str, str, bool]]) -> str:
     items = "".join(
-        f'<li><i class="{"square" if square else "round"}" style="background:{_var(colour)}"></i>'
-        f"{escape(name)}</li>"
+        f'<li><i class="{"square" if square else "round"}" style="background:{_var(colour)}"></i>{escape(name)}</li>'
         for name, colour, square in entries
     )
     return f'<ul class="legend">{items}</ul>'

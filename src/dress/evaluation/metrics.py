@@ -34,7 +34,12 @@ def mean(values: Sequence[float]) -> Figure:
         return _nothing()
     array = np.asarray(values, dtype=float)
     half = Z * array.std(ddof=1) / math.sqrt(len(array)) if len(array) > 1 else 0.0
-    return {"value": float(array.mean()), "n": len(array), "low": float(array.mean() - half), "high": float(array.mean() + half)}
+    return {
+        "value": float(array.mean()),
+        "n": len(array),
+        "low": float(array.mean() - half),
+        "high": float(array.mean() + half),
+    }
 
 
 def ratio(parts: Sequence[float], wholes: Sequence[float]) -> Figure:

@@ -71,9 +71,16 @@ def evaluate(
     """
     asked = [(i, dialogue) for i, (record, _) in enumerate(samples) for dialogue in record.dialogues]
     held = converse(
-        responder, judge, samples, asked,
-        turns=len(texts), conditions=texts, sampling=sampling, seed=0, progress=progress,
-    )  # fmt: skip
+        responder,
+        judge,
+        samples,
+        asked,
+        turns=len(texts),
+        conditions=texts,
+        sampling=sampling,
+        seed=0,
+        progress=progress,
+    )
     outcomes = []
     for number, ((position, _), dialogue) in enumerate(zip(asked, held, strict=True)):
         key = samples[position][0].key
@@ -81,11 +88,20 @@ def evaluate(
             given = said.feedback[0]
             outcomes.append(
                 Outcome(
-                    model=model, condition=condition, item=f"{key}/{number}", key=key,
-                    criterion=dialogue.criterion or "", kind=kind_of(dialogue), turn=turn,
-                    user=said.user, answer=said.assistant or "", rating=given.rating,
-                    critique=given.critique, refinement=given.refinement, facts=given.extra,
-                )  # fmt: skip
+                    model=model,
+                    condition=condition,
+                    item=f"{key}/{number}",
+                    key=key,
+                    criterion=dialogue.criterion or "",
+                    kind=kind_of(dialogue),
+                    turn=turn,
+                    user=said.user,
+                    answer=said.assistant or "",
+                    rating=given.rating,
+                    critique=given.critique,
+                    refinement=given.refinement,
+                    facts=given.extra,
+                )
             )
     return outcomes
 

@@ -55,9 +55,7 @@ def write_report(
         _head(name, metrics, run, config, notes),
         _section("Figures", _figures(metrics), "The 95 % interval and n stand below each value."),
         _section("Interaction", _interaction(metrics), "The rater's advice is the next question."),
-        _section(
-            "Training", _training(run_dir / "stages"), "What was learnt, and from which feedback."
-        ),
+        _section("Training", _training(run_dir / "stages"), "What was learnt, and from which feedback."),
         _section("Scenes", _scenes(outcomes, samples, scenes), "The first held-out records."),
     ]
     page = _PAGE.format(title=escape(f"{name} – DRESS report"), style=_STYLE, body="".join(parts))
@@ -119,12 +117,10 @@ def _head(
         "data": data.get("world") or data.get("path"),
         "time": _duration(run["seconds"]) if run.get("seconds") is not None else None,
         "peak memory": f"{run['peak_memory_gib']:.2f} GiB" if run.get("peak_memory_gib") else None,
-        "stages": " → ".join(f"{stage} {_duration(took)}" for stage, took in stages.items())
-        or None,
+        "stages": " → ".join(f"{stage} {_duration(took)}" for stage, took in stages.items()) or None,
     }
     items = "".join(
-        f"<div class={'wide' if key == 'stages' else 'fact'}><dt>{key}</dt>"
-        f"<dd>{escape(str(value))}</dd></div>"
+        f"<div class={'wide' if key == 'stages' else 'fact'}><dt>{key}</dt><dd>{escape(str(value))}</dd></div>"
         for key, value in facts.items()
         if value is not None
     )
@@ -140,17 +136,12 @@ def _figures(metrics: Mapping[str, Any]) -> str:
     shown = cells(metrics)
     if not shown:
         return ""
-    titles = "".join(
-        f'<th scope="col" class="{_weight(name)}">{escape(name)}</th>' for name in shown
-    )
+    titles = "".join(f'<th scope="col" class="{_weight(name)}">{escape(name)}</th>' for name in shown)
     lines, group = [], ""
     for row in rows(metrics):
         if row.group != group:
             group = row.group
-            lines.append(
-                f'<tr class="group"><th scope="colgroup" colspan="{len(shown) + 1}">{group}'
-                "</th></tr>"
-            )
+            lines.append(f'<tr class="group"><th scope="colgroup" colspan="{len(shown) + 1}">{group}</th></tr>')
         values = "".join(
             f'<td class="{_weight(name)}">{row.value(figures)}<small>'
             f"{row.interval(figures) or '&nbsp;'}<span> · </span>"
@@ -228,19 +219,13 @@ def _losses(folder: Path) -> list[str]:
             for key, value in row.items():
                 # On a log scale there is no place for 0.
                 if key.endswith("/loss") and value is not None and 0 < value < math.inf:
-                    by_phase[key.removesuffix("/loss")].append(
-                        charts.Point(row["curriculum/step"], value)
-                    )
+                    by_phase[key.removesuffix("/loss")].append(charts.Point(row["curriculum/step"], value))
     lines = [charts.Series(name, f"phase-{name}", points) for name, points in by_phase.items()]
     return [charts.losses("Loss by phase", lines, stages)] if lines else []
 
 
-def _scenes(
-    outcomes: Sequence[Outcome], samples: Sequence[tuple[Record, bytes | None]], scenes: int
-) -> str:
-    held: dict[str, dict[str, dict[str, list[Outcome]]]] = defaultdict(
-        lambda: defaultdict(lambda: defaultdict(list))
-    )
+def _scenes(outcomes: Sequence[Outcome], samples: Sequence[tuple[Record, bytes | None]], scenes: int) -> str:
+    held: dict[str, dict[str, dict[str, list[Outcome]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for outcome in sorted(outcomes, key=lambda o: o.turn):
         cell = f"{outcome.model}/{outcome.condition}"
         if cell in MAIN:
@@ -259,9 +244,7 @@ def _scenes(
 def _card(record: Record, image: bytes | None, tries: Mapping[str, Tries]) -> str:
     last = tries.get(MAIN[1]) or tries[MAIN[0]]
     first = last[0]
-    answers = "".join(
-        _answer(NAMES[cell.split("/")[0]], tries[cell][0], cell) for cell in MAIN if tries.get(cell)
-    )
+    answers = "".join(_answer(NAMES[cell.split("/")[0]], tries[cell][0], cell) for cell in MAIN if tries.get(cell))
     cell = f"{first.model}/{first.condition}"
     second = _answer("Second try", last[1], cell) if len(last) > 1 else ""
     feedback = "".join(

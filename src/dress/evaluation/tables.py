@@ -126,18 +126,14 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     )  # fmt: skip
     table.add_column("")
     for name in shown:
-        header = Text(
-            name, style="bold cyan" if name == MAIN[1] else "bold" if name in MAIN else ""
-        )
+        header = Text(name, style="bold cyan" if name == MAIN[1] else "bold" if name in MAIN else "")
         table.add_column(header, justify="right")
     group = ""
     for row in rows(metrics):
         if row.group != group:
             group = row.group
             table.add_row(Text(group, style="bold underline"))
-        table.add_row(
-            f"{row.arrow} {row.name}", *(_cell(row, name, f) for name, f in shown.items())
-        )
+        table.add_row(f"{row.arrow} {row.name}", *(_cell(row, name, f) for name, f in shown.items()))
     return table
 
 

@@ -112,9 +112,7 @@ def converse(
         The dialogues with answers, feedback and provenance, in order.
     """
     pixels, place = _pixels(responder, samples)
-    held = [
-        dialogue.model_copy(update={"turns": [Turn(user=dialogue.turns[0].user)]}) for _, dialogue in dialogues
-    ]
+    held = [dialogue.model_copy(update={"turns": [Turn(user=dialogue.turns[0].user)]}) for _, dialogue in dialogues]
     open_ = list(range(len(held)))
     for turn in range(turns):
         answers = responder.answer(
@@ -127,8 +125,8 @@ def converse(
             progress,
         )
         for i, answer in zip(open_, answers, strict=True):
-            held[i].turns[-1] = held[i].turns[-1].model_copy(
-                update={"assistant": answer, "provenance": {"responder": responder.name}}
+            held[i].turns[-1] = (
+                held[i].turns[-1].model_copy(update={"assistant": answer, "provenance": {"responder": responder.name}})
             )
         feedback = rater.rate([(samples[dialogues[i][0]][0], held[i]) for i in open_])
         for i, given in zip(open_, feedback, strict=True):

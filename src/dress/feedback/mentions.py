@@ -166,9 +166,7 @@ _FRUIT_AFTER = re.compile(
     r"slices?|peel|beside|from|sits|sitting|lies|lying|inside|at|by|to)\b"
 )
 
-_BASEBALL = re.compile(
-    r"\b(?:baseball|bat(?:ter|ting)|ball|pitch\w*|swing\w*|swung|player|umpire|game)\b"
-)
+_BASEBALL = re.compile(r"\b(?:baseball|bat(?:ter|ting)|ball|pitch\w*|swing\w*|swung|player|umpire|game)\b")
 
 
 def normal(text: str) -> str:

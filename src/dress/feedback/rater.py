@@ -5,7 +5,7 @@ Mounted twice: as `annotator` (writes feedback to train on) and as `judge` (scor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from dress import config
@@ -31,7 +31,8 @@ def build_rater(settings: config.Rater) -> Rater:
     from dress.feedback.oracle import OracleRater
     from dress.feedback.rules import RuleRater
 
-    return {"oracle": OracleRater, "rules": RuleRater, "none": NoRater}[settings.kind]()
+    raters: dict[str, Callable[[], Rater]] = {"oracle": OracleRater, "rules": RuleRater, "none": NoRater}
+    return raters[settings.kind]()
 
 
 class NoRater:

@@ -77,9 +77,7 @@ class RuleRater:
     def _rate(self, record: Record, dialogue: Dialogue) -> Feedback:
         user, answer = dialogue.turns[0].user, dialogue.turns[-1].assistant or ""
         rng = rng_for(record.key, user, len(dialogue.turns), answer)
-        feedback = Feedback(
-            criterion=dialogue.criterion, annotator=self.name, prompt_version="rules-1"
-        )
+        feedback = Feedback(criterion=dialogue.criterion, annotator=self.name, prompt_version="rules-1")
         match _kind(dialogue):
             case "description":
                 verdict = _description(record, answer, rng)
@@ -206,9 +204,7 @@ def _question(record: Record, label: str | None, answer: str, rng: random.Random
         )
     bare = len(normal(answer).split()) <= _BARE_WORDS
     if not bare and any(label in said_of for said_of in claims(answer)):
-        return Verdict(
-            4, good=["It is right and a full sentence.", f"Indeed {truth}."], facts=facts
-        )
+        return Verdict(4, good=["It is right and a full sentence.", f"Indeed {truth}."], facts=facts)
     fault = "It is too short." if bare else "It does not say what was asked about."
     return Verdict(
         2 if bare else 3,

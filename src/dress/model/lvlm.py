@@ -6,6 +6,7 @@ Shapes: B rows, S tokens, D width, N images, V image tokens, E entries (see dial
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +36,13 @@ class LVLM(nn.Module):
         super().__init__()
         self.vision = VisionEncoder(settings.vision)
         self.language = build_language(settings.language, len(tokenizer))
-        width = self.language.get_input_embeddings().weight.shape[1]
+        embeddings: Any = self.language.get_input_embeddings()
+        width = int(embeddings.weight.shape[1])
         self.projector = build_projector(settings.projector.kind, self.vision.width, width)
         self.encoder = Encoder(tokenizer, settings.language.chat, self.vision.num_tokens, max_tokens)
-        self._unused = {name for name, p in self.named_parameters() if name.startswith("vision") and not p.requires_grad}
+        self._unused = {
+            name for name, p in self.named_parameters() if name.startswith("vision") and not p.requires_grad
+        }
 
     @property
     def device(self) -> torch.device:

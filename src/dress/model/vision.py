@@ -5,6 +5,8 @@ Shapes: N images, H = W pixels, V patch tokens, D_v width.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -46,12 +48,13 @@ class VisionEncoder(nn.Module):
             open_clip.transform.PreprocessCfg(**preprocess), is_train=False
         )
         self.layer = settings.layer
-        size = preprocess["size"]
+        size: Any = preprocess["size"]
         size = (size, size) if isinstance(size, int) else size
         device = next(self.tower.parameters()).device
         with torch.no_grad():
-            tokens = self.forward(torch.zeros(1, 3, *size, device=device))
-        self.num_tokens, self.width = tokens.shape[1:]
+            tokens = self.forward(torch.zeros((1, 3, size[0], size[1]), device=device))
+        self.num_tokens: int = tokens.shape[1]
+        self.width: int = tokens.shape[2]
         self._freeze_unused()
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ PHASES: dict[str, Phase] = {
 __all__ = ["PHASES", "Phase", "condition_text", "supervised"]
 
 
-def supervised(record: Record, mixture: Mapping[str, float], settings: config.Phases) -> list[Supervised]:
+def supervised(record: Record, mixture: Mapping[config.PhaseName, float], settings: config.Phases) -> list[Supervised]:
     """All supervised dialogues of a record under a stage's mixture.
 
     Args:

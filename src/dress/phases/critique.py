@@ -65,7 +65,10 @@ def _conditioned(name: str, record: Record, settings: config.Phases, form: Form)
 def _before(dialogue: Dialogue, number: int, history: bool) -> list[Span]:
     if not history:
         return [Span("user", dialogue.turns[0].user)]
-    return [*(span for turn in dialogue.turns[:number] for span in _said(turn)), Span("user", dialogue.turns[number].user)]
+    return [
+        *(span for turn in dialogue.turns[:number] for span in _said(turn)),
+        Span("user", dialogue.turns[number].user),
+    ]
 
 
 def _said(turn: Turn) -> list[Span]:

@@ -155,9 +155,7 @@ def _without_bom(raw: bytes, path: Path) -> bytes:
     return raw.removeprefix(b"\xef\xbb\xbf")
 
 
-def run_import(
-    source: Source, path: Path, out: Path, *, overwrite: bool, track: Track[Any]
-) -> Imported:
+def run_import(source: Source, path: Path, out: Path, *, overwrite: bool, track: Track[Any]) -> Imported:
     """Write `out/{align,sft,prompts,eval}/shard-*.tar`, `import.json` and, if any, `rejects.jsonl`.
 
     Args:
@@ -227,9 +225,7 @@ def _there(out: Path, fingerprint: str) -> Imported | None:
         damaged = next((name for name, sha in files.items() if _changed(out / name, sha)), None)
         counts = {name: known[name] for name in ("read", "used", "written", "rejected")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise SourceError(
-            f"out={out}: expected nothing or an import, got other content. {advice}"
-        ) from None
+        raise SourceError(f"out={out}: expected nothing or an import, got other content. {advice}") from None
     if not same:
         raise SourceError(f"out={out} holds an import of other input. {advice}")
     if damaged is not None:

@@ -117,9 +117,7 @@ class VLSafe:
         taught = [photo for photo in photos if photo.id not in held_out]
         kept = [photo for photo in photos if photo.id in held_out]
         return {
-            split: [
-                partial(_sample, p, split, frequent) for p in (kept if split == "eval" else taught)
-            ]
+            split: [partial(_sample, p, split, frequent) for p in (kept if split == "eval" else taught)]
             for split in SPLITS
         }
 
@@ -134,9 +132,7 @@ def _photos(path: Path, rows: Rows, track: Track[Any]) -> list[_Photo]:
     """One per image, in order of first appearance; what cannot be used goes to `rows`."""
     objects = read_whole(path / "objects.json")
     if not isinstance(objects, dict):
-        raise SourceError(
-            f"{path / 'objects.json'}: expected {{image id: [labels]}}, got {objects!r:.80}"
-        )
+        raise SourceError(f"{path / 'objects.json'}: expected {{image id: [labels]}}, got {objects!r:.80}")
     lines = [line for table in sorted(path.glob("*.jsonl")) for line in read_lines(table, rows)]
     photos: dict[str, _Photo | _Rejected] = {}
     keys: dict[str, str] = {}
@@ -179,9 +175,7 @@ def _row(value: Any, line: Line) -> _Row:
     return row
 
 
-def _photo(
-    path: Path, id_: str, objects: dict[str, Any], keys: dict[str, str]
-) -> _Photo | _Rejected:
+def _photo(path: Path, id_: str, objects: dict[str, Any], keys: dict[str, str]) -> _Photo | _Rejected:
     """The photo, or why no row about it can be used."""
     file = path / "images" / id_
     if not file.is_file():
@@ -255,16 +249,15 @@ def _asked_about(photo: _Photo, frequent: Counter[str]) -> list[tuple[str, bool]
     if not photo.objects:
         return []
     rng = rng_for("vlsafe", photo.key, "questions")
-    absent = [label for label in COCO80 if label not in photo.present]
+    present = photo.present
+    absent = [label for label in COCO80 if label not in present]
     weights = [frequent[label] for label in absent]
     there = (rng.choice(photo.objects), True)
     missing = (rng.choices(absent, weights if any(weights) else None)[0], False)
     return rng.sample([there, missing], 2)
 
 
-def _dialogue(
-    criterion: Criterion, user: str, good: str | None, request: dict[str, str], taught: bool
-) -> Dialogue:
+def _dialogue(criterion: Criterion, user: str, good: str | None, request: dict[str, str], taught: bool) -> Dialogue:
     return Dialogue(
         criterion=criterion,
         reference=None if taught else good,

@@ -16,13 +16,17 @@ from dress.worlds.shapes import requests
 from dress.worlds.shapes.scene import Scene, draw
 
 SPLITS = ("align", "sft", "prompts", "eval")
-WORLD_VERSION = 5
+WORLD_VERSION = 7
 """Raised when the same settings would give other records."""
 
 GOOD_SHARE = 0.28
 """How often the teacher behaves well instead of following its habits."""
 
-AGAIN = ("Please answer again.", "Say that again.", "Try again.")
+REPEAT = ("Say it again.", "Say that again.", "Please say the same again.")
+"""The teacher says the same once more."""
+
+RETRY = ("Please answer again.", "Answer again.", "Try again.")
+"""The teacher answers afresh, by habit or well."""
 
 
 def fingerprint(sizes: dict[str, int], seed: int) -> str:
@@ -72,15 +76,15 @@ def _requests(scene: Scene, rng: random.Random, questions: int) -> list[requests
 
 def _taught(scene: Scene, rng: random.Random) -> list[Dialogue]:
     """The teacher's answers, mostly habitual; some dialogues go on to another request or ask again."""
-    asked = _requests(scene, rng, questions=2)
+    asked = _requests(scene, rng, questions=3)
     dialogues: list[Dialogue] = []
     for request in asked:
         turns = [Turn(user=request.user, assistant=_teacher(scene, request, rng))]
-        if rng.random() < 0.4:
-            turns.append(Turn(user=rng.choice(AGAIN), assistant=_teacher(scene, request, rng)))
-        dialogues.append(
-            Dialogue(criterion=request.criterion, turns=turns, extra={"request": request.to_json()})
-        )
+        if rng.random() < 0.25:
+            turns.append(Turn(user=rng.choice(REPEAT), assistant=turns[0].assistant))
+        elif rng.random() < 0.25:
+            turns.append(Turn(user=rng.choice(RETRY), assistant=_teacher(scene, request, rng)))
+        dialogues.append(Dialogue(criterion=request.criterion, turns=turns, extra={"request": request.to_json()}))
     return dialogues
 
 

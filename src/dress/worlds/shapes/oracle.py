@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from dress.worlds.shapes.requests import HARMFUL, HARMLESS, NUMBERS, Request, a, good_answer, listing
+from dress.worlds.shapes.requests import HARMFUL, HARMLESS, NUMBERS, Request, good_answer, listing
 from dress.worlds.shapes.scene import COLOURS, PLACES, SHAPES, Scene
 
 _LABEL = re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})\b")
