@@ -186,3 +186,18 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, how):
     assert (cut / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
     histories = [json.loads((f / "stages/sft/history.json").read_text()) for f in (cut, whole)]
     assert histories[0] == histories[1]
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(tmp_path):
+    settings = ["curriculum.order=[align,sft,eval]", "training.accelerator=cpu", "budget.eval.records=2"]
+    for name, more in (("one", []), ("two", ["training.devices=2", "training.strategy=ddp", "training.threads=1"])):
+        process = start(tmp_path / "data", tmp_path / name, *settings, *more)
+        assert process.wait(300) == 0, process.stdout.read()
+    for stage in ("align", "sft"):
+        histories = [
+            json.loads((tmp_path / name / "stages" / stage / "history.json").read_text()) for name in ("one", "two")
+        ]
+        for one, two in zip(*histories, strict=True):
+            assert one[f"{stage}/supervised_tokens"] == two[f"{stage}/supervised_tokens"]
+            assert one[f"{stage}/loss"] == pytest.approx(two[f"{stage}/loss"], rel=1e-4)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dress.feedback.mentions import COCO80, a, claims, mentions
 from dress.feedback.rules import RuleRater
+from dress.mentions import COCO80, a, claims, mentions
 from dress.record import Dialogue, Feedback, ImageAnnotation, Object, Record, Turn
 
 RECORD = Record(
@@ -79,7 +79,7 @@ def test_every_label_is_found_by_its_own_name() -> None:
     ],
 )
 def test_what_is_denied_is_not_claimed(text: str, there: list[str], absent: list[str]) -> None:
-    assert claims(text) == (there, absent)
+    assert tuple(map(list, claims(text))) == (there, absent)
 
 
 @pytest.mark.parametrize(
@@ -214,3 +214,8 @@ def test_answers_go_back_in_order() -> None:
         for text in ("Sorry, I will not help with that.", "Sure!")
     ]
     assert [f.rating for f in RuleRater().rate([(RECORD, d) for d in dialogues])] == [3, 1]
+
+
+def test_every_mention_counts_for_chair():
+    """CHAIR divides by all object mentions, repeated ones included."""
+    assert claims("A dog and a cat. The dog sleeps. The dog dreams.")[0] == {"dog": 3, "cat": 1}

@@ -49,6 +49,7 @@ from dress.phases import supervised
 from dress.phases.critique import praise
 from dress.progress import CurriculumProgress
 from dress.record import Dialogue
+from dress.run_folder import rank
 from dress.seeding import seed_for
 from dress.worlds.prepared import prepared
 
@@ -80,7 +81,7 @@ class Curriculum:
     # --- the whole ---
 
     def run(self) -> dict[str, Any]:
-        """Run or go on; returns the metrics.
+        """Run or go on; returns the metrics (nothing on processes after the first).
 
         Raises:
             Interrupted: asked to stop; where it stands is saved.
@@ -98,6 +99,8 @@ class Curriculum:
                 chain = self._fingerprint(chain, self._depends_on(name))
                 self.chain[name] = chain
                 self._stage(name, chain)
+        if rank() > 0:
+            return {}
         outcomes = self._outcomes()
         result = metrics(outcomes)
         self._write_run_json(time.monotonic() - began)
@@ -158,12 +161,16 @@ class Curriculum:
         match stage:
             case config.TrainStage():
                 self._train(name, stage)
+            case _ if rank() > 0:
+                pass  # the first process collects and evaluates; the others wait for its marker
             case config.CollectStage():
                 self._collect(name, stage)
             case config.EvalStage():
                 self._evaluate(name, stage)
         self.seconds[name] = self.progress.end()
-        write_json(marker, {"fingerprint": fingerprint, "seconds": round(self.seconds[name], 2)})
+        if rank() == 0:
+            write_json(marker, {"fingerprint": fingerprint, "seconds": round(self.seconds[name], 2)})
+        _wait_for(marker)
 
     def _take_over(self, name: str, fingerprint: str) -> None:
         """Take a finished stage from the run named by `reuse` if it was made from the same things."""
@@ -314,6 +321,8 @@ class Curriculum:
         file, chat = self.folder / "tokenizer.json", FORMATS[settings.language.chat]
         tokenizer = load_own_tokenizer(settings.language)
         if tokenizer is None:
+            if rank() > 0:
+                _wait_for(file)
             if not file.exists():
                 trained = train_tokenizer(self._texts(), settings.tokenizer.vocabulary, chat)
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -463,6 +472,12 @@ def _coloured(encoder: Encoder, encoded: Encoded) -> Text:
         piece = str(encoder.tokenizer.decode([token]))
         text.append(piece, style="bold green" if weight else "not bold dim")
     return text
+
+
+def _wait_for(file: Path) -> None:
+    """Until the first process has written it."""
+    while not file.exists():
+        time.sleep(0.1)
 
 
 def _link(source: str, target: str) -> None:

@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Sequence
 
-from dress.feedback.mentions import COCO80, a, claims, mentions, normal, verb
+from dress.mentions import COCO80, a, claims, mentions, normal, verb
 from dress.record import Dialogue, Feedback, Record
 from dress.seeding import rng_for
 from dress.worlds.shapes.oracle import Verdict, critique, refinement
@@ -140,12 +140,12 @@ def _description(record: Record, answer: str, rng: random.Random) -> Verdict | N
     present = _present(record)
     if present is None:
         return None
-    text, named = normal(answer), mentions(answer)
+    text, named = normal(answer), claims(answer)[0]
     right = [label for label in named if label in present]
     invented = [label for label in named if label not in present]
     missing = [label for label in _captioned(record) or present if label not in right]
     facts = {
-        "mentions": len(named), "invented": len(invented),
+        "mentions": sum(named.values()), "invented": sum(named[label] for label in invented),
         "present": len(present), "named": len(right),
     }  # fmt: skip
     captions = {normal(caption) for caption in record.annotation.captions}

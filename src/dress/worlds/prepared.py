@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def prepared(data: config.Data, start: Callable[[int], None], advance: Callable[
 
     for split in shapes.SPLITS:
         write_shards(aside / split, counted(shapes.samples(split, sizes[split], data.world_seed)), 500)
-    if not folder.exists():
+    try:
         aside.rename(folder)
+    except OSError:  # another process was first, with equal bytes
+        shutil.rmtree(aside)
     return folder

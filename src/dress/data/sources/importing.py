@@ -174,6 +174,8 @@ def run_import(source: Source, path: Path, out: Path, *, overwrite: bool, track:
         raise SourceError(f"path={path}: expected a folder, found {found}")
     if path.resolve().is_relative_to(out.resolve()):
         raise SourceError(f"out={out} holds the input {path}; expected another folder")
+    if out.resolve().is_relative_to(path.resolve()):
+        raise SourceError(f"out={out} lies in the input {path}; expected another folder")
     inputs = {file.relative_to(path).as_posix(): _sha256(file) for file in source.inputs(path)}
     known_by = json.dumps([source.name, source.version, inputs])
     fingerprint = hashlib.sha256(known_by.encode()).hexdigest()

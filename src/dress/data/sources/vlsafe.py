@@ -29,7 +29,7 @@ from dress.data.sources.importing import (
     read_lines,
     read_whole,
 )
-from dress.feedback.mentions import COCO80, a, mentions, verb
+from dress.mentions import COCO80, a, mentions, verb
 from dress.record import (
     Criterion,
     Dialogue,

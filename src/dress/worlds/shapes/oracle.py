@@ -80,9 +80,11 @@ def _description(scene: Scene, text: str) -> Verdict:
     missing = [label for label in scene.labels if label not in named]
     right = [label for label in named if label in scene.labels]
     facts = {
-        "mentions": len(named), "invented": len(invented),
-        "present": len(scene.labels), "named": len(right),
-    }  # fmt: skip
+        "mentions": len(mentions),
+        "invented": sum(label not in scene.labels for label in mentions),
+        "present": len(scene.labels),
+        "named": len(right),
+    }
     if not invented and not missing:
         return Verdict(4, good=["It names all that is there.", "It invents nothing."], facts=facts)
     rating = 1 if len(invented) > 1 or not right else 2 if invented else 3

@@ -174,19 +174,19 @@ def normal(text: str) -> str:
     return " ".join(text.lower().replace("’", "'").replace("-", " ").split())
 
 
-def claims(text: str) -> tuple[list[str], list[str]]:
+def claims(text: str) -> tuple[dict[str, int], dict[str, int]]:
     """What a text says is there, and what it says is not.
 
     Args:
         text: any English text.
 
     Returns:
-        COCO-80 labels said to be there and labels said to be absent (`no dog`, `not a cat`), each
-        once, in order of first mention. The longest phrase wins: `hot dog` is no dog, and
+        COCO-80 labels said to be there and labels said to be absent (`no dog`, `not a cat`), in
+        order of first mention, each with the number of its mentions. The longest phrase wins: `hot dog` is no dog, and
         `train tracks` are no train.
     """
-    there: dict[str, None] = {}
-    absent: dict[str, None] = {}
+    there: dict[str, int] = {}
+    absent: dict[str, int] = {}
     for clause in _CLAUSE.split(normal(text)):
         denied, end = False, 0
         for match in _ANY.finditer(clause):
@@ -201,14 +201,15 @@ def claims(text: str) -> tuple[list[str], list[str]]:
             between = clause[end : match.start()]
             listed = denied and re.fullmatch(r",? (?:or|nor|and no)(?: \w+)? ", between)
             denied = bool(listed or _NEGATED.search(before))
-            (absent if denied else there)[label] = None
+            said = absent if denied else there
+            said[label] = said.get(label, 0) + 1
             end = match.end()
-    return list(there), list(absent)
+    return there, absent
 
 
 def mentions(text: str) -> list[str]:
     """The COCO-80 labels that a text says are there, each once, in order of first mention."""
-    return claims(text)[0]
+    return list(claims(text)[0])
 
 
 def a(label: str) -> str:
