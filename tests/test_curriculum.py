@@ -201,3 +201,25 @@ def test_two_processes_learn_what_one_learns(tmp_path):
         for one, two in zip(*histories, strict=True):
             assert one[f"{stage}/supervised_tokens"] == two[f"{stage}/supervised_tokens"]
             assert one[f"{stage}/loss"] == pytest.approx(two[f"{stage}/loss"], rel=1e-4)
+
+
+def test_bf16_trains_and_stays_near_fp32(finished):
+    settings = tiny_settings(
+        finished.parent, "training.precision=bf16-mixed", "curriculum.order=[align,eval]", "eval.turns=1", run="bf16"
+    )
+    run(settings)
+    folders = (Path(settings.run_dir), finished)
+    half, full = (json.loads((f / "stages/align/history.json").read_text()) for f in folders)
+    assert json.loads((Path(settings.run_dir) / "run.json").read_text())["precision"] == "bf16-mixed"
+    assert half[-1]["align/loss"] == pytest.approx(full[-1]["align/loss"], rel=0.02)
+    assert half[-1]["align/loss"] != full[-1]["align/loss"]
+
+
+def test_an_ablation_takes_over_the_answers_of_the_same_model(finished):
+    folder = finished.parent / "branch" / "stages" / "eval"
+    if not folder.exists():
+        test_an_ablation_takes_over_the_stages_that_are_the_same(finished)
+    for condition in ("none", "praise"):
+        ours, theirs = folder / f"sft-{condition}.jsonl", finished / "stages" / "eval" / f"sft-{condition}.jsonl"
+        assert os.path.samefile(ours, theirs)
+        assert not os.path.samefile(folder / f"dress-{condition}.jsonl", theirs)

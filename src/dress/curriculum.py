@@ -250,6 +250,8 @@ class Curriculum:
         settings, models = self.settings.eval, self.evaluated()
         self.progress.start(name, len(models) * len(settings.conditions) * dialogues * settings.turns)
 
+        self._take_over_cells(name)
+
         def responder(source: str) -> CkptResponder:
             load_weights(self.model, self.settings.model, self.stage_folder(source))
             return self._responder(source)
@@ -259,6 +261,26 @@ class Curriculum:
             self.judge, samples, settings, self.conditions(), self._sampling(0.0), self.stage_folder(name),
             self.progress.advance,
         )  # fmt: skip
+
+    def _take_over_cells(self, name: str) -> None:
+        """Take answers of the same model to the same questions from the run named by `reuse`."""
+        prints = self.cell_fingerprints(name)
+        write_json(self.stage_folder(name) / "cells.json", prints)
+        if self.settings.reuse is None:
+            return
+        source = Path(self.settings.reuse) / "stages" / name
+        known = read_json(source / "cells.json") if (source / "cells.json").exists() else {}
+        for model in prints:
+            if known.get(model) == prints[model]:
+                for file in source.glob(f"{model}-*.jsonl"):
+                    target = self.stage_folder(name) / file.name
+                    if not target.exists():
+                        _link(str(file), str(target))
+
+    def cell_fingerprints(self, name: str) -> dict[str, str]:
+        """Model name to a fingerprint of everything that its cells of an eval stage depend on."""
+        depends = self._depends_on(name)
+        return {model: self._fingerprint(self.chain[source], depends) for model, source in self.evaluated().items()}
 
     def _eval_samples(self) -> list[Sample]:
         shards, stages = Shards(self._split("eval")), self.settings.curriculum.stages

@@ -16,7 +16,7 @@ from dress.worlds.shapes import requests
 from dress.worlds.shapes.scene import Scene, draw
 
 SPLITS = ("align", "sft", "prompts", "eval")
-WORLD_VERSION = 7
+WORLD_VERSION = 8
 """Raised when the same settings would give other records."""
 
 GOOD_SHARE = 0.28
@@ -80,10 +80,14 @@ def _taught(scene: Scene, rng: random.Random) -> list[Dialogue]:
     dialogues: list[Dialogue] = []
     for request in asked:
         turns = [Turn(user=request.user, assistant=_teacher(scene, request, rng))]
-        if rng.random() < 0.25:
-            turns.append(Turn(user=rng.choice(REPEAT), assistant=turns[0].assistant))
-        elif rng.random() < 0.25:
-            turns.append(Turn(user=rng.choice(RETRY), assistant=_teacher(scene, request, rng)))
+        for _ in range(2):
+            wish = rng.random()
+            if wish < 0.35:
+                turns.append(Turn(user=rng.choice(REPEAT), assistant=turns[-1].assistant))
+            elif wish < 0.5:
+                turns.append(Turn(user=rng.choice(RETRY), assistant=_teacher(scene, request, rng)))
+            else:
+                break
         dialogues.append(Dialogue(criterion=request.criterion, turns=turns, extra={"request": request.to_json()}))
     return dialogues
 
