@@ -2,28 +2,25 @@
 
 import dress  # first: sets how CPU threads wait  # noqa: F401, I001
 
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import hydra
-from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dress.data.sources import SOURCES, source
+from dress.command_line import entry_point
+from dress.config import check_as
+from dress.data.sources import source
 from dress.data.sources.importing import (
     IMPORT_FILE,
     REJECTS_FILE,
     Imported,
-    SourceError,
     run_import,
 )
-from dress.record import describe
 
 T = TypeVar("T")
 
@@ -87,25 +84,9 @@ def show(result: Imported, console: Console) -> None:
     console.print(f"Next: python src/train.py experiment=dress_full data=shards data.path={out}")
 
 
-def check(composed: DictConfig) -> Settings:
-    """Raises SourceError: a setting is missing, unknown, or of another type."""
-    try:
-        return Settings.model_validate(OmegaConf.to_container(composed, resolve=True))
-    except ValidationError as error:
-        known = ", ".join(sorted(SOURCES))
-        raise SourceError(
-            f"{describe(error)}. Expected source=({known}) path=FOLDER out=FOLDER; --help says more"
-        ) from None
-
-
-@hydra.main(version_base="1.3", config_path="../configs", config_name="prepare")
-def main(composed: DictConfig) -> None:
-    try:
-        prepare(check(composed), Console())
-    except (SourceError, OSError) as error:
-        message = f"[red]prepare:[/red] {escape(str(error))}"
-        Console(stderr=True).print(message, soft_wrap=True, highlight=False)
-        sys.exit(1)
+@entry_point("prepare")
+def main(composed: dict[str, Any]) -> None:
+    prepare(check_as(Settings, composed), Console())
 
 
 if __name__ == "__main__":

@@ -67,8 +67,8 @@ def test_metrics_are_a_function_of_the_outcomes_and_complete(finished):
 def test_collected_answers_are_the_models_own_with_feedback_and_the_advice_as_next_turn(finished):
     for record, _ in Shards(finished / "stages" / "collect" / "shards"):
         for dialogue in record.dialogues:
-            assert len(dialogue.turns) == 2
-            first, second = dialogue.turns
+            assert len(dialogue.turns) == 3
+            first, second, _ = dialogue.turns
             assert first.feedback[0].refinement == second.user
             assert first.provenance["responder"] == "dress_full/sft"
             assert all(turn.rating is not None for turn in dialogue.turns)

@@ -17,6 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 import prepare
+from dress.config import ConfigError, check_as
 from dress.data.shards import Shards
 from dress.data.sources import SOURCES, source
 from dress.data.sources.importing import Imported, SourceError, run_import
@@ -348,12 +349,10 @@ def test_the_command_ends_with_a_table_and_refuses_plainly(folder: Path, tmp_pat
 
 
 def test_settings_that_are_missing_are_named() -> None:
-    from omegaconf import OmegaConf
-
-    with pytest.raises(SourceError, match=r"path: .*Expected source=\(vlsafe\) path=FOLDER"):
-        prepare.check(OmegaConf.create({"source": "vlsafe", "path": None, "out": "x"}))
-    with pytest.raises(SourceError, match="pth: Extra inputs"):
-        prepare.check(OmegaConf.create({"source": "vlsafe", "path": "x", "out": "x", "pth": 1}))
+    with pytest.raises(ConfigError, match="path: "):
+        check_as(prepare.Settings, {"source": "vlsafe", "path": None, "out": "x"})
+    with pytest.raises(ConfigError, match="pth: no such setting. Did you mean path"):
+        check_as(prepare.Settings, {"source": "vlsafe", "path": "x", "out": "x", "pth": 1})
 
 
 def test_a_second_run_says_that_nothing_is_to_do(folder: Path, tmp_path: Path) -> None:

@@ -173,10 +173,13 @@ def _say(text: str) -> None:
 
 
 def _discard_unused() -> None:
-    """Remove a run folder that holds only what Hydra wrote, and the empty folders above it."""
+    """Remove a folder in which no run began, and the empty folders above it.
+
+    It holds at most what Hydra wrote, and the tokenizer that `show=batch` made.
+    """
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
-    written = {".hydra", f"{settings.job.name}.log"}
+    written = {".hydra", f"{settings.job.name}.log", "tokenizer.json"}
     if folder == Path.cwd() or {file.name for file in folder.iterdir()} - written:
         return
     shutil.rmtree(folder)
