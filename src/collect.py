@@ -19,12 +19,12 @@ def collect_from(settings: CollectCommand, console: Console) -> Path:
         FileNotFoundError: no run folder, or its stage holds no model.
         ValueError: `out` was begun with other settings, or the annotator cannot judge these records.
     """
-    from dress.curriculum import ratings_as_table
     from dress.data.shards import Shards
     from dress.feedback.collect import CkptResponder, Sampling, collect, ratings_table
     from dress.feedback.rater import build_rater
     from dress.model.checkpoint import load_model
     from dress.progress import CurriculumProgress
+    from dress.show import ratings_as_table
     from dress.worlds.prepared import prepared
 
     run, out = Path(settings.responder), Path(settings.out)

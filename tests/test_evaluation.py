@@ -75,8 +75,9 @@ def test_intervals():
 
 
 def test_outcomes_come_back(tmp_path):
-    save_outcomes(tmp_path / "o.jsonl", OUTCOMES)
-    assert load_outcomes(tmp_path / "o.jsonl") == OUTCOMES
+    odd = [*OUTCOMES, outcome("i/\u2028\x85", "question", 0, 4, correct=True)]
+    save_outcomes(tmp_path / "o.jsonl", odd)
+    assert load_outcomes(tmp_path / "o.jsonl") == odd
     (tmp_path / "o.jsonl").write_text('{"model": 1}\n{"cut')
     with pytest.raises(ValueError, match=r"o\.jsonl:2"):
         load_outcomes(tmp_path / "o.jsonl")

@@ -351,7 +351,7 @@ def test_the_command_ends_with_a_table_and_refuses_plainly(folder: Path, tmp_pat
 def test_settings_that_are_missing_are_named() -> None:
     with pytest.raises(ConfigError, match="path: "):
         check_as(prepare.Settings, {"source": "vlsafe", "path": None, "out": "x"})
-    with pytest.raises(ConfigError, match="pth: no such setting. Did you mean path"):
+    with pytest.raises(ConfigError, match=r"pth: no such setting\. Did you mean path"):
         check_as(prepare.Settings, {"source": "vlsafe", "path": "x", "out": "x", "pth": 1})
 
 

@@ -13,8 +13,8 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -22,8 +22,6 @@ from typing import Any, cast
 import lightning as L
 import torch
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from dress import config
 from dress.callbacks import Interrupted, SaveCheckpoint, ShowProgress, precision_for
@@ -31,13 +29,13 @@ from dress.data.datamodule import StageData, StepDataset
 from dress.data.order import step_slice
 from dress.data.shards import Sample, Shards
 from dress.dialogue.chat import FORMATS
-from dress.dialogue.encode import IMAGE, Encoded, Encoder
 from dress.dialogue.tokenizer import check_cuts, load_tokenizer, save_tokenizer, train_tokenizer
 from dress.evaluation.cells import evaluate_cells
 from dress.evaluation.metrics import metrics
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
 from dress.evaluation.report import write_report
 from dress.feedback.collect import CkptResponder, Sampling, collect, ratings_table
+from dress.feedback.corpus import corpus
 from dress.feedback.rater import build_rater
 from dress.files import read_json, write_json
 from dress.loggers import build_logger, log_results
@@ -48,9 +46,9 @@ from dress.module import DressModule
 from dress.phases import supervised
 from dress.phases.critique import praise
 from dress.progress import CurriculumProgress
-from dress.record import Dialogue
 from dress.run_folder import rank
 from dress.seeding import seed_for
+from dress.show import coloured, parameter_table, ratings_as_table
 from dress.worlds.prepared import prepared
 
 SHOWN_RECORDS = 4
@@ -93,12 +91,12 @@ class Curriculum:
         with self.progress:
             self.data = self._data_folder()
             self.model = self._build_model()
-            chain = self._fingerprint("", {"model": self.settings.model.model_dump(), "seed": self.settings.seed})
+            fingerprint = self._fingerprint("", {"model": self.settings.model.model_dump(), "seed": self.settings.seed})
             self.chain: dict[str, str] = {}
             for name in self.settings.curriculum.order:
-                chain = self._fingerprint(chain, self._depends_on(name))
-                self.chain[name] = chain
-                self._stage(name, chain)
+                fingerprint = self._fingerprint(fingerprint, self._depends_on(name))
+                self.chain[name] = fingerprint
+                self._stage(name, fingerprint)
         if rank() > 0:
             return {}
         outcomes = self._outcomes()
@@ -126,7 +124,7 @@ class Curriculum:
             record, _ = shards[index]
             self.console.print(f"\n{shards.where(index)}", style="dim", highlight=False)
             for dialogue in supervised(record, stage.phases, self.settings.phases):
-                self.console.print(_coloured(encoder, encoder.supervised(dialogue, shards.where(index))))
+                self.console.print(coloured(encoder, encoder.supervised(dialogue, shards.where(index))))
 
     def stage_folder(self, name: str) -> Path:
         return self.folder / "stages" / name
@@ -187,7 +185,7 @@ class Curriculum:
     def _train(self, name: str, stage: config.TrainStage) -> None:
         training, folder = self.settings.training, self.stage_folder(name)
         self.model.set_trainable(list(stage.trainable))
-        self.console.print(self._parameter_table(name))
+        self.console.print(parameter_table(self.model, f"stage {name}"))
         last = folder / "last.ckpt"
         resumed = last.exists()
         order = self.trained()
@@ -346,36 +344,16 @@ class Curriculum:
             if rank() > 0:
                 _wait_for(file)
             if not file.exists():
-                trained = train_tokenizer(self._texts(), settings.tokenizer.vocabulary, chat)
+                splits = [Shards(self._split(split)) for split in ("align", "sft", "prompts")]
+                fixed = [self.settings.phases.align.prompt, *self.conditions().values()]
+                texts = chain(fixed, corpus(splits, self.annotator, TOKENIZER_RECORDS))
+                trained = train_tokenizer(texts, settings.tokenizer.vocabulary, chat)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 save_tokenizer(trained, file)
             tokenizer = load_tokenizer(file, chat)
         check_cuts(tokenizer, chat)
         torch.manual_seed(seed_for(self.settings.seed, "init"))
         return LVLM(settings, tokenizer, self.settings.data.max_tokens)
-
-    def _texts(self) -> Iterator[str]:
-        """What the hermetic tokenizer is trained on: training text, and the annotator's words on it."""
-        yield self.settings.phases.align.prompt
-        yield from self.conditions().values()
-        for split in ("align", "sft", "prompts"):
-            shards = Shards(self._split(split))
-            for index in range(min(len(shards), TOKENIZER_RECORDS)):
-                record, _ = shards[index]
-                yield from record.annotation.captions
-                for dialogue in record.dialogues:
-                    for turn in dialogue.turns:
-                        yield turn.user
-                        if turn.assistant is not None:
-                            yield turn.assistant
-                            yield from self._feedback_texts(record, dialogue, turn)
-
-    def _feedback_texts(self, record: Any, dialogue: Dialogue, turn: Any) -> Iterator[str]:
-        said = dialogue.model_copy(
-            update={"turns": [dialogue.turns[0].model_copy(update={"assistant": turn.assistant})]}
-        )
-        for feedback in self.annotator.rate([(record, said)]):
-            yield from (text for text in (feedback.critique, feedback.refinement) if text)
 
     def _depends_on(self, name: str) -> dict[str, Any]:
         """Everything a stage's result depends on, beside the stages before it."""
@@ -446,12 +424,6 @@ class Curriculum:
             ]
         return []
 
-    def _parameter_table(self, name: str) -> Table:
-        table = Table("part", "parameters", "trainable", title=f"stage {name}")
-        for part, total, trainable in self.model.parameter_table():
-            table.add_row(part, f"{total:,}", f"{trainable:,}" if trainable else "frozen")
-        return table
-
 
 def trained_stages(curriculum: config.Curriculum) -> list[str]:
     """Names of the train stages, in order."""
@@ -465,35 +437,6 @@ def evaluated_stages(curriculum: config.Curriculum) -> dict[str, str]:
     before = [name for name in trained_stages(curriculum) if order.index(name) < cut]
     after = [name for name in trained_stages(curriculum) if order.index(name) >= cut]
     return {**({"sft": before[-1]} if before else {}), **({"dress": after[-1]} if after else {})}
-
-
-def ratings_as_table(ratings: dict[str, dict[str, list[int]]]) -> Table:
-    """Ratings of collected answers by criterion and turn."""
-    table = Table("criterion", "turn", "1", "2", "3", "4", "unrated", "mean", title="collected ratings")
-    for criterion, turns in ratings.items():
-        for turn, counts in turns.items():
-            rated = sum(counts[:4])
-            mean = sum((i + 1) * n for i, n in enumerate(counts[:4])) / rated if rated else float("nan")
-            table.add_row(criterion, turn, *map(str, counts), f"{mean:.2f}")
-    return table
-
-
-def _coloured(encoder: Encoder, encoded: Encoded) -> Text:
-    """Tokens of one dialogue; those with a loss weight in bold green, the weight where it changes."""
-    text, before, images = Text(f"{encoded.phase:>10}  ", style="bold"), 0.0, 0
-    for token, weight in zip(encoded.ids, encoded.weights, strict=True):
-        if token == IMAGE:
-            images += 1
-            continue
-        if images:
-            text.append(f"[image: {images} tokens]", style="not bold cyan")
-            images = 0
-        if weight != before and weight:
-            text.append(f" x{weight:g} ", style="not bold yellow")
-        before = weight
-        piece = str(encoder.tokenizer.decode([token]))
-        text.append(piece, style="bold green" if weight else "not bold dim")
-    return text
 
 
 def _wait_for(file: Path) -> None:

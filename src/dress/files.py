@@ -40,7 +40,9 @@ def write_lines(path: Path, rows: Iterable[Any]) -> None:
 def read_lines(path: Path) -> list[Any]:
     """JSON lines; an error names file and line."""
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Not splitlines(): that also cuts at U+2028, which may stand in an answer.
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    for number, line in enumerate(lines if lines != [""] else [], start=1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:

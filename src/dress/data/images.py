@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 
 from PIL import Image, UnidentifiedImageError
 
 from dress.record import RecordError
+
+DAMAGE = (OSError, SyntaxError, EOFError, IndexError, struct.error)
+"""What Pillow raises on files that are cut or malformed."""
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 40_000_000
@@ -35,7 +39,7 @@ def open_image(data: bytes, where: str) -> Image.Image:
                 f"got {width * height:,}. Shrink it before writing the shard."
             )
         return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, *DAMAGE) as error:
         raise RecordError(
             f"{where}: expected a {', '.join(FORMATS)} image, got {len(data)} bytes that do not decode ({error})"
         ) from None

@@ -1,0 +1,35 @@
+"""The text that the hermetic tokenizer is trained on: training text, and the annotator's words on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from dress.data.shards import Shards
+from dress.feedback.rater import Rater
+from dress.record import Dialogue, Record, Turn
+
+
+def corpus(splits: Sequence[Shards], annotator: Rater, records: int) -> Iterator[str]:
+    """Captions, questions, answers, and the feedback that the annotator would give to those answers.
+
+    Args:
+        splits: training shards; never the evaluation split.
+        annotator: its critiques and refinements are read and written by the model later on.
+        records: taken from the beginning of each split.
+    """
+    for shards in splits:
+        for index in range(min(len(shards), records)):
+            record, _ = shards[index]
+            yield from record.annotation.captions
+            for dialogue in record.dialogues:
+                for turn in dialogue.turns:
+                    yield turn.user
+                    if turn.assistant is not None:
+                        yield turn.assistant
+                        yield from _feedback(record, dialogue, turn, annotator)
+
+
+def _feedback(record: Record, dialogue: Dialogue, turn: Turn, annotator: Rater) -> Iterator[str]:
+    first = dialogue.turns[0].model_copy(update={"assistant": turn.assistant})
+    for feedback in annotator.rate([(record, dialogue.model_copy(update={"turns": [first]}))]):
+        yield from (text for text in (feedback.critique, feedback.refinement) if text)
