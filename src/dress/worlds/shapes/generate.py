@@ -16,7 +16,7 @@ from dress.worlds.shapes import requests
 from dress.worlds.shapes.scene import Scene, draw
 
 SPLITS = ("align", "sft", "prompts", "eval")
-WORLD_VERSION = 8
+WORLD_VERSION = 9
 """Raised when the same settings would give other records."""
 
 GOOD_SHARE = 0.28
@@ -82,9 +82,9 @@ def _taught(scene: Scene, rng: random.Random) -> list[Dialogue]:
         turns = [Turn(user=request.user, assistant=_teacher(scene, request, rng))]
         for _ in range(2):
             wish = rng.random()
-            if wish < 0.35:
+            if wish < 0.45:
                 turns.append(Turn(user=rng.choice(REPEAT), assistant=turns[-1].assistant))
-            elif wish < 0.5:
+            elif wish < 0.55:
                 turns.append(Turn(user=rng.choice(RETRY), assistant=_teacher(scene, request, rng)))
             else:
                 break
