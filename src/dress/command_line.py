@@ -317,6 +317,9 @@ def training_settings(composed: dict[str, Any]) -> config.Config:
                 given = composed[section][name] if section else composed[name]
                 (saved[section] if section else saved)[name] = given
         composed = saved | {"resume": str(folder), "run_dir": str(folder)}
+    if composed.get("reuse") is not None:
+        # Links resolved now: `logs/latest` will soon name the run that begins here.
+        composed = composed | {"reuse": str(Path(str(composed["reuse"])).resolve())}
     settings = config.check(composed)
     if HydraConfig.get().mode == RunMode.MULTIRUN and settings.training.devices > 1:
         # Lightning starts the other processes with this very command line, -m included: each would

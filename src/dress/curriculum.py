@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 
 from dress import config
-from dress.callbacks import Interrupted, SaveCheckpoint, ShowProgress, precision_for
+from dress.callbacks import SaveCheckpoint, ShowProgress, precision_for
 from dress.data.datamodule import StageData, StepDataset
 from dress.data.order import step_slice
 from dress.data.shards import Sample, Shards
@@ -451,6 +451,3 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-__all__ = ["Curriculum", "Interrupted", "ratings_as_table"]

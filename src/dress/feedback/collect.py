@@ -16,7 +16,7 @@ from dress.dialogue.spans import Span
 from dress.feedback.rater import Rater
 from dress.model.generation import Prompt, generate
 from dress.model.lvlm import LVLM
-from dress.record import Dialogue, Feedback, Record, Turn
+from dress.record import Dialogue, Feedback, Turn
 from dress.seeding import seed_for
 
 
@@ -208,6 +208,3 @@ def ratings_table(shards: Shards) -> dict[str, dict[str, list[int]]]:
                 row = table.setdefault(dialogue.criterion or "none", {}).setdefault(str(number), [0] * 5)
                 row[(turn.rating or 5) - 1] += 1
     return {criterion: dict(sorted(turns.items())) for criterion, turns in sorted(table.items())}
-
-
-__all__ = ["CkptResponder", "Record", "Sampling", "collect", "converse", "prompt_spans", "ratings_table"]
