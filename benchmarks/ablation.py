@@ -1,6 +1,6 @@
 """The ablation: what critique and refinement each bring, over seeds, with paired intervals.
 
-    python benchmarks/ablation.py --seeds 0 1 2 --out logs/ablation
+    python benchmarks/ablation.py --seeds 0 1 2 --out logs/ablation -- training.threads=1
 
 Runs `dress_full` and then every other experiment with `reuse`, for each seed; finished runs are kept.
 Gains are paired by scene: per scene the mean over its dialogues and the seeds, then a bootstrap over scenes.

@@ -246,9 +246,10 @@ class Curriculum:
         samples = self._eval_samples()
         dialogues = sum(len(record.dialogues) for record, _ in samples)
         settings, models = self.settings.eval, self.evaluated()
-        self.progress.start(name, len(models) * len(settings.conditions) * dialogues * settings.turns)
-
         self._take_over_cells(name)
+        files = [self.stage_folder(name) / f"{model}-{c}.jsonl" for model in models for c in settings.conditions]
+        missing = sum(not file.exists() for file in files)
+        self.progress.start(name, missing * dialogues * settings.turns)
 
         def responder(source: str) -> CkptResponder:
             load_weights(self.model, self.settings.model, self.stage_folder(source))
