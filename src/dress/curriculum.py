@@ -421,7 +421,8 @@ class Curriculum:
             records = len(Shards(self._split("sft")))
             return [
                 f"A model from scratch on {records:,} real images: nobody should expect good captions. "
-                f"What this shows is that the whole method runs on these data."
+                f"What this shows is that the whole method runs on these data. A model whose SFT data hold "
+                f"no refusal never samples one, so feedback on its own answers cannot teach it to refuse."
             ]
         return []
 
