@@ -43,7 +43,7 @@ from dress.model.checkpoint import load_weights, save_model
 from dress.model.language import load_own_tokenizer
 from dress.model.lvlm import LVLM
 from dress.module import DressModule
-from dress.phases import supervised
+from dress.phases import SETTINGS_OF, supervised
 from dress.phases.critique import praise
 from dress.progress import CurriculumProgress
 from dress.run_folder import rank
@@ -365,7 +365,8 @@ class Curriculum:
             case config.TrainStage():
                 source = getattr(data, stage.data)
                 parts["shards"] = Shards(self.data / source).fingerprint if source else "collected"
-                parts["phases"] = self.settings.phases.model_dump()
+                phases = self.settings.phases.model_dump()
+                parts["phases"] = {key: phases[key] for name in stage.phases for key in SETTINGS_OF[name]}
                 parts["training"] = [self.settings.training.clip, precision_for(self.settings.training.precision)]
                 parts["sharing"] = [data.share_prefixes, data.tokens_per_forest, data.max_tokens]
             case config.CollectStage():

@@ -27,7 +27,17 @@ PHASES: dict[str, Phase] = {
     "best_of": best_of,
 }
 
-__all__ = ["PHASES", "Phase", "condition_text", "supervised"]
+SETTINGS_OF: dict[str, tuple[str, ...]] = {
+    "align": ("align",),
+    "sft": (),
+    "critique": ("critique", "critique_template", "rating_template"),
+    "refinement": ("refinement",),
+    "rating": ("critique", "rating_template"),
+    "best_of": (),
+}
+"""Which of the `phases` settings each phase reads: what a stage's result depends on."""
+
+__all__ = ["PHASES", "SETTINGS_OF", "Phase", "condition_text", "supervised"]
 
 
 def supervised(record: Record, mixture: Mapping[config.PhaseName, float], settings: config.Phases) -> list[Supervised]:
