@@ -77,7 +77,6 @@ def test_answers_without_feedback_teach_no_condition(phases):
     [
         ("refined_only", "q|a0|r0|a1*"),
         ("last_only", "q|a0|r0|a1*"),
-        ("first_and_refined", "q|a0*|r0|a1*"),
         ("all", "q|a0*|r0|a1*"),
         ("rating_at_least", "q|a0|r0|a1*"),
     ],

@@ -139,7 +139,7 @@ class Critique(Section):
 
 
 class Refinement(Section):
-    loss: Literal["refined_only", "first_and_refined", "last_only", "all", "rating_at_least"] = "refined_only"
+    loss: Literal["refined_only", "last_only", "all", "rating_at_least"] = "refined_only"
     target: Literal["best_turn", "reference"] = "best_turn"
     min_rating: Annotated[int, Field(ge=1, le=4)] = 4  # for loss=rating_at_least
 

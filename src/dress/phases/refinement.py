@@ -15,8 +15,7 @@ def refinement(record: Record, settings: config.Phases) -> list[Supervised]:
 
     `target=best_turn` cuts the dialogue after its best answer; `target=reference` puts the
     dialogue's reference in place of its last answer. `loss` says which answers are learned:
-    `refined_only` those that rise above the answer before or stay at the top, `first_and_refined` the
-    first one too (the model's own, so that answers without advice stay as they were), `last_only` the last,
+    `refined_only` those that rise above the answer before or stay at the top, `last_only` the last,
     `all` every one, `rating_at_least` those rated `min_rating` or better.
     """
     dialogues = []
@@ -55,8 +54,6 @@ def _weights(ratings: list[int], settings: config.Refinement) -> list[float]:
     if len(ratings) < 2 or not _learns(ratings, len(ratings) - 1):
         return []
     match settings.loss:
-        case "first_and_refined":
-            chosen = [turn == 0 or _learns(ratings, turn) for turn in range(len(ratings))]
         case "last_only":
             chosen = [turn == len(ratings) - 1 for turn in range(len(ratings))]
         case "all":
