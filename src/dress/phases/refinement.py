@@ -17,8 +17,12 @@ def refinement(record: Record, settings: config.Phases) -> list[Supervised]:
     dialogue's reference in place of its last answer. `loss` says which answers are learned:
     `refined_only` those that rise above the answer before or stay at the top, `last_only` the last,
     `all` every one, `rating_at_least` those rated `min_rating` or better.
+
+    `anchor` is the weight of the model's own first answers, good and bad alike. They are samples of
+    the model that is trained, so at its start their gradient is zero in expectation: they hold in place
+    what nobody advised on, while refinement moves the answers after advice.
     """
-    dialogues = []
+    dialogues = [*_anchors(record, settings.refinement.anchor)]
     for dialogue in record.dialogues:
         answers, ratings = _chain(dialogue, settings)
         weights = _weights(ratings, settings.refinement)
@@ -29,6 +33,20 @@ def refinement(record: Record, settings: config.Phases) -> list[Supervised]:
             spans += [Span("user", turn.user), Span("assistant", answer, weight)]
         dialogues.append(Supervised("refinement", tuple(spans), record.image is not None))
     return dialogues
+
+
+def _anchors(record: Record, weight: float) -> list[Supervised]:
+    """First user text, **first answer**, of every dialogue that got feedback."""
+    if not weight:
+        return []
+    firsts = [dialogue.turns[0] for dialogue in record.dialogues]
+    return [
+        Supervised(
+            "refinement", (Span("user", turn.user), Span("assistant", turn.assistant, weight)), record.image is not None
+        )
+        for turn in firsts
+        if turn.assistant is not None and turn.rating is not None
+    ]
 
 
 def _chain(dialogue: Dialogue, settings: config.Phases) -> tuple[list[str], list[int]]:
