@@ -82,24 +82,38 @@ def test_answers_without_feedback_teach_no_condition(phases):
     ],
 )
 def test_refinement_learns_the_better_answer(phases, loss, wanted):
-    assert run("refinement", phases, CHAIN, loss=loss) == [wanted]
+    chain = CHAIN.model_copy(update={"turns": CHAIN.turns[:2]})
+    assert run("refinement", phases, chain, loss=loss, anchor=0) == [wanted]
 
 
 def test_refinement_learns_to_keep_a_top_answer_and_every_rise(phases):
     keeps = Dialogue(turns=[turn("q", "a0", 4), turn("r", "a1", 4)])
     rises = Dialogue(turns=[turn("q", "a0", 1), turn("r", "a1", 2), turn("r", "a2", 4)])
-    assert run("refinement", phases, keeps, rises) == ["q|a0|r|a1*", "q|a0|r|a1*|r|a2*"]
-    assert run("refinement", phases, rises, loss="last_only") == ["q|a0|r|a1|r|a2*"]
+    assert run("refinement", phases, keeps, rises, anchor=0) == ["q|a0|r|a1*", "q|a0|r|a1*|r|a2*"]
+    assert run("refinement", phases, rises, loss="last_only", anchor=0) == ["q|a0|r|a1|r|a2*"]
 
 
-def test_refinement_learns_nothing_where_nothing_gets_better(phases):
-    worse = Dialogue(turns=[turn("q", "a0", 4), turn("r", "a1", 2)])
+def test_refinement_learns_a_top_answer_again_where_it_was_lost(phases):
+    lost = Dialogue(turns=[turn("q", "a0", 4), turn("r", "a1", 2)])
+    assert run("refinement", phases, lost, anchor=0) == ["q|a0|r|a0*"]
+    assert run("refinement", phases, CHAIN, anchor=0) == ["q|a0|r0|a1|r1|a1*", "q|a0|r0|a1*"]
+
+
+def test_refinement_learns_no_second_answer_where_nothing_gets_better(phases):
     same = Dialogue(turns=[turn("q", "a0", 2), turn("r", "a1", 2)])
-    assert run("refinement", phases, worse, same, Dialogue(turns=[turn("q", "a0", 2)])) == []
+    assert run("refinement", phases, same, Dialogue(turns=[turn("q", "a0", 2)]), anchor=0) == []
+
+
+def test_refinement_holds_the_first_answers_of_all_rated_dialogues(phases):
+    same = Dialogue(turns=[turn("q", "a0", 2), turn("r", "a1", 2)])
+    unrated = Dialogue(turns=[turn("q", "a0")])
+    assert run("refinement", phases, same, unrated, anchor=0.5) == ["q|a0*"]
+    (held,) = PHASES["refinement"](record(same), phases)
+    assert [span.weight for span in held.spans] == [0.0, phases.refinement.anchor]
 
 
 def test_refinement_to_the_reference_replaces_the_last_answer(phases):
-    assert run("refinement", phases, CHAIN, target="reference") == ["q|a0|r0|a1*|r1|ref*"]
+    assert run("refinement", phases, CHAIN, target="reference", anchor=0)[-1] == "q|a0|r0|a1*|r1|ref*"
 
 
 def test_baselines(phases):

@@ -180,6 +180,8 @@ def _discard_unused() -> None:
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
     written = {".hydra", f"{settings.job.name}.log", "tokenizer.json"}
+    if not folder.exists():  # runs that began in the same second share it
+        return
     if folder == Path.cwd() or {file.name for file in folder.iterdir()} - written:
         return
     shutil.rmtree(folder)

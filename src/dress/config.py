@@ -142,7 +142,7 @@ class Refinement(Section):
     loss: Literal["refined_only", "last_only", "all", "rating_at_least"] = "refined_only"
     target: Literal["best_turn", "reference"] = "best_turn"
     min_rating: Annotated[int, Field(ge=1, le=4)] = 4  # for loss=rating_at_least
-    anchor: Annotated[float, Field(ge=0)] = 1.0  # weight of the model's own first answers
+    anchor: Annotated[float, Field(ge=0)] = 0.5  # weight of the model's own first answers
 
 
 class Phases(Section):

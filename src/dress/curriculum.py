@@ -372,7 +372,7 @@ class Curriculum:
             case config.CollectStage():
                 parts["shards"] = Shards(self._split("prompts")).fingerprint
                 parts["annotator"] = self.settings.annotator.model_dump()
-                parts["generation"] = self.settings.generation.max_new_tokens
+                parts["generation"] = self.settings.generation.model_dump()
             case config.EvalStage():
                 parts["shards"] = Shards(self._split("eval")).fingerprint
                 parts["judge"] = self.settings.judge.model_dump()

@@ -5,6 +5,8 @@ The advice is the next turn's user text. Only dialogues that get better, or stay
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from dress import config
 from dress.dialogue.spans import Span, Supervised
 from dress.record import TOP_RATING, Dialogue, Record
@@ -18,11 +20,14 @@ def refinement(record: Record, settings: config.Phases) -> list[Supervised]:
     `refined_only` those that rise above the answer before or stay at the top, `last_only` the last,
     `all` every one, `rating_at_least` those rated `min_rating` or better.
 
+    An answer rated 4 whose advice made it worse is its own better answer: it is learned again in the
+    place of the worse one.
+
     `anchor` is the weight of the model's own first answers, good and bad alike. They are samples of
     the model that is trained, so at its start their gradient is zero in expectation: they hold in place
     what nobody advised on, while refinement moves the answers after advice.
     """
-    dialogues = [*_anchors(record, settings.refinement.anchor)]
+    dialogues = [*_anchors(record, settings.refinement.anchor), *_kept(record)]
     for dialogue in record.dialogues:
         answers, ratings = _chain(dialogue, settings)
         weights = _weights(ratings, settings.refinement)
@@ -47,6 +52,21 @@ def _anchors(record: Record, weight: float) -> list[Supervised]:
         for turn in firsts
         if turn.assistant is not None and turn.rating is not None
     ]
+
+
+def _kept(record: Record) -> list[Supervised]:
+    """… top-rated answer, advice, **the same answer**, wherever the answer given instead was worse."""
+    dialogues = []
+    for dialogue in record.dialogues:
+        spans: list[Span] = []
+        for turn, after in pairwise(dialogue.turns):
+            if turn.assistant is None or turn.rating is None or after.rating is None:
+                break
+            spans += [Span("user", turn.user), Span("assistant", turn.assistant)]
+            if turn.rating == TOP_RATING > after.rating:
+                again = Span("user", after.user), Span("assistant", turn.assistant, 1.0)
+                dialogues.append(Supervised("refinement", (*spans, *again), record.image is not None))
+    return dialogues
 
 
 def _chain(dialogue: Dialogue, settings: config.Phases) -> tuple[list[str], list[int]]:
