@@ -108,6 +108,8 @@ def test_refinement_holds_the_first_answers_of_all_rated_dialogues(phases):
     same = Dialogue(turns=[turn("q", "a0", 2), turn("r", "a1", 2)])
     unrated = Dialogue(turns=[turn("q", "a0")])
     assert run("refinement", phases, same, unrated, anchor=0.5) == ["q|a0*"]
+    both = run("refinement", phases, same, anchor=0.5, anchor_conditions=["none", "praise"])
+    assert both == ["q|a0*", f"q|{praise('critique', phases)}|a0*"]
     (held,) = PHASES["refinement"](record(same), phases)
     assert [span.weight for span in held.spans] == [0.0, phases.refinement.anchor]
 

@@ -143,6 +143,7 @@ class Refinement(Section):
     target: Literal["best_turn", "reference"] = "best_turn"
     min_rating: Annotated[int, Field(ge=1, le=4)] = 4  # for loss=rating_at_least
     anchor: Annotated[float, Field(ge=0)] = 0.5  # weight of the model's own first answers
+    anchor_conditions: list[Literal["none", "praise"]] = ["none"]  # what they stand after
 
 
 class Phases(Section):

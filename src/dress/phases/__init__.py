@@ -31,7 +31,7 @@ SETTINGS_OF: dict[str, tuple[str, ...]] = {
     "align": ("align",),
     "sft": (),
     "critique": ("critique", "critique_template", "rating_template"),
-    "refinement": ("refinement",),
+    "refinement": ("refinement", "critique", "critique_template", "rating_template", "praise"),
     "rating": ("critique", "rating_template"),
     "best_of": (),
 }

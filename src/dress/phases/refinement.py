@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from dress import config
 from dress.dialogue.spans import Span, Supervised
+from dress.phases.critique import praise
 from dress.record import TOP_RATING, Dialogue, Record
 
 
@@ -25,9 +26,10 @@ def refinement(record: Record, settings: config.Phases) -> list[Supervised]:
 
     `anchor` is the weight of the model's own first answers, good and bad alike. They are samples of
     the model that is trained, so at its start their gradient is zero in expectation: they hold in place
-    what nobody advised on, while refinement moves the answers after advice.
+    what nobody advised on, while refinement moves the answers after advice. `anchor_conditions` says
+    what they stand after: a model that no critique phase taught what praise means takes it for advice.
     """
-    dialogues = [*_anchors(record, settings.refinement.anchor), *_kept(record)]
+    dialogues = [*_anchors(record, settings), *_kept(record)]
     for dialogue in record.dialogues:
         answers, ratings = _chain(dialogue, settings)
         weights = _weights(ratings, settings.refinement)
@@ -40,17 +42,20 @@ def refinement(record: Record, settings: config.Phases) -> list[Supervised]:
     return dialogues
 
 
-def _anchors(record: Record, weight: float) -> list[Supervised]:
-    """First user text, **first answer**, of every dialogue that got feedback."""
-    if not weight:
-        return []
-    firsts = [dialogue.turns[0] for dialogue in record.dialogues]
+def _anchors(record: Record, settings: config.Phases) -> list[Supervised]:
+    """First user text, [praise], **first answer**, of every dialogue that got feedback."""
+    refinement = settings.refinement
+    after = {"none": [], "praise": [Span("condition", praise(settings.critique.condition, settings))]}
+    firsts = [d.turns[0] for d in record.dialogues if d.turns[0].assistant is not None]
     return [
         Supervised(
-            "refinement", (Span("user", turn.user), Span("assistant", turn.assistant, weight)), record.image is not None
+            "refinement",
+            (Span("user", turn.user), *after[name], Span("assistant", turn.assistant or "", refinement.anchor)),
+            record.image is not None,
         )
         for turn in firsts
-        if turn.assistant is not None and turn.rating is not None
+        for name in refinement.anchor_conditions
+        if refinement.anchor and turn.rating is not None
     ]
 
 
