@@ -16,11 +16,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-import prepare
 from dress.config import ConfigError, check_as
 from dress.data.shards import Shards
 from dress.data.sources import SOURCES, source
 from dress.data.sources.importing import Imported, SourceError, run_import
+from dress.data.sources.task import run as run_task
+from dress.data.tasks import Import
 from dress.files import read_json, read_lines
 from dress.record import Record
 
@@ -350,17 +351,17 @@ def test_the_command_ends_with_a_table_and_refuses_plainly(folder: Path, tmp_pat
 
 def test_settings_that_are_missing_are_named() -> None:
     with pytest.raises(ConfigError, match="path: "):
-        check_as(prepare.Settings, {"source": "vlsafe", "path": None, "out": "x"})
+        check_as(Import, {"task": "import", "source": "vlsafe", "path": None, "out": "x"})
     with pytest.raises(ConfigError, match=r"pth: no such setting\. Did you mean path"):
-        check_as(prepare.Settings, {"source": "vlsafe", "path": "x", "out": "x", "pth": 1})
+        check_as(Import, {"task": "import", "source": "vlsafe", "path": "x", "out": "x", "pth": 1})
 
 
 def test_a_second_run_says_that_nothing_is_to_do(folder: Path, tmp_path: Path) -> None:
     console = Console(record=True, width=200, file=io.StringIO())
-    settings = prepare.Settings(source="vlsafe", path=str(folder), out=str(tmp_path / "out"))
-    prepare.prepare(settings, console)
+    settings = Import(task="import", source="vlsafe", path=str(folder), out=str(tmp_path / "out"))
+    run_task(settings, console)
     assert "Nothing to do" not in console.export_text()
-    prepare.prepare(settings, console)
+    run_task(settings, console)
     assert "Nothing to do" in console.export_text()
 
 

@@ -29,7 +29,7 @@ from dress.data.datamodule import StageData, StepDataset
 from dress.data.order import step_slice
 from dress.data.shards import Sample, Shards
 from dress.dialogue.chat import FORMATS
-from dress.dialogue.tokenizer import check_cuts, load_tokenizer, save_tokenizer, train_tokenizer
+from dress.dialogue.tokenizer import check_cuts, load_tokenizer, save_tokenizer, tokenizer_hash, train_tokenizer
 from dress.evaluation.cells import evaluate_cells
 from dress.evaluation.metrics import metrics
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
@@ -91,7 +91,11 @@ class Curriculum:
         with self.progress:
             self.data = self._data_folder()
             self.model = self._build_model()
-            fingerprint = self._fingerprint("", {"model": self.settings.model.model_dump(), "seed": self.settings.seed})
+            fingerprint = self._fingerprint("", {
+                "model": self.settings.model.model_dump(),
+                "tokenizer": tokenizer_hash(self.model.encoder.tokenizer),
+                "seed": self.settings.seed,
+            })  # fmt: skip
             self.chain: dict[str, str] = {}
             for name in self.settings.curriculum.order:
                 fingerprint = self._fingerprint(fingerprint, self._depends_on(name))
@@ -346,7 +350,8 @@ class Curriculum:
                 _wait_for(file)
             if not file.exists():
                 splits = [Shards(self._split(split)) for split in ("align", "sft", "prompts")]
-                fixed = [self.settings.phases.align.prompt, *self.conditions().values()]
+                phases = self.settings.phases  # not the experiment's conditions: ablations share the tokenizer
+                fixed = [phases.align.prompt, praise(phases.critique.condition, phases)]
                 texts = chain(fixed, corpus(splits, self.annotator, TOKENIZER_RECORDS))
                 trained = train_tokenizer(texts, settings.tokenizer.vocabulary, chat)
                 file.parent.mkdir(parents=True, exist_ok=True)

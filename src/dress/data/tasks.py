@@ -1,0 +1,47 @@
+"""The tasks of `src/prepare.py`: the settings of each (configs/task/) and where its function is.
+
+Light on purpose: a task's module is imported only when its settings are known to be good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Literal
+
+from pydantic import ConfigDict
+
+from dress.config import Section, check_as
+
+
+class Task(Section):
+    """What one call of `src/prepare.py` does."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+
+class Import(Task):
+    """A publisher's files become a folder of shards."""
+
+    task: Literal["import"]
+    source: str
+    path: str
+    out: str
+    overwrite: bool = False
+
+
+TASKS: dict[str, tuple[type[Task], str]] = {
+    "import": (Import, "dress.data.sources.task"),
+}
+"""Task name to its settings and to the module whose `run(settings, console)` does it."""
+
+
+def task(composed: dict[str, Any]) -> tuple[Task, Callable[..., Any]]:
+    """The checked settings of the composed task, and its function.
+
+    Raises:
+        ConfigError: a setting that does not exist or does not fit.
+    """
+    settings, module = TASKS[composed["task"]]
+    checked = check_as(settings, composed)
+    return checked, import_module(module).run
