@@ -98,8 +98,9 @@ def test_another_seed_gives_another_model(finished):
     assert model_bytes(Path(settings.run_dir), "align") != model_bytes(finished, "align")
 
 
-def test_an_ablation_takes_over_the_stages_that_are_the_same(finished):
-    settings = tiny_settings(finished.parent, "experiment=critique_only", f"reuse={finished}", run="branch")
+@pytest.mark.parametrize("experiment", ["critique_only", "refinement_only", "rating_only", "best_of"])
+def test_an_ablation_takes_over_the_stages_that_are_the_same(finished, experiment):
+    settings = tiny_settings(finished.parent, f"experiment={experiment}", f"reuse={finished}", run=experiment)
     run(settings)
     branch = Path(settings.run_dir)
     for stage in ("align", "sft"):
@@ -216,9 +217,9 @@ def test_bf16_trains_and_stays_near_fp32(finished):
 
 
 def test_an_ablation_takes_over_the_answers_of_the_same_model(finished):
-    folder = finished.parent / "branch" / "stages" / "eval"
+    folder = finished.parent / "critique_only" / "stages" / "eval"
     if not folder.exists():
-        test_an_ablation_takes_over_the_stages_that_are_the_same(finished)
+        test_an_ablation_takes_over_the_stages_that_are_the_same(finished, "critique_only")
     for condition in ("none", "praise"):
         ours, theirs = folder / f"sft-{condition}.jsonl", finished / "stages" / "eval" / f"sft-{condition}.jsonl"
         assert os.path.samefile(ours, theirs)
