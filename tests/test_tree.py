@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from conftest import small_model
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 
 from dress.data.images import open_image
 from dress.data.shards import Shards
-from dress.dialogue.batch import Forest, Sample, collate
+from dress.dialogue.batch import Sample, collate, pack
 from dress.dialogue.encode import IMAGE, Encoded
-from dress.dialogue.tree import build_tree
+from dress.dialogue.tree import build_tree, build_trees
 from dress.feedback.oracle import OracleRater
+from dress.model import attention
 from dress.phases import supervised
 from dress.record import Record, Turn
 
@@ -37,11 +39,10 @@ def collected(record: Record) -> Record:
 def loss_and_gradients(model, samples, tokens_per_forest) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad()
     step = collate(samples, tokens_per_forest)
-    weight = sum(f.weight.sum() for f in step.forests)
+    weight = torch.stack([f.weight.sum() for f in step.forests]).sum()
     total = 0.0
     for forest in step.forests:
-        nll = model(forest)
-        loss = (nll * forest.weight.to(nll.dtype)).sum() / weight.to(nll.dtype)
+        loss, _ = model(forest, weight)
         loss.backward()
         total += loss.item()
     return total, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -75,7 +76,8 @@ def test_forgetting_the_mask_changes_the_loss(tokenizer, shapes_folder, phases, 
     model = small_model(tokenizer).double()
     samples = samples_of(model, shapes_folder, phases, True, torch.float64)
     right, _ = loss_and_gradients(model, samples, 100_000)
-    monkeypatch.setattr(Forest, "mask", lambda self: None)
+    monkeypatch.setattr(attention, "foreign_mask", lambda device: None)
+    monkeypatch.setattr("dress.model.lvlm.plan", lambda forest, backend: None)
     wrong, _ = loss_and_gradients(model, samples, 100_000)
     assert abs(right - wrong) > 1e-4
 
@@ -93,8 +95,8 @@ words = st.integers(0, 3)
 dialogue = st.builds(
     lambda prefix, rest, flags: Encoded(
         "sft",
-        (IMAGE,) * 2 + tuple(prefix + rest),
-        (0.0, 0.0, *(float(f) for f in (flags + [1] * 20)[: len(prefix + rest)])),
+        np.array([IMAGE] * 2 + prefix + rest),
+        np.array([0.0, 0.0, *(float(f) for f in (flags + [1] * 20)[: len(prefix + rest)])]),
     ),
     st.lists(words, max_size=3),
     st.lists(words, min_size=1, max_size=6),
@@ -103,7 +105,7 @@ dialogue = st.builds(
 
 
 @given(st.lists(dialogue, min_size=1, max_size=6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_a_trie_keeps_every_context_target_and_weight(dialogues):
     """Walking from a source row up to the root gives the context of some dialogue, with its weight."""
     tree = build_tree(dialogues)
@@ -115,15 +117,44 @@ def test_a_trie_keeps_every_context_target_and_weight(dialogues):
     for one in dialogues:
         for i, weight in enumerate(one.weights):
             if weight:
-                key = (one.ids[:i], one.ids[i])
+                key = (tuple(one.ids[:i]), one.ids[i])
                 wanted[key] = wanted.get(key, 0.0) + weight
     got: dict = {}
-    for row, target, weight, _ in tree.entries:
+    for row, target, weight in zip(tree.row, tree.target, tree.weight, strict=True):
         context, node = [], row
         while node >= 0:
             context.append(tree.ids[node])
             assert tree.depth[node] == (tree.depth[parent[node]] + 1 if parent[node] >= 0 else 0)
             node = parent[node]
+        assert (tuple(reversed(context)), target) not in got
         got[tuple(reversed(context)), target] = weight
     assert got == wanted
-    assert len(tree) == len({one.ids[: i + 1] for one in dialogues for i in range(len(one.ids))})
+    assert len(tree) == len({tuple(one.ids[: i + 1]) for one in dialogues for i in range(len(one.ids))})
+    places = []
+    for path in tree.paths:
+        runs = [place for run in path.before for place in range(*run)]
+        places += range(path.start, path.stop)
+        ancestors, node = [], parent[path.start]
+        while node >= 0:
+            ancestors.append(node)
+            node = parent[node]
+        assert runs == ancestors[::-1]
+        assert [parent[i] for i in range(path.start + 1, path.stop)] == list(range(path.start, path.stop - 1))
+    assert places == list(range(len(tree)))
+
+
+@given(st.lists(dialogue, min_size=1, max_size=6), st.integers(1, 30))
+@settings(max_examples=100, deadline=None)
+def test_a_split_keeps_every_dialogue_whole_and_every_part_within_budget(dialogues, budget):
+    trees = build_trees(dialogues, budget)
+    assert sum(tree.weight.sum() for tree in trees) == sum(one.weights.sum() for one in dialogues)
+    assert all(len(tree) <= max(budget, *(len(one.ids) for one in dialogues)) for tree in trees)
+    if len(build_tree(dialogues)) <= budget:
+        assert len(trees) == 1
+
+
+@given(st.lists(st.integers(1, 50), max_size=60), st.integers(50, 200))
+def test_packing_puts_every_tree_into_one_forest(sizes, budget):
+    bins = pack(sizes, budget)
+    assert sorted(i for one in bins for i in one) == list(range(len(sizes)))
+    assert all(sum(sizes[i] for i in one) <= budget for one in bins)

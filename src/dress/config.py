@@ -93,6 +93,7 @@ class Model(Section):
     projector: Projector = Projector()
     language: Language
     tokenizer: Tokenizer = Tokenizer()
+    attention: Literal["auto", "dense", "nodes", "flex"] = "auto"  # over token trees: by device and size
 
 
 # --- data ------------------------------------------------------------------------------------------

@@ -50,8 +50,8 @@ class DressModule(L.LightningModule):
         loss = torch.zeros((), device=self.device)
         for number, forest in enumerate(step.forests):
             with self._no_sync(last=number == len(step.forests) - 1):
-                part = self._loss(forest) / weight.clamp(min=1e-12).to(torch.float32)
-                self.manual_backward(part * self.trainer.world_size)
+                part = self._loss(forest, weight.clamp(min=1e-12))
+                self.manual_backward(part * world if (world := self.trainer.world_size) > 1 else part)
             loss += part.detach()
         if not step.forests and self.trainer.world_size > 1:
             self.manual_backward(torch.stack([p.sum() * 0 for p in self.parameters() if p.requires_grad]).sum())
@@ -64,15 +64,14 @@ class DressModule(L.LightningModule):
         self._log(float(norm), float(scheduler.get_last_lr()[0]))
         return loss
 
-    def _loss(self, forest: Forest) -> Tensor:
-        """Sum over entries of weight x negative log-likelihood."""
-        nll = self.model(forest)
-        weight = forest.weight.to(nll.dtype)
+    def _loss(self, forest: Forest, total: Tensor) -> Tensor:
+        """Sum over entries of weight x negative log-likelihood ÷ total."""
+        loss, nll = self.model(forest, total)
         with torch.no_grad():
             for row, values in enumerate((nll.double() * forest.weight, forest.weight, torch.ones_like(forest.weight))):
                 self._sums[row].scatter_add_(0, forest.phase.cpu(), values.cpu())
             self._tokens += forest.tokens
-        return (nll * weight).sum()
+        return loss
 
     def _no_sync(self, last: bool) -> Any:
         """Gradients are exchanged once per optimiser step."""

@@ -31,7 +31,7 @@ def ratings_as_table(ratings: dict[str, dict[str, list[int]]]) -> Table:
 def coloured(encoder: Encoder, encoded: Encoded) -> Text:
     """Tokens of one dialogue; those with a loss weight in bold green, the weight where it changes."""
     text, before, images = Text(f"{encoded.phase:>10}  ", style="bold"), 0.0, 0
-    for token, weight in zip(encoded.ids, encoded.weights, strict=True):
+    for token, weight in zip(encoded.ids.tolist(), encoded.weights.tolist(), strict=True):
         if token == IMAGE:
             images += 1
             continue

@@ -22,7 +22,7 @@ from dress.data.order import step_slice
 from dress.data.shards import Shards
 from dress.dialogue.batch import Sample, Step, collate
 from dress.dialogue.encode import Encoder
-from dress.dialogue.tree import build_tree
+from dress.dialogue.tree import build_tree, build_trees
 from dress.phases import supervised
 from dress.record import RecordError
 
@@ -76,7 +76,10 @@ class StepDataset(Dataset[Step]):
             encoded = [self.encoder.supervised(dialogue, self.shards.where(index)) for dialogue in dialogues]
             if not encoded:
                 return None
-            trees = [build_tree(encoded)] if self.data.share_prefixes else [build_tree([e]) for e in encoded]
+            if self.data.share_prefixes:
+                trees = build_trees(encoded, self.data.tokens_per_forest)
+            else:
+                trees = [build_tree([one]) for one in encoded]
             picture = None
             if image is not None:
                 picture = self.preprocess(open_image(image, self.shards.where(index)))

@@ -1,55 +1,55 @@
-"""Forests: token trees padded side by side, as tensors.
+"""Forests: token trees side by side in one flat sequence, as tensors.
 
-Shapes: B rows (trees), S tokens, E entries, N images.
+Shapes: T tokens, R trees, E entries, N images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dress.dialogue.tree import Tree
+from dress.dialogue.tree import Path, Tree
 
 PHASE_NAMES = ("align", "sft", "critique", "refinement", "rating", "best_of")
-NO_IMAGE = -1
 
 
 @dataclass
 class Forest:
-    """What one forward pass takes.
+    """What one forward pass takes: trees one after another, without padding.
 
-    `ids` [B, S] (encode.IMAGE marks image tokens), `depth` [B, S] positions, `subtree_end` [B, S];
-    padding attends to itself only and predicts nothing. `image` [B] is the row of `pixels`
-    [N, 3, H, W], or -1. Entries: `row` [E] = b * S + s predicts `target` [E] with `weight` [E] for
-    `phase` [E] (index into `PHASE_NAMES`).
+    `ids` [T] (encode.IMAGE marks image tokens), `depth` [T] positions, `subtree_end` [T] places in the
+    forest. `starts` [R + 1]: tree r is [starts[r], starts[r + 1]). `paths`: runs that descend without
+    branching off, places in the forest. `image` [R'] is the row of `pixels` [N, 3, H, W] of each tree
+    that has an image, in order. Entries: `row` [E] predicts `target` [E] with `weight` [E] (float64)
+    for `phase` [E] (index into `PHASE_NAMES`).
     """
 
     ids: Tensor
     depth: Tensor
     subtree_end: Tensor
+    starts: tuple[int, ...]
+    paths: tuple[Path, ...]
     image: Tensor
     pixels: Tensor | None
     row: Tensor
     target: Tensor
     weight: Tensor
     phase: Tensor
-    tokens: int
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Forest:
         def move(value: Any) -> Any:
             return value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
 
         return Forest(**{field.name: move(getattr(self, field.name)) for field in fields(self)})
-
-    def mask(self) -> Tensor:
-        """Ancestor mask, bool [B, 1, S, S]: query q sees key k if k is q or one of its ancestors."""
-        position = torch.arange(self.ids.shape[1], device=self.ids.device)
-        q, k = position[:, None], position[None, :]
-        return ((k <= q) & (q < self.subtree_end[:, None, :]))[:, None]
 
 
 @dataclass
@@ -72,67 +72,67 @@ class Sample:
 
 
 def collate(samples: Iterable[Sample], tokens_per_forest: int) -> Step:
-    """Pack samples into forests of at most `tokens_per_forest` padded tokens; a tree is never cut.
+    """Pack whole trees into forests of at most `tokens_per_forest` tokens, the longest first.
 
-    Trees of like length stand together, so that padding is small.
+    A tree above the budget is a forest of its own (`build_trees` makes none but for one dialogue
+    above it).
     """
     kept = [sample for sample in samples if sample.trees]
-    pairs = sorted(
-        ((tree, number) for number, sample in enumerate(kept) for tree in sample.trees),
-        key=lambda pair: len(pair[0]),
-        reverse=True,
-    )
-    forests: list[Forest] = []
-    group: list[tuple[Tree, int]] = []
-    for pair in pairs:
-        if group and (len(group) + 1) * len(group[0][0]) > tokens_per_forest:
-            forests.append(_forest(group, kept))
-            group = []
-        group.append(pair)
-    if group:
-        forests.append(_forest(group, kept))
-    return Step(forests, len(kept))
+    pairs = [(tree, number) for number, sample in enumerate(kept) for tree in sample.trees]
+    groups = pack([len(tree) for tree, _ in pairs], tokens_per_forest)
+    return Step([_forest([pairs[i] for i in group], kept) for group in groups], len(kept))
+
+
+def pack(sizes: Sequence[int], budget: int) -> list[list[int]]:
+    """Bins of indices whose sizes sum to at most `budget`: best fit, the largest first."""
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        fits = [(left, b) for b, left in enumerate(room) if left >= sizes[i]]
+        if fits:
+            _, b = min(fits)
+        else:
+            b = len(bins)
+            bins.append([])
+            room.append(budget)
+        bins[b].append(i)
+        room[b] -= sizes[i]
+    return bins
 
 
 def _forest(group: list[tuple[Tree, int]], samples: list[Sample]) -> Forest:
-    rows, width = len(group), len(group[0][0])
-    ids = torch.zeros(rows, width, dtype=torch.long)
-    depth = torch.zeros(rows, width, dtype=torch.long)
-    subtree_end = torch.arange(1, width + 1).repeat(rows, 1)
-    row: list[int] = []
-    target: list[int] = []
-    weight: list[float] = []
-    phase: list[int] = []
+    starts = [0, *np.cumsum([len(tree) for tree, _ in group]).tolist()]
     images: list[int] = []
     pixels: list[Tensor] = []
     place: dict[int, int] = {}
-    for b, (tree, number) in enumerate(group):
-        size = len(tree)
-        ids[b, :size] = torch.tensor(tree.ids)
-        depth[b, :size] = torch.tensor(tree.depth)
-        subtree_end[b, :size] = torch.tensor(tree.subtree_end)
-        for source, token, w, name in tree.entries:
-            row.append(b * width + source)
-            target.append(token)
-            weight.append(w)
-            phase.append(PHASE_NAMES.index(name))
+    for _, number in group:
         picture = samples[number].pixels
         if picture is None:
-            images.append(NO_IMAGE)
             continue
         if number not in place:
             place[number] = len(pixels)
             pixels.append(picture)
         images.append(place[number])
+
+    def joined(name: str, shifted: bool) -> Tensor:
+        parts = [getattr(tree, name) for tree, _ in group]
+        moved = [part + start for part, start in zip(parts, starts, strict=False)] if shifted else parts
+        return torch.from_numpy(np.concatenate(moved))
+
     return Forest(
-        ids=ids,
-        depth=depth,
-        subtree_end=subtree_end,
-        image=torch.tensor(images),
+        ids=joined("ids", False),
+        depth=joined("depth", False),
+        subtree_end=joined("subtree_end", True),
+        starts=tuple(starts),
+        paths=tuple(_moved(path, at) for (tree, _), at in zip(group, starts, strict=False) for path in tree.paths),
+        image=torch.tensor(images, dtype=torch.long),
         pixels=torch.stack(pixels) if pixels else None,
-        row=torch.tensor(row),
-        target=torch.tensor(target),
-        weight=torch.tensor(weight, dtype=torch.float64),
-        phase=torch.tensor(phase),
-        tokens=sum(len(tree) for tree, _ in group),
+        row=joined("row", True),
+        target=joined("target", False),
+        weight=joined("weight", False),
+        phase=torch.tensor([PHASE_NAMES.index(name) for tree, _ in group for name in tree.phase]),
     )
+
+
+def _moved(path: Path, at: int) -> Path:
+    return Path(path.start + at, path.stop + at, tuple((start + at, stop + at) for start, stop in path.before))

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from dress.dialogue.chat import FORMATS, ChatFormat, Piece, pieces
@@ -16,13 +17,13 @@ IMAGE = -1
 """Stands in `ids` for one token of the record's image; no tokenizer gives it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Encoded:
-    """A dialogue as tokens. `weights[i]` is the loss weight of predicting `ids[i]`."""
+    """A dialogue as tokens: `ids` int64 [S]; `weights` float64 [S], the loss weight of predicting each."""
 
     phase: str
-    ids: tuple[int, ...]
-    weights: tuple[float, ...]
+    ids: np.ndarray
+    weights: np.ndarray
 
 
 class Encoder:
@@ -57,18 +58,18 @@ class Encoder:
             RecordError: no supervised token, or more than `max_tokens`.
         """
         ids, weights = self._join(pieces(dialogue.spans, self.chat, dialogue.image))
-        if not any(weights):
+        if not weights.any():
             raise RecordError(f"{where}: phase {dialogue.phase}: expected a supervised token, got none")
         if len(ids) > self.max_tokens:
             raise RecordError(
                 f"{where}: phase {dialogue.phase}: expected at most data.max_tokens={self.max_tokens} tokens, "
                 f"got {len(ids)}"
             )
-        return Encoded(dialogue.phase, tuple(ids), tuple(weights))
+        return Encoded(dialogue.phase, ids, weights)
 
     def prompt(self, spans: Iterable[Span], image: bool) -> list[int]:
         """Tokens up to where the next answer begins; the last span is the user's or a condition."""
-        return self._join(pieces(tuple(spans), self.chat, image))[0]
+        return self._join(pieces(tuple(spans), self.chat, image))[0].tolist()
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of generated tokens, up to the first stop token."""
@@ -86,14 +87,11 @@ class Encoder:
         self.__dict__.update(state)
         self._ids = lru_cache(maxsize=65536)(self._tokenise)
 
-    def _join(self, parts: Iterable[Piece]) -> tuple[list[int], list[float]]:
-        ids: list[int] = []
-        weights: list[float] = []
-        for part in parts:
-            new = (IMAGE,) * self.image_tokens if part.image else self._ids(part.text)
-            ids += new
-            weights += [part.weight] * len(new)
-        return ids, weights
+    def _join(self, parts: Iterable[Piece]) -> tuple[np.ndarray, np.ndarray]:
+        image = np.full(self.image_tokens, IMAGE)
+        found = [(image if part.image else self._ids(part.text), part.weight) for part in parts]
+        ids = np.concatenate([new for new, _ in found])
+        return ids, np.repeat([weight for _, weight in found], [len(new) for new, _ in found])
 
-    def _tokenise(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+    def _tokenise(self, text: str) -> np.ndarray:
+        return np.array(self.tokenizer.encode(text, add_special_tokens=False), np.int64)

@@ -6,63 +6,198 @@ the separate dialogues, because every token sees exactly what it would see in ea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from dress.dialogue.encode import Encoded
 
 
 @dataclass(frozen=True)
-class Tree:
-    """S tokens of a trie in depth-first order.
+class Path:
+    """A run of tokens that descends without branching off: [start, stop) of the layout.
 
-    `subtree_end[i]` is one past the last descendant of token i. `entries` are
-    (source row, target id, weight, phase): the row before a token predicts it, and one row predicts
-    the first token of *every* child. A token supervised by several dialogues has the sum of their weights.
+    `before` are the runs [start, stop) of its ancestors above it, in order of depth.
     """
 
-    ids: list[int]
-    depth: list[int]
-    subtree_end: list[int]
-    entries: list[tuple[int, int, float, str]]
+    start: int
+    stop: int
+    before: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """S tokens of a trie in depth-first order, the child with the longest way down first.
+
+    Args:
+        ids: int64 [S].
+        depth: int64 [S], the position of a token.
+        subtree_end: int64 [S], one past the last descendant of a token.
+        paths: the layout cut into runs; every token stands in one.
+        row, target, weight, phase: entries [E]. Row `row` predicts `target`: it is the token before it,
+            and one row predicts the first token of *every* child. A token supervised by several
+            dialogues of a phase has the sum of their weights (float64).
+    """
+
+    ids: np.ndarray
+    depth: np.ndarray
+    subtree_end: np.ndarray
+    paths: tuple[Path, ...]
+    row: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray
+    phase: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def build_tree(dialogues: list[Encoded]) -> Tree:
-    """Merge dialogues over one image. Sorted by ids, each shares its prefix with the one before."""
-    ids: list[int] = []
-    depth: list[int] = []
-    ends: list[int] = []
-    entries: dict[tuple[int, int, str], float] = {}
-    path: list[int] = []
-    before: tuple[int, ...] = ()
-    for dialogue in sorted(dialogues, key=lambda d: d.ids):
-        shared = _shared(before, dialogue.ids)
-        for node in path[shared:]:
-            ends[node] = len(ids)
-        del path[shared:]
-        for token in dialogue.ids[shared:]:
-            depth.append(len(path))
-            path.append(len(ids))
-            ids.append(token)
-            ends.append(0)
-        for position, weight in enumerate(dialogue.weights):
-            if weight:
-                assert position > 0, "the first token of a dialogue has no row to be predicted from"
-                entry = (path[position - 1], dialogue.ids[position], dialogue.phase)
-                entries[entry] = entries.get(entry, 0.0) + weight
-        before = dialogue.ids
-    for node in path:
-        ends[node] = len(ids)
-    return Tree(ids, depth, ends, [(row, target, weight, phase) for (row, target, phase), weight in entries.items()])
+@dataclass(eq=False)
+class _Node:
+    """A run without branch: depths [start, stop) of dialogue `source`, whose ids it takes."""
+
+    source: int
+    start: int
+    stop: int
+    children: list[_Node] = field(default_factory=list)
+    deepest: int = 0
+    at: int = 0  # place in the layout
 
 
-def _shared(a: tuple[int, ...], b: tuple[int, ...]) -> int:
-    """Length of the common prefix."""
-    length = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        length += 1
-    return length
+def build_tree(dialogues: Sequence[Encoded]) -> Tree:
+    """Merge dialogues over one image into a trie and lay it out; costs grow with nodes, not with tokens."""
+    ids = [d.ids for d in dialogues]
+    order, shared = sorted_prefixes(ids)
+    root, ways = _trie(ids, order, shared)
+    layout, paths = _lay_out(root)
+    tokens = np.concatenate([ids[node.source][node.start : node.stop] for node in layout])
+    depth = np.concatenate([np.arange(node.start, node.stop) for node in layout])
+    subtree_end = np.empty(len(tokens), np.int64)
+    for node in reversed(layout):
+        last = node.children[-1] if node.children else None
+        end = node.at + node.stop - node.start if last is None else int(subtree_end[last.at])
+        subtree_end[node.at : node.at + node.stop - node.start] = end
+    row, target, weight, phase = _entries(dialogues, ways, tokens)
+    return Tree(tokens, depth, subtree_end, paths, row, target, weight, phase)
+
+
+def build_trees(dialogues: Sequence[Encoded], budget: int) -> list[Tree]:
+    """One tree, or several of at most `budget` tokens where one would be longer.
+
+    Whole dialogues stay together with their neighbours in sorted order, so a part repeats only the
+    prefix that it needs; no dialogue is ever cut. One dialogue above the budget is a tree of its own.
+    """
+    order, shared = sorted_prefixes([d.ids for d in dialogues])
+    parts: list[list[Encoded]] = []
+    size = budget + 1
+    for i, common in zip(order, shared, strict=True):
+        size += len(dialogues[i].ids) - common
+        if size > budget:
+            parts.append([])
+            size = len(dialogues[i].ids)
+        parts[-1].append(dialogues[i])
+    return [build_tree(part) for part in parts]
+
+
+def sorted_prefixes(ids: Sequence[np.ndarray]) -> tuple[list[int], list[int]]:
+    """Dialogues sorted by ids, and how many tokens each shares with the one before it in that order."""
+    keys = [one.astype(">u4").tobytes() for one in ids]
+    order = sorted(range(len(ids)), key=keys.__getitem__)
+    shared = [0] * len(order)
+    for i in range(1, len(order)):
+        a, b = ids[order[i - 1]], ids[order[i]]
+        size = min(len(a), len(b))
+        different = a[:size] != b[:size]
+        shared[i] = int(different.argmax()) if different.any() else size
+    return order, shared
+
+
+def _trie(ids: Sequence[np.ndarray], order: list[int], shared: list[int]) -> tuple[_Node, list[list[_Node]]]:
+    """The compressed trie of sorted sequences, and each sequence's nodes from the root down."""
+    root = _Node(order[0], 0, len(ids[order[0]]))
+    ways: list[list[_Node]] = [[] for _ in ids]
+    stack = [root]
+    open_ways: list[list[int]] = [[order[0]]]  # sequences that end in or below each node of the stack
+    ways[order[0]] = [root]
+    for i, common in zip(order[1:], shared[1:], strict=True):
+        while stack[-1].start >= common and len(stack) > 1:
+            stack.pop()
+            open_ways.pop()
+        top = stack[-1]
+        if common < top.stop:
+            lower = _Node(top.source, common, top.stop, top.children)
+            top.stop, top.children = common, [lower]
+            for other in open_ways[-1]:
+                ways[other].insert(ways[other].index(top) + 1, lower)
+        way = list(stack)
+        if len(ids[i]) > common:
+            node = _Node(i, common, len(ids[i]))
+            top.children.append(node)
+            way.append(node)
+        for others in open_ways:
+            others.append(i)
+        if way[-1] is not top:
+            stack.append(way[-1])
+            open_ways.append([i])
+        ways[i] = way
+    return root, ways
+
+
+def _lay_out(root: _Node) -> tuple[list[_Node], tuple[Path, ...]]:
+    """Nodes in depth-first order, longest way first, with their places; and the paths."""
+    nodes, todo = [], [root]
+    while todo:
+        node = todo.pop()
+        nodes.append(node)
+        todo += node.children
+    for node in reversed(nodes):
+        node.deepest = max((child.deepest for child in node.children), default=node.stop)
+        node.children.sort(key=lambda child: -child.deepest)
+    layout: list[_Node] = []
+    runs: list[list[int]] = []  # [start, stop) of each path
+    above: list[tuple[tuple[int, int], ...]] = []
+    place = 0
+    waiting: list[tuple[_Node, int, tuple[tuple[int, int], ...]]] = [(root, -1, ())]
+    while waiting:
+        node, path, before = waiting.pop()
+        size = node.stop - node.start
+        node.at = place
+        layout.append(node)
+        if path < 0:
+            path = len(runs)
+            runs.append([place, place])
+            above.append(before)
+        place += size
+        runs[path][1] = place
+        here = (*above[path], (runs[path][0], place))
+        for number, child in reversed(list(enumerate(node.children))):
+            waiting.append((child, path, ()) if number == 0 else (child, -1, here))
+    return layout, tuple(
+        Path(start, stop, tuple(run for run in before if run[0] < run[1]))
+        for (start, stop), before in zip(runs, above, strict=True)
+    )
+
+
+def _entries(
+    dialogues: Sequence[Encoded], ways: list[list[_Node]], tokens: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Supervised tokens with the row before each: a token's own place says which dialogues share it."""
+    weights: dict[str, np.ndarray] = {}
+    rows = np.arange(-1, len(tokens) - 1)
+    for dialogue, way in zip(dialogues, ways, strict=True):
+        given = dialogue.weights
+        assert not len(given) or not given[0], "the first token of a dialogue has no row to be predicted from"
+        sums = weights.setdefault(dialogue.phase, np.zeros(len(tokens)))
+        above = None
+        for node in way:
+            sums[node.at : node.at + node.stop - node.start] += given[node.start : node.stop]
+            if above is not None and node.stop > node.start:
+                rows[node.at] = above
+            if node.stop > node.start:
+                above = node.at + node.stop - node.start - 1
+    found = [(phase, np.flatnonzero(sums)) for phase, sums in weights.items()]
+    places = np.concatenate([where for _, where in found])
+    values = np.concatenate([weights[phase][where] for phase, where in found])
+    names = tuple(phase for phase, where in found for _ in range(len(where)))
+    return rows[places], tokens[places], values, names

@@ -95,12 +95,11 @@ def _decode(
     width = max(map(len, ids))
     padded = torch.tensor([[0] * (width - len(row)) + row for row in ids], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
-    image = torch.tensor([-1 if i is None else i for i in images], device=model.device)
-    embeddings = model.embed(padded, features if (image >= 0).any() else None, image)
+    image = torch.tensor([i for i in images if i is not None], dtype=torch.long, device=model.device)
+    embeddings = model.embed(padded, features if len(image) else None, image)
     position = (mask.cumsum(1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.language.config)
     warp = TopPLogitsWarper(top_p) if 0 < top_p < 1 else None
-    head = model.language.get_output_embeddings()
     out: list[list[int]] = [[] for _ in ids]
     rows = torch.arange(len(ids), device=model.device)  # which prompt each row of the batch answers
     ended = torch.zeros(len(ids), dtype=torch.bool, device=model.device)
@@ -108,7 +107,7 @@ def _decode(
         hidden = model.language.base_model(
             inputs_embeds=embeddings, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
         ).last_hidden_state
-        token = _choose(head(hidden[:, -1]).float(), temperature, warp)
+        token = _choose(model.logits(hidden[:, -1]), temperature, warp)
         for row, value, over in zip(rows.tolist(), token.tolist(), ended.tolist(), strict=True):
             if not over:
                 out[row].append(value)

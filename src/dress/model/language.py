@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.modeling_utils import PreTrainedModel
 
 from dress import config
+from dress.model import attention
 
 
 def build_language(settings: config.Language, vocabulary: int | None) -> PreTrainedModel:
@@ -27,7 +28,7 @@ def build_language(settings: config.Language, vocabulary: int | None) -> PreTrai
         if vocabulary is not None:
             fields["vocab_size"] = vocabulary
         language = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(**fields), attn_implementation="sdpa", dtype=torch.float32
+            AutoConfig.for_model(**fields), attn_implementation=attention.NAME, dtype=torch.float32
         )
     else:
         source = source_of(settings)
@@ -35,7 +36,7 @@ def build_language(settings: config.Language, vocabulary: int | None) -> PreTrai
             language = AutoModelForCausalLM.from_pretrained(
                 source,
                 dtype=torch.float32,
-                attn_implementation="sdpa",
+                attn_implementation=attention.NAME,
                 trust_remote_code=settings.trust_remote_code,
                 revision=settings.revision,
                 **_gguf(settings),
@@ -87,14 +88,13 @@ def refuse_unsupported(language: PreTrainedModel) -> None:
     problems = {
         "mixture-of-experts routing": bool(getattr(text, "num_local_experts", 0) or getattr(text, "num_experts", 0)),
         "linear attention or state-space layers": bool(kinds - {"full_attention"} - {"sliding_attention"}),
-        "sliding windows (their width counts depth, not place)": "sliding_attention" in kinds,
         "multi-dimensional RoPE": "mrope_section" in (getattr(text, "rope_parameters", None) or {}),
     }
     found = [name for name, there in problems.items() if there]
     if found:
         raise ValueError(
             f"model.language {text.model_type}: token trees do not represent {', '.join(found)}. "
-            f"Choose a causal LM with plain RoPE or learned positions and full attention"
+            f"Choose a causal LM with plain RoPE or learned positions and full or sliding attention"
         )
 
 

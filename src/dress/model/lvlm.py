@@ -1,6 +1,6 @@
 """The large vision-language model: encoder, projector and language model, and its loss per token.
 
-Shapes: B rows, S tokens, D width, N images, V image tokens, E entries (see dialogue.batch.Forest).
+Shapes: B rows, S tokens, D width, N images, V image tokens, T tokens and E entries of a forest (dialogue.batch).
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from dress import config
 from dress.dialogue.batch import Forest
 from dress.dialogue.encode import IMAGE, Encoder
+from dress.model.attention import foreign_mask, plan
+from dress.model.head import head_loss
 from dress.model.language import build_language
 from dress.model.projector import build_projector
 from dress.model.vision import VisionEncoder
@@ -40,6 +41,9 @@ class LVLM(nn.Module):
         width = int(embeddings.weight.shape[1])
         self.projector = build_projector(settings.projector.kind, self.vision.width, width)
         self.encoder = Encoder(tokenizer, settings.language.chat, self.vision.num_tokens, max_tokens)
+        self.attention = settings.attention
+        text: Any = self.language.config.get_text_config()
+        self.softcap: float | None = getattr(text, "final_logit_softcapping", None)
         self._unused = {
             name for name, p in self.named_parameters() if name.startswith("vision") and not p.requires_grad
         }
@@ -62,33 +66,43 @@ class LVLM(nn.Module):
         Args:
             ids: [B, S].
             images: [N, V, D] from `encode_images`.
-            image: [B], row of `images` for each row of `ids`, or -1.
+            image: row of `images` for each run of image tokens in `ids`, in order.
         """
         embeddings = self.language.get_input_embeddings()(ids.clamp(min=0))
         if images is None:
             return embeddings
         place = ids == IMAGE
-        features = images[image[image >= 0]]
+        features = images[image]
         return embeddings.masked_scatter(place[..., None], features.to(embeddings.dtype))
 
-    def forward(self, forest: Forest) -> Tensor:
-        """Negative log-likelihood [E] (fp32) of every entry's target, in nats.
+    def forward(self, forest: Forest, total: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum of weight x negative log-likelihood ÷ `total`, and every entry's own [E] in nats, without gradient.
 
         Token trees need mask and positions together: positions alone are silently wrong in
         transformers (PERFORMANCE §2), so both come from the forest and never from the caller.
+
+        Args:
+            forest: trees to learn.
+            total: [], float64: the weight of the whole optimiser step, so that forests may be summed.
         """
         images = self.encode_images(forest.pixels) if forest.pixels is not None else None
         hidden = self.language.base_model(
-            inputs_embeds=self.embed(forest.ids, images, forest.image),
-            attention_mask=forest.mask(),
-            position_ids=forest.depth,
+            inputs_embeds=self.embed(forest.ids[None], images, forest.image),
+            attention_mask=foreign_mask(forest.ids.device),
+            position_ids=forest.depth[None],
             use_cache=False,
-        ).last_hidden_state
+            plan=plan(forest, self.attention),
+        ).last_hidden_state[0]
         rows, where = torch.unique(forest.row, return_inverse=True)
-        logits = self.language.get_output_embeddings()(hidden.flatten(0, 1)[rows])
-        wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        logp = F.log_softmax(logits.to(wide), dim=-1)
-        return -logp[where, forest.target]
+        head: Any = self.language.get_output_embeddings()
+        factor = forest.weight / total
+        return head_loss(hidden[rows], head.weight, where, forest.target, factor, self.softcap)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., D] to fp32 logits over the vocabulary."""
+        head: Any = self.language.get_output_embeddings()
+        logits = head(hidden).float()
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
     def part_of(self, name: str) -> str:
         """Which of `PARTS` a parameter belongs to."""

@@ -1,0 +1,257 @@
+"""Attention over forests: every token attends to its ancestors and itself (DESIGN §6).
+
+Registered in transformers as `dress`, so that any causal LM built on its attention interface uses it:
+with a `Plan` among the model's keyword arguments it is tree attention, without one (generation) it is
+SDPA with transformers' own mask. The model gets `FOREIGN_MASK` beside the plan, a 4-D mask that
+transformers passes on untouched: it builds no T x T mask and detects no "packed sequences" in our positions.
+
+Backends, all equal (tests/test_attention.py):
+
+- `dense`: trees padded side by side, one SDPA with an ancestor mask per tree. The oracle; fast for small trees.
+- `nodes`: one SDPA per path over [keys of its ancestors ‖ its own], equal paths batched. No masked-out
+  work but above the diagonal; for CPU.
+- `flex`: FlexAttention over the whole forest with block sparsity; for CUDA.
+
+Shapes: T tokens, H query heads, K key heads, d width of a head.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from dress.dialogue.batch import Forest
+from dress.dialogue.tree import Path
+
+NAME = "dress"
+Backend = Literal["dense", "nodes", "flex"]
+SMALL_TREE = 256
+"""Trees up to so many tokens are padded side by side on CPU: many tiny products cost more than padding."""
+FLEX_BLOCK = 128
+
+
+@dataclass
+class Plan:
+    """How the layers of one forward pass attend; made once per forest, shared by all layers."""
+
+    forest: Forest
+    backend: Backend
+    masks: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+
+    @cached_property
+    def cuts(self) -> list[int]:
+        """Places where any path or run of ancestors begins or ends."""
+        cuts = {0, self.forest.tokens}
+        for path in self.forest.paths:
+            cuts |= {path.start, path.stop, *(place for run in path.before for place in run)}
+        return sorted(cuts)
+
+    @cached_property
+    def number(self) -> dict[int, int]:
+        """Which cut a place is."""
+        return {place: number for number, place in enumerate(self.cuts)}
+
+    @cached_property
+    def groups(self) -> list[list[Path]]:
+        """Paths of equal length below equally many ancestors."""
+        groups: dict[tuple[int, int], list[Path]] = defaultdict(list)
+        for path in self.forest.paths:
+            groups[path.stop - path.start, sum(stop - start for start, stop in path.before)].append(path)
+        return list(groups.values())
+
+    @cached_property
+    def order(self) -> list[int]:
+        """Where each path, in order of place, stands among the paths in order of groups."""
+        starts = [path.start for group in self.groups for path in group]
+        return sorted(range(len(starts)), key=starts.__getitem__)
+
+    @cached_property
+    def padded(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Trees side by side: token of each place [R * S] (0 where padded), place of each token [T],
+        ancestor mask bool [R, 1, S, S]; padding attends to itself."""
+        starts = torch.tensor(self.forest.starts, device=self.forest.ids.device)
+        sizes = starts.diff()
+        rows, width = len(sizes), int(sizes.max())
+        column = torch.arange(width, device=starts.device)
+        real = column < sizes[:, None]
+        token = torch.where(real, starts[:-1, None] + column, 0)
+        ends = torch.where(real, self.forest.subtree_end[token] - starts[:-1, None], column + 1)
+        place = real.flatten().nonzero()[:, 0]
+        mask = (column[None, :] <= column[:, None]) & (column[:, None] < ends[:, None, :])
+        assert len(place) == self.forest.tokens and mask.shape == (rows, width, width)
+        return token.flatten(), place, mask[:, None]
+
+
+def plan(forest: Forest, backend: str) -> Plan:
+    """A plan with the chosen backend; `auto` is `flex` on CUDA, on CPU `dense` for small trees and `nodes` for others.
+
+    Raises:
+        ValueError: `flex` without CUDA (it has no backward on CPU).
+    """
+    if backend == "auto":
+        longest = max(stop - start for start, stop in pairwise(forest.starts))
+        small = "dense" if longest <= SMALL_TREE else "nodes"
+        backend = "flex" if forest.ids.is_cuda else small
+    if backend == "flex" and not forest.ids.is_cuda and torch.is_grad_enabled():
+        raise ValueError("model.attention=flex: expected a CUDA device, got the CPU, where it cannot train; use auto")
+    return Plan(forest, backend)  # type: ignore[arg-type]
+
+
+def foreign_mask(device: torch.device) -> Tensor:
+    """What stands in place of a mask beside a plan: 4-D, so that transformers leaves it alone."""
+    return torch.zeros(1, 1, 1, 1, device=device)
+
+
+def attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+    *, scaling: float | None = None, sliding_window: int | None = None, softcap: float | None = None,
+    plan: Plan | None = None, **more: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Query [B, H, T, d], key and value [B, K, T', d] to [B, T, H, d]; B is 1 where there is a plan.
+
+    Args:
+        scaling: of the scores; None is d ** -0.5.
+        sliding_window: tokens that are seen at most, itself included; counts depth.
+        softcap: scores become softcap * tanh(scores / softcap).
+        plan: of the forest; None for plain sequences.
+    """
+    if plan is None:
+        if softcap is not None:
+            groups = query.shape[1] // key.shape[1]
+            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+            if attention_mask is None and query.shape[2] > 1:  # transformers leaves plain causality to SDPA
+                attention_mask = _below(query.shape[2], key.shape[2], None, query)
+            out = _product(query, key, value, attention_mask, scaling, softcap)
+            return out.transpose(1, 2).contiguous(), None
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
+    backend = {"dense": _dense, "nodes": _nodes, "flex": _flex}[plan.backend]
+    return backend(query, key, value, plan, scaling, sliding_window, softcap), None
+
+
+def _dense(
+    query: Tensor, key: Tensor, value: Tensor, plan: Plan,
+    scaling: float | None, window: int | None, softcap: float | None,
+) -> Tensor:  # fmt: skip
+    token, place, mask = plan.padded
+    rows, _, width, _ = mask.shape
+    if window is not None:
+        if window not in plan.masks:
+            depth = plan.forest.depth[token].view(rows, 1, width)
+            plan.masks[window] = mask & (depth[..., None] - depth[..., None, :] < window)
+        mask = plan.masks[window]
+
+    def side_by_side(x: Tensor) -> Tensor:
+        flat = x[0].transpose(0, 1)
+        return flat.index_select(0, token).view(rows, width, *flat.shape[1:]).transpose(1, 2)
+
+    q, k, v = map(side_by_side, (query, key, value))
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    out = _product(q, k, v, mask, scaling, softcap)
+    return out.transpose(1, 2).flatten(0, 1).index_select(0, place)[None]
+
+
+def _nodes(
+    query: Tensor, key: Tensor, value: Tensor, plan: Plan,
+    scaling: float | None, window: int | None, softcap: float | None,
+) -> Tensor:  # fmt: skip
+    # torch.split: its backward is one cat, that of a slice a whole tensor of zeros
+    sizes = [stop - start for start, stop in pairwise(plan.cuts)]
+    keys, values = key.split(sizes, 2), value.split(sizes, 2)
+    queries = query.split([path.stop - path.start for path in plan.forest.paths], 2)
+    number = {path.start: i for i, path in enumerate(plan.forest.paths)}
+    heads, groups, width = query.shape[1], query.shape[1] // key.shape[1], query.shape[3]
+    outs: list[Tensor] = []
+    for paths in plan.groups:
+        q = torch.cat([queries[number[path.start]] for path in paths])
+        k, v = (torch.cat([_run(parts, plan, path) for path in paths]) for parts in (keys, values))
+        own, seen = q.shape[2], k.shape[2]
+        if groups > 1:  # key heads as rows: each is read by its query heads without a copy
+            q = q.reshape(-1, groups, own, width)
+            k, v = (x.reshape(-1, 1, seen, width).expand(-1, groups, -1, -1) for x in (k, v))
+        if own == seen and window is None and softcap is None:
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
+        else:
+            known = (own, seen, window, q.dtype)
+            if known not in plan.masks:
+                plan.masks[known] = _below(own, seen, window, q)
+            out = _product(q, k, v, plan.masks[known], scaling, softcap)
+        outs += out.reshape(len(paths), heads, own, width).unbind()
+    return torch.cat([outs[i] for i in plan.order], 1).transpose(0, 1)[None]
+
+
+def _run(parts: tuple[Tensor, ...], plan: Plan, path: Path) -> Tensor:
+    """Keys or values of a path's ancestors and its own, in order of depth."""
+    runs = (*path.before, (path.start, path.stop))
+    found = [part for start, stop in runs for part in parts[plan.number[start] : plan.number[stop]]]
+    return torch.cat(found, 2) if len(found) > 1 else found[0]
+
+
+def _below(own: int, seen: int, window: int | None, like: Tensor) -> Tensor:
+    """Additive mask [own, seen]: the last `own` of `seen` tokens see those before them and themselves."""
+    q = torch.arange(seen - own, seen, device=like.device)[:, None]
+    k = torch.arange(seen, device=like.device)
+    visible = k <= q if window is None else (k <= q) & (q - k < window)
+    return torch.zeros(own, seen, dtype=like.dtype, device=like.device).masked_fill_(~visible, float("-inf"))
+
+
+def _product(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None
+) -> Tensor:
+    if softcap is None:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = torch.tanh(scores / softcap) * softcap
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    wide = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    return scores.softmax(-1, dtype=wide).to(value.dtype) @ value
+
+
+_compiled: Callable[..., Tensor] | None = None
+
+
+def _flex(
+    query: Tensor, key: Tensor, value: Tensor, plan: Plan,
+    scaling: float | None, window: int | None, softcap: float | None,
+) -> Tensor:  # fmt: skip
+    """FlexAttention with native grouped heads, compiled once for all lengths (DESIGN §6)."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    global _compiled
+    if _compiled is None:
+        _compiled = torch.compile(flex_attention, dynamic=True) if query.is_cuda else flex_attention
+    known = ("flex", window)
+    if known not in plan.masks:
+        end, depth, size = plan.forest.subtree_end, plan.forest.depth, plan.forest.tokens
+
+        def ancestor(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            seen = (k <= q) & (q < end[k])
+            return seen if window is None else seen & (depth[q] - depth[k] < window)
+
+        plan.masks[known] = create_block_mask(ancestor, None, None, size, size, device=query.device)
+
+    def capped(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return torch.tanh(score / softcap) * softcap  # type: ignore[operator]
+
+    out = _compiled(
+        query, key, value, score_mod=capped if softcap else None, block_mask=plan.masks[known],
+        scale=scaling, enable_gqa=query.shape[1] != key.shape[1],
+    )  # fmt: skip
+    return out.transpose(1, 2)
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)

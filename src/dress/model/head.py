@@ -1,0 +1,88 @@
+"""The loss of the language model's head, on supervised rows only, in chunks.
+
+Logits of a whole forest would take more memory than the model: they are made chunk by chunk, turned
+into loss and gradient at once, and dropped. The head's weight gradient is summed in fp32 (a bf16 sum
+over chunks biases training; PERFORMANCE §1).
+
+Shapes: E entries, U supervised rows, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CHUNK = 2**24
+"""Logits in memory at a time."""
+
+
+def head_loss(
+    hidden: Tensor, weight: Tensor, where: Tensor, target: Tensor, factor: Tensor, softcap: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """The weighted sum of negative log-likelihoods, and each of them without gradient.
+
+    Args:
+        hidden: [U, D], rows that predict something.
+        weight: [V, D], the head.
+        where: [E], the row that predicts an entry; sorted entries are fastest.
+        target: [E].
+        factor: [E], float64; the loss is sum of factor x nll.
+        softcap: logits become softcap * tanh(logits / softcap) (Gemma 2).
+
+    Returns:
+        loss [] (fp32, or fp64 for fp64 weights) and nll [E] in nats.
+    """
+    return _HeadLoss.apply(hidden, weight, where, target, factor, softcap)  # type: ignore[no-any-return]
+
+
+class _HeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, where: Tensor, target: Tensor, factor: Tensor, softcap: float | None
+    ) -> tuple[Tensor, Tensor]:
+        need_hidden, need_weight = ctx.needs_input_grad[:2]
+        wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        order = where.argsort(stable=True)
+        counts = torch.bincount(where, minlength=len(hidden)).tolist()
+        nll = torch.empty(len(target), dtype=wide, device=hidden.device)
+        loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        grad_hidden = torch.empty_like(hidden) if need_hidden else None
+        grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if need_weight else None
+        rows_at_once = max(1, CHUNK // len(weight))
+        done = 0
+        for start in range(0, len(hidden), rows_at_once):
+            rows = hidden[start : start + rows_at_once]
+            entries = order[done : done + sum(counts[start : start + rows_at_once])]
+            done += len(entries)
+            at, goal, share = where[entries] - start, target[entries], factor[entries]
+            raw = F.linear(rows, weight)  # under autocast in bf16
+            capped = torch.tanh(raw.to(wide) / softcap) if softcap else None
+            logits = raw.to(wide) if capped is None else capped * softcap
+            logz = logits.logsumexp(-1)
+            nll[entries] = found = logz[at] - logits[at, goal]
+            loss += (found.double() * share).sum()
+            if not (need_hidden or need_weight):
+                continue
+            summed = torch.zeros(len(rows), dtype=torch.float64, device=rows.device).index_add_(0, at, share)
+            grad = logits.sub_(logz[:, None]).exp_().mul_(summed.to(wide)[:, None])
+            grad.index_put_((at, goal), -share.to(wide), accumulate=True)
+            if capped is not None:
+                grad *= 1 - capped.square()
+            grad = grad.to(raw.dtype)
+            if grad_hidden is not None:
+                grad_hidden[start : start + rows_at_once] = grad @ weight
+            if grad_weight is not None:
+                grad_weight += grad.T @ rows
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.mark_non_differentiable(nll)
+        ctx.dtype = weight.dtype
+        return loss.to(wide), nll
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> Any:  # type: ignore[override]
+        scaled = [g if g is None or grad_loss == 1 else g * grad_loss.to(g.dtype) for g in ctx.saved_tensors]
+        grad_hidden, grad_weight = scaled
+        return grad_hidden, None if grad_weight is None else grad_weight.to(ctx.dtype), None, None, None, None
