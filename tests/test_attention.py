@@ -21,8 +21,6 @@ COMMON = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "vocab_size": 97, "pad_token_id": 0,
 }  # fmt: skip
-    hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=97, pad_token_id=0
-)
 GROUPED = COMMON | dict(num_key_value_heads=2)
 MODELS = {
     "llama": GROUPED,
