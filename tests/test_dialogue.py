@@ -74,8 +74,8 @@ def test_a_prompt_is_the_beginning_of_what_is_trained(tokenizer):
     spans = (Span("user", "Describe the picture."), Span("condition", "Feedback: Good."))
     whole = encoder.supervised(Supervised("critique", (*spans, Span("assistant", "A cat.", 1.0))), "")
     prompt = encoder.prompt(spans, image=True)
-    assert tuple(prompt) == whole.ids[: len(prompt)]
-    assert not any(whole.weights[: len(prompt)]) and all(whole.weights[len(prompt) :])
+    assert prompt == whole.ids[: len(prompt)].tolist()
+    assert not whole.weights[: len(prompt)].any() and whole.weights[len(prompt) :].all()
     assert encoder.decode(whole.ids[len(prompt) :]) == "A cat."
 
 

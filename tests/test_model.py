@@ -130,11 +130,23 @@ def test_weights_of_another_model_are_named(tokenizer, tmp_path):
         load_weights(small_model(tokenizer, hidden_size=64), settings, tmp_path)
 
 
-def test_what_sharing_cannot_represent_is_refused_by_name():
-    fields = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-              "num_key_value_heads": 2, "vocab_size": 64, "num_local_experts": 2}  # fmt: skip
-    with pytest.raises(ValueError, match="mixture-of-experts"):
-        build_language(config.Language(config={"model_type": "mixtral", **fields}), None)
+SIZES = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 64}
+REFUSED = {
+    "mixture-of-experts": {"model_type": "mixtral", **SIZES, "num_key_value_heads": 2, "num_local_experts": 2},
+    "dropout": {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "vocab_size": 64},
+    "linear attention": {
+        "model_type": "qwen3_next", **SIZES, "num_key_value_heads": 2, "layer_types": ["linear_attention"] * 2,
+        "linear_num_value_heads": 2, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    },
+    "scaled logits": {"model_type": "granite", **SIZES, "num_key_value_heads": 2, "logits_scaling": 2.0,
+                      "pad_token_id": 0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_sharing_cannot_represent_is_refused_by_name(what):
+    with pytest.raises(ValueError, match=f"token trees do not represent .*{what}"):
+        build_language(config.Language(config=REFUSED[what]), None)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
@@ -143,7 +155,7 @@ def test_families_train_through_the_tree(tokenizer, family):
     model = small_model(tokenizer, **({"model_type": family} | (gpt2 if family == "gpt2" else {})))
     dialogue = Supervised("sft", (*ASK, Span("assistant", "There is a cross.", 1.0)))
     step = collate([Sample([build_tree([model.encoder.supervised(dialogue, "")])], pixels(1)[0])], 1000)
-    model(step.forests[0]).sum().backward()
+    model(step.forests[0], step.forests[0].weight.sum())[0].backward()
     assert all(p.grad is not None for n, p in model.named_parameters() if p.requires_grad and "projector" in n)
 
 

@@ -93,7 +93,7 @@ class Model(Section):
     projector: Projector = Projector()
     language: Language
     tokenizer: Tokenizer = Tokenizer()
-    attention: Literal["auto", "dense", "nodes", "flex"] = "auto"  # over token trees: by device and size
+    attention: Literal["auto", "dense", "nodes", "flex"] = "auto"  # over token trees; auto is flex on CUDA, else nodes
 
 
 # --- data ------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ class Data(Section):
     eval: str = "eval"
     workers: Annotated[int, Field(ge=0)] = 0  # data worker processes
     share_prefixes: bool = True  # one token tree per record; false = one sequence per dialogue
-    tokens_per_forest: Positive = 16384  # tokens of one forward pass, padding included
+    tokens_per_forest: Positive = 16384  # tokens of one forward pass
     max_tokens: Positive = 4096  # longest dialogue, in tokens
     on_damage: Literal["stop", "skip"] = "stop"  # a record that cannot be used
 

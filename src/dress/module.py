@@ -110,6 +110,7 @@ class DressModule(L.LightningModule):
             [{"params": decayed, "weight_decay": self.stage.weight_decay}, {"params": plain, "weight_decay": 0.0}],
             lr=self.stage.lr,
             betas=(0.9, 0.98),
+            fused=True,
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: cosine(step, self.stage.steps, self.stage.warmup)

@@ -7,7 +7,7 @@ transformers passes on untouched: it builds no T x T mask and detects no "packed
 
 Backends, all equal (tests/test_attention.py):
 
-- `dense`: trees padded side by side, one SDPA with an ancestor mask per tree. The oracle; fast for small trees.
+- `dense`: trees padded side by side, one SDPA with an ancestor mask per tree. The oracle.
 - `nodes`: one SDPA per path over [keys of its ancestors ‖ its own], equal paths batched. No masked-out
   work but above the diagonal; for CPU.
 - `flex`: FlexAttention over the whole forest with block sparsity; for CUDA.
@@ -36,8 +36,6 @@ from dress.dialogue.tree import Path
 
 NAME = "dress"
 Backend = Literal["dense", "nodes", "flex"]
-SMALL_TREE = 256
-"""Trees up to so many tokens are padded side by side on CPU: many tiny products cost more than padding."""
 FLEX_BLOCK = 128
 
 
@@ -94,15 +92,13 @@ class Plan:
 
 
 def plan(forest: Forest, backend: str) -> Plan:
-    """A plan with the chosen backend; `auto` is `flex` on CUDA, on CPU `dense` for small trees and `nodes` for others.
+    """A plan with the chosen backend; `auto` is `flex` on CUDA and `nodes` elsewhere.
 
     Raises:
         ValueError: `flex` without CUDA (it has no backward on CPU).
     """
     if backend == "auto":
-        longest = max(stop - start for start, stop in pairwise(forest.starts))
-        small = "dense" if longest <= SMALL_TREE else "nodes"
-        backend = "flex" if forest.ids.is_cuda else small
+        backend = "flex" if forest.ids.is_cuda else "nodes"
     if backend == "flex" and not forest.ids.is_cuda and torch.is_grad_enabled():
         raise ValueError("model.attention=flex: expected a CUDA device, got the CPU, where it cannot train; use auto")
     return Plan(forest, backend)  # type: ignore[arg-type]
@@ -146,10 +142,8 @@ def _dense(
     token, place, mask = plan.padded
     rows, _, width, _ = mask.shape
     if window is not None:
-        if window not in plan.masks:
-            depth = plan.forest.depth[token].view(rows, 1, width)
-            plan.masks[window] = mask & (depth[..., None] - depth[..., None, :] < window)
-        mask = plan.masks[window]
+        depth = plan.forest.depth[token].view(rows, 1, width)
+        mask = mask & (depth[..., None] - depth[..., None, :] < window)
 
     def side_by_side(x: Tensor) -> Tensor:
         flat = x[0].transpose(0, 1)

@@ -90,29 +90,40 @@ def _decode(
 ) -> list[list[int]]:
     """Left-padded, so that all rows go on at the same column; the mask comes from lengths.
 
-    Rows that have ended leave the batch and its cache once there are enough of them.
+    Equal prompts are read once and go on as branches of one cache. Rows that have ended leave the
+    batch and its cache once there are enough of them.
     """
+    unlike = {(tuple(row), image): number for number, (row, image) in enumerate(zip(ids, images, strict=True))}
+    number = {prompt: place for place, prompt in enumerate(unlike)}
     width = max(map(len, ids))
-    padded = torch.tensor([[0] * (width - len(row)) + row for row in ids], device=model.device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
-    image = torch.tensor([i for i in images if i is not None], dtype=torch.long, device=model.device)
-    embeddings = model.embed(padded, features if len(image) else None, image)
-    position = (mask.cumsum(1) - 1).clamp(min=0)
+    padded = torch.tensor([[0] * (width - len(row)) + list(row) for row, _ in unlike], device=model.device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row, _ in unlike], device=model.device)
+    image = torch.tensor([i for _, i in unlike if i is not None], dtype=torch.long, device=model.device)
     cache = DynamicCache(config=model.language.config)
+
+    def last_hidden(embeddings: Tensor, position: Tensor) -> Tensor:
+        out = model.language.base_model(
+            inputs_embeds=embeddings, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+        )
+        return out.last_hidden_state[:, -1]
+
+    position = (mask.cumsum(1) - 1).clamp(min=0)
+    hidden = last_hidden(model.embed(padded, features if len(image) else None, image), position)
+    rows = torch.arange(len(ids), device=model.device)  # which prompt each row of the batch answers
+    if len(unlike) < len(ids):
+        branch = torch.tensor([number[tuple(row), i] for row, i in zip(ids, images, strict=True)], device=model.device)
+        cache.batch_select_indices(branch)
+        hidden, mask, position = hidden[branch], mask[branch], position[branch]
     warp = TopPLogitsWarper(top_p) if 0 < top_p < 1 else None
     out: list[list[int]] = [[] for _ in ids]
-    rows = torch.arange(len(ids), device=model.device)  # which prompt each row of the batch answers
     ended = torch.zeros(len(ids), dtype=torch.bool, device=model.device)
-    for _ in range(max_new_tokens):
-        hidden = model.language.base_model(
-            inputs_embeds=embeddings, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
-        ).last_hidden_state
-        token = _choose(model.logits(hidden[:, -1]), temperature, warp)
+    for step in range(max_new_tokens):
+        token = _choose(model.logits(hidden), temperature, warp)
         for row, value, over in zip(rows.tolist(), token.tolist(), ended.tolist(), strict=True):
             if not over:
                 out[row].append(value)
         ended |= token == model.encoder.stop_id
-        if ended.all():
+        if ended.all() or step + 1 == max_new_tokens:
             break
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         position = position[:, -1:] + 1
@@ -120,7 +131,7 @@ def _decode(
             kept = (~ended).nonzero()[:, 0]
             cache.batch_select_indices(kept)
             rows, token, mask, position, ended = (t[kept] for t in (rows, token, mask, position, ended))
-        embeddings = model.language.get_input_embeddings()(token)[:, None]
+        hidden = last_hidden(model.language.get_input_embeddings()(token)[:, None], position)
     return out
 
 

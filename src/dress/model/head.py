@@ -35,7 +35,7 @@ def head_loss(
     Returns:
         loss [] (fp32, or fp64 for fp64 weights) and nll [E] in nats.
     """
-    return _HeadLoss.apply(hidden, weight, where, target, factor, softcap)  # type: ignore[no-any-return]
+    return _HeadLoss.apply(hidden, weight, where, target, factor, softcap)
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -59,8 +59,10 @@ class _HeadLoss(torch.autograd.Function):
             done += len(entries)
             at, goal, share = where[entries] - start, target[entries], factor[entries]
             raw = F.linear(rows, weight)  # under autocast in bf16
-            capped = torch.tanh(raw.to(wide) / softcap) if softcap else None
-            logits = raw.to(wide) if capped is None else capped * softcap
+            logits, capped = raw.to(wide), None
+            if softcap is not None:
+                capped = torch.tanh(logits / softcap)
+                logits = capped * softcap
             logz = logits.logsumexp(-1)
             nll[entries] = found = logz[at] - logits[at, goal]
             loss += (found.double() * share).sum()
@@ -82,7 +84,7 @@ class _HeadLoss(torch.autograd.Function):
         return loss.to(wide), nll
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> Any:
         scaled = [g if g is None or grad_loss == 1 else g * grad_loss.to(g.dtype) for g in ctx.saved_tensors]
         grad_hidden, grad_weight = scaled
         return grad_hidden, None if grad_weight is None else grad_weight.to(ctx.dtype), None, None, None, None

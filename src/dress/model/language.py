@@ -81,13 +81,17 @@ def refuse_unsupported(language: PreTrainedModel) -> None:
     """Refuse by name what sharing prefixes does not represent (DESIGN §6).
 
     Raises:
-        ValueError: mixture of experts, recurrent or linear attention layers, multi-dimensional RoPE.
+        ValueError: mixture of experts, recurrent or linear attention layers, multi-dimensional RoPE,
+            dropout (one mask would serve all dialogues that share a token), logits that are scaled.
     """
     text = language.config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or [])
     problems = {
         "mixture-of-experts routing": bool(getattr(text, "num_local_experts", 0) or getattr(text, "num_experts", 0)),
         "linear attention or state-space layers": bool(kinds - {"full_attention"} - {"sliding_attention"}),
+        "dropout (set it to 0 in model.language.config)": bool(getattr(text, "attention_dropout", 0))
+        or any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in language.modules()),
+        "scaled logits": any(getattr(text, name, 1) not in (None, 1) for name in ("logit_scale", "logits_scaling")),
         "multi-dimensional RoPE": "mrope_section" in (getattr(text, "rope_parameters", None) or {}),
     }
     found = [name for name, there in problems.items() if there]
