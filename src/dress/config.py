@@ -234,6 +234,7 @@ class Training(Section):
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed"] = "auto"
     threads: Positive | None = None  # CPU threads; null = as many as cores
     clip: float = 1.0  # gradient norm
+    checkpointing: Literal["auto", "on", "off"] = "auto"  # recompute activations; auto: where they do not fit
     checkpoint_every: Positive = 100  # optimiser steps
     log_every: Positive = 10  # optimiser steps
     overfit: bool = False  # train on the first step's records again and again

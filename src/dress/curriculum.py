@@ -196,7 +196,7 @@ class Curriculum:
         stages = self.settings.curriculum.stages
         earlier = [stages[n] for n in order[: order.index(name)]]
         before = sum(s.steps for s in earlier if isinstance(s, config.TrainStage))
-        module = DressModule(self.model, stage, training, before)
+        module = DressModule(self.model, stage, training, before, self.settings.data.tokens_per_forest)
         shards = Shards(self._split(stage.data))
 
         def make(rank: int, world: int) -> StepDataset:

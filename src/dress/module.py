@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from dress import config
-from dress.dialogue.batch import PHASE_NAMES, Forest, Step
+from dress.dialogue.batch import Forest, Step
+from dress.dialogue.spans import PHASE_NAMES
 from dress.model.lvlm import LVLM
+from dress.model.memory import needs_checkpointing
 
 
 class DressModule(L.LightningModule):
@@ -29,18 +31,30 @@ class DressModule(L.LightningModule):
         stage: its steps, learning rate and trainable parts.
         training: clipping and logging.
         steps_before: optimiser steps of the stages before, for `curriculum/step`.
+        tokens: of the largest forest.
     """
 
-    def __init__(self, model: LVLM, stage: config.TrainStage, training: config.Training, steps_before: int = 0) -> None:
+    def __init__(
+        self, model: LVLM, stage: config.TrainStage, training: config.Training, steps_before: int = 0, tokens: int = 0
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model, self.stage, self.training_settings = model, stage, training
-        self.steps_before = steps_before
+        self.steps_before, self.tokens = steps_before, tokens
         self.history: list[dict[str, float]] = []
         """What was logged, by `curriculum/step`; kept in checkpoints."""
         self._since = time.monotonic()
         self._sums = torch.zeros(3, len(PHASE_NAMES), dtype=torch.float64)
         self._tokens = 0
+
+    def on_fit_start(self) -> None:
+        """Recompute the language model's activations where they would not fit (`training.checkpointing`)."""
+        setting, language = self.training_settings.checkpointing, self.model.language
+        half = "16" in str(self.trainer.precision)
+        if setting == "on" or (setting == "auto" and needs_checkpointing(self.model, self.tokens, self.device, half)):
+            language.activation_checkpointing_enable({"use_reentrant": False})
+        else:
+            language.gradient_checkpointing_disable()
 
     def training_step(self, step: Step, batch_idx: int) -> Tensor:
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from dress.dialogue.tree import Path, Tree
 
-PHASE_NAMES = ("align", "sft", "critique", "refinement", "rating", "best_of")
-
 
 @dataclass
 class Forest:
@@ -26,7 +24,7 @@ class Forest:
     forest. `starts` [R + 1]: tree r is [starts[r], starts[r + 1]). `paths`: runs that descend without
     branching off, places in the forest. `image` [R'] is the row of `pixels` [N, 3, H, W] of each tree
     that has an image, in order. Entries: `row` [E] predicts `target` [E] with `weight` [E] (float64)
-    for `phase` [E] (index into `PHASE_NAMES`).
+    for `phase` [E] (index into `spans.PHASE_NAMES`).
     """
 
     ids: Tensor
@@ -130,7 +128,7 @@ def _forest(group: list[tuple[Tree, int]], samples: list[Sample]) -> Forest:
         row=joined("row", True),
         target=joined("target", False),
         weight=joined("weight", False),
-        phase=torch.tensor([PHASE_NAMES.index(name) for tree, _ in group for name in tree.phase]),
+        phase=joined("phase", False),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Role = Literal["user", "condition", "assistant"]
+PHASE_NAMES = ("align", "sft", "critique", "refinement", "rating", "best_of")
 
 
 @dataclass(frozen=True)

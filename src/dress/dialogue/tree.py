@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dress.dialogue.encode import Encoded
+from dress.dialogue.spans import PHASE_NAMES
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Tree:
         paths: the layout cut into runs; every token stands in one.
         row, target, weight, phase: entries [E]. Row `row` predicts `target`: it is the token before it,
             and one row predicts the first token of *every* child. A token supervised by several
-            dialogues of a phase has the sum of their weights (float64).
+            dialogues of a phase has the sum of their weights (float64). `phase` is an index into PHASE_NAMES.
     """
 
     ids: np.ndarray
@@ -47,7 +48,7 @@ class Tree:
     row: np.ndarray
     target: np.ndarray
     weight: np.ndarray
-    phase: tuple[str, ...]
+    phase: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -181,7 +182,7 @@ def _lay_out(root: _Node) -> tuple[list[_Node], tuple[Path, ...]]:
 
 def _entries(
     dialogues: Sequence[Encoded], ways: list[list[_Node]], tokens: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Supervised tokens with the row before each: a token's own place says which dialogues share it."""
     weights: dict[str, np.ndarray] = {}
     rows = np.arange(-1, len(tokens) - 1)
@@ -199,5 +200,5 @@ def _entries(
     found = [(phase, np.flatnonzero(sums)) for phase, sums in weights.items()]
     places = np.concatenate([where for _, where in found])
     values = np.concatenate([weights[phase][where] for phase, where in found])
-    names = tuple(phase for phase, where in found for _ in range(len(where)))
+    names = np.repeat([PHASE_NAMES.index(phase) for phase, _ in found], [len(where) for _, where in found])
     return rows[places], tokens[places], values, names

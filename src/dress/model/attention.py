@@ -45,6 +45,8 @@ class Plan:
 
     forest: Forest
     backend: Backend
+    rows: Tensor
+    """Rows that predict something [U], in order."""
     masks: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     @cached_property
@@ -91,7 +93,7 @@ class Plan:
         return token.flatten(), place, mask[:, None]
 
 
-def plan(forest: Forest, backend: str) -> Plan:
+def plan(forest: Forest, backend: str, rows: Tensor | None = None) -> Plan:
     """A plan with the chosen backend; `auto` is `flex` on CUDA and `nodes` elsewhere.
 
     Raises:
@@ -101,7 +103,7 @@ def plan(forest: Forest, backend: str) -> Plan:
         backend = "flex" if forest.ids.is_cuda else "nodes"
     if backend == "flex" and not forest.ids.is_cuda and torch.is_grad_enabled():
         raise ValueError("model.attention=flex: expected a CUDA device, got the CPU, where it cannot train; use auto")
-    return Plan(forest, backend)  # type: ignore[arg-type]
+    return Plan(forest, backend, forest.row.unique() if rows is None else rows)  # type: ignore[arg-type]
 
 
 def foreign_mask(device: torch.device) -> Tensor:

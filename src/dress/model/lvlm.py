@@ -18,6 +18,7 @@ from dress.dialogue.encode import IMAGE, Encoder
 from dress.model.attention import foreign_mask, plan
 from dress.model.head import head_loss
 from dress.model.language import build_language
+from dress.model.last_layer import prune_last_layer
 from dress.model.projector import build_projector
 from dress.model.vision import VisionEncoder
 
@@ -37,6 +38,7 @@ class LVLM(nn.Module):
         super().__init__()
         self.vision = VisionEncoder(settings.vision)
         self.language = build_language(settings.language, len(tokenizer))
+        self.pruned = prune_last_layer(self.language)
         embeddings: Any = self.language.get_input_embeddings()
         width = int(embeddings.weight.shape[1])
         self.projector = build_projector(settings.projector.kind, self.vision.width, width)
@@ -86,17 +88,18 @@ class LVLM(nn.Module):
             total: [], float64: the weight of the whole optimiser step, so that forests may be summed.
         """
         images = self.encode_images(forest.pixels) if forest.pixels is not None else None
+        rows, where = torch.unique(forest.row, return_inverse=True)
         hidden = self.language.base_model(
             inputs_embeds=self.embed(forest.ids[None], images, forest.image),
             attention_mask=foreign_mask(forest.ids.device),
             position_ids=forest.depth[None],
             use_cache=False,
-            plan=plan(forest, self.attention),
+            plan=plan(forest, self.attention, rows),
         ).last_hidden_state[0]
-        rows, where = torch.unique(forest.row, return_inverse=True)
+        hidden = hidden if self.pruned else hidden[rows]
         head: Any = self.language.get_output_embeddings()
         factor = forest.weight / total
-        return head_loss(hidden[rows], head.weight, where, forest.target, factor, self.softcap)
+        return head_loss(hidden, head.weight, where, forest.target, factor, self.softcap)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] to fp32 logits over the vocabulary."""

@@ -1,0 +1,57 @@
+"""Does a forward pass fit without activation checkpointing?"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from dress.model.lvlm import LVLM
+
+SHARE = 0.7
+"""Of the memory that is free; the rest is for the allocator, the logits and the data."""
+
+
+def activation_bytes(model: LVLM, tokens: int, width: int) -> int:
+    """Estimate of what a forward pass over `tokens` keeps for its backward pass, in bytes.
+
+    Per token and layer: about 12 tensors of the hidden width (inputs of norms and projections, both
+    residuals, queries, keys, values, attention's output) and 4 of the MLP's (ours, for gated MLPs).
+
+    Args:
+        model: whose language model is trained through.
+        tokens: of the largest forest.
+        width: bytes per number.
+    """
+    text = model.language.config.get_text_config()
+    hidden, layers = text.hidden_size, text.num_hidden_layers
+    inner = getattr(text, "intermediate_size", None) or 4 * hidden
+    return tokens * layers * (12 * hidden + 4 * inner) * width
+
+
+def state_bytes(model: LVLM) -> int:
+    """Gradients and AdamW's two moments, in bytes: fp32, of what is trained."""
+    return sum(12 * p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be had on a device; for the CPU, what the machine and its control group leave."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            kib = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
+        free = kib * 1024
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as limit, \
+             open("/sys/fs/cgroup/memory.current", encoding="ascii") as used:  # fmt: skip
+            free = min(free, int(limit.read()) - int(used.read()))
+    except (OSError, StopIteration, ValueError):
+        pass  # no Linux, or no limit ("max")
+    return free
+
+
+def needs_checkpointing(model: LVLM, tokens: int, device: torch.device, half: bool) -> bool:
+    """Whether a stage should recompute activations: without it, its largest forest would not fit."""
+    need = activation_bytes(model, tokens, 2 if half else 4) + state_bytes(model)
+    return need > SHARE * free_bytes(device)
