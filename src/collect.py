@@ -20,6 +20,7 @@ def collect_from(settings: CollectCommand, console: Console) -> Path:
         ValueError: `out` was begun with other settings, or the annotator cannot judge these records.
     """
     from dress.data.shards import Shards
+    from dress.data.stream import open_split
     from dress.feedback.collect import CkptResponder, Sampling, collect, ratings_table
     from dress.feedback.rater import build_rater
     from dress.model.checkpoint import load_model
@@ -37,7 +38,7 @@ def collect_from(settings: CollectCommand, console: Console) -> Path:
     trained = Config.model_validate(read_json(run / "config.json"))
     with CurriculumProgress(console, {}) as progress:
         folder = prepared(trained.data, lambda n: progress.start("shapes world", n), progress.advance)
-        prompts = Shards(settings.shards or folder / trained.data.prompts)
+        prompts = open_split(settings.shards or trained.data.prompts, "." if settings.shards else folder, trained.data)
         model, _ = load_model(run / "stages" / settings.stage)
         stage = CollectStage(**{name: getattr(settings, name) for name in CollectStage.model_fields if name != "kind"})
         progress.start("collect", min(stage.records, len(prompts)))

@@ -21,7 +21,7 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
         ValueError: a model that does not load, or records that the judge cannot judge.
     """
     from dress.curriculum import evaluated_stages
-    from dress.data.shards import Shards
+    from dress.data.stream import open_split
     from dress.evaluation.cells import evaluate_cells
     from dress.evaluation.metrics import metrics
     from dress.evaluation.outcomes import save_outcomes
@@ -41,7 +41,7 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
     texts = read_facts(run / "stages" / list(stages.values())[-1])["conditions"]
     with CurriculumProgress(console, {}) as progress:
         folder = prepared(trained.data, lambda n: progress.start("shapes world", n), progress.advance)
-        shards = Shards(settings.shards or folder / trained.data.eval)
+        shards = open_split(settings.shards or trained.data.eval, "." if settings.shards else folder, trained.data)
         samples = [shards[i] for i in range(min(settings.records or len(shards), len(shards)))]
         dialogues = sum(len(record.dialogues) for record, _ in samples)
         progress.start("eval", dialogues * settings.turns * len(settings.conditions) * len(stages))

@@ -108,6 +108,16 @@ class ShapesSizes(Section):
     eval: Positive
 
 
+class Mixed(Section):
+    """A dataset of a mixture."""
+
+    path: str  # a folder of shards, or a URL
+    weight: Annotated[float, Field(gt=0)] = 1.0  # of the sum of all weights
+
+
+Source = str | dict[str, Mixed]
+
+
 class Data(Section):
     """Where records come from and how a step's slice is formed."""
 
@@ -115,12 +125,19 @@ class Data(Section):
     path: str  # holds one folder of shards per split
     sizes: ShapesSizes | None = None  # of the world
     world_seed: int = 0  # of the world, not of the run
-    align: str = "align"  # folders of shards, relative to path or absolute
-    sft: str = "sft"
+    align: Source = "align"  # folders of shards or URLs, relative to path; or name: {path, weight} of several
+    sft: Source = "sft"
     prompts: str = "prompts"
-    feedback: str | None = None  # null = what the collect stage wrote
+    feedback: Source | None = None  # null = what the collect stage wrote
     eval: str = "eval"
     workers: Annotated[int, Field(ge=0)] = 0  # data worker processes
+    start_method: Literal["fork", "forkserver", "spawn"] | None = None  # of workers; null = Python's default
+    window: Positive = 16  # shards that are shuffled together
+    verify: Literal["quick", "full"] = "quick"  # at start: size and time, or checksums too
+    reader: Literal["indexed", "webdataset"] = "indexed"  # webdataset: its own pipeline, cannot resume
+    cache_dir: str | None = None  # of remote shards; null = ~/.cache/dress
+    cache_gb: Annotated[float, Field(gt=0)] = 50.0  # 10^9 bytes
+    allow_pipe: bool = False  # run the shell commands of pipe: URLs
     share_prefixes: bool = True  # one token tree per record; false = one sequence per dialogue
     tokens_per_forest: Positive = 16384  # tokens of one forward pass
     max_tokens: Positive = 4096  # longest dialogue, in tokens

@@ -26,8 +26,8 @@ from rich.console import Console
 from dress import config
 from dress.callbacks import SaveCheckpoint, ShowProgress, precision_for
 from dress.data.datamodule import StageData, StepDataset
-from dress.data.order import step_slice
 from dress.data.shards import Sample, Shards
+from dress.data.stream import Stream, open_split, open_stream
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.tokenizer import check_cuts, load_tokenizer, save_tokenizer, tokenizer_hash, train_tokenizer
 from dress.evaluation.cells import evaluate_cells
@@ -122,13 +122,12 @@ class Curriculum:
         with TemporaryDirectory() as aside:
             self.folder = Path(aside)  # a look leaves nothing behind
             encoder = self._build_model().encoder
-        shards = Shards(self._split(stage.data))
-        seed = seed_for(self.settings.seed, name)
-        for index in step_slice(0, stage.records_per_step, seed, shards.lengths)[:SHOWN_RECORDS]:
-            record, _ = shards[index]
-            self.console.print(f"\n{shards.where(index)}", style="dim", highlight=False)
+        stream = self._stream(name, stage)
+        for place in stream.step(0, stage.records_per_step)[:SHOWN_RECORDS]:
+            record, _ = stream[place]
+            self.console.print(f"\n{stream.where(place)}", style="dim", highlight=False)
             for dialogue in supervised(record, stage.phases, self.settings.phases):
-                self.console.print(coloured(encoder, encoder.supervised(dialogue, shards.where(index))))
+                self.console.print(coloured(encoder, encoder.supervised(dialogue, stream.where(place))))
 
     def stage_folder(self, name: str) -> Path:
         return self.folder / "stages" / name
@@ -197,13 +196,12 @@ class Curriculum:
         earlier = [stages[n] for n in order[: order.index(name)]]
         before = sum(s.steps for s in earlier if isinstance(s, config.TrainStage))
         module = DressModule(self.model, stage, training, before, self.settings.data.tokens_per_forest)
-        shards = Shards(self._split(stage.data))
+        stream = self._stream(name, stage)
 
         def make(rank: int, world: int) -> StepDataset:
             return StepDataset(
-                shards, stage, self.settings.data, self.settings.phases, self.model.encoder,
-                self.model.vision.preprocess, seed_for(self.settings.seed, name), folder / "rejects.jsonl",
-                training.overfit, rank, world,
+                stream, stage, self.settings.data, self.settings.phases, self.model.encoder,
+                self.model.vision.transform, folder / "rejects.jsonl", training.overfit, rank, world,
             )  # fmt: skip
 
         done = torch.load(last, weights_only=True, map_location="cpu")["global_step"] if resumed else 0
@@ -225,7 +223,7 @@ class Curriculum:
             use_distributed_sampler=False,
         )
         trainer.fit(
-            module, datamodule=StageData(make, self.settings.data.workers),
+            module, datamodule=StageData(make, self.settings.data),
             ckpt_path=str(last) if resumed else None, weights_only=True,
         )  # fmt: skip
         if trainer.is_global_zero:
@@ -234,7 +232,7 @@ class Curriculum:
             last.unlink(missing_ok=True)
 
     def _collect(self, name: str, stage: config.CollectStage) -> None:
-        prompts = Shards(self._split("prompts"))
+        prompts = self._shards("prompts")
         self.progress.start(name, min(stage.records, len(prompts)))
         folder = self.stage_folder(name)
         collect(
@@ -286,7 +284,7 @@ class Curriculum:
         return {model: self._fingerprint(self.chain[source], depends) for model, source in self.evaluated().items()}
 
     def _eval_samples(self) -> list[Sample]:
-        shards, stages = Shards(self._split("eval")), self.settings.curriculum.stages
+        shards, stages = self._shards("eval"), self.settings.curriculum.stages
         (*_, stage) = [s for n in self.settings.curriculum.order if isinstance(s := stages[n], config.EvalStage)]
         return [shards[i] for i in range(min(stage.records or len(shards), len(shards)))]
 
@@ -316,7 +314,7 @@ class Curriculum:
             "config": self.settings.model_dump(),
         }
 
-    def _data_folder(self) -> Path:
+    def _data_folder(self) -> Path | str:
         began = False
 
         def start(total: int) -> None:
@@ -329,27 +327,31 @@ class Curriculum:
             self.progress.end()
         return folder
 
-    def _split(self, name: str) -> Path:
-        """The folder of shards that a split comes from."""
-        setting = getattr(self.settings.data, name)
-        if setting is not None:
-            return self.data / setting
-        order = self.settings.curriculum.order
-        stages = self.settings.curriculum.stages
-        collected = [n for n in order if isinstance(stages[n], config.CollectStage)]
-        if not collected:
-            raise ValueError("data.feedback is null and the curriculum has no collect stage: name one of them")
-        return self.stage_folder(collected[-1]) / "shards"
+    def _shards(self, name: str) -> Shards:
+        """The shards of a split that is one dataset."""
+        return open_split(getattr(self.settings.data, name), self.data, self.settings.data)
+
+    def _stream(self, name: str, stage: config.TrainStage) -> Stream:
+        """What a train stage streams: its split, or what the collect stage wrote."""
+        source = getattr(self.settings.data, stage.data)
+        if source is None:
+            order, stages = self.settings.curriculum.order, self.settings.curriculum.stages
+            collected = [n for n in order if isinstance(stages[n], config.CollectStage)]
+            if not collected:
+                raise ValueError("data.feedback is null and the curriculum has no collect stage: name one of them")
+            source = (self.stage_folder(collected[-1]) / "shards").absolute()
+        return open_stream(source, self.data, self.settings.data, seed_for(self.settings.seed, name))
 
     def _build_model(self) -> LVLM:
-        settings = self.settings.model
+        settings, data = self.settings.model, self.settings.data
         file, chat = self.folder / "tokenizer.json", FORMATS[settings.language.chat]
         tokenizer = load_own_tokenizer(settings.language)
         if tokenizer is None:
             if rank() > 0:
                 _wait_for(file)
             if not file.exists():
-                splits = [Shards(self._split(split)) for split in ("align", "sft", "prompts")]
+                streams = [open_stream(source, self.data, data, 0) for source in (data.align, data.sft, data.prompts)]
+                splits = [part.shards for stream in streams for part in stream.parts]
                 phases = self.settings.phases  # not the experiment's conditions: ablations share the tokenizer
                 fixed = [phases.align.prompt, praise(phases.critique.condition, phases)]
                 texts = chain(fixed, corpus(splits, self.annotator, TOKENIZER_RECORDS))
@@ -369,17 +371,17 @@ class Curriculum:
         match stage:
             case config.TrainStage():
                 source = getattr(data, stage.data)
-                parts["shards"] = Shards(self.data / source).fingerprint if source else "collected"
+                parts["shards"] = open_stream(source, self.data, data, 0).fingerprint if source else "collected"
                 phases = self.settings.phases.model_dump()
                 parts["phases"] = {key: phases[key] for name in stage.phases for key in SETTINGS_OF[name]}
                 parts["training"] = [self.settings.training.clip, precision_for(self.settings.training.precision)]
                 parts["sharing"] = [data.share_prefixes, data.tokens_per_forest, data.max_tokens]
             case config.CollectStage():
-                parts["shards"] = Shards(self._split("prompts")).fingerprint
+                parts["shards"] = self._shards("prompts").fingerprint
                 parts["annotator"] = self.settings.annotator.model_dump()
                 parts["generation"] = self.settings.generation.model_dump()
             case config.EvalStage():
-                parts["shards"] = Shards(self._split("eval")).fingerprint
+                parts["shards"] = self._shards("eval").fingerprint
                 parts["judge"] = self.settings.judge.model_dump()
                 parts["conditions"] = self.conditions()
                 parts["eval"] = self.settings.eval.model_dump()
@@ -424,7 +426,7 @@ class Curriculum:
         """What a reader of the report must know before its figures."""
         data, language = self.settings.data, self.settings.model.language
         if data.world is None and language.config is not None:
-            records = len(Shards(self._split("sft")))
+            records = sum(len(part.shards) for part in open_stream(data.sft, self.data, data, 0).parts)
             return [
                 f"A model from scratch on {records:,} real images: nobody should expect good captions. "
                 f"What this shows is that the whole method runs on these data. A model whose SFT data hold "

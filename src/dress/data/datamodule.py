@@ -7,7 +7,7 @@ learned, and the number of trained steps is the whole position in the data.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,81 +18,98 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dress import config
 from dress.data.images import open_image
-from dress.data.order import step_slice
-from dress.data.shards import Shards
+from dress.data.plain import PlainSteps
+from dress.data.stream import Stream
 from dress.dialogue.batch import Sample, Step, collate
 from dress.dialogue.encode import Encoder
 from dress.dialogue.tree import build_tree, build_trees
 from dress.phases import supervised
-from dress.record import RecordError
+from dress.record import Record, RecordError
 
 
 class StepDataset(Dataset[Step]):
     """Item n is what this rank trains on in optimiser step n.
 
     Args:
-        shards: where the records are.
+        stream: records by position.
         stage: its mixture of phases and records per step.
         data: sharing, packing, what to do with damage.
         phases: settings of the phases.
         encoder: tokens and loss weights.
         preprocess: RGB image to pixels [3, H, W].
-        seed: of the order.
-        rank, world: this process among all; given, never detected in a worker.
         rejects: file that names every record that cannot be used.
+        overfit: every item is the first one.
+        rank, world: this process among all; given, never detected in a worker.
     """
 
     def __init__(
         self,
-        shards: Shards,
+        stream: Stream,
         stage: config.TrainStage,
         data: config.Data,
         phases: config.Phases,
         encoder: Encoder,
         preprocess: Callable[[Image.Image], Tensor],
-        seed: int,
         rejects: Path,
         overfit: bool = False,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.shards, self.stage, self.data, self.phases = shards, stage, data, phases
-        self.encoder, self.preprocess, self.seed, self.rejects = encoder, preprocess, seed, rejects
+        self.stream, self.stage, self.data, self.phases = stream, stage, data, phases
+        self.encoder, self.preprocess, self.rejects = encoder, preprocess, rejects
         self.overfit, self.rank, self.world = overfit, rank, world
 
     def __len__(self) -> int:
         return self.stage.steps
 
     def __getitem__(self, step: int) -> Step:
-        indices = step_slice(0 if self.overfit else step, self.stage.records_per_step, self.seed, self.shards.lengths)
-        samples = [self._sample(index) for index in indices[self.rank :: self.world]]
+        places = self.stream.step(0 if self.overfit else step, self.stage.records_per_step)
+        return self.collated(self._sample(place) for place in places[self.rank :: self.world])
+
+    def collated(self, samples: Iterable[Sample | None]) -> Step:
+        """Samples as forests."""
         return collate((sample for sample in samples if sample), self.data.tokens_per_forest)
 
-    def _sample(self, index: int) -> Sample | None:
-        """One record's trees and pixels; None if it gives nothing to train on, or is set aside."""
+    def _sample(self, place: tuple[int, int]) -> Sample | None:
+        where = self.stream.where(place)
         try:
-            record, image = self.shards[index]
-            dialogues = supervised(record, self.stage.phases, self.phases)
-            encoded = [self.encoder.supervised(dialogue, self.shards.where(index)) for dialogue in dialogues]
-            if not encoded:
-                return None
-            if self.data.share_prefixes:
-                trees = build_trees(encoded, self.data.tokens_per_forest)
-            else:
-                trees = [build_tree([one]) for one in encoded]
-            picture = None
-            if image is not None:
-                picture = self.preprocess(open_image(image, self.shards.where(index)))
-            elif record.image is not None:
-                raise RecordError(f"{self.shards.where(index)}: expected an image file beside the JSON, found none")
-            return Sample(trees, picture)
+            return self.made(*self.stream[place], where)
         except RecordError as error:
-            if self.data.on_damage == "stop":
-                raise
-            self.rejects.parent.mkdir(parents=True, exist_ok=True)
-            with self.rejects.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"where": self.shards.where(index), "reason": str(error)}) + "\n")
+            self.reject(where, str(error))
             return None
+
+    def made(self, record: Record, image: bytes | None, where: str) -> Sample | None:
+        """One record's trees and pixels; None if it gives nothing to train on.
+
+        Raises:
+            RecordError: it cannot be used.
+        """
+        dialogues = supervised(record, self.stage.phases, self.phases)
+        encoded = [self.encoder.supervised(dialogue, where) for dialogue in dialogues]
+        if not encoded:
+            return None
+        if self.data.share_prefixes:
+            trees = build_trees(encoded, self.data.tokens_per_forest)
+        else:
+            trees = [build_tree([one]) for one in encoded]
+        picture = None
+        if image is not None:
+            picture = self.preprocess(open_image(image, where))
+        elif record.image is not None:
+            raise RecordError(f"{where}: expected an image file beside the JSON, found none")
+        return Sample(trees, picture)
+
+    def reject(self, where: str, reason: str) -> None:
+        """Name what cannot be used in the reject file, or stop (`data.on_damage`).
+
+        Raises:
+            RecordError: on_damage is stop.
+        """
+        if self.data.on_damage == "stop":
+            raise RecordError(reason)
+        self.rejects.parent.mkdir(parents=True, exist_ok=True)
+        with self.rejects.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"where": where, "reason": reason}) + "\n")
 
 
 class _FromStep(Sampler[int]):
@@ -111,10 +128,9 @@ class _FromStep(Sampler[int]):
 class StageData(L.LightningDataModule):
     """Streams a stage; `state_dict` counts the steps that were trained, not those that were fetched."""
 
-    def __init__(self, make: Callable[[int, int], StepDataset], workers: int) -> None:
+    def __init__(self, make: Callable[[int, int], StepDataset], data: config.Data) -> None:
         super().__init__()
-        self._make = make
-        self._workers = workers
+        self._make, self._data = make, data
         self._start = 0
         self._fingerprint = ""
 
@@ -122,13 +138,20 @@ class StageData(L.LightningDataModule):
         assert self.trainer is not None
         dataset = self._make(self.trainer.global_rank, self.trainer.world_size)
         self._check(dataset)
-        return DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=_FromStep(self._start, len(dataset)),
-            num_workers=self._workers,
-            prefetch_factor=4 if self._workers else None,
-        )
+        workers = self._data.workers
+        how: dict[str, Any] = {
+            "batch_size": None,
+            "num_workers": workers,
+            "prefetch_factor": 4 if workers else None,
+            "multiprocessing_context": self._data.start_method if workers else None,
+        }
+        if self._data.reader == "webdataset":
+            if self._start:
+                raise ValueError(
+                    "data.reader=webdataset: its pipeline cannot go on inside an epoch. Resume with data.reader=indexed"
+                )
+            return DataLoader(PlainSteps(dataset), **how)
+        return DataLoader(dataset, sampler=_FromStep(self._start, len(dataset)), **how)
 
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None
@@ -138,11 +161,14 @@ class StageData(L.LightningDataModule):
         self._start, self._fingerprint = state_dict["steps"], state_dict["shards"]
 
     def _check(self, dataset: StepDataset) -> None:
-        """Refuse to go on with other data than the run began with."""
-        now = dataset.shards.fingerprint
+        """Refuse to go on with other data than the run began with; name what is passed over."""
+        now = dataset.stream.fingerprint
         if self._fingerprint and self._fingerprint != now:
             raise ValueError(
-                f"{dataset.shards.folder}: expected the shards that this run began with "
+                f"data.{dataset.stage.data}: expected the shards that this run began with "
                 f"({self._fingerprint}), got others ({now}). Restore them or start a new run"
             )
         self._fingerprint = now
+        if dataset.rank == 0 and not self._start:
+            for line in dataset.stream.damage:
+                dataset.reject(line, line)

@@ -13,9 +13,11 @@ from dress.seeding import rng_for
 
 SHUFFLE_WINDOW = 16
 """Shards that are shuffled together."""
+BLOCK = 4096
+"""Positions of a mixture in which every dataset has its exact share."""
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def epoch_order(seed: int, epoch: int, lengths: tuple[int, ...], window: int = SHUFFLE_WINDOW) -> list[int]:
     """Sample indices of one epoch, each exactly once.
 
@@ -37,8 +39,55 @@ def epoch_order(seed: int, epoch: int, lengths: tuple[int, ...], window: int = S
     return order
 
 
-def step_slice(step: int, size: int, seed: int, lengths: Sequence[int]) -> list[int]:
+def step_slice(
+    step: int, size: int, seed: int, lengths: Sequence[int], window: int = SHUFFLE_WINDOW
+) -> list[int]:  # fmt: skip
     """Sample indices of optimiser step `step`: `size` records of the endless sequence of epochs."""
-    total = sum(lengths)
-    positions = range(step * size, (step + 1) * size)
-    return [epoch_order(seed, p // total, tuple(lengths))[p % total] for p in positions]
+    return [sample(p, seed, tuple(lengths), window) for p in range(step * size, (step + 1) * size)]
+
+
+def sample(position: int, seed: int, lengths: tuple[int, ...], window: int = SHUFFLE_WINDOW) -> int:
+    """The sample at a position of the endless sequence of epochs."""
+    epoch, place = divmod(position, sum(lengths))
+    return epoch_order(seed, epoch, lengths, window)[place]
+
+
+def quotas(weights: Sequence[float]) -> list[int]:
+    """Positions of a block that each dataset gets: weight x BLOCK, rounded to the largest remainders.
+
+    Raises:
+        ValueError: a weight so small that it gets none.
+    """
+    exact = [weight / sum(weights) * BLOCK for weight in weights]
+    counts = [int(share) for share in exact]
+    for i in sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])[: BLOCK - sum(counts)]:
+        counts[i] += 1
+    if min(counts) < 1:
+        raise ValueError(f"weights {list(weights)}: expected each at least 1/{BLOCK} of their sum, got less")
+    return counts
+
+
+@lru_cache(maxsize=8)
+def _block(seed: int, block: int, counts: tuple[int, ...]) -> list[tuple[int, int]]:
+    """(dataset, how many of its positions stand before) for every position of a block."""
+    owners = [part for part, count in enumerate(counts) for _ in range(count)]
+    rng_for(seed, block, "mixture").shuffle(owners)
+    before = [0] * len(counts)
+    places = []
+    for part in owners:
+        places.append((part, before[part]))
+        before[part] += 1
+    return places
+
+
+def mixed(position: int, seed: int, counts: tuple[int, ...]) -> tuple[int, int]:
+    """Which dataset a position of a mixture belongs to, and which position of that dataset's own order it is.
+
+    Args:
+        position: in the mixture.
+        seed: the run's seed.
+        counts: from `quotas`.
+    """
+    block, place = divmod(position, BLOCK)
+    part, before = _block(seed, block, counts)[place]
+    return part, block * counts[part] + before

@@ -2,8 +2,8 @@
 
 `write_shards` makes them, `Shards` reads them. An index (`index.json` beside the tars) holds offsets,
 sizes and a checksum per shard, so that any sample is one `pread` away and a damaged shard is found
-before training starts. Decoding is an explicit allow-list: a `.json` record and one image. webdataset's
-own `.decode()` would unpickle; we never call it (RELIABILITY §1.1).
+before training starts. Decoding is an explicit allow-list (`data.index`). webdataset's own `.decode()`
+would unpickle; we never call it (RELIABILITY §1.1).
 """
 
 from __future__ import annotations
@@ -13,22 +13,25 @@ import hashlib
 import json
 import os
 import shutil
-import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import webdataset
 
+from dress.data.cache import ShardCache, is_remote
+from dress.data.index import FEATURES, IMAGE_EXTENSIONS, Format, index_shard
 from dress.files import write_json
-from dress.record import Record
+from dress.record import ImageAnnotation, ImageRef, Record, RecordError
 
-IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")
-EXTENSIONS = ("json", *IMAGE_EXTENSIONS)
-MAX_MEMBER_BYTES = 64 * 1024 * 1024
-INDEX_VERSION = 1
+INDEX = "index.json"
+INDEX_VERSION = 2
 
 Sample = tuple[Record, bytes | None]
+
+
+Damage = Literal["stop", "skip"]
+Verify = Literal["quick", "full"]
 
 
 class ShardError(ValueError):
@@ -96,24 +99,30 @@ class Shards:
 
     Args:
         folder: holds `*.tar` (one level, or below it).
+        on_damage: `stop` at the first thing that cannot be read, or `skip` it and name it in `damage`.
+        verify: `quick` compares size and time of change with the index, `full` the checksum too.
 
     Raises:
         FileNotFoundError: no such folder or no shard in it.
-        ShardError: a shard is cut, changed since it was indexed, or holds what we do not read.
+        ShardError: a shard is missing, cut, changed since it was indexed, or holds what we do not read.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        paths = sorted(self.folder.glob("**/*.tar"))
-        if not paths:
-            raise FileNotFoundError(f"{self.folder}: expected shards (*.tar), found none")
-        known = self._read_index()
-        self._entries = [self._entry(path, known) for path in paths]
-        if [entry["name"] for entry in self._entries] != list(known):
-            self._write_index()
+    def __init__(self, folder: str | Path, on_damage: Damage = "stop", verify: Verify = "quick") -> None:
+        self.folder: Any = Path(folder)
+        self.on_damage, self.verify = on_damage, verify
+        self.damage: list[str] = []
+        """`shard: member: reason` of everything that was skipped."""
+        self.form: Format = "records"
+        self._ignore: Collection[str] = ()
+        self._files: dict[int, int] = {}
+        self._entries = self._open()
+        for entry in self._entries:
+            for member, reason in entry["problems"]:
+                self._damaged(f"{self.folder / entry['name']}: {member}: {reason}")
         self.lengths = [len(entry["samples"]) for entry in self._entries]
         self._where = [(s, i) for s, entry in enumerate(self._entries) for i in range(len(entry["samples"]))]
-        self._files: dict[int, int] = {}
+        if not self._where:
+            raise ShardError(f"{self.folder}: expected samples, got none that can be read; {self.damage[:1]}")
 
     def __len__(self) -> int:
         return len(self._where)
@@ -124,14 +133,32 @@ class Shards:
         Raises:
             RecordError: the JSON is no valid record.
         """
-        key, members, shard = self._locate(index)
-        path = self.folder / self._entries[shard]["name"]
-        record = Record.parse(self._pread(shard, *members["json"]), f"{path}: {key}")
-        extension = next((ext for ext in IMAGE_EXTENSIONS if ext in members), None)
-        return record, self._pread(shard, *members[extension]) if extension else None
+        return self.record(index), self.image(index)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
+
+    def record(self, index: int) -> Record:
+        """The record alone.
+
+        Raises:
+            RecordError: the JSON is no valid record, or a caption is missing.
+        """
+        key, members, shard = self._locate(index)
+        if self.form == "captions":
+            return self._captioned(key, members, shard)
+        return Record.parse(self._pread(shard, *members["json"]), self.where(index))
+
+    def image(self, index: int) -> bytes | None:
+        """The image's bytes, undecoded; None for text-only records."""
+        _, members, shard = self._locate(index)
+        extension = next((ext for ext in IMAGE_EXTENSIONS if ext in members), None)
+        return self._pread(shard, *members[extension]) if extension else None
+
+    def features(self, index: int) -> bytes | None:
+        """The frozen vision features' file (safetensors), where the shard holds one."""
+        _, members, shard = self._locate(index)
+        return self._pread(shard, *members[FEATURES]) if FEATURES in members else None
 
     def where(self, index: int) -> str:
         """`shard.tar: key` of a sample, to name it in an error."""
@@ -157,79 +184,180 @@ class Shards:
             self._files[shard] = os.open(self.folder / self._entries[shard]["name"], os.O_RDONLY)
         return os.pread(self._files[shard], size, offset)
 
-    def _read_index(self) -> dict[str, dict[str, Any]]:
+    def _captioned(self, key: str, members: dict[str, tuple[int, int]], shard: int) -> Record:
+        where = f"{self.folder / self._entries[shard]['name']}: {key}"
         try:
-            index = json.loads((self.folder / "index.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            return {}
-        return {entry["name"]: entry for entry in index["shards"]} if index.get("version") == INDEX_VERSION else {}
+            if "txt" in members:
+                caption = self._pread(shard, *members["txt"]).decode("utf-8")
+            else:
+                caption = json.loads(self._pread(shard, *members["json"]))["caption"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RecordError(f"{where}: expected a caption in .txt or in .json as caption ({error!r})") from None
+        if not isinstance(caption, str) or not caption.strip():
+            raise RecordError(f"{where}: expected a caption, got {caption!r:.80}")
+        plain = key.replace("/", "-").lstrip("-")
+        return Record(
+            key=plain,
+            source="webdataset",
+            image=ImageRef(id=key),
+            annotation=ImageAnnotation(captions=[caption.strip()]),
+        )
 
-    def _write_index(self) -> None:
-        with contextlib.suppress(OSError):  # a read-only folder is indexed anew each time
-            write_json(self.folder / "index.json", {"version": INDEX_VERSION, "shards": self._entries})
+    def _damaged(self, what: str) -> None:
+        if self.on_damage == "stop":
+            raise ShardError(f"{what}. data.on_damage=skip goes on without it")
+        self.damage.append(what)
 
-    def _entry(self, path: Path, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        name, stat = path.relative_to(self.folder).as_posix(), path.stat()
-        entry = known.get(name)
+    # --- the index ---
+
+    def _open(self) -> list[dict[str, Any]]:
+        paths = {path.relative_to(self.folder).as_posix(): path for path in sorted(self.folder.glob("**/*.tar"))}
+        if not paths:
+            raise FileNotFoundError(f"{self.folder}: expected shards (*.tar), found none")
+        index = read_index(self.folder / INDEX)
+        self.form, self._ignore = index.get("format", "records"), index.get("ignore", ())
+        known = {entry["name"]: entry for entry in index.get("shards", [])}
+        for name in known.keys() - paths.keys():
+            self._damaged(f"{self.folder / name}: expected this shard, which {self.folder / INDEX} lists, found none")
+        entries = [entry for name, path in paths.items() if (entry := self._entry(name, path, known.get(name)))]
+        whole = not self.damage and not any(entry["problems"] for entry in entries)
+        if whole and [entry["name"] for entry in entries] != list(known):
+            write_index(self.folder / INDEX, entries, self.form, self._ignore)
+        return entries
+
+    def _entry(self, name: str, path: Path, entry: dict[str, Any] | None) -> dict[str, Any] | None:
+        stat = path.stat()
         if entry is None:
-            return {"name": name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, **_index_shard(path)}
+            fresh = index_shard(path, self.form, self._ignore)
+            return {"name": name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, **fresh}
         if entry["size"] != stat.st_size:
-            raise ShardError(
+            self._damaged(
                 f"{path}: expected {entry['size']} bytes as indexed, got {stat.st_size}; the shard was cut "
-                f"or changed. Restore it, or delete {self.folder / 'index.json'} if the change is meant"
+                f"or changed. Restore it, or delete {self.folder / INDEX} if the change is meant"
             )
-        if entry["mtime_ns"] != stat.st_mtime_ns:
-            fresh = _index_shard(path)
-            if fresh["sha256"] != entry["sha256"]:
-                raise ShardError(
+            return None
+        if entry["mtime_ns"] != stat.st_mtime_ns or self.verify == "full":
+            with path.open("rb") as file:
+                got = hashlib.file_digest(file, "sha256").hexdigest()
+            if got != entry["sha256"]:
+                self._damaged(
                     f"{path}: content changed since it was indexed (sha256 {entry['sha256'][:12]} expected, "
-                    f"{fresh['sha256'][:12]} got). Restore it, or delete {self.folder / 'index.json'}"
+                    f"{got[:12]} got). Restore it, or delete {self.folder / INDEX} if the change is meant"
                 )
+                return None
         return entry
 
 
-def _index_shard(path: Path) -> dict[str, Any]:
-    """One pass over a tar: where each sample's members lie, and the checksum of the whole file."""
-    samples: dict[str, dict[str, tuple[int, int]]] = {}
-    size = path.stat().st_size
-    end = 0
+class RemoteShards(Shards):
+    """Shards behind `http(s)://`, `s3://`, `hf://` … (fsspec), read by way of a bounded local cache.
+
+    Args:
+        url: a folder with an `index.json`, or its shards in brace notation
+            (`https://host/shard-{000000..000009}.tar`), which are then fetched once and indexed.
+        cache: where fetched shards are kept.
+        window: shards that are shuffled together: all of them must fit into the cache.
+
+    Raises:
+        ShardError: a shard is missing or of another size than in the index.
+        ValueError: the cache is too small for the window.
+    """
+
+    def __init__(self, url: str, cache: ShardCache, window: int, on_damage: Damage = "stop") -> None:
+        self._url, self._cache, self._window = url, cache, window
+        super().__init__(".", on_damage)
+
+    def _open(self) -> list[dict[str, Any]]:
+        if "{" in self._url or self._url.endswith(".tar"):
+            self.folder = _Remote("")
+            entries = self._first_pass()
+        else:
+            self.folder = _Remote(self._url.rstrip("/"))
+            index = parse_index(self._cache.small_file(self.folder / INDEX), self.folder / INDEX)
+            self.form, self._ignore = index["format"], index["ignore"]
+            entries = [entry for entry in index["shards"] if self._there(entry)]
+        self._cache.check_window([entry["size"] for entry in entries], self._window)
+        return entries
+
+    def _first_pass(self) -> list[dict[str, Any]]:
+        """Fetch and index every shard that the cache holds no index of."""
+        entries: list[dict[str, Any]] = []
+        for url in webdataset.shardlists.expand_urls(self._url):
+            kept = self._cache.beside(url, ".index.json")
+            known = read_index(kept).get("shards")
+            if known is None:
+                path = self._cache.fetch(url)
+                entry = {"name": url, "size": path.stat().st_size, "mtime_ns": 0, **index_shard(path)}
+                write_index(kept, [entry], "records", ())
+                known = [entry]
+            if self._there(known[0]):
+                entries += known
+        return entries
+
+    def _there(self, entry: dict[str, Any]) -> bool:
+        url = self.folder / entry["name"]
+        size = self._cache.size(url)
+        if size is not None and size != entry["size"]:
+            found = "found none" if size < 0 else f"got {size}"
+            self._damaged(f"{url}: expected {entry['size']} bytes as in its index, {found}")
+            return False
+        return True
+
+    def _pread(self, shard: int, offset: int, size: int) -> bytes:
+        if shard not in self._files:
+            entry = self._entries[shard]
+            path = self._cache.fetch(self.folder / entry["name"], entry["size"], entry["sha256"])
+            while len(self._files) >= self._window:  # an open file keeps its space, evicted or not
+                os.close(self._files.pop(next(iter(self._files))))
+            self._files[shard] = os.open(path, os.O_RDONLY)
+        return os.pread(self._files[shard], size, offset)
+
+
+class _Remote(str):
+    """A URL that is joined like a path."""
+
+    def __truediv__(self, name: str) -> _Remote:
+        return _Remote(f"{self}/{name}" if self else name)
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """An index, or nothing where there is none that this version reads."""
     try:
-        with tarfile.open(path, mode="r:") as tar:
-            for member in tar:
-                end = member.offset_data + (member.size + 511) // 512 * 512
-                _add_member(samples, member, path)
-    except tarfile.ReadError as error:
-        raise ShardError(f"{path}: expected a whole tar file, got one that is damaged ({error})") from None
-    if end + 512 > size:
-        raise ShardError(
-            f"{path}: expected at least {end + 512} bytes (members and end mark), got {size}; the file was cut"
-        )
-    with path.open("rb") as file:
-        file.seek(end)
-        if file.read(512).strip(b"\0"):
-            raise ShardError(f"{path}: damaged header at byte {end}; {len(samples)} samples stand before it")
-        file.seek(0)
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    lonely = next((key for key, members in samples.items() if "json" not in members), None)
-    if lonely is not None:
-        raise ShardError(f"{path}: {lonely}: expected {lonely}.json beside its image, found none")
-    return {"sha256": checksum, "samples": list(samples.items())}
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return index if index.get("version") == INDEX_VERSION else {}
 
 
-def _add_member(samples: dict[str, dict[str, tuple[int, int]]], member: tarfile.TarInfo, path: Path) -> None:
-    if member.isdir():
-        return
-    if not member.isreg():
-        raise ShardError(f"{path}: {member.name}: expected a plain file, got a link or a device")
-    key, _, extension = member.name.partition(".")
-    if extension.lower() not in EXTENSIONS:
-        raise ShardError(
-            f"{path}: {member.name}: expected one of .{', .'.join(EXTENSIONS)}, got .{extension}; "
-            f"other kinds of file are never decoded"
-        )
-    if member.size > MAX_MEMBER_BYTES:
-        raise ShardError(f"{path}: {member.name}: expected at most {MAX_MEMBER_BYTES} bytes, got {member.size}")
-    members = samples.setdefault(key, {})
-    if extension.lower() in members:
-        raise ShardError(f"{path}: {member.name}: the key occurs twice")
-    members[extension.lower()] = (member.offset_data, member.size)
+def parse_index(data: bytes, where: str) -> dict[str, Any]:
+    """The index of remote shards.
+
+    Raises:
+        ShardError: not one that this version reads.
+    """
+    try:
+        index = json.loads(data)
+        if index["version"] == INDEX_VERSION:
+            return dict(index)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ShardError(
+        f"{where}: expected an index of version {INDEX_VERSION}. Run `python src/prepare.py task=index path=FOLDER` "
+        f"where the shards are, and upload index.json beside them"
+    )
+
+
+def write_index(path: Path, entries: list[dict[str, Any]], form: Format, ignore: Collection[str]) -> None:
+    """Write an index; a read-only folder is indexed anew each time."""
+    with contextlib.suppress(OSError):
+        index = {"version": INDEX_VERSION, "format": form, "ignore": list(ignore), "shards": entries}
+        write_json(path, index)
+
+
+def open_shards(
+    place: str | Path, *, on_damage: Damage = "stop", verify: Verify = "quick",
+    window: int = 16, cache: ShardCache | None = None,
+) -> Shards:  # fmt: skip
+    """Shards by path or URL; see `Shards` and `RemoteShards`."""
+    if not is_remote(str(place)):
+        return Shards(place, on_damage, verify)
+    return RemoteShards(str(place), cache or ShardCache(), window, on_damage)

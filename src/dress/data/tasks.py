@@ -30,8 +30,18 @@ class Import(Task):
     overwrite: bool = False
 
 
+class Index(Task):
+    """Anybody's webdataset shards are indexed, so that they can be read, mixed and resumed exactly."""
+
+    task: Literal["index"]
+    path: str
+    format: Literal["auto", "records", "captions"] = "auto"
+    ignore: tuple[str, ...] = ()
+
+
 TASKS: dict[str, tuple[type[Task], str]] = {
     "import": (Import, "dress.data.sources.task"),
+    "index": (Index, "dress.data.index_task"),
 }
 """Task name to its settings and to the module whose `run(settings, console)` does it."""
 

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dress import config
+from dress.data.cache import is_remote
 from dress.data.shards import Sample, write_shards
 from dress.worlds.shapes import generate as shapes
 
 
-def prepared(data: config.Data, start: Callable[[int], None], advance: Callable[[], None]) -> Path:
-    """The folder that holds one folder of shards per split.
+def prepared(data: config.Data, start: Callable[[int], None], advance: Callable[[], None]) -> Path | str:
+    """The folder (or URL) that holds one folder of shards per split.
 
     A world is generated under `data.path`, in a folder named by the fingerprint of its settings, and
     reused as long as they stay; written aside and renamed, so that it is there whole or not at all.
@@ -24,7 +25,7 @@ def prepared(data: config.Data, start: Callable[[int], None], advance: Callable[
         advance: called after each.
     """
     if data.world is None:
-        return Path(data.path)
+        return data.path if is_remote(data.path) else Path(data.path)
     assert data.sizes is not None, "a world needs sizes"
     sizes = data.sizes.model_dump()
     folder = Path(data.path) / shapes.fingerprint(sizes, data.world_seed)

@@ -18,7 +18,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dress.data.images import open_image
-from dress.data.shards import MAX_MEMBER_BYTES, Sample
+from dress.data.index import MAX_MEMBER_BYTES
+from dress.data.shards import Sample
 from dress.data.sources.importing import (
     SPLITS,
     Line,

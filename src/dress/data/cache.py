@@ -1,0 +1,199 @@
+"""A bounded local cache of remote shards, shared by all processes of a machine.
+
+A shard is fetched piece by piece through fsspec, so that a dropped connection costs a piece; it
+appears under its name only when size and checksum are right. The shards used longest ago make room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+PIECE = 8 << 20
+TRIES = 6
+"""Of one piece; the waits between them double, from 0.2 s on."""
+
+
+class FetchError(OSError):
+    """A shard that could not be fetched; the message names the URL and what was tried."""
+
+
+def is_remote(place: str) -> bool:
+    """Whether a place is a URL (or a `pipe:` command) and no path."""
+    return "://" in place or place.startswith("pipe:")
+
+
+class ShardCache:
+    """Fetched files under `folder`, at most `gigabytes` of them.
+
+    Args:
+        folder: made if missing; `~/.cache/dress` by default.
+        gigabytes: 10^9 bytes.
+        allow_pipe: run the shell command of a `pipe:` URL. Whoever writes the URL runs what he likes.
+    """
+
+    def __init__(self, folder: str | None = None, gigabytes: float = 50.0, allow_pipe: bool = False) -> None:
+        self.folder = Path(folder or Path.home() / ".cache" / "dress").expanduser()
+        self.bytes, self.allow_pipe = int(gigabytes * 1e9), allow_pipe
+        self.retries = 0
+        """Pieces that had to be asked for again, in this process."""
+        self._fs: dict[tuple[int, str], Any] = {}
+
+    def check_window(self, sizes: list[int], window: int) -> None:
+        """Refuse a shuffle window that the cache cannot hold: every sample would fetch a shard anew.
+
+        Raises:
+            ValueError: names both settings.
+        """
+        need = sum(sorted(sizes, reverse=True)[:window])
+        if need > self.bytes:
+            raise ValueError(
+                f"data.window={window}: these shards take up to {need / 1e9:.3g} GB, more than "
+                f"data.cache_gb={self.bytes / 1e9:g}. Enlarge data.cache_gb or lessen data.window"
+            )
+
+    def beside(self, url: str, suffix: str) -> Path:
+        """The local name of a URL; it never holds more of the URL than letters, digits, dots and dashes."""
+        name = "".join(c if c.isalnum() or c in ".-" else "_" for c in url.rpartition("/")[2])[-60:]
+        return self.folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}{suffix}"
+
+    def size(self, url: str) -> int | None:
+        """Bytes of a remote file: -1 where there is none, None where it cannot be told."""
+        if url.startswith("pipe:"):
+            return None
+        try:
+            found = self._filesystem(url).info(url).get("size")
+        except FileNotFoundError:
+            return -1
+        return None if found is None else int(found)
+
+    def small_file(self, url: str) -> bytes:
+        """A file that is read whole and not kept.
+
+        Raises:
+            FetchError: it is not there or cannot be fetched.
+        """
+        return self._piece(url, None, None)
+
+    def fetch(self, url: str, size: int | None = None, sha256: str | None = None) -> Path:
+        """The local copy of a shard, fetched unless it is there.
+
+        Args:
+            url: through fsspec, or `pipe:command`.
+            size, sha256: what it must have; None where it is not known yet.
+
+        Raises:
+            FetchError: it cannot be fetched, or is another one than was indexed, twice.
+            ValueError: a `pipe:` URL without `data.allow_pipe=true`.
+        """
+        path = self.beside(url, "")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(path.name + ".lock")):
+            if path.exists() and (size is None or path.stat().st_size == size):
+                os.utime(path)
+                return path
+            for last in (False, True):
+                aside = path.with_name(path.name + ".partial")
+                aside.unlink(missing_ok=True)
+                self._make_room(size or 0, path)
+                with aside.open("wb") as file:
+                    self._fill(url, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                wrong = _difference(aside, size, sha256)
+                if wrong is None:
+                    aside.replace(path)
+                    return path
+                aside.unlink()
+                if last:
+                    raise FetchError(f"{url}: {wrong}, fetched twice. The remote file is not the one that was indexed")
+        raise AssertionError("unreachable")
+
+    def _fill(self, url: str, file: Any) -> None:
+        if url.startswith("pipe:"):
+            if not self.allow_pipe:
+                raise ValueError(
+                    f"{url!r:.80}: a pipe: URL runs a shell command. Set data.allow_pipe=true if you trust who wrote it"
+                )
+            done = subprocess.run(url.removeprefix("pipe:"), shell=True, stdout=file, stderr=subprocess.PIPE)
+            if done.returncode:
+                raise FetchError(f"{url}: the command ended with {done.returncode}: {done.stderr.decode()[-200:]}")
+            return
+        total = self.size(url)
+        if total is None:
+            file.write(self._piece(url, None, None))
+            return
+        if total < 0:
+            raise FetchError(f"{url}: expected a shard, found none")
+        at = 0
+        while at < total:
+            piece = self._piece(url, at, min(at + PIECE, total))
+            if len(piece) == total and at == 0:  # a server without ranges gives the whole
+                file.write(piece)
+                return
+            file.write(piece)
+            at += len(piece)
+
+    def _piece(self, url: str, start: int | None, stop: int | None) -> bytes:
+        for attempt in range(TRIES):
+            try:
+                data: bytes = self._filesystem(url).cat_file(url, start=start, end=stop)
+                if start is None or stop is None or data:
+                    return data
+                error: Exception = OSError("no bytes came")
+            except FileNotFoundError:
+                raise FetchError(f"{url}: expected a file, found none") from None
+            except Exception as failure:  # each backend of fsspec raises its own
+                error = failure
+            self.retries += 1
+            time.sleep(0.2 * 2**attempt if attempt + 1 < TRIES else 0)
+        raise FetchError(f"{url}: not fetched after {TRIES} tries, bytes {start} to {stop} ({error!r})")
+
+    def _filesystem(self, url: str) -> Any:
+        """One per process: connections do not survive a fork."""
+        import fsspec  # type: ignore[import-untyped]
+
+        protocol = url.partition("://")[0]
+        known = (os.getpid(), protocol)
+        if known not in self._fs:
+            try:
+                self._fs[known] = fsspec.filesystem(protocol, skip_instance_cache=True, use_listings_cache=False)
+            except (ImportError, ValueError) as error:
+                raise ValueError(f"{url}: fsspec cannot open {protocol}:// here ({error})") from error
+        return self._fs[known]
+
+    def _make_room(self, need: int, wanted: Path) -> None:
+        with FileLock(self.folder / ".room.lock"):
+            found = []
+            for path in self.folder.iterdir():
+                if path.suffix not in (".lock", ".json", ".partial") and path != wanted:
+                    with contextlib.suppress(FileNotFoundError):
+                        stat = path.stat()
+                        found.append((stat.st_mtime_ns, stat.st_size, path))
+            held = sum(size for _, size, _ in found)
+            for _, size, path in sorted(found):
+                if held + need <= self.bytes:
+                    break
+                path.unlink(missing_ok=True)
+                held -= size
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_fs": {}}
+
+
+def _difference(path: Path, size: int | None, sha256: str | None) -> str | None:
+    if size is not None and path.stat().st_size != size:
+        return f"expected {size} bytes, got {path.stat().st_size}"
+    if sha256 is not None:
+        with path.open("rb") as file:
+            got = hashlib.file_digest(file, "sha256").hexdigest()
+        if got != sha256:
+            return f"expected sha256 {sha256[:12]}, got {got[:12]}"
+    return None
