@@ -1,4 +1,4 @@
-"""Every command of the README runs, in its order, in an empty folder, with `debug=fast_dev_run`."""
+"""Every command of the README and of docs/ runs, in its order, in an empty folder, with `debug=fast_dev_run`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import webdataset
 from conftest import ROOT
+
+from dress.data.shards import write_shards
+from dress.worlds.shapes import generate as shapes
 
 SMALL = [
     "debug=fast_dev_run",
@@ -22,9 +26,9 @@ SMALL = [
 PUBLIC = Path(os.environ.get("DRESS_PUBLIC_DATA", ROOT.parent / "shared" / "data"))
 
 
-def commands() -> list[list[str]]:
-    """The `python src/…` lines of the README's code blocks, without comments."""
-    blocks = re.findall(r"```\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+def commands(page: str = "README.md") -> list[list[str]]:
+    """The `python src/…` lines of a page's code blocks, without comments."""
+    blocks = re.findall(r"```\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
     lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
     return [line for line in lines if line[:1] == ["python"]]
 
@@ -51,6 +55,21 @@ def test_the_commands_of_the_readme_run(tmp_path):
     assert "is finished" in outputs["python src/train.py resume=logs/latest"]
     assert "Write a caption." in outputs["python src/train.py show=batch"]
     assert (tmp_path / "data" / "feedback" / "shard-000000.tar").exists()
+
+
+def test_the_commands_of_the_data_page_run(tmp_path):
+    for split in shapes.SPLITS:
+        write_shards(tmp_path / "data" / "mine" / split, shapes.samples(split, 12, seed=0))
+    image = next(iter(shapes.samples("sft", 1, seed=0)))[1]
+    (tmp_path / "data" / "theirs").mkdir()
+    with webdataset.TarWriter(str(tmp_path / "data" / "theirs" / "x.tar")) as writer:
+        for number in range(8):
+            writer.write({"__key__": f"{number:03d}", "png": image, "txt": "a red circle", "cls": 1})
+    found = commands("docs/data.md")
+    assert len(found) == 3
+    for command in found:
+        oracle = ["annotator=oracle", "judge=oracle"] if command[1] == "src/train.py" else []
+        run(command + oracle, tmp_path)
 
 
 @pytest.mark.public_data
