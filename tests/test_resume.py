@@ -31,9 +31,9 @@ def seen(monkeypatch) -> list[str]:
     read: list[str] = []
     made = StepDataset.made
 
-    def noted(self, record, image, where):
+    def noted(self, record, picture, where, rng):
         read.append(f"{self.stage.data}: {where}")
-        return made(self, record, image, where)
+        return made(self, record, picture, where, rng)
 
     monkeypatch.setattr(StepDataset, "made", noted)
     return read

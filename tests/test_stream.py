@@ -28,7 +28,8 @@ from dress.data import cache as cache_module
 from dress.data.cache import FetchError, ShardCache
 from dress.data.index_task import run as index_task
 from dress.data.order import BLOCK, mixed, quotas
-from dress.data.shards import ShardError, Shards, open_shards, write_shards
+from dress.data.remote import open_shards
+from dress.data.shards import ShardError, Shards, write_shards
 from dress.data.stream import Part, Stream, open_stream
 from dress.data.tasks import Index
 from dress.record import RecordError
@@ -88,9 +89,9 @@ def test_datasets_are_mixed_by_weight_and_each_goes_through_its_own_epochs(tmp_p
     assert data.sft == {"one": Mixed(path="a", weight=3), "two": Mixed(path="b")}
     stream = open_stream(data.sft, tmp_path, data, seed=5)
     places = [stream.at(p) for p in range(BLOCK)]
-    assert Counter(part for part, _ in places) == {0: 3 * BLOCK // 4, 1: BLOCK // 4}
+    assert Counter(place.part for place in places) == {0: 3 * BLOCK // 4, 1: BLOCK // 4}
     for part, size in ((0, 30), (1, 12)):
-        own = [index for owner, index in places if owner == part]
+        own = [place.sample for place in places if place.part == part]
         assert all(sorted(own[i : i + size]) == list(range(size)) for i in range(0, len(own) - size, size))
     assert stream[places[0]][0].key in {r.key for p in stream.parts for r, _ in p.shards}
     again = open_stream(data.sft, tmp_path, data, seed=5)
@@ -325,4 +326,4 @@ def test_the_index_is_plain_json_and_names_its_version(tmp_path):
     write_shards(tmp_path, shapes.samples("sft", 3, seed=3))
     Shards(tmp_path)
     index = json.loads((tmp_path / "index.json").read_text())
-    assert index["version"] == 2 and index["shards"][0].keys() >= {"name", "size", "mtime_ns", "sha256", "samples"}
+    assert index["version"] == 3 and index["shards"][0].keys() >= {"name", "size", "mtime_ns", "sha256", "samples"}

@@ -40,7 +40,7 @@ class Vision(Section):
     """The image encoder: an OpenCLIP model by name, or a ViT from a config."""
 
     name: str | None = None  # OpenCLIP model name, e.g. ViT-L-14-336, EVA01-g-14
-    weights: str | None = None  # OpenCLIP tag or a local file; null = random weights
+    weights: str | None = None  # OpenCLIP tag, a local file, or a run's stage folder; null = random weights
     vit: ViT | None = None
     layer: int = -1  # which block's patch tokens; -1 is the last, -2 the one before (LLaVA)
 
@@ -139,6 +139,9 @@ class Data(Section):
     cache_gb: Annotated[float, Field(gt=0)] = 50.0  # 10^9 bytes
     allow_pipe: bool = False  # run the shell commands of pipe: URLs
     share_prefixes: bool = True  # one token tree per record; false = one sequence per dialogue
+    features: bool = False  # stored vision features instead of images and encoder (python src/prepare.py task=features)
+    images: Literal["fast", "exact"] = "fast"  # how images are decoded and resized in training; exact is OpenCLIP's PIL
+    dialogues_per_record: Positive | None = None  # of a record in a step, drawn anew each epoch; null = all
     tokens_per_forest: Positive = 16384  # tokens of one forward pass
     max_tokens: Positive = 4096  # longest dialogue, in tokens
     on_damage: Literal["stop", "skip"] = "stop"  # a record that cannot be used
@@ -286,6 +289,17 @@ class Config(Section):
     show: Literal["config", "batch"] | None = None
     resume: str | None = None  # a run folder to go on with
     reuse: str | None = None  # a run folder to take finished stages from
+
+    @model_validator(mode="after")
+    def _features_of_a_frozen_encoder(self) -> Config:
+        for name in self.curriculum.order:
+            stage = self.curriculum.stages[name]
+            if self.data.features and isinstance(stage, TrainStage) and "vision" in stage.trainable:
+                raise ValueError(
+                    f"curriculum.stages.{name}.trainable names vision, but data.features=true reads what a frozen "
+                    f"encoder made: drop vision there, or set data.features=false"
+                )
+        return self
 
     @model_validator(mode="after")
     def _lora_is_there(self) -> Config:

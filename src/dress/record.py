@@ -6,7 +6,7 @@ project reads and writes this and nothing else. Unknown JSON fields are kept in 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -22,14 +22,19 @@ class RecordError(ValueError):
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=False)
 
+    _names: ClassVar[frozenset[str]]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        cls._names = frozenset(cls.model_fields)
+
     @model_validator(mode="before")
     @classmethod
     def _unknown_fields_to_extra(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
+        # Runs for every part of every record that is streamed: the usual case first, without a look-up by name.
+        if not isinstance(data, dict) or data.keys() <= cls._names or "extra" not in cls._names:
             return data
-        unknown = data.keys() - cls.model_fields.keys()
-        if not unknown or "extra" not in cls.model_fields:
-            return data
+        unknown = data.keys() - cls._names
         known = {name: value for name, value in data.items() if name not in unknown}
         known["extra"] = {**known.get("extra", {}), **{name: data[name] for name in data if name in unknown}}
         return known

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,7 +157,7 @@ def collect(
     for number, first in enumerate(range(0, total, stage.per_shard)):
         indices = range(first, min(first + stage.per_shard, total))
         if not (folder / f"shard-{number:06d}.tar").exists():
-            samples = [prompts[index] for index in indices]
+            samples = list(prompts.readable(indices))
             asked = [
                 (position, dialogue)
                 for position, (record, _) in enumerate(samples)
@@ -168,8 +168,16 @@ def collect(
                 responder, rater, samples, asked,
                 turns=stage.turns, conditions=[""] * stage.turns, sampling=sampling, seed=seed_for(seed, number),
             )  # fmt: skip
-            write_shards(folder, _with_dialogues(samples, asked, held), stage.per_shard, start=number)
+            write_shards(
+                folder, _with_dialogues(samples, asked, held), stage.per_shard, start=number,
+                features=stored_features(prompts, indices),
+            )  # fmt: skip
         progress(len(indices))
+
+
+def stored_features(prompts: Shards, indices: Iterable[int]) -> dict[str, bytes]:
+    """The vision features of the prompts that have some, by key: they go with the answers, as the images do."""
+    return {key: data for key, data in map(prompts.features_file, indices) if data is not None}
 
 
 def _with_dialogues(
