@@ -24,18 +24,7 @@ TRIES = 6
 """Of one piece; the waits between them double, from 0.2 s on."""
 
 
-TAGS = (
-    "ETag",
-    "etag",
-    "blob_id",
-    "md5Hash",
-    "Content-MD5",
-    "Digest",
-    "Last-Modified",
-    "LastModified",
-    "mtime",
-    "created",
-)
+TAGS = ("ETag", "etag", "blob_id", "Content-MD5", "Digest", "Last-Modified", "LastModified", "mtime", "created")
 """What backends of fsspec call something that changes with a file, the surest first."""
 HTTP = {"client_kwargs": {"auto_decompress": False, "headers": {"Accept-Encoding": "identity"}}}
 """Bytes as they are: what a server compresses is never unpacked, however small it looks."""

@@ -15,7 +15,7 @@ import shutil
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import webdataset
@@ -201,7 +201,7 @@ class Shards:
             return None
         offset, size = members[FEATURES]
         data = np.empty(size, np.uint8)
-        self._check(shard, offset, size, os.preadv(self._file(shard), [memoryview(data)], offset))
+        self._check(shard, offset, size, os.preadv(self._file(shard), [data.data], offset))
         try:
             return decode(data)
         except FeatureError as error:
@@ -226,6 +226,13 @@ class Shards:
             pictured = sum(any(ext in members for ext in IMAGE_EXTENSIONS) for _, members in entry["samples"])
             if held or pictured:
                 check_encoder(entry["features"], encoder, name)
+
+    def by_file(self) -> Iterator[tuple[str, range]]:
+        """Each shard's name and the indices of its samples."""
+        start = 0
+        for entry, length in zip(self._entries, self.lengths, strict=True):
+            yield entry["name"], range(start, start + length)
+            start += length
 
     def where(self, index: int) -> str:
         """`shard.tar: key` of a sample, to name it in an error."""
@@ -325,8 +332,8 @@ class Shards:
         """The index entry of a shard, checked or made; None if the shard is another than was indexed."""
         stat = path.stat()
         if entry is None:
-            fresh: Any = index_shard(path, self.form, self._ignore)
-            return {"name": name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, **fresh}
+            place = {"name": name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+            return cast(Entry, {**place, **index_shard(path, self.form, self._ignore)})
         if entry["size"] != stat.st_size:
             self._damaged(
                 f"{path}: expected {entry['size']} bytes as indexed, got {stat.st_size}; the shard was cut "

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field, model_validator
 
-from dress.config import Section, check_as
+from dress.config import Positive, Section, check_as
 
 
 class Task(Section):
@@ -39,9 +39,45 @@ class Index(Task):
     ignore: tuple[str, ...] = ()
 
 
+class Encoder(Section):
+    """A frozen encoder by its OpenCLIP name."""
+
+    name: str | None = None
+    weights: str | None = None  # OpenCLIP tag or a local file; null = random
+    layer: int = -1
+
+
+class Features(Task):
+    """What a frozen encoder makes of every image is written into new shards."""
+
+    task: Literal["features"]
+    path: str
+    out: str
+    scale: str | None = None
+    ckpt: str | None = None
+    stage: str | None = None
+    vision: Encoder = Encoder()
+    seed: Annotated[int, Field(ge=0)] = 0
+    stored: Literal["bf16", "int8", "fp32"] = "bf16"
+    images: Literal["fast", "exact"] = "fast"
+    batch_size: Positive = 32
+    device: str | None = None
+    on_damage: Literal["stop", "skip"] = "stop"
+
+    @model_validator(mode="after")
+    def _one_encoder(self) -> Features:
+        given = [name for name in (self.ckpt, self.scale, self.vision.name) if name is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"expected exactly one of scale=NAME, ckpt=RUN and vision.name=NAME, got {given or 'none'}"
+            )
+        return self
+
+
 TASKS: dict[str, tuple[type[Task], str]] = {
     "import": (Import, "dress.data.sources.task"),
     "index": (Index, "dress.data.index_task"),
+    "features": (Features, "dress.data.features_task"),
 }
 """Task name to its settings and to the module whose `run(settings, console)` does it."""
 

@@ -23,8 +23,8 @@ class Forest:
     `ids` [T] (encode.IMAGE marks image tokens), `depth` [T] positions, `subtree_end` [T] places in the
     forest. `starts` [R + 1]: tree r is [starts[r], starts[r + 1]). `paths`: runs that descend without
     branching off, places in the forest. `image` [R'] is the row of `pixels` [N, 3, H, W], or of stored
-    `features` [N, V, D_v], of each tree that has an image, in order. Entries: `row` [E] predicts `target` [E] with `weight` [E] (float64)
-    for `phase` [E] (index into `spans.PHASE_NAMES`).
+    `features` [N, V, D_v], of each tree that has an image, in order. Entries: `row` [E] predicts
+    `target` [E] with `weight` [E] (float64) for `phase` [E] (index into `spans.PHASE_NAMES`).
     """
 
     ids: Tensor
@@ -64,10 +64,10 @@ class Step:
 
 @dataclass
 class Sample:
-    """One record, ready to train on: its trees (one, or one per dialogue), and pixels [3, H, W] or features [V, D_v]."""
+    """One record, ready to train on: its trees (one, or one per dialogue), and its pixels or its features [V, D_v]."""
 
     trees: list[Tree]
-    pixels: Tensor | None
+    pixels: Tensor | None  # [3, H, W]
     features: Tensor | None = None
 
 
