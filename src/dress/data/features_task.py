@@ -29,7 +29,7 @@ from dress.data.index import FEATURES, IMAGE_EXTENSIONS
 from dress.data.shards import ShardError, Shards, write_shard
 from dress.data.tasks import Features
 from dress.files import read_json, write_json, write_lines
-from dress.model.checkpoint import load_model
+from dress.model.checkpoint import load_model, read_facts
 from dress.model.vision import VisionEncoder
 from dress.record import RecordError
 from dress.seeding import seed_for
@@ -46,7 +46,7 @@ class Written:
     there: int = 0
     samples: int = 0
     images: int = 0
-    bytes: int = 0
+    size: int = 0
     squares: float = 0.0
     wrong: float = 0.0
     worst: float = 0.0
@@ -60,7 +60,7 @@ class Written:
         self.wrong += wrong.sum().item()
         self.worst = max(self.worst, (wrong / square.clamp(min=1e-300)).sqrt().max().item())
         self.images += 1
-        self.bytes += len(data)
+        self.size += len(data)
 
     @property
     def error(self) -> float:
@@ -132,11 +132,12 @@ def run(settings: Features, console: Console) -> Written:
     roots = folders(path)
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     writer = Writer(settings, encoder_of(settings).to(device))
-    begin(out, {"path": str(path), "stored": settings.stored, "encoder": writer.facts})
+    opened = {name: Shards(root, settings.on_damage) for name, root in roots.items()}
+    made_of = {name: shards.fingerprint for name, shards in opened.items()}
+    begin(out, {"shards": made_of, "stored": settings.stored, "encoder": writer.facts})
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        for name, root in roots.items():
-            shards = Shards(root, settings.on_damage)
+        for name, shards in opened.items():
             writer.written.rejects += [{"where": line, "reason": line} for line in shards.damage]
             bar = progress.add_task(f"features {name}".strip(), total=len(shards))
             for file, indices in shards.by_file():
@@ -164,20 +165,21 @@ def encoder_of(settings: Features) -> VisionEncoder:
     if settings.ckpt is not None:
         return _of_run(Path(settings.ckpt), settings.stage)
     vision = settings.vision.model_dump()
-    if settings.scale is not None:
-        file = SCALES / f"{settings.scale}.yaml"
+    if settings.encoder is not None:
+        file = SCALES / f"{settings.encoder}.yaml"
         if not file.exists():
             names = sorted(other.stem for other in SCALES.iterdir())
-            raise FileNotFoundError(f"scale={settings.scale}: expected one of {', '.join(names)}")
+            raise FileNotFoundError(
+                f"encoder={settings.encoder}: expected the name of a scale, one of {', '.join(names)}"
+            )
         vision = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["vision"]
     torch.manual_seed(seed_for(settings.seed, "init"))
     return VisionEncoder(config.Vision.model_validate(vision))
 
 
 def _of_run(run: Path, stage: str | None) -> VisionEncoder:
-    file = run / "config.json"
-    order = read_json(file)["curriculum"]["order"] if file.exists() else []
-    trained = [name for name in order if (run / "stages" / name / "model.json").exists()]
+    facts = [read_facts(file.parent) for file in run.glob("stages/*/model.json")]
+    trained = [fact["stage"] for fact in sorted(facts, key=lambda fact: len(fact["stages"]))]
     if not trained or (stage or trained[-1]) not in trained:
         raise FileNotFoundError(
             f"ckpt={run}, stage={stage}: expected a stage of a run that was trained, got {', '.join(trained) or 'none'}"
@@ -203,7 +205,7 @@ def begin(out: Path, settings: dict[str, Any]) -> None:
     """Note what the features in `out` are made of, or refuse to mix them.
 
     Raises:
-        ShardError: `out` was begun with other settings.
+        ShardError: `out` was begun with other shards or settings.
     """
     file = out / SETTINGS
     before = read_json(file) if file.exists() else settings
@@ -211,8 +213,7 @@ def begin(out: Path, settings: dict[str, Any]) -> None:
     if unlike:
         name = unlike[0]
         raise ShardError(
-            f"{file}: begun with other settings: {name}: expected {before.get(name)}, got {settings[name]}. "
-            f"Choose another out="
+            f"{file}: begun with other {name}: expected {before.get(name)}, got {settings[name]}. Choose another out="
         )
     write_json(file, settings)
 
@@ -220,7 +221,7 @@ def begin(out: Path, settings: dict[str, Any]) -> None:
 def table(settings: Features, writer: Writer) -> Table:
     """What was written, how large it is, and the error of storing it."""
     written, facts = writer.written, writer.facts
-    result = Table("", "", title=escape(settings.out))
+    result = Table("features", "", title=escape(settings.out))
     rows = {
         "shards written": f"{written.shards:,}",
         "shards that were there": f"{written.there:,}",
@@ -228,7 +229,7 @@ def table(settings: Features, writer: Writer) -> Table:
         "images": f"{written.images:,}",
         "set aside": f"{len(written.rejects):,}",
         "features": f"{writer.vision.num_tokens} x {writer.vision.width}, {settings.stored}",
-        "bytes per image": f"{written.bytes // max(1, written.images):,}",
+        "bytes per image": f"{written.size // max(1, written.images):,}",
         "relative error": f"{written.error:.2e}",
         "relative error of the worst token": f"{written.worst:.2e}",
         "encoder": f"weights {facts['weights']}, layer {facts['layer']}, {facts['library']}",

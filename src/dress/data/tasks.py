@@ -53,7 +53,7 @@ class Features(Task):
     task: Literal["features"]
     path: str
     out: str
-    scale: str | None = None
+    encoder: str | None = None
     ckpt: str | None = None
     stage: str | None = None
     vision: Encoder = Encoder()
@@ -66,10 +66,10 @@ class Features(Task):
 
     @model_validator(mode="after")
     def _one_encoder(self) -> Features:
-        given = [name for name in (self.ckpt, self.scale, self.vision.name) if name is not None]
+        given = [name for name in (self.encoder, self.ckpt, self.vision.name) if name is not None]
         if len(given) != 1:
             raise ValueError(
-                f"expected exactly one of scale=NAME, ckpt=RUN and vision.name=NAME, got {given or 'none'}"
+                f"expected exactly one of encoder=SCALE, ckpt=RUN and vision.name=NAME, got {given or 'none'}"
             )
         return self
 
