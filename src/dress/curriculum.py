@@ -276,9 +276,9 @@ class Curriculum:
 
     def _name_damage(self, name: str, shards: Shards) -> None:
         """What a collect or eval stage passed over goes into its reject file."""
-        if shards.damage:
+        if lines := [*shards.damage, *shards.skipped]:
             file = self.stage_folder(name) / "rejects.jsonl"
-            write_lines(file, ({"where": line, "reason": line} for line in shards.damage))
+            write_lines(file, ({"where": line, "reason": line} for line in lines))
         self._tell_rejects(name)
 
     def _tell_rejects(self, name: str) -> None:

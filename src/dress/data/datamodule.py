@@ -127,8 +127,8 @@ class StepDataset(Dataset[Step]):
 
 def rejected(file: Path) -> Counter[str]:
     """How many records (or shards) a reject file names, by reason without the place; each once, however often read."""
-    rows = {(row["where"], row["reason"]) for row in read_lines(file)} if file.exists() else set()
-    return Counter(reason.removeprefix(where).lstrip(": ") for where, reason in rows)
+    reasons = {row["where"]: row["reason"] for row in read_lines(file)} if file.exists() else {}
+    return Counter(reason.removeprefix(where).lstrip(": ") or reason for where, reason in reasons.items())
 
 
 class _FromStep(Sampler[int]):

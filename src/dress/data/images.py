@@ -113,6 +113,7 @@ def _header(data: bytes, where: str) -> Image.Image:
 
 
 def _undecodable(data: bytes, where: str, error: Exception) -> RecordError:
+    why = "another format, or cut in the header" if isinstance(error, UnidentifiedImageError) else error
     return RecordError(
-        f"{where}: expected a {', '.join(FORMATS)} image, got {len(data)} bytes that do not decode ({error})"
+        f"{where}: expected a {', '.join(FORMATS)} image, got {len(data)} bytes that do not decode ({why})"
     )

@@ -123,7 +123,9 @@ class Shards:
         self.folder: Any = Path(folder)
         self.on_damage, self.verify = on_damage, verify
         self.damage: list[str] = []
-        """`shard: member: reason` of everything that was skipped."""
+        """`shard: member: reason` of all that was skipped when the shards were opened."""
+        self.skipped: list[str] = []
+        """`shard: key: reason` of the records that `readable` passed over."""
         self.form: Format = "records"
         self._ignore: Collection[str] = ()
         self._files: dict[int, _File] = {}
@@ -153,7 +155,7 @@ class Shards:
         return (self[index] for index in range(len(self)))
 
     def readable(self, indices: Iterable[int]) -> Iterator[Sample]:
-        """Those of the samples that are records, with images that decode; the others are damage.
+        """Those of the samples that are records, with images that decode; the others go to `skipped`.
 
         Raises:
             RecordError: on_damage is stop, and one is no record.
@@ -165,7 +167,10 @@ class Shards:
                     open_image(image, self.where(index))
                 yield record, image
             except (RecordError, ChangedShardError) as error:
-                self._damaged(str(error), RecordError)
+                if self.on_damage == "stop":
+                    raise RecordError(f"{error}. data.on_damage=skip goes on without it") from None
+                if str(error) not in self.skipped:
+                    self.skipped.append(str(error))
 
     def record(self, index: int) -> Record:
         """The record alone.
@@ -303,11 +308,10 @@ class Shards:
             annotation=ImageAnnotation(captions=[caption.strip()]),
         )
 
-    def _damaged(self, what: str, error: type[ValueError] = ShardError) -> None:
+    def _damaged(self, what: str) -> None:
         if self.on_damage == "stop":
-            raise error(f"{what}. data.on_damage=skip goes on without it")
-        if what not in self.damage:
-            self.damage.append(what)
+            raise ShardError(f"{what}. data.on_damage=skip goes on without it")
+        self.damage.append(what)
 
     # --- the index ---
 
