@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from dress import config
 from dress.data.cache import ShardCache, is_remote
-from dress.data.order import SHUFFLE_WINDOW, mixed, quotas, sample
+from dress.data.order import SHUFFLE_WINDOW, epoch_order, mixed, quotas
 from dress.data.remote import RemoteShards, open_shards
 from dress.data.shards import Sample, Shards
 from dress.seeding import rng_for, seed_for
@@ -50,6 +50,7 @@ class Stream:
         assert parts
         self.parts, self.seed, self.window = list(parts), seed, window
         self._counts = tuple(quotas([part.weight for part in parts]))
+        self._orders: dict[tuple[int, int], list[int]] = {}
 
     def step(self, step: int, size: int) -> list[Place]:
         """Where each of the `size` records of optimiser step `step` is."""
@@ -57,12 +58,21 @@ class Stream:
 
     def at(self, position: int) -> Place:
         """Which part's which sample stands at a position."""
-        part, own, seed = 0, position, self.seed
-        if len(self.parts) > 1:
-            part, own = mixed(position, self.seed, self._counts)
-            seed = seed_for(self.seed, self.parts[part].name)
-        shards = self.parts[part].shards
-        return Place(part, sample(own, seed, tuple(shards.lengths), self.window), own // len(shards))
+        part, own = (0, position) if len(self.parts) == 1 else mixed(position, self.seed, self._counts)
+        epoch, place = divmod(own, len(self.parts[part].shards))
+        return Place(part, self._order(part, epoch)[place], epoch)
+
+    def _order(self, part: int, epoch: int) -> list[int]:
+        """Of one pass over a dataset; the two used last are kept."""
+        order = self._orders.get((part, epoch))
+        if order is None:
+            chosen = self.parts[part]
+            seed = self.seed if len(self.parts) == 1 else seed_for(self.seed, chosen.name)
+            order = epoch_order(seed, epoch, tuple(chosen.shards.lengths), self.window)
+            for old in [key for key in self._orders if key[0] == part][:-1]:
+                del self._orders[old]
+            self._orders[part, epoch] = order
+        return order
 
     def __getitem__(self, place: Place) -> Sample:
         return self.shards(place)[place.sample]
