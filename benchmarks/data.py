@@ -121,7 +121,7 @@ def litdata(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     import litdata as lit  # type: ignore[import-not-found]
 
     for sample in lit.StreamingDataset(str(folder), shuffle=True, seed=1):
-        yield Record.parse(sample["json"], "").key, sample["features"].view(torch.bfloat16)
+        yield Record.parse(bytes(sample["json"]), "").key, sample["features"].view(torch.bfloat16)
 
 
 def tuple_arms(folder: Path) -> dict[str, Arm | str]:
