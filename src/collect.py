@@ -47,8 +47,8 @@ def collect_from(settings: CollectCommand, console: Console) -> Path:
             settings.batch_size, stage.temperature, stage.top_p,
         )  # fmt: skip
         collect(
-            CkptResponder(model, f"{trained.name}/{settings.stage}"), build_rater(settings.annotator),
-            prompts, out, stage, sampling, settings.seed, progress.advance,
+            CkptResponder(model, f"{trained.name}/{settings.stage}", settings.keep_cache),
+            build_rater(settings.annotator), prompts, out, stage, sampling, settings.seed, progress.advance,
         )  # fmt: skip
         progress.end()
     console.print(ratings_as_table(ratings_table(Shards(out))))

@@ -230,9 +230,14 @@ class Rater(Section):
     kind: Literal["oracle", "rules", "none"]
 
 
+# Go on from the turn before, a batch of dialogues at a time; auto: where keys and values fit into memory.
+KeepCache = Literal["auto", "on", "off"]
+
+
 class Generation(Section):
     max_new_tokens: Positive
     batch_size: Positive  # prompts
+    keep_cache: KeepCache = "auto"
 
 
 class Eval(Section):
@@ -304,6 +309,7 @@ class EvalCommand(Eval):
     records: Positive | None = None
     max_new_tokens: Positive | None = None  # null = as in the run
     batch_size: Positive = 256
+    keep_cache: KeepCache = "auto"
     judge: Rater
 
 
@@ -316,6 +322,7 @@ class CollectCommand(CollectStage):
     shards: str | None = None  # null = the run's own prompts
     max_new_tokens: Positive | None = None  # null = as in the run
     batch_size: Positive = 256
+    keep_cache: KeepCache = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
     annotator: Rater
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from PIL import Image
 from torch import Tensor
@@ -16,6 +17,8 @@ from dress.dialogue.spans import Span
 from dress.feedback.rater import Rater
 from dress.model.generation import Prompt, generate
 from dress.model.lvlm import LVLM
+from dress.model.packed import Packed
+from dress.model.session import Drawing, Images, Session
 from dress.record import Dialogue, Feedback, Turn
 from dress.seeding import seed_for
 
@@ -30,16 +33,64 @@ class Sampling:
     top_p: float = 1.0
 
 
+class Responder(Protocol):
+    """Answers the last turn of dialogues."""
+
+    name: str
+
+    def preprocess(self, image: Image.Image) -> Any:
+        """What it needs of an image."""
+        ...
+
+    def answer(
+        self,
+        dialogues: Sequence[Dialogue],
+        image: Sequence[int | None],
+        pixels: Sequence[Any],
+        conditions: Sequence[str],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        progress: Callable[[int], None] = lambda n: None,
+    ) -> list[str]:
+        """An answer to the last turn of every dialogue.
+
+        Args:
+            dialogues: their last turn has no answer yet.
+            image: index into `pixels` for each dialogue, or None.
+            pixels: what `preprocess` gave.
+            conditions: text after the last user text of each; empty for none.
+            sampling: greedy or sampled.
+            seeds: of each dialogue's draws; equal dialogues are told apart by them.
+            progress: called with the number of finished answers.
+        """
+        ...
+
+
+@runtime_checkable
+class Holds(Protocol):
+    """A responder that keeps what it has read between the turns of a dialogue."""
+
+    def hold(self, dialogues: int, sampling: Sampling) -> Iterator[range]:
+        """Which of so many dialogues are to be held together, from first to last turn, one range after another.
+
+        What was read is kept until the next range is asked for.
+        """
+        ...
+
+
 class CkptResponder:
     """Answers with a model that is in memory.
 
     Args:
         model: the LVLM.
         name: what provenance calls it.
+        keep_cache: go on from the keys and values of the turn before (`auto`: where they fit into
+            memory), or read every prompt from its beginning.
     """
 
-    def __init__(self, model: LVLM, name: str) -> None:
-        self.model, self.name = model, name
+    def __init__(self, model: LVLM, name: str, keep_cache: Literal["auto", "on", "off"] = "auto") -> None:
+        self.model, self.name, self._keep = model, name, keep_cache
+        self._session: Session | None = None
 
     def preprocess(self, image: Image.Image) -> Tensor:
         return self.model.vision.preprocess(image)
@@ -49,28 +100,41 @@ class CkptResponder:
         dialogues: Sequence[Dialogue],
         image: Sequence[int | None],
         pixels: Sequence[Tensor],
-        condition: str,
+        conditions: Sequence[str],
         sampling: Sampling,
-        seed: int,
+        seeds: Sequence[int],
         progress: Callable[[int], None] = lambda n: None,
     ) -> list[str]:
-        """An answer to the last turn of every dialogue.
-
-        Args:
-            dialogues: their last turn has no answer yet.
-            image: index into `pixels` for each dialogue, or None.
-            pixels: images [3, H, W].
-            condition: text after the last user text; empty for none.
-            sampling: greedy or sampled.
-            seed: of the sampling.
-            progress: called with the number of finished answers.
-        """
-        prompts = [Prompt(prompt_spans(d, condition), i) for d, i in zip(dialogues, image, strict=True)]
+        """See `Responder.answer`; inside of `hold`, dialogues that were answered before are not read again."""
+        prompts = [
+            Prompt(prompt_spans(dialogue, condition), place)
+            for dialogue, condition, place in zip(dialogues, conditions, image, strict=True)
+        ]
+        drawing = Drawing(sampling.max_new_tokens, sampling.temperature, sampling.top_p)
+        if self._session is not None and (self._keep == "on" or self._session.fits(prompts, drawing)):
+            keys = [id(dialogue) for dialogue in dialogues]
+            out = self._session.answer(prompts, keys, Images(self.model, pixels), drawing, seeds)
+            progress(len(out))
+            return [self.model.encoder.decode(tokens) for tokens in out]
+        self._session = None
         return generate(
             self.model, prompts, pixels,
             max_new_tokens=sampling.max_new_tokens, batch_size=sampling.batch_size,
-            temperature=sampling.temperature, top_p=sampling.top_p, seed=seed, progress=progress,
+            temperature=sampling.temperature, top_p=sampling.top_p, seed=seeds, progress=progress,
         )  # fmt: skip
+
+    def hold(self, dialogues: int, sampling: Sampling) -> Iterator[range]:
+        """See `Holds.hold`: as many as are decoded together. The model's weights must stay as they are meanwhile."""
+        if self._keep == "off":
+            yield range(dialogues)
+            return
+        packed = Packed(self.model.language)
+        for first in range(0, dialogues, sampling.batch_size):
+            self._session = Session(self.model, packed)
+            try:
+                yield range(first, min(first + sampling.batch_size, dialogues))
+            finally:
+                self._session = None
 
 
 def prompt_spans(dialogue: Dialogue, condition: str) -> tuple[Span, ...]:
@@ -84,13 +148,12 @@ def prompt_spans(dialogue: Dialogue, condition: str) -> tuple[Span, ...]:
 
 
 def converse(
-    responder: CkptResponder,
+    responder: Responder,
     rater: Rater,
     samples: Sequence[Sample],
     dialogues: Sequence[tuple[int, Dialogue]],
     *,
-    turns: int,
-    conditions: Sequence[str],
+    conditions: Sequence[Sequence[str]],
     sampling: Sampling,
     seed: int,
     progress: Callable[[int], None] = lambda n: None,
@@ -101,9 +164,10 @@ def converse(
         responder: answers.
         rater: judges every answer; its refinement is the next user text.
         samples: records with image bytes.
-        dialogues: (index into samples, dialogue whose first user text is asked).
-        turns: answers per dialogue; it ends early where the rater gives no refinement.
-        conditions: condition text of each turn.
+        dialogues: (index into samples, dialogue whose first user text is asked). Those of one record
+            should follow one another: they share what is read of the image.
+        conditions: condition text of each turn, for each dialogue; a dialogue has as many turns, fewer
+            where the rater gives no refinement.
         sampling: how answers are drawn.
         seed: of the sampling.
         progress: called with the number of finished answers.
@@ -113,33 +177,36 @@ def converse(
     """
     pixels, place = _pixels(responder, samples)
     held = [dialogue.model_copy(update={"turns": [Turn(user=dialogue.turns[0].user)]}) for _, dialogue in dialogues]
-    open_ = list(range(len(held)))
-    for turn in range(turns):
-        answers = responder.answer(
-            [held[i] for i in open_],
-            [place[dialogues[i][0]] for i in open_],
-            pixels,
-            conditions[turn],
-            sampling,
-            seed_for(seed, turn),
-            progress,
-        )
-        for i, answer in zip(open_, answers, strict=True):
-            held[i].turns[-1] = (
-                held[i].turns[-1].model_copy(update={"assistant": answer, "provenance": {"responder": responder.name}})
+    groups = responder.hold(len(held), sampling) if isinstance(responder, Holds) else [range(len(held))]
+    for group in groups:
+        open_, turn = list(group), 0
+        while open_:
+            answers = responder.answer(
+                [held[i] for i in open_],
+                [place[dialogues[i][0]] for i in open_],
+                pixels,
+                [conditions[i][turn] for i in open_],
+                sampling,
+                [seed_for(seed, turn, i) for i in open_],
+                progress,
             )
-        feedback = rater.rate([(samples[dialogues[i][0]][0], held[i]) for i in open_])
-        for i, given in zip(open_, feedback, strict=True):
-            held[i].turns[-1].feedback.append(given)
-        if turn + 1 < turns:
-            open_ = [i for i, given in zip(open_, feedback, strict=True) if given.refinement]
+            for i, answer in zip(open_, answers, strict=True):
+                said = {"assistant": answer, "provenance": {"responder": responder.name}}
+                held[i].turns[-1] = held[i].turns[-1].model_copy(update=said)
+            feedback = rater.rate([(samples[dialogues[i][0]][0], held[i]) for i in open_])
+            for i, given in zip(open_, feedback, strict=True):
+                held[i].turns[-1].feedback.append(given)
+            turn += 1
+            open_ = [
+                i for i, given in zip(open_, feedback, strict=True) if given.refinement and turn < len(conditions[i])
+            ]
             for i in open_:
                 held[i].turns.append(Turn(user=_refinement(held[i].turns[-1].feedback)))
     return held
 
 
 def collect(
-    responder: CkptResponder,
+    responder: Responder,
     rater: Rater,
     prompts: Shards,
     folder: Path,
@@ -166,7 +233,7 @@ def collect(
             ]
             held = converse(
                 responder, rater, samples, asked,
-                turns=stage.turns, conditions=[""] * stage.turns, sampling=sampling, seed=seed_for(seed, number),
+                conditions=[[""] * stage.turns] * len(asked), sampling=sampling, seed=seed_for(seed, number),
             )  # fmt: skip
             write_shards(folder, _with_dialogues(samples, asked, held), stage.per_shard, start=number)
         progress(len(indices))
@@ -185,8 +252,8 @@ def _with_dialogues(
     ]
 
 
-def _pixels(responder: CkptResponder, samples: Sequence[Sample]) -> tuple[list[Tensor], list[int | None]]:
-    pixels: list[Tensor] = []
+def _pixels(responder: Responder, samples: Sequence[Sample]) -> tuple[list[Any], list[int | None]]:
+    pixels: list[Any] = []
     place: list[int | None] = []
     for record, image in samples:
         place.append(None if image is None else len(pixels))

@@ -22,6 +22,7 @@ from dress.dialogue.tree import sorted_prefixes
 from dress.model.attention import foreign_mask
 from dress.model.cache import Cache, Decoding, Place, Reading, Run
 from dress.model.lvlm import LVLM
+from dress.model.memory import rows_that_fit
 from dress.model.packed import Packed
 
 DROP_SHARE = 0.15
@@ -123,6 +124,12 @@ class Session:
             hidden = self._read(rows, images)
             self.rows.update({row.key: row for row in rows})
             return self._decode(rows, hidden, drawing, seeds)
+
+    def fits(self, prompts: Sequence[Prompt], drawing: Drawing) -> bool:
+        """Whether memory has room for the keys and values that `answer` will add."""
+        encode = self.model.encoder.prompt
+        longest = max(len(encode(prompt.spans, prompt.image is not None)) for prompt in prompts)
+        return len(prompts) <= rows_that_fit(self.model, longest + drawing.max_new_tokens)
 
     # --- what to read ---
 
