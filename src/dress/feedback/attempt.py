@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import httpx2
 import openai
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
 from dress.feedback.request import Message
 from dress.feedback.structured import Misfit, parse
@@ -23,7 +23,6 @@ STOPPING = {401: "the server refused the key", 402: "the account has no credit",
             404: "the server knows no such model or path"}  # fmt: skip
 """HTTP statuses that the next call would meet too."""
 
-SERVED_BY = ("model", "system_fingerprint")
 _REFUSES = re.compile(
     r"^\W*(?:I'm sorry|I am sorry|Sorry|I can(?:'t|not| not)|I'm (?:not able|unable)|I won't)\b", re.I
 )
@@ -57,31 +56,54 @@ class Came:
     served_by: str | None = None
 
 
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: NonNegativeInt | None = None
+    completion_tokens: NonNegativeInt | None = None
+
+
+class _Completion(BaseModel):
+    """What is read of a chat completion; servers add much and differ in the rest."""
+
+    choices: list[_Choice] = Field(min_length=1)
+    usage: _Usage | None = None
+    model: str | None = None
+    system_fingerprint: str | None = None
+
+
 def read_completion(completion: Any, schema: type[BaseModel] | None, hide: Any = lambda text: text) -> Came:
     """What a reply is worth.
 
     Args:
-        completion: the server's, whose shape is not to be trusted.
+        completion: the JSON that the server sent, or its text.
         schema: that the text must fit; None takes any text.
         hide: takes secrets out of text.
     """
     try:
-        choice = completion.choices[0]
-        text, refusal, ended = choice.message.content, getattr(choice.message, "refusal", None), choice.finish_reason
-        assert text is None or isinstance(text, str)
-    except (AttributeError, IndexError, TypeError, AssertionError):
+        whole = _Completion.model_validate(completion)
+    except ValidationError:
         return Came("again", "bad_response", hide(_text_of(completion)))
-    usage = getattr(completion, "usage", None)
-    text, refusal = hide(text or ""), hide(refusal) if refusal else None
+    choice, usage = whole.choices[0], whole.usage or _Usage()
+    text, refusal = hide(choice.message.content or ""), hide(choice.message.refusal or "")
     came = Came(
-        "done", raw=text,
-        prompt_tokens=_whole(getattr(usage, "prompt_tokens", None)),
-        completion_tokens=_whole(getattr(usage, "completion_tokens", None)),
-        served_by=" ".join(filter(None, (getattr(completion, name, None) for name in SERVED_BY))) or None,
-    )  # fmt: skip
-    if refusal or ended == "content_filter":
+        "done",
+        raw=text,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        served_by=" ".join(filter(None, (whole.model, whole.system_fingerprint))) or None,
+    )
+    if refusal or choice.finish_reason == "content_filter":
         return replace(came, next="failed", reason="refusal", raw=refusal or text)
-    if ended == "length":
+    if choice.finish_reason == "length":
         return replace(came, next="repair", reason="length", problem="it was too long and was cut off; be brief")
     if not text.strip():
         return replace(came, next="repair", reason="empty", problem="it was empty")
@@ -141,10 +163,6 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else None
-
-
 def _body(response: httpx2.Response) -> str:
     try:
         return response.text
@@ -163,6 +181,4 @@ def _causes(error: BaseException) -> str:
 
 
 def _text_of(completion: Any) -> str:
-    if isinstance(completion, BaseModel):
-        return completion.model_dump_json(warnings=False)
     return completion if isinstance(completion, str) else json.dumps(completion, default=str)

@@ -263,7 +263,9 @@ class LLMClient:
         import httpx2
         import openai
 
-        body: dict[str, Any] = {limit: request.max_tokens}
+        body: dict[str, Any] = {
+            "model": self.model, "messages": _with_image(messages, request.image), limit: request.max_tokens
+        }  # fmt: skip
         if request.temperature is not None:
             body["temperature"] = request.temperature
         if request.seed is not None:
@@ -272,9 +274,8 @@ class LLMClient:
             asked = response_format(request.schema, form)
             body |= {"response_format": asked} if asked else {}
         try:
-            completion = await self._server.chat.completions.create(
-                model=self.model, messages=_with_image(messages, request.image), **body
-            )
+            # The typed method walks through messages and schema, which takes longer than everything else here.
+            completion = await self._server.post("/chat/completions", cast_to=object, body=body)
         except (openai.OpenAIError, httpx2.HTTPError, ValueError, TypeError) as error:
             return read_error(error, self._hide)
         return read_completion(completion, request.schema, self._hide)
