@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dress.rater_settings import Rater, VariableName
+from dress.rater_settings import Rater, Server, VariableName
 
 PhaseName = Literal["align", "sft", "critique", "refinement", "rating", "best_of"]
 Part = Literal["vision", "projector", "language", "lora"]
@@ -303,16 +303,19 @@ class EvalCommand(Eval):
 
 
 class CollectCommand(CollectStage):
-    """`src/collect.py`: a model whose answers are collected."""
+    """`src/collect.py`: whose answers are collected, and who judges them."""
 
-    responder: str  # a run folder
-    stage: str = "sft"  # whose model
+    responder: str  # a run folder, a file of answers, or the address of a server
+    stage: str = "sft"  # of a run: whose model
+    server: Server = Server()  # where the responder is one
     out: str
-    shards: str | None = None  # null = the run's own prompts
-    max_new_tokens: Positive | None = None  # null = as in the run
+    data: Data | None = None  # whose prompts are asked; null = the run's own
+    shards: str | None = None  # a folder of shards whose questions are asked instead
+    max_new_tokens: Positive | None = None  # null = as in the run; 512 of a server
     batch_size: Positive = 256
     seed: Annotated[int, Field(ge=0)] = 0
     annotator: Rater
+    dry_run: bool = False  # only estimate calls, tokens and cost
 
 
 class ConfigError(ValueError):

@@ -22,11 +22,9 @@ class PlainRater(Section):
     kind: Literal["oracle", "rules", "none"]
 
 
-class Endpoint(Section):
-    """A model behind an OpenAI-compatible server, and how it may be asked."""
+class Calls(Section):
+    """How a server may be asked."""
 
-    base_url: str  # up to /v1
-    model: str
     api_key_env: VariableName | None = None  # null = a server that asks for no key
     concurrency: Positive = 16  # calls in flight
     requests_per_minute: Positive | None = None
@@ -40,6 +38,19 @@ class Endpoint(Section):
     ledger: str | None = None  # a file; null = ledger.sqlite beside the results
     retry_failed: bool = False  # ask again what has failed
 
+    @model_validator(mode="after")
+    def _priced(self) -> Calls:
+        if self.budget is not None and not (self.price_in or self.price_out):
+            raise ValueError("budget needs price_in and price_out, per million tokens")
+        return self
+
+
+class Endpoint(Calls):
+    """A model behind an OpenAI-compatible server."""
+
+    base_url: str  # up to /v1
+    model: str
+
     @field_validator("base_url")
     @classmethod
     def _without_secrets(cls, url: str) -> str:
@@ -50,11 +61,23 @@ class Endpoint(Section):
             raise ValueError("expected a plain address without user, password or query; keys go through api_key_env")
         return url.rstrip("/")
 
-    @model_validator(mode="after")
-    def _priced(self) -> Endpoint:
-        if self.budget is not None and not (self.price_in or self.price_out):
-            raise ValueError("budget needs price_in and price_out, per million tokens")
-        return self
+
+class Server(Calls):
+    """A responder that is a server; its address is the responder's name."""
+
+    model: str | None = None
+    sees_image: bool = True
+    system: str | None = None  # system message; null = none
+
+    def endpoint(self, base_url: str) -> Endpoint:
+        """With the address.
+
+        Raises:
+            ValueError: no model is named.
+        """
+        if self.model is None:
+            raise ValueError(f"server.model: expected the name that {base_url} knows the model by, got none")
+        return Endpoint(base_url=base_url, **self.model_dump(exclude={"sees_image", "system"}))
 
 
 class LLM(Endpoint):

@@ -24,11 +24,11 @@ def redacted(plain: Any, *names: str) -> Any:
 def secrets(*names: str) -> dict[str, str]:
     """Secret value to what stands in its place."""
     found = {
-        value: f"<{name}>"
+        value.strip(): f"<{name}>"
         for name, value in os.environ.items()
         if SECRET_NAME.search(name.upper()) and len(value) >= SHORTEST_SECRET
     }
-    return found | {os.environ[name]: f"<{name}>" for name in names if os.environ.get(name)}
+    return found | {value: f"<{name}>" for name in names if (value := os.environ.get(name, "").strip())}
 
 
 def replaced(plain: Any, found: dict[str, str]) -> Any:

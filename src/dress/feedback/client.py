@@ -6,7 +6,6 @@ import asyncio
 import base64
 import hashlib
 import json
-import os
 import random
 import time
 from collections.abc import Sequence
@@ -21,7 +20,8 @@ from dress.feedback.attempt import Came, read_completion, read_error, repair
 from dress.feedback.journal import Journal
 from dress.feedback.ledger import Begin, End, Ledger, open_ledger
 from dress.feedback.limits import Limits
-from dress.feedback.replay import ReplayClient, recorded_reply
+from dress.feedback.rater import api_key
+from dress.feedback.replay import ReplayClient, recorded_model, recorded_reply
 from dress.feedback.request import Client, Message, Progress, Reply, Request, Stopped
 from dress.feedback.structured import Form, forms, response_format, with_schema
 from dress.feedback.tally import Tally
@@ -63,7 +63,8 @@ def build_client(settings: LLM | Endpoint | Replay, folder: Path | None = None) 
         ValueError: the key's variable is not set, no ledger can be had, or the recorded models do not fit.
     """
     if isinstance(settings, Replay):
-        return ReplayClient(Ledger(Path(settings.ledger), readonly=True), settings.model)
+        recorded = Ledger(Path(settings.ledger), readonly=True)
+        return ReplayClient(recorded, recorded_model(recorded, settings.model))
     if settings.ledger is None and folder is None:
         raise ValueError("expected a ledger: name a file (annotator.ledger=… or judge.ledger=…)")
     ledger = Path(settings.ledger) if settings.ledger is not None else Path(folder or ".") / "ledger.sqlite"
@@ -91,7 +92,8 @@ class LLMClient:
     ) -> None:  # fmt: skip
         self.endpoint, self.ledger, self.model = endpoint, ledger, endpoint.model
         self.tally = Tally()
-        self._key, self._hidden = _key_of(endpoint)
+        self._key = api_key(endpoint.api_key_env, endpoint.base_url)
+        self._hidden = secrets(*filter(None, [endpoint.api_key_env]))
         self._forms, self._backoff = forms(structured), backoff
         self._limits = limits or Limits(endpoint.requests_per_minute, endpoint.tokens_per_minute)
         self._settled: set[str] = set()
@@ -113,6 +115,10 @@ class LLMClient:
         except KeyboardInterrupt:
             self.close()
             raise
+
+    def recorded(self) -> ReplayClient:
+        """A client that answers from the same ledger and asks nobody."""
+        return ReplayClient(self.ledger, self.model)
 
     def close(self) -> None:
         """Give up connections; calls in flight are left as such in the ledger."""
@@ -270,6 +276,8 @@ class LLMClient:
             body["temperature"] = request.temperature
         if request.seed is not None:
             body["seed"] = request.seed
+        if request.top_p < 1:
+            body["top_p"] = request.top_p
         if request.schema is not None and form is not None:
             asked = response_format(request.schema, form)
             body |= {"response_format": asked} if asked else {}
@@ -353,20 +361,6 @@ class LLMClient:
             None if request.image is None else hashlib.sha256(request.image).hexdigest(),
             json.dumps(replaced(list(request.messages), self._hidden), ensure_ascii=False), form, reserved,
         )  # fmt: skip
-
-
-def _key_of(endpoint: Endpoint) -> tuple[str, dict[str, str]]:
-    """The key, and every secret value with what stands in its place."""
-    name = endpoint.api_key_env
-    if name is None:
-        return "none", secrets()  # never the key of another server that happens to be set
-    key = os.environ.get(name, "").strip()
-    if not key:
-        raise ValueError(
-            f"api_key_env={name}: this variable is not set. Set it to the key of {endpoint.base_url}, "
-            f"or say api_key_env=null for a server that asks for none"
-        )
-    return key, {key: f"<{name}>"} | secrets(name)
 
 
 def _with_image(messages: list[Message], image: bytes | None) -> list[Any]:

@@ -97,7 +97,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path, readonly: bool = False) -> None:
-        self.path = path
+        self.path, self.readonly = path, readonly
         if readonly and not path.is_file():
             raise FileNotFoundError(f"{path}: expected a ledger, found none")
         self._lock, self._file_lock = threading.Lock(), None if readonly else _only_one(path)

@@ -15,20 +15,14 @@ class ReplayClient:
 
     Args:
         ledger: what was recorded.
-        model: whose replies; None is the only model there.
-
-    Raises:
-        ValueError: several models were recorded and none is named, or another one is.
+        model: whose replies.
     """
 
-    def __init__(self, ledger: Ledger, model: str | None = None) -> None:
-        models = ledger.models()
-        if model is None and len(models) == 1:
-            model = models[0]
-        if model not in models:
-            raise ValueError(f"{ledger.path}: expected replies of model={model}, got {', '.join(models) or 'none'}")
-        assert model is not None
+    def __init__(self, ledger: Ledger, model: str) -> None:
         self.ledger, self.model, self.tally = ledger, model, Tally()
+
+    def recorded(self) -> ReplayClient:
+        return self
 
     async def ask(self, request: Request) -> Reply:
         return self._reply(request)
@@ -50,6 +44,24 @@ class ReplayClient:
         if not rows or (not exact and len(rows) > 1):
             return Reply("failed", key, reason="not_recorded", model=self.model, recorded=True)
         return recorded_reply((exact or rows)[0], request)
+
+
+def recorded_model(ledger: Ledger, model: str | None) -> str:
+    """The model whose replies are replayed: the one that is named, or the only one.
+
+    Raises:
+        ValueError: several were recorded and none is named, or another one is.
+    """
+    models = ledger.models()
+    if model is None and len(models) == 1:
+        return models[0]
+    if model is None or model not in models:
+        asked = "the name of the model" if model is None else f"replies of {model}"
+        raise ValueError(
+            f"{ledger.path}: expected {asked} (annotator.model=… or judge.model=…), "
+            f"got those of {', '.join(models) or 'nobody'}"
+        )
+    return model
 
 
 def recorded_reply(row: sqlite3.Row, request: Request, recorded: bool = True) -> Reply:

@@ -7,9 +7,14 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel
+
+from dress.feedback.ledger import Ledger
+
+if TYPE_CHECKING:
+    from dress.feedback.tally import Tally
 
 Message = dict[str, str]
 """`role` (system, user, assistant) and `content`."""
@@ -30,6 +35,7 @@ class Request:
         temperature: None is the server's own.
         max_tokens: of the reply.
         seed: sent where it is given; tells apart several draws of one question.
+        top_p: sent where it is below 1.
     """
 
     messages: tuple[Message, ...]
@@ -39,6 +45,7 @@ class Request:
     temperature: float | None = 0.0
     max_tokens: int = 800
     seed: int | None = None
+    top_p: float = 1.0
 
     @functools.cached_property
     def content(self) -> str:
@@ -53,7 +60,9 @@ class Request:
 
     @property
     def sampling(self) -> dict[str, float | int | None]:
-        return {"temperature": self.temperature, "max_tokens": self.max_tokens, "seed": self.seed}
+        return {
+            "temperature": self.temperature, "max_tokens": self.max_tokens, "seed": self.seed, "top_p": self.top_p
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,8 @@ class Client(Protocol):
     """Settles requests: asks a server by way of a ledger (`LLMClient`), or answers from one (`ReplayClient`)."""
 
     model: str
+    ledger: Ledger
+    tally: Tally
 
     async def ask(self, request: Request) -> Reply:
         """The reply, from the ledger where it is known; a call that fails is a reply with a reason."""
@@ -101,6 +112,10 @@ class Client(Protocol):
         Raises:
             Stopped: budget reached, key refused, server not there. What was settled stays in the ledger.
         """
+        ...
+
+    def recorded(self) -> Client:
+        """The same with what the ledger holds; asks nobody."""
         ...
 
 
