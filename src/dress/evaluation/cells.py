@@ -8,8 +8,8 @@ from pathlib import Path
 from dress import config
 from dress.data.shards import Sample
 from dress.evaluation.outcomes import Outcome, evaluate, load_outcomes, save_outcomes
-from dress.feedback.collect import Responder, Sampling
 from dress.feedback.rater import Rater
+from dress.feedback.responders import Responder, Sampling
 
 
 def evaluate_cells(
@@ -37,7 +37,7 @@ def evaluate_cells(
     outcomes: list[Outcome] = []
     later = [texts[settings.refine_condition]] * (settings.turns - 1)
     for model, make in responders.items():
-        files = {condition: folder / f"{model}-{condition}.jsonl" for condition in settings.conditions}
+        files: dict[str, Path] = {condition: folder / f"{model}-{condition}.jsonl" for condition in settings.conditions}
         missing = {condition: [texts[condition], *later] for condition, file in files.items() if not file.exists()}
         if missing:
             found = evaluate(

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dress.data.shards import Sample
-from dress.feedback.collect import Responder, Sampling, converse
+from dress.feedback.collect import converse
 from dress.feedback.rater import Rater
+from dress.feedback.responders import Responder, Sampling
 from dress.files import read_lines, write_lines
 from dress.record import Dialogue
 

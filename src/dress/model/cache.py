@@ -34,9 +34,9 @@ class Store:
         return self._layers[layer]
 
     def reserve(self, slots: int) -> None:
-        """Make room for rows of `slots` tokens."""
+        """Make room for rows of `slots` tokens; half as much again as there was, if that is more."""
         if slots > self.slots:
-            self.slots = slots
+            self.slots = max(slots, self.slots + self.slots // 2)
             for layer, kept in self._layers.items():
                 grown = tuple(self._empty(x) for x in kept)
                 for old, new in zip(kept, grown, strict=True):
@@ -68,14 +68,16 @@ class Cache:
     """Rows in groups; the first `shared[g]` tokens of the rows of group g are kept once, in `common`.
 
     `group` is the group of each row. Position p of a row is slot p of its group's row in `common`, or
-    slot p - shared[g] of its own.
+    slot p - shared[g] of its own. `own` has room for as many rows or more: what is left in it of others
+    is written over before it is seen.
     """
 
     group: list[int]
     shared: list[int]
+    own: Store
 
     def __post_init__(self) -> None:
-        self.own = Store(len(self.group))
+        assert len(self.group) <= self.own.rows
         self.common = Store(len(self.shared), max(self.shared)) if any(self.shared) else None
 
     def offset(self, row: int) -> int:
@@ -150,8 +152,8 @@ class Reading:
 class Decoding:
     """Forward passes of one new token for each of the first A rows, [A, 1], one after another.
 
-    `lengths` are the rows' tokens in the cache, the common ones included. Attention is two plain products per part, common and own: on CPU SDPA takes 2 to 4 times as long
-    for one token (docs/decisions.md).
+    `lengths` are the rows' tokens in the cache, the common ones included. Attention is plain products over
+    common and own slots and one softmax: for one token SDPA takes 2 to 4 times as long on CPU.
     """
 
     cache: Cache

@@ -20,7 +20,7 @@ from dress.dialogue.encode import IMAGE
 from dress.dialogue.spans import Span
 from dress.dialogue.tree import sorted_prefixes
 from dress.model.attention import foreign_mask
-from dress.model.cache import Cache, Decoding, Place, Reading, Run
+from dress.model.cache import Cache, Decoding, Place, Reading, Run, Store
 from dress.model.lvlm import LVLM
 from dress.model.memory import rows_that_fit
 from dress.model.packed import Packed
@@ -157,15 +157,17 @@ class Session:
                 return False
         asked = {row.key for row in rows}
         holes = [old for key, old in self.rows.items() if old.place < len(rows) and key not in asked]
-        self._swap(holes, [self.rows[row.key] for row in rows if row.place >= len(rows)])
+        used = max(len(old.ids) - self.cache.offset(old.place) for old in self.rows.values())
+        self._swap(holes, [self.rows[row.key] for row in rows if row.place >= len(rows)], used)
         for row in rows:
             row.place = self.rows[row.key].place
         return True
 
-    def _swap(self, one: list[_Row], two: list[_Row]) -> None:
+    def _swap(self, one: list[_Row], two: list[_Row], used: int) -> None:
+        """Let rows change places, with their first `used` slots."""
         assert self.cache is not None and len(one) == len(two)
         if one:
-            self.cache.swap([row.place for row in one], [row.place for row in two], self.cache.own.slots)
+            self.cache.swap([row.place for row in one], [row.place for row in two], used)
             for a, b in zip(one, two, strict=True):
                 a.place, b.place = b.place, a.place
 
@@ -188,7 +190,8 @@ class Session:
         shared = [size if n > 1 else 0 for size, n in zip(shared, members, strict=True)]
         if sum(size * (n - 1) for size, n in zip(shared, members, strict=True)) < SHARED_TOKENS * len(rows):
             group, shared = [0] * len(rows), [0]
-        self.cache = Cache(group, shared)
+        own = self.cache.own if self.cache is not None and self.cache.own.rows >= len(rows) else Store(len(rows))
+        self.cache = Cache(group, shared, own)
 
     # --- reading ---
 
@@ -264,8 +267,7 @@ class Session:
         batch, hidden = [rows[i] for i in order], hidden[order]
         noise = _noise(drawing, [seeds[i] for i in order]).to(device)
         out: dict[Hashable, list[int]] = {row.key: [] for row in rows}
-        lengths = [len(row.ids) for row in batch]
-        decoding = self._decoding(batch, lengths)
+        decoding = Decoding(self.cache, [len(row.ids) for row in batch], device)
         over = [False] * len(batch)
         warp = TopPLogitsWarper(drawing.top_p) if 0 < drawing.top_p < 1 else None
         for step in range(drawing.max_new_tokens):
@@ -277,29 +279,25 @@ class Session:
             if all(over) or step + 1 == drawing.max_new_tokens:
                 break
             if sum(over) >= DROP_SHARE * len(over):
-                batch, kept = self._drop(batch, over)
+                batch, kept = self._drop(batch, over, decoding.longest)
                 token, noise, over = token[kept], noise[kept], [False] * len(batch)
-                decoding = self._decoding(batch, [decoding.lengths[i] for i in kept])
+                decoding = Decoding(self.cache, [decoding.lengths[i] for i in kept], device)
             hidden = self._forward(embed(token)[:, None], decoding.length[:, None], decoding)[:, -1]
             decoding.step()
         for row in rows:
             row.ids = np.concatenate([row.ids, np.array(out[row.key][:-1], np.int64)])
         return [out[row.key] for row in rows]
 
-    def _drop(self, batch: list[_Row], over: list[bool]) -> tuple[list[_Row], list[int]]:
+    def _drop(self, batch: list[_Row], over: list[bool], used: int) -> tuple[list[_Row], list[int]]:
         """Rows that go on, in order of place, and which of the batch they were."""
         alive = len(over) - sum(over)
         order = list(range(len(batch)))
         holes = [i for i in range(alive) if over[i]]
         movers = [i for i in range(alive, len(batch)) if not over[i]]
-        self._swap([batch[i] for i in holes], [batch[i] for i in movers])
+        self._swap([batch[i] for i in holes], [batch[i] for i in movers], used)
         for i, j in zip(holes, movers, strict=True):
             order[i], order[j] = order[j], order[i]
         return [batch[i] for i in order[:alive]], order[:alive]
-
-    def _decoding(self, batch: list[_Row], lengths: list[int]) -> Decoding:
-        assert self.cache is not None
-        return Decoding(self.cache, lengths, self.model.device)
 
 
 @contextmanager
