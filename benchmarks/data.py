@@ -124,7 +124,7 @@ def litdata(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
         yield Record.parse(bytes(sample["json"]), "").key, sample["features"].view(torch.bfloat16)
 
 
-def tuple_arms(folder: Path) -> dict[str, Arm | str]:
+def tuple_arms(folder: Path, with_litdata: bool) -> dict[str, Arm | str]:
     """Name to arm, or to why there is none."""
     paths = sorted(folder.glob("*.tar"))
     arms: dict[str, Arm | str] = {
@@ -134,6 +134,8 @@ def tuple_arms(folder: Path) -> dict[str, Arm | str]:
         "webdataset, bytes only": partial(plain_webdataset, paths, False),
         "webdataset, same work": partial(plain_webdataset, paths, True),
     }
+    if not with_litdata:
+        return arms
     try:
         import litdata as lit
 
@@ -154,9 +156,11 @@ def digest(key: str, features: Any) -> tuple[str, str]:
     return key, hashlib.sha256(data).hexdigest()
 
 
-def measure_tuples(name: str, shape: tuple[int, int], samples: int, rounds: int, folder: Path) -> dict[str, Any]:
+def measure_tuples(
+    name: str, shape: tuple[int, int], samples: int, rounds: int, with_litdata: bool, folder: Path
+) -> dict[str, Any]:
     write_tuples(folder, shape, samples, max(1, samples // 8))
-    arms = tuple_arms(folder)
+    arms = tuple_arms(folder, with_litdata)
     expected = {digest(*sample) for sample in bare(sorted(folder.glob("*.tar")), "r:")}
     assert len(expected) == samples
     for arm, run in arms.items():
@@ -300,6 +304,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--megabytes", type=int, default=300, help="of features, for each payload")
     parser.add_argument("--photos", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--litdata", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -308,7 +313,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     for name, shape in PAYLOADS.items():
         with tempfile.TemporaryDirectory() as folder:
             samples = max(16, given.megabytes * 1_000_000 // (shape[0] * shape[1] * 2))
-            tuples.append(measure_tuples(name, shape, samples, given.rounds, Path(folder)))
+            tuples.append(measure_tuples(name, shape, samples, given.rounds, given.litdata, Path(folder)))
     result = {
         "command": ["benchmarks/data.py", *(arguments if arguments is not None else sys.argv[1:])],
         "machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, torch {torch.__version__}",

@@ -132,6 +132,7 @@ class Data(Section):
     prompts: str = "prompts"
     feedback: Source | None = None  # null = what the collect stage wrote
     eval: str = "eval"
+    validation: str | None = None  # shards whose loss is logged while training; null = none
     workers: Annotated[int, Field(ge=0)] = 0  # data worker processes
     start_method: Literal["fork", "forkserver", "spawn"] | None = None  # of workers; null = Python's default
     window: Positive = 16  # shards that are shuffled together
@@ -258,6 +259,7 @@ class Training(Section):
     checkpointing: Literal["auto", "on", "off"] = "auto"  # recompute activations; auto: where they do not fit
     checkpoint_every: Positive = 100  # optimiser steps
     log_every: Positive = 10  # optimiser steps
+    validate_every: Positive = 100  # optimiser steps, on data.validation
     overfit: bool = False  # train on the first step's records again and again
 
 

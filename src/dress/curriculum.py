@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import lightning as L
 import torch
@@ -25,7 +25,7 @@ from rich.console import Console
 
 from dress import config
 from dress.callbacks import SaveCheckpoint, ShowProgress, precision_for
-from dress.data.datamodule import StageData, StepDataset, rejected
+from dress.data.datamodule import HeldOut, StageData, StepDataset, rejected
 from dress.data.images import Pixels
 from dress.data.shards import Sample, Shards
 from dress.data.stream import Stream, open_stream
@@ -57,6 +57,8 @@ from dress.worlds.prepared import prepared
 
 SHOWN_RECORDS = 4
 """Records that `show=batch` prints."""
+
+Made = TypeVar("Made", bound=StepDataset)
 
 TOKENIZER_RECORDS = 2000
 """Records per split that the hermetic tokenizer is trained on."""
@@ -132,23 +134,20 @@ class Curriculum:
         Raises:
             ValueError: names the shard.
         """
-        data, features = self.settings.data, None
-        if data.features:
-            features = self.model.vision.facts(data.images)
+        data = self.settings.data
+        encoder = self.model.vision.facts(data.images) if data.features else None
         for name in self.settings.curriculum.order:
-            match self.settings.curriculum.stages[name]:
-                case config.TrainStage(data=split) if getattr(data, split) is not None:
-                    opened = [part.shards for part in self._open(getattr(data, split)).parts]
+            stage = self.settings.curriculum.stages[name]
+            match stage:
+                case config.TrainStage():
+                    sources = [getattr(data, stage.data), data.validation]
                 case config.CollectStage():
-                    opened = [self._shards("prompts")]
+                    sources = [data.prompts]
                 case config.EvalStage():
-                    self._shards("eval")
-                    continue
-                case _:
-                    continue
-            for shards in opened:
-                if features is not None:
-                    shards.check_features(features)
+                    sources = [data.eval]
+            for part in (part for source in sources if source is not None for part in self._open(source).parts):
+                if encoder is not None and not isinstance(stage, config.EvalStage):
+                    part.shards.check_features(encoder)
 
     def show_batch(self) -> None:
         """Print the first records of the first train stage as they are learned: bold green carries loss."""
@@ -239,15 +238,19 @@ class Curriculum:
         earlier = [stages[n] for n in order[: order.index(name)]]
         before = sum(s.steps for s in earlier if isinstance(s, config.TrainStage))
         module = DressModule(self.model, stage, training, before, self.settings.data.tokens_per_forest)
-        stream = self._stream(name, stage)
 
-        def make(rank: int, world: int) -> StepDataset:
-            return StepDataset(
+        def dataset(kind: type[Made], stream: Stream, rank: int, world: int) -> Made:
+            return kind(
                 stream, stage, self.settings.data, self.settings.phases, self.model.encoder,
                 Pixels(self.model.vision.preprocessing, self.model.vision.transform, self.settings.data.images),
                 folder / "rejects.jsonl", training.overfit, rank, world,
             )  # fmt: skip
 
+        held_out = self.settings.data.validation and self._open(self.settings.data.validation)
+        data = StageData(
+            partial(dataset, StepDataset, self._stream(name, stage)), self.settings.data,
+            partial(dataset, HeldOut, held_out) if held_out else None,
+        )  # fmt: skip
         done = torch.load(last, weights_only=True, map_location="cpu")["global_step"] if resumed else 0
         self.progress.start(name, stage.steps, done)
         trainer = L.Trainer(
@@ -260,6 +263,8 @@ class Curriculum:
             logger=build_logger(self.settings, name, resumed),
             callbacks=[ShowProgress(self.progress), SaveCheckpoint(last, training.checkpoint_every)],
             log_every_n_steps=1,
+            val_check_interval=training.validate_every if held_out else None,
+            check_val_every_n_epoch=None if held_out else 1,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -267,7 +272,7 @@ class Curriculum:
             use_distributed_sampler=False,
         )
         trainer.fit(
-            module, datamodule=StageData(make, self.settings.data),
+            module, datamodule=data,
             ckpt_path=str(last) if resumed else None, weights_only=True,
         )  # fmt: skip
         if trainer.is_global_zero:

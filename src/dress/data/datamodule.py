@@ -7,6 +7,7 @@ learned, and the number of trained steps is the whole position in the data.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -125,6 +126,19 @@ class StepDataset(Dataset[Step]):
             file.write(json.dumps({"where": where, "reason": reason}) + "\n")
 
 
+class HeldOut(StepDataset):
+    """Every record of a dataset once, in steps, to measure the loss on."""
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.stream.parts[0].shards) / self.stage.records_per_step)
+
+    def __getitem__(self, step: int) -> Step:
+        size = self.stage.records_per_step
+        last = min((step + 1) * size, len(self.stream.parts[0].shards))
+        places = [Place(0, sample, 0) for sample in range(step * size, last)]
+        return self.collated(self._sample(place) for place in places[self.rank :: self.world])
+
+
 def rejected(file: Path) -> Counter[str]:
     """How many records (or shards) a reject file names, by reason without the place; each once, however often read."""
     reasons = {row["where"]: row["reason"] for row in read_lines(file)} if file.exists() else {}
@@ -147,9 +161,11 @@ class _FromStep(Sampler[int]):
 class StageData(L.LightningDataModule):
     """Streams a stage; `state_dict` counts the steps that were trained, not those that were fetched."""
 
-    def __init__(self, make: Callable[[int, int], StepDataset], data: config.Data) -> None:
+    def __init__(
+        self, make: Callable[[int, int], StepDataset], data: config.Data, held_out: Callable[[int, int], HeldOut] | None
+    ) -> None:
         super().__init__()
-        self._make, self._data = make, data
+        self._make, self._held_out, self._data = make, held_out, data
         self._start = 0
         self._fingerprint = ""
 
@@ -171,6 +187,13 @@ class StageData(L.LightningDataModule):
                 )
             return DataLoader(PlainSteps(dataset), **how)
         return DataLoader(dataset, sampler=_FromStep(self._start, len(dataset)), **how)
+
+    def val_dataloader(self) -> DataLoader[Step] | list[Any]:
+        if self._held_out is None:
+            return []
+        assert self.trainer is not None
+        dataset = self._held_out(self.trainer.global_rank, self.trainer.world_size)
+        return DataLoader(dataset, batch_size=None, num_workers=0)
 
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None
