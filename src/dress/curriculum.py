@@ -265,6 +265,7 @@ class Curriculum:
             log_every_n_steps=1,
             val_check_interval=training.validate_every if held_out else None,
             check_val_every_n_epoch=None if held_out else 1,
+            limit_val_batches=1.0 if held_out else 0,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
