@@ -25,10 +25,11 @@ from rich.console import Console
 
 from dress import config
 from dress.callbacks import SaveCheckpoint, ShowProgress, precision_for
-from dress.data.datamodule import HeldOut, StageData, StepDataset, rejected
+from dress.data.datamodule import HeldOut, StageData, StepDataset
 from dress.data.images import Pixels
 from dress.data.shards import Sample, Shards
-from dress.data.stream import Stream, open_stream
+from dress.data.splits import REJECTS, Splits, name_damage, told
+from dress.data.stream import Stream
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.tokenizer import check_cuts, load_tokenizer, save_tokenizer, tokenizer_hash, train_tokenizer
 from dress.evaluation.cells import evaluate_cells
@@ -40,7 +41,7 @@ from dress.feedback.collect import CkptResponder, Sampling, ratings_table
 from dress.feedback.corpus import corpus
 from dress.feedback.rater import NoRater, Rater, build_rater, check_rater, identity
 from dress.feedback.request import Stopped
-from dress.files import read_json, write_json, write_lines
+from dress.files import read_json, write_json
 from dress.loggers import build_logger, log_results
 from dress.model.checkpoint import load_weights, save_model
 from dress.model.language import load_own_tokenizer
@@ -81,7 +82,6 @@ class Curriculum:
         expected = {name: float(settings.budget.get(name, {}).get("seconds", 60)) for name in names}
         self.progress = CurriculumProgress(console, expected)
         self.seconds: dict[str, float] = {}
-        self._opened: dict[str, Shards] = {}
 
     @cached_property
     def annotator(self) -> Rater:
@@ -104,14 +104,15 @@ class Curriculum:
         if self.settings.training.threads:
             torch.set_num_threads(self.settings.training.threads)
         with self.progress:
-            self.data = self._data_folder()
+            self.data = Splits(self.settings.data, self._data_folder())
             self.model = self._build_model()
             fingerprint = self._fingerprint("", {
                 "model": self.settings.model.model_dump(),
                 "tokenizer": tokenizer_hash(self.model.encoder.tokenizer),
                 "seed": self.settings.seed,
             })  # fmt: skip
-            self._check_data()
+            vision, images = self.model.vision, self.settings.data.images
+            self.data.check(self.settings.curriculum, vision.facts(images) if self.settings.data.features else None)
             self.chain: dict[str, str] = {}
             for name in self.settings.curriculum.order:
                 fingerprint = self._fingerprint(fingerprint, self._depends_on(name))
@@ -128,34 +129,13 @@ class Curriculum:
         log_results(self.settings, result, outcomes, samples)
         return result
 
-    def _check_data(self) -> None:
-        """Open all that the stages will read, so that what is missing or damaged is named before the first of them.
-
-        Raises:
-            ValueError: names the shard.
-        """
-        data = self.settings.data
-        encoder = self.model.vision.facts(data.images) if data.features else None
-        for name in self.settings.curriculum.order:
-            stage = self.settings.curriculum.stages[name]
-            match stage:
-                case config.TrainStage():
-                    sources = [getattr(data, stage.data), data.validation]
-                case config.CollectStage():
-                    sources = [data.prompts]
-                case config.EvalStage():
-                    sources = [data.eval]
-            for part in (part for source in sources if source is not None for part in self._open(source).parts):
-                if encoder is not None and not isinstance(stage, config.EvalStage):
-                    part.shards.check_features(encoder)
-
     def show_batch(self) -> None:
         """Print the first records of the first train stage as they are learned: bold green carries loss."""
         name = self.trained()[0]
         stage = self.settings.curriculum.stages[name]
         assert isinstance(stage, config.TrainStage)
         with self.progress:
-            self.data = self._data_folder()
+            self.data = Splits(self.settings.data, self._data_folder())
         with TemporaryDirectory() as aside:
             self.folder = Path(aside)  # a look leaves nothing behind
             encoder = self._build_model().encoder
@@ -212,6 +192,8 @@ class Curriculum:
             ) from None
         self.seconds[name] = self.progress.end()
         if rank() == 0:
+            if line := told(folder):
+                self.console.print(line, highlight=False)
             write_json(marker, {"fingerprint": fingerprint, "seconds": round(self.seconds[name], 2)})
         _wait_for(marker)
 
@@ -243,10 +225,10 @@ class Curriculum:
             return kind(
                 stream, stage, self.settings.data, self.settings.phases, self.model.encoder,
                 Pixels(self.model.vision.preprocessing, self.model.vision.transform, self.settings.data.images),
-                folder / "rejects.jsonl", training.overfit, rank, world,
+                folder / REJECTS, training.overfit, rank, world,
             )  # fmt: skip
 
-        held_out = self.settings.data.validation and self._open(self.settings.data.validation)
+        held_out = self.settings.data.validation and self.data.stream(self.settings.data.validation)
         data = StageData(
             partial(dataset, StepDataset, self._stream(name, stage)), self.settings.data,
             partial(dataset, HeldOut, held_out) if held_out else None,
@@ -280,37 +262,22 @@ class Curriculum:
             write_json(folder / "history.json", module.history)
             save_model(self.model, self.settings.model, folder, self._facts(name))
             last.unlink(missing_ok=True)
-            self._tell_rejects(name)
 
     def _collect(self, name: str, stage: config.CollectStage) -> None:
         source, folder = self.evaluated()["sft"], self.stage_folder(name)
         gather(
             name, keeping(self._responder(source), self.annotator, self.chain[source]), self.annotator,
-            self._shards("prompts"), folder / "shards", stage, self._sampling(stage.temperature, stage.top_p),
+            self.data.shards("prompts"), folder / "shards", stage, self._sampling(stage.temperature, stage.top_p),
             seed_for(self.settings.seed, name), self.progress,
         )  # fmt: skip
-        self._name_damage(name, self._shards("prompts"))
+        name_damage(folder, self.data.shards("prompts"))
         table = ratings_table(Shards(folder / "shards"))
         write_json(folder / "ratings.json", table)
         self.console.print(ratings_as_table(table))
 
-    def _name_damage(self, name: str, shards: Shards) -> None:
-        """What a collect or eval stage passed over goes into its reject file."""
-        if lines := [*shards.damage, *shards.skipped]:
-            file = self.stage_folder(name) / "rejects.jsonl"
-            write_lines(file, ({"where": line, "reason": line} for line in lines))
-        self._tell_rejects(name)
-
-    def _tell_rejects(self, name: str) -> None:
-        file = self.stage_folder(name) / "rejects.jsonl"
-        reasons = rejected(file)
-        if reasons:
-            few = "; ".join(f"{number} x {reason[:80]}" for reason, number in reasons.most_common(3))
-            self.console.print(f"stage {name}: {reasons.total()} set aside, see {file}: {few}", highlight=False)
-
     def _evaluate(self, name: str, stage: config.EvalStage) -> None:
         samples = self._eval_samples()
-        self._name_damage(name, self._shards("eval"))
+        name_damage(self.stage_folder(name), self.data.shards("eval"))
         dialogues = sum(len(record.dialogues) for record, _ in samples)
         settings, models = self.settings.eval, self.evaluated()
         self._take_over_cells(name)
@@ -349,7 +316,7 @@ class Curriculum:
         return {model: self._fingerprint(self.chain[source], depends) for model, source in self.evaluated().items()}
 
     def _eval_samples(self) -> list[Sample]:
-        shards, stages = self._shards("eval"), self.settings.curriculum.stages
+        shards, stages = self.data.shards("eval"), self.settings.curriculum.stages
         (*_, stage) = [s for n in self.settings.curriculum.order if isinstance(s := stages[n], config.EvalStage)]
         return list(shards.readable(range(min(stage.records or len(shards), len(shards)))))
 
@@ -392,14 +359,6 @@ class Curriculum:
             self.progress.end()
         return folder
 
-    def _shards(self, name: str) -> Shards:
-        """The shards of a split that is one dataset."""
-        return self._open(getattr(self.settings.data, name)).parts[0].shards
-
-    def _open(self, source: config.Source | Path, seed: int = 0) -> Stream:
-        """A split; what was opened before is not opened again."""
-        return open_stream(source, self.data, self.settings.data, seed, self._opened)
-
     def _stream(self, name: str, stage: config.TrainStage) -> Stream:
         """What a train stage streams: its split, or what the collect stage wrote."""
         source = getattr(self.settings.data, stage.data)
@@ -409,7 +368,7 @@ class Curriculum:
             if not collected:
                 raise ValueError("data.feedback is null and the curriculum has no collect stage: name one of them")
             source = (self.stage_folder(collected[-1]) / "shards").absolute()
-        return self._open(source, seed_for(self.settings.seed, name))
+        return self.data.stream(source, seed_for(self.settings.seed, name))
 
     def _build_model(self) -> LVLM:
         settings, data = self.settings.model, self.settings.data
@@ -419,7 +378,7 @@ class Curriculum:
             if rank() > 0:
                 _wait_for(file)
             if not file.exists():
-                streams = [self._open(source) for source in (data.align, data.sft, data.prompts)]
+                streams = [self.data.stream(source) for source in (data.align, data.sft, data.prompts)]
                 splits = [part.shards for stream in streams for part in stream.parts]
                 phases = self.settings.phases  # not the experiment's conditions: ablations share the tokenizer
                 fixed = [phases.align.prompt, praise(phases.critique.condition, phases)]
@@ -441,18 +400,18 @@ class Curriculum:
         match stage:
             case config.TrainStage():
                 source = getattr(data, stage.data)
-                parts["shards"] = self._open(source).fingerprint if source else "collected"
+                parts["shards"] = self.data.stream(source).fingerprint if source else "collected"
                 phases = self.settings.phases.model_dump()
                 parts["phases"] = {key: phases[key] for name in stage.phases for key in SETTINGS_OF[name]}
                 parts["training"] = [self.settings.training.clip, precision_for(self.settings.training.precision)]
                 parts["sharing"] = [data.share_prefixes, data.tokens_per_forest, data.max_tokens]
                 parts["data"] = [data.features, data.images, data.dialogues_per_record]
             case config.CollectStage():
-                parts["shards"] = self._shards("prompts").fingerprint
+                parts["shards"] = self.data.shards("prompts").fingerprint
                 parts["annotator"] = identity(self.settings.annotator)
                 parts["generation"] = self.settings.generation.model_dump()
             case config.EvalStage():
-                parts["shards"] = self._shards("eval").fingerprint
+                parts["shards"] = self.data.shards("eval").fingerprint
                 parts["judge"] = identity(self.settings.judge)
                 parts["conditions"] = self.conditions()
                 parts["eval"] = self.settings.eval.model_dump()
@@ -497,7 +456,7 @@ class Curriculum:
         """What a reader of the report must know before its figures."""
         data, language = self.settings.data, self.settings.model.language
         if data.world is None and language.config is not None:
-            records = sum(len(part.shards) for part in self._open(data.sft).parts)
+            records = sum(len(part.shards) for part in self.data.stream(data.sft).parts)
             return [
                 f"A model from scratch on {records:,} real images: nobody should expect good captions. "
                 f"What this shows is that the whole method runs on these data. A model whose SFT data hold "
