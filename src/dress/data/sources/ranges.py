@@ -92,7 +92,7 @@ def layout(table: Table) -> Layout:
 
 
 def members(path: Path) -> list[str]:
-    """Names of the arrays in a file that is one JSON object; none if it is anything else.
+    """Names of the arrays in a file's first value, if that is a JSON object.
 
     Raises:
         SourceError: compressed, UTF-16 or UTF-32, or Parquet.
@@ -101,8 +101,7 @@ def members(path: Path) -> list[str]:
         head = file.read(1 << 16)
     _refuse(head, path)
     start = len(_BOM) if head.startswith(_BOM) else 0
-    text = head[start:].lstrip()
-    return list(_arrays(path, start)) if text.startswith(b"{") and _lines_or_values(text) == "values" else []
+    return list(_arrays(path, start)) if head[start:].lstrip().startswith(b"{") else []
 
 
 def ranges(path: Path, how: Layout, after: tuple[int, int] | None = None) -> Iterator[Range]:
@@ -208,6 +207,8 @@ def _values(scan: _Scan, number: int, how: Layout) -> Iterator[Range]:
             scan.skip(_SCALAR)
             scan.place += scan.offset == start  # a bracket that closes nothing
         yield Range(number, start, scan.offset - start, "" if whole else CUT)
+        if not whole:
+            return
 
 
 def _lines(scan: _Scan, number: int, again: bool) -> Iterator[Range]:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from dress.data.images import open_image
 from dress.data.index import MAX_JSON_BYTES, MAX_MEMBER_BYTES
@@ -28,6 +28,9 @@ from dress.record import ImageRef, Record, describe
 
 MAX_GROUP_BYTES = 4 * MAX_ROW_BYTES
 """Rows of one image are in memory together."""
+
+
+_PART = TypeAdapter(Part)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Worker:
             return _fault(error)
 
     def _part(self, part: Part, place: Place) -> Found:
-        said = part.model_dump_json().encode() + (place.file.encode() if part.repeated else b"")
+        said = _PART.dump_json(part) + (place.file.encode() if part.repeated else b"")
         image = None if part.image is None else image_of(part).id
         given = part.key is not None
         if len((part.key or "").encode()) > MAX_KEY_BYTES:
