@@ -25,14 +25,14 @@ class _Part(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _unknown_fields_to_extra(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
+        fields = cls.__pydantic_fields__
+        if not isinstance(data, dict) or data.keys() <= fields.keys():
             return data
-        unknown = data.keys() - cls.model_fields.keys()
-        if not unknown or "extra" not in cls.model_fields or not isinstance(data.get("extra", {}), dict):
+        if "extra" not in fields or not isinstance(data.get("extra", {}), dict):
             return data
-        known = {name: value for name, value in data.items() if name not in unknown}
-        known["extra"] = {**known.get("extra", {}), **{name: data[name] for name in data if name in unknown}}
-        return known
+        known = {name: value for name, value in data.items() if name in fields}
+        more = {name: value for name, value in data.items() if name not in fields}
+        return known | {"extra": {**known.get("extra", {}), **more}}
 
 
 class Original(_Part):

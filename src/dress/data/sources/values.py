@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dress.data.sources.ranges import CUT, MAX_ROW_BYTES, Layout, Range, layout
+from dress.data.sources.ranges import AFTER, CUT, MAX_ROW_BYTES, Layout, Range, layout
 from dress.data.sources.rows import Place, Rejected, SourceError, Table
 
 MAX_DEPTH = 100
@@ -29,7 +29,8 @@ def value(raw: bytes, row: Range, how: Layout) -> Any:
         expected = "the end of the row" if row.size else "the bracket that closes the array"
         raise Rejected(CUT, f"expected {expected}, got the end of the file")
     if row.fault:
-        raise Rejected(row.fault, f"expected a line of columns, got {raw!r:.80}")
+        expected = "the end of the file" if row.fault == AFTER else "a line of columns"
+        raise Rejected(row.fault, f"expected {expected}, got {raw!r:.80}")
     if row.size > MAX_ROW_BYTES:
         raise Rejected("too large", f"expected a row of at most {MAX_ROW_BYTES:,} bytes, got {row.size:,}")
     try:
