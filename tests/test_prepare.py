@@ -18,7 +18,7 @@ from rich.console import Console
 
 from dress.config import ConfigError, check_as
 from dress.data.shards import Shards
-from dress.data.sources import SOURCES, source
+from dress.data.sources import source
 from dress.data.sources.importing import Imported
 from dress.data.sources.rows import SourceError
 from dress.data.sources.task import run as run_task

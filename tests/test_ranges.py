@@ -55,7 +55,11 @@ def test_rows_are_those_of_the_whole_file_and_reading_goes_on_at_any(data, chunk
             assert list(rest) == found[number + 1 :]
 
 
-@given(data=st.lists(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0")), min_size=2, max_size=2)))
+@given(
+    data=st.lists(
+        st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0")), min_size=2, max_size=2)
+    )
+)
 def test_lines_of_csv_are_those_of_the_csv_module(data, tmp_path_factory):
     import csv
 
@@ -82,7 +86,9 @@ def test_lines_of_csv_are_those_of_the_csv_module(data, tmp_path_factory):
         ('{"a": 1}\n{"b": 2', [b'{"a": 1}', b'{"b": 2']),
     ],
 )
-def test_a_file_that_was_cut_gives_the_rows_before_and_says_so(text: str, expected: list[bytes], tmp_path: Path) -> None:
+def test_a_file_that_was_cut_gives_the_rows_before_and_says_so(
+    text: str, expected: list[bytes], tmp_path: Path
+) -> None:
     path = tmp_path / "x.json"
     path.write_text(text)
     assert rows(path) == expected

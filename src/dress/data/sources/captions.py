@@ -124,7 +124,7 @@ class Captions(Source):
         return ("eval",) if held_out else ("align", "sft", "prompts")
 
     def counted(self, record: Record) -> Iterable[str]:
-        return dict.fromkeys(thing.label for thing in record.annotation.objects)
+        return {thing.label for thing in record.annotation.objects}
 
     def written(self, record: Record, split: str, counts: Mapping[str, int]) -> Record:
         """align: the captions. Elsewhere a description, and questions about COCO's objects, where all are known."""

@@ -183,7 +183,10 @@ class Worker:
         """Write `folder/<split>/shard-<number>.tar`; its sha256 and how many records it holds."""
         path = folder / split / f"shard-{number:06d}.tar"
         path.parent.mkdir(exist_ok=True)
-        write_shard(path, (self._sample(group, split, counts) for group in groups))
+        try:
+            write_shard(path, (self._sample(group, split, counts) for group in groups))
+        except (Rejected, ValidationError) as error:  # it was good when it was checked
+            raise SourceError(f"a row changed while it was read ({error}); run the same command again") from None
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest(), len(groups)
 
@@ -192,7 +195,7 @@ class Worker:
         data = self._image(record)
         if record.image is not None and data is not None:
             if hashlib.sha256(data).hexdigest() != group.sha256:
-                raise SourceError(f"{record.image.id}: changed meanwhile; run the same command again")
+                raise SourceError(f"{record.image.id}: changed while it was read; run the same command again")
             image = record.image.model_copy(update={"sha256": group.sha256})
             record = record.model_copy(update={"image": image})
         record = self.job.source.finish(record)
