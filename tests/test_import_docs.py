@@ -61,10 +61,9 @@ def test_the_commands_of_the_page_run(raw: Path, monkeypatch: pytest.MonkeyPatch
     kept["row"]["image"] = "000000000030.jpg"
     json_lines(rejected, [kept])
     run(found[-1])  # the first import was told where images are
-    assert [r.image and r.image.id for r in records(raw.parent / "data" / "llava_repaired", "sft")] == [
-        kept["row"]["image"]
-    ]
-    assert read_json(raw.parent / "data" / "llava_repaired" / "import.json")["images"] == "raw/train2017"
+    repaired = raw.parent / "data" / "llava_repaired"
+    assert [r.image and r.image.id for r in records(repaired, "sft")] == [kept["row"]["image"]]
+    assert read_json(repaired / "import.json")["images"] == "raw/train2017"
 
 
 @pytest.mark.public_data

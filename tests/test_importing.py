@@ -137,6 +137,12 @@ def test_what_is_left_of_another_import_is_not_continued(tmp_path: Path) -> None
     assert content(tmp_path / "out") == content(tmp_path / "fresh")
 
 
+def test_an_import_needs_no_torch() -> None:
+    code = "import sys; import dress.data.sources.task; sys.exit('torch' in sys.modules)"
+    env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == 0
+
+
 def test_the_writer_gives_the_bytes_of_webdatasets_own(tmp_path: Path) -> None:
     samples = list(shapes.samples("sft", 5, seed=0))
     samples.append((samples[0][0].model_copy(update={"key": "text", "image": None}), None))
