@@ -2,11 +2,12 @@
 
 A source turns a row into parts. The engine (`importing`) reads rows, merges the parts of one image into
 one record, checks images, and writes the split folders. A row that cannot be used raises `Rejected`, or
-pydantic's `ValidationError` where a field of a part does not fit; either way it is counted and set aside.
+pydantic's `ValidationError` where a field does not fit; either way it is counted and set aside.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,9 +15,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from dress.record import Dialogue, ImageAnnotation, Record, Turn
+from dress.record import TOP_RATING, Dialogue, ImageAnnotation, Original, Record, Turn
 
 SPLITS = ("align", "sft", "prompts", "feedback", "eval")
+
+
+class SourceError(ValueError):
+    """An import that cannot be made; the message names the file or setting, expected and got."""
 
 
 class Rejected(ValueError):
@@ -37,7 +42,7 @@ class Rejected(ValueError):
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a file: a JSON array, JSON values one after another (lines or not), or CSV with a header.
+    """Rows of a file: JSON lines, a JSON array, JSON values one after another, or CSV with a header.
 
     `array` names the member of a JSON object that holds the rows, e.g. `annotations` in COCO's files.
     """
@@ -48,7 +53,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a row stands: file (relative to the import's path), array in it, number from 1.
+    """Where a row stands: file (relative to the import's path), number from 1, array in the file.
 
     Rows of a reject file that are imported again stand where they stood at first.
     """
@@ -64,6 +69,7 @@ class Part(BaseModel):
     `image` is a file name relative to the images' folder; None for text only. Parts are merged by `group`
     (default: the image; a part without either is a record of its own). `key` is the record's (default:
     made of the image's name, or of file name and row number); two images with one given key are a fault.
+    `split` pins the record to one folder, where it is written as it is (default: `Source.split`).
     `source` defaults to the source's name. Unknown fields of a row belong into `extra` of the dialogue
     (turn, feedback …) that they are about; `extra` here goes to the record, and what differs there
     between parts is kept in a list `merged`.
@@ -76,6 +82,7 @@ class Part(BaseModel):
     annotation: ImageAnnotation = ImageAnnotation()
     group: str | None = None
     key: str | None = None
+    split: str | None = None
     source: str | None = None
     extra: dict[str, Any] = {}
 
@@ -92,13 +99,6 @@ class Source:
     splits: Collection[str] = SPLITS
     """The folders it can write; with `eval` among them, records are held out for it by hash."""
 
-    def open(self, path: Path, images: Path | None) -> None:
-        """Read what rows refer to and is small (categories, labels per image), before any row.
-
-        Raises:
-            SourceError: `path` does not hold what the format asks for.
-        """
-
     def tables(self, path: Path) -> list[Table]:
         """Which files hold rows, in the order in which they are read.
 
@@ -107,12 +107,28 @@ class Source:
         """
         raise NotImplementedError
 
+    def image_roots(self, path: Path) -> list[Path]:
+        """Folders that image names are relative to, the first that has the file; `images=` replaces them."""
+        folder = path if path.is_dir() else path.parent
+        return [folder / "images", folder]
+
+    def open(self, path: Path, images: Path | None) -> list[Path]:
+        """Read what rows refer to and is small (categories, labels per image), before any row.
+
+        Returns:
+            The files that were read: the import depends on them as well.
+
+        Raises:
+            SourceError: `path` does not hold what the format asks for.
+        """
+        return []
+
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
         """What a row says: a pure function of its value (any JSON value; of CSV a dict of texts).
 
         Raises:
             Rejected: it cannot be used.
-            ValidationError: a field of a part does not fit.
+            ValidationError: a field does not fit.
         """
         raise NotImplementedError
 
@@ -127,7 +143,7 @@ class Source:
     def split(self, record: Record, held_out: bool) -> Collection[str]:
         """The folders that this record goes to."""
         if held_out:
-            return ("eval",) if _first_questions(record) else ()
+            return ("eval",) if "eval" in self.splits and _first_questions(record) else ()
         wanted = {
             "align": record.image is not None and record.annotation.captions,
             "sft": _taught(record),
@@ -146,10 +162,30 @@ class Source:
         `sft` teaches answers that nobody judged, `feedback` holds the judged ones, `prompts` and `eval` ask
         first questions again, without answers.
         """
-        dialogues = {"align": list, "sft": lambda: _taught(record), "feedback": lambda: _rated(record)}.get(
-            split, lambda: _first_questions(record)
-        )
-        return record.model_copy(update={"dialogues": dialogues()})
+        match split:
+            case "align":
+                dialogues: list[Dialogue] = []
+            case "sft":
+                dialogues = _taught(record)
+            case "feedback":
+                dialogues = _rated(record)
+            case _:
+                dialogues = _first_questions(record)
+        return record.model_copy(update={"dialogues": dialogues})
+
+
+def table_files(path: Path, *patterns: str) -> list[Path]:
+    """The file itself, or the files of a folder that fit, by name.
+
+    Raises:
+        SourceError: none there.
+    """
+    if path.is_file():
+        return [path]
+    found = sorted({file for pattern in patterns for file in path.glob(pattern) if file.is_file()})
+    if not found:
+        raise SourceError(f"{path}: expected {' or '.join(patterns)} in it, found none")
+    return found
 
 
 def plain_path(value: Any, field: str = "image") -> str:
@@ -164,6 +200,26 @@ def plain_path(value: Any, field: str = "image") -> str:
     if path.is_absolute() or ".." in path.parts or "\\" in value or "\0" in value or not path.name:
         raise Rejected("bad image name", f"{field}: expected a name inside the images' folder, got {value!r:.80}")
     return value
+
+
+def rating(value: Any, low: int, high: int, field: str = "rating") -> tuple[int, Original | None]:
+    """A publisher's number (or its text) on the scale 1-4: the nearest, halves down, and the original.
+
+    On the scale 1-4 itself it must be whole, and there is no original.
+
+    Raises:
+        Rejected: no number, or outside of the scale.
+    """
+    try:
+        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not low <= number <= high or ((low, high) == (1, TOP_RATING) and number != int(number)):
+        raise Rejected("bad rating", f"{field}: expected a number {low}-{high}, got {value!r:.80}")
+    if (low, high) == (1, TOP_RATING):
+        return int(number), None
+    mapped = math.ceil(1 + (TOP_RATING - 1) * (number - low) / (high - low) - 0.5)
+    return max(1, mapped), Original(value=number, min=low, max=high)
 
 
 def _rated(record: Record) -> list[Dialogue]:
