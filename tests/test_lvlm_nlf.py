@@ -1,0 +1,141 @@
+"""LVLM_NLF: every row comes back as it was, from the record and through shards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from dress.data.sources.lvlm_nlf import LVLMNLF, row_of
+from dress.data.sources.rows import Place, Rejected
+from dress.record import Dialogue, Feedback, Turn
+
+FILES = ("helpfulness_nlf.jsonl", "honesty_nlf.jsonl", "hallucination_nlf.jsonl", "harmlessness_nlf.jsonl")
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+SAID = TEXT.filter(lambda text: text.strip())
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+RATING = st.sampled_from(["1", "2", "3", "4", 1, 4, 2.0, " 3", "4.0", None])
+UNKNOWN = TEXT.filter(lambda name: name not in ("image_id", "caption", "interaction", "user", "model", "rating"))
+
+
+def mixed(draw: Any, fields: dict[str, Any], optional: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields and some of the optional ones, in any order."""
+    chosen = draw(st.lists(st.sampled_from(optional), unique_by=lambda pair: pair[0])) if optional else []
+    whole = fields | {name: draw(values) for name, values in chosen} | draw(st.dictionaries(UNKNOWN, JSON, max_size=2))
+    return {name: whole[name] for name in draw(st.permutations(list(whole)) | st.just(list(whole)))}
+
+
+@st.composite
+def turns(draw: Any) -> dict[str, Any]:
+    optional = [("rating", RATING), ("critique NLF", TEXT | st.none()), ("critique_NLF", TEXT | st.none())]
+    return mixed(draw, {"user": draw(SAID), "model": draw(TEXT)}, optional)
+
+
+@st.composite
+def rows(draw: Any, images: tuple[str, ...] = ("000000151112.jpg", "a.b.png")) -> dict[str, Any]:
+    interaction = draw(st.lists(turns(), min_size=1, max_size=3))
+    fields = {"image_id": draw(st.sampled_from(images)), "interaction": interaction}
+    return mixed(draw, fields, [("caption", TEXT | st.lists(TEXT, max_size=2) | st.none())])
+
+
+def dialogue_of(row: Any, file: str = FILES[3]) -> Dialogue:
+    (part,) = LVLMNLF().parts(row, Place(file, 1))
+    return part.dialogues[0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows())
+def test_a_row_comes_back_as_it_was(row: dict[str, Any]) -> None:
+    dialogue = Dialogue.model_validate_json(dialogue_of(row).model_dump_json())
+    assert json.dumps(row_of(row["image_id"], dialogue)) == json.dumps(row)
+
+
+def usual(**changes: Any) -> dict[str, Any]:
+    first = {"user": "How?", "model": "No.", "rating": "2", "critique NLF": "Curt."} | changes
+    second = {"user": "Say why.", "model": "It hurts.", "rating": "4", "critique NLF": "Safe response."}
+    return {"image_id": "000000151112.jpg", "caption": "A bus", "interaction": [first, second]}
+
+
+def test_the_parts_of_a_row_find_their_places() -> None:
+    (part,) = LVLMNLF().parts(usual(), Place("harmlessness_nlf.jsonl", 7))
+    assert (part.key, part.source, part.image) == ("coco-000000151112", "lvlm_nlf/harmlessness", "000000151112.jpg")
+    assert part.annotation.captions == ["A bus"]
+    first, second = part.dialogues[0].turns
+    said = first.feedback[0]
+    assert (said.criterion, said.rating, said.critique) == ("harmlessness", 2, "Curt.")
+    assert said.refinement == second.user == "Say why."
+    assert second.feedback[0].refinement is None
+    assert not first.extra and not second.extra  # nothing unusual, nothing kept
+    assert part.dialogues[0].extra["lvlm_nlf"] == {"file": "harmlessness_nlf.jsonl", "row": 7, "caption": "A bus"}
+
+
+@pytest.mark.parametrize(("file", "criterion"), list(zip(FILES, ["helpfulness", "honesty", "honesty", "harmlessness"], strict=True)))
+def test_the_file_says_the_criterion(file: str, criterion: str) -> None:
+    assert dialogue_of(usual(), file).criterion == criterion
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ([usual()], "bad field"),
+        (usual() | {"image_id": None}, "bad field"),
+        (usual() | {"image_id": ["000000151112.jpg"]}, "bad field"),
+        (usual() | {"image_id": "../x.jpg"}, "bad image name"),
+        (usual() | {"caption": 5}, "bad field"),
+        (usual() | {"caption": ["A bus", None]}, "bad field"),
+        (usual() | {"interaction": []}, "bad field"),
+        (usual() | {"interaction": "none"}, "bad field"),
+        (usual() | {"interaction": ["none"]}, "bad field"),
+        (usual(user=" "), "empty text"),
+        (usual(user=None), "bad field"),
+        (usual(model=None), "bad field"),
+        *((usual(rating=odd), "bad rating") for odd in ("5", "0", 2.5, "N/A", "", True, ["4"], "3/4", {}, float("nan"))),
+        (usual(model="half \ud800"), "broken text"),
+        (usual() | {"score": float("inf")}, "cannot be kept"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_rejected_by_reason(row: Any, reason: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        dialogue_of(row)
+    assert caught.value.reason == reason and caught.value.detail
+
+
+def test_a_critique_that_is_no_text_does_not_fit() -> None:
+    with pytest.raises(ValidationError, match="critique"):
+        dialogue_of(usual(**{"critique NLF": ["Curt."]}))
+
+
+def test_a_rating_that_was_changed_is_told_and_an_unusual_spelling_otherwise_stays() -> None:
+    dialogue = dialogue_of(usual(rating=2.0))
+    assert row_of("x.jpg", dialogue)["interaction"][0]["rating"] == 2.0
+    dialogue.turns[0].feedback[0].rating = 3
+    assert row_of("x.jpg", dialogue)["interaction"][0]["rating"] == "3"
+
+
+def test_a_dialogue_from_elsewhere_makes_a_usual_row() -> None:
+    said = [
+        Feedback(criterion="honesty", rating=1, critique="Invents."),
+        Feedback(criterion="helpfulness", rating=3, critique="Kind."),
+    ]
+    turns_ = [Turn(user="Q", assistant="A", feedback=said), Turn(user="Again", assistant="B")]
+    row = row_of("x.jpg", Dialogue(criterion="helpfulness", turns=turns_), "A bus")
+    first = {"user": "Q", "model": "A", "rating": "3", "critique NLF": "Kind."}
+    assert row == {"image_id": "x.jpg", "caption": "A bus", "interaction": [first, {"user": "Again", "model": "B"}]}
+    assert list(row["interaction"][0]) == list(first)
+
+
+def test_files_are_found_by_name_here_or_in_the_publishers_folder(tmp_path: Path) -> None:
+    (tmp_path / "LVLM_NLF").mkdir()
+    for name in (*FILES[1:], "LVLM_NLF/helpfulness_nlf.jsonl", "other.jsonl"):
+        (tmp_path / name).write_text("")
+    found = [table.file.relative_to(tmp_path).as_posix() for table in LVLMNLF().tables(tmp_path)]
+    assert sorted(found) == ["LVLM_NLF/helpfulness_nlf.jsonl", *sorted(FILES[1:])]
