@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from dress.config import Section, check_as
 
@@ -39,9 +39,40 @@ class Index(Task):
     ignore: tuple[str, ...] = ()
 
 
+class Export(Task):
+    """Shards become files that others read, or a folder fit to publish."""
+
+    task: Literal["export"]
+    path: str
+    out: str
+    format: Literal["records", "lvlm_nlf", "llava", "messages", "dataset"]
+    images: bool = True  # write images beside the rows
+    title: str | None = None  # of a dataset; null = the name of `out`
+    license: Annotated[str | None, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$", validate_default=True)] = None
+    on_damage: Literal["stop", "skip"] = "stop"  # a dataset is published whole
+
+    @field_validator("license")
+    @classmethod
+    def _stated(cls, license: str | None, info: ValidationInfo) -> str | None:
+        if license is None and info.data.get("format") == "dataset":
+            raise ValueError(
+                "a dataset needs a licence: an identifier in small letters (cc-by-4.0, apache-2.0), or "
+                "license=unknown to say that you do not know it"
+            )
+        return license
+
+    @field_validator("on_damage")
+    @classmethod
+    def _whole(cls, on_damage: str, info: ValidationInfo) -> str:
+        if on_damage == "skip" and info.data.get("format") == "dataset":
+            raise ValueError("a dataset is published whole; expected stop")
+        return on_damage
+
+
 TASKS: dict[str, tuple[type[Task], str]] = {
     "import": (Import, "dress.data.sources.task"),
     "index": (Index, "dress.data.index_task"),
+    "export": (Export, "dress.data.export.task"),
 }
 """Task name to its settings and to the module whose `run(settings, console)` does it."""
 
