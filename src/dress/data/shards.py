@@ -1,23 +1,24 @@
-"""Shards: plain webdataset tar files, written with webdataset's writer and read by index.
+"""Shards: plain webdataset tar files, the bytes that webdataset's own writer gives, read by index.
 
 `write_shards` makes them, `Shards` reads them. An index (`index.json` beside the tars) holds offsets,
 sizes and a checksum per shard, so that any sample is one `pread` away and a damaged shard is found
 before training starts. Decoding is an explicit allow-list (`data.index`). webdataset's own `.decode()`
-would unpickle; we never call it (RELIABILITY §1.1).
+would unpickle; we never call it (RELIABILITY §1.1). The library is imported only where it does the work: it loads
+torch, 650 MB that an import's worker processes have no use for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
+import tarfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
-
-import webdataset
 
 from dress.data.cache import ShardCache, is_remote
 from dress.data.index import FEATURES, IMAGE_EXTENSIONS, Format, index_shard
@@ -61,26 +62,27 @@ def write_shards(folder: Path, samples: Iterable[Sample], per_shard: int = 1000,
     for sample in samples:
         batch.append(sample)
         if len(batch) == per_shard:
-            _write_shard(folder / f"shard-{start + count // per_shard:06d}.tar", batch)
+            write_shard(folder / f"shard-{start + count // per_shard:06d}.tar", batch)
             count += len(batch)
             batch = []
     if batch:
-        _write_shard(folder / f"shard-{start + count // per_shard:06d}.tar", batch)
+        write_shard(folder / f"shard-{start + count // per_shard:06d}.tar", batch)
         count += len(batch)
     return count
 
 
-def _write_shard(path: Path, batch: list[Sample]) -> None:
+def write_shard(path: Path, samples: Iterable[Sample]) -> None:
+    """Write one shard, a sample at a time; see `write_shards`."""
     aside = path.with_suffix(".tar.partial")
     try:
         with aside.open("wb") as file:
-            writer = webdataset.TarWriter(file, encoder=False, mtime=0)
-            for record, image in batch:
-                sample: dict[str, Any] = {"__key__": record.key, "json": record.dump()}
-                if image is not None:
-                    sample[image_extension(image)] = image
-                writer.write(sample)
-            writer.close()
+            with tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
+                for record, image in samples:
+                    members = {"json": record.dump()}
+                    if image is not None:
+                        members[image_extension(image)] = image
+                    for extension in sorted(members):
+                        _add(tar, f"{record.key}.{extension}", members[extension])
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
@@ -92,6 +94,13 @@ def _write_shard(path: Path, batch: list[Sample]) -> None:
             f"cannot write {path} ({error.strerror}; {free / 1e6:.0f} MB free). Shards written so far "
             f"are whole; free some space and run the same command again",
         ) from error
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), 0o444
+    member.uname = member.gname = "bigdata"
+    tar.addfile(member, io.BytesIO(data))
 
 
 class Shards:
@@ -280,6 +289,8 @@ class RemoteShards(Shards):
 
     def _first_pass(self) -> list[dict[str, Any]]:
         """Fetch and index every shard that the cache holds no index of."""
+        import webdataset
+
         entries: list[dict[str, Any]] = []
         for url in webdataset.shardlists.expand_urls(self._url):
             kept = self._cache.beside(url, ".index.json")

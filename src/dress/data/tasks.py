@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
-from dress.config import Section, check_as
+from dress.config import Positive, Section, check_as
+
+NonNegative = Annotated[int, Field(ge=0)]
 
 
 class Task(Section):
@@ -25,9 +27,15 @@ class Import(Task):
 
     task: Literal["import"]
     source: str
-    path: str
+    path: str  # a file, a folder, or a reject file
+    images: str | None = None  # null = where the publisher puts them
     out: str
     overwrite: bool = False
+    splits: tuple[Literal["align", "sft", "prompts", "feedback", "eval"], ...] | None = None  # null = all it can write
+    held_out: NonNegative = 100  # images for eval, at most; and at most one in seven
+    per_shard: Positive = 200  # records
+    workers: NonNegative | None = None  # processes; 0 = this one only, null = as many as cores
+    allow_missing_images: bool = False
 
 
 class Index(Task):

@@ -1,14 +1,18 @@
 """Public formats that `python src/prepare.py source=…` turns into shards, by name.
 
-A further format is one module with a class that fits `importing.Source`, and one line here.
+A further format is one module with a class that fits `rows.Source`, and one line here.
 """
 
 from __future__ import annotations
 
-from dress.data.sources.importing import Source, SourceError
+from dress.data.sources.lvlm_nlf import LVLMNLF
+from dress.data.sources.rows import Source, SourceError
 from dress.data.sources.vlsafe import VLSafe
 
-SOURCES: dict[str, type[Source]] = {"vlsafe": VLSafe}
+SOURCES: dict[str, type[Source]] = {
+    "lvlm_nlf": LVLMNLF,
+    "vlsafe": VLSafe,
+}
 
 
 def source(name: str) -> Source:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from dress.record import TOP_RATING, Dialogue, ImageAnnotation, Original, Record, Turn
+from dress.record import TOP_RATING, Dialogue, ImageAnnotation, ImageRef, Original, Record, Turn
 
 SPLITS = ("align", "sft", "prompts", "feedback", "eval")
 
@@ -66,7 +66,8 @@ class Place:
 class Part(BaseModel):
     """What one row says about one image. Parts of the same image become one record, in row order.
 
-    `image` is a file name relative to the images' folder; None for text only. Parts are merged by `group`
+    `image` is a file name relative to the images' folder (or a reference with that name as `id`; a `sha256`
+    in it must be the file's); None for text only. Parts are merged by `group`
     (default: the image; a part without either is a record of its own). `key` is the record's (default:
     made of the image's name, or of file name and row number); two images with one given key are a fault.
     `split` pins the record to one folder, where it is written as it is (default: `Source.split`).
@@ -77,7 +78,7 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    image: str | None = None
+    image: str | ImageRef | None = None
     dialogues: list[Dialogue] = []
     annotation: ImageAnnotation = ImageAnnotation()
     group: str | None = None
@@ -197,7 +198,8 @@ def plain_path(value: Any, field: str = "image") -> str:
     if not isinstance(value, str) or not value:
         raise Rejected("bad field", f"{field}: expected a file name, got {value!r:.80}")
     path = PurePosixPath(value)
-    if path.is_absolute() or ".." in path.parts or "\\" in value or "\0" in value or not path.name:
+    leads_out = path.is_absolute() or ".." in path.parts or "\\" in value or "\0" in value or not path.name
+    if leads_out or "\n" in value or max(len(part.encode()) for part in path.parts) > 255 or len(value) > 1000:
         raise Rejected("bad image name", f"{field}: expected a name inside the images' folder, got {value!r:.80}")
     return value
 
