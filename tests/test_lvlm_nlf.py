@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pydantic import ValidationError
+from rich.console import Console
 
+from dress.data.export.task import run as run_export
+from dress.data.shards import Shards
+from dress.data.sources.importing import Imported, run_import
 from dress.data.sources.lvlm_nlf import LVLMNLF, row_of
 from dress.data.sources.rows import Place, Rejected
+from dress.data.tasks import Export, Import
+from dress.files import read_lines
 from dress.record import Dialogue, Feedback, Turn
 
 FILES = ("helpfulness_nlf.jsonl", "honesty_nlf.jsonl", "hallucination_nlf.jsonl", "harmlessness_nlf.jsonl")
@@ -140,3 +150,83 @@ def test_files_are_found_by_name_here_or_in_the_publishers_folder(tmp_path: Path
         (tmp_path / name).write_text("")
     found = [table.file.relative_to(tmp_path).as_posix() for table in LVLMNLF().tables(tmp_path)]
     assert sorted(found) == ["LVLM_NLF/helpfulness_nlf.jsonl", *sorted(FILES[1:])]
+
+
+# --- through shards ----------------------------------------------------------------------------
+
+
+class Silent:
+    """Shows no progress."""
+
+    def start(self, step: str, total: int) -> None: ...
+    def advance(self, number: int) -> None: ...
+    def end(self) -> None: ...
+
+
+def write_rows(folder: Path, tables: dict[str, list[Any]], images: tuple[str, ...]) -> None:
+    (folder / "images").mkdir(parents=True)
+    for name in images:
+        Image.new("RGB", (8, 8)).save(folder / "images" / name, "PNG")
+    for name, table in tables.items():
+        (folder / name).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table), "utf-8")
+
+
+def imported(path: Path, out: Path, **more: Any) -> Imported:
+    settings_ = Import(task="import", source="lvlm_nlf", path=str(path), out=str(out), **{"workers": 0} | more)
+    return run_import(LVLMNLF(), settings_, Silent())
+
+
+def exported(path: Path, out: Path) -> dict[str, list[str]]:
+    given_ = Export(task="export", path=str(path), out=str(out), format="lvlm_nlf")
+    run_export(given_, Console(file=io.StringIO()))
+    return {file.name: [json.dumps(row) for row in read_lines(file)] for file in sorted(out.glob("*_nlf.jsonl"))}
+
+
+IMAGES = ("000000000001.jpg", "000000000002.jpg", "other.png")
+TABLES = st.fixed_dictionaries({
+    name: st.lists(rows(IMAGES) | st.sampled_from([usual(rating=odd) for odd in ODD[:4]]), max_size=6)
+    for name in ("helpfulness_nlf.jsonl", "hallucination_nlf.jsonl", "harmlessness_nlf.jsonl")
+})  # fmt: skip
+
+
+def odd(row: dict[str, Any]) -> bool:
+    return any(turn.get("rating") in ODD[:4] for turn in row["interaction"])
+
+
+@settings(max_examples=25, deadline=None)
+@given(TABLES.filter(lambda tables: not all(odd(row) for table in tables.values() for row in table)))
+def test_lvlm_nlf_to_shards_to_lvlm_nlf_loses_nothing(tables: dict[str, list[Any]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        write_rows(base / "in", tables, IMAGES)
+        result = imported(base / "in", base / "shards")
+        kept = {name: [json.dumps(row) for row in table if not odd(row)] for name, table in tables.items()}
+        total = sum(map(len, tables.values()))
+        assert (result.read, result.used) == (total, sum(map(len, kept.values())))
+        assert sum(result.rejected.values()) == total - result.used
+        assert exported(base / "shards", base / "out") == {name: table for name, table in sorted(kept.items()) if table}
+        assert sum(len(r.dialogues) for r, _ in Shards(base / "shards" / "feedback")) == result.used
+
+
+def test_rejects_that_were_repaired_come_back_in_their_rows(tmp_path: Path) -> None:
+    first, second = usual(), usual(rating="six")
+    write_rows(tmp_path / "in", {"harmlessness_nlf.jsonl": [second, first, second, first]}, IMAGES)
+    write_rows(tmp_path / "photos", {}, ("000000151112.jpg",))
+    photos = {"images": str(tmp_path / "photos" / "images")}
+    assert imported(tmp_path / "in", tmp_path / "one", **photos).rejected == {"bad rating": 2}
+    rejects = tmp_path / "one" / "rejects.jsonl"
+    rejects.write_text(rejects.read_text().replace("six", "3"))
+    imported(rejects, tmp_path / "two", **photos)
+    shutil.copytree(tmp_path / "one" / "feedback", tmp_path / "both" / "a")
+    shutil.copytree(tmp_path / "two" / "feedback", tmp_path / "both" / "b")
+    repaired = usual(rating="3")
+    whole = [json.dumps(row) for row in (repaired, first, repaired, first)]
+    assert exported(tmp_path / "both", tmp_path / "out") == {"harmlessness_nlf.jsonl": whole}
+    assert {d.criterion for r, _ in Shards(tmp_path / "both" / "b") for d in r.dialogues} == {"harmlessness"}
+
+
+def test_images_are_not_needed_to_keep_the_rows(tmp_path: Path) -> None:
+    write_rows(tmp_path / "in", {"honesty_nlf.jsonl": [usual(), usual()]}, ())
+    assert imported(tmp_path / "in", tmp_path / "out", allow_missing_images=True).used == 2
+    again = exported(tmp_path / "out", tmp_path / "back")
+    assert again == {"honesty_nlf.jsonl": [json.dumps(usual())] * 2}
