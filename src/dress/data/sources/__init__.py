@@ -5,12 +5,22 @@ A further format is one module with a class that fits `rows.Source`, and one lin
 
 from __future__ import annotations
 
+from dress.data.sources.captions import Captions
+from dress.data.sources.fire import FIRE
+from dress.data.sources.llava import LLaVA
 from dress.data.sources.lvlm_nlf import LVLMNLF
+from dress.data.sources.records import Records
 from dress.data.sources.rows import Source, SourceError
+from dress.data.sources.vlfeedback import VLFeedback
 from dress.data.sources.vlsafe import VLSafe
 
 SOURCES: dict[str, type[Source]] = {
+    "captions": Captions,
+    "fire": FIRE,
+    "llava": LLaVA,
     "lvlm_nlf": LVLMNLF,
+    "records": Records,
+    "vlfeedback": VLFeedback,
     "vlsafe": VLSafe,
 }
 

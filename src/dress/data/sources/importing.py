@@ -230,7 +230,7 @@ def _check_places(path: Path, out: Path) -> None:
 
 def _splits(source: Source, settings: Import) -> tuple[str, ...]:
     can = [split for split in SPLITS if split in source.splits]
-    asked = settings.splits if settings.splits is not None else can
+    asked = settings.splits if settings.splits is not None else source.usual or can
     wrong = [split for split in asked if split not in can]
     if wrong:
         raise SourceError(f"splits={wrong[0]}: source={source.name} writes {', '.join(can)}")

@@ -63,6 +63,7 @@ def merged(parts: Iterable[Part], key: str, source: str) -> Record:
         ValidationError: the record does not fit.
     """
     image: ImageRef | None = None
+    about_image: dict[str, Any] = {}
     captions: dict[str, None] = {}
     objects: list[Object] = []
     sources: dict[str, None] = {}
@@ -75,12 +76,15 @@ def merged(parts: Iterable[Part], key: str, source: str) -> Record:
             if image is not None and ref.id != image.id:
                 raise Rejected("two images", f"expected one image, got {image.id} and {ref.id}")
             image = image or ref
+            _unite(about_image, ref.extra)
         dialogues += part.dialogues
         captions |= dict.fromkeys(part.annotation.captions)
         objects += [thing for thing in part.annotation.objects if thing not in objects]
         _unite(about, part.annotation.extra)
         _unite(extra, part.extra)
         sources[part.source or source] = None
+    if image is not None:
+        image = image.model_copy(update={"extra": about_image})
     annotation = ImageAnnotation(captions=list(captions), objects=objects, extra=about)
     return Record(
         key=key, source=", ".join(sources), image=image, annotation=annotation, dialogues=dialogues, extra=extra

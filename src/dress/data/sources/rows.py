@@ -71,6 +71,7 @@ class Part(BaseModel):
     (default: the image; a part without either is a record of its own). `key` is the record's (default:
     made of the image's name, or of file name and row number); two images with one given key are a fault.
     `split` pins the record to one folder, where it is written as it is (default: `Source.split`).
+    `repeated`: other files say the same (COCO lists its images in each), which is no duplicate.
     `source` defaults to the source's name. Unknown fields of a row belong into `extra` of the dialogue
     (turn, feedback …) that they are about; `extra` here goes to the record, and what differs there
     between parts is kept in a list `merged`.
@@ -85,6 +86,7 @@ class Part(BaseModel):
     key: str | None = None
     split: str | None = None
     source: str | None = None
+    repeated: bool = False
     extra: dict[str, Any] = {}
 
 
@@ -99,6 +101,8 @@ class Source:
     """Raised when the same files would give other records."""
     splits: Collection[str] = SPLITS
     """The folders it can write; with `eval` among them, records are held out for it by hash."""
+    usual: Collection[str] | None = None
+    """The folders it writes unless `splits=` says otherwise; None: all it can write."""
 
     def tables(self, path: Path) -> list[Table]:
         """Which files hold rows, in the order in which they are read.

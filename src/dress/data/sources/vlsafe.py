@@ -14,13 +14,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dress.data.sources.asking import questions
 from dress.data.sources.rows import Part, Place, Rejected, Source, SourceError, Table, table_files
 from dress.data.sources.values import read_whole
-from dress.mentions import COCO80, a, mentions, verb
-from dress.record import Criterion, Dialogue, ImageAnnotation, Object, Record, Turn
-from dress.seeding import rng_for
+from dress.mentions import COCO80
+from dress.record import Dialogue, ImageAnnotation, Object, Record, Turn
 
-DESCRIBE = ("Describe the picture.", "What do you see?", "Tell me what is in the picture.")
 OBJECTS = "objects.json"
 HARMFUL = {"kind": "harmful"}
 
@@ -118,7 +117,7 @@ class VLSafe(Source):
         """sft: answered. prompts, eval: the same and the queries, open, with references."""
         dialogues: list[Dialogue] = []
         if split != "align":
-            dialogues = _asked(record, split == "sft", counts)
+            dialogues = questions(record, split == "sft", counts, self.name)
         if split in ("prompts", "eval"):
             dialogues += record.dialogues
         return record.model_copy(update={"dialogues": dialogues})
@@ -129,43 +128,3 @@ def _plain(text: str, field: str) -> str:
     if not plain:
         raise Rejected("empty text", f"{field}: expected text, got {text!r}")
     return plain
-
-
-def _asked(record: Record, taught: bool, counts: Mapping[str, int]) -> list[Dialogue]:
-    rng = rng_for("vlsafe", record.key)
-    user = rng.choice(DESCRIBE)
-    captions = record.annotation.captions if taught else record.annotation.captions[:1]
-    dialogues = [_dialogue("honesty", user, caption, {"kind": "description"}, taught) for caption in captions]
-    for label, there in _asked_about(record, counts):
-        is_, thing = verb(label), a(label)
-        answer = f"Yes, there {is_} {thing}." if there else f"No, there {is_} no {label}."
-        request = {"kind": "question", "object": label}
-        user = f"{is_.capitalize()} there {thing} in the picture?"
-        dialogues.append(_dialogue("helpfulness", user, answer, request, taught))
-    return dialogues
-
-
-def _asked_about(record: Record, counts: Mapping[str, int]) -> list[tuple[str, bool]]:
-    """One object that is there and one that is not, in random order; none where no object is known.
-
-    The absent one is drawn as often as it occurs in other photos: no label gives the answer away.
-    """
-    objects = [thing.label for thing in record.annotation.objects]
-    if not objects:
-        return []
-    rng = rng_for("vlsafe", record.key, "questions")
-    present = {*objects, *(label for caption in record.annotation.captions for label in mentions(caption))}
-    absent = [label for label in COCO80 if label not in present]
-    weights = [counts.get(label, 0) for label in absent]
-    there = (rng.choice(objects), True)
-    missing = (rng.choices(absent, weights if any(weights) else None)[0], False)
-    return rng.sample([there, missing], 2)
-
-
-def _dialogue(criterion: Criterion, user: str, good: str, request: dict[str, str], taught: bool) -> Dialogue:
-    return Dialogue(
-        criterion=criterion,
-        reference=None if taught else good,
-        turns=[Turn(user=user, assistant=good if taught else None)],
-        extra={"request": request},
-    )

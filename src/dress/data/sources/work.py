@@ -88,7 +88,7 @@ class Worker:
             return _fault(error)
 
     def _part(self, part: Part, place: Place) -> Found:
-        said = part.model_dump_json().encode()
+        said = part.model_dump_json().encode() + (place.file.encode() if part.repeated else b"")
         image = None if part.image is None else image_of(part).id
         given = part.key is not None
         if len((part.key or "").encode()) > MAX_KEY_BYTES:
