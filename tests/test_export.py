@@ -22,7 +22,9 @@ from rich.console import Console
 from dress.config import ConfigError, check_as
 from dress.data.export.task import run
 from dress.data.shards import Sample, ShardError, Shards, write_shards
-from dress.data.tasks import Export
+from dress.data.sources import SOURCES
+from dress.data.sources.importing import Imported, run_import
+from dress.data.tasks import Export, Import
 from dress.files import read_json, read_lines
 from dress.record import Dialogue, Feedback, ImageRef, Record, RecordError, Turn
 from dress.worlds.shapes import generate as shapes
@@ -90,7 +92,7 @@ def test_records_are_whole_and_images_lie_beside_them(one: Path, tmp_path: Path)
     read = [Record.parse(line, "here") for line in lines]
     assert read[:3] == [record for record, _ in samples()][:3]
     alone = read[3].image
-    assert alone is not None and alone.id == "no-name" and alone.extra == {"file": "alone.png"}
+    assert alone is not None and alone.id == "alone.png" and alone.extra == {"original_id": "no-name"}
     images = {name: data for name, data in content(tmp_path / "out").items() if name.startswith("images/")}
     assert images == {"images/bus.png": picture(1), "images/alone.png": picture(2)}
     assert left_out(tmp_path / "out") == []
@@ -102,7 +104,7 @@ def test_another_image_of_the_same_name_gets_a_name_of_its_own(tmp_path: Path) -
         write_shards(tmp_path / "d" / split, [(record, picture(min(number, 1)))])
     export(tmp_path / "d", tmp_path / "out", "records")
     files = [read_lines(tmp_path / "out" / f"{split}.jsonl")[0]["image"] for split in ("a", "b", "c")]
-    names = [image["extra"].get("file", image["id"]) for image in files]
+    names = [image["id"] for image in files]
     assert [(tmp_path / "out" / "images" / name).read_bytes() for name in names] == [picture(0), picture(1), picture(1)]
     assert len(set(names)) == 2
 
@@ -136,6 +138,42 @@ def test_messages_go_through_a_chat_template_with_images(one: Path, tmp_path: Pa
     told = [tokenizer.apply_chat_template(row["messages"], chat_template=template, tokenize=False) for row in rows]
     assert told[0] == "[user]<image>What is it?[assistant]A car.[user]Look again.[assistant]A bus."
     assert told[1] == "[user]Who are you?[assistant]A model."
+
+
+class Silent:
+    """Shows no progress."""
+
+    def start(self, step: str, total: int) -> None: ...
+    def advance(self, number: int) -> None: ...
+    def end(self) -> None: ...
+
+
+def imported(source: str, path: Path, out: Path, **more: Any) -> Imported:
+    given = {"task": "import", "source": source, "path": str(path), "out": str(out), "workers": 0}
+    return run_import(SOURCES[source](), check_as(Import, given | more), Silent())
+
+
+def test_exported_records_make_the_same_shards_again(shapes_folder: Path, tmp_path: Path) -> None:
+    export(shapes_folder, tmp_path / "out", "records")
+    imported("records", tmp_path / "out", tmp_path / "again")
+
+    def content_of(folder: Path) -> list[tuple[bytes, bytes | None]]:
+        return sorted((record.dump(), image) for record, image in Shards(folder))
+
+    for split in shapes.SPLITS:
+        assert content_of(tmp_path / "again" / split) == content_of(shapes_folder / split)
+
+
+def test_exported_llava_rows_are_llava_rows(one: Path, tmp_path: Path) -> None:
+    export(one, tmp_path / "out", "llava")
+    result = imported("llava", tmp_path / "out" / "records.json", tmp_path / "again", splits=["sft"])
+    assert (result.used, result.rejected) == (2, {})
+    dialogues = [dialogue for record, _ in Shards(tmp_path / "again" / "sft") for dialogue in record.dialogues]
+    said = {dialogue.extra["id"]: [(turn.user, turn.assistant) for turn in dialogue.turns] for dialogue in dialogues}
+    bus = [("What is it?", "A car."), ("Look again.", "A bus.")]
+    assert said == {"bus-0": bus, "text": [("Who are you?", "A model.")]}
+    export(tmp_path / "again", tmp_path / "back", "llava")
+    assert {row["id"] for row in read_json(tmp_path / "back" / "sft.json")} == {"bus-0", "text"}
 
 
 def test_without_images_rows_keep_their_names_and_nothing_is_missing(one: Path, tmp_path: Path) -> None:

@@ -42,8 +42,9 @@ def _write(to: Writing, extension: str, row: Row) -> None:
             elif any(IMAGE_MARK in text for text in texts):
                 to.leave_out(split, record, number, f"{IMAGE_MARK} stands in a text")
             else:
-                id_ = record.key if len(record.dialogues) == 1 else f"{record.key}-{number}"
-                to.write(split_file(split, extension), row(id_, to.image(record, data), turns))
+                usual = record.key if len(record.dialogues) == 1 else f"{record.key}-{number}"
+                id_ = dialogue.extra.get("id", usual)  # as LLaVA's files had it
+                to.write(split_file(split, extension), row(str(id_), to.image(record, data), turns))
                 to.no_place["questions without answer at the end"] += len(dialogue.turns) > len(turns)
                 to.no_place["feedback on answers"] += sum(len(turn.feedback) for turn in turns)
 

@@ -32,10 +32,11 @@ CRITIQUES = ("critique NLF", "critique_NLF")
 
 
 class LVLMNLF(Source):
-    """See `rows.Source`. Every dialogue goes to `feedback`, none is held out: the rows stay together."""
+    """See `rows.Source`. Unless `splits=` asks for `eval`, nothing is held out: the rows stay together."""
 
     name = "lvlm_nlf"
-    splits = ("align", "prompts", "feedback")
+    splits = ("align", "prompts", "feedback", "eval")
+    usual = ("feedback",)
 
     def tables(self, path: Path) -> list[Table]:
         """`{helpfulness,honesty or hallucination,harmlessness}_nlf.jsonl`, one of them at least.
