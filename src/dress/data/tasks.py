@@ -77,10 +77,24 @@ class Export(Task):
         return on_damage
 
 
+class Inspect(Task):
+    """What a set holds, what is wrong with it, and what of it stands in another set."""
+
+    task: Literal["inspect"]
+    path: str  # shards, or anybody's rows
+    other: str | None = None  # the set that it may leak from
+    leaked_by: Literal["text", "image", "text_and_image", "any"] = "text"
+    scale: str | None = "tiny"  # lengths in tokens of this scale; null = none
+    tokenizer: str | None = None  # a run folder or a tokenizer.json
+    out: str | None = None  # null = tables only
+    samples: Positive = 24  # records on the page
+
+
 TASKS: dict[str, tuple[type[Task], str]] = {
     "import": (Import, "dress.data.sources.task"),
     "index": (Index, "dress.data.index_task"),
     "export": (Export, "dress.data.export.task"),
+    "inspect": (Inspect, "dress.inspection.task"),
 }
 """Task name to its settings and to the module whose `run(settings, console)` does it."""
 

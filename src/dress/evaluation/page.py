@@ -49,6 +49,19 @@ def section(title: str, inner: str, words: str, empty: str) -> str:
     return f'<section><h2>{title}</h2><p class="words">{words if inner else empty}</p>{inner}</section>'
 
 
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of texts that scrolls by itself where it is too wide; the first column is its names."""
+    titles = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    lines = "".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(value)}</td>" for value in row[1:])}</tr>'
+        for row in rows
+    )
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="table"><table class="plain">'
+        f"<thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table></div>"
+    )
+
+
 def side_by_side(charts: Sequence[str]) -> str:
     """Charts, as many beside each other as fit."""
     return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
@@ -154,6 +167,8 @@ img{display:block;max-width:100%;height:auto;border-radius:4px}.pixelated{image-
 .answer{border-left:3px solid var(--sft);padding-left:.8rem}
 .answer.main{border-color:var(--dress)}
 .feedback{margin-left:.95rem;color:var(--soft)}
+table.plain tbody th{min-width:0}.asked{margin:.9rem 0 0;font-weight:600}
+.dialogue:not(:first-child){margin-top:1.2rem}
 .badge{display:inline-block;border-radius:9px;padding:0 .6em;margin-left:.4em;font-weight:500}
 @media(max-width:640px){main{padding:24px 16px 48px}h1{font-size:1.65rem}.lead{font-size:1.05rem}
 article{grid-template-columns:minmax(0,1fr);padding:14px}figure{padding:12px}
