@@ -36,7 +36,7 @@ from dress.run_folder import short
 Task = Callable[[dict[str, Any]], None]
 Checked = TypeVar("Checked", bound=BaseModel)
 
-CONFIGS = config.CONFIGS
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 WITH_RESUME = ("show", "training.threads", "training.devices", "data.workers")
 """Overrides that may stand beside `resume`: they change how a run works, not what it learns."""
 

@@ -7,12 +7,9 @@ does not exist, at any depth, is refused with the nearest one that does.
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 PhaseName = Literal["align", "sft", "critique", "refinement", "rating", "best_of"]
 Part = Literal["vision", "projector", "language", "lora"]

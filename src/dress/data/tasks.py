@@ -9,9 +9,9 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from dress.config import Positive, Section, check_as
+from dress.config import Model, Positive, Section, check_as
 
 NonNegative = Annotated[int, Field(ge=0)]
 
@@ -84,10 +84,19 @@ class Inspect(Task):
     path: str  # shards, or anybody's rows
     other: str | None = None  # the set that it may leak from
     leaked_by: Literal["text", "image", "text_and_image", "any"] = "text"
-    scale: str | None = "tiny"  # lengths in tokens of this scale; null = none
+    lengths: bool = True  # in tokens
+    scale: str  # whose tokens
+    model: Model  # of the scale
     tokenizer: str | None = None  # a run folder or a tokenizer.json
     out: str | None = None  # null = tables only
     samples: Positive = 24  # records on the page
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_scale(cls, composed: Any) -> Any:
+        """A scale's file says more than this needs."""
+        unused = ("generation", "data", "training", "budget")
+        return {name: value for name, value in composed.items() if name not in unused}
 
 
 TASKS: dict[str, tuple[type[Task], str]] = {

@@ -56,19 +56,18 @@ def _ratings(found: Inspection) -> Iterator[str]:
             if any(sum(numbers[:TOP_RATING]) for numbers in turns.values())
         }
         if rated:
-            yield charts.rating_bars(f"Ratings {split}".strip(), rated, "answers")
+            yield charts.rating_bars(" · ".join(filter(None, ("Ratings", split))), rated, "answers")
 
 
 def _changes(found: Inspection) -> Iterator[str]:
     for split, counts in found.counts.items():
-        lines = []
         for criterion, turns in sorted(counts.changes.items()):
             pairs = turns.get(0, Counter())
-            points = [_point(turn, Counter([pair[turn] for pair in pairs.elements()])) for turn in (0, 1)]
             if pairs:
-                lines.append(charts.Series(criterion, COLOURS.get(criterion, "ink"), points))
-        if lines:
-            yield charts.ratings_by_turn(f"Mean rating before and after advice {split}".strip(), lines)
+                points = [_point(turn, Counter([pair[turn] for pair in pairs.elements()])) for turn in (0, 1)]
+                line = charts.Series(criterion, COLOURS.get(criterion, "ink"), points)
+                title = " · ".join(filter(None, ("Before and after advice", split, criterion)))
+                yield charts.ratings_by_turn(title, [line])
 
 
 def _point(turn: int, ratings: Counter[int]) -> charts.Point:
@@ -79,7 +78,7 @@ def _point(turn: int, ratings: Counter[int]) -> charts.Point:
 def _lengths(found: Inspection) -> Iterator[str]:
     for kind, numbers in found.lengths.by_kind.items() if found.lengths else ():
         if numbers:
-            yield charts.histogram(f"Tokens of a {kind}", _bars(numbers), "tokens")
+            yield charts.histogram(f"Tokens: {kind}", _bars(numbers), "tokens")
 
 
 def _bars(numbers: Counter[int]) -> list[tuple[str, int]]:

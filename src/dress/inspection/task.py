@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dress.config import CONFIGS
 from dress.data.tasks import Inspect
 from dress.files import write_json, write_lines
 from dress.inspection.inspecting import Inspection, inspect
@@ -26,7 +25,7 @@ def run(settings: Inspect, console: Console) -> Inspection:
 
     Raises:
         FileNotFoundError: nothing at `path` or `other`.
-        ValueError: rows without users' texts, no such scale, its package is not installed, or `out` is no folder.
+        ValueError: rows without users' texts, the scale's package is not installed, or `out` is no folder.
     """
     data = DataSet(settings.path)
     other = None if settings.other is None else DataSet(settings.other)
@@ -34,10 +33,10 @@ def run(settings: Inspect, console: Console) -> Inspection:
     if out is not None and out.exists() and not out.is_dir():
         raise ValueError(f"out={out}: expected a folder, got a file")
     lengths = None
-    if settings.scale is not None:
+    if settings.lengths:
         from dress.inspection.lengths import Lengths, open_scale  # here: it loads transformers
 
-        lengths = Lengths(open_scale(settings.scale, settings.tokenizer, data, CONFIGS))
+        lengths = Lengths(open_scale(settings.scale, settings.model, settings.tokenizer, data))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
 
