@@ -124,8 +124,8 @@ def _lengths(found: Inspection) -> Table:
     ]
     image = "an unknown number of" if scale.image_tokens is None else f"{scale.image_tokens}"
     words = (
-        f"scale={scale.name}, tokenizer: {scale.told}. An image adds {image} tokens to a dialogue; "
-        f"with it {found.lengths.too_long:,} dialogues are longer than {scale.max_tokens:,}."
+        f"scale={scale.name}, tokenizer: {scale.told}. An image adds {image} tokens to a dialogue. "
+        f"Dialogues that are then longer than {scale.max_tokens:,}: {found.lengths.too_long:,}."
     )
     return Table("Lengths in tokens", words, head, rows)
 

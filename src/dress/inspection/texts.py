@@ -15,7 +15,8 @@ _COCO = re.compile(r"(?:COCO_)?(?:train|val|test)20\d\d_(\d{12})")
 
 def normalised(text: str) -> str:
     """The words of a text: without case, punctuation, kind of quotes and width of letters; may be empty."""
-    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(re.findall(r"\w+", folded))
 
 
 def digest(*parts: str) -> bytes:
