@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from imports import content, do_import, photo, records
 from rich.console import Console
 
 from dress.config import ConfigError, check_as
 from dress.data.shards import Shards
-from dress.data.sources import SOURCES, source
-from dress.data.sources.importing import Imported, run_import
+from dress.data.sources import source
+from dress.data.sources.importing import Imported
 from dress.data.sources.rows import SourceError
 from dress.data.sources.task import run as run_task
 from dress.data.tasks import Import
@@ -30,22 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PUBLIC = Path(os.environ.get("DRESS_PUBLIC_DATA", ROOT.parent / "shared" / "data"))
 
 
-class Silent:
-    """Shows no progress."""
-
-    def start(self, step: str, total: int) -> None: ...
-    def advance(self, number: int) -> None: ...
-    def end(self) -> None: ...
-
-
 LABELS = ("dog", "cat", "person", "skis", "umbrella")
 SPLITS = ("align", "sft", "prompts", "eval")
-
-
-def photo(number: int) -> bytes:
-    data = io.BytesIO()
-    Image.new("RGB", (24, 16), (number * 5 % 256, 90, 200)).save(data, "JPEG")
-    return data.getvalue()
 
 
 def row(number: int, **changes: Any) -> dict[str, Any]:
@@ -70,24 +56,14 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def run(path: Path, out: Path, source: str = "vlsafe", **more: Any) -> Imported:
-    settings = Import(task="import", source=source, path=str(path), out=str(out), **{"workers": 0} | more)
-    return run_import(SOURCES[source](), settings, Silent())
+def run(path: Path, out: Path, **more: Any) -> Imported:
+    return do_import("vlsafe", path, out, **more)
 
 
 def add(path: Path, *lines: bytes | dict[str, Any]) -> None:
     with (path / "rows.jsonl").open("ab") as file:
         for line in lines:
             file.write((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n")
-
-
-def records(out: Path, split: str) -> list[Record]:
-    return [record for record, _ in Shards(out / split)]
-
-
-def content(out: Path) -> dict[str, bytes]:
-    files = (file for file in out.rglob("*") if file.is_file() and file.name != "index.json")
-    return {file.relative_to(out).as_posix(): file.read_bytes() for file in files}
 
 
 # --- what is written ---------------------------------------------------------------------------
@@ -354,7 +330,7 @@ def test_a_failed_write_leaves_out_as_it_was_and_the_next_call_goes_on(
 
 
 def test_an_unknown_source_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(SourceError, match=r"source=vlsave.*expected one of vlsafe"):
+    with pytest.raises(SourceError, match=r"source=vlsave.*expected one of captions, .*vlsafe"):
         source("vlsave")
 
 

@@ -76,7 +76,7 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> None:
     aside = path.with_suffix(".tar.partial")
     try:
         with aside.open("wb") as file:
-            with tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
+            with tarfile.open(fileobj=file, mode="w|") as tar:
                 for record, image in samples:
                     members = {"json": record.dump()}
                     if image is not None:

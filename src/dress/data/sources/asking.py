@@ -34,12 +34,12 @@ def questions(record: Record, taught: bool, counts: Mapping[str, int], source: s
 
 
 def _asked_about(record: Record, counts: Mapping[str, int], source: str) -> list[tuple[str, bool]]:
-    """One object that is there and one that is not, in random order; none where no object is known.
+    """One object that is there and one that is not, in random order; none where not all objects are known.
 
     The absent one is drawn as often as it occurs in other photos: no label gives the answer away.
     """
-    objects = [thing.label for thing in record.annotation.objects]
-    if not objects:
+    objects = list(dict.fromkeys(thing.label for thing in record.annotation.objects))
+    if not objects or record.annotation.extra.get("vocabulary") != "coco80":
         return []
     rng = rng_for(source, record.key, "questions")
     present = {*objects, *(label for caption in record.annotation.captions for label in mentions(caption))}

@@ -70,27 +70,33 @@ class Captions(Source):
     def image_roots(self, path: Path) -> list[Path]:
         """Also COCO's own places: `train2017/` beside `annotations/captions_train2017.json`."""
         folder = path if path.is_dir() else path.parent
-        names = {
-            found[0] for file in folder.glob("*.json") if (found := re.search(r"(train|val|test)20\d\d", file.name))
-        }
+        files = [path] if path.is_file() else folder.glob("*.json")
+        names = {found[0] for file in files if (found := re.search(r"(train|val|test)20\d\d", file.name))}
         coco = [above / name for name in sorted(names) for above in (folder, folder.parent)]
         return [*super().image_roots(path), *coco]
 
     def open(self, path: Path, images: Path | None) -> list[Path]:
         folder = path if path.is_dir() else path.parent
         for file in folder.glob("*.json"):
-            if (path.is_dir() or file.name.startswith(("captions_", "instances_")) or file == path) and _is_coco(file):
-                if "categories" in members(file):
-                    self._categories[file.name] = _categories(file)
+            asked = path.is_dir() or file == path or file.name.startswith("instances_")
+            if asked and _is_coco(file) and "categories" in members(file):
+                self._categories[file.name] = _categories(file)
         return []
 
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
         if place.array == "images":
-            yield _image(_Image.model_validate(value))
+            yield self._image(_Image.model_validate(value), place)
         elif place.array == "annotations":
             yield self._annotation(_Annotation.model_validate(value), place)
         else:
             yield _pair(value)
+
+    def _image(self, row: _Image, place: Place) -> Part:
+        about = {"width": row.width, "height": row.height, **(row.model_extra or {})}
+        ref = ImageRef(id=plain_path(row.file_name, "file_name"), extra=about)
+        labels = self._categories.get(place.file, {}).values()
+        every = {"vocabulary": "coco80"} if set(labels) == set(COCO80) else {}  # all of these that are there are listed
+        return Part(image=ref, group=str(row.id), annotation=ImageAnnotation(extra=every), repeated=True)
 
     def _annotation(self, row: _Annotation, place: Place) -> Part:
         group, extra = str(row.image_id), row.model_extra or {}
@@ -103,9 +109,7 @@ class Captions(Source):
         if len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) <= 0:
             raise Rejected("bad box", f"bbox: expected x, y, width, height in pixels, got {box!r:.80}")
         thing = Object(label=label, extra={"bbox": box, **extra})
-        names = set(self._categories[place.file].values())
-        about = {"vocabulary": "coco80"} if names == set(COCO80) else {}  # all of these that are there are listed
-        return Part(group=group, annotation=ImageAnnotation(objects=[thing], extra=about))
+        return Part(group=group, annotation=ImageAnnotation(objects=[thing]))
 
     def finish(self, record: Record) -> Record:
         if record.image is None:
@@ -120,7 +124,7 @@ class Captions(Source):
         return ("eval",) if held_out else ("align", "sft", "prompts")
 
     def counted(self, record: Record) -> Iterable[str]:
-        return dict.fromkeys(thing.label for thing in record.annotation.objects)
+        return {thing.label for thing in record.annotation.objects}
 
     def written(self, record: Record, split: str, counts: Mapping[str, int]) -> Record:
         """align: the captions. Elsewhere a description, and questions about COCO's objects, where all are known."""
@@ -145,12 +149,6 @@ def _categories(file: Path) -> dict[int, str]:
             except (Rejected, KeyError, TypeError, ValueError) as error:
                 raise SourceError(f"{file}: categories[{row.number - 1}]: expected id and name ({error})") from None
     return found
-
-
-def _image(row: _Image) -> Part:
-    about = {"width": row.width, "height": row.height, **(row.model_extra or {})}
-    ref = ImageRef(id=plain_path(row.file_name, "file_name"), extra=about)
-    return Part(image=ref, group=str(row.id), repeated=True)
 
 
 def _pair(row: Any) -> Part:
@@ -184,9 +182,8 @@ def _text(text: Any, field: str = "caption") -> str:
 
 def _are_boxes(boxes: Any) -> bool:
     """LLaVA's `caps_boxes`: `[{"category", "bbox": [x0, y0, x1, y1] as fractions}]`."""
-    return isinstance(boxes, list) and all(
-        isinstance(box, dict) and {"category", "bbox"} <= box.keys() for box in boxes
-    )
+    fields = {"category", "bbox"}
+    return isinstance(boxes, list) and all(isinstance(box, dict) and fields <= box.keys() for box in boxes)
 
 
 def _thing(box: dict[str, Any]) -> Object:
@@ -194,7 +191,7 @@ def _thing(box: dict[str, Any]) -> Object:
     corners = box["bbox"]
     if not isinstance(corners, list) or not all(isinstance(x, int | float) and 0 <= x <= 1 for x in corners):
         raise Rejected("bad box", f"bbox: expected x0, y0, x1, y1 as fractions, got {corners!r:.80}")
-    return Object(label=box["category"], box=corners, extra=rest)
+    return Object.model_validate({"label": box["category"], "box": corners, "extra": rest})
 
 
 def _in_fractions(thing: Object, image: Mapping[str, Any]) -> Object:

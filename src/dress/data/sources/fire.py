@@ -20,7 +20,9 @@ from dress.record import Dialogue, Feedback, Turn
 LOW, HIGH = 1, 10
 ANNOTATOR = "fire-teacher"
 _ANSWER = re.compile(r"\s*(?:Thought:(?P<thought>.*?))?Answer:(?P<answer>.*)", re.DOTALL)
-_VERDICT = re.compile(r"\s*Score:\s*(?P<score>[^\n]*?)\.?\s*\n\s*Feedback:(?P<feedback>.*)", re.DOTALL)
+_VERDICT = re.compile(
+    r"\s*Score:\s*(?P<score>\d+(?:\.\d+)?)(?:\s*/\s*10)?[.,;]?\s*Feedback:(?P<feedback>.*)", re.DOTALL
+)
 
 
 class _Text(BaseModel):
@@ -99,7 +101,8 @@ def _verdict(text: _Said, number: int, followed: bool) -> Feedback:
     if not found or not advice:
         expected = "`Score: …` and `Feedback: …`"
         raise Rejected("bad feedback", f"conversations[{number}].value: expected {expected}, got {text.value!r:.80}")
-    score, original = rating(found["score"].partition("/")[0], LOW, HIGH, f"conversations[{number}].value")
+    low = 0 if float(found["score"]) == 0 else LOW  # some teachers go below their scale
+    score, original = rating(found["score"], low, HIGH, f"conversations[{number}].value")
     return Feedback(
         rating=score,
         critique=advice,

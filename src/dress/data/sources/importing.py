@@ -76,13 +76,13 @@ def run_import(source: Source, settings: Import, progress: Progress) -> Imported
     """
     path, out = Path(settings.path), Path(settings.out)
     _check_places(path, out)
-    images = None if settings.images is None else Path(settings.images)
+    origin, images = _origin(path)
+    images = images if settings.images is None else Path(settings.images)
     if images is not None and not images.is_dir():
         raise SourceError(f"images={images}: expected a folder, found none")
     splits = _splits(source, settings)
-    origin = _origin(path)
-    read_too = source.open(origin or path, images)
-    roots = (images,) if images else tuple(source.image_roots(origin or path))
+    read_too = source.open(origin, images)
+    roots = (images,) if images else tuple(source.image_roots(origin))
     tables = [Table(path)] if _is_reject_file(path) else source.tables(path)
     inputs = tuple(
         Input(table.file, _name(table.file, path), table.array, layout(table), wrapped=_is_reject_file(table.file))
@@ -109,7 +109,8 @@ def run_import(source: Source, settings: Import, progress: Progress) -> Imported
         if _stats(inputs) != before:
             raise SourceError(f"{path}: changed while it was read; run the same command again")
         report = _report(spool, job, aside, splits)
-        about = {"source": source.name, "version": source.version, "path": str(path), "images": settings.images}
+        about = {"source": source.name, "version": source.version, "path": str(path), "origin": str(origin)}
+        about |= {"images": None if images is None else str(images)}
         write_json(aside / IMPORT_FILE, {**about, "fingerprint": fingerprint, **report, "inputs": sums})
         spool.delete()
         kept = _replace(out, aside)
@@ -237,15 +238,16 @@ def _splits(source: Source, settings: Import) -> tuple[str, ...]:
     return tuple(split for split in can if split in asked)
 
 
-def _origin(path: Path) -> Path | None:
-    """What the import read whose reject file this is."""
-    if _is_reject_file(path):
-        try:
-            known = Path(read_json(path.with_name(IMPORT_FILE))["path"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return known if known.exists() else None
-    return None
+def _origin(path: Path) -> tuple[Path, Path | None]:
+    """What was read at first, and its images' folder: of a reject file, what its import was given, if it is there."""
+    if not _is_reject_file(path):
+        return path, None
+    try:
+        known = read_json(path.with_name(IMPORT_FILE))
+        origin, images = Path(known["origin"]), known["images"] and Path(known["images"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return path, None
+    return (origin if origin.exists() else path), (images if images and images.is_dir() else None)
 
 
 def _is_reject_file(path: Path) -> bool:

@@ -22,7 +22,7 @@ CHUNK = 1 << 20
 MAX_ROW_BYTES = MAX_JSON_BYTES
 """Largest row that is read: a record is no larger either."""
 
-CUT = "cut short"
+CUT, AFTER, NO_CSV = "cut short", "after the array", "not CSV"
 
 Form = Literal["lines", "array", "values", "csv"]
 
@@ -92,7 +92,7 @@ def layout(table: Table) -> Layout:
 
 
 def members(path: Path) -> list[str]:
-    """Names of the arrays in a file that is one JSON object; none if it is anything else.
+    """Names of the arrays in a file's first value, if that is a JSON object.
 
     Raises:
         SourceError: compressed, UTF-16 or UTF-32, or Parquet.
@@ -101,8 +101,7 @@ def members(path: Path) -> list[str]:
         head = file.read(1 << 16)
     _refuse(head, path)
     start = len(_BOM) if head.startswith(_BOM) else 0
-    text = head[start:].lstrip()
-    return list(_arrays(path, start)) if text.startswith(b"{") and _lines_or_values(text) == "values" else []
+    return list(_arrays(path, start)) if head[start:].lstrip().startswith(b"{") else []
 
 
 def ranges(path: Path, how: Layout, after: tuple[int, int] | None = None) -> Iterator[Range]:
@@ -199,7 +198,7 @@ def _values(scan: _Scan, number: int, how: Layout) -> Iterator[Range]:
             if not how.inside and scan.skip(_SPACE) >= 0:
                 start = scan.offset
                 scan.skip(_ANYTHING)
-                yield Range(number, start, scan.offset - start)
+                yield Range(number, start, scan.offset - start, AFTER)
             return
         if first in b'{["':
             whole = scan.value()
@@ -207,7 +206,11 @@ def _values(scan: _Scan, number: int, how: Layout) -> Iterator[Range]:
             whole = True
             scan.skip(_SCALAR)
             scan.place += scan.offset == start  # a bracket that closes nothing
-        yield Range(number, start, scan.offset - start, "" if whole else CUT)
+        if not whole:
+            scan.place = len(scan.buffer)
+            yield Range(number, start, scan.offset - start, CUT)
+            return
+        yield Range(number, start, scan.offset - start)
 
 
 def _lines(scan: _Scan, number: int, again: bool) -> Iterator[Range]:
@@ -250,7 +253,7 @@ def _csv_rows(file: BinaryIO, how: Layout, number: int, offset: int) -> Iterator
         except StopIteration:
             return
         except csv.Error as error:
-            fault = CUT if "unexpected end" in str(error) else "not CSV"
+            fault = CUT if "unexpected end" in str(error) else NO_CSV
         if any(row):
             number += 1
             yield Range(number, start, read - start, fault)

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-from pydantic import BaseModel, ConfigDict
 
 from dress.record import TOP_RATING, Dialogue, ImageAnnotation, ImageRef, Original, Record, Turn
 
@@ -63,7 +61,8 @@ class Place:
     array: str = ""
 
 
-class Part(BaseModel):
+@dataclass(kw_only=True)
+class Part:
     """What one row says about one image. Parts of the same image become one record, in row order.
 
     `image` is a file name relative to the images' folder (or a reference with that name as `id`; a `sha256`
@@ -77,17 +76,15 @@ class Part(BaseModel):
     between parts is kept in a list `merged`.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     image: str | ImageRef | None = None
-    dialogues: list[Dialogue] = []
-    annotation: ImageAnnotation = ImageAnnotation()
+    dialogues: list[Dialogue] = field(default_factory=list)
+    annotation: ImageAnnotation = field(default_factory=ImageAnnotation)
     group: str | None = None
     key: str | None = None
     split: str | None = None
     source: str | None = None
     repeated: bool = False
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 class Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,8 +27,10 @@ def run(settings: Import, console: Console) -> Imported:
         with _Bars(console) as progress:
             result = run_import(source(settings.source), settings, progress)
     except (KeyboardInterrupt, OSError):
-        out = escape(settings.out)
-        console.print(f"What was done is kept in {out}.partial; the same command goes on there.", highlight=False)
+        kept = Path(settings.out + ".partial")
+        if kept.exists():
+            told = f"What was done is kept in {escape(str(kept))}; the same command goes on there."
+            console.print(told, highlight=False)
         raise
     show(result, console)
     return result

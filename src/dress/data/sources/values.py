@@ -5,18 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
+import math
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dress.data.sources.ranges import CUT, MAX_ROW_BYTES, Layout, Range, layout
+from dress.data.sources.ranges import AFTER, CUT, MAX_ROW_BYTES, Layout, Range, layout
 from dress.data.sources.rows import Place, Rejected, SourceError, Table
 
 MAX_DEPTH = 100
 """Brackets inside brackets: what is deeper could be read here, but not from the finished record."""
-
-_SUSPECT = re.compile(r"\\u[dD][89a-fA-F]|\d[eE]\+?\d{3}|\d{300}")
-"""Half of a surrogate pair, and numbers that become infinite: JSON, but nothing that can be written again."""
 
 REJECT_FIELDS = {"file", "line", "reason", "detail", "row"}
 
@@ -32,7 +29,8 @@ def value(raw: bytes, row: Range, how: Layout) -> Any:
         expected = "the end of the row" if row.size else "the bracket that closes the array"
         raise Rejected(CUT, f"expected {expected}, got the end of the file")
     if row.fault:
-        raise Rejected(row.fault, f"expected a line of columns, got {raw!r:.80}")
+        expected = "the end of the file" if row.fault == AFTER else "a line of columns"
+        raise Rejected(row.fault, f"expected {expected}, got {raw!r:.80}")
     if row.size > MAX_ROW_BYTES:
         raise Rejected("too large", f"expected a row of at most {MAX_ROW_BYTES:,} bytes, got {row.size:,}")
     try:
@@ -43,22 +41,20 @@ def value(raw: bytes, row: Range, how: Layout) -> Any:
 
 
 def parse(text: str) -> Any:
-    """Strict JSON: no NaN, no name twice in one object, no half of a surrogate pair, not too deep."""
+    """Strict JSON: finite numbers, no name twice in one object, no half of a surrogate pair, not too deep."""
     if text.count("[") + text.count("{") > MAX_DEPTH and (depth := _depth(text)) > MAX_DEPTH:
         raise Rejected("nested too deep", f"expected at most {MAX_DEPTH} levels, got {depth:,}")
     try:
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
+        value = _STRICT.decode(text)
     except Rejected:
         raise
     except (ValueError, RecursionError) as error:
         raise Rejected("not JSON", str(error)) from None
-    if _SUSPECT.search(text):
+    if "\\ud" in text or "\\uD" in text:
         try:
-            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+            json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             raise Rejected("broken text", f"expected Unicode text, got half of a pair ({error.reason})") from None
-        except ValueError:
-            raise Rejected("not JSON", "expected a number, got one that is too large") from None
     return value
 
 
@@ -110,6 +106,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text:.80} is too large a number")
+    return number
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite)
 
 
 def _depth(text: str) -> int:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from dress.data.images import open_image
 from dress.data.index import MAX_JSON_BYTES, MAX_MEMBER_BYTES
@@ -28,6 +28,9 @@ from dress.record import ImageRef, Record, describe
 
 MAX_GROUP_BYTES = 4 * MAX_ROW_BYTES
 """Rows of one image are in memory together."""
+
+
+_PART = TypeAdapter(Part)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Worker:
             return _fault(error)
 
     def _part(self, part: Part, place: Place) -> Found:
-        said = part.model_dump_json().encode() + (place.file.encode() if part.repeated else b"")
+        said = _PART.dump_json(part) + (place.file.encode() if part.repeated else b"")
         image = None if part.image is None else image_of(part).id
         given = part.key is not None
         if len((part.key or "").encode()) > MAX_KEY_BYTES:
@@ -180,7 +183,10 @@ class Worker:
         """Write `folder/<split>/shard-<number>.tar`; its sha256 and how many records it holds."""
         path = folder / split / f"shard-{number:06d}.tar"
         path.parent.mkdir(exist_ok=True)
-        write_shard(path, (self._sample(group, split, counts) for group in groups))
+        try:
+            write_shard(path, (self._sample(group, split, counts) for group in groups))
+        except (Rejected, ValidationError) as error:  # it was good when it was checked
+            raise SourceError(f"a row changed while it was read ({error}); run the same command again") from None
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest(), len(groups)
 
@@ -189,7 +195,7 @@ class Worker:
         data = self._image(record)
         if record.image is not None and data is not None:
             if hashlib.sha256(data).hexdigest() != group.sha256:
-                raise SourceError(f"{record.image.id}: changed meanwhile; run the same command again")
+                raise SourceError(f"{record.image.id}: changed while it was read; run the same command again")
             image = record.image.model_copy(update={"sha256": group.sha256})
             record = record.model_copy(update={"image": image})
         record = self.job.source.finish(record)
