@@ -16,15 +16,14 @@ import webdataset
 import yaml
 from conftest import ROOT
 from huggingface_hub import DatasetCard
+from imports import do_import
 from PIL import Image
 from rich.console import Console
 
 from dress.config import ConfigError, check_as
 from dress.data.export.task import run
 from dress.data.shards import Sample, ShardError, Shards, write_shards
-from dress.data.sources import SOURCES
-from dress.data.sources.importing import Imported, run_import
-from dress.data.tasks import Export, Import
+from dress.data.tasks import Export
 from dress.files import read_json, read_lines
 from dress.record import Dialogue, Feedback, ImageRef, Record, RecordError, Turn
 from dress.worlds.shapes import generate as shapes
@@ -140,22 +139,9 @@ def test_messages_go_through_a_chat_template_with_images(one: Path, tmp_path: Pa
     assert told[1] == "[user]Who are you?[assistant]A model."
 
 
-class Silent:
-    """Shows no progress."""
-
-    def start(self, step: str, total: int) -> None: ...
-    def advance(self, number: int) -> None: ...
-    def end(self) -> None: ...
-
-
-def imported(source: str, path: Path, out: Path, **more: Any) -> Imported:
-    given = {"task": "import", "source": source, "path": str(path), "out": str(out), "workers": 0}
-    return run_import(SOURCES[source](), check_as(Import, given | more), Silent())
-
-
 def test_exported_records_make_the_same_shards_again(shapes_folder: Path, tmp_path: Path) -> None:
     export(shapes_folder, tmp_path / "out", "records")
-    imported("records", tmp_path / "out", tmp_path / "again")
+    do_import("records", tmp_path / "out", tmp_path / "again")
 
     def content_of(folder: Path) -> list[tuple[bytes, bytes | None]]:
         return sorted((record.dump(), image) for record, image in Shards(folder))
@@ -166,7 +152,7 @@ def test_exported_records_make_the_same_shards_again(shapes_folder: Path, tmp_pa
 
 def test_exported_llava_rows_are_llava_rows(one: Path, tmp_path: Path) -> None:
     export(one, tmp_path / "out", "llava")
-    result = imported("llava", tmp_path / "out" / "records.json", tmp_path / "again", splits=["sft"])
+    result = do_import("llava", tmp_path / "out" / "records.json", tmp_path / "again", splits=["sft"])
     assert (result.used, result.rejected) == (2, {})
     dialogues = [dialogue for record, _ in Shards(tmp_path / "again" / "sft") for dialogue in record.dialogues]
     said = {dialogue.extra["id"]: [(turn.user, turn.assistant) for turn in dialogue.turns] for dialogue in dialogues}

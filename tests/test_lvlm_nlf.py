@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from imports import do_import
 from PIL import Image
 from pydantic import ValidationError
 from rich.console import Console
 
 from dress.data.export.task import run as run_export
 from dress.data.shards import Shards
-from dress.data.sources.importing import Imported, run_import
+from dress.data.sources.importing import Imported
 from dress.data.sources.lvlm_nlf import LVLMNLF, row_of
 from dress.data.sources.rows import Place, Rejected
-from dress.data.tasks import Export, Import
+from dress.data.tasks import Export
 from dress.files import read_lines
 from dress.record import Dialogue, Feedback, Turn
 
@@ -155,14 +156,6 @@ def test_files_are_found_by_name_here_or_in_the_publishers_folder(tmp_path: Path
 # --- through shards ----------------------------------------------------------------------------
 
 
-class Silent:
-    """Shows no progress."""
-
-    def start(self, step: str, total: int) -> None: ...
-    def advance(self, number: int) -> None: ...
-    def end(self) -> None: ...
-
-
 def write_rows(folder: Path, tables: dict[str, list[Any]], images: tuple[str, ...]) -> None:
     (folder / "images").mkdir(parents=True)
     for name in images:
@@ -172,8 +165,7 @@ def write_rows(folder: Path, tables: dict[str, list[Any]], images: tuple[str, ..
 
 
 def imported(path: Path, out: Path, **more: Any) -> Imported:
-    settings_ = Import(task="import", source="lvlm_nlf", path=str(path), out=str(out), **{"workers": 0} | more)
-    return run_import(LVLMNLF(), settings_, Silent())
+    return do_import("lvlm_nlf", path, out, **more)
 
 
 def exported(path: Path, out: Path) -> dict[str, list[str]]:
