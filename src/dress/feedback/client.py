@@ -98,7 +98,6 @@ class LLMClient:
         self._limits = limits or Limits(endpoint.requests_per_minute, endpoint.tokens_per_minute)
         self._settled: set[str] = set()
         self._stopped: Stopped | None = None
-        self._runner: asyncio.Runner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         server = f"{endpoint.base_url} {endpoint.model}"
         self._form_fact, self._limit_fact = f"form {structured} {server}", f"max_tokens {server}"
@@ -108,23 +107,18 @@ class LLMClient:
 
     def ask_all(self, requests: Sequence[Request], progress: Progress = lambda n, info: None) -> list[Reply]:
         """Replies in the order of the requests; see `request.Client.ask_all`."""
-        if self._runner is None:
-            self._runner = asyncio.Runner()
-        try:
-            return self._runner.run(self._ask_all(requests, progress))
-        except KeyboardInterrupt:
-            self.close()
-            raise
+        with asyncio.Runner() as runner:
+            return runner.run(self._ask_all(requests, progress))
 
     def recorded(self) -> ReplayClient:
         """A client that answers from the same ledger and asks nobody."""
         return ReplayClient(self.ledger, self.model)
 
-    def close(self) -> None:
-        """Give up connections; calls in flight are left as such in the ledger."""
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = self._loop = None
+    async def aclose(self) -> None:
+        """Give up the connections of the running event loop."""
+        if self._loop is asyncio.get_running_loop():
+            self._loop = None
+            await self._server.close()
 
     async def _ask_all(self, requests: Sequence[Request], progress: Progress) -> list[Reply]:
         self._attach()
@@ -144,8 +138,11 @@ class LLMClient:
                 self.tally.add(replies[key])
                 progress(1, self.tally.line())
 
-        workers = [asyncio.create_task(work()) for _ in range(self.endpoint.concurrency)]
-        ended = await asyncio.gather(*workers, return_exceptions=True)  # what is in flight is paid for: let it end
+        try:
+            workers = [asyncio.create_task(work()) for _ in range(self.endpoint.concurrency)]
+            ended = await asyncio.gather(*workers, return_exceptions=True)  # what is in flight is paid for: let it end
+        finally:
+            await self.aclose()
         for error in ended:
             if isinstance(error, BaseException):
                 raise error
