@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import small_model
+from conftest import small_model, tiny_settings
 from llm_server import Behaviour, Started, serving, started
 from rich.console import Console
 
-from dress import config
+from dress import config, loggers
+from dress.curriculum import Curriculum
 from dress.data.shards import Shards, write_shards
 from dress.feedback.annotate import gather, keeping
 from dress.feedback.collect import CkptResponder
@@ -32,6 +33,7 @@ from dress.files import read_json, read_lines, write_lines
 from dress.progress import CurriculumProgress
 from dress.rater_settings import LLM
 from dress.record import Dialogue, ImageAnnotation, Object, Record, Turn
+from dress.run_folder import start_run
 from dress.worlds.shapes import generate as shapes
 
 QUIET = Console(quiet=True)
@@ -414,3 +416,58 @@ def test_settings_that_give_other_shards_need_another_folder(prompts, tmp_path):
             with pytest.raises(ValueError, match="begun with other settings"):
                 collect_from(asked(prompts, tmp_path / "out", file, url, **({"turns": 1} | other)), QUIET)
     assert "api_key_env" not in json.dumps(read_json(tmp_path / "out" / "collect.json"))
+
+
+# --- the curriculum, and keys ---------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_curriculum_judged_by_an_llm_works_and_keeps_the_key_to_itself(tmp_path, monkeypatch):
+    key = "canary-5f1e0c9b7a3d4e2f"
+    monkeypatch.setenv("OUR_ACCOUNT", key)  # a name that does not say that it holds a secret
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    server = Behaviour(key=key, faults=0.15, kinds=("500", "prose"), refuses=0.2)  # repeats the key
+    with serving(server) as url, (tmp_path / "console.txt").open("w") as screen:
+        llm = [
+            f"{rater}.{text}"
+            for rater in ("annotator", "judge")
+            for text in (f"base_url={url}", f"model={rater}-model", "api_key_env=OUR_ACCOUNT", "preview=2")
+        ]
+        settings = tiny_settings(
+            tmp_path, "annotator=llm", "judge=llm", *llm, "logger=wandb", "budget.collect.records=6",
+            "data.sizes={align: 20, sft: 20, prompts: 6, eval: 2}", "eval.conditions=[none]", "eval.turns=2",
+        )  # fmt: skip
+        start_run(settings)
+        Curriculum(settings, Console(file=screen, width=200)).run()
+        loggers.finish(0)
+        monkeypatch.setenv("OUR_ACCOUNT", "another-" + key)
+        with serving(Behaviour(key="not it")) as refusing, pytest.raises(Stopped) as stopped:
+            collect_from(asked(tmp_path / "run/stages/collect/shards", tmp_path / "refused", refusing, refusing,
+                               server={"model": "m", "api_key_env": "OUR_ACCOUNT"}), QUIET)  # fmt: skip
+    run = tmp_path / "run"
+    turns = [t for r, _ in Shards(run / "stages/collect/shards") for d in r.dialogues for t in d.turns]
+    assert {feedback.annotator for turn in turns for feedback in turn.feedback} == {"annotator-model"}
+    assert {turn.rating for turn in turns} >= {1, 2, 3, 4} and (run / "report.html").exists()
+    assert "the first 2" in (tmp_path / "console.txt").read_text()
+    asked_for = {row["model"] for row in Ledger(run / "ledger.sqlite", readonly=True).calls()}
+    assert asked_for == {"annotator-model", "judge-model"}
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert {".wandb", ".safetensors", ".tar", ".sqlite", ".json", ".txt"} <= {file.suffix for file in files}
+    held = [str(file) for file in files if key.encode() in file.read_bytes()]
+    assert not held and key not in str(stopped.value)
+    raw = [row["raw"] for row in Ledger(run / "ledger.sqlite", readonly=True).calls()]
+    assert "I cannot judge this, Bearer <OUR_ACCOUNT>." in raw
+
+
+def test_a_key_that_the_server_repeats_is_written_nowhere(prompts, tmp_path, monkeypatch):
+    key = "canary-0a9b8c7d6e5f"
+    monkeypatch.setenv("OUR_ACCOUNT", key)
+    out, log = tmp_path / "out", tmp_path / "console.txt"
+    with serving(Behaviour(key=key, refuses=0.3, faults=0.1, kinds=("500",))) as url, log.open("w") as screen:
+        settings = asked(
+            prompts, out, answers(prompts, tmp_path / "answers.jsonl"), url, turns=1, api_key_env="OUR_ACCOUNT", preview=5
+        )  # fmt: skip
+        collect_from(settings, Console(file=screen, width=300))
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert not [file for file in files if key.encode() in file.read_bytes()]
+    assert "Bearer <OUR_ACCOUNT>" in (out / "failures.jsonl").read_text()

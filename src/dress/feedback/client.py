@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import hashlib
 import json
 import random
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -178,11 +180,16 @@ class LLMClient:
         self._asking: dict[str, asyncio.Future[Reply]] = {}
 
     def _connect(self) -> AsyncOpenAI:
-        from openai import AsyncOpenAI
+        import httpx2
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
+        most = self.endpoint.concurrency
         return AsyncOpenAI(
-            api_key=self._key, base_url=self.endpoint.base_url, timeout=self.endpoint.timeout, max_retries=0
-        )
+            api_key=self._key, base_url=self.endpoint.base_url, timeout=self.endpoint.timeout, max_retries=0,
+            http_client=DefaultAsyncHttpxClient(
+                limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most), verify=_certificates()
+            ),
+        )  # fmt: skip
 
     def _recorded(self, requests: dict[str, Request]) -> dict[str, Reply]:
         """Replies that the ledger holds; failures of earlier runs are asked again with `retry_failed`."""
@@ -372,6 +379,14 @@ class LLMClient:
             None if request.image is None else hashlib.sha256(request.image).hexdigest(),
             json.dumps(replaced(list(request.messages), self._hidden), ensure_ascii=False), form, reserved,
         )  # fmt: skip
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Loaded once: it takes longer than a call."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
 
 
 def _with_image(messages: list[Message], image: bytes | None) -> list[Any]:
