@@ -42,7 +42,7 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
     with CurriculumProgress(console, {}) as progress:
         folder = prepared(trained.data, lambda n: progress.start("shapes world", n), progress.advance)
         shards = open_split(settings.shards or trained.data.eval, "." if settings.shards else folder, trained.data)
-        samples = [shards[i] for i in range(min(settings.records or len(shards), len(shards)))]
+        samples = list(shards.readable(range(min(settings.records or len(shards), len(shards)))))
         dialogues = sum(len(record.dialogues) for record, _ in samples)
         progress.start("eval", dialogues * settings.turns * len(settings.conditions) * len(stages))
 
