@@ -1,4 +1,4 @@
-"""Evaluate a finished run again: `python src/eval.py ckpt=logs/latest`."""
+"""Evaluate: a finished run again, `python src/eval.py ckpt=logs/latest`, or a suite, `python src/eval.py suite=…`."""
 
 import dress  # first: sets how CPU threads wait  # noqa: F401, I001
 
@@ -10,6 +10,7 @@ from rich.console import Console
 
 from dress.command_line import entry_point
 from dress.config import Config, EvalCommand, check_as
+from dress.evaluation.suites.settings import suite
 from dress.files import read_json, write_json
 
 
@@ -70,7 +71,11 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
 
 @entry_point("eval")
 def main(composed: dict[str, Any]) -> None:
-    evaluate_run(check_as(EvalCommand, composed), Console())
+    if composed["suite"] == "run":
+        evaluate_run(check_as(EvalCommand, composed), Console())
+    else:
+        settings, run = suite(composed)
+        run(settings, Console())
 
 
 if __name__ == "__main__":
