@@ -161,15 +161,19 @@ def read_objects(path: str, references: str | None) -> Objects:
             f"got an object with {', '.join(list(found)[:5])}"
         )
     if references is not None:
-        for row in read_captions(references):
-            image, text = row.text("image_id", "image"), row.text("caption", "text")
-            if row.damage is None and image is not None and text is not None:
-                objects.add(image, [label for label, _ in chair_mentions(text)])
-            else:
-                objects.damaged.append(Row(row.where, {}, row.damage or "reference without image_id or caption"))
+        _add_references(read_captions(references), objects)
     if not objects.by_image:
         raise ValueError(f"objects={path}: expected objects of images, found none")
     return objects
+
+
+def _add_references(rows: Sequence[Row], objects: Objects) -> None:
+    for row in rows:
+        image, text = row.text("image_id", "image"), row.text("caption", "text")
+        if row.damage is not None or image is None or text is None:
+            objects.damaged.append(Row(row.where, {}, row.damage or "reference without image_id or caption"))
+        elif image_key(image) in objects.by_image:  # COCO's captions are of a whole data set
+            objects.add(image, [label for label, _ in chair_mentions(text)])
 
 
 def _from_coco(path: str, found: Mapping[str, Any], objects: Objects) -> None:

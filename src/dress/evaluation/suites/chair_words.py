@@ -72,7 +72,7 @@ def singular(word: str) -> str:
         engine = _engine()
     except ImportError:
         raise ValueError("CHAIR needs inflect for singulars: pip install inflect") from None
-    return str(engine.singular_noun(word) or word)  # type: ignore[arg-type]
+    return str(engine.singular_noun(word) or word)
 
 
 def chair_mentions(text: str) -> list[tuple[str, str]]:

@@ -44,7 +44,7 @@ def finish(suite: Suite, outcomes: Sequence[SuiteOutcome], settings: SuiteSettin
     write_json(out / FIGURES, result)
     write_json(out / RUN, {"settings": settings.model_dump(), "files": _files(settings)})
     print_figures(suite, outcomes, result, str(settings.baseline), console)
-    console.print(f"figures: {out / FIGURES}; every sample: {out / OUTCOMES}", highlight=False, markup=False, soft_wrap=True)
+    say(f"figures: {out / FIGURES}; every sample: {out / OUTCOMES}", console)
     return result
 
 
@@ -55,10 +55,11 @@ def recompute(folder: Path) -> dict[str, Any]:
         FileNotFoundError: the folder holds no output of a suite.
         ValueError: a damaged file.
     """
-    name = read_figures(folder)["suite"]
-    suite: Suite = import_module(SUITES[name][1]).SUITE
+    module = import_module(SUITES[read_figures(folder)["suite"]][1])
+    if hasattr(module, "recompute"):  # it is made of the outputs of several suites
+        return module.recompute(folder)
     theirs = folder / BASELINE
-    return summary(suite, outcome.load(folder / OUTCOMES), outcome.load(theirs) if theirs.exists() else None)
+    return summary(module.SUITE, outcome.load(folder / OUTCOMES), outcome.load(theirs) if theirs.exists() else None)
 
 
 def read_figures(folder: Path) -> dict[str, Any]:
@@ -97,21 +98,21 @@ def print_figures(
     measures = suite.measures(outcomes)
     named = (("responder", "responder"), ("judge", "judge"), ("prompts", "prompt_hash"), ("runs", "runs"))
     who = [f"{name} {result[key]}" for name, key in named if result[key] not in (None, 1)]
-    _say("; ".join([f"suite {result['suite']}: value, n and 95 % interval", *who]), console)
+    say("; ".join([f"suite {result['suite']}: value, n and 95 % interval", *who]), console)
     console.print(_figures_table(result, measures))
     if "comparison" in result:
         found = result["comparison"]
         alone = f"{found['only_here']} only here, {found['only_baseline']} only there"
-        _say(f"minus {baseline}: {found['pairs']:,} pairs, {alone}; paired bootstrap, 95 %", console)
+        say(f"minus {baseline}: {found['pairs']:,} pairs, {alone}; paired bootstrap, 95 %", console)
         console.print(_comparison_table(found, measures))
     if result["failed"]:
-        _say("not counted", console)
+        say("not counted", console)
         console.print(_failures_table(result["failed"], outcomes))
 
 
 def _figures_table(result: Mapping[str, Any], measures: Sequence[Measure]) -> Table:
     """A row per figure, a column for all and for each category."""
-    categories = result["by_category"] if len(result["by_category"]) > 1 else {}
+    categories = _categories(result)
     table = _table("", "all", *categories)
     sets = [result, *categories.values()]
     for measure in measures:
@@ -123,7 +124,7 @@ def _figures_table(result: Mapping[str, Any], measures: Sequence[Measure]) -> Ta
 
 
 def _comparison_table(comparison: Mapping[str, Any], measures: Sequence[Measure]) -> Table:
-    categories = comparison["by_category"] if len(comparison["by_category"]) > 1 else {}
+    categories = _categories(comparison)
     table = _table("", "all", *categories)
     for measure in measures:
         found = [figures["differences"].get(measure.key, {}) for figures in (comparison, *categories.values())]
@@ -149,8 +150,19 @@ def value(measure: Measure, number: float | None, sign: bool = False) -> str:
     return f"{shown:{'+' if sign else ''}.{1 if measure.per_cent else 2}f}"
 
 
-def _say(line: str, console: Console) -> None:
+def say(line: str, console: Console) -> None:
+    """A line of plain text that is not wrapped, so that paths can be copied."""
     console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+
+
+def _categories(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Sets of figures by category, without what all names begin with; none where there is one category only."""
+    found = result["by_category"]
+    if len(found) < 2:
+        return {}
+    first, last = min(found), max(found)
+    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
+    return {name[first.rfind("_", 0, same) + 1 :]: figures for name, figures in found.items()}
 
 
 def _table(*columns: str) -> Table:

@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from dress.evaluation.suites.measures import Measure, Suite
-from dress.evaluation.suites.output import finish
 from dress.evaluation.suites.outcome import SuiteOutcome, counted
+from dress.evaluation.suites.output import finish
 from dress.evaluation.suites.reading import Row, first_line, image_key, read_rows
 from dress.evaluation.suites.settings import Pope
 from dress.mentions import normal

@@ -58,7 +58,8 @@ def read_values(setting: str, path: str) -> list[tuple[str, Any, str | None]]:
     """
     text = read_text(setting, path)
     breaks = [match.start() for match in re.finditer("\n", text)]
-    decoder, place, found = json.JSONDecoder(), 0, []
+    decoder, place = json.JSONDecoder(), 0
+    found: list[tuple[str, Any, str | None]] = []
     while True:
         while place < len(text) and text[place] in " \t\r\n,":
             place += 1

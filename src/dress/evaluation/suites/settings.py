@@ -52,20 +52,23 @@ class LlavaBench(SuiteSettings):
     reviews: str  # question_id, content (or text), category
 
 
-class Paper(SuiteSettings):
-    """The paper's three tables with a row of one's own."""
+class Paper(Section):
+    """The paper's three tables with a row of one's own, from outputs of other suites."""
 
     suite: Literal["paper"]
-    name: str
-    llava_eval: str | None = None
-    llava_bench: str | None = None
-    captioning: str | None = None
-    vlsafe: str | None = None
-    interaction: str | None = None
-    tables: str | None = None
+    name: str = "ours"  # of the row
+    llava_eval: str | None = None  # an output of suite=llava_eval on LLaVA-Eval's 90 questions
+    llava_bench: str | None = None  # the same on LLaVA-Bench's 60
+    captioning: str | None = None  # of suite=captioning
+    short_caption: str | None = None  # of suite=chair on captions to Instruction-1, instead of captioning
+    brief_description: str | None = None  # and to Instruction-2
+    vlsafe: str | None = None  # of suite=vlsafe
+    interaction: str | None = None  # of suite=interaction
+    tables: str | None = None  # published tables; null = those of the paper
+    out: str
 
 
-SUITES: dict[str, tuple[type[SuiteSettings], str]] = {
+SUITES: dict[str, tuple[type[Section], str]] = {
     "pope": (Pope, "dress.evaluation.suites.pope"),
     "chair": (Chair, "dress.evaluation.suites.chair"),
     "llava_bench": (LlavaBench, "dress.evaluation.suites.llava_bench"),
@@ -74,7 +77,7 @@ SUITES: dict[str, tuple[type[SuiteSettings], str]] = {
 """Suite name to its settings and to the module whose `run(settings, console)` does it."""
 
 
-def suite(composed: dict[str, Any]) -> tuple[SuiteSettings, Callable[..., Any]]:
+def suite(composed: dict[str, Any]) -> tuple[Section, Callable[..., Any]]:
     """The checked settings of the composed suite, and its function.
 
     Raises:
