@@ -52,7 +52,9 @@ def targets() -> set[str]:
     return set(re.findall(r"^  make ([a-z-]+)", make("help").stdout, flags=re.M))
 
 
-@pytest.mark.parametrize("line", [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)], ids=str)
+@pytest.mark.parametrize(
+    "line", [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)], ids=str
+)
 def test_dependency_is_pinned_with_hashes(line: str) -> None:
     requirement = Requirement(line)
     assert any(s.operator in (">=", "==", "~=") for s in requirement.specifier), "no floor"

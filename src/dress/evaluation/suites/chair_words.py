@@ -78,15 +78,16 @@ def singular(word: str) -> str:
 def chair_mentions(text: str) -> list[tuple[str, str]]:
     """Every mention of an object: (COCO-80 label, the words that were taken for it), in order."""
     words = _words(text)
-    names, found, place = _names(), [], 0
+    singles = [singular(word) for word in words]
+    names, longest, found, place = _names(), _longest(), [], 0
     while place < len(words):
-        for length in range(_longest(), 0, -1):
-            name = " ".join(words[place : place + length])
-            label = names.get(name) or names.get(_singular_name(name))
+        for end in range(min(place + longest, len(words)), place, -1):
+            name = " ".join(words[place:end])
+            label = names.get(name) or names.get(" ".join(singles[place:end]))
             if label is not None:
                 if label:
                     found.append((label, name))
-                place += length
+                place = end
                 break
         else:
             place += 1
@@ -110,11 +111,6 @@ def _engine():
 
 
 @cache
-def _singular_name(name: str) -> str:
-    return " ".join(map(singular, name.split()))
-
-
-@cache
 def _longest() -> int:
     return max(len(name.split()) for name in _names())
 
@@ -126,7 +122,7 @@ def _names() -> dict[str, str]:
     for label, more in SYNONYMS.items():
         for written in f"{label}, {more}, {_WIDER.get(label, '')}".split(", "):
             name = " ".join(_words(written))
-            names[name] = names[_singular_name(name)] = label
+            names[name] = names[" ".join(map(singular, name.split()))] = label
     for young in ("baby", "adult"):
         names |= {f"{young} {animal}": names[animal] for animal in ANIMALS}
     del names[""]  # of labels without further names
