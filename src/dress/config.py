@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dress.rater_settings import Rater, Server, VariableName
+
 PhaseName = Literal["align", "sft", "critique", "refinement", "rating", "best_of"]
 Part = Literal["vision", "projector", "language", "lora"]
 Split = Literal["align", "sft", "prompts", "feedback", "eval"]
@@ -224,12 +226,6 @@ class Curriculum(Section):
 # --- the rest --------------------------------------------------------------------------------------
 
 
-class Rater(Section):
-    """Who rates: exact oracle of a world, rules on the image annotation, or nobody."""
-
-    kind: Literal["oracle", "rules", "none"]
-
-
 class Generation(Section):
     max_new_tokens: Positive
     batch_size: Positive  # prompts
@@ -261,8 +257,7 @@ class Logger(Section):
     kind: Literal["csv", "wandb", "tensorboard"] = "csv"
     project: str = "dress"  # wandb
     entity: str | None = None  # wandb; null = your default
-    # Name of the variable, never the key (keys hold small letters).
-    api_key_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] = "WANDB_API_KEY"
+    api_key_env: VariableName = "WANDB_API_KEY"
 
 
 class Config(Section):
@@ -309,16 +304,19 @@ class EvalCommand(Eval):
 
 
 class CollectCommand(CollectStage):
-    """`src/collect.py`: a model whose answers are collected."""
+    """`src/collect.py`: whose answers are collected, and who judges them."""
 
-    responder: str  # a run folder
-    stage: str = "sft"  # whose model
+    responder: str  # a run folder, a file of answers, or the address of a server
+    stage: str = "sft"  # of a run: whose model
+    server: Server = Server()  # where the responder is one
     out: str
-    shards: str | None = None  # null = the run's own prompts
-    max_new_tokens: Positive | None = None  # null = as in the run
+    data: Data | None = None  # whose prompts are asked; null = the run's own
+    shards: str | None = None  # a folder of shards whose questions are asked instead
+    max_new_tokens: Positive | None = None  # null = as in the run; 512 of a server
     batch_size: Positive = 256
     seed: Annotated[int, Field(ge=0)] = 0
     annotator: Rater
+    dry_run: bool = False  # only estimate calls, tokens and cost
 
 
 class ConfigError(ValueError):
@@ -372,11 +370,15 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
     place = [str(part) for part in problem["loc"]]
     if place[:2] == ["curriculum", "stages"] and len(place) > 3:
         del place[3]  # the kind by which pydantic chose the stage's model
+    if place[:1] in (["annotator"], ["judge"]) and len(place) > 1:
+        del place[1]  # the same for a rater
     key = ".".join(place)
     if problem["type"] == "extra_forbidden":
         return f"{key}: no such setting.{nearest(key, _keys_around(place, model))}"
-    if key == "logger.api_key_env":  # what stands there may be the key itself: never print it
+    if key.endswith("api_key_env"):  # what stands there may be the key itself: never print it
         return f"{key}: expected the NAME of an environment variable, e.g. WANDB_API_KEY, not the key"
+    if key.endswith("base_url"):  # the same
+        return f"{key}: {problem['msg']}"
     return f"{key or '(whole)'}: {problem['msg']} (got {problem['input']!r:.80})"
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from dress import config
 from dress.dashboard import write_dashboard
 from dress.files import write_text
+from dress.redaction import redacted
 from dress.result_rows import (
     COLUMNS,
     SampleRow,
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
 
 X_AXIS = "curriculum/step"
 """What all curves are drawn over: optimiser steps since the first stage began."""
-
-SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
-SHORTEST_SECRET = 8
-"""Shorter values of such variables are words like `true`, and occur everywhere."""
 
 _runs: dict[str, wandb.Run] = {}
 """Open Weights & Biases runs by run folder: one for all stages of a curriculum."""
@@ -190,19 +186,6 @@ def wandb_id(folder: Path) -> str:
 def group_of(folder: Path) -> str | None:
     """The sweep a run belongs to: Hydra keeps `multirun.yaml` above its jobs."""
     return folder.parent.name if (folder.parent / "multirun.yaml").exists() else None
-
-
-def redacted(plain: Any) -> Any:
-    """The same data without the values of environment variables whose names say they are secret."""
-    if isinstance(plain, dict):
-        return {key: redacted(value) for key, value in plain.items()}
-    if isinstance(plain, list):
-        return [redacted(value) for value in plain]
-    if isinstance(plain, str):
-        for name, value in os.environ.items():
-            if SECRET_NAME.search(name.upper()) and len(value) >= SHORTEST_SECRET:
-                plain = plain.replace(value, f"<{name}>")
-    return plain
 
 
 # --- results --------------------------------------------------------------------------------------

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 from dress import config
 from dress.data.images import open_image
-from dress.data.shards import Sample, Shards, write_shards
+from dress.data.shards import INDEX, Sample, Shards, write_shards
 from dress.dialogue.spans import Span
-from dress.feedback.rater import Rater
+from dress.feedback.failures import settled
+from dress.feedback.rater import Progress, Rater, ignore
+from dress.feedback.responders import NoAnswer, Responder, Sampling
 from dress.model.generation import Prompt, generate
 from dress.model.lvlm import LVLM
-from dress.record import Dialogue, Feedback, Turn
+from dress.record import Dialogue, Feedback, Record, Turn
 from dress.seeding import seed_for
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a responder answers; temperature 0 is greedy."""
-
-    max_new_tokens: int
-    batch_size: int
-    temperature: float = 0.0
-    top_p: float = 1.0
 
 
 class CkptResponder:
@@ -41,11 +32,17 @@ class CkptResponder:
     def __init__(self, model: LVLM, name: str) -> None:
         self.model, self.name = model, name
 
-    def preprocess(self, image: Image.Image) -> Tensor:
-        return self.model.vision.preprocess(image)
+    def preprocess(self, data: bytes, where: str) -> Tensor:
+        """Pixels [3, H, W].
+
+        Raises:
+            RecordError: the image does not decode.
+        """
+        return self.model.vision.preprocess(open_image(data, where))
 
     def answer(
         self,
+        records: Sequence[Record],
         dialogues: Sequence[Dialogue],
         image: Sequence[int | None],
         pixels: Sequence[Tensor],
@@ -54,17 +51,7 @@ class CkptResponder:
         seed: int,
         progress: Callable[[int], None] = lambda n: None,
     ) -> list[str]:
-        """An answer to the last turn of every dialogue.
-
-        Args:
-            dialogues: their last turn has no answer yet.
-            image: index into `pixels` for each dialogue, or None.
-            pixels: images [3, H, W].
-            condition: text after the last user text; empty for none.
-            sampling: greedy or sampled.
-            seed: of the sampling.
-            progress: called with the number of finished answers.
-        """
+        """An answer to the last turn of every dialogue; see `Responder.answer`."""
         prompts = [Prompt(prompt_spans(d, condition), i) for d, i in zip(dialogues, image, strict=True)]
         return generate(
             self.model, prompts, pixels,
@@ -84,7 +71,7 @@ def prompt_spans(dialogue: Dialogue, condition: str) -> tuple[Span, ...]:
 
 
 def converse(
-    responder: CkptResponder,
+    responder: Responder,
     rater: Rater,
     samples: Sequence[Sample],
     dialogues: Sequence[tuple[int, Dialogue]],
@@ -94,6 +81,7 @@ def converse(
     sampling: Sampling,
     seed: int,
     progress: Callable[[int], None] = lambda n: None,
+    judged: Progress = ignore,
 ) -> list[Dialogue]:
     """Hold dialogues over several turns: answer, feedback, answer to the refinement …
 
@@ -107,15 +95,18 @@ def converse(
         sampling: how answers are drawn.
         seed: of the sampling.
         progress: called with the number of finished answers.
+        judged: called with the number of judged answers.
 
     Returns:
-        The dialogues with answers, feedback and provenance, in order.
+        The dialogues with answers, feedback and provenance, in order. Where no answer could be had, the
+        last turn has none, and its provenance says why (`failed`, `call`).
     """
     pixels, place = _pixels(responder, samples)
     held = [dialogue.model_copy(update={"turns": [Turn(user=dialogue.turns[0].user)]}) for _, dialogue in dialogues]
     open_ = list(range(len(held)))
     for turn in range(turns):
         answers = responder.answer(
+            [samples[dialogues[i][0]][0] for i in open_],
             [held[i] for i in open_],
             [place[dialogues[i][0]] for i in open_],
             pixels,
@@ -125,10 +116,13 @@ def converse(
             progress,
         )
         for i, answer in zip(open_, answers, strict=True):
-            held[i].turns[-1] = (
-                held[i].turns[-1].model_copy(update={"assistant": answer, "provenance": {"responder": responder.name}})
-            )
-        feedback = rater.rate([(samples[dialogues[i][0]][0], held[i]) for i in open_])
+            held[i].turns[-1] = held[i].turns[-1].model_copy(update=_answered(answer, responder.name))
+        open_ = [i for i, answer in zip(open_, answers, strict=True) if isinstance(answer, str)]
+        feedback = rater.rate(
+            [(samples[dialogues[i][0]][0], held[i]) for i in open_],
+            [samples[dialogues[i][0]][1] for i in open_],
+            judged,
+        )
         for i, given in zip(open_, feedback, strict=True):
             held[i].turns[-1].feedback.append(given)
         if turn + 1 < turns:
@@ -138,38 +132,97 @@ def converse(
     return held
 
 
+def _answered(answer: str | NoAnswer, responder: str) -> dict[str, Any]:
+    """The fields of a turn that the answer fills."""
+    if isinstance(answer, str):
+        return {"assistant": answer, "provenance": {"responder": responder}}
+    call = {} if answer.call is None else {"call": answer.call}
+    return {"provenance": {"responder": responder, "failed": answer.reason, **call}}
+
+
+def slices(prompts: Shards, stage: config.CollectStage) -> list[range]:
+    """Which records make which shard."""
+    total = min(stage.records, len(prompts))
+    return [range(first, min(first + stage.per_shard, total)) for first in range(0, total, stage.per_shard)]
+
+
+def hold_slice(
+    responder: Responder,
+    rater: Rater,
+    samples: Sequence[Sample],
+    stage: config.CollectStage,
+    sampling: Sampling,
+    seed: int,
+    judged: Progress = ignore,
+    answered: Callable[[int], None] = lambda n: None,
+) -> list[Sample]:
+    """The records of one shard with the dialogues that were held over them.
+
+    Args:
+        responder, rater: as in `converse`.
+        samples: the records, whose dialogues' first questions are asked.
+        stage: turns, and samples per question.
+        sampling: how answers are drawn.
+        seed: of the sampling.
+        judged: called with the number of judged answers.
+        answered: called with the number of answers.
+    """
+    asked = [
+        (position, dialogue)
+        for position, (record, _) in enumerate(samples)
+        for dialogue in record.dialogues
+        for _ in range(stage.samples)
+    ]
+    held = converse(
+        responder, rater, samples, asked,
+        turns=stage.turns, conditions=[""] * stage.turns, sampling=sampling, seed=seed,
+        progress=answered, judged=judged,
+    )  # fmt: skip
+    return _with_dialogues(samples, asked, held)
+
+
 def collect(
-    responder: CkptResponder,
+    responder: Responder,
     rater: Rater,
     prompts: Shards,
     folder: Path,
     stage: config.CollectStage,
     sampling: Sampling,
     seed: int,
-    progress: Callable[[int], None] = lambda n: None,
-) -> None:
-    """Write `folder/shard-*.tar`: the prompts' records with the model's own answers and feedback on them.
+    progress: Progress = ignore,
+    anew: bool = False,
+) -> list[dict[str, Any]]:
+    """Write `folder/shard-*.tar`: the prompts' records with the responder's answers and feedback on them.
 
     Goes on where an earlier call stopped: each shard is a fixed slice of the prompts with a seed of
     its own, so a shard that is there is the shard that would be written.
+
+    Args:
+        responder, rater: as in `converse`.
+        prompts: whose questions are asked.
+        folder: of the shards.
+        stage: how many records, turns, samples.
+        sampling: how answers are drawn.
+        seed: of the sampling.
+        progress: called with the number of finished records.
+        anew: write shards that are there once more, each in the place of the old one.
+
+    Returns:
+        What failed in the shards that were written: a row for each answer or feedback that could not be had.
     """
-    total = min(stage.records, len(prompts))
-    for number, first in enumerate(range(0, total, stage.per_shard)):
-        indices = range(first, min(first + stage.per_shard, total))
-        if not (folder / f"shard-{number:06d}.tar").exists():
+    failed: list[dict[str, Any]] = []
+    if anew:
+        (folder / INDEX).unlink(missing_ok=True)  # it tells of the old shards
+    for number, indices in enumerate(slices(prompts, stage)):
+        if anew or not (folder / f"shard-{number:06d}.tar").exists():
             samples = [prompts[index] for index in indices]
-            asked = [
-                (position, dialogue)
-                for position, (record, _) in enumerate(samples)
-                for dialogue in record.dialogues
-                for _ in range(stage.samples)
-            ]
-            held = converse(
-                responder, rater, samples, asked,
-                turns=stage.turns, conditions=[""] * stage.turns, sampling=sampling, seed=seed_for(seed, number),
-            )  # fmt: skip
-            write_shards(folder, _with_dialogues(samples, asked, held), stage.per_shard, start=number)
-        progress(len(indices))
+            held = hold_slice(responder, rater, samples, stage, sampling, seed_for(seed, number))
+            whole, rows = settled(held)
+            failed += rows
+            if not write_shards(folder, whole, stage.per_shard, start=number):
+                (folder / f"shard-{number:06d}.tar").unlink(missing_ok=True)
+        progress(len(indices), "")
+    return failed
 
 
 def _with_dialogues(
@@ -185,13 +238,13 @@ def _with_dialogues(
     ]
 
 
-def _pixels(responder: CkptResponder, samples: Sequence[Sample]) -> tuple[list[Tensor], list[int | None]]:
-    pixels: list[Tensor] = []
+def _pixels(responder: Responder, samples: Sequence[Sample]) -> tuple[list[Any], list[int | None]]:
+    pixels: list[Any] = []
     place: list[int | None] = []
     for record, image in samples:
         place.append(None if image is None else len(pixels))
         if image is not None:
-            pixels.append(responder.preprocess(open_image(image, record.key)))
+            pixels.append(responder.preprocess(image, record.key))
     return pixels, place
 
 

@@ -1,0 +1,41 @@
+"""Collected feedback as LVLM_NLF's JSON lines, a file per criterion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dress.data.shards import Shards
+from dress.files import write_lines
+from dress.record import CRITERIA, Dialogue, Record
+
+
+def write_lvlm_nlf(folder: Path, shards: Shards) -> None:
+    """Write `folder/<criterion>_nlf.jsonl` for every criterion that was judged."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for record, _ in shards:
+        for dialogue in record.dialogues:
+            given = (feedback.criterion for turn in dialogue.turns for feedback in turn.feedback)
+            criterion = dialogue.criterion or next(filter(None, given), None)
+            if criterion is not None:
+                rows.setdefault(criterion, []).append(_row(record, dialogue))
+    for criterion in CRITERIA:
+        file = folder / f"{criterion}_nlf.jsonl"
+        if criterion in rows:
+            write_lines(file, rows[criterion])
+        else:
+            file.unlink(missing_ok=True)
+
+
+def _row(record: Record, dialogue: Dialogue) -> dict[str, Any]:
+    """As the publishers write them: the rating is a text, and the key of the critique has a space."""
+    interaction = []
+    for turn in dialogue.turns:
+        rating = "" if turn.rating is None else str(turn.rating)
+        said = {"user": turn.user, "model": turn.assistant, "rating": rating, "critique NLF": turn.critique or ""}
+        interaction.append(said)
+    return {
+        "image_id": record.image.id if record.image is not None else record.key,
+        "caption": record.annotation.captions,
+        "interaction": interaction,
+    }
