@@ -90,7 +90,11 @@ def outcomes(captions: Sequence[Row], objects: Objects) -> list[SuiteOutcome]:
 
 def facts(caption: str, present: set[str]) -> dict[str, Any]:
     """What CHAIR counts in one caption: `mentions` and `invented` ones, `present` objects and `named` ones."""
-    mentioned = [label for label, _ in chair_mentions(caption)]
+    return counted_facts([label for label, _ in chair_mentions(caption)], present)
+
+
+def counted_facts(mentioned: Sequence[str], present: set[str]) -> dict[str, Any]:
+    """The same for mentions that are known: COCO-80 labels, each as often as it is mentioned."""
     invented = [label for label in mentioned if label not in present]
     return {
         "mentions": len(mentioned), "invented": len(invented), "invented_labels": sorted(set(invented)),

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
-from dress.config import Section, check_as
+from dress.config import Fraction, Positive, Section, check_as
+from dress.rater_settings import Rater, Server
 
 
 class SuiteSettings(Section):
@@ -52,6 +53,77 @@ class LlavaBench(SuiteSettings):
     reviews: str  # question_id, content (or text), category
 
 
+class Judged(SuiteSettings):
+    """What suites take that ask a responder and have its answers judged."""
+
+    responder: str  # a file of answers, a run folder, or the address of a server
+    server: Server = Server()  # where the responder is one
+    stage: str | None = None  # of a run: whose model answers; null = the last
+    condition: str | None = None  # of a run: none or praise; null = praise where the stage taught it
+    temperature: Annotated[float, Field(ge=0)] = 0.0  # of answers
+    top_p: Fraction = 1.0
+    max_new_tokens: Positive | None = None  # null = as in the run; 512 of a server
+    batch_size: Positive = 256  # prompts
+    judge: Rater
+    runs: Positive = 1  # times that answers (if sampled) are drawn and judged
+
+
+class LlavaEval(Judged):
+    """Answers to LLaVA's questions, scored in four aspects."""
+
+    suite: Literal["llava_eval"]
+    questions: str
+    references: str | None = None
+    context: str | None = None
+    images: str | None = None
+    prompt: str = "llava_eval"
+
+
+class VLSafe(Judged):
+    """Answers to harmful requests, and refusals of benign ones."""
+
+    suite: Literal["vlsafe"]
+    rows: str
+    seen: str | None = None
+    benign: str | None = None
+    images: str | None = None
+    prompt: str = "vlsafe"
+    refusal_prompt: str = "refusal"
+
+
+class Captioning(Judged):
+    """CHAIR of captions to the paper's two instructions."""
+
+    suite: Literal["captioning"]
+    objects: str
+    references: str | None = None
+    images: str | None = None
+    prompt: str = "captioning"
+
+
+class VQA(Judged):
+    """Short answers beside what people answered."""
+
+    suite: Literal["vqa"]
+    questions: str
+    annotations: str | None = None
+    images: str | None = None
+    prompt: str = "vqa"
+
+
+class Interaction(Judged):
+    """Answers over several turns, each after feedback on the one before."""
+
+    suite: Literal["interaction"]
+    shards: str | None = None
+    records: Positive | None = None
+    turns: Positive = 3
+    refine_condition: str = "none"
+    annotator: Rater
+    again: str = "Please answer again."
+    nll: bool = True
+
+
 class Paper(Section):
     """The paper's three tables with a row of one's own, from outputs of other suites."""
 
@@ -72,6 +144,11 @@ SUITES: dict[str, tuple[type[Section], str]] = {
     "pope": (Pope, "dress.evaluation.suites.pope"),
     "chair": (Chair, "dress.evaluation.suites.chair"),
     "llava_bench": (LlavaBench, "dress.evaluation.suites.llava_bench"),
+    "llava_eval": (LlavaEval, "dress.evaluation.suites.llava_eval"),
+    "vlsafe": (VLSafe, "dress.evaluation.suites.vlsafe"),
+    "captioning": (Captioning, "dress.evaluation.suites.captioning"),
+    "vqa": (VQA, "dress.evaluation.suites.vqa"),
+    "interaction": (Interaction, "dress.evaluation.suites.interaction"),
     "paper": (Paper, "dress.evaluation.suites.paper"),
 }
 """Suite name to its settings and to the module whose `run(settings, console)` does it."""
