@@ -56,7 +56,7 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
             old.unlink()
         outcomes = evaluate_cells(
             {model: partial(responder, stage) for model, stage in stages.items()},
-            build_rater(settings.judge), samples, settings, texts, sampling, out, progress.advance,
+            build_rater(settings.judge, out, console), samples, settings, texts, sampling, out, progress.advance,
         )  # fmt: skip
         progress.end()
     save_outcomes(out / "outcomes.jsonl", outcomes)

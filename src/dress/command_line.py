@@ -37,7 +37,11 @@ Task = Callable[[dict[str, Any]], None]
 Checked = TypeVar("Checked", bound=BaseModel)
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-WITH_RESUME = ("show", "training.threads", "training.devices", "data.workers")
+_CALLS = ("budget", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout", "retries", "retry_failed")
+WITH_RESUME = (
+    "show", "training.threads", "training.devices", "data.workers",
+    *(f"{rater}.{name}" for rater in ("annotator", "judge") for name in _CALLS),
+)  # fmt: skip
 """Overrides that may stand beside `resume`: they change how a run works, not what it learns."""
 
 REFUSED, INTERRUPTED, MISTYPED = 1, 130, 2
@@ -281,7 +285,7 @@ def _resume_arguments(typed: list[str]) -> list[str]:
     if refused:
         raise CommandLineError(
             f"{' '.join(refused)}: a resumed run keeps its own settings; beside resume only "
-            f"{', '.join(WITH_RESUME)} may stand. For other settings start a new run "
+            f"{', '.join(WITH_RESUME[:4])} and an LLM rater's limits (+annotator.budget=…) may stand. For other settings start a new run "
             f"(reuse={value} takes over the stages they leave unchanged)"
         )
     folder = run_folder(str(value))

@@ -13,7 +13,7 @@ import os
 import resource
 import shutil
 import time
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,9 +34,11 @@ from dress.evaluation.cells import evaluate_cells
 from dress.evaluation.metrics import metrics
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
 from dress.evaluation.report import write_report
-from dress.feedback.collect import CkptResponder, Sampling, collect, ratings_table
+from dress.feedback.annotate import gather, keeping
+from dress.feedback.collect import CkptResponder, Sampling, ratings_table
 from dress.feedback.corpus import corpus
-from dress.feedback.rater import build_rater
+from dress.feedback.rater import NoRater, Rater, build_rater, check_rater, identity
+from dress.feedback.request import Stopped
 from dress.files import read_json, write_json
 from dress.loggers import build_logger, log_results
 from dress.model.checkpoint import load_weights, save_model
@@ -46,7 +48,8 @@ from dress.module import DressModule
 from dress.phases import SETTINGS_OF, supervised
 from dress.phases.critique import praise
 from dress.progress import CurriculumProgress
-from dress.run_folder import rank
+from dress.rater_settings import PlainRater
+from dress.run_folder import rank, short
 from dress.seeding import seed_for
 from dress.show import coloured, parameter_table, ratings_as_table
 from dress.worlds.prepared import prepared
@@ -69,12 +72,20 @@ class Curriculum:
     def __init__(self, settings: config.Config, console: Console) -> None:
         self.settings, self.console = settings, console
         self.folder = Path(settings.run_dir)
-        self.annotator = build_rater(settings.annotator)
-        self.judge = build_rater(settings.judge)
+        for rater in (settings.annotator, settings.judge):
+            check_rater(rater)  # now, not after hours of training
         names = settings.curriculum.order
         expected = {name: float(settings.budget.get(name, {}).get("seconds", 60)) for name in names}
         self.progress = CurriculumProgress(console, expected)
         self.seconds: dict[str, float] = {}
+
+    @cached_property
+    def annotator(self) -> Rater:
+        return build_rater(self.settings.annotator, self.folder, self.console)
+
+    @cached_property
+    def judge(self) -> Rater:
+        return build_rater(self.settings.judge, self.folder, self.console)
 
     # --- the whole ---
 
@@ -159,15 +170,20 @@ class Curriculum:
                 load_weights(self.model, self.settings.model, folder)
             return
         folder.mkdir(parents=True, exist_ok=True)
-        match stage:
-            case config.TrainStage():
-                self._train(name, stage)
-            case _ if rank() > 0:
-                pass  # the first process collects and evaluates; the others wait for its marker
-            case config.CollectStage():
-                self._collect(name, stage)
-            case config.EvalStage():
-                self._evaluate(name, stage)
+        try:
+            match stage:
+                case config.TrainStage():
+                    self._train(name, stage)
+                case _ if rank() > 0:
+                    pass  # the first process collects and evaluates; the others wait for its marker
+                case config.CollectStage():
+                    self._collect(name, stage)
+                case config.EvalStage():
+                    self._evaluate(name, stage)
+        except Stopped as stop:
+            raise Stopped(
+                f"stage {name}: {stop}. Go on with: python src/train.py resume={short(self.folder)}"
+            ) from None
         self.seconds[name] = self.progress.end()
         if rank() == 0:
             write_json(marker, {"fingerprint": fingerprint, "seconds": round(self.seconds[name], 2)})
@@ -232,13 +248,11 @@ class Curriculum:
             last.unlink(missing_ok=True)
 
     def _collect(self, name: str, stage: config.CollectStage) -> None:
-        prompts = self._shards("prompts")
-        self.progress.start(name, min(stage.records, len(prompts)))
-        folder = self.stage_folder(name)
-        collect(
-            self._responder(self.evaluated()["sft"]), self.annotator, prompts, folder / "shards", stage,
-            self._sampling(stage.temperature, stage.top_p), seed_for(self.settings.seed, name),
-            progress=self.progress.advance,
+        source, folder = self.evaluated()["sft"], self.stage_folder(name)
+        gather(
+            name, keeping(self._responder(source), self.annotator, self.chain[source]), self.annotator,
+            self._shards("prompts"), folder / "shards", stage, self._sampling(stage.temperature, stage.top_p),
+            seed_for(self.settings.seed, name), self.progress,
         )  # fmt: skip
         table = ratings_table(Shards(folder / "shards"))
         write_json(folder / "ratings.json", table)
@@ -354,7 +368,8 @@ class Curriculum:
                 splits = [part.shards for stream in streams for part in stream.parts]
                 phases = self.settings.phases  # not the experiment's conditions: ablations share the tokenizer
                 fixed = [phases.align.prompt, praise(phases.critique.condition, phases)]
-                texts = chain(fixed, corpus(splits, self.annotator, TOKENIZER_RECORDS))
+                plain = isinstance(self.settings.annotator, PlainRater)  # others take money for every word
+                texts = chain(fixed, corpus(splits, self.annotator if plain else NoRater(), TOKENIZER_RECORDS))
                 trained = train_tokenizer(texts, settings.tokenizer.vocabulary, chat)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 save_tokenizer(trained, file)
@@ -378,11 +393,11 @@ class Curriculum:
                 parts["sharing"] = [data.share_prefixes, data.tokens_per_forest, data.max_tokens]
             case config.CollectStage():
                 parts["shards"] = self._shards("prompts").fingerprint
-                parts["annotator"] = self.settings.annotator.model_dump()
+                parts["annotator"] = identity(self.settings.annotator)
                 parts["generation"] = self.settings.generation.model_dump()
             case config.EvalStage():
                 parts["shards"] = self._shards("eval").fingerprint
-                parts["judge"] = self.settings.judge.model_dump()
+                parts["judge"] = identity(self.settings.judge)
                 parts["conditions"] = self.conditions()
                 parts["eval"] = self.settings.eval.model_dump()
         return parts

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from dress import config
 from dress.data.shards import Shards
-from dress.feedback.collect import hold_slice, slices
+from dress.feedback.collect import collect, hold_slice, slices
+from dress.feedback.failures import write_failures
 from dress.feedback.ledger import Ledger
 from dress.feedback.llm import LLMRater
 from dress.feedback.rater import Progress, Rater
 from dress.feedback.replay import ReplayClient
-from dress.feedback.responders import KeptAnswers, Responder, Sampling, ServerResponder
+from dress.feedback.responders import FileResponder, KeptAnswers, Responder, Sampling, ServerResponder
+from dress.progress import CurriculumProgress
 from dress.seeding import seed_for
+
+FAILURES = "failures.jsonl"
 
 
 def ledgers_of(responder: Responder, rater: Rater) -> list[Ledger]:
@@ -34,22 +41,53 @@ def keeping(responder: Responder, rater: Rater, identity: str) -> Responder:
     return KeptAnswers(responder, responder.name, rater.client.ledger, identity)
 
 
-def asks(responder: Responder, rater: Rater) -> bool:
-    """Whether a server is asked."""
+def gather(
+    name: str,
+    responder: Responder,
+    rater: Rater,
+    prompts: Shards,
+    folder: Path,
+    stage: config.CollectStage,
+    sampling: Sampling,
+    seed: int,
+    progress: CurriculumProgress,
+) -> list[dict[str, Any]]:
+    """Write shards of answers with feedback, and `failures.jsonl` beside them; goes on where it stopped.
+
+    With a language model in it, all calls are settled first; then the shards are written from the ledger alone.
+
+    Args:
+        name: of the stage, for the progress display.
+        responder, rater, prompts, folder, stage, sampling, seed: as in `collect`.
+        progress: shows calls, then records.
+
+    Returns:
+        What failed; see `failures.settled`.
+
+    Raises:
+        Stopped: see `request.Client.ask_all`.
+    """
+    ledgers = ledgers_of(responder, rater)
     clients = [part.client for part in (responder, rater) if isinstance(part, ServerResponder | LLMRater)]
-    return any(not isinstance(client, ReplayClient) for client in clients)
-
-
-def recorded(responder: Responder, rater: Rater) -> tuple[Responder, Rater]:
-    """Both, with what the ledger holds."""
-    if isinstance(responder, ServerResponder | KeptAnswers):
-        responder = responder.recorded()
-    return responder, rater.recorded() if isinstance(rater, LLMRater) else rater
-
-
-def expected(prompts: Shards, stage: config.CollectStage) -> int:
-    """The most answers that there will be to judge."""
-    return sum(_answers(prompts, indices, stage) for indices in slices(prompts, stage))
+    if any(not isinstance(client, ReplayClient) for client in clients):
+        interrupted = sum(ledger.interrupted for ledger in ledgers)
+        if interrupted:
+            told = f"{interrupted} calls were in flight when an earlier run was killed; they are sent again"
+            progress.console.print(told, highlight=False)
+        progress.start(name, sum(_answers(prompts, indices, stage) for indices in slices(prompts, stage)))
+        ask(responder, rater, prompts, stage, sampling, seed, progress.advance)
+        progress.end()
+        if isinstance(responder, ServerResponder | KeptAnswers):
+            responder = responder.recorded()
+        if isinstance(rater, LLMRater):
+            rater = rater.recorded()
+    progress.start(name, sum(map(len, slices(prompts, stage))))
+    # What comes from a ledger or a file is cheap to write again, and what failed may have been asked again.
+    anew = bool(ledgers) or isinstance(responder, FileResponder)
+    failed = collect(responder, rater, prompts, folder, stage, sampling, seed, progress.advance, anew)
+    if anew:
+        write_failures(folder / FAILURES, failed, ledgers)
+    return failed
 
 
 def ask(
@@ -63,12 +101,7 @@ def ask(
 ) -> None:
     """Settle every call, so that `collect` with what is recorded needs none.
 
-    Args:
-        responder, rater, prompts, stage, sampling, seed: as in `collect`.
-        progress: called with the number of judged answers; they add up to `expected`.
-
-    Raises:
-        Stopped: see `request.Client.ask_all`.
+    Dialogues that end early count as if they had gone on.
     """
     for number, indices in enumerate(slices(prompts, stage)):
         judged = 0
@@ -84,7 +117,7 @@ def ask(
 
         samples = [prompts[index] for index in indices]
         hold_slice(responder, rater, samples, stage, sampling, seed_for(seed, number), count, answered)
-        progress(_answers(prompts, indices, stage) - judged, "")  # dialogues that ended early
+        progress(_answers(prompts, indices, stage) - judged, "")
 
 
 def _answers(prompts: Shards, indices: range, stage: config.CollectStage) -> int:

@@ -338,8 +338,8 @@ class LLMClient:
         if budget is not None and self.ledger.spent + self.ledger.reserved + reserved > budget:
             self._stopped = self._stopped or Stopped(
                 f"budget={budget:g}: {self.ledger.spent:.4f} is spent by the calls in {self.ledger.path}, and the next "
-                f"call may cost up to {reserved:.4f}; stopped before the budget is passed. What was answered is kept: "
-                f"give a larger budget and run the same command again"
+                f"call may cost up to {reserved:.4f}; stopped before the budget is passed. What was answered is kept; "
+                f"to go on, give a larger budget"
             )
             raise self._stopped
         self.ledger.reserved += reserved
@@ -347,9 +347,7 @@ class LLMClient:
 
     def _stop(self, why: str) -> Stopped:
         where = f"{self.endpoint.base_url} (model {self.model})"
-        self._stopped = self._stopped or Stopped(
-            f"{where}: {why}. What was answered is kept in {self.ledger.path}: run the same command again to go on"
-        )
+        self._stopped = self._stopped or Stopped(f"{where}: {why}. What was answered is kept in {self.ledger.path}")
         return self._stopped
 
     def _hide(self, text: str) -> str:

@@ -14,13 +14,13 @@ from rich.table import Table
 from dress.config import CollectCommand, CollectStage, Config, Data
 from dress.data.shards import Shards
 from dress.data.stream import open_split
-from dress.feedback.annotate import ask, asks, expected, keeping, ledgers_of, recorded
+from dress.feedback.annotate import FAILURES, gather, keeping
 from dress.feedback.client import build_client
-from dress.feedback.collect import collect, ratings_table
+from dress.feedback.collect import ratings_table
 from dress.feedback.estimate import estimate, estimate_table
-from dress.feedback.failures import write_failures
 from dress.feedback.lvlm_nlf import write_lvlm_nlf
 from dress.feedback.rater import build_rater, check_rater, identity
+from dress.feedback.request import Stopped
 from dress.feedback.responders import FileResponder, Responder, Sampling, ServerResponder
 from dress.files import read_json, write_json, write_lines
 from dress.progress import CurriculumProgress
@@ -31,7 +31,7 @@ from dress.worlds.prepared import prepared
 SERVER_TOKENS = 512
 """Longest answer of a server where `max_new_tokens` is null (ours)."""
 
-LEDGER, FAILURES, UNUSED, BEGAN = "ledger.sqlite", "failures.jsonl", "unused_answers.jsonl", "collect.json"
+LEDGER, UNUSED, BEGAN = "ledger.sqlite", "unused_answers.jsonl", "collect.json"
 
 
 @dataclass(frozen=True)
@@ -93,25 +93,12 @@ def collect_from(settings: CollectCommand, console: Console) -> Path:
         if kind == "ckpt":
             responder = keeping(responder, rater, _weights(settings))
         sampling = Sampling(most, settings.batch_size, stage.temperature, stage.top_p)
-        ledgers, answers = ledgers_of(responder, rater), responder
-        if asks(responder, rater):
-            progress.start("ask", expected(prompts, stage))
-            if ledger is not None and ledger.interrupted:
-                console.print(
-                    f"{ledger.interrupted} calls were in flight when an earlier process died", highlight=False
-                )
-            ask(responder, rater, prompts, stage, sampling, settings.seed, progress.advance)
-            progress.end()
-            responder, rater = recorded(responder, rater)
-        progress.start("collect", min(stage.records, len(prompts)))
-        anew = bool(ledgers) or kind == "file"  # cheap, and what failed may have been asked again
-        failed = collect(
-            responder, rater, prompts, out, stage, sampling, settings.seed, progress.advance, anew
-        )  # fmt: skip
+        try:
+            failed = gather("collect", responder, rater, prompts, out, stage, sampling, settings.seed, progress)
+        except Stopped as stop:
+            raise Stopped(f"{stop}. The same command goes on from here") from None
         progress.end()
-    if anew:
-        write_failures(out / FAILURES, failed, ledgers)
-    unused = answers.unused if isinstance(answers, FileResponder) else []
+    unused = responder.unused if isinstance(responder, FileResponder) else []
     if unused:
         write_lines(out / UNUSED, unused)
     if not any(out.glob("shard-*.tar")):

@@ -11,6 +11,7 @@ from dress import config
 from dress.data.shards import Shards
 from dress.feedback.collect import slices
 from dress.feedback.ledger import Ledger
+from dress.feedback.responders import ANSWER_VERSION
 from dress.feedback.rubric import load_rubric
 from dress.rater_settings import LLM, Calls, Server
 from dress.record import Turn
@@ -25,10 +26,12 @@ class Estimate:
 
     Args:
         settings: prices.
+        prompt_version: of the calls.
         calls, prompt_tokens, completion_tokens: of all.
     """
 
     settings: Calls
+    prompt_version: str
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -60,10 +63,10 @@ def estimate(
     """
     found: dict[str, Estimate] = {}
     if server is not None:
-        found["answers"] = Estimate(server)
+        found["answers"] = Estimate(server, ANSWER_VERSION)
     if isinstance(annotator, LLM):
-        found["feedback"] = Estimate(annotator)
         rubric = load_rubric(annotator.rubric)
+        found["feedback"] = Estimate(annotator, rubric.prompt_version)
     answer = "x" * most_answer * BYTES_PER_TOKEN
     for index in (index for indices in slices(prompts, stage) for index in indices):
         record = prompts.record(index)
@@ -98,7 +101,7 @@ def estimate_table(found: dict[str, Estimate], ledgers: dict[str, Path]) -> Tabl
     table = Table(*columns, title="at most, with every dialogue going its full length")
     for kind, one in found.items():
         there = ledgers[kind].is_file()
-        settled = Ledger(ledgers[kind], readonly=True).counts() if there else {}
+        settled = Ledger(ledgers[kind], readonly=True).counts(one.prompt_version) if there else {}
         done = settled.get("done", 0) + settled.get("failed", 0)
         numbers = (one.calls, done, one.prompt_tokens, one.completion_tokens)
         table.add_row(kind, *(f"{number:,}" for number in numbers), f"{one.cost:,.2f}")

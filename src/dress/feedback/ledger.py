@@ -162,14 +162,22 @@ class Ledger:
         with self._lock:
             yield from self._db.execute("SELECT * FROM calls ORDER BY key").fetchall()
 
-    def counts(self) -> dict[str, int]:
-        """`calls` sent, rows by status, and how often a process died on a call (`interrupted_calls`)."""
+    def counts(self, prompt_version: str | None = None) -> dict[str, int]:
+        """Rows by status, `calls` that were sent, and how many of them a process died on (`interrupted`).
+
+        Args:
+            prompt_version: of the rows that are counted; None counts all but what servers were probed with.
+        """
+        where, given = "prompt_version NOT LIKE 'probe-%'", []
+        if prompt_version is not None:
+            where, given = "prompt_version = ?", [prompt_version]
         with self._lock:
-            by_status = dict(self._db.execute("SELECT status, count(*) FROM calls GROUP BY status").fetchall())
-            sent, died = self._db.execute(
-                "SELECT coalesce(sum(attempts), 0), coalesce(sum(interrupted), 0) FROM calls"
-            ).fetchone()
-        return {**by_status, "calls": sent, "interrupted_calls": died}
+            rows = self._db.execute(
+                f"SELECT status, count(*), sum(attempts), sum(interrupted) FROM calls WHERE {where} GROUP BY status",
+                given,
+            ).fetchall()
+        by_status = {row[0]: row[1] for row in rows}
+        return {**by_status, "calls": sum(row[2] for row in rows), "interrupted": sum(row[3] for row in rows)}
 
     def write(self, entries: Iterable[Begin | End]) -> None:
         """Write in one transaction; returns once it is on disk.

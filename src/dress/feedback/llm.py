@@ -112,7 +112,7 @@ class LLMRater:
 
 
 def show_preview(preview: Preview, items: Sequence[tuple[Record, Dialogue]], replies: Sequence[Reply]) -> None:
-    """Print the first replies; stop where none of them can be used, or where nobody agrees to go on.
+    """Print the first replies unless all were known; stop where none can be used, or where nobody agrees to go on.
 
     Raises:
         Stopped: as said.
@@ -127,7 +127,9 @@ def show_preview(preview: Preview, items: Sequence[tuple[Record, Dialogue]], rep
             else ("failed", str(reply.reason), reply.text or "")
         )
         table.add_row(*(escape(text[:SHOWN]) for text in (last.user, last.assistant or "", *judged)))
-    preview.console.print(table)
+    known = all(reply.recorded for reply in replies)
+    if not known:
+        preview.console.print(table)
     if all(reply.status == "failed" for reply in replies):
         reasons = Counter(str(reply.reason) for reply in replies)
         why = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common())
@@ -136,7 +138,7 @@ def show_preview(preview: Preview, items: Sequence[tuple[Record, Dialogue]], rep
             f"{(replies[-1].text or '')[:SHOWN]!r}. Put it right and add annotator.retry_failed=true, or go on "
             f"regardless with annotator.preview=0"
         )
-    if preview.confirm:
+    if preview.confirm and not known:
         agreed = sys.stdin.isatty() and preview.console.input("Go on with the rest? [y/N] ").strip().lower() == "y"
         if not agreed:
             raise Stopped("stopped after the preview (confirm=true); go on with annotator.confirm=false")

@@ -15,6 +15,9 @@ from dress.feedback.request import Client, Message, Request
 from dress.files import read_lines
 from dress.record import Dialogue, Record
 
+ANSWER_VERSION = "answer-1"
+"""Of the messages that a server's answers are asked with."""
+
 SEEDS = 2**31
 """Servers take whole numbers below this as seeds."""
 
@@ -111,7 +114,7 @@ class ServerResponder:
             requests.append(
                 Request(
                     self._messages(dialogue, condition),
-                    prompt_version="answer-1",
+                    prompt_version=ANSWER_VERSION,
                     image=None if place is None or not self._sees_image else pixels[place],
                     temperature=sampling.temperature,
                     top_p=sampling.top_p,
