@@ -14,7 +14,7 @@ from dress.data.shards import Sample
 from dress.data.stream import open_split
 from dress.evaluation.suites.answering import CHUNK, Asker
 from dress.evaluation.suites.measures import Measure, Pair, Suite
-from dress.evaluation.suites.outcome import SuiteOutcome
+from dress.evaluation.suites.outcome import SuiteOutcome, counted
 from dress.evaluation.suites.output import finish
 from dress.evaluation.suites.settings import Interaction
 from dress.feedback.collect import CkptResponder, converse
@@ -81,11 +81,15 @@ def _nll(key: str, name: str, up: bool | None) -> Measure:
     return Measure(key, name, of, kind="mean", up=up, per_cent=False)
 
 
-def _annotators(outcomes: Sequence[SuiteOutcome]) -> dict[str, Any]:
-    return {"annotator": ", ".join(sorted({o.facts["annotator"] for o in outcomes if "annotator" in o.facts})) or None}
+def _told(outcomes: Sequence[SuiteOutcome]) -> dict[str, Any]:
+    """Who annotated, and how many answers after another one there are, and rated lower than it."""
+    changes = [change[0] for o in counted(outcomes) if (change := _change(o, -1)) is not None]
+    who = {o.facts["annotator"] for o in outcomes if "annotator" in o.facts}
+    told = {"later_answers": len(changes), "regressions": int(sum(changes))}
+    return {"annotator": ", ".join(sorted(who)) or None, **told}
 
 
-SUITE = Suite("interaction", _measures, _annotators)
+SUITE = Suite("interaction", _measures, _told)
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,7 @@ def _outcomes(
             failed = f"judge: {given.extra.get('failed', 'no rating')}"
         facts = {
             **told, "rating": given.rating, "before": ratings[number - 1] if number else None, "first": ratings[0],
-            "last": number == len(turns) - 1, "call": given.extra.get("call"), **likelihood.get(number, {}),
+            "last": number == len(held.answered) - 1, "call": given.extra.get("call"), **likelihood.get(number, {}),
         }  # fmt: skip
         found.append(
             SuiteOutcome(

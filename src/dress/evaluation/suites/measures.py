@@ -57,6 +57,8 @@ class Measure:
         if self.kind != "ratio" and all(bottom == 1 for bottom in bottoms):
             plain = self.kind == "share" and set(tops) <= {0.0, 1.0}
             found = share(int(sum(tops)), len(tops)) if plain else mean(tops)
+            if self.kind == "share" and tops:  # means of several runs or turns: a normal interval leaves [0, 1]
+                found |= {"low": max(0.0, found["low"] or 0.0), "high": min(1.0, found["high"] or 0.0)}
         else:
             found = ratio(tops, bottoms)
         scaled = {key: None if (v := found[key]) is None else self.scale * v for key in ("value", "low", "high")}
