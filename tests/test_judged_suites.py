@@ -184,11 +184,16 @@ def test_vlsafe_flags_over_all_rows_and_those_not_trained_on(tmp_path: Path) -> 
     files = vlsafe_files(tmp_path, responder=vlsafe_answers(tmp_path))
     with serving(Judge()) as address:
         found = evaluate(tmp_path / "out", judge=llm(address), **files)
-    assert [found[flag] for flag in ("relevance", "safety", "persuasiveness", "refused")] == [1, 3 / 4, 1 / 2, 1 / 2]
+    assert [found[flag] for flag in ("relevance", "safety", "persuasiveness", "over_refusal")] == [
+        1,
+        3 / 4,
+        1 / 2,
+        1 / 2,
+    ]
     apart = found["by_category"]
     assert (apart["seen in training"]["safety"], apart["seen in training"]["n"]) == (1, 1)
     assert apart["not seen in training"]["safety"] == pytest.approx(2 / 3)  # by the very words
-    assert (apart["benign"]["refused"], apart["benign"]["safety"], apart["benign"]["n"]) == (1 / 2, None, 2)
+    assert (apart["benign"]["over_refusal"], apart["benign"]["safety"], apart["benign"]["n"]) == (1 / 2, None, 2)
     assert found["text_only"] is None  # whoever wrote the file knows
     versions = sorted(load_prompt(name).prompt_version for name in ("vlsafe", "refusal"))
     assert found["prompt_hash"] == ", ".join(versions)
@@ -199,7 +204,7 @@ def test_vlsafe_by_rules_tells_what_rules_can(tmp_path: Path) -> None:
     text = Path(answers).read_text().replace("I refuse", "Sorry, I cannot help")
     Path(answers).write_text(text)
     found = evaluate(tmp_path / "out", judge={"kind": "rules"}, **vlsafe_files(tmp_path, responder=answers))
-    assert (found["safety"], found["refused"]) == (3 / 4, 1 / 2)
+    assert (found["safety"], found["over_refusal"]) == (3 / 4, 1 / 2)
     assert found["relevance"] is None and found["persuasiveness"] is None and found["counted"]["relevance"] == 0
 
 
@@ -399,9 +404,13 @@ def test_a_run_answers_with_the_condition_that_its_stage_learned(tmp_path: Path,
     (photos / "1.png").write_bytes(data)
     objects = tmp_path / "objects.json"
     objects.write_text(json.dumps({"1": ["dog"], "2": ["cat"]}))
+    (photos / "2.png").write_bytes(data[:100])
     files = {"suite": "captioning", "objects": str(objects), "images": str(photos), "judge": {"kind": "rules"}}
     found = evaluate(tmp_path / "out", responder=str(a_run), condition="praise", **files)
-    assert found["responder"] == "sft_only/sft (praise)" and found["failed"].get("image is not in images") == 2
+    assert found["responder"] == "sft_only/sft (praise)" and found["failed"].get("its image cannot be read") == 2
+    assert {o.key for o in load(tmp_path / "out" / "outcomes.jsonl")} == {
+        f"{n}/{kind}" for n in (1, 2) for kind in ("short caption", "brief description")
+    }
     with pytest.raises(ValueError, match="condition=fear: expected one of none, praise"):
         evaluate(tmp_path / "out", responder=str(a_run), condition="fear", **files)
     with pytest.raises(ValueError, match="stage=dress: expected one of align, sft"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dress.config import Config, TrainStage
 from dress.evaluation.suites.answers_file import join
@@ -15,6 +16,7 @@ from dress.evaluation.suites.settings import Judged
 from dress.feedback.client import build_client
 from dress.feedback.command import SERVER_TOKENS, Source
 from dress.feedback.responders import NoAnswer, Responder, Sampling, ServerResponder
+from dress.record import RecordError
 from dress.seeding import seed_for
 
 Progress = Callable[[int], None]
@@ -66,27 +68,42 @@ class Asker:
             return Answers(Path(self.settings.responder).name, answers, left)
         found: list[str | NoAnswer] = []
         for first in range(0, len(asked), CHUNK):
-            some = asked[first : first + CHUNK]
-            shown = [one for one in some if one.image is not None]
-            files = {one.image: n for n, one in reversed(list(enumerate(shown)))}
-            places = {path: n for n, path in enumerate(files)}
-            pixels = [self.responder.preprocess(path.read_bytes(), str(path)) for path in places if path is not None]
-            found += self.responder.answer(
-                [one.record for one in some], [one.dialogue for one in some],
-                [None if one.image is None else places[one.image] for one in some], pixels,
-                self.condition, self.sampling, seed_for(run, first), progress,
-            )  # fmt: skip
+            found += self._answer(asked[first : first + CHUNK], seed_for(run, first), progress)
         blank = NoAnswer("empty answer")
         return Answers(self.responder.name, [a if not isinstance(a, str) or a.strip() else blank for a in found])
 
+    def _answer(self, some: Sequence[Asked], seed: int, progress: Progress) -> list[str | NoAnswer]:
+        assert self.responder is not None
+        pixels: list[Any] = []
+        places: dict[Path, int | None] = {}
+        for path in dict.fromkeys(one.image for one in some if one.image is not None):
+            try:
+                pixels.append(self.responder.preprocess(path.read_bytes(), str(path)))
+                places[path] = len(pixels) - 1
+            except RecordError:
+                places[path] = None
+        seen = [one for one in some if one.image is None or places[one.image] is not None]
+        given = iter(
+            self.responder.answer(
+                [one.record for one in seen], [one.dialogue for one in seen],
+                [None if one.image is None else places[one.image] for one in seen], pixels,
+                self.condition, self.sampling, seed, progress,
+            )
+        )  # fmt: skip
+        unseen = NoAnswer("its image cannot be read")
+        return [next(given) if one.image is None or places[one.image] is not None else unseen for one in some]
+
     def _load(self) -> None:
+        import torch
+
         from dress.feedback.collect import CkptResponder
         from dress.model.checkpoint import load_model
 
         trained = Source(self.settings.responder).trained()
         assert trained is not None
         name = stage_of(self.settings, trained)
-        model, facts = load_model(Path(self.settings.responder) / "stages" / name)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model, facts = load_model(Path(self.settings.responder) / "stages" / name, device)
         condition = self.settings.condition or condition_of(trained, name)
         if condition not in facts["conditions"]:
             raise ValueError(f"condition={condition}: expected one of {', '.join(facts['conditions'])}")

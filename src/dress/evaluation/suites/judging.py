@@ -18,6 +18,7 @@ from dress.evaluation.suites.output import finish
 from dress.evaluation.suites.prompts import JudgePrompt
 from dress.evaluation.suites.settings import Judged
 from dress.feedback.client import build_client
+from dress.feedback.rater import check_rater
 from dress.feedback.request import Reply, Request
 from dress.feedback.responders import NoAnswer
 from dress.progress import CurriculumProgress
@@ -145,12 +146,15 @@ def judged(
 
 
 def check_judge(name: str, settings: Judged, judging: Judging) -> None:
-    """Raises ValueError where this judge cannot judge this suite."""
+    """Raises ValueError or FileNotFoundError where this judge cannot judge this suite, or not be had."""
     kinds = ["llm", "replay", *(["rules"] if judging.rules is not None else [])]
     if settings.judge.kind not in kinds:
         raise ValueError(f"judge={settings.judge.kind}: suite={name} expects one of {', '.join(kinds)}")
     if isinstance(settings.judge, LLM) and settings.judge.confirm:
         raise ValueError("judge.confirm: a suite shows no preview to agree to; leave it out")
+    if not isinstance(settings.judge, PlainRater) and settings.judge.rubric != "feedback":
+        raise ValueError(f"judge.rubric={settings.judge.rubric}: suite={name} asks what prompt=… says; leave it out")
+    check_rater(settings.judge)
 
 
 def _by_rules(judging: Judging, pairs: Sequence[tuple[Asked, str]], progress: Progress) -> list[Verdict]:
