@@ -127,6 +127,7 @@ class LLMClient:
             self._runner = self._loop = None
 
     async def _ask_all(self, requests: Sequence[Request], progress: Progress) -> list[Reply]:
+        self._attach()
         keys = [request.key(self.model) for request in requests]
         unique = dict(zip(keys, requests, strict=True))
         replies = self._recorded(unique)
@@ -139,7 +140,7 @@ class LLMClient:
 
         async def work() -> None:
             for key, request in missing:
-                replies[key] = await self.ask(request)
+                replies[key] = await self._shared(request, key)
                 self.tally.add(replies[key])
                 progress(1, self.tally.line())
 
@@ -157,8 +158,10 @@ class LLMClient:
         self._attach()
         key = request.key(self.model)
         known = self._recorded({key: request})
-        if known:
-            return known[key]
+        return known[key] if known else await self._shared(request, key)
+
+    async def _shared(self, request: Request, key: str) -> Reply:
+        """One call for all who ask the same at the same time."""
         if key not in self._asking:
             task = self._asking[key] = asyncio.ensure_future(self._settle(request, key))
             task.add_done_callback(lambda _: self._asking.pop(key, None))
@@ -174,6 +177,7 @@ class LLMClient:
         self._journal = Journal(self.ledger)
         self._slots = asyncio.Semaphore(self.endpoint.concurrency)
         self._probing = asyncio.Lock()
+        self._back, self._sent = asyncio.Event(), 0  # set when a call comes back; attempts in flight
         self._asking: dict[str, asyncio.Future[Reply]] = {}
 
     def _connect(self) -> AsyncOpenAI:
@@ -237,7 +241,7 @@ class LLMClient:
             raise self._stopped
         # A token is at least a byte.
         most_prompt = size + MESSAGE_TOKENS * len(messages) + image
-        reserved = self._reserve(most_prompt, request.max_tokens)
+        reserved = await self._reserve(most_prompt, request.max_tokens)
         try:
             await self._journal.write(self._begin(request, key, form, reserved))
             began = time.monotonic()
@@ -261,6 +265,8 @@ class LLMClient:
             self.tally.spend(prompt, completion, cost)
         finally:
             self.ledger.reserved -= reserved
+            self._sent -= 1
+            self._back.set()
         if came.next == "stop":
             raise self._stop(came.problem)
         return came
@@ -333,9 +339,18 @@ class LLMClient:
     def _price(self, prompt_tokens: int, completion_tokens: int) -> float:
         return (prompt_tokens * self.endpoint.price_in + completion_tokens * self.endpoint.price_out) / 1e6
 
-    def _reserve(self, most_prompt: int, most_completion: int) -> float:
+    async def _reserve(self, most_prompt: int, most_completion: int) -> float:
+        """Set aside what a call can cost at most; waits for calls in flight, which mostly cost less.
+
+        Raises:
+            Stopped: even without them the budget could be passed.
+        """
         reserved, budget = self._price(most_prompt, most_completion), self.endpoint.budget
-        if budget is not None and self.ledger.spent + self.ledger.reserved + reserved > budget:
+        while budget is not None and self.ledger.spent + self.ledger.reserved + reserved > budget:
+            if self._sent:
+                self._back.clear()
+                await self._back.wait()
+                continue
             self._stopped = self._stopped or Stopped(
                 f"budget={budget:g}: {self.ledger.spent:.4f} is spent by the calls in {self.ledger.path}, and the next "
                 f"call may cost up to {reserved:.4f}; stopped before the budget is passed. What was answered is kept; "
@@ -343,6 +358,7 @@ class LLMClient:
             )
             raise self._stopped
         self.ledger.reserved += reserved
+        self._sent += 1
         return reserved
 
     def _stop(self, why: str) -> Stopped:

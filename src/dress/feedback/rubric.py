@@ -23,6 +23,8 @@ FIELDS = frozenset(
 
 def _whole_rating(value: Any) -> Any:
     """`"3"`, `3.0` and `"3/4"` are the number meant."""
+    if isinstance(value, bool):
+        raise ValueError("expected a whole number")
     text = str(value).strip().removesuffix("/4").strip()
     return int(text[0]) if text in {f"{n}{end}" for n in range(10) for end in ("", ".0")} else value
 
