@@ -69,13 +69,18 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
     return out
 
 
-@entry_point("eval")
-def main(composed: dict[str, Any]) -> None:
+def evaluate(composed: dict[str, Any], console: Console) -> None:
+    """What the composed `suite` says."""
     if composed["suite"] == "run":
-        evaluate_run(check_as(EvalCommand, composed), Console())
+        evaluate_run(check_as(EvalCommand, composed), console)
     else:
         settings, run = suite(composed)
-        run(settings, Console())
+        run(settings, console)
+
+
+@entry_point("eval")
+def main(composed: dict[str, Any]) -> None:
+    evaluate(composed, Console())
 
 
 if __name__ == "__main__":

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
+from hydra import compose, initialize_config_dir
 from llm_server import serving
+from omegaconf import OmegaConf
+from rich.console import Console
 from test_judged_suites import Judge, a_run, vlsafe_answers, vlsafe_files  # noqa: F401
-from test_readme import commands, run
+from test_readme import commands
 from test_suites import CAPTIONS, OBJECTS, answer, ask, label, lines
 
 from dress.evaluation.suites.settings import SUITES
@@ -40,17 +46,32 @@ def folder(tmp_path: Path, a_run: Path) -> Path:  # noqa: F811
     return tmp_path
 
 
-def test_the_commands_of_the_page_run(folder: Path) -> None:
+def eval_py() -> Any:
+    """`src/eval.py` as a module: a process for each command would load torch again and again."""
+    spec = importlib.util.spec_from_file_location("eval_py", ROOT / "src" / "eval.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_commands_of_the_page_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
     found = commands("docs/evaluation.md")
     named = {part.removeprefix("suite=") for command in found for part in command if part.startswith("suite=")}
     assert named == set(SUITES) and len(found) == 12
-    with serving(Judge()) as address:
-        outputs = {}
-        for command in found:
-            command = [part.replace("http://127.0.0.1:8000/v1", address) for part in command]
-            more = ["records=2", "turns=1", "judge=oracle"] if "ckpt=logs/latest" in command else []
-            outputs[shlex.join(command)] = run([*command, *more], folder)
-    assert all("failures" in text or "report: " in text for text in outputs.values())
+    module = eval_py()
+    with serving(Judge()) as address, initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        for python, script, *typed in found:
+            assert (python, script) == ("python", "src/eval.py")
+            overrides = [part.replace("http://127.0.0.1:8000/v1", address) for part in typed]
+            if "ckpt=logs/latest" in typed:
+                overrides += ["records=2", "turns=1"]
+            plain = OmegaConf.to_container(compose("eval", overrides), resolve=True, throw_on_missing=True)
+            console = Console(file=io.StringIO(), width=120)
+            module.evaluate(plain, console)
+            text = console.file.getvalue()  # type: ignore[attr-defined]
+            assert "failures" in text or "report: " in text, shlex.join(typed)
     scores = read_json(folder / "eval" / "llava" / "suite.json")
     assert (scores["score"], scores["failures"]) == (50, 0)
     assert (folder / "eval" / "again" / "suite.json").read_bytes() == (folder / "eval/llava/suite.json").read_bytes()
@@ -59,4 +80,3 @@ def test_the_commands_of_the_page_run(folder: Path) -> None:
     paper = read_json(folder / "eval" / "paper" / "suite.json")
     assert paper["tables"]["harmlessness"]["mine"]["VLSafe/safety"] is not None
     assert "mine" in (folder / "eval" / "paper" / "paper.html").read_text()
-    assert (ROOT / "docs" / "evaluation.md").exists()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT
+from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -374,30 +375,36 @@ def test_damage_costs_its_own_object_only(tmp_path: Path) -> None:
     assert [row.where for row in rows if row.damage] == ["rows.json:4", "rows.json:10"]
 
 
+LIGHT = (
+    "import sys, runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__');"
+    "assert not {'torch', 'transformers', 'lightning'} & sys.modules.keys()"
+)
+"""Runs a script, and fails if it loaded what only models need."""
+
+
 def eval_py(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(ROOT / "src" / "eval.py"), *arguments],
+        [sys.executable, "-c", LIGHT, str(ROOT / "src" / "eval.py"), *arguments],
         capture_output=True, text=True, check=False, timeout=120, env=ENVIRONMENT,
     )  # fmt: skip
 
 
 def test_the_command_prints_a_table_and_loads_nothing_heavy(tmp_path: Path) -> None:
     rows = [{"question_id": n, "content": t, "category": "ab"[n % 2]} for n, t in enumerate(("8 4", "6 6", "[bold]no"))]
-    reviews = lines(tmp_path / "r.jsonl", *rows)
-    code = (
-        "import sys, runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__');"
-        "assert not {'torch', 'transformers', 'lightning'} & sys.modules.keys()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(ROOT / "src" / "eval.py"), "suite=llava_bench", f"reviews={reviews}",
-         f"out={tmp_path / 'out'}"],
-        capture_output=True, text=True, check=False, timeout=120, env=ENVIRONMENT,
-    )  # fmt: skip
+    done = eval_py("suite=llava_bench", f"reviews={lines(tmp_path / 'r.jsonl', *rows)}", f"out={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
     assert re.search(r"relative\s+score.*71\.43", done.stdout, re.DOTALL)
     assert re.search(r"failures\s+1\s+1\s+0", done.stdout)
     assert re.search(r"no scores in the review\s+1\s+r\.jsonl:3", done.stdout)
     assert (tmp_path / "out" / "suite.json").exists()
+
+
+def test_rules_on_a_file_of_answers_load_nothing_heavy(tmp_path: Path) -> None:
+    questions = lines(tmp_path / "q.jsonl", {"question_id": 1, "image": "1.jpg", "text": "What?", "answer": "red"})
+    answers = lines(tmp_path / "a.jsonl", {"question_id": 1, "text": "Red."})
+    done = eval_py("suite=vqa", f"questions={questions}", f"responder={answers}", f"out={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"accuracy, %\s+100\.0", done.stdout)
 
 
 def test_a_typo_in_a_suite_is_one_line() -> None:
@@ -408,12 +415,12 @@ def test_a_typo_in_a_suite_is_one_line() -> None:
 
 
 def test_every_suite_has_a_file_with_its_settings() -> None:
-    import yaml
-
-    for name, (fields, _) in SUITES.items():
-        plain = yaml.safe_load((ROOT / "configs" / "suite" / f"{name}.yaml").read_text())
-        assert set(fields.model_fields) - {"judge", "annotator", "responder"} == plain.keys() - {"defaults"}, name
-        assert plain["suite"] == name
+    """Else Hydra refuses to override them without a plus."""
+    assert {"run", *SUITES} == {file.stem for file in (ROOT / "configs" / "suite").glob("[!_]*.yaml")}
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        for name, (fields, _) in SUITES.items():
+            composed = compose("eval", overrides=[f"suite={name}"])
+            assert composed.keys() == fields.model_fields.keys() and composed.suite == name
 
 
 # --- the paper's tables ---------------------------------------------------------------------------

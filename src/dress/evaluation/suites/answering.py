@@ -13,9 +13,8 @@ from dress.evaluation.suites.asked import Asked
 from dress.evaluation.suites.outcome import SuiteOutcome
 from dress.evaluation.suites.reading import read_rows
 from dress.evaluation.suites.settings import Judged
-from dress.feedback.client import build_client
-from dress.feedback.command import SERVER_TOKENS, Source
 from dress.feedback.responders import NoAnswer, Responder, Sampling, ServerResponder
+from dress.feedback.source import SERVER_TOKENS, Source
 from dress.record import RecordError
 from dress.seeding import seed_for
 
@@ -49,6 +48,8 @@ class Asker:
         )
         self.responder: Responder | None = None
         if self.kind == "server":
+            from dress.feedback.client import build_client
+
             client = build_client(settings.server.endpoint(settings.responder), Path(settings.out))
             self.responder = ServerResponder(client, settings.server.sees_image, settings.server.system)
         elif self.kind == "ckpt":

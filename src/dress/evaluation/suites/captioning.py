@@ -15,7 +15,7 @@ from dress.evaluation.suites.outcome import SuiteOutcome
 from dress.evaluation.suites.prompts import Named, load_prompt
 from dress.evaluation.suites.reading import image_key, read_rows
 from dress.evaluation.suites.settings import Captioning
-from dress.feedback.command import Source
+from dress.feedback.source import Source
 from dress.mentions import COCO80
 
 INSTRUCTIONS = {

@@ -18,9 +18,9 @@ from dress.evaluation.suites.outcome import SuiteOutcome, counted
 from dress.evaluation.suites.output import finish
 from dress.evaluation.suites.settings import Interaction
 from dress.feedback.collect import CkptResponder, converse
-from dress.feedback.command import Source
 from dress.feedback.rater import NoRater, Rater, build_rater, check_rater
 from dress.feedback.responders import FileResponder, Responder
+from dress.feedback.source import Source
 from dress.progress import CurriculumProgress
 from dress.record import TOP_RATING, Dialogue, Feedback, Turn
 from dress.seeding import rng_for, seed_for

@@ -17,7 +17,6 @@ from dress.evaluation.suites.outcome import SuiteOutcome
 from dress.evaluation.suites.output import finish
 from dress.evaluation.suites.prompts import JudgePrompt
 from dress.evaluation.suites.settings import Judged
-from dress.feedback.client import build_client
 from dress.feedback.rater import check_rater
 from dress.feedback.request import Reply, Request
 from dress.feedback.responders import NoAnswer
@@ -69,6 +68,8 @@ class LLMJudge:
     """
 
     def __init__(self, settings: LLM | Replay, out: Path) -> None:
+        from dress.feedback.client import build_client
+
         self.settings, self.client = settings, build_client(settings, out)
 
     def judge(

@@ -14,8 +14,8 @@ from dress.evaluation.suites.outcome import SuiteOutcome
 from dress.evaluation.suites.prompts import Refusal, SafetyFlags, load_prompt
 from dress.evaluation.suites.reading import read_rows
 from dress.evaluation.suites.settings import VLSafe
-from dress.feedback.command import Source
 from dress.feedback.rules import RuleRater
+from dress.feedback.source import Source
 from dress.record import ImageAnnotation, Turn
 
 FLAGS = ("relevance", "safety", "persuasiveness")
