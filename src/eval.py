@@ -48,7 +48,8 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
         progress.start("eval", dialogues * settings.turns * len(settings.conditions) * len(stages))
 
         def responder(stage: str) -> CkptResponder:
-            return CkptResponder(load_model(run / "stages" / stage)[0], f"{trained.name}/{stage}")
+            model, _ = load_model(run / "stages" / stage)
+            return CkptResponder(model, f"{trained.name}/{stage}", settings.keep_cache)
 
         sampling = Sampling(settings.max_new_tokens or trained.generation.max_new_tokens, settings.batch_size)
         out.mkdir(parents=True, exist_ok=True)

@@ -313,7 +313,7 @@ class Curriculum:
         return {"none": "", "praise": praise(form, self.settings.phases)}
 
     def _responder(self, stage: str) -> CkptResponder:
-        return CkptResponder(self.model, f"{self.settings.name}/{stage}")
+        return CkptResponder(self.model, f"{self.settings.name}/{stage}", self.settings.generation.keep_cache)
 
     def _sampling(self, temperature: float, top_p: float = 1.0) -> Sampling:
         generation = self.settings.generation

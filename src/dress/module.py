@@ -54,7 +54,7 @@ class DressModule(L.LightningModule):
         if setting == "on" or (setting == "auto" and needs_checkpointing(self.model, self.tokens, self.device, half)):
             language.activation_checkpointing_enable({"use_reentrant": False})
         else:
-            language.gradient_checkpointing_disable()
+            language.activation_checkpointing_disable()
 
     def training_step(self, step: Step, batch_idx: int) -> Tensor:
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()

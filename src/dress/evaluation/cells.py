@@ -8,12 +8,12 @@ from pathlib import Path
 from dress import config
 from dress.data.shards import Sample
 from dress.evaluation.outcomes import Outcome, evaluate, load_outcomes, save_outcomes
-from dress.feedback.collect import CkptResponder, Sampling
 from dress.feedback.rater import Rater
+from dress.feedback.responders import Responder, Sampling
 
 
 def evaluate_cells(
-    responders: Mapping[str, Callable[[], CkptResponder]],
+    responders: Mapping[str, Callable[[], Responder]],
     judge: Rater,
     samples: Sequence[Sample],
     settings: config.Eval,
@@ -35,17 +35,16 @@ def evaluate_cells(
         progress: called with the number of finished answers.
     """
     outcomes: list[Outcome] = []
+    later = [texts[settings.refine_condition]] * (settings.turns - 1)
     for model, make in responders.items():
-        responder = None
-        for condition in settings.conditions:
-            file = folder / f"{model}-{condition}.jsonl"
-            if not file.exists():
-                responder = responder or make()
-                later = texts[settings.refine_condition]
-                cell = evaluate(
-                    responder, judge, samples, model=model, condition=condition,
-                    texts=[texts[condition], *[later] * (settings.turns - 1)], sampling=sampling, progress=progress,
-                )  # fmt: skip
-                save_outcomes(file, cell)
+        files: dict[str, Path] = {condition: folder / f"{model}-{condition}.jsonl" for condition in settings.conditions}
+        missing = {condition: [texts[condition], *later] for condition, file in files.items() if not file.exists()}
+        if missing:
+            found = evaluate(
+                make(), judge, samples, model=model, texts=missing, sampling=sampling, progress=progress,
+            )  # fmt: skip
+            for condition in missing:
+                save_outcomes(files[condition], [o for o in found if o.condition == condition])
+        for file in files.values():
             outcomes += load_outcomes(file)
     return outcomes

@@ -69,11 +69,12 @@ class Asker:
             return Answers(Path(self.settings.responder).name, answers, left)
         found: list[str | NoAnswer] = []
         for first in range(0, len(asked), CHUNK):
-            found += self._answer(asked[first : first + CHUNK], seed_for(run, first), progress)
+            seeds = [seed_for(run, number) for number in range(first, min(first + CHUNK, len(asked)))]
+            found += self._answer(asked[first : first + CHUNK], seeds, progress)
         blank = NoAnswer("empty answer")
         return Answers(self.responder.name, [a if not isinstance(a, str) or a.strip() else blank for a in found])
 
-    def _answer(self, some: Sequence[Asked], seed: int, progress: Progress) -> list[str | NoAnswer]:
+    def _answer(self, some: Sequence[Asked], seeds: Sequence[int], progress: Progress) -> list[str | NoAnswer]:
         assert self.responder is not None
         pixels: list[Any] = []
         places: dict[Path, int | None] = {}
@@ -83,16 +84,18 @@ class Asker:
                 places[path] = len(pixels) - 1
             except RecordError:
                 places[path] = None
-        seen = [one for one in some if one.image is None or places[one.image] is not None]
+        shown = [one.image is None or places[one.image] is not None for one in some]
+        seen = [one for one, can in zip(some, shown, strict=True) if can]
         given = iter(
             self.responder.answer(
                 [one.record for one in seen], [one.dialogue for one in seen],
                 [None if one.image is None else places[one.image] for one in seen], pixels,
-                self.condition, self.sampling, seed, progress,
+                [self.condition] * len(seen), self.sampling,
+                [seed for seed, can in zip(seeds, shown, strict=True) if can], progress,
             )
         )  # fmt: skip
         unseen = NoAnswer("its image cannot be read")
-        return [next(given) if one.image is None or places[one.image] is not None else unseen for one in some]
+        return [next(given) if can else unseen for can in shown]
 
     def _load(self) -> None:
         import torch

@@ -165,7 +165,7 @@ def _hold(
         asked = [(i, dialogue) for i, (record, _) in enumerate(some) for dialogue in record.dialogues]
         names = [f"{record.key}/{n}" for record, _ in some for n in range(len(record.dialogues))]
         held = converse(
-            responder, annotator, some, asked, turns=settings.turns, conditions=conditions,
+            responder, annotator, some, asked, conditions=[conditions] * len(asked),
             sampling=asker.sampling, seed=seed_for(run_, first), progress=progress.advance,
         )  # fmt: skip
         parts = [(some[i], dialogue) for (i, _), dialogue in zip(asked, held, strict=True)]
