@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from dress.command_line import entry_point
-from dress.config import Config, EvalCommand, check_as
+from dress.config import Config, EvalCommand, Training, check_as
 from dress.files import read_json, write_json
 
 
@@ -47,7 +47,8 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
         progress.start("eval", dialogues * settings.turns * len(settings.conditions) * len(stages))
 
         def responder(stage: str) -> CkptResponder:
-            return CkptResponder(load_model(run / "stages" / stage)[0], f"{trained.name}/{stage}")
+            model, _ = load_model(run / "stages" / stage)
+            return CkptResponder(model, f"{trained.name}/{stage}", settings.keep_cache)
 
         sampling = Sampling(settings.max_new_tokens or trained.generation.max_new_tokens, settings.batch_size)
         out.mkdir(parents=True, exist_ok=True)
@@ -55,7 +56,8 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
             old.unlink()
         outcomes = evaluate_cells(
             {model: partial(responder, stage) for model, stage in stages.items()},
-            build_rater(settings.judge, out, console), samples, settings, texts, sampling, out, progress.advance,
+            build_rater(settings.judge, out, console), samples, settings, texts, sampling, out,
+            Training(), progress.advance,
         )  # fmt: skip
         progress.end()
     save_outcomes(out / "outcomes.jsonl", outcomes)

@@ -1,6 +1,6 @@
 """An OpenAI-compatible server of our own, on loopback, that answers at once and fails as often as it is told.
 
-    python tests/llm_server.py --faults 0.2 --log calls.jsonl
+    python tests/llm_server.py --faults 0.2
 
 prints its port. Everything it does is a pure function of the messages and of how often they came before.
 """
@@ -13,11 +13,13 @@ import contextlib
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import threading
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -38,22 +40,22 @@ class Behaviour:
         kinds: ways to go wrong.
         forms: response formats it honours: json_schema, json_object_schema, json_object.
         strict: refuses other formats with this status; None ignores them.
+        refuses: share of questions that are refused whenever they are asked.
         always: says this, whatever it is asked.
         key: refuses calls without it, and repeats the key it got.
         delay: seconds before an answer.
         hang: seconds of a time-out.
-        log: a line of JSON for every call, by the messages' hash.
     """
 
     faults: float = 0.0
     kinds: tuple[str, ...] = FAULTS
     forms: tuple[str, ...] = ("json_schema", "json_object_schema", "json_object")
     strict: int | None = 400
+    refuses: float = 0.0
     always: str | None = None
     key: str | None = None
     delay: float = 0.0
     hang: float = 30.0
-    log: Path | None = None
     calls: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
     """Calls that got a usable answer, by question."""
@@ -65,7 +67,6 @@ class Behaviour:
         body = await request.json()
         asked = hashlib.sha256(json.dumps(_first(body["messages"])).encode()).hexdigest()
         self.calls[asked] += 1
-        self._note("asked", asked)
         self.bodies.append(body)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -82,13 +83,14 @@ class Behaviour:
         if form != "text" and form not in self.forms and self.strict is not None:
             return error(self.strict, f"response_format {form} is not supported")
         dice = hashlib.sha256(f"{asked} {self.calls[asked]}".encode()).digest()
-        if int.from_bytes(dice[:4], "big") / 2**32 < self.faults:
-            return await self._fault(request, self.kinds[dice[5] % len(self.kinds)], asked)
         if self.delay:
             await asyncio.sleep(self.delay)
+        if int.from_bytes(dice[:4], "big") / 2**32 < self.faults:
+            return await self._fault(request, self.kinds[dice[5] % len(self.kinds)], asked)
+        if int(asked[:8], 16) / 2**32 < self.refuses and "rating" in json.dumps(body["messages"]):
+            return reply(None, refusal=f"I cannot judge this, {given}.")
         text = self.always if self.always is not None else answer(body, form in self.forms, asked)
         self.answered[asked] += 1
-        self._note("answered", asked)
         return reply(text)
 
     async def _fault(self, request: web.Request, kind: str, asked: str) -> web.StreamResponse:
@@ -97,9 +99,13 @@ class Behaviour:
             case "429":
                 return error(429, "slow down", {"Retry-After": str(DELAY)})
             case "500":
-                return error(500, "something broke")
+                return error(500, f"something broke for {request.headers.get('Authorization')}")
             case "timeout":
-                await asyncio.sleep(self.hang)
+                self.in_flight -= 1  # who asked does not wait that long
+                try:
+                    await asyncio.sleep(self.hang)
+                finally:
+                    self.in_flight += 1
                 return error(504, "too late")
             case "reset":
                 assert request.transport is not None
@@ -126,11 +132,6 @@ class Behaviour:
                 return reply("On the whole this answer is rather good, I would say.")
             case _:
                 return reply("")
-
-    def _note(self, event: str, asked: str) -> None:
-        if self.log is not None:
-            with self.log.open("a") as file:
-                file.write(json.dumps([event, asked]) + "\n")
 
 
 def verdict(asked: str) -> dict[str, Any]:
@@ -185,18 +186,25 @@ def error(status: int, message: str, headers: dict[str, str] | None = None) -> w
 def application(behaviour: Behaviour) -> web.Application:
     app = web.Application(client_max_size=2**26)
     app.router.add_post("/v1/chat/completions", behaviour.handle)
-    app.router.add_get("/v1/models", lambda _: _models())
+    app.router.add_get("/v1/models", _models)
+
+    async def stats(request: web.Request) -> web.Response:
+        return web.json_response(
+            {"calls": behaviour.calls, "answered": behaviour.answered, "most_in_flight": behaviour.most_in_flight}
+        )
+
+    app.router.add_get("/stats", stats)
     return app
 
 
-async def _models() -> web.Response:
+async def _models(request: web.Request) -> web.Response:
     return web.json_response({"object": "list", "data": [{"id": "loopback-1", "object": "model"}]})
 
 
 async def _listen(behaviour: Behaviour, port: int = 0) -> tuple[web.AppRunner, int]:
-    runner = web.AppRunner(application(behaviour), access_log=None)
+    runner = web.AppRunner(application(behaviour), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", port, shutdown_timeout=0.1)
+    site = web.TCPSite(runner, "127.0.0.1", port)
     await site.start()
     assert runner.addresses
     return runner, runner.addresses[0][1]
@@ -215,6 +223,10 @@ def serving(behaviour: Behaviour) -> Iterator[str]:
         ready.set()
         loop.run_forever()
         loop.run_until_complete(runner.cleanup())
+        left = asyncio.all_tasks(loop)  # that hang
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         loop.close()
 
     thread = threading.Thread(target=work, daemon=True)
@@ -227,15 +239,40 @@ def serving(behaviour: Behaviour) -> Iterator[str]:
         thread.join(10)
 
 
+@dataclass
+class Started:
+    """A server in a process of its own."""
+
+    url: str
+
+    def stats(self) -> dict[str, Any]:
+        """`calls` and `answered` by question, `most_in_flight`."""
+        with urllib.request.urlopen(self.url.removesuffix("/v1") + "/stats") as answer:
+            return dict(json.load(answer))
+
+
+@contextlib.contextmanager
+def started(*arguments: str) -> Iterator[Started]:
+    """Serve from another process; see `main` for its arguments."""
+    command = [sys.executable, __file__, *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield Started(f"http://127.0.0.1:{int(process.stdout.readline())}/v1")
+    finally:
+        process.kill()
+        process.wait()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--faults", type=float, default=0.0)
     parser.add_argument("--kinds", nargs="*", default=FAULTS)
     parser.add_argument("--delay", type=float, default=0.0)
-    parser.add_argument("--log", type=Path)
+    parser.add_argument("--refuses", type=float, default=0.0)
     arguments = parser.parse_args()
     behaviour = Behaviour(
-        faults=arguments.faults, kinds=tuple(arguments.kinds), delay=arguments.delay, log=arguments.log
+        faults=arguments.faults, kinds=tuple(arguments.kinds), delay=arguments.delay, refuses=arguments.refuses
     )
 
     async def forever() -> None:

@@ -33,6 +33,9 @@ def raw(tmp_path: Path) -> Path:
     json_lines(folder / "fire" / "fire.jsonl", [fire()])
     json_lines(folder / "vlfeedback.jsonl", [vlfeedback()])
     photos(folder, fire()["image"], "merged/a.jpg")
+    turn = {"user": "What?", "model": "A dog.", "rating": "4", "critique NLF": "Right."}
+    row = {"image_id": "000000000009.jpg", "caption": "A dog.", "interaction": [turn]}
+    json_lines(folder / "LVLM_NLF" / "harmlessness_nlf.jsonl", [row])
     dialogue = {"turns": [{"user": "What?", "assistant": "A dog."}]}
     json_lines(folder / "records" / "sft.jsonl", [{"key": "k", "image": {"id": "a.jpg"}, "dialogues": [dialogue]}])
     photos(folder / "records" / "images", "a.jpg")
@@ -52,7 +55,7 @@ def run(command: list[str]) -> str:
 def test_the_commands_of_the_page_run(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(raw.parent)
     found = commands("docs/importing.md")
-    assert len(found) == 8 and all(command[:2] == ["python", "src/prepare.py"] for command in found)
+    assert len(found) == 9 and all(command[:2] == ["python", "src/prepare.py"] for command in found)
     for command in found[1:-1]:
         assert "rows used" in run(command)
     assert (raw.parent / "data" / "captions" / "align" / "shard-000000.tar").exists()
@@ -77,5 +80,5 @@ def test_the_command_on_public_files_runs(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_page_and_the_help_name_every_source() -> None:
     page = (ROOT / "docs" / "importing.md").read_text()
     told = (ROOT / "configs" / "prepare.yaml").read_text()
-    for name in SOURCES.keys() - {"lvlm_nlf"}:
+    for name in SOURCES:
         assert f"`{name}`" in page and f" {name} " in told

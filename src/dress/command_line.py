@@ -285,7 +285,8 @@ def _resume_arguments(typed: list[str]) -> list[str]:
     if refused:
         raise CommandLineError(
             f"{' '.join(refused)}: a resumed run keeps its own settings; beside resume only "
-            f"{', '.join(WITH_RESUME[:4])} and an LLM rater's limits (+annotator.budget=…) may stand. For other settings start a new run "
+            f"{', '.join(WITH_RESUME[:4])} and an LLM rater's limits (+annotator.budget=…) may stand. For other "
+            f"settings start a new run "
             f"(reuse={value} takes over the stages they leave unchanged)"
         )
     folder = run_folder(str(value))

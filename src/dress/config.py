@@ -226,9 +226,14 @@ class Curriculum(Section):
 # --- the rest --------------------------------------------------------------------------------------
 
 
+KeepCache = Literal["auto", "on", "off"]
+"""Go on from the turn before, a batch of dialogues at a time; auto: where keys and values fit into memory."""
+
+
 class Generation(Section):
     max_new_tokens: Positive
     batch_size: Positive  # prompts
+    keep_cache: KeepCache = "auto"
 
 
 class Eval(Section):
@@ -299,6 +304,7 @@ class EvalCommand(Eval):
     records: Positive | None = None
     max_new_tokens: Positive | None = None  # null = as in the run
     batch_size: Positive = 256
+    keep_cache: KeepCache = "auto"
     judge: Rater
 
 
@@ -313,6 +319,7 @@ class CollectCommand(CollectStage):
     shards: str | None = None  # a folder of shards whose questions are asked instead
     max_new_tokens: Positive | None = None  # null = as in the run; 512 of a server
     batch_size: Positive = 256
+    keep_cache: KeepCache = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
     annotator: Rater
     dry_run: bool = False  # only estimate calls, tokens and cost

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import hashlib
 import json
 import random
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -98,7 +100,6 @@ class LLMClient:
         self._limits = limits or Limits(endpoint.requests_per_minute, endpoint.tokens_per_minute)
         self._settled: set[str] = set()
         self._stopped: Stopped | None = None
-        self._runner: asyncio.Runner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         server = f"{endpoint.base_url} {endpoint.model}"
         self._form_fact, self._limit_fact = f"form {structured} {server}", f"max_tokens {server}"
@@ -108,25 +109,21 @@ class LLMClient:
 
     def ask_all(self, requests: Sequence[Request], progress: Progress = lambda n, info: None) -> list[Reply]:
         """Replies in the order of the requests; see `request.Client.ask_all`."""
-        if self._runner is None:
-            self._runner = asyncio.Runner()
-        try:
-            return self._runner.run(self._ask_all(requests, progress))
-        except KeyboardInterrupt:
-            self.close()
-            raise
+        with asyncio.Runner() as runner:
+            return runner.run(self._ask_all(requests, progress))
 
     def recorded(self) -> ReplayClient:
         """A client that answers from the same ledger and asks nobody."""
         return ReplayClient(self.ledger, self.model)
 
-    def close(self) -> None:
-        """Give up connections; calls in flight are left as such in the ledger."""
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = self._loop = None
+    async def aclose(self) -> None:
+        """Give up the connections of the running event loop."""
+        if self._loop is asyncio.get_running_loop():
+            self._loop = None
+            await self._server.close()
 
     async def _ask_all(self, requests: Sequence[Request], progress: Progress) -> list[Reply]:
+        self._attach()
         keys = [request.key(self.model) for request in requests]
         unique = dict(zip(keys, requests, strict=True))
         replies = self._recorded(unique)
@@ -139,12 +136,15 @@ class LLMClient:
 
         async def work() -> None:
             for key, request in missing:
-                replies[key] = await self.ask(request)
+                replies[key] = await self._shared(request, key)
                 self.tally.add(replies[key])
                 progress(1, self.tally.line())
 
-        workers = [asyncio.create_task(work()) for _ in range(self.endpoint.concurrency)]
-        ended = await asyncio.gather(*workers, return_exceptions=True)  # what is in flight is paid for: let it end
+        try:
+            workers = [asyncio.create_task(work()) for _ in range(self.endpoint.concurrency)]
+            ended = await asyncio.gather(*workers, return_exceptions=True)  # what is in flight is paid for: let it end
+        finally:
+            await self.aclose()
         for error in ended:
             if isinstance(error, BaseException):
                 raise error
@@ -157,8 +157,10 @@ class LLMClient:
         self._attach()
         key = request.key(self.model)
         known = self._recorded({key: request})
-        if known:
-            return known[key]
+        return known[key] if known else await self._shared(request, key)
+
+    async def _shared(self, request: Request, key: str) -> Reply:
+        """One call for all who ask the same at the same time."""
         if key not in self._asking:
             task = self._asking[key] = asyncio.ensure_future(self._settle(request, key))
             task.add_done_callback(lambda _: self._asking.pop(key, None))
@@ -174,14 +176,20 @@ class LLMClient:
         self._journal = Journal(self.ledger)
         self._slots = asyncio.Semaphore(self.endpoint.concurrency)
         self._probing = asyncio.Lock()
+        self._back, self._sent = asyncio.Event(), 0  # set when a call comes back; attempts in flight
         self._asking: dict[str, asyncio.Future[Reply]] = {}
 
     def _connect(self) -> AsyncOpenAI:
-        from openai import AsyncOpenAI
+        import httpx2
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
+        most = self.endpoint.concurrency
         return AsyncOpenAI(
-            api_key=self._key, base_url=self.endpoint.base_url, timeout=self.endpoint.timeout, max_retries=0
-        )
+            api_key=self._key, base_url=self.endpoint.base_url, timeout=self.endpoint.timeout, max_retries=0,
+            http_client=DefaultAsyncHttpxClient(
+                limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most), verify=_certificates()
+            ),
+        )  # fmt: skip
 
     def _recorded(self, requests: dict[str, Request]) -> dict[str, Reply]:
         """Replies that the ledger holds; failures of earlier runs are asked again with `retry_failed`."""
@@ -237,7 +245,7 @@ class LLMClient:
             raise self._stopped
         # A token is at least a byte.
         most_prompt = size + MESSAGE_TOKENS * len(messages) + image
-        reserved = self._reserve(most_prompt, request.max_tokens)
+        reserved = await self._reserve(most_prompt, request.max_tokens)
         try:
             await self._journal.write(self._begin(request, key, form, reserved))
             began = time.monotonic()
@@ -261,6 +269,8 @@ class LLMClient:
             self.tally.spend(prompt, completion, cost)
         finally:
             self.ledger.reserved -= reserved
+            self._sent -= 1
+            self._back.set()
         if came.next == "stop":
             raise self._stop(came.problem)
         return came
@@ -333,9 +343,18 @@ class LLMClient:
     def _price(self, prompt_tokens: int, completion_tokens: int) -> float:
         return (prompt_tokens * self.endpoint.price_in + completion_tokens * self.endpoint.price_out) / 1e6
 
-    def _reserve(self, most_prompt: int, most_completion: int) -> float:
+    async def _reserve(self, most_prompt: int, most_completion: int) -> float:
+        """Set aside what a call can cost at most; waits for calls in flight, which mostly cost less.
+
+        Raises:
+            Stopped: even without them the budget could be passed.
+        """
         reserved, budget = self._price(most_prompt, most_completion), self.endpoint.budget
-        if budget is not None and self.ledger.spent + self.ledger.reserved + reserved > budget:
+        while budget is not None and self.ledger.spent + self.ledger.reserved + reserved > budget:
+            if self._sent:
+                self._back.clear()
+                await self._back.wait()
+                continue
             self._stopped = self._stopped or Stopped(
                 f"budget={budget:g}: {self.ledger.spent:.4f} is spent by the calls in {self.ledger.path}, and the next "
                 f"call may cost up to {reserved:.4f}; stopped before the budget is passed. What was answered is kept; "
@@ -343,6 +362,7 @@ class LLMClient:
             )
             raise self._stopped
         self.ledger.reserved += reserved
+        self._sent += 1
         return reserved
 
     def _stop(self, why: str) -> Stopped:
@@ -359,6 +379,14 @@ class LLMClient:
             None if request.image is None else hashlib.sha256(request.image).hexdigest(),
             json.dumps(replaced(list(request.messages), self._hidden), ensure_ascii=False), form, reserved,
         )  # fmt: skip
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Loaded once: it takes longer than a call."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
 
 
 def _with_image(messages: list[Message], image: bytes | None) -> list[Any]:

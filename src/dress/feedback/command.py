@@ -132,7 +132,7 @@ def _responder(settings: CollectCommand, kind: str, trained: Config | None) -> R
 
     assert trained is not None
     model, _ = load_model(Path(settings.responder) / "stages" / settings.stage)
-    return CkptResponder(model, f"{trained.name}/{settings.stage}")
+    return CkptResponder(model, f"{trained.name}/{settings.stage}", settings.keep_cache)
 
 
 def _weights(settings: CollectCommand) -> str:

@@ -23,6 +23,8 @@ FIELDS = frozenset(
 
 def _whole_rating(value: Any) -> Any:
     """`"3"`, `3.0` and `"3/4"` are the number meant."""
+    if isinstance(value, bool):
+        raise ValueError("expected a whole number")
     text = str(value).strip().removesuffix("/4").strip()
     return int(text[0]) if text in {f"{n}{end}" for n in range(10) for end in ("", ".0")} else value
 
@@ -30,7 +32,7 @@ def _whole_rating(value: Any) -> Any:
 class Verdict(BaseModel):
     """What the model is asked for: the critique first, so that the rating follows from it."""
 
-    critique: str
+    critique: str = Field(min_length=1)
     rating: Annotated[Literal[1, 2, 3, 4], BeforeValidator(_whole_rating)]
     refinement: Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
 

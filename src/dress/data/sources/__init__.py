@@ -8,6 +8,7 @@ from __future__ import annotations
 from dress.data.sources.captions import Captions
 from dress.data.sources.fire import FIRE
 from dress.data.sources.llava import LLaVA
+from dress.data.sources.lvlm_nlf import LVLMNLF
 from dress.data.sources.records import Records
 from dress.data.sources.rows import Source, SourceError
 from dress.data.sources.vlfeedback import VLFeedback
@@ -17,6 +18,7 @@ SOURCES: dict[str, type[Source]] = {
     "captions": Captions,
     "fire": FIRE,
     "llava": LLaVA,
+    "lvlm_nlf": LVLMNLF,
     "records": Records,
     "vlfeedback": VLFeedback,
     "vlsafe": VLSafe,
