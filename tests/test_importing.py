@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 import webdataset
 from conftest import ROOT
+from filelock import FileLock
 from imports import content, do_import, json_lines, photo, photos, reasons, records, rejects
 
 from dress.data.shards import image_extension, write_shards
+from dress.data.sources import importing
 from dress.data.sources.rows import SourceError
 from dress.files import read_json
 from dress.worlds.shapes import generate as shapes
@@ -118,7 +120,6 @@ def _alive(pid: int) -> bool:
 def test_a_second_process_is_refused_while_one_is_at_work(tmp_path: Path) -> None:
     path = json_lines(tmp_path / "in" / "x.jsonl", [llava_row(0)])
     photos(path.parent, "0000.jpg")
-    from filelock import FileLock
 
     (tmp_path / "out.partial").mkdir()
     with FileLock(tmp_path / "out.partial" / "lock"), pytest.raises(SourceError, match="another process is making"):
@@ -316,16 +317,17 @@ def test_a_compressed_or_foreign_file_is_refused_and_leaves_nothing(tmp_path: Pa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
 
 
-def test_rows_that_change_while_they_are_read_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("more", [True, False])
+def test_rows_that_change_while_they_are_read_are_noticed(
+    more: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = json_lines(tmp_path / "in" / "x.jsonl", [llava_row(0)])
     photos(path.parent, "0000.jpg")
-    from dress.data.sources import importing
-
     real = importing._check
 
     def meanwhile(*given: Any) -> None:
         real(*given)
-        json_lines(path, [llava_row(0, id="other")])
+        json_lines(path, [llava_row(0), llava_row(1)] if more else [llava_row(0, id="other")])
 
     monkeypatch.setattr(importing, "_check", meanwhile)
     with pytest.raises(SourceError, match="changed while it was read"):

@@ -46,11 +46,13 @@ class _Bars:
         self._line = time.monotonic()
 
     def __enter__(self) -> _Bars:
-        self._bars.start()
+        if self._console.is_terminal:
+            self._bars.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bars.stop()
+        if self._console.is_terminal:
+            self._bars.stop()
 
     def start(self, step: str, total: int) -> None:
         self._step, self._total, self._done = step, total, 0
