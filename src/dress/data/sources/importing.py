@@ -165,6 +165,7 @@ def _write(spool: Spool, pool: Pool, aside: Path, splits: tuple[str, ...], per_s
     for split in splits:
         done = spool.shards(split)
         progress.start(f"write {split}", spool.planned(split))
+        progress.advance(sum(records for _, records in done.values()))
         calls = (
             (split, number, groups, counts, aside)
             for number, groups in enumerate(spool.plan(split, per_shard))
@@ -201,8 +202,7 @@ def _report(spool: Spool, job: Job, aside: Path, splits: tuple[str, ...]) -> dic
 
 
 def _write_rejects(spool: Spool, job: Job, path: Path) -> None:
-    worker = Worker(job)
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8") as file, Worker(job) as worker:
         for row, fault, why in spool.rejects():
             file.write(json.dumps(worker.reject(row, fault, why), ensure_ascii=False) + "\n")
 

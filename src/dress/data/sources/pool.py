@@ -39,6 +39,7 @@ class Pool:
     def __exit__(self, *error: object) -> None:
         if self._processes is not None:
             self._processes.shutdown(cancel_futures=True)
+        self._here.__exit__(*error)
 
     def map(self, method: str, calls: Iterable[tuple[Any, ...]]) -> Iterator[tuple[tuple[Any, ...], Any]]:
         """Each call's arguments with its result, in order; as many calls are drawn ahead as workers need."""

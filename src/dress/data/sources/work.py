@@ -10,7 +10,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,19 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self._file = lru_cache(maxsize=64)(lambda table: os.open(job.inputs[table].path, os.O_RDONLY))
+        self._files: dict[int, int] = {}
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for file in self._files.values():
+            os.close(file)
+
+    def _read(self, row: RowAt) -> bytes:
+        if row.table not in self._files:
+            self._files[row.table] = os.open(self.job.inputs[row.table].path, os.O_RDONLY)
+        return os.pread(self._files[row.table], min(row.size, MAX_ROW_BYTES), row.offset)
 
     # --- rows ---
 
@@ -102,7 +113,7 @@ class Worker:
 
     def _parts(self, table: int, row: Range) -> tuple[list[Part], Place]:
         at = self.job.inputs[table]
-        raw = b"" if row.size > MAX_ROW_BYTES else os.pread(self._file(table), row.size, row.offset)
+        raw = b"" if row.size > MAX_ROW_BYTES else self._read(RowAt(table, row.number, row.offset, row.size))
         got, place = value(raw, row, at.how), Place(at.name, row.number, at.array)
         if at.wrapped:
             got, place = unwrapped(got)
@@ -208,7 +219,7 @@ class Worker:
     def reject(self, row: RowAt, fault: str, why: Fault) -> dict[str, Any]:
         """The line of the reject file: the row as it was, as JSON where it is JSON, else as text."""
         at = self.job.inputs[row.table]
-        raw = os.pread(self._file(row.table), min(row.size, MAX_ROW_BYTES), row.offset)
+        raw = self._read(row)
         said: dict[str, Any] = {"reason": why.reason, "detail": why.detail}
         place: dict[str, Any] = {"file": at.name, "line": row.number}
         if at.array:
