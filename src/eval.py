@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from dress.command_line import entry_point
-from dress.config import Config, EvalCommand, check_as
+from dress.config import Config, EvalCommand, Training, check_as
 from dress.files import read_json, write_json
 
 
@@ -56,7 +56,8 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
             old.unlink()
         outcomes = evaluate_cells(
             {model: partial(responder, stage) for model, stage in stages.items()},
-            build_rater(settings.judge, out, console), samples, settings, texts, sampling, out, progress.advance,
+            build_rater(settings.judge, out, console), samples, settings, texts, sampling, out,
+            Training(), progress.advance,
         )  # fmt: skip
         progress.end()
     save_outcomes(out / "outcomes.jsonl", outcomes)

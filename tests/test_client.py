@@ -41,7 +41,6 @@ def requests(number: int, first: int = 0, **more: Any) -> list[Request]:
 
 def reopened(ours: LLMClient) -> Path:
     """Leave a ledger as a process that ends does."""
-    ours.close()
     ours.ledger.close()
     return ours.ledger.path.parent
 
@@ -162,7 +161,9 @@ def test_side_by_side_asks_of_one_question_share_a_call(tmp_path):
     server = Behaviour(delay=0.05)
 
     async def both(ours: LLMClient) -> list[Any]:
-        return await asyncio.gather(*(ours.ask(requests(1)[0]) for _ in range(4)))
+        replies = await asyncio.gather(*(ours.ask(requests(1)[0]) for _ in range(4)))
+        await ours.aclose()
+        return replies
 
     with serving(server) as url:
         replies = asyncio.run(both(client(url, tmp_path, "json_schema")))

@@ -174,12 +174,10 @@ class Curriculum:
             match stage:
                 case config.TrainStage():
                     self._train(name, stage)
-                case _ if rank() > 0:
-                    pass  # the first process collects and evaluates; the others wait for its marker
-                case config.CollectStage():
-                    self._collect(name, stage)
                 case config.EvalStage():
                     self._evaluate(name, stage)
+                case config.CollectStage() if rank() == 0:  # the other processes wait for its marker
+                    self._collect(name, stage)
         except Stopped as stop:
             raise Stopped(
                 f"stage {name}: {stop}. Go on with: python src/train.py resume={short(self.folder)}"
@@ -274,13 +272,14 @@ class Curriculum:
         evaluate_cells(
             {model: partial(responder, source) for model, source in models.items()},
             self.judge, samples, settings, self.conditions(), self._sampling(0.0), self.stage_folder(name),
-            self.progress.advance,
+            self.settings.training, self.progress.advance,
         )  # fmt: skip
 
     def _take_over_cells(self, name: str) -> None:
         """Take answers of the same model to the same questions from the run named by `reuse`."""
         prints = self.cell_fingerprints(name)
-        write_json(self.stage_folder(name) / "cells.json", prints)
+        if rank() == 0:
+            write_json(self.stage_folder(name) / "cells.json", prints)
         if self.settings.reuse is None:
             return
         source = Path(self.settings.reuse) / "stages" / name
@@ -474,5 +473,7 @@ def _link(source: str, target: str) -> None:
     """Files of a finished stage are never changed, so two runs may share them."""
     try:
         os.link(source, target)
+    except FileExistsError:
+        pass  # another rank was faster
     except OSError:
         shutil.copy2(source, target)

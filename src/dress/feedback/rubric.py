@@ -32,7 +32,7 @@ def _whole_rating(value: Any) -> Any:
 class Verdict(BaseModel):
     """What the model is asked for: the critique first, so that the rating follows from it."""
 
-    critique: str
+    critique: str = Field(min_length=1)
     rating: Annotated[Literal[1, 2, 3, 4], BeforeValidator(_whole_rating)]
     refinement: Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
 
