@@ -1,4 +1,4 @@
-"""Evaluate a finished run again: `python src/eval.py ckpt=logs/latest`."""
+"""Evaluate: a finished run again, `python src/eval.py ckpt=logs/latest`, or a suite, `python src/eval.py suite=…`."""
 
 import dress  # first: sets how CPU threads wait  # noqa: F401, I001
 
@@ -10,6 +10,7 @@ from rich.console import Console
 
 from dress.command_line import entry_point
 from dress.config import Config, EvalCommand, Training, check_as
+from dress.evaluation.suites.settings import suite
 from dress.files import read_json, write_json
 
 
@@ -42,7 +43,7 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
     with CurriculumProgress(console, {}) as progress:
         folder = prepared(trained.data, lambda n: progress.start("shapes world", n), progress.advance)
         shards = open_split(settings.shards or trained.data.eval, "." if settings.shards else folder, trained.data)
-        samples = [shards[i] for i in range(min(settings.records or len(shards), len(shards)))]
+        samples = list(shards.readable(range(min(settings.records or len(shards), len(shards)))))
         dialogues = sum(len(record.dialogues) for record, _ in samples)
         progress.start("eval", dialogues * settings.turns * len(settings.conditions) * len(stages))
 
@@ -70,9 +71,18 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
     return out
 
 
+def evaluate(composed: dict[str, Any], console: Console) -> None:
+    """What the composed `suite` says."""
+    if composed["suite"] == "run":
+        evaluate_run(check_as(EvalCommand, composed), console)
+    else:
+        settings, run = suite(composed)
+        run(settings, console)
+
+
 @entry_point("eval")
 def main(composed: dict[str, Any]) -> None:
-    evaluate_run(check_as(EvalCommand, composed), Console())
+    evaluate(composed, Console())
 
 
 if __name__ == "__main__":

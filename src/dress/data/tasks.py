@@ -99,9 +99,45 @@ class Inspect(Task):
         return {name: value for name, value in composed.items() if name not in unused}
 
 
+class Encoder(Section):
+    """A frozen encoder by its OpenCLIP name."""
+
+    name: str | None = None
+    weights: str | None = None  # OpenCLIP tag or a local file; null = random
+    layer: int = -1
+
+
+class Features(Task):
+    """What a frozen encoder makes of every image is written into new shards."""
+
+    task: Literal["features"]
+    path: str
+    out: str
+    encoder: str | None = None
+    ckpt: str | None = None
+    stage: str | None = None
+    vision: Encoder = Encoder()
+    seed: Annotated[int, Field(ge=0)] = 0
+    stored: Literal["bf16", "int8", "fp32"] = "bf16"
+    images: Literal["fast", "exact"] = "fast"
+    batch_size: Positive = 32
+    device: str | None = None
+    on_damage: Literal["stop", "skip"] = "stop"
+
+    @model_validator(mode="after")
+    def _one_encoder(self) -> Features:
+        given = [name for name in (self.encoder, self.ckpt, self.vision.name) if name is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"expected exactly one of encoder=SCALE, ckpt=RUN and vision.name=NAME, got {given or 'none'}"
+            )
+        return self
+
+
 TASKS: dict[str, tuple[type[Task], str]] = {
     "import": (Import, "dress.data.sources.task"),
     "index": (Index, "dress.data.index_task"),
+    "features": (Features, "dress.data.features_task"),
     "export": (Export, "dress.data.export.task"),
     "inspect": (Inspect, "dress.inspection.task"),
 }

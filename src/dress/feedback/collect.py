@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -245,14 +245,20 @@ def collect(
         (folder / INDEX).unlink(missing_ok=True)  # it tells of the old shards
     for number, indices in enumerate(slices(prompts, stage)):
         if anew or not (folder / f"shard-{number:06d}.tar").exists():
-            samples = [prompts[index] for index in indices]
+            samples = list(prompts.readable(indices))
             held = hold_slice(responder, rater, samples, stage, sampling, seed_for(seed, number))
             whole, rows = settled(held)
             failed += rows
-            if not write_shards(folder, whole, stage.per_shard, start=number):
+            features = stored_features(prompts, indices)
+            if not write_shards(folder, whole, stage.per_shard, start=number, features=features):
                 (folder / f"shard-{number:06d}.tar").unlink(missing_ok=True)
         progress(len(indices), "")
     return failed
+
+
+def stored_features(prompts: Shards, indices: Iterable[int]) -> dict[str, bytes]:
+    """The vision features of the prompts that have some, by key: they go with the answers, as the images do."""
+    return {key: data for key, data in map(prompts.features_file, indices) if data is not None}
 
 
 def _with_dialogues(

@@ -36,8 +36,8 @@ def write(to: Writing, source: Path, title: str, license: str) -> None:
 def _copy(to: Writing, source: Path, folder: Path) -> None:
     """The shards of a split with an index; times are fixed, so that equal shards give equal files."""
     known = read_index(source / INDEX)
-    form, ignore = known.get("format", "records"), known.get("ignore", ())
-    sums = {entry["name"]: entry["sha256"] for entry in known.get("shards", [])}
+    form, ignore = (known["format"], known["ignore"]) if known else ("records", [])
+    sums = {entry["name"]: entry["sha256"] for entry in known["shards"]} if known else {}
     entries = []
     for path in to.track(sorted(source.glob("**/*.tar")), f"copy {folder.name}"):
         name = path.relative_to(source).as_posix()

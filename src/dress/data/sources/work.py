@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from dress.data.images import open_image
 from dress.data.index import MAX_JSON_BYTES, MAX_MEMBER_BYTES
-from dress.data.shards import Sample, write_shard
+from dress.data.shards import Sample, as_members, write_shard
 from dress.data.sources.merging import MAX_KEY_BYTES, derived_key, group_name, image_of, merged
 from dress.data.sources.ranges import MAX_ROW_BYTES, Layout, Range
 from dress.data.sources.rows import Part, Place, Rejected, Source, SourceError
@@ -195,7 +195,7 @@ class Worker:
         path = folder / split / f"shard-{number:06d}.tar"
         path.parent.mkdir(exist_ok=True)
         try:
-            write_shard(path, (self._sample(group, split, counts) for group in groups))
+            write_shard(path, (as_members(*self._sample(group, split, counts)) for group in groups))
         except (Rejected, ValidationError) as error:  # it was good when it was checked
             raise SourceError(f"a row changed while it was read ({error}); run the same command again") from None
         with path.open("rb") as file:
