@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,17 @@ def test_a_tokenizer_is_trained_on_the_set_where_the_scale_has_none(judged: Path
     assert fine.lengths.summary()["answer"]["median"] < coarse.lengths.summary()["answer"]["median"]
     assert coarse.lengths.scale.tokenizer.vocab_size == 260
     assert fine.lengths.scale.chat.name == composed().model.language.chat
+
+
+def test_the_evaluation_split_trains_no_tokenizer(judged: Path, tmp_path: Path) -> None:
+    strange = rated("honesty", "zyxwvut zyxwvut zyxwvut", 1)
+    write_shards(tmp_path / "d" / "eval", [(about(f"e{n}", strange), picture(n)) for n in range(9)])
+    alone, _ = run(tmp_path / "d" / "eval", lengths=True)
+    shutil.copytree(judged, tmp_path / "d" / "sft")
+    beside, _ = run(tmp_path / "d", lengths=True)
+    assert alone.lengths is not None and beside.lengths is not None
+    assert "Ġzyxwvut" in alone.lengths.scale.tokenizer.get_vocab()
+    assert "Ġzyxwvut" not in beside.lengths.scale.tokenizer.get_vocab()
 
 
 def test_dialogues_that_are_too_long_to_train_on_are_counted(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from dress.data.sources.importing import Imported
 from dress.data.sources.lvlm_nlf import LVLMNLF, row_of
 from dress.data.sources.rows import Place, Rejected
 from dress.data.tasks import Export
-from dress.files import read_lines
+from dress.files import read_json, read_lines
 from dress.record import Dialogue, Feedback, Turn
 
 FILES = ("helpfulness_nlf.jsonl", "honesty_nlf.jsonl", "hallucination_nlf.jsonl", "harmlessness_nlf.jsonl")
@@ -64,7 +64,7 @@ def dialogue_of(row: Any, file: str = FILES[3]) -> Dialogue:
     return part.dialogues[0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(rows())
 def test_a_row_comes_back_as_it_was(row: dict[str, Any]) -> None:
     dialogue = Dialogue.model_validate_json(dialogue_of(row).model_dump_json())
@@ -185,7 +185,7 @@ def odd(row: dict[str, Any]) -> bool:
     return any(turn.get("rating") in ODD[:4] for turn in row["interaction"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(TABLES.filter(lambda tables: not all(odd(row) for table in tables.values() for row in table)))
 def test_lvlm_nlf_to_shards_to_lvlm_nlf_loses_nothing(tables: dict[str, list[Any]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -215,6 +215,15 @@ def test_rejects_that_were_repaired_come_back_in_their_rows(tmp_path: Path) -> N
     whole = [json.dumps(row) for row in (repaired, first, repaired, first)]
     assert exported(tmp_path / "both", tmp_path / "out") == {"harmlessness_nlf.jsonl": whole}
     assert {d.criterion for r, _ in Shards(tmp_path / "both" / "b") for d in r.dialogues} == {"harmlessness"}
+
+
+def test_a_row_that_stands_in_two_splits_is_written_once(tmp_path: Path) -> None:
+    write_rows(tmp_path / "in", {"honesty_nlf.jsonl": [usual(), usual()]}, ())
+    imported(tmp_path / "in", tmp_path / "d", allow_missing_images=True)
+    shutil.copytree(tmp_path / "d" / "feedback", tmp_path / "d" / "more")
+    assert exported(tmp_path / "d", tmp_path / "back") == {"honesty_nlf.jsonl": [json.dumps(usual())] * 2}
+    reasons = [left["reason"] for left in read_json(tmp_path / "back" / "export.json")["left_out"]]
+    assert reasons == [f"row {number} of honesty_nlf.jsonl once more" for number in (1, 2)]
 
 
 def test_images_are_not_needed_to_keep_the_rows(tmp_path: Path) -> None:

@@ -97,7 +97,8 @@ def _card(item: Item) -> str:
     record = item.record
     shown = [_dialogue(dialogue) for dialogue in record.dialogues]
     rest = shown[OPEN_DIALOGUES:]
-    more = f"<details><summary>{len(rest)} more dialogues</summary>{''.join(rest)}</details>" if rest else ""
+    told = f"{len(rest)} more dialogue{'s' if len(rest) > 1 else ''}"
+    more = f"<details><summary>{told}</summary>{''.join(rest)}</details>" if rest else ""
     captions = "".join(f'<p class="kind">{escape(caption)}</p>' for caption in record.annotation.captions)
     where = " · ".join(filter(None, (item.split, record.key, record.source)))
     seen = picture(record, item.image) if record.image is None or item.image is not None else _named(record.image.id)
