@@ -209,7 +209,7 @@ def explain(error: Exception, config_name: str, typed: list[str]) -> str:
     text = str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        options = sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
+        options = sorted(file.stem for file in (CONFIGS / group).glob("[!_]*.yaml"))
         if group and options:
             listed = f" There are: {', '.join(options)}."
             return f"{group}={option}: no such option.{config.nearest(option, options)}{listed}"
@@ -327,6 +327,9 @@ def training_settings(composed: dict[str, Any]) -> config.Config:
     if composed.get("reuse") is not None:
         # Links resolved now: `logs/latest` will soon name the run that begins here.
         composed = composed | {"reuse": str(Path(str(composed["reuse"])).resolve())}
+    vision = (composed.get("model") or {}).get("vision") or {}
+    if vision.get("weights") and Path(str(vision["weights"])).is_dir():
+        vision["weights"] = str(Path(str(vision["weights"])).resolve())
     settings = config.check(composed)
     if HydraConfig.get().mode == RunMode.MULTIRUN and settings.training.devices > 1:
         # Lightning starts the other processes with this very command line, -m included: each would

@@ -42,7 +42,7 @@ class Vision(Section):
     """The image encoder: an OpenCLIP model by name, or a ViT from a config."""
 
     name: str | None = None  # OpenCLIP model name, e.g. ViT-L-14-336, EVA01-g-14
-    weights: str | None = None  # OpenCLIP tag or a local file; null = random weights
+    weights: str | None = None  # OpenCLIP tag, a local file, or a run's stage folder; null = random weights
     vit: ViT | None = None
     layer: int = -1  # which block's patch tokens; -1 is the last, -2 the one before (LLaVA)
 
@@ -132,6 +132,7 @@ class Data(Section):
     prompts: str = "prompts"
     feedback: Source | None = None  # null = what the collect stage wrote
     eval: str = "eval"
+    validation: str | None = None  # shards whose loss is logged while training; null = none
     workers: Annotated[int, Field(ge=0)] = 0  # data worker processes
     start_method: Literal["fork", "forkserver", "spawn"] | None = None  # of workers; null = Python's default
     window: Positive = 16  # shards that are shuffled together
@@ -141,6 +142,9 @@ class Data(Section):
     cache_gb: Annotated[float, Field(gt=0)] = 50.0  # 10^9 bytes
     allow_pipe: bool = False  # run the shell commands of pipe: URLs
     share_prefixes: bool = True  # one token tree per record; false = one sequence per dialogue
+    features: bool = False  # stored vision features instead of images and encoder (python src/prepare.py task=features)
+    images: Literal["fast", "exact"] = "fast"  # how images are decoded and resized in training; exact is OpenCLIP's PIL
+    dialogues_per_record: Positive | None = None  # of a record in a step, drawn anew each epoch; null = all
     tokens_per_forest: Positive = 16384  # tokens of one forward pass
     max_tokens: Positive = 4096  # longest dialogue, in tokens
     on_damage: Literal["stop", "skip"] = "stop"  # a record that cannot be used
@@ -226,9 +230,14 @@ class Curriculum(Section):
 # --- the rest --------------------------------------------------------------------------------------
 
 
+KeepCache = Literal["auto", "on", "off"]
+"""Go on from the turn before, a batch of dialogues at a time; auto: where keys and values fit into memory."""
+
+
 class Generation(Section):
     max_new_tokens: Positive
     batch_size: Positive  # prompts
+    keep_cache: KeepCache = "auto"
 
 
 class Eval(Section):
@@ -250,6 +259,7 @@ class Training(Section):
     checkpointing: Literal["auto", "on", "off"] = "auto"  # recompute activations; auto: where they do not fit
     checkpoint_every: Positive = 100  # optimiser steps
     log_every: Positive = 10  # optimiser steps
+    validate_every: Positive = 100  # optimiser steps, on data.validation
     overfit: bool = False  # train on the first step's records again and again
 
 
@@ -283,6 +293,17 @@ class Config(Section):
     reuse: str | None = None  # a run folder to take finished stages from
 
     @model_validator(mode="after")
+    def _features_of_a_frozen_encoder(self) -> Config:
+        for name in self.curriculum.order:
+            stage = self.curriculum.stages[name]
+            if self.data.features and isinstance(stage, TrainStage) and "vision" in stage.trainable:
+                raise ValueError(
+                    f"curriculum.stages.{name}.trainable names vision, but data.features=true reads what a frozen "
+                    f"encoder made: drop vision there, or set data.features=false"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _lora_is_there(self) -> Config:
         for name, stage in self.curriculum.stages.items():
             if isinstance(stage, TrainStage) and "lora" in stage.trainable and self.model.language.lora is None:
@@ -293,12 +314,14 @@ class Config(Section):
 class EvalCommand(Eval):
     """`src/eval.py`: a run to evaluate again."""
 
+    suite: Literal["run"] = "run"
     ckpt: str  # a run folder
     out: str
     shards: str | None = None  # null = the run's own eval split
     records: Positive | None = None
     max_new_tokens: Positive | None = None  # null = as in the run
     batch_size: Positive = 256
+    keep_cache: KeepCache = "auto"
     judge: Rater
 
 
@@ -313,6 +336,7 @@ class CollectCommand(CollectStage):
     shards: str | None = None  # a folder of shards whose questions are asked instead
     max_new_tokens: Positive | None = None  # null = as in the run; 512 of a server
     batch_size: Positive = 256
+    keep_cache: KeepCache = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
     annotator: Rater
     dry_run: bool = False  # only estimate calls, tokens and cost

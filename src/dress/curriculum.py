@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import lightning as L
 import torch
@@ -25,9 +25,10 @@ from rich.console import Console
 
 from dress import config
 from dress.callbacks import SaveCheckpoint, ShowProgress, precision_for
-from dress.data.datamodule import StageData, StepDataset
+from dress.data.datamodule import HeldOut, StageData, StepDataset, rejected
+from dress.data.pixels import Pixels
 from dress.data.shards import Sample, Shards
-from dress.data.stream import Stream, open_split, open_stream
+from dress.data.stream import Stream, open_stream
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.tokenizer import check_cuts, load_tokenizer, save_tokenizer, tokenizer_hash, train_tokenizer
 from dress.evaluation.cells import evaluate_cells
@@ -39,7 +40,7 @@ from dress.feedback.collect import CkptResponder, Sampling, ratings_table
 from dress.feedback.corpus import corpus
 from dress.feedback.rater import NoRater, Rater, build_rater, check_rater, identity
 from dress.feedback.request import Stopped
-from dress.files import read_json, write_json
+from dress.files import read_json, write_json, write_lines
 from dress.loggers import build_logger, log_results
 from dress.model.checkpoint import load_weights, save_model
 from dress.model.language import load_own_tokenizer
@@ -56,6 +57,8 @@ from dress.worlds.prepared import prepared
 
 SHOWN_RECORDS = 4
 """Records that `show=batch` prints."""
+
+Made = TypeVar("Made", bound=StepDataset)
 
 TOKENIZER_RECORDS = 2000
 """Records per split that the hermetic tokenizer is trained on."""
@@ -78,6 +81,7 @@ class Curriculum:
         expected = {name: float(settings.budget.get(name, {}).get("seconds", 60)) for name in names}
         self.progress = CurriculumProgress(console, expected)
         self.seconds: dict[str, float] = {}
+        self._opened: dict[str, Shards] = {}
 
     @cached_property
     def annotator(self) -> Rater:
@@ -107,6 +111,7 @@ class Curriculum:
                 "tokenizer": tokenizer_hash(self.model.encoder.tokenizer),
                 "seed": self.settings.seed,
             })  # fmt: skip
+            self._check_data()
             self.chain: dict[str, str] = {}
             for name in self.settings.curriculum.order:
                 fingerprint = self._fingerprint(fingerprint, self._depends_on(name))
@@ -122,6 +127,27 @@ class Curriculum:
         write_report(self.folder, samples, self.settings.eval.scenes, self._notes())
         log_results(self.settings, result, outcomes, samples)
         return result
+
+    def _check_data(self) -> None:
+        """Open all that the stages will read, so that what is missing or damaged is named before the first of them.
+
+        Raises:
+            ValueError: names the shard.
+        """
+        data = self.settings.data
+        encoder = self.model.vision.facts(data.images) if data.features else None
+        for name in self.settings.curriculum.order:
+            stage = self.settings.curriculum.stages[name]
+            match stage:
+                case config.TrainStage():
+                    sources = [getattr(data, stage.data), data.validation]
+                case config.CollectStage():
+                    sources = [data.prompts]
+                case config.EvalStage():
+                    sources = [data.eval]
+            for part in (part for source in sources if source is not None for part in self._open(source).parts):
+                if encoder is not None and not isinstance(stage, config.EvalStage):
+                    part.shards.check_features(encoder)
 
     def show_batch(self) -> None:
         """Print the first records of the first train stage as they are learned: bold green carries loss."""
@@ -174,12 +200,10 @@ class Curriculum:
             match stage:
                 case config.TrainStage():
                     self._train(name, stage)
-                case _ if rank() > 0:
-                    pass  # the first process collects and evaluates; the others wait for its marker
-                case config.CollectStage():
-                    self._collect(name, stage)
                 case config.EvalStage():
                     self._evaluate(name, stage)
+                case config.CollectStage() if rank() == 0:  # the other processes wait for its marker
+                    self._collect(name, stage)
         except Stopped as stop:
             raise Stopped(
                 f"stage {name}: {stop}. Go on with: python src/train.py resume={short(self.folder)}"
@@ -212,14 +236,19 @@ class Curriculum:
         earlier = [stages[n] for n in order[: order.index(name)]]
         before = sum(s.steps for s in earlier if isinstance(s, config.TrainStage))
         module = DressModule(self.model, stage, training, before, self.settings.data.tokens_per_forest)
-        stream = self._stream(name, stage)
 
-        def make(rank: int, world: int) -> StepDataset:
-            return StepDataset(
+        def dataset(kind: type[Made], stream: Stream, rank: int, world: int) -> Made:
+            return kind(
                 stream, stage, self.settings.data, self.settings.phases, self.model.encoder,
-                self.model.vision.transform, folder / "rejects.jsonl", training.overfit, rank, world,
+                Pixels(self.model.vision.preprocessing, self.model.vision.transform, self.settings.data.images),
+                folder / "rejects.jsonl", training.overfit, rank, world,
             )  # fmt: skip
 
+        held_out = self.settings.data.validation and self._open(self.settings.data.validation)
+        data = StageData(
+            partial(dataset, StepDataset, self._stream(name, stage)), self.settings.data,
+            partial(dataset, HeldOut, held_out) if held_out else None,
+        )  # fmt: skip
         done = torch.load(last, weights_only=True, map_location="cpu")["global_step"] if resumed else 0
         self.progress.start(name, stage.steps, done)
         trainer = L.Trainer(
@@ -232,6 +261,9 @@ class Curriculum:
             logger=build_logger(self.settings, name, resumed),
             callbacks=[ShowProgress(self.progress), SaveCheckpoint(last, training.checkpoint_every)],
             log_every_n_steps=1,
+            val_check_interval=training.validate_every if held_out else None,
+            check_val_every_n_epoch=None if held_out else 1,
+            limit_val_batches=1.0 if held_out else 0,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -239,13 +271,14 @@ class Curriculum:
             use_distributed_sampler=False,
         )
         trainer.fit(
-            module, datamodule=StageData(make, self.settings.data),
+            module, datamodule=data,
             ckpt_path=str(last) if resumed else None, weights_only=True,
         )  # fmt: skip
         if trainer.is_global_zero:
             write_json(folder / "history.json", module.history)
             save_model(self.model, self.settings.model, folder, self._facts(name))
             last.unlink(missing_ok=True)
+            self._tell_rejects(name)
 
     def _collect(self, name: str, stage: config.CollectStage) -> None:
         source, folder = self.evaluated()["sft"], self.stage_folder(name)
@@ -254,12 +287,28 @@ class Curriculum:
             self._shards("prompts"), folder / "shards", stage, self._sampling(stage.temperature, stage.top_p),
             seed_for(self.settings.seed, name), self.progress,
         )  # fmt: skip
+        self._name_damage(name, self._shards("prompts"))
         table = ratings_table(Shards(folder / "shards"))
         write_json(folder / "ratings.json", table)
         self.console.print(ratings_as_table(table))
 
+    def _name_damage(self, name: str, shards: Shards) -> None:
+        """What a collect or eval stage passed over goes into its reject file."""
+        if lines := [*shards.damage, *shards.skipped]:
+            file = self.stage_folder(name) / "rejects.jsonl"
+            write_lines(file, ({"where": line, "reason": line} for line in lines))
+        self._tell_rejects(name)
+
+    def _tell_rejects(self, name: str) -> None:
+        file = self.stage_folder(name) / "rejects.jsonl"
+        reasons = rejected(file)
+        if reasons:
+            few = "; ".join(f"{number} x {reason[:80]}" for reason, number in reasons.most_common(3))
+            self.console.print(f"stage {name}: {reasons.total()} set aside, see {file}: {few}", highlight=False)
+
     def _evaluate(self, name: str, stage: config.EvalStage) -> None:
         samples = self._eval_samples()
+        self._name_damage(name, self._shards("eval"))
         dialogues = sum(len(record.dialogues) for record, _ in samples)
         settings, models = self.settings.eval, self.evaluated()
         self._take_over_cells(name)
@@ -274,13 +323,14 @@ class Curriculum:
         evaluate_cells(
             {model: partial(responder, source) for model, source in models.items()},
             self.judge, samples, settings, self.conditions(), self._sampling(0.0), self.stage_folder(name),
-            self.progress.advance,
+            self.settings.training, self.progress.advance,
         )  # fmt: skip
 
     def _take_over_cells(self, name: str) -> None:
         """Take answers of the same model to the same questions from the run named by `reuse`."""
         prints = self.cell_fingerprints(name)
-        write_json(self.stage_folder(name) / "cells.json", prints)
+        if rank() == 0:
+            write_json(self.stage_folder(name) / "cells.json", prints)
         if self.settings.reuse is None:
             return
         source = Path(self.settings.reuse) / "stages" / name
@@ -300,7 +350,7 @@ class Curriculum:
     def _eval_samples(self) -> list[Sample]:
         shards, stages = self._shards("eval"), self.settings.curriculum.stages
         (*_, stage) = [s for n in self.settings.curriculum.order if isinstance(s := stages[n], config.EvalStage)]
-        return [shards[i] for i in range(min(stage.records or len(shards), len(shards)))]
+        return list(shards.readable(range(min(stage.records or len(shards), len(shards)))))
 
     # --- parts ---
 
@@ -313,7 +363,7 @@ class Curriculum:
         return {"none": "", "praise": praise(form, self.settings.phases)}
 
     def _responder(self, stage: str) -> CkptResponder:
-        return CkptResponder(self.model, f"{self.settings.name}/{stage}")
+        return CkptResponder(self.model, f"{self.settings.name}/{stage}", self.settings.generation.keep_cache)
 
     def _sampling(self, temperature: float, top_p: float = 1.0) -> Sampling:
         generation = self.settings.generation
@@ -343,7 +393,11 @@ class Curriculum:
 
     def _shards(self, name: str) -> Shards:
         """The shards of a split that is one dataset."""
-        return open_split(getattr(self.settings.data, name), self.data, self.settings.data)
+        return self._open(getattr(self.settings.data, name)).parts[0].shards
+
+    def _open(self, source: config.Source | Path, seed: int = 0) -> Stream:
+        """A split; what was opened before is not opened again."""
+        return open_stream(source, self.data, self.settings.data, seed, self._opened)
 
     def _stream(self, name: str, stage: config.TrainStage) -> Stream:
         """What a train stage streams: its split, or what the collect stage wrote."""
@@ -354,7 +408,7 @@ class Curriculum:
             if not collected:
                 raise ValueError("data.feedback is null and the curriculum has no collect stage: name one of them")
             source = (self.stage_folder(collected[-1]) / "shards").absolute()
-        return open_stream(source, self.data, self.settings.data, seed_for(self.settings.seed, name))
+        return self._open(source, seed_for(self.settings.seed, name))
 
     def _build_model(self) -> LVLM:
         settings, data = self.settings.model, self.settings.data
@@ -364,7 +418,7 @@ class Curriculum:
             if rank() > 0:
                 _wait_for(file)
             if not file.exists():
-                streams = [open_stream(source, self.data, data, 0) for source in (data.align, data.sft, data.prompts)]
+                streams = [self._open(source) for source in (data.align, data.sft, data.prompts)]
                 splits = [part.shards for stream in streams for part in stream.parts]
                 phases = self.settings.phases  # not the experiment's conditions: ablations share the tokenizer
                 fixed = [phases.align.prompt, praise(phases.critique.condition, phases)]
@@ -386,11 +440,12 @@ class Curriculum:
         match stage:
             case config.TrainStage():
                 source = getattr(data, stage.data)
-                parts["shards"] = open_stream(source, self.data, data, 0).fingerprint if source else "collected"
+                parts["shards"] = self._open(source).fingerprint if source else "collected"
                 phases = self.settings.phases.model_dump()
                 parts["phases"] = {key: phases[key] for name in stage.phases for key in SETTINGS_OF[name]}
                 parts["training"] = [self.settings.training.clip, precision_for(self.settings.training.precision)]
                 parts["sharing"] = [data.share_prefixes, data.tokens_per_forest, data.max_tokens]
+                parts["data"] = [data.features, data.images, data.dialogues_per_record]
             case config.CollectStage():
                 parts["shards"] = self._shards("prompts").fingerprint
                 parts["annotator"] = identity(self.settings.annotator)
@@ -441,7 +496,7 @@ class Curriculum:
         """What a reader of the report must know before its figures."""
         data, language = self.settings.data, self.settings.model.language
         if data.world is None and language.config is not None:
-            records = sum(len(part.shards) for part in open_stream(data.sft, self.data, data, 0).parts)
+            records = sum(len(part.shards) for part in self._open(data.sft).parts)
             return [
                 f"A model from scratch on {records:,} real images: nobody should expect good captions. "
                 f"What this shows is that the whole method runs on these data. A model whose SFT data hold "
@@ -474,5 +529,7 @@ def _link(source: str, target: str) -> None:
     """Files of a finished stage are never changed, so two runs may share them."""
     try:
         os.link(source, target)
+    except FileExistsError:
+        pass  # another rank was faster
     except OSError:
         shutil.copy2(source, target)

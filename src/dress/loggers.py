@@ -10,6 +10,7 @@ import importlib.util
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,13 +56,19 @@ def build_logger(settings: config.Config, stage: str, resumed: bool) -> Logger:
     Raises:
         ValueError: tensorboard is not installed.
     """
-    version = f"{stage}-resumed" if resumed else stage
+    version = _version(Path(settings.run_dir) / settings.logger.kind, stage) if resumed else stage
     if settings.logger.kind == "wandb":
         return WandbStage(settings)
     if settings.logger.kind == "tensorboard":
         _need_tensorboard()
         return TensorBoardLogger(settings.run_dir, name="tensorboard", version=version)
     return CSVLogger(settings.run_dir, name="csv", version=version)
+
+
+def _version(folder: Path, stage: str) -> str:
+    """A name that no part of the stage before has: `sft-resumed`, then `sft-resumed-2` …"""
+    names = (f"{stage}-resumed{f'-{n}' if n > 1 else ''}" for n in count(1))
+    return next(name for name in names if not (folder / name).exists())
 
 
 def log_results(

@@ -115,10 +115,10 @@ def ask(
             if isinstance(responder, ServerResponder):
                 progress(0, f"answers: {responder.client.tally.line()}")
 
-        samples = [prompts[index] for index in indices]
+        samples = list(prompts.readable(indices))
         hold_slice(responder, rater, samples, stage, sampling, seed_for(seed, number), count, answered)
         progress(_answers(prompts, indices, stage) - judged, "")
 
 
 def _answers(prompts: Shards, indices: range, stage: config.CollectStage) -> int:
-    return sum(len(prompts.record(index).dialogues) for index in indices) * stage.samples * stage.turns
+    return sum(len(record.dialogues) for record, _ in prompts.readable(indices)) * stage.samples * stage.turns

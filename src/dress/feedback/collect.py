@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -14,9 +14,10 @@ from dress.data.shards import INDEX, Sample, Shards, write_shards
 from dress.dialogue.spans import Span
 from dress.feedback.failures import settled
 from dress.feedback.rater import Progress, Rater, ignore
-from dress.feedback.responders import NoAnswer, Responder, Sampling
+from dress.feedback.responders import Holds, NoAnswer, Responder, Sampling
 from dress.model.generation import Prompt, generate
 from dress.model.lvlm import LVLM
+from dress.model.session import Drawing, Images, Session
 from dress.record import Dialogue, Feedback, Record, Turn
 from dress.seeding import seed_for
 
@@ -27,10 +28,13 @@ class CkptResponder:
     Args:
         model: the LVLM.
         name: what provenance calls it.
+        keep_cache: go on from the keys and values of the turn before (`auto`: where they fit into
+            memory), or read every prompt from its beginning.
     """
 
-    def __init__(self, model: LVLM, name: str) -> None:
-        self.model, self.name = model, name
+    def __init__(self, model: LVLM, name: str, keep_cache: Literal["auto", "on", "off"] = "auto") -> None:
+        self.model, self.name, self._keep = model, name, keep_cache
+        self._session: Session | None = None
 
     def preprocess(self, data: bytes, where: str) -> Tensor:
         """Pixels [3, H, W].
@@ -46,18 +50,40 @@ class CkptResponder:
         dialogues: Sequence[Dialogue],
         image: Sequence[int | None],
         pixels: Sequence[Tensor],
-        condition: str,
+        conditions: Sequence[str],
         sampling: Sampling,
-        seed: int,
+        seeds: Sequence[int],
         progress: Callable[[int], None] = lambda n: None,
     ) -> list[str]:
-        """An answer to the last turn of every dialogue; see `Responder.answer`."""
-        prompts = [Prompt(prompt_spans(d, condition), i) for d, i in zip(dialogues, image, strict=True)]
+        """See `Responder.answer`; inside of `hold`, dialogues that were answered before are not read again."""
+        prompts = [
+            Prompt(prompt_spans(dialogue, condition), place)
+            for dialogue, condition, place in zip(dialogues, conditions, image, strict=True)
+        ]
+        drawing = Drawing(sampling.max_new_tokens, sampling.temperature, sampling.top_p)
+        if self._session is not None and (self._keep == "on" or self._session.fits(prompts, drawing)):
+            keys = [id(dialogue) for dialogue in dialogues]
+            out = self._session.answer(prompts, keys, Images(self.model, pixels), drawing, seeds)
+            progress(len(out))
+            return [self.model.encoder.decode(tokens) for tokens in out]
+        self._session = None
         return generate(
             self.model, prompts, pixels,
             max_new_tokens=sampling.max_new_tokens, batch_size=sampling.batch_size,
-            temperature=sampling.temperature, top_p=sampling.top_p, seed=seed, progress=progress,
+            temperature=sampling.temperature, top_p=sampling.top_p, seed=seeds, progress=progress,
         )  # fmt: skip
+
+    def hold(self, dialogues: int, sampling: Sampling) -> Iterator[range]:
+        """See `Holds.hold`: as many as are decoded together. The model's weights must stay as they are meanwhile."""
+        if self._keep == "off":
+            yield range(dialogues)
+            return
+        self._session = Session(self.model)
+        try:
+            for first in range(0, dialogues, sampling.batch_size):
+                yield range(first, min(first + sampling.batch_size, dialogues))
+        finally:
+            self._session = None
 
 
 def prompt_spans(dialogue: Dialogue, condition: str) -> tuple[Span, ...]:
@@ -76,8 +102,7 @@ def converse(
     samples: Sequence[Sample],
     dialogues: Sequence[tuple[int, Dialogue]],
     *,
-    turns: int,
-    conditions: Sequence[str],
+    conditions: Sequence[Sequence[str]],
     sampling: Sampling,
     seed: int,
     progress: Callable[[int], None] = lambda n: None,
@@ -89,9 +114,10 @@ def converse(
         responder: answers.
         rater: judges every answer; its refinement is the next user text.
         samples: records with image bytes.
-        dialogues: (index into samples, dialogue whose first user text is asked).
-        turns: answers per dialogue; it ends early where the rater gives no refinement.
-        conditions: condition text of each turn.
+        dialogues: (index into samples, dialogue whose first user text is asked). Those of one record
+            should follow one another: they share what is read of the image.
+        conditions: condition text of each turn, for each dialogue; a dialogue has as many turns, fewer
+            where the rater gives no refinement.
         sampling: how answers are drawn.
         seed: of the sampling.
         progress: called with the number of finished answers.
@@ -103,30 +129,34 @@ def converse(
     """
     pixels, place = _pixels(responder, samples)
     held = [dialogue.model_copy(update={"turns": [Turn(user=dialogue.turns[0].user)]}) for _, dialogue in dialogues]
-    open_ = list(range(len(held)))
-    for turn in range(turns):
-        answers = responder.answer(
-            [samples[dialogues[i][0]][0] for i in open_],
-            [held[i] for i in open_],
-            [place[dialogues[i][0]] for i in open_],
-            pixels,
-            conditions[turn],
-            sampling,
-            seed_for(seed, turn),
-            progress,
-        )
-        for i, answer in zip(open_, answers, strict=True):
-            held[i].turns[-1] = held[i].turns[-1].model_copy(update=_answered(answer, responder.name))
-        open_ = [i for i, answer in zip(open_, answers, strict=True) if isinstance(answer, str)]
-        feedback = rater.rate(
-            [(samples[dialogues[i][0]][0], held[i]) for i in open_],
-            [samples[dialogues[i][0]][1] for i in open_],
-            judged,
-        )
-        for i, given in zip(open_, feedback, strict=True):
-            held[i].turns[-1].feedback.append(given)
-        if turn + 1 < turns:
-            open_ = [i for i, given in zip(open_, feedback, strict=True) if given.refinement]
+    groups = responder.hold(len(held), sampling) if isinstance(responder, Holds) else [range(len(held))]
+    for group in groups:
+        open_, turn = list(group), 0
+        while open_:
+            answers = responder.answer(
+                [samples[dialogues[i][0]][0] for i in open_],
+                [held[i] for i in open_],
+                [place[dialogues[i][0]] for i in open_],
+                pixels,
+                [conditions[i][turn] for i in open_],
+                sampling,
+                [seed_for(seed, turn, i) for i in open_],
+                progress,
+            )
+            for i, answer in zip(open_, answers, strict=True):
+                held[i].turns[-1] = held[i].turns[-1].model_copy(update=_answered(answer, responder.name))
+            open_ = [i for i, answer in zip(open_, answers, strict=True) if isinstance(answer, str)]
+            feedback = rater.rate(
+                [(samples[dialogues[i][0]][0], held[i]) for i in open_],
+                [samples[dialogues[i][0]][1] for i in open_],
+                judged,
+            )
+            for i, given in zip(open_, feedback, strict=True):
+                held[i].turns[-1].feedback.append(given)
+            turn += 1
+            open_ = [
+                i for i, given in zip(open_, feedback, strict=True) if given.refinement and turn < len(conditions[i])
+            ]
             for i in open_:
                 held[i].turns.append(Turn(user=_refinement(held[i].turns[-1].feedback)))
     return held
@@ -175,7 +205,7 @@ def hold_slice(
     ]
     held = converse(
         responder, rater, samples, asked,
-        turns=stage.turns, conditions=[""] * stage.turns, sampling=sampling, seed=seed,
+        conditions=[[""] * stage.turns] * len(asked), sampling=sampling, seed=seed,
         progress=answered, judged=judged,
     )  # fmt: skip
     return _with_dialogues(samples, asked, held)
@@ -215,14 +245,20 @@ def collect(
         (folder / INDEX).unlink(missing_ok=True)  # it tells of the old shards
     for number, indices in enumerate(slices(prompts, stage)):
         if anew or not (folder / f"shard-{number:06d}.tar").exists():
-            samples = [prompts[index] for index in indices]
+            samples = list(prompts.readable(indices))
             held = hold_slice(responder, rater, samples, stage, sampling, seed_for(seed, number))
             whole, rows = settled(held)
             failed += rows
-            if not write_shards(folder, whole, stage.per_shard, start=number):
+            features = stored_features(prompts, indices)
+            if not write_shards(folder, whole, stage.per_shard, start=number, features=features):
                 (folder / f"shard-{number:06d}.tar").unlink(missing_ok=True)
         progress(len(indices), "")
     return failed
+
+
+def stored_features(prompts: Shards, indices: Iterable[int]) -> dict[str, bytes]:
+    """The vision features of the prompts that have some, by key: they go with the answers, as the images do."""
+    return {key: data for key, data in map(prompts.features_file, indices) if data is not None}
 
 
 def _with_dialogues(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from dress.feedback.ledger import Ledger
 from dress.feedback.request import Client, Message, Request
@@ -63,9 +63,9 @@ class Responder(Protocol):
         dialogues: Sequence[Dialogue],
         image: Sequence[int | None],
         pixels: Sequence[Any],
-        condition: str,
+        conditions: Sequence[str],
         sampling: Sampling,
-        seed: int,
+        seeds: Sequence[int],
         progress: Callable[[int], None] = lambda n: None,
     ) -> Sequence[Answer]:
         """An answer to the last turn of every dialogue, or why there is none.
@@ -75,10 +75,22 @@ class Responder(Protocol):
             dialogues: their last turn has no answer yet.
             image: index into `pixels` for each dialogue, or None.
             pixels: what `preprocess` gave.
-            condition: text after the last user text; empty for none.
+            conditions: text after the last user text of each dialogue; empty for none.
             sampling: greedy or sampled.
-            seed: of the sampling.
+            seeds: of each dialogue's draws; equal dialogues are told apart by them.
             progress: called with the number of finished answers.
+        """
+        ...
+
+
+@runtime_checkable
+class Holds(Protocol):
+    """A responder that keeps what it has read between the turns of a dialogue."""
+
+    def hold(self, dialogues: int, sampling: Sampling) -> Iterator[range]:
+        """Which of so many dialogues are to be held together, from first to last turn, one range after another.
+
+        What was read is kept until the next range is asked for.
         """
         ...
 
@@ -101,16 +113,13 @@ class ServerResponder:
 
     def answer(
         self, records: Sequence[Record], dialogues: Sequence[Dialogue], image: Sequence[int | None],
-        pixels: Sequence[bytes], condition: str, sampling: Sampling, seed: int,
+        pixels: Sequence[bytes], conditions: Sequence[str], sampling: Sampling, seeds: Sequence[int],
         progress: Callable[[int], None] = lambda n: None,
     ) -> list[Answer]:  # fmt: skip
-        """See `Responder.answer`; equal questions are told apart by their seeds, unless greedy."""
-        draws: Counter[str] = Counter()
+        """See `Responder.answer`."""
         requests = []
-        for record, dialogue, place in zip(records, dialogues, image, strict=True):
-            name = _name(record, dialogue)
-            drawn = None if sampling.temperature == 0 else (seed + draws[name]) % SEEDS
-            draws[name] += 1
+        for dialogue, place, condition, seed in zip(dialogues, image, conditions, seeds, strict=True):
+            drawn = None if sampling.temperature == 0 else seed % SEEDS
             requests.append(
                 Request(
                     self._messages(dialogue, condition),
@@ -188,7 +197,7 @@ class FileResponder:
 
     def answer(
         self, records: Sequence[Record], dialogues: Sequence[Dialogue], image: Sequence[int | None],
-        pixels: Sequence[None], condition: str, sampling: Sampling, seed: int,
+        pixels: Sequence[None], conditions: Sequence[str], sampling: Sampling, seeds: Sequence[int],
         progress: Callable[[int], None] = lambda n: None,
     ) -> list[Answer]:  # fmt: skip
         """See `Responder.answer`."""
@@ -254,7 +263,7 @@ class KeptAnswers:
 
     def answer(
         self, records: Sequence[Record], dialogues: Sequence[Dialogue], image: Sequence[int | None],
-        pixels: Sequence[tuple[bytes, str]], condition: str, sampling: Sampling, seed: int,
+        pixels: Sequence[tuple[bytes, str]], conditions: Sequence[str], sampling: Sampling, seeds: Sequence[int],
         progress: Callable[[int], None] = lambda n: None,
     ) -> Sequence[Answer]:  # fmt: skip
         """See `Responder.answer`."""
@@ -263,7 +272,7 @@ class KeptAnswers:
             [None if place is None else shown[place], [[turn.user, turn.assistant] for turn in dialogue.turns]]
             for dialogue, place in zip(dialogues, image, strict=True)
         ]
-        told = [self._identity, asked, condition, asdict(sampling), seed]
+        told = [self._identity, asked, list(conditions), asdict(sampling), list(seeds)]
         key = hashlib.sha256(json.dumps(told, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
         kept = self._ledger.answers(key)
         if kept is not None:
@@ -272,7 +281,7 @@ class KeptAnswers:
         if self._responder is None:
             return [NoAnswer("not_recorded") for _ in dialogues]
         ready = [self._responder.preprocess(data, where) for data, where in pixels]
-        answers = list(self._responder.answer(records, dialogues, image, ready, condition, sampling, seed, progress))
+        answers = list(self._responder.answer(records, dialogues, image, ready, conditions, sampling, seeds, progress))
         assert all(isinstance(answer, str) for answer in answers), "a model in memory always answers"
         if not self._ledger.readonly:
             self._ledger.keep_answers(key, answers)

@@ -1,4 +1,4 @@
-"""Does a forward pass fit without activation checkpointing?"""
+"""What fits into memory: a forward pass without activation checkpointing, rows of keys and values."""
 
 from __future__ import annotations
 
@@ -55,3 +55,21 @@ def needs_checkpointing(model: LVLM, tokens: int, device: torch.device, half: bo
     """Whether a stage should recompute activations: without it, its largest forest would not fit."""
     need = activation_bytes(model, tokens, 2 if half else 4) + state_bytes(model)
     return need > SHARE * free_bytes(device)
+
+
+def cache_bytes(model: LVLM, tokens: int) -> int:
+    """Keys and values of `tokens` tokens, in bytes (model.cache keeps fp32 on CPU)."""
+    text = model.language.config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    size = 4 if model.device.type == "cpu" else model.projector_weight.element_size()
+    return 2 * tokens * text.num_hidden_layers * heads * width * size
+
+
+def rows_that_fit(model: LVLM, tokens: int) -> int:
+    """How many rows of `tokens` tokens have room for their keys and values."""
+    device = model.device
+    free = free_bytes(device)
+    if device.type == "cuda":  # what PyTorch holds and does not use
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(SHARE * free) // cache_bytes(model, tokens)
