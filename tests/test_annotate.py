@@ -464,10 +464,8 @@ def test_a_key_that_the_server_repeats_is_written_nowhere(prompts, tmp_path, mon
     monkeypatch.setenv("OUR_ACCOUNT", key)
     out, log = tmp_path / "out", tmp_path / "console.txt"
     with serving(Behaviour(key=key, refuses=0.3, faults=0.1, kinds=("500",))) as url, log.open("w") as screen:
-        settings = asked(
-            prompts, out, answers(prompts, tmp_path / "answers.jsonl"), url,
-            turns=1, api_key_env="OUR_ACCOUNT", preview=5,
-        )  # fmt: skip
+        file = answers(prompts, tmp_path / "answers.jsonl")
+        settings = asked(prompts, out, file, url, turns=1, api_key_env="OUR_ACCOUNT", preview=5)
         collect_from(settings, Console(file=screen, width=300))
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert not [file for file in files if key.encode() in file.read_bytes()]

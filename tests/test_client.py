@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import time
 from collections import Counter
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llm_server import FAULTS, Behaviour, serving, started, verdict
@@ -226,6 +228,21 @@ def test_no_other_rating_passes(rating):
     with pytest.raises(Misfit) as misfit:
         parse(json.dumps({"critique": "x", "rating": rating, "refinement": ""}), Verdict)
     assert misfit.value.reason == "schema"
+
+
+# --- speed ----------------------------------------------------------------------------------------
+
+
+def test_everything_around_a_call_at_most_doubles_its_time(tmp_path):
+    spec = importlib.util.spec_from_file_location("annotate", ROOT / "benchmarks" / "annotate.py")
+    assert spec is not None and spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    out = tmp_path / "annotate.json"
+    measured = benchmark.main(["--calls", "100", "--rounds", "3", "--out", str(out)])
+    assert json.loads(out.read_text()) == measured
+    assert all(len(rates) == 3 for rates in measured["rounds"].values())
+    assert measured["ledger_over_bare"] >= 0.5
 
 
 # --- limits, budget -------------------------------------------------------------------------------
