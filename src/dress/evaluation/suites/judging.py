@@ -173,8 +173,7 @@ def _outcome(
     asked: Asked, answer: str | NoAnswer, verdict: Verdict | NoAnswer, responder: str, run: int
 ) -> SuiteOutcome:
     if isinstance(verdict, NoAnswer):
-        reason = verdict.reason if " " in verdict.reason else f"responder: {verdict.reason}"
-        return asked.failed(reason, responder=responder, run=run)
+        return asked.failed(verdict.reason, responder=responder, run=run)
     assert isinstance(answer, str)
     return SuiteOutcome(
         asked.key, asked.category, verdict.failed, {**asked.facts, **verdict.facts}, run=run, user=asked.user,

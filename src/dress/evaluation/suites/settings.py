@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from dress.config import Fraction, Positive, Section, check_as
 from dress.rater_settings import Rater, Server
@@ -22,19 +22,6 @@ class SuiteSettings(Section):
 
     out: str  # suite.json, outcomes.jsonl and run.json go here
     baseline: str | None = None  # the folder of an earlier evaluation, to compare with
-
-
-class Pope(SuiteSettings):
-    """Is there a … in the image? (Li et al., 2023)"""
-
-    suite: Literal["pope"]
-    questions: str | None = None  # question_id, image, text; null where answers name their image
-    labels: str | tuple[str, ...]  # image, text, label; one file or several
-    answers: str  # question_id, prompt, text
-
-    @property
-    def label_files(self) -> tuple[str, ...]:
-        return (self.labels,) if isinstance(self.labels, str) else self.labels
 
 
 class Chair(SuiteSettings):
@@ -53,10 +40,10 @@ class LlavaBench(SuiteSettings):
     reviews: str  # question_id, content (or text), category
 
 
-class Judged(SuiteSettings):
-    """What suites take that ask a responder and have its answers judged."""
+class Asking(SuiteSettings):
+    """What suites take that ask a responder."""
 
-    responder: str  # a file of answers, a run folder, or the address of a server
+    responder: str | None  # a file of answers, a run folder, or the address of a server
     server: Server = Server()  # where the responder is one
     stage: str | None = None  # of a run: whose model answers; null = the last
     condition: str | None = None  # of a run: none or praise; null = praise where the stage taught it
@@ -64,8 +51,35 @@ class Judged(SuiteSettings):
     top_p: Fraction = 1.0
     max_new_tokens: Positive | None = None  # null = as in the run; 512 of a server
     batch_size: Positive = 256  # prompts
+    runs: Positive = 1  # times that answers (if sampled) are drawn, and judged
+
+
+class Pope(Asking):
+    """Is there a … in the image? (Li et al., 2023)"""
+
+    suite: Literal["pope"]
+    questions: str | None = None  # question_id, image, text; null where answers name their image
+    labels: str | tuple[str, ...]  # image, text, label; one file or several
+    answers: str | None = None  # question_id, prompt, text
+    responder: str | None = None  # instead of answers
+    images: str | None = None  # for a responder
+
+    @property
+    def label_files(self) -> tuple[str, ...]:
+        return (self.labels,) if isinstance(self.labels, str) else self.labels
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Pope:
+        if (self.answers is None) == (self.responder is None):
+            raise ValueError("expected one of answers (a file) and responder (a run folder, or a server's address)")
+        return self
+
+
+class Judged(Asking):
+    """What suites take that have the responder's answers judged."""
+
+    responder: str
     judge: Rater
-    runs: Positive = 1  # times that answers (if sampled) are drawn and judged
 
 
 class LlavaEval(Judged):
