@@ -138,6 +138,26 @@ def test_a_judge_that_returns_prose_is_counted_and_never_averaged(tmp_path: Path
     assert found["score"] is None and found["by_category"]["conversation"]["failures"] == 2
 
 
+def test_a_judge_writes_llavas_reviews(tmp_path: Path) -> None:
+    class Reviewer(Judge):
+        async def _answer(self, request: web.Request, body: Json, asked: str) -> web.StreamResponse:
+            told = json.dumps(body["messages"])
+            said = re.search(r"<assistant_2>\\n.*?(\d)\\n", told)
+            return reply(f"8 {said[1]}\nThe second is shorter." if said and "A good answer" in told else "Hm.")
+
+    files = llava_files(tmp_path) | {"suite": "llava_bench"}
+    references = [{"question_id": n, "text": f"A good answer {n}."} for n in range(5)]
+    files["references"] = lines(tmp_path / "r.jsonl", *references)
+    with serving(Reviewer()) as address:
+        found = evaluate(tmp_path / "out", judge=llm(address), **files)
+    assert (found["relative"], found["score_1"], found["n"]) == (pytest.approx(100 * 15 / 40), 8, 5)
+    assert found["failed"] == {"no reference answer": 1}
+    replay = {"kind": "replay", "ledger": str(tmp_path / "out" / "ledger.sqlite")}
+    assert evaluate(tmp_path / "again", judge=replay, **files) == found
+    with pytest.raises(ValueError, match="judge=none: suite=llava_bench expects one of llm, replay"):
+        evaluate(tmp_path / "none", judge={"kind": "none"}, **files)
+
+
 def test_a_judge_that_cannot_judge_is_refused(tmp_path: Path) -> None:
     for kind in ("rules", "oracle"):
         with pytest.raises(ValueError, match=f"judge={kind}: suite=llava_eval expects one of llm, replay"):

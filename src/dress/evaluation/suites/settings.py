@@ -33,13 +33,6 @@ class Chair(SuiteSettings):
     references: str | None = None  # COCO's captions: what people name is there too
 
 
-class LlavaBench(SuiteSettings):
-    """Reviews of two answers by one judge, as LLaVA writes them."""
-
-    suite: Literal["llava_bench"]
-    reviews: str  # question_id, content (or text), category
-
-
 class Asking(SuiteSettings):
     """What suites take that ask a responder."""
 
@@ -82,15 +75,41 @@ class Judged(Asking):
     judge: Rater
 
 
-class LlavaEval(Judged):
+class LlavaQuestions(Judged):
+    """LLaVA's questions, and what the judge is told beside the answers."""
+
+    questions: str
+    references: str | None = None  # question_id, text
+    context: str | None = None  # image, captions, instances
+    images: str | None = None
+    prompt: str
+
+
+class LlavaEval(LlavaQuestions):
     """Answers to LLaVA's questions, scored in four aspects."""
 
     suite: Literal["llava_eval"]
-    questions: str
-    references: str | None = None
-    context: str | None = None
-    images: str | None = None
     prompt: str = "llava_eval"
+
+
+class LlavaBench(LlavaQuestions):
+    """Reviews of two answers by one judge, as LLaVA writes them."""
+
+    suite: Literal["llava_bench"]
+    reviews: str | None = None  # question_id, content (or text), category
+    responder: str | None = None  # type: ignore[assignment]  # instead of reviews
+    questions: str | None = None  # type: ignore[assignment]
+    prompt: str = "review"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> LlavaBench:
+        if (self.reviews is None) == (self.responder is None):
+            raise ValueError(
+                "expected one of reviews (a file) and responder (a file, a run folder, a server's address)"
+            )
+        if self.responder is not None and (self.questions is None or self.references is None):
+            raise ValueError("responder needs questions and references, the answers of assistant 1")
+        return self
 
 
 class VLSafe(Judged):
