@@ -14,7 +14,7 @@ from aiohttp import web
 from conftest import composed, small_model
 from llm_server import Behaviour, reply, serving
 from PIL import Image
-from test_suites import evaluate, lines
+from test_suites import ask, evaluate, label, lines
 
 from dress import config
 from dress.data.shards import write_shards
@@ -138,6 +138,26 @@ def test_a_judge_that_returns_prose_is_counted_and_never_averaged(tmp_path: Path
     assert found["score"] is None and found["by_category"]["conversation"]["failures"] == 2
 
 
+def test_a_judge_writes_llavas_reviews(tmp_path: Path) -> None:
+    class Reviewer(Judge):
+        async def _answer(self, request: web.Request, body: Json, asked: str) -> web.StreamResponse:
+            told = json.dumps(body["messages"])
+            said = re.search(r"<assistant_2>\\n.*?(\d)\\n", told)
+            return reply(f"8 {said[1]}\nThe second is shorter." if said and "A good answer" in told else "Hm.")
+
+    files = llava_files(tmp_path) | {"suite": "llava_bench"}
+    references = [{"question_id": n, "text": f"A good answer {n}."} for n in range(5)]
+    files["references"] = lines(tmp_path / "r.jsonl", *references)
+    with serving(Reviewer()) as address:
+        found = evaluate(tmp_path / "out", judge=llm(address), **files)
+    assert (found["relative"], found["score_1"], found["n"]) == (pytest.approx(100 * 15 / 40), 8, 5)
+    assert found["failed"] == {"no reference answer": 1}
+    replay = {"kind": "replay", "ledger": str(tmp_path / "out" / "ledger.sqlite")}
+    assert evaluate(tmp_path / "again", judge=replay, **files) == found
+    with pytest.raises(ValueError, match="judge=none: suite=llava_bench expects one of llm, replay"):
+        evaluate(tmp_path / "none", judge={"kind": "none"}, **files)
+
+
 def test_a_judge_that_cannot_judge_is_refused(tmp_path: Path) -> None:
     for kind in ("rules", "oracle"):
         with pytest.raises(ValueError, match=f"judge={kind}: suite=llava_eval expects one of llm, replay"):
@@ -224,6 +244,31 @@ def test_without_images_a_server_is_asked_in_text_and_the_figures_say_so(tmp_pat
     assert sum("image_url" in json.dumps(body) for body in server.bodies) == 5
     # The same command again needs no server: every answer stands in the ledger.
     assert evaluate(tmp_path / "seen", images=str(tmp_path / "images"), **vlsafe_files(tmp_path, **asked)) == found
+
+
+def test_pope_asks_a_responder_too(tmp_path: Path) -> None:
+    class Yes(Judge):
+        async def _answer(self, request: web.Request, body: Json, asked: str) -> web.StreamResponse:
+            return reply("No." if "cat" in json.dumps(body) else "" if "bus" in json.dumps(body) else "Yes")
+
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "COCO_val2014_000000000007.jpg")
+    things = ["dog", "cat", "bus", "bed"]
+    questions = [ask(n, thing) for n, thing in enumerate(things)]
+    questions[3]["image"] = "COCO_val2014_000000000008.jpg"
+    labels = [label("dog", "yes"), label("cat", "yes"), label("bus", "no"), {**label("bed", "no"), "image": "8"}]
+    files = {"labels": lines(tmp_path / "l.jsonl", *labels), "images": str(tmp_path / "images")}
+    server = Yes()
+    with serving(server) as address:
+        files |= {"suite": "pope", "responder": address, "server": {"model": "answers"}}
+        found = evaluate(tmp_path / "out", questions=lines(tmp_path / "q.jsonl", *questions), **files)
+        assert (found["accuracy"], found["n"], found["responder"]) == (1 / 2, 2, "answers")
+        assert found["failed"] == {"image is not in images": 1, "empty answer": 1}
+        assert "single word" in json.dumps(server.bodies) and "image_url" in json.dumps(server.bodies)
+        from_labels = evaluate(tmp_path / "labels", **files)
+    assert (from_labels["accuracy"], from_labels["failures"]) == (1 / 2, 2)
+    with pytest.raises(ValueError, match="expected one of answers"):
+        evaluate(tmp_path / "out", answers="a.jsonl", **files)
 
 
 # --- captioning and VQA ---------------------------------------------------------------------------

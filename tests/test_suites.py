@@ -44,6 +44,8 @@ def lines(path: Path, *rows: Json | str, end: str = "\n") -> str:
 
 def evaluate(out: Path, **settings: Any) -> Json:
     """Run a suite in this process; what it wrote must follow from its outcomes alone."""
+    if settings["suite"] == "llava_bench":
+        settings.setdefault("judge", {"kind": "none"})
     checked, run = suite({"out": str(out), **settings})
     result = run(checked, Console(quiet=True))
     assert read_json(out / "suite.json") == json.loads(json.dumps(result))

@@ -12,13 +12,14 @@ from dress.evaluation.suites.answers_file import join
 from dress.evaluation.suites.asked import Asked
 from dress.evaluation.suites.outcome import SuiteOutcome
 from dress.evaluation.suites.reading import read_rows
-from dress.evaluation.suites.settings import Judged
+from dress.evaluation.suites.settings import Asking
 from dress.feedback.responders import NoAnswer, Responder, Sampling, ServerResponder
 from dress.feedback.source import SERVER_TOKENS, Source
 from dress.record import RecordError
 from dress.seeding import seed_for
 
 Progress = Callable[[int], None]
+EMPTY, UNSEEN = "empty answer", "its image cannot be read"
 CHUNK = 256
 """Images in memory at a time."""
 
@@ -39,9 +40,10 @@ class Asker:
         FileNotFoundError, ValueError: no such responder, or it cannot be used.
     """
 
-    def __init__(self, settings: Judged) -> None:
-        self.settings = settings
-        self.kind = Source(settings.responder).kind
+    def __init__(self, settings: Asking) -> None:
+        assert settings.responder is not None
+        self.settings, self.name = settings, settings.responder
+        self.kind = Source(self.name).kind
         self.condition, self.conditions = "", dict[str, str]()
         self.sampling = Sampling(
             settings.max_new_tokens or SERVER_TOKENS, settings.batch_size, settings.temperature, settings.top_p
@@ -50,7 +52,7 @@ class Asker:
         if self.kind == "server":
             from dress.feedback.client import build_client
 
-            client = build_client(settings.server.endpoint(settings.responder), Path(settings.out))
+            client = build_client(settings.server.endpoint(self.name), Path(settings.out))
             self.responder = ServerResponder(client, settings.server.sees_image, settings.server.system)
         elif self.kind == "ckpt":
             self._load()
@@ -63,16 +65,15 @@ class Asker:
     def ask(self, asked: Sequence[Asked], run: int, progress: Progress = lambda n: None) -> Answers:
         """Answers of one run."""
         if self.responder is None:
-            rows = read_rows("responder", self.settings.responder)
+            rows = read_rows("responder", self.name)
             answers, left = join(rows, asked)
             progress(len(asked))
-            return Answers(Path(self.settings.responder).name, answers, left)
+            return Answers(Path(self.name).name, answers, left)
         found: list[str | NoAnswer] = []
         for first in range(0, len(asked), CHUNK):
             seeds = [seed_for(run, number) for number in range(first, min(first + CHUNK, len(asked)))]
             found += self._answer(asked[first : first + CHUNK], seeds, progress)
-        blank = NoAnswer("empty answer")
-        return Answers(self.responder.name, [a if not isinstance(a, str) or a.strip() else blank for a in found])
+        return Answers(self.responder.name, [_told(answer) for answer in found])
 
     def _answer(self, some: Sequence[Asked], seeds: Sequence[int], progress: Progress) -> list[str | NoAnswer]:
         assert self.responder is not None
@@ -94,8 +95,7 @@ class Asker:
                 [seed for seed, can in zip(seeds, shown, strict=True) if can], progress,
             )
         )  # fmt: skip
-        unseen = NoAnswer("its image cannot be read")
-        return [next(given) if can else unseen for can in shown]
+        return [next(given) if can else NoAnswer(UNSEEN) for can in shown]
 
     def _load(self) -> None:
         import torch
@@ -103,11 +103,11 @@ class Asker:
         from dress.feedback.collect import CkptResponder
         from dress.model.checkpoint import load_model
 
-        trained = Source(self.settings.responder).trained()
+        trained = Source(self.name).trained()
         assert trained is not None
         name = stage_of(self.settings, trained)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model, facts = load_model(Path(self.settings.responder) / "stages" / name, device)
+        model, facts = load_model(Path(self.name) / "stages" / name, device)
         condition = self.settings.condition or condition_of(trained, name)
         if condition not in facts["conditions"]:
             raise ValueError(f"condition={condition}: expected one of {', '.join(facts['conditions'])}")
@@ -118,7 +118,16 @@ class Asker:
         self.responder = CkptResponder(model, f"{trained.name}/{name} ({condition})")
 
 
-def stage_of(settings: Judged, trained: Config) -> str:
+def _told(answer: str | NoAnswer) -> str | NoAnswer:
+    """The answer, or why there is none in the words of outcomes."""
+    if isinstance(answer, str):
+        return answer if answer.strip() else NoAnswer(EMPTY)
+    if answer.reason in (EMPTY, UNSEEN):
+        return answer
+    return NoAnswer(EMPTY if answer.reason == "empty" else f"responder: {answer.reason}", answer.call)
+
+
+def stage_of(settings: Asking, trained: Config) -> str:
     """The stage whose model answers: the one that is named, or the last that trained one."""
     names = [name for name in trained.curriculum.order if isinstance(trained.curriculum.stages[name], TrainStage)]
     if settings.stage is None:

@@ -29,11 +29,11 @@ Progress = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class Task:
-    """What a language model is asked about an answer, and what follows from its reply."""
+    """What a language model is asked about an answer, and what follows from its reply: facts, or why none do."""
 
     prompt: JudgePrompt
-    schema: type[BaseModel]
-    facts: Callable[[Asked, str, Any], Facts] = lambda asked, answer, reply: reply.model_dump()
+    schema: type[BaseModel] | None  # None: the reply is plain text
+    facts: Callable[[Asked, str, Any], Facts | str] = lambda asked, answer, reply: reply.model_dump()
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,14 @@ class Judging:
     """How a suite judges.
 
     `task` gives the question to a language model; `rules` the facts by rule, None where no rule can
-    judge an answer (or at all: `rules` itself is None); `rules_name` stands as the prompt of rules.
+    judge an answer (or at all: `rules` itself is None); `rules_name` stands as the prompt of rules;
+    `lacks` says why a question's answer cannot be judged at all.
     """
 
     task: Callable[[Asked], Task]
     rules: Callable[[Asked, str], Facts | None] | None = None
     rules_name: str = "rules"
+    lacks: Callable[[Asked], str | None] = lambda asked: None
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,10 @@ class LLMJudge:
         prompt = task.prompt.prompt_version
         if reply.status == "failed":
             return Verdict({}, f"judge: {reply.reason}", self.client.model, prompt)
-        return Verdict(task.facts(*pair, reply.parsed), None, self.client.model, prompt)
+        facts = task.facts(*pair, reply.text if task.schema is None else reply.parsed)
+        if isinstance(facts, str):
+            return Verdict({}, f"judge: {facts}", self.client.model, prompt)
+        return Verdict(facts, None, self.client.model, prompt)
 
 
 def judged(
@@ -133,14 +138,18 @@ def judged(
                 given = asker.ask(asked, run, progress.advance)
                 progress.end()
                 outcomes += given.left
-            pairs = [(one, text) for one, text in zip(asked, given.answers, strict=True) if isinstance(text, str)]
+            answers = [
+                NoAnswer(lack) if (lack := judging.lacks(one)) else text
+                for one, text in zip(asked, given.answers, strict=True)
+            ]
+            pairs = [(one, text) for one, text in zip(asked, answers, strict=True) if isinstance(text, str)]
             progress.start(f"judge, run {run + 1} of {settings.runs}" if settings.runs > 1 else "judge", len(pairs))
             if judge is None:
                 verdicts = iter(_by_rules(judging, pairs, progress.advance))
             else:
                 verdicts = iter(judge.judge(judging, pairs, run, progress.advance))
             progress.end()
-            for one, text in zip(asked, given.answers, strict=True):
+            for one, text in zip(asked, answers, strict=True):
                 verdict = text if isinstance(text, NoAnswer) else next(verdicts)
                 outcomes.append(_outcome(one, text, verdict, given.responder, run))
     return finish(suite, outcomes, settings, console)
@@ -173,8 +182,7 @@ def _outcome(
     asked: Asked, answer: str | NoAnswer, verdict: Verdict | NoAnswer, responder: str, run: int
 ) -> SuiteOutcome:
     if isinstance(verdict, NoAnswer):
-        reason = verdict.reason if " " in verdict.reason else f"responder: {verdict.reason}"
-        return asked.failed(reason, responder=responder, run=run)
+        return asked.failed(verdict.reason, responder=responder, run=run)
     assert isinstance(answer, str)
     return SuiteOutcome(
         asked.key, asked.category, verdict.failed, {**asked.facts, **verdict.facts}, run=run, user=asked.user,

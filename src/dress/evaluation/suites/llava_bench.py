@@ -44,9 +44,19 @@ def run(settings: LlavaBench, console: Console) -> dict[str, Any]:
     """`suite=llava_bench`.
 
     Raises:
-        FileNotFoundError, ValueError: a file that is not there or holds no rows.
+        FileNotFoundError, ValueError: a file that is not there or holds no rows, or a judge that cannot
+            judge this.
     """
-    return finish(SUITE, outcomes(read_rows("reviews", settings.reviews)), settings, console)
+    if settings.reviews is not None:
+        return finish(SUITE, outcomes(read_rows("reviews", settings.reviews)), settings, console)
+    from dress.evaluation.suites.judging import Judging, Task, judged
+    from dress.evaluation.suites.llava_eval import questions
+    from dress.evaluation.suites.prompts import load_prompt
+
+    task = Task(load_prompt(settings.prompt), None, lambda asked, answer, review: _facts(review))
+    judging = Judging(lambda one: task, lacks=lambda one: None if one.dialogue.reference else "no reference answer")
+    asked, bad = questions(settings)
+    return judged(SUITE, settings, judging, asked, bad, console)
 
 
 def outcomes(reviews: Sequence[Row]) -> list[SuiteOutcome]:
@@ -100,8 +110,14 @@ def _outcome(row: Row, seen: set[str]) -> SuiteOutcome:
     seen.add(key)
     if text is None or not text.strip():
         return failed("empty review")
-    read = scores(text)
-    if isinstance(read, str):
-        return failed(read)
-    facts = {"score_1": read[0], "score_2": read[1], "from_prose": read[2]}
+    facts = _facts(text)
+    if isinstance(facts, str):
+        return failed(facts)
     return SuiteOutcome(key, category, None, facts, answer=text, judge=judge, where=row.where)
+
+
+def _facts(review: str) -> dict[str, Any] | str:
+    read = scores(review)
+    if isinstance(read, str):
+        return read
+    return {"score_1": read[0], "score_2": read[1], "from_prose": read[2], "review": review}

@@ -12,7 +12,7 @@ from dress.evaluation.suites.measures import Measure, Suite
 from dress.evaluation.suites.outcome import SuiteOutcome
 from dress.evaluation.suites.prompts import LlavaScores, load_prompt
 from dress.evaluation.suites.reading import Row, image_key, read_rows
-from dress.evaluation.suites.settings import LlavaEval
+from dress.evaluation.suites.settings import LlavaEval, LlavaQuestions
 
 ASPECTS = ("relevance", "accuracy", "level_of_detail", "helpfulness")
 _CATEGORIES = {"conv": "conversation", "detail": "description", "complex": "reasoning"}
@@ -43,7 +43,7 @@ def run(settings: LlavaEval, console: Console) -> dict[str, Any]:
     return judged(SUITE, settings, Judging(lambda one: Task(prompt, LlavaScores)), asked, bad, console)
 
 
-def questions(settings: LlavaEval) -> tuple[list[Asked], list[SuiteOutcome]]:
+def questions(settings: LlavaQuestions) -> tuple[list[Asked], list[SuiteOutcome]]:
     """What is asked, and an outcome for every row that cannot be."""
     images, known = Images(settings.images), read_annotations(settings.context)
     references = {

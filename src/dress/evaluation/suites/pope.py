@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +15,7 @@ from dress.evaluation.suites.output import finish
 from dress.evaluation.suites.reading import Row, first_line, image_key, read_rows
 from dress.evaluation.suites.settings import Pope
 from dress.mentions import normal
+from dress.progress import CurriculumProgress
 
 Key = tuple[str, str]
 """Image and question."""
@@ -60,7 +61,46 @@ def run(settings: Pope, console: Console) -> dict[str, Any]:
     """
     labels = [row for path in settings.label_files for row in read_rows("labels", path)]
     questions = read_rows("questions", settings.questions) if settings.questions else []
-    return finish(SUITE, outcomes(questions, labels, read_rows("answers", settings.answers)), settings, console)
+    if settings.answers is not None:
+        found = outcomes(questions, labels, read_rows("answers", settings.answers))
+    else:
+        found = _ask(settings, questions, labels, console)
+    return finish(SUITE, found, settings, console)
+
+
+def _ask(settings: Pope, questions: Sequence[Row], labels: Sequence[Row], console: Console) -> list[SuiteOutcome]:
+    """Outcomes of a responder's answers to the questions; to the labels' own where there are none."""
+    from dress.evaluation.suites.answering import Asker
+    from dress.evaluation.suites.asked import Images, question
+
+    images, asker = Images(settings.images), Asker(settings)
+    rows: list[Row] = []
+    asked = []
+    lacking: list[Row] = []
+    for row in questions or labels:
+        image, text = row.text("image", "image_id"), row.text("text", "question")
+        if row.damage is not None or image is None or not text:
+            continue  # `outcomes` names it
+        if images.lacks(image):
+            lacking.append(Row(row.where, {**row.data, "prompt": text}, "image is not in images"))
+            continue
+        rows.append(row)
+        number, category = row.text("question_id", "id"), row.text("category") or ""
+        asked.append(question(row.where, category, image, text, images, number=number, where=row.where))
+    found: list[SuiteOutcome] = []
+    with CurriculumProgress(console, {}) as progress:
+        for run_ in range(settings.runs if asker.repeats else 1):
+            progress.start("answer", len(asked))
+            given = asker.ask(asked, run_, progress.advance)
+            progress.end()
+            answers = [
+                Row(row.where, {**row.data, "prompt": one.user, "text": text if isinstance(text, str) else ""},
+                    None if isinstance(text, str) else text.reason)
+                for row, one, text in zip(rows, asked, given.answers, strict=True)
+            ]  # fmt: skip
+            one_run = outcomes(questions, labels, [*answers, *lacking])
+            found += [replace(outcome, run=run_, responder=given.responder) for outcome in one_run]
+    return found
 
 
 @dataclass(frozen=True)
@@ -111,6 +151,8 @@ def _outcome(
         return SuiteOutcome(name, category, reason, {"label": label}, user=text, answer=answer, where=row.where)
 
     if row.damage is not None:
+        if key in known:  # it was asked, and is missed once only
+            answered.setdefault((key, category), "")
         return failed(row.damage)
     if number is not None and number in asked and question is None:
         return failed("its question_id names several questions")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from dress.config import Fraction, Positive, Section, check_as
 from dress.rater_settings import Rater, Server
@@ -24,19 +24,6 @@ class SuiteSettings(Section):
     baseline: str | None = None  # the folder of an earlier evaluation, to compare with
 
 
-class Pope(SuiteSettings):
-    """Is there a … in the image? (Li et al., 2023)"""
-
-    suite: Literal["pope"]
-    questions: str | None = None  # question_id, image, text; null where answers name their image
-    labels: str | tuple[str, ...]  # image, text, label; one file or several
-    answers: str  # question_id, prompt, text
-
-    @property
-    def label_files(self) -> tuple[str, ...]:
-        return (self.labels,) if isinstance(self.labels, str) else self.labels
-
-
 class Chair(SuiteSettings):
     """Objects that captions name and images do not hold (Rohrbach et al., 2018)."""
 
@@ -46,17 +33,10 @@ class Chair(SuiteSettings):
     references: str | None = None  # COCO's captions: what people name is there too
 
 
-class LlavaBench(SuiteSettings):
-    """Reviews of two answers by one judge, as LLaVA writes them."""
+class Asking(SuiteSettings):
+    """What suites take that ask a responder."""
 
-    suite: Literal["llava_bench"]
-    reviews: str  # question_id, content (or text), category
-
-
-class Judged(SuiteSettings):
-    """What suites take that ask a responder and have its answers judged."""
-
-    responder: str  # a file of answers, a run folder, or the address of a server
+    responder: str | None  # a file of answers, a run folder, or the address of a server
     server: Server = Server()  # where the responder is one
     stage: str | None = None  # of a run: whose model answers; null = the last
     condition: str | None = None  # of a run: none or praise; null = praise where the stage taught it
@@ -64,19 +44,72 @@ class Judged(SuiteSettings):
     top_p: Fraction = 1.0
     max_new_tokens: Positive | None = None  # null = as in the run; 512 of a server
     batch_size: Positive = 256  # prompts
+    runs: Positive = 1  # times that answers (if sampled) are drawn, and judged
+
+
+class Pope(Asking):
+    """Is there a … in the image? (Li et al., 2023)"""
+
+    suite: Literal["pope"]
+    questions: str | None = None  # question_id, image, text; null where answers name their image
+    labels: str | tuple[str, ...]  # image, text, label; one file or several
+    answers: str | None = None  # question_id, prompt, text
+    responder: str | None = None  # instead of answers
+    images: str | None = None  # for a responder
+
+    @property
+    def label_files(self) -> tuple[str, ...]:
+        return (self.labels,) if isinstance(self.labels, str) else self.labels
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Pope:
+        if (self.answers is None) == (self.responder is None):
+            raise ValueError("expected one of answers (a file) and responder (a run folder, or a server's address)")
+        return self
+
+
+class Judged(Asking):
+    """What suites take that have the responder's answers judged."""
+
+    responder: str
     judge: Rater
-    runs: Positive = 1  # times that answers (if sampled) are drawn and judged
 
 
-class LlavaEval(Judged):
+class LlavaQuestions(Judged):
+    """LLaVA's questions, and what the judge is told beside the answers."""
+
+    questions: str
+    references: str | None = None  # question_id, text
+    context: str | None = None  # image, captions, instances
+    images: str | None = None
+    prompt: str
+
+
+class LlavaEval(LlavaQuestions):
     """Answers to LLaVA's questions, scored in four aspects."""
 
     suite: Literal["llava_eval"]
-    questions: str
-    references: str | None = None
-    context: str | None = None
-    images: str | None = None
     prompt: str = "llava_eval"
+
+
+class LlavaBench(LlavaQuestions):
+    """Reviews of two answers by one judge, as LLaVA writes them."""
+
+    suite: Literal["llava_bench"]
+    reviews: str | None = None  # question_id, content (or text), category
+    responder: str | None = None  # type: ignore[assignment]  # instead of reviews
+    questions: str | None = None  # type: ignore[assignment]
+    prompt: str = "review"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> LlavaBench:
+        if (self.reviews is None) == (self.responder is None):
+            raise ValueError(
+                "expected one of reviews (a file) and responder (a file, a run folder, a server's address)"
+            )
+        if self.responder is not None and (self.questions is None or self.references is None):
+            raise ValueError("responder needs questions and references, the answers of assistant 1")
+        return self
 
 
 class VLSafe(Judged):
