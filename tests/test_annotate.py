@@ -20,6 +20,8 @@ from rich.console import Console
 from dress import config, loggers
 from dress.curriculum import Curriculum
 from dress.data.shards import Shards, write_shards
+from dress.data.sources.lvlm_nlf import LVLMNLF
+from dress.data.sources.rows import Place
 from dress.feedback.annotate import gather, keeping
 from dress.feedback.collect import CkptResponder
 from dress.feedback.command import collect_from
@@ -110,9 +112,19 @@ def test_lvlm_nlf_rows_tell_the_same(collected):
         "helpfulness_nlf", "honesty_nlf", "harmlessness_nlf"
     }  # fmt: skip
     assert len(rows) == len(dialogues)
-    assert {tuple(said) for row in rows for said in row["interaction"]} == {("user", "model", "rating", "critique NLF")}
     texts = {(r.image.id if r.image else "", t.user, t.assistant) for r, d in dialogues for t in d.turns}
     assert {(row["image_id"], said["user"], said["model"]) for row in rows for said in row["interaction"]} == texts
+    again = [
+        dialogue
+        for file in sorted((out / "lvlm_nlf").iterdir())
+        for number, row in enumerate(read_lines(file))
+        for part in LVLMNLF().parts(row, Place(file.name, number))
+        for dialogue in part.dialogues
+    ]
+    told = sorted((d.criterion or "", [(t.user, t.assistant, t.rating, t.critique) for t in d.turns]) for d in again)
+    assert told == sorted(
+        (d.criterion or "", [(t.user, t.assistant, t.rating, t.critique) for t in d.turns]) for _, d in dialogues
+    )
 
 
 def test_failures_stand_in_a_file_with_the_raw_reply(collected):
