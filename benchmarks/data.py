@@ -38,8 +38,8 @@ from PIL import Image  # noqa: E402
 from safetensors.torch import load  # noqa: E402
 
 from dress.data.features import encode  # noqa: E402
-from dress.data.images import Pixels, decode  # noqa: E402
 from dress.data.index import FEATURES  # noqa: E402
+from dress.data.pixels import Pixels, decode  # noqa: E402
 from dress.data.shards import Shards, write_shards  # noqa: E402
 from dress.data.stream import Part, Stream  # noqa: E402
 from dress.record import Record  # noqa: E402

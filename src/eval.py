@@ -1,4 +1,4 @@
-"""Evaluate a finished run again: `python src/eval.py ckpt=logs/latest`."""
+"""Evaluate: a finished run again, `python src/eval.py ckpt=logs/latest`, or a suite, `python src/eval.py suite=…`."""
 
 import dress  # first: sets how CPU threads wait  # noqa: F401, I001
 
@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from dress.command_line import entry_point
-from dress.config import Config, EvalCommand, check_as
+from dress.config import Config, EvalCommand, Training, check_as
+from dress.evaluation.suites.settings import suite
 from dress.files import read_json, write_json
 
 
@@ -56,7 +57,8 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
             old.unlink()
         outcomes = evaluate_cells(
             {model: partial(responder, stage) for model, stage in stages.items()},
-            build_rater(settings.judge, out, console), samples, settings, texts, sampling, out, progress.advance,
+            build_rater(settings.judge, out, console), samples, settings, texts, sampling, out,
+            Training(), progress.advance,
         )  # fmt: skip
         progress.end()
     save_outcomes(out / "outcomes.jsonl", outcomes)
@@ -69,9 +71,18 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
     return out
 
 
+def evaluate(composed: dict[str, Any], console: Console) -> None:
+    """What the composed `suite` says."""
+    if composed["suite"] == "run":
+        evaluate_run(check_as(EvalCommand, composed), console)
+    else:
+        settings, run = suite(composed)
+        run(settings, console)
+
+
 @entry_point("eval")
 def main(composed: dict[str, Any]) -> None:
-    evaluate_run(check_as(EvalCommand, composed), Console())
+    evaluate(composed, Console())
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def tokenizer(shapes_folder: Path):
     return train_tokenizer(texts, 1024, FORMATS["plain"])
 
 
-def small_model(tokenizer, **language: object) -> LVLM:
+def small_model(tokenizer, chat: str = "plain", **language: object) -> LVLM:
     """A model of a few thousand weights; the same for the same arguments."""
     fields = {
         "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -124,7 +124,7 @@ def small_model(tokenizer, **language: object) -> LVLM:
     } | language  # fmt: skip
     settings = config.Model(
         vision=config.Vision(vit=config.ViT(image_size=48, patch_size=16, width=32, layers=2, heads=2)),
-        language=config.Language(config=fields),
+        language=config.Language(config=fields, chat=chat),
     )
     torch.manual_seed(0)
     return LVLM(settings, tokenizer)

@@ -40,6 +40,7 @@ class Behaviour:
         kinds: ways to go wrong.
         forms: response formats it honours: json_schema, json_object_schema, json_object.
         strict: refuses other formats with this status; None ignores them.
+        refuses: share of questions that are refused whenever they are asked.
         always: says this, whatever it is asked.
         key: refuses calls without it, and repeats the key it got.
         delay: seconds before an answer.
@@ -50,6 +51,7 @@ class Behaviour:
     kinds: tuple[str, ...] = FAULTS
     forms: tuple[str, ...] = ("json_schema", "json_object_schema", "json_object")
     strict: int | None = 400
+    refuses: float = 0.0
     always: str | None = None
     key: str | None = None
     delay: float = 0.0
@@ -81,10 +83,12 @@ class Behaviour:
         if form != "text" and form not in self.forms and self.strict is not None:
             return error(self.strict, f"response_format {form} is not supported")
         dice = hashlib.sha256(f"{asked} {self.calls[asked]}".encode()).digest()
-        if int.from_bytes(dice[:4], "big") / 2**32 < self.faults:
-            return await self._fault(request, self.kinds[dice[5] % len(self.kinds)], asked)
         if self.delay:
             await asyncio.sleep(self.delay)
+        if int.from_bytes(dice[:4], "big") / 2**32 < self.faults:
+            return await self._fault(request, self.kinds[dice[5] % len(self.kinds)], asked)
+        if int(asked[:8], 16) / 2**32 < self.refuses and "rating" in json.dumps(body["messages"]):
+            return reply(None, refusal=f"I cannot judge this, {given}.")
         text = self.always if self.always is not None else answer(body, form in self.forms, asked)
         self.answered[asked] += 1
         return reply(text)
@@ -95,7 +99,7 @@ class Behaviour:
             case "429":
                 return error(429, "slow down", {"Retry-After": str(DELAY)})
             case "500":
-                return error(500, "something broke")
+                return error(500, f"something broke for {request.headers.get('Authorization')}")
             case "timeout":
                 self.in_flight -= 1  # who asked does not wait that long
                 try:
@@ -219,6 +223,10 @@ def serving(behaviour: Behaviour) -> Iterator[str]:
         ready.set()
         loop.run_forever()
         loop.run_until_complete(runner.cleanup())
+        left = asyncio.all_tasks(loop)  # that hang
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         loop.close()
 
     thread = threading.Thread(target=work, daemon=True)
@@ -261,8 +269,11 @@ def main() -> None:
     parser.add_argument("--faults", type=float, default=0.0)
     parser.add_argument("--kinds", nargs="*", default=FAULTS)
     parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--refuses", type=float, default=0.0)
     arguments = parser.parse_args()
-    behaviour = Behaviour(faults=arguments.faults, kinds=tuple(arguments.kinds), delay=arguments.delay)
+    behaviour = Behaviour(
+        faults=arguments.faults, kinds=tuple(arguments.kinds), delay=arguments.delay, refuses=arguments.refuses
+    )
 
     async def forever() -> None:
         _, port = await _listen(behaviour)

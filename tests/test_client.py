@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import time
 from collections import Counter
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llm_server import FAULTS, Behaviour, serving, started, verdict
@@ -41,7 +43,6 @@ def requests(number: int, first: int = 0, **more: Any) -> list[Request]:
 
 def reopened(ours: LLMClient) -> Path:
     """Leave a ledger as a process that ends does."""
-    ours.close()
     ours.ledger.close()
     return ours.ledger.path.parent
 
@@ -162,7 +163,9 @@ def test_side_by_side_asks_of_one_question_share_a_call(tmp_path):
     server = Behaviour(delay=0.05)
 
     async def both(ours: LLMClient) -> list[Any]:
-        return await asyncio.gather(*(ours.ask(requests(1)[0]) for _ in range(4)))
+        replies = await asyncio.gather(*(ours.ask(requests(1)[0]) for _ in range(4)))
+        await ours.aclose()
+        return replies
 
     with serving(server) as url:
         replies = asyncio.run(both(client(url, tmp_path, "json_schema")))
@@ -225,6 +228,21 @@ def test_no_other_rating_passes(rating):
     with pytest.raises(Misfit) as misfit:
         parse(json.dumps({"critique": "x", "rating": rating, "refinement": ""}), Verdict)
     assert misfit.value.reason == "schema"
+
+
+# --- speed ----------------------------------------------------------------------------------------
+
+
+def test_everything_around_a_call_at_most_doubles_its_time(tmp_path):
+    spec = importlib.util.spec_from_file_location("annotate", ROOT / "benchmarks" / "annotate.py")
+    assert spec is not None and spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    out = tmp_path / "annotate.json"
+    measured = benchmark.main(["--calls", "100", "--rounds", "3", "--out", str(out)])
+    assert json.loads(out.read_text()) == measured
+    assert all(len(rates) == 3 for rates in measured["rounds"].values())
+    assert measured["ledger_over_bare"] >= 0.5
 
 
 # --- limits, budget -------------------------------------------------------------------------------

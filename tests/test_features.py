@@ -22,8 +22,8 @@ from dress.curriculum import Curriculum
 from dress.data import features_task
 from dress.data.datamodule import StepDataset
 from dress.data.features import FeatureError, check_encoder, decode, encode
-from dress.data.images import Pixels
 from dress.data.index import FEATURES
+from dress.data.pixels import Pixels
 from dress.data.shards import ShardError, Shards, write_shards
 from dress.data.stream import Part, Stream
 from dress.data.tasks import Features

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dress.data.images import Pixels
+from dress.data.pixels import Pixels
 from dress.record import RecordError
 from dress.worlds.shapes import generate as shapes
 

@@ -158,7 +158,8 @@ def test_a_huge_png_is_refused_from_its_header(tmp_path):
     code = f"""
 import resource, sys
 sys.path.insert(0, {str(Path(shapes.__file__).parents[3])!r})
-from dress.data.images import decode, open_image
+from dress.data.images import open_image
+from dress.data.pixels import decode
 from dress.record import RecordError
 data = open({str(tmp_path / "a.png")!r}, "rb").read()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -209,7 +209,7 @@ def explain(error: Exception, config_name: str, typed: list[str]) -> str:
     text = str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        options = sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
+        options = sorted(file.stem for file in (CONFIGS / group).glob("[!_]*.yaml"))
         if group and options:
             listed = f" There are: {', '.join(options)}."
             return f"{group}={option}: no such option.{config.nearest(option, options)}{listed}"

@@ -314,6 +314,7 @@ class Config(Section):
 class EvalCommand(Eval):
     """`src/eval.py`: a run to evaluate again."""
 
+    suite: Literal["run"] = "run"
     ckpt: str  # a run folder
     out: str
     shards: str | None = None  # null = the run's own eval split

@@ -26,9 +26,9 @@ from rich.console import Console
 from dress import config
 from dress.callbacks import SaveCheckpoint, ShowProgress, precision_for
 from dress.data.datamodule import HeldOut, StageData, StepDataset
-from dress.data.images import Pixels
+from dress.data.pixels import Pixels
+from dress.data.run_data import REJECTS, RunData, name_damage, told
 from dress.data.shards import Sample, Shards
-from dress.data.splits import REJECTS, Splits, name_damage, told
 from dress.data.stream import Stream
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.tokenizer import check_cuts, load_tokenizer, save_tokenizer, tokenizer_hash, train_tokenizer
@@ -104,7 +104,7 @@ class Curriculum:
         if self.settings.training.threads:
             torch.set_num_threads(self.settings.training.threads)
         with self.progress:
-            self.data = Splits(self.settings.data, self._data_folder())
+            self.data = RunData(self.settings.data, self._data_folder())
             self.model = self._build_model()
             fingerprint = self._fingerprint("", {
                 "model": self.settings.model.model_dump(),
@@ -135,7 +135,7 @@ class Curriculum:
         stage = self.settings.curriculum.stages[name]
         assert isinstance(stage, config.TrainStage)
         with self.progress:
-            self.data = Splits(self.settings.data, self._data_folder())
+            self.data = RunData(self.settings.data, self._data_folder())
         with TemporaryDirectory() as aside:
             self.folder = Path(aside)  # a look leaves nothing behind
             encoder = self._build_model().encoder
@@ -180,12 +180,10 @@ class Curriculum:
             match stage:
                 case config.TrainStage():
                     self._train(name, stage)
-                case _ if rank() > 0:
-                    pass  # the first process collects and evaluates; the others wait for its marker
-                case config.CollectStage():
-                    self._collect(name, stage)
                 case config.EvalStage():
                     self._evaluate(name, stage)
+                case config.CollectStage() if rank() == 0:  # the other processes wait for its marker
+                    self._collect(name, stage)
         except Stopped as stop:
             raise Stopped(
                 f"stage {name}: {stop}. Go on with: python src/train.py resume={short(self.folder)}"
@@ -292,13 +290,14 @@ class Curriculum:
         evaluate_cells(
             {model: partial(responder, source) for model, source in models.items()},
             self.judge, samples, settings, self.conditions(), self._sampling(0.0), self.stage_folder(name),
-            self.progress.advance,
+            self.settings.training, self.progress.advance,
         )  # fmt: skip
 
     def _take_over_cells(self, name: str) -> None:
         """Take answers of the same model to the same questions from the run named by `reuse`."""
         prints = self.cell_fingerprints(name)
-        write_json(self.stage_folder(name) / "cells.json", prints)
+        if rank() == 0:
+            write_json(self.stage_folder(name) / "cells.json", prints)
         if self.settings.reuse is None:
             return
         source = Path(self.settings.reuse) / "stages" / name
@@ -489,5 +488,7 @@ def _link(source: str, target: str) -> None:
     """Files of a finished stage are never changed, so two runs may share them."""
     try:
         os.link(source, target)
+    except FileExistsError:
+        pass  # another rank was faster
     except OSError:
         shutil.copy2(source, target)

@@ -1,7 +1,8 @@
 """Frozen vision features in shards: `<key>.features.safetensors`, written by `task=features`.
 
 bf16 or fp32 as they are, or int8 with one scale per token. The metadata say which encoder made them.
-Read without a copy: the header is parsed here, the numbers are a view of the bytes.
+Read without a copy: the header is parsed here, the numbers are a view of the bytes. torch is imported only where
+numbers are made of them: indexing, which import's worker processes do too, needs the header alone.
 
 Shapes: V image tokens, D_v width of the encoder.
 """
@@ -12,18 +13,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import torch
-from safetensors.torch import save
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Stored = Literal["fp32", "bf16", "int8"]
-KINDS: dict[str, tuple[Stored, torch.dtype]] = {
-    "F32": ("fp32", torch.float32), "BF16": ("bf16", torch.bfloat16), "I8": ("int8", torch.int8)
-}  # fmt: skip
-"""Names of safetensors to ours."""
+KINDS: dict[str, tuple[Stored, int]] = {"F32": ("fp32", 4), "BF16": ("bf16", 2), "I8": ("int8", 1)}
+"""Names of safetensors to ours, and bytes of a number."""
 LEVELS = 127
 """Largest int8 value: a token's scale is its largest magnitude ÷ this."""
 
@@ -53,6 +52,9 @@ class FeatureHeader:
 
 def encode(features: Tensor, stored: Stored, encoder: Mapping[str, str]) -> bytes:
     """A safetensors file of features [V, D_v]; `encoder` says what made them."""
+    import torch
+    from safetensors.torch import save
+
     metadata = {"encoder": json.dumps(dict(encoder), sort_keys=True)}
     if stored == "int8":
         whole = features.float()
@@ -69,10 +71,12 @@ def decode(data: np.ndarray) -> Tensor:
     Raises:
         FeatureError: no such file, or cut.
     """
+    import torch
+
     length = int.from_bytes(data[:8].tobytes(), "little")
     header = _header(data[: 8 + min(length, FeatureHeader.LONGEST)].tobytes(), len(data))
     tokens, width = header.shape
-    kind = next(kind for stored, kind in KINDS.values() if stored == header.stored)
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[header.stored]
     numbers = torch.from_numpy(data[header.at : header.at + tokens * width * kind.itemsize])
     if header.at % kind.itemsize:
         numbers = numbers.clone()
@@ -102,10 +106,10 @@ def _header(data: bytes, size: int) -> FeatureHeader:
     try:
         header = json.loads(data[8:])
         encoder = json.loads(header["__metadata__"]["encoder"])
-        stored, kind = KINDS[header["features"]["dtype"]]
+        stored, itemsize = KINDS[header["features"]["dtype"]]
         tokens, width = (int(n) for n in header["features"]["shape"])
         at = 8 + length + int(header["features"]["data_offsets"][0])
-        ends = [at + tokens * width * kind.itemsize]
+        ends = [at + tokens * width * itemsize]
         scale_at = None
         if stored == "int8":
             if header["scale"]["dtype"] != "F32" or list(header["scale"]["shape"]) != [tokens]:

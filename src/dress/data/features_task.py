@@ -24,9 +24,10 @@ from torch import Tensor
 
 from dress import config
 from dress.data.features import decode, encode
-from dress.data.images import Pixels
 from dress.data.index import FEATURES, IMAGE_EXTENSIONS
+from dress.data.pixels import Pixels
 from dress.data.shards import ShardError, Shards, write_shard
+from dress.data.splits import open_splits
 from dress.data.tasks import Features
 from dress.files import read_json, write_json, write_lines
 from dress.model.checkpoint import load_model, read_facts
@@ -129,10 +130,9 @@ def run(settings: Features, console: Console) -> Written:
     path, out = Path(settings.path), Path(settings.out)
     if path.resolve().is_relative_to(out.resolve()) or out.resolve().is_relative_to(path.resolve()):
         raise ValueError(f"out={out}: expected a folder beside path={path}, got one that holds it or lies in it")
-    roots = folders(path)
+    opened = open_splits(settings.path, settings.on_damage)
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     writer = Writer(settings, encoder_of(settings).to(device))
-    opened = {name: Shards(root, settings.on_damage) for name, root in roots.items()}
     made_of = {name: shards.fingerprint for name, shards in opened.items()}
     begin(out, {"shards": made_of, "stored": settings.stored, "encoder": writer.facts})
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -185,20 +185,6 @@ def _of_run(run: Path, stage: str | None) -> VisionEncoder:
             f"ckpt={run}, stage={stage}: expected a stage of a run that was trained, got {', '.join(trained) or 'none'}"
         )
     return load_model(run / "stages" / (stage or trained[-1]))[0].vision
-
-
-def folders(path: Path) -> dict[str, Path]:
-    """Folders of shards by name: `path` itself (named "") or, where it holds splits, each of them.
-
-    Raises:
-        FileNotFoundError: neither holds shards.
-    """
-    if any(path.glob("*.tar")):
-        return {"": path}
-    found = {folder.name: folder for folder in sorted(path.glob("*")) if any(folder.glob("**/*.tar"))}
-    if not found:
-        raise FileNotFoundError(f"path={path}: expected shards (*.tar), or a folder of them per split, found none")
-    return found
 
 
 def begin(out: Path, settings: dict[str, Any]) -> None:

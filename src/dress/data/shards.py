@@ -1,32 +1,35 @@
-"""Shards: plain webdataset tar files, written with webdataset's writer and read by index.
+"""Shards: plain webdataset tar files, the bytes that webdataset's own writer gives, read by index.
 
 `write_shards` makes them, `Shards` reads them. An index (`index.json` beside the tars) holds offsets,
 sizes and a checksum per shard, so that any sample is one `pread` away and a damaged shard is found
 before training starts. Decoding is an explicit allow-list (`data.index`). webdataset's own `.decode()`
-would unpickle; we never call it (RELIABILITY §1.1).
+would unpickle; we never call it (RELIABILITY §1.1). The library is imported only where it does the work: it loads
+torch, 650 MB that an import's worker processes have no use for.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
+import tarfile
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
-import webdataset
-from torch import Tensor
 
 from dress.data.cache import ChangedShardError
-from dress.data.features import FeatureError, check_encoder, decode
 from dress.data.images import open_image
 from dress.data.index import FEATURES, IMAGE_EXTENSIONS, Format, index_shard
 from dress.data.index_file import INDEX, Entry, ShardError, read_index, write_index
 from dress.record import ImageAnnotation, ImageRef, Record, RecordError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OPEN_FILES = 128
 """Shards of a dataset that a process keeps open."""
@@ -62,13 +65,7 @@ def write_shards(
     """
 
     def members(sample: Sample) -> dict[str, Any]:
-        record, image = sample
-        found: dict[str, Any] = {"__key__": record.key, "json": record.dump()}
-        if image is not None:
-            found[image_extension(image)] = image
-        if features is not None and record.key in features:
-            found[FEATURES] = features[record.key]
-        return found
+        return as_members(*sample, (features or {}).get(sample[0].key))
 
     folder.mkdir(parents=True, exist_ok=True)
     count, batch = 0, []
@@ -84,15 +81,25 @@ def write_shards(
     return count
 
 
-def write_shard(path: Path, samples: Iterable[dict[str, Any]]) -> None:
-    """One shard of samples as webdataset has them: `{"__key__": …, extension: bytes}`."""
+def as_members(record: Record, image: bytes | None, features: bytes | None = None) -> dict[str, Any]:
+    """A sample as webdataset has it: `{"__key__": …, extension: bytes}`."""
+    found: dict[str, Any] = {"__key__": record.key, "json": record.dump()}
+    if image is not None:
+        found[image_extension(image)] = image
+    if features is not None:
+        found[FEATURES] = features
+    return found
+
+
+def write_shard(path: Path, samples: Iterable[Mapping[str, Any]]) -> None:
+    """One shard, a sample at a time (see `as_members`); equal samples give equal bytes."""
     aside = path.with_suffix(".tar.partial")
     try:
         with aside.open("wb") as file:
-            writer = webdataset.TarWriter(file, encoder=False, mtime=0)
-            for sample in samples:
-                writer.write(sample)
-            writer.close()
+            with tarfile.open(fileobj=file, mode="w|") as tar:
+                for sample in samples:
+                    for extension in sorted(sample.keys() - {"__key__"}):
+                        _add(tar, f"{sample['__key__']}.{extension}", sample[extension])
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
@@ -104,6 +111,13 @@ def write_shard(path: Path, samples: Iterable[dict[str, Any]]) -> None:
             f"cannot write {path} ({error.strerror}; {free / 1e6:.0f} MB free). Shards written so far "
             f"are whole; free some space and run the same command again",
         ) from error
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), 0o444
+    member.uname = member.gname = "bigdata"
+    tar.addfile(member, io.BytesIO(data))
 
 
 class Shards:
@@ -201,6 +215,8 @@ class Shards:
         Raises:
             RecordError: they are damaged.
         """
+        from dress.data.features import FeatureError, decode
+
         _, members, shard = self._locate(index)
         if FEATURES not in members:
             return None
@@ -226,6 +242,8 @@ class Shards:
         Raises:
             FeatureError: names the shard, expected and got.
         """
+        from dress.data.features import check_encoder
+
         for name, entry in zip(self._names, self._entries, strict=True):
             held = sum(FEATURES in members for _, members in entry["samples"])
             pictured = sum(any(ext in members for ext in IMAGE_EXTENSIONS) for _, members in entry["samples"])

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from dress.config import Positive, Section, check_as
+from dress.config import Model, Positive, Section, check_as
+
+NonNegative = Annotated[int, Field(ge=0)]
 
 
 class Task(Section):
@@ -25,9 +27,15 @@ class Import(Task):
 
     task: Literal["import"]
     source: str
-    path: str
+    path: str  # a file, a folder, or a reject file
+    images: str | None = None  # null = where the publisher puts them
     out: str
     overwrite: bool = False
+    splits: tuple[Literal["align", "sft", "prompts", "feedback", "eval"], ...] | None = None  # null = all it can write
+    held_out: NonNegative = 100  # images for eval, at most; and at most one in seven
+    per_shard: Positive = 200  # records
+    workers: NonNegative | None = None  # processes; 0 = this one only, null = as many as cores
+    allow_missing_images: bool = False
 
 
 class Index(Task):
@@ -37,6 +45,58 @@ class Index(Task):
     path: str
     format: Literal["auto", "records", "captions"] = "auto"
     ignore: tuple[str, ...] = ()
+
+
+class Export(Task):
+    """Shards become files that others read, or a folder fit to publish."""
+
+    task: Literal["export"]
+    path: str
+    out: str
+    format: Literal["records", "lvlm_nlf", "llava", "messages", "dataset"]
+    images: bool = True  # write images beside the rows
+    title: str | None = None  # of a dataset; null = the name of `out`
+    license: Annotated[str | None, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$", validate_default=True)] = None
+    on_damage: Literal["stop", "skip"] = "stop"  # a dataset is published whole
+
+    @field_validator("license")
+    @classmethod
+    def _stated(cls, license: str | None, info: ValidationInfo) -> str | None:
+        if license is None and info.data.get("format") == "dataset":
+            raise ValueError(
+                "a dataset needs a licence: an identifier in small letters (cc-by-4.0, apache-2.0), or "
+                "license=unknown to say that you do not know it"
+            )
+        return license
+
+    @field_validator("on_damage")
+    @classmethod
+    def _whole(cls, on_damage: str, info: ValidationInfo) -> str:
+        if on_damage == "skip" and info.data.get("format") == "dataset":
+            raise ValueError("a dataset is published whole; expected stop")
+        return on_damage
+
+
+class Inspect(Task):
+    """What a set holds, what is wrong with it, and what of it stands in another set."""
+
+    task: Literal["inspect"]
+    path: str  # shards, or anybody's rows
+    other: str | None = None  # the set that it may leak from
+    leaked_by: Literal["text", "image", "text_and_image", "any"] = "text"
+    lengths: bool = True  # in tokens
+    scale: str  # whose tokens
+    model: Model  # of the scale
+    tokenizer: str | None = None  # a run folder or a tokenizer.json
+    out: str | None = None  # null = tables only
+    samples: Positive = 24  # records on the page
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_scale(cls, composed: Any) -> Any:
+        """A scale's file says more than this needs."""
+        unused = ("generation", "data", "training", "budget")
+        return {name: value for name, value in composed.items() if name not in unused}
 
 
 class Encoder(Section):
@@ -78,6 +138,8 @@ TASKS: dict[str, tuple[type[Task], str]] = {
     "import": (Import, "dress.data.sources.task"),
     "index": (Index, "dress.data.index_task"),
     "features": (Features, "dress.data.features_task"),
+    "export": (Export, "dress.data.export.task"),
+    "inspect": (Inspect, "dress.inspection.task"),
 }
 """Task name to its settings and to the module whose `run(settings, console)` does it."""
 

@@ -56,6 +56,7 @@ def evaluate(
     model: str,
     texts: Mapping[str, Sequence[str]],
     sampling: Sampling,
+    first: int = 0,
     progress: Callable[[int], None] = lambda n: None,
 ) -> list[Outcome]:
     """Ask everything, judge, give the judge's refinement, ask again: one outcome per answer.
@@ -69,6 +70,7 @@ def evaluate(
         model: its name in the outcomes.
         texts: of each condition, by name, the text of each turn; their number is the number of turns.
         sampling: greedy, so that figures can be had again.
+        first: number of the first dialogue among all, where these samples are a slice.
         progress: called with the number of finished answers.
     """
     questions = [(i, dialogue) for i, (record, _) in enumerate(samples) for dialogue in record.dialogues]
@@ -93,7 +95,7 @@ def evaluate(
                 Outcome(
                     model=model,
                     condition=condition,
-                    item=f"{key}/{number}",
+                    item=f"{key}/{first + number}",
                     key=key,
                     criterion=dialogue.criterion or "",
                     kind=kind_of(dialogue),

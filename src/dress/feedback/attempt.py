@@ -85,7 +85,7 @@ def read_completion(completion: Any, schema: type[BaseModel] | None, hide: Any =
 
     Args:
         completion: the JSON that the server sent, or its text.
-        schema: that the text must fit; None takes any text.
+        schema: that the text must fit; None takes any text but an empty one.
         hide: takes secrets out of text.
     """
     try:
@@ -101,14 +101,15 @@ def read_completion(completion: Any, schema: type[BaseModel] | None, hide: Any =
         completion_tokens=usage.completion_tokens,
         served_by=" ".join(filter(None, (whole.model, whole.system_fingerprint))) or None,
     )
-    if refusal or choice.finish_reason == "content_filter":
+    if choice.finish_reason == "content_filter" or (refusal and schema is not None):
         return replace(came, next="failed", reason="refusal", raw=refusal or text)
+    if schema is None:  # an answer: it may refuse, and it may fill all the tokens it has
+        said = text or refusal
+        return replace(came, raw=said) if said.strip() else replace(came, next="again", reason="empty")
     if choice.finish_reason == "length":
         return replace(came, next="repair", reason="length", problem="it was too long and was cut off; be brief")
     if not text.strip():
         return replace(came, next="repair", reason="empty", problem="it was empty")
-    if schema is None:
-        return came
     try:
         return replace(came, parsed=parse(text, schema))
     except Misfit as misfit:

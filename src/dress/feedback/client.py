@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import hashlib
 import json
 import random
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -98,7 +100,6 @@ class LLMClient:
         self._limits = limits or Limits(endpoint.requests_per_minute, endpoint.tokens_per_minute)
         self._settled: set[str] = set()
         self._stopped: Stopped | None = None
-        self._runner: asyncio.Runner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         server = f"{endpoint.base_url} {endpoint.model}"
         self._form_fact, self._limit_fact = f"form {structured} {server}", f"max_tokens {server}"
@@ -108,23 +109,18 @@ class LLMClient:
 
     def ask_all(self, requests: Sequence[Request], progress: Progress = lambda n, info: None) -> list[Reply]:
         """Replies in the order of the requests; see `request.Client.ask_all`."""
-        if self._runner is None:
-            self._runner = asyncio.Runner()
-        try:
-            return self._runner.run(self._ask_all(requests, progress))
-        except KeyboardInterrupt:
-            self.close()
-            raise
+        with asyncio.Runner() as runner:
+            return runner.run(self._ask_all(requests, progress))
 
     def recorded(self) -> ReplayClient:
         """A client that answers from the same ledger and asks nobody."""
         return ReplayClient(self.ledger, self.model)
 
-    def close(self) -> None:
-        """Give up connections; calls in flight are left as such in the ledger."""
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = self._loop = None
+    async def aclose(self) -> None:
+        """Give up the connections of the running event loop."""
+        if self._loop is asyncio.get_running_loop():
+            self._loop = None
+            await self._server.close()
 
     async def _ask_all(self, requests: Sequence[Request], progress: Progress) -> list[Reply]:
         self._attach()
@@ -144,8 +140,11 @@ class LLMClient:
                 self.tally.add(replies[key])
                 progress(1, self.tally.line())
 
-        workers = [asyncio.create_task(work()) for _ in range(self.endpoint.concurrency)]
-        ended = await asyncio.gather(*workers, return_exceptions=True)  # what is in flight is paid for: let it end
+        try:
+            workers = [asyncio.create_task(work()) for _ in range(self.endpoint.concurrency)]
+            ended = await asyncio.gather(*workers, return_exceptions=True)  # what is in flight is paid for: let it end
+        finally:
+            await self.aclose()
         for error in ended:
             if isinstance(error, BaseException):
                 raise error
@@ -181,11 +180,16 @@ class LLMClient:
         self._asking: dict[str, asyncio.Future[Reply]] = {}
 
     def _connect(self) -> AsyncOpenAI:
-        from openai import AsyncOpenAI
+        import httpx2
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
+        most = self.endpoint.concurrency
         return AsyncOpenAI(
-            api_key=self._key, base_url=self.endpoint.base_url, timeout=self.endpoint.timeout, max_retries=0
-        )
+            api_key=self._key, base_url=self.endpoint.base_url, timeout=self.endpoint.timeout, max_retries=0,
+            http_client=DefaultAsyncHttpxClient(
+                limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most), verify=_certificates()
+            ),
+        )  # fmt: skip
 
     def _recorded(self, requests: dict[str, Request]) -> dict[str, Reply]:
         """Replies that the ledger holds; failures of earlier runs are asked again with `retry_failed`."""
@@ -375,6 +379,14 @@ class LLMClient:
             None if request.image is None else hashlib.sha256(request.image).hexdigest(),
             json.dumps(replaced(list(request.messages), self._hidden), ensure_ascii=False), form, reserved,
         )  # fmt: skip
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Loaded once: it takes longer than a call."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
 
 
 def _with_image(messages: list[Message], image: bytes | None) -> list[Any]:

@@ -61,12 +61,17 @@ class CkptResponder:
             for dialogue, condition, place in zip(dialogues, conditions, image, strict=True)
         ]
         drawing = Drawing(sampling.max_new_tokens, sampling.temperature, sampling.top_p)
-        if self._session is not None and (self._keep == "on" or self._session.fits(prompts, drawing)):
-            keys = [id(dialogue) for dialogue in dialogues]
-            out = self._session.answer(prompts, keys, Images(self.model, pixels), drawing, seeds)
-            progress(len(out))
-            return [self.model.encoder.decode(tokens) for tokens in out]
-        self._session = None
+        if self._session is not None:
+            keys, images, auto = (
+                [id(dialogue) for dialogue in dialogues],
+                Images(self.model, pixels),
+                self._keep == "auto",
+            )
+            out = self._session.answer(prompts, keys, images, drawing, seeds, if_fits=auto)
+            if out is not None:
+                progress(len(out))
+                return [self.model.encoder.decode(tokens) for tokens in out]
+            self._session = None
         return generate(
             self.model, prompts, pixels,
             max_new_tokens=sampling.max_new_tokens, batch_size=sampling.batch_size,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,48 +21,14 @@ from dress.feedback.lvlm_nlf import write_lvlm_nlf
 from dress.feedback.rater import build_rater, check_rater, identity
 from dress.feedback.request import Stopped
 from dress.feedback.responders import FileResponder, Responder, Sampling, ServerResponder
+from dress.feedback.source import SERVER_TOKENS, Source
 from dress.files import read_json, write_json, write_lines
 from dress.progress import CurriculumProgress
 from dress.rater_settings import LLM
 from dress.show import ratings_as_table
 from dress.worlds.prepared import prepared
 
-SERVER_TOKENS = 512
-"""Longest answer of a server where `max_new_tokens` is null (ours)."""
-
 LEDGER, UNUSED, BEGAN = "ledger.sqlite", "unused_answers.jsonl", "collect.json"
-
-
-@dataclass(frozen=True)
-class Source:
-    """Who answers, by what `responder` names: a run folder, a file of answers, or a server's address."""
-
-    text: str
-
-    @property
-    def kind(self) -> str:
-        """ckpt, file or server.
-
-        Raises:
-            FileNotFoundError: neither a run folder nor a file.
-        """
-        if self.text.startswith(("http://", "https://")):
-            return "server"
-        path = Path(self.text)
-        if path.is_file():
-            return "file"
-        if (path / "config.json").is_file():
-            return "ckpt"
-        raise FileNotFoundError(
-            f"responder={self.text}: expected a run folder with config.json, a file of answers (JSON lines), or the "
-            f"address of a server (http://…/v1), found none"
-        )
-
-    def trained(self) -> Config | None:
-        """The settings of the run, where it is one."""
-        if self.kind != "ckpt":
-            return None
-        return Config.model_validate(read_json(Path(self.text) / "config.json"))
 
 
 def collect_from(settings: CollectCommand, console: Console) -> Path:

@@ -56,5 +56,5 @@ def write_failures(path: Path, rows: Sequence[dict[str, Any]], ledgers: Sequence
         return
     keys = [row["call"] for row in rows if row["call"] is not None]
     calls = {key: call for ledger in ledgers for key, call in ledger.get(keys).items()}
-    told = ("attempts", "tries", "raw")
+    told = ("tries", "raw")  # not the number of attempts: it would tell whether a process was killed
     write_lines(path, [row | {name: calls[row["call"]][name] for name in told if row["call"] in calls} for row in rows])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dress.data.shards import Shards
+from dress.data.sources.lvlm_nlf import KEPT, row_of
 from dress.files import write_lines
 from dress.record import CRITERIA, Dialogue, Record
 
@@ -28,14 +29,9 @@ def write_lvlm_nlf(folder: Path, shards: Shards) -> None:
 
 
 def _row(record: Record, dialogue: Dialogue) -> dict[str, Any]:
-    """As the publishers write them: the rating is a text, and the key of the critique has a space."""
-    interaction = []
-    for turn in dialogue.turns:
-        rating = "" if turn.rating is None else str(turn.rating)
-        said = {"user": turn.user, "model": turn.assistant, "rating": rating, "critique NLF": turn.critique or ""}
-        interaction.append(said)
-    return {
-        "image_id": record.image.id if record.image is not None else record.key,
-        "caption": record.annotation.captions,
-        "interaction": interaction,
-    }
+    """A row of its own, also where the question came from one of the publishers' rows."""
+    asked = dialogue.model_copy(update={"extra": {k: v for k, v in dialogue.extra.items() if k != KEPT}})
+    captions = record.annotation.captions
+    # As in the publishers' files: a text beside harmful requests, a list beside the others.
+    caption = captions if dialogue.criterion != "harmlessness" else captions[0] if captions else None
+    return row_of(record.image.id if record.image is not None else record.key, asked, caption or None)

@@ -32,7 +32,7 @@ def _whole_rating(value: Any) -> Any:
 class Verdict(BaseModel):
     """What the model is asked for: the critique first, so that the rating follows from it."""
 
-    critique: str
+    critique: str = Field(min_length=1)
     rating: Annotated[Literal[1, 2, 3, 4], BeforeValidator(_whole_rating)]
     refinement: Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
 
@@ -95,8 +95,8 @@ class Rubric(BaseModel):
         asked = self.criteria[criterion]
         text = self.user.format(
             image="The image is attached." if sees_image else "You cannot see the image; what is known of it follows.",
-            captions=_lines(record.annotation.captions),
-            objects=_lines([_object(found.label, found.box) for found in record.annotation.objects]),
+            captions=lines(record.annotation.captions),
+            objects=lines([object_line(found.label, found.box) for found in record.annotation.objects]),
             reference=dialogue.reference or NOTHING,
             criterion=criterion,
             definition=asked.definition,
@@ -128,9 +128,11 @@ def load_rubric(name: str) -> Rubric:
     return rubric.model_copy(update={"hash": hashlib.sha256(text).hexdigest()[:8]})
 
 
-def _lines(texts: Sequence[str]) -> str:
+def lines(texts: Sequence[str]) -> str:
+    """A list for a prompt; `NOTHING` where it is empty."""
     return "\n".join(f"- {text}" for text in texts) or NOTHING
 
 
-def _object(label: str, box: tuple[float, float, float, float] | None) -> str:
+def object_line(label: str, box: tuple[float, float, float, float] | None) -> str:
+    """A label with its box, if known."""
     return label if box is None else f"{label} [{', '.join(f'{side:.2f}' for side in box)}]"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
@@ -17,9 +17,6 @@ LADDER: tuple[Form, ...] = ("json_schema", "json_object_schema", "json_object", 
 
 LONGEST = 800
 """Characters of a text in `json_object_schema`, whose grammar is made from a pattern."""
-
-# llama.cpp's grammar lets raw line ends through unless a pattern forbids them.
-_PLAIN_TEXT = rf'^[^"\\\x00-\x1f]{{0,{LONGEST}}}$'
 
 
 class Misfit(ValueError):
@@ -42,9 +39,10 @@ def response_format(schema: type[BaseModel], form: Form) -> dict[str, Any] | Non
     asked = json_schema(schema)
     match form:
         case "json_schema":
-            return {"type": form, "json_schema": {"name": schema.__name__, "strict": True, "schema": asked}}
+            plain = _rewritten(asked, _without_lengths)  # OpenAI refuses them; replies are checked anyway
+            return {"type": form, "json_schema": {"name": schema.__name__, "strict": True, "schema": plain}}
         case "json_object_schema":
-            return {"type": "json_object", "schema": _patterned(asked)}
+            return {"type": "json_object", "schema": _rewritten(asked, _patterned)}
         case "json_object":
             return {"type": form}
         case _:
@@ -89,12 +87,24 @@ def _objects(text: str) -> Iterator[Any]:
         start = text.find("{", end)
 
 
-def _patterned(schema: Any) -> Any:
+def _rewritten(schema: Any, rewrite: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """The schema with every object in it rewritten, innermost first."""
     if isinstance(schema, list):
-        return [_patterned(part) for part in schema]
+        return [_rewritten(part, rewrite) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    patterned = {key: _patterned(value) for key, value in schema.items()}
-    if schema.get("type") == "string" and not {"enum", "const", "pattern"} & schema.keys():
-        patterned["pattern"] = _PLAIN_TEXT
-    return patterned
+    return rewrite({key: _rewritten(value, rewrite) for key, value in schema.items()})
+
+
+def _without_lengths(schema: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: value for key, value in schema.items() if key not in ("minLength", "maxLength") or "type" not in schema
+    }
+
+
+def _patterned(schema: dict[str, Any]) -> dict[str, Any]:
+    """llama.cpp's grammar lets raw line ends through, and texts grow, unless a pattern forbids it."""
+    if schema.get("type") != "string" or {"enum", "const", "pattern"} & schema.keys():
+        return schema
+    least, most = schema.get("minLength", 0), schema.get("maxLength", LONGEST)
+    return {"type": "string", "pattern": rf'^[^"\\\x00-\x1f]{{{least},{most}}}$'}

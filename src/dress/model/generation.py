@@ -53,6 +53,7 @@ def generate(
         batch, order = order[:size], order[size:]
         session = Session(model, packed)
         out = session.answer([prompts[i] for i in batch], batch, images, drawing, [seeds[i] for i in batch])
+        assert out is not None
         for i, tokens in zip(batch, out, strict=True):
             answers[i] = model.encoder.decode(tokens)
         progress(len(batch))

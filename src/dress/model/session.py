@@ -104,7 +104,8 @@ class Session:
         images: Images,
         drawing: Drawing,
         seeds: Sequence[int],
-    ) -> list[list[int]]:
+        if_fits: bool = False,
+    ) -> list[list[int]] | None:
         """Tokens of an answer to each prompt, with the stop token where it ended by itself.
 
         Args:
@@ -113,23 +114,21 @@ class Session:
             images: that the prompts name; the same numbers in every turn.
             drawing: how tokens are drawn.
             seeds: of each row's draws; nothing else that is random comes in.
+            if_fits: answer nothing (None) where memory has no room for the keys and values.
         """
         rows = [self._row(prompt, key) for prompt, key in zip(prompts, keys, strict=True)]
-        if not self._goes_on(rows):
-            self._begin(rows)
-        assert self.cache is not None
-        need = max(len(row.ids) - self.cache.offset(row.place) for row in rows) + drawing.max_new_tokens
-        self.cache.own.reserve(need)
+        longest = max(len(row.ids) for row in rows) + drawing.max_new_tokens
+        if if_fits and len(rows) > rows_that_fit(self.model, longest):
+            return None
         with _generating(self.model), self._packed:
+            if not self._goes_on(rows):
+                self._begin(rows)
+            assert self.cache is not None
+            need = max(len(row.ids) - self.cache.offset(row.place) for row in rows) + drawing.max_new_tokens
+            self.cache.own.reserve(need)
             hidden = self._read(rows, images)
             self.rows.update({row.key: row for row in rows})
             return self._decode(rows, hidden, drawing, seeds)
-
-    def fits(self, prompts: Sequence[Prompt], drawing: Drawing) -> bool:
-        """Whether memory has room for the keys and values that `answer` will add."""
-        encode = self.model.encoder.prompt
-        longest = max(len(encode(prompt.spans, prompt.image is not None)) for prompt in prompts)
-        return len(prompts) <= rows_that_fit(self.model, longest + drawing.max_new_tokens)
 
     # --- what to read ---
 
@@ -270,12 +269,13 @@ class Session:
         decoding = Decoding(self.cache, [len(row.ids) for row in batch], device)
         over = [False] * len(batch)
         warp = TopPLogitsWarper(drawing.top_p) if 0 < drawing.top_p < 1 else None
+        stop = self.model.encoder.stop_id
         for step in range(drawing.max_new_tokens):
             token = _choose(self.model.logits(hidden), drawing.temperature, warp, noise[:, step])
             for i, value in enumerate(token.tolist()):
                 if not over[i]:
                     out[batch[i].key].append(value)
-                    over[i] = value == self.model.encoder.stop_id
+                    over[i] = value == stop
             if all(over) or step + 1 == drawing.max_new_tokens:
                 break
             if sum(over) >= DROP_SHARE * len(over):
