@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llm_server import FAULTS, Behaviour, serving, started, verdict
+from llm_server import FAULTS, Behaviour, error, serving, started, verdict
 
 from dress.feedback.attempt import retry_after
 from dress.feedback.client import LLMClient
@@ -199,8 +199,6 @@ def test_a_server_that_knows_only_max_completion_tokens(tmp_path, monkeypatch):
 
     async def newer(request: Any, body: dict[str, Any], asked: str) -> Any:
         if "max_tokens" in body:
-            from llm_server import error
-
             return error(400, "Unsupported parameter: use 'max_completion_tokens' instead")
         return await answer(request, body, asked)
 
@@ -275,12 +273,25 @@ def test_no_minute_holds_more_than_allowed(sizes, most_requests, most_tokens):
         assert most_tokens is None or sum(window) <= most_tokens or len(window) == 1
 
 
-def test_retry_after_holds_everybody_back(tmp_path):
-    server = Behaviour(faults=1.0, kinds=("429",))
+def test_retry_after_holds_everybody_back(tmp_path, monkeypatch):
+    server, times = Behaviour(delay=0.05), []
+    answer = server._answer
+
+    async def first_is_too_much(request: Any, body: dict[str, Any], asked: str) -> Any:
+        times.append(time.monotonic())
+        return (
+            error(429, "slow down", {"Retry-After": "0.6"}) if len(times) == 1 else await answer(request, body, asked)
+        )
+
+    monkeypatch.setattr(server, "_answer", first_is_too_much)
     with serving(server) as url:
-        began = time.monotonic()
-        client(url, tmp_path, "json_schema", retries=3).ask_all(requests(1))
-        assert time.monotonic() - began >= 3 * 0.02
+        client(url, tmp_path, "json_schema", concurrency=3).ask_all(requests(12))
+    assert len(times) == 13
+    early = [moment for moment in times if moment < times[0] + 0.55]
+    assert len(early) <= 3, "only what was on its way is sent before the time the server asked for"
+
+
+def test_retry_after_is_read_in_all_its_forms():
     assert retry_after({"retry-after": "7"}) == 7
     assert retry_after({"retry-after-ms": "250", "retry-after": "7"}) == 0.25
     assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
