@@ -14,13 +14,15 @@ from aiohttp import web
 from conftest import composed, small_model
 from llm_server import Behaviour, reply, serving
 from PIL import Image
+from pydantic import ValidationError
 from test_suites import ask, evaluate, label, lines
 
 from dress import config
 from dress.data.shards import write_shards
+from dress.evaluation.suites.answering import condition_of
 from dress.evaluation.suites.likelihood import Said, answer_nll
 from dress.evaluation.suites.outcome import load
-from dress.evaluation.suites.prompts import PROMPTS, load_prompt
+from dress.evaluation.suites.prompts import PROMPTS, LlavaScores, load_prompt
 from dress.evaluation.suites.vqa import accuracy, normalised
 from dress.files import read_json, write_json
 from dress.model.checkpoint import save_model
@@ -162,6 +164,19 @@ def test_a_judge_that_cannot_judge_is_refused(tmp_path: Path) -> None:
     for kind in ("rules", "oracle"):
         with pytest.raises(ValueError, match=f"judge={kind}: suite=llava_eval expects one of llm, replay"):
             evaluate(tmp_path / "out", judge={"kind": kind}, **llava_files(tmp_path))
+
+
+@pytest.mark.parametrize(("said", "means"), [(7, 7), ("7", 7), ("7/10", 7), (7.0, 7), ("10", 10)])
+def test_a_score_is_the_number_that_is_meant(said: Any, means: int) -> None:
+    fields = dict.fromkeys(("relevance", "accuracy", "level_of_detail", "helpfulness"), said)
+    assert LlavaScores(reason="so", **fields).accuracy == means
+
+
+@pytest.mark.parametrize("said", [0, 11, 7.5, "good", True, None])
+def test_what_is_no_score_is_refused(said: Any) -> None:
+    fields = dict.fromkeys(("relevance", "accuracy", "level_of_detail", "helpfulness"), said)
+    with pytest.raises(ValidationError):
+        LlavaScores(reason="so", **fields)
 
 
 def test_prompts_are_files_with_a_version_and_a_hash(tmp_path: Path) -> None:
@@ -364,6 +379,7 @@ def test_interaction_of_a_run_turn_by_turn(tmp_path: Path, a_run: Path) -> None:
     later = [o for o in outcomes if o.turn == 1 and o.failed is None]
     assert found["regressions"] == sum(o.facts["rating"] < o.facts["before"] for o in later if o.facts["before"])
     assert found["nll_true"] > 0 and found["nll_gap"] == pytest.approx(found["nll_shuffled"] - found["nll_true"])
+    assert abs(found["nll_gap"]) > 1e-6  # even an untrained model sees another history
     paper = evaluate(tmp_path / "paper", suite="paper", interaction=str(tmp_path / "out"))
     assert paper["tables"]["interaction"]["ours"]["Interaction/rating_turn_0"] == found["rating_turn_0"]
     # Another rater's feedback, the same judge.
@@ -385,7 +401,7 @@ def records(number: int) -> list[Any]:
 def test_regressions_solved_dialogues_and_lost_feedback_are_counted(tmp_path: Path) -> None:
     write_shards(tmp_path / "shards", records(4))
     said = {  # r0 gets worse, r2 gets better, r1 and r3 have no second answer
-        "r0": ["A cat and a dog.", "A cat."], "r1": ["A dog."], "r2": ["A cat.", "A dog."], "r3": ["A cat."],
+        "r0": ["A cat and a dog.", "A cat."], "r1": ["A dog."], "r2": ["A cat.", "A dog."], "r3": ["A dog."],
     }  # fmt: skip
     rows: list[Json] = [
         {"key": key, "question": "Describe the picture.", "answer": text[0]} for key, text in said.items()
@@ -394,7 +410,7 @@ def test_regressions_solved_dialogues_and_lost_feedback_are_counted(tmp_path: Pa
     first = evaluate(
         tmp_path / "first", responder=lines(tmp_path / "a.jsonl", *rows), annotator={"kind": "rules"}, **settings
     )
-    assert first["failed"] == {"responder: missing": 4} and first["rating_turn_0"] == (2 + 4 + 1 + 1) / 4
+    assert first["failed"] == {"responder: missing": 4} and first["rating_turn_0"] == (2 + 4 + 1 + 4) / 4
     asked = {o.key: o.user for o in load(tmp_path / "first" / "outcomes.jsonl") if o.failed}
     assert asked.keys() == {"r0/0", "r1/0", "r2/0", "r3/0"} and "Describe the picture." not in asked.values()
     rows += [{"key": key, "question": asked[f"{key}/0"], "answer": said[key][1]} for key in ("r0", "r2")]
@@ -404,9 +420,9 @@ def test_regressions_solved_dialogues_and_lost_feedback_are_counted(tmp_path: Pa
     )
     assert found["failed"] == {"answer: not asked": 1, "responder: missing": 2}
     assert (found["rating_turn_1"], found["counted"]["rating_turn_1"]) == ((1 + 4) / 2, 2)
-    assert found["latest_turn_1"] == (1 + 4 + 4 + 1) / 4  # r1 and r3 keep what they ended with
+    assert found["latest_turn_1"] == (1 + 4 + 4 + 4) / 4  # r1 and r3 keep what they ended with
     assert (found["later_answers"], found["regressions"], found["regressed_share"]) == (2, 1, 1 / 2)
-    assert (found["unsolved_turn_0"], found["counted"]["unsolved_turn_0"]) == (pytest.approx(4 / 3), 3)
+    assert (found["unsolved_turn_0"], found["counted"]["unsolved_turn_0"]) == ((2 + 1) / 2, 2)
 
 
 def test_an_interaction_with_a_language_model_is_replayed(tmp_path: Path) -> None:
@@ -439,6 +455,11 @@ def test_a_shuffled_history_is_likelier_where_the_model_says_so(tokenizer: Any) 
     tail = len(model.encoder.prompt(said[2].spans[:-1], image=False))
     plain = torch.nn.functional.cross_entropy(logits[tail - 1 : -1], torch.tensor(ids[tail:]))
     assert together[2] == pytest.approx(float(plain), rel=1e-4)
+
+
+def test_praise_is_said_where_a_stage_learned_it() -> None:
+    trained = composed("experiment=dress_full")
+    assert [condition_of(trained, stage) for stage in ("align", "sft", "dress")] == ["none", "none", "praise"]
 
 
 def test_a_run_answers_with_the_condition_that_its_stage_learned(tmp_path: Path, a_run: Path) -> None:

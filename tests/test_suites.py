@@ -82,14 +82,16 @@ def pope_of(tmp_path: Path, questions: list[Any], labels: list[Any], answers: li
 
 
 def test_pope_joins_by_image_and_question_and_never_by_position(tmp_path: Path) -> None:
-    things = ["dog", "cat", "car", "bus"]
-    questions = [ask(n, thing) for n, thing in enumerate(things)]
-    labels = [label("dog", "yes"), label("cat", "no"), label("car", "yes"), label("bus", "no")]
-    answers = [answer(0, "dog", "Yes"), answer(1, "cat", "Yes."), answer(2, "car", "No"), answer(3, "bus", "no")]
+    other = "COCO_val2014_000000000008.jpg"
+    questions = [ask(0, "dog"), ask(1, "cat"), ask(2, "dog", other), ask(3, "cat", other)]
+    labels = [label("dog", "yes"), label("cat", "no"), label("dog", "no", other), label("cat", "yes", other)]
+    answers = [answer(0, "dog", "Yes"), answer(1, "cat", "Yes."), answer(2, "dog", "No"), answer(3, "cat", "no")]
     found = pope_of(tmp_path, questions, labels[::-1], answers[2:] + answers[:2])
     assert (found["n"], found["failures"]) == (4, 0)
     assert [found[key] for key in ("accuracy", "precision", "recall", "f1", "yes_share")] == [0.5, 0.5, 0.5, 0.5, 0.5]
-    assert found["by_category"]["random"]["f1"] == 0.5
+    found = pope_of(tmp_path, questions, labels, [*answers[:1], answer(1, "cat", "No"), *answers[2:]])
+    assert [found[key] for key in ("accuracy", "precision", "recall", "f1")] == [3 / 4, 1, 1 / 2, pytest.approx(2 / 3)]
+    assert found["by_category"]["random"]["f1"] == found["f1"]
     assert found["judge"] == "rules" and found["runs"] == 1
 
 
@@ -295,6 +297,12 @@ def test_of_one_sample_one_outcome_counts_and_runs_are_averaged() -> None:
     runs = [*toy([1, 0], run=0), *toy([0, 0], run=1)]
     found = measures.summary(TOY, runs)
     assert (found["right"], found["n"], found["runs"], found["counted"]["right"]) == (0.25, 2, 2, 2)
+
+
+def test_a_share_of_several_runs_stays_a_share() -> None:
+    runs = [*toy([1, 1, 1, 0], run=0), *toy([1, 1, 0, 1], run=1)]
+    low, high = measures.summary(TOY, runs)["intervals"]["right"]
+    assert low < 0.75 < high == 1
 
 
 @given(st.lists(st.integers(0, 1), min_size=1, max_size=60), st.randoms(use_true_random=False))

@@ -63,13 +63,13 @@ def answer_nll(
             chosen = [numbers[i] for i in group]
             sizes = [len(samples[n].trees[0]) for n in chosen]
             (forest,) = collate([samples[n] for n in chosen], sum(sizes)).forests
-            order = sorted(range(len(chosen)), key=lambda i: -sizes[i])  # the longest tree stands first
-            assert [end - start for start, end in pairwise(forest.starts)] == [sizes[i] for i in order]
+            # `pack` gives the longest first, and so does `collate`: the trees stand as they were chosen.
+            assert [end - start for start, end in pairwise(forest.starts)] == sizes
             forest = forest.to(model.device)
             _, nll = model(forest, torch.ones((), dtype=torch.float64, device=model.device))
-            for place, (start, end) in zip(order, pairwise(forest.starts), strict=True):
+            for number, (start, end) in zip(chosen, pairwise(forest.starts), strict=True):
                 of_tree = (forest.row >= start) & (forest.row < end) & (forest.weight > 0)
-                found[chosen[place]] = float(nll[of_tree].double().mean())
+                found[number] = float(nll[of_tree].double().mean())
             progress(len(chosen))
     model.train(training)
     progress(len(said) - len(numbers))

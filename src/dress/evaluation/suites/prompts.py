@@ -22,7 +22,7 @@ FIELDS = frozenset(("image", "captions", "objects", "reference", "question", "an
 def _whole(value: Any) -> Any:
     """`"7"`, `7.0` and `"7/10"` are the number meant."""
     text = str(value).strip().removesuffix("/10").strip().removesuffix(".0")
-    return int(text) if text.isdecimal() and not isinstance(value, bool) else value
+    return int(text) if text.isdecimal() else text  # not `value`: True would be a 1
 
 
 # Every number by name: grammars made from schemas leave out bounds.
