@@ -143,6 +143,9 @@ def test_every_kind_of_model_answers_as_without_a_cache(tokenizer, monkeypatch, 
     ]
     more = kept.answer(again, [0, 2, 3], Images(model, images), Drawing(7), keys[:3])
     check(kept, again, [0, 2, 3], more, images, 7)
+    branches = Watched(model)
+    out = branches.answer([prompts[0]] * 3, range(3), Images(model, images), Drawing(4), range(3))
+    check(branches, [prompts[0]] * 3, range(3), out, images, 4)
 
 
 @pytest.fixture(scope="module")

@@ -198,7 +198,7 @@ class Decoding:
             scores = scores + mask
         if self.cache.common is None:
             out = torch.bmm(scores.softmax(-1).flatten(0, 1), values)
-            return out.view(rows, 1, heads, width).to(key.dtype)
+            return out.reshape(rows, 1, heads, width).to(key.dtype)
         common_keys, common_values = self.cache.common[layer]
         size = common_keys.shape[2]
         before = self._by_group(query.view(rows, key_heads, -1, width)) @ common_keys.transpose(2, 3)
@@ -209,7 +209,7 @@ class Decoding:
         both = torch.cat([before, self._by_group(scores)], -1).softmax(-1)
         out = self._by_row(both[..., :size] @ common_values, rows, key_heads)
         out = out + (self._by_row(both[..., size:], rows, key_heads).flatten(0, 1) @ values).view_as(out)
-        return out.view(rows, 1, heads, width).to(key.dtype)
+        return out.reshape(rows, 1, heads, width).to(key.dtype)
 
     # --- masks, the same for all layers of a pass ---
 
