@@ -24,6 +24,7 @@ from dress.data.datamodule import StepDataset
 from dress.data.features import FeatureError, check_encoder, decode, encode
 from dress.data.index import FEATURES
 from dress.data.pixels import Pixels
+from dress.data.plain import PlainSteps
 from dress.data.shards import ShardError, Shards, write_shards
 from dress.data.stream import Part, Stream
 from dress.data.tasks import Features
@@ -176,6 +177,16 @@ def test_loss_is_the_same_without_encoder_and_images(made):
             losses[name] = float(sum(model(forest, total)[0] for forest in step.forests))
     for name, tolerance in {"fp32": 1e-6, "bf16": 1e-3, "int8": 1e-2}.items():
         assert abs(losses[name] - losses["pixels"]) <= tolerance * losses["pixels"], losses
+
+
+def test_webdatasets_own_pipeline_reads_them_too(made):
+    plain, (model, _) = composed("data.features=true", *FROZEN), load_model(made / "run" / "stages" / "align")
+    stage = plain.curriculum.stages["sft"].model_copy(update={"records_per_step": 40})
+    stream = Stream([Part("", Shards(made / "bf16" / "sft"))], seed=1)
+    dataset = StepDataset(stream, stage, plain.data, plain.phases, model.encoder, None, made / "rejects")
+    theirs = next(iter(PlainSteps(dataset)))
+    whole = [step.forests[0].features.double().sum() for step in (dataset[0], theirs)]
+    assert theirs.records == 40 and torch.isclose(*whole)
 
 
 def test_a_curriculum_on_features_learns_the_same(made, monkeypatch):

@@ -40,9 +40,8 @@ def photo(mode: str = "RGB", kind: str = "JPEG", size: tuple[int, int] = (320, 2
 def test_fast_pixels_are_two_levels_from_openclips_at_most(settings, size):
     fast, exact = both(size=168, **settings)
     data = photo(size=size)
-    level = 1 / 255 / torch.tensor(fast.std.flatten().tolist())[:, None, None]
-    difference = (fast(data, "") - exact(data, "")).abs() / level
-    assert fast.fast and 0 < difference.max() < 2.01 and difference.mean() < 0.05
+    levels = (fast(data, "") - exact(data, "")).abs() * fast.std * 255
+    assert fast.fast and levels.max() < 2.01 and levels.mean() < 0.2
 
 
 @pytest.mark.parametrize(
