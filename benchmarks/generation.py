@@ -214,7 +214,9 @@ def main() -> None:
         cases[dtype] = {}
         for n in arguments.branches:
             cases[dtype][f"n={n}"] = measure(arms(model, n, tokens), rounds, gate)
-            print(dtype, n, {name: round(r["times_as_fast"], 2) for name, r in cases[dtype][f"n={n}"].items()}, flush=True)
+            print(
+                dtype, n, {name: round(r["times_as_fast"], 2) for name, r in cases[dtype][f"n={n}"].items()}, flush=True
+            )
         cases[dtype]["3 turns, 4 dialogues"] = measure(turns(model, 4, tokens), rounds, gate)
     results = {
         "command": " ".join(["python", "benchmarks/generation.py", *sys.argv[1:]]),
