@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import tarfile
 import zlib
-import os
 from pathlib import Path
 
 import pytest
