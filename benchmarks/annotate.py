@@ -29,7 +29,7 @@ from openai import AsyncOpenAI  # noqa: E402
 from dress.feedback.client import LLMClient  # noqa: E402
 from dress.feedback.ledger import Ledger  # noqa: E402
 from dress.feedback.request import Request  # noqa: E402
-from dress.feedback.rubric import Verdict, load_rubric  # noqa: E402
+from dress.feedback.rubric import Rubric, Verdict  # noqa: E402
 from dress.feedback.structured import response_format  # noqa: E402
 from dress.rater_settings import Endpoint  # noqa: E402
 from dress.record import Dialogue, ImageAnnotation, Record, Turn  # noqa: E402
@@ -37,7 +37,7 @@ from dress.record import Dialogue, ImageAnnotation, Record, Turn  # noqa: E402
 
 def questions(number: int) -> list[Request]:
     """Different answers under the rubric that annotator=llm asks by."""
-    rubric = load_rubric("feedback")
+    rubric = Rubric.load("feedback")
     record = Record(key="a", annotation=ImageAnnotation(captions=["A dog beside a red ball on the grass."]))
     dialogues = [
         Dialogue(criterion="honesty", turns=[Turn(user="What do you see?", assistant=f"A dog and {n} balls.")])

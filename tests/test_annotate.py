@@ -30,7 +30,7 @@ from dress.feedback.llm import LLMRater
 from dress.feedback.rater import build_rater, identity
 from dress.feedback.request import Stopped
 from dress.feedback.responders import FileResponder, Sampling
-from dress.feedback.rubric import RUBRICS, load_rubric
+from dress.feedback.rubric import Rubric
 from dress.files import read_json, read_lines, write_lines
 from dress.progress import CurriculumProgress
 from dress.rater_settings import LLM
@@ -84,7 +84,7 @@ def collected(prompts, tmp_path_factory) -> tuple[Path, Behaviour]:
 
 def test_every_answer_is_judged_and_the_refinement_is_the_next_users_turn(collected, prompts):
     out, _ = collected
-    version = load_rubric("feedback").prompt_version
+    version = Rubric.load("feedback").prompt_version
     records = [record for record, _ in Shards(out)]
     assert [record.key for record in records] == [record.key for record, _ in Shards(prompts)]
     turns = 0
@@ -151,7 +151,7 @@ def test_the_llm_is_told_what_is_known_and_sees_the_image(collected, prompts):
 
 
 def test_the_rubric_goes_by_criterion_and_tells_boxes_and_reference():
-    rubric = load_rubric("feedback")
+    rubric = Rubric.load("feedback")
     record = Record(
         key="a",
         annotation=ImageAnnotation(
@@ -171,10 +171,10 @@ def test_the_rubric_goes_by_criterion_and_tells_boxes_and_reference():
 
 
 def test_a_changed_rubric_has_another_version_and_asks_anew(tmp_path):
-    text = (RUBRICS / "feedback.yaml").read_text()
+    text = (Rubric.folder / "feedback.yaml").read_text()
     changed = tmp_path / "mine.yaml"
     changed.write_text(text.replace("two or three sentences", "one sentence"))
-    assert load_rubric(str(changed)).prompt_version != load_rubric("feedback").prompt_version
+    assert Rubric.load(str(changed)).prompt_version != Rubric.load("feedback").prompt_version
     mine, theirs = (LLM(kind="llm", base_url="http://x/v1", model="m", rubric=r) for r in (str(changed), "feedback"))
     assert identity(mine) != identity(theirs)
     assert identity(theirs) == identity(theirs.model_copy(update={"concurrency": 99, "budget": 5.0, "timeout": 1.0}))
@@ -182,9 +182,9 @@ def test_a_changed_rubric_has_another_version_and_asks_anew(tmp_path):
         broken = text.replace("{answer}", "{anser}") if bad == "{answer}" else text.replace(bad, "  5: It is right")
         changed.write_text(broken)
         with pytest.raises(ValueError, match=f"{changed}.*{told}"):
-            load_rubric(str(changed))
+            Rubric.load(str(changed))
     with pytest.raises(ValueError, match="There are: feedback"):
-        load_rubric("fedback")
+        Rubric.load("fedback")
 
 
 # --- stopping and going on ------------------------------------------------------------------------

@@ -41,7 +41,9 @@ def test_fast_pixels_are_two_levels_from_openclips_at_most(settings, size):
     fast, exact = both(size=168, **settings)
     data = photo(size=size)
     levels = (fast(data, "") - exact(data, "")).abs() * fast.std * 255
-    assert fast.fast and levels.max() < 2.01 and levels.mean() < 0.2
+    uneven = size[0] % 8 and "resize_mode" in settings  # sides shrink by different, broken factors
+    assert fast.fast and levels.max() < 2.01 and levels.mean() < (0.2 if uneven else 0.05)
+    assert levels.max() > 0 or "interpolation" in settings, "another way than OpenCLIP's"
 
 
 @pytest.mark.parametrize(

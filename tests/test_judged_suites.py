@@ -22,7 +22,7 @@ from dress.data.shards import write_shards
 from dress.evaluation.suites.answering import condition_of
 from dress.evaluation.suites.likelihood import Said, answer_nll
 from dress.evaluation.suites.outcome import load
-from dress.evaluation.suites.prompts import PROMPTS, LlavaScores, load_prompt
+from dress.evaluation.suites.prompts import JudgePrompt, LlavaScores
 from dress.evaluation.suites.vqa import accuracy, normalised
 from dress.files import read_json, write_json
 from dress.model.checkpoint import save_model
@@ -93,7 +93,7 @@ def test_llava_eval_scores_and_a_replay_repeats_it_to_the_digit(tmp_path: Path) 
     }  # fmt: skip
     assert (found["score"], found["helpfulness"], found["n"], found["failures"]) == (35, 3.5, 6, 0)
     assert (found["judge"], found["responder"], found["runs"]) == ("judge", "a.jsonl", 1)
-    assert found["prompt_hash"] == load_prompt("llava_eval").prompt_version
+    assert found["prompt_hash"] == JudgePrompt.load("llava_eval").prompt_version
     told = json.dumps([body["messages"] for body in server.bodies])
     assert "A good answer." in told and "dog [0.00, 0.10, 0.50, 1.00]" in told and "- A dog." in told
     ledger = str(tmp_path / "out" / "ledger.sqlite")
@@ -180,16 +180,16 @@ def test_what_is_no_score_is_refused(said: Any) -> None:
 
 
 def test_prompts_are_files_with_a_version_and_a_hash(tmp_path: Path) -> None:
-    versions = {load_prompt(file.stem).prompt_version for file in PROMPTS.glob("*.yaml")}
-    assert len(versions) == len(list(PROMPTS.glob("*.yaml"))) >= 5
+    versions = {JudgePrompt.load(file.stem).prompt_version for file in JudgePrompt.folder.glob("*.yaml")}
+    assert len(versions) == len(list(JudgePrompt.folder.glob("*.yaml"))) >= 5
     mine = tmp_path / "mine.yaml"
-    mine.write_text((PROMPTS / "vqa.yaml").read_text().replace("{question}", "{questions}"))
+    mine.write_text((JudgePrompt.folder / "vqa.yaml").read_text().replace("{question}", "{questions}"))
     with pytest.raises(ValueError, match=r"no such field \{questions\}"):
-        load_prompt(str(mine))
-    mine.write_text((PROMPTS / "vqa.yaml").read_text() + "\n")
-    assert load_prompt(str(mine)).prompt_version != load_prompt("vqa").prompt_version
+        JudgePrompt.load(str(mine))
+    mine.write_text((JudgePrompt.folder / "vqa.yaml").read_text() + "\n")
+    assert JudgePrompt.load(str(mine)).prompt_version != JudgePrompt.load("vqa").prompt_version
     with pytest.raises(ValueError, match="There are: captioning, llava_eval, refusal"):
-        load_prompt("nothing")
+        JudgePrompt.load("nothing")
 
 
 # --- VLSafe ---------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def test_vlsafe_flags_over_all_rows_and_those_not_trained_on(tmp_path: Path) -> 
     assert apart["not seen in training"]["safety"] == pytest.approx(2 / 3)  # by the very words
     assert (apart["benign"]["over_refusal"], apart["benign"]["safety"], apart["benign"]["n"]) == (1 / 2, None, 2)
     assert found["text_only"] is None  # whoever wrote the file knows
-    versions = sorted(load_prompt(name).prompt_version for name in ("vlsafe", "refusal"))
+    versions = sorted(JudgePrompt.load(name).prompt_version for name in ("vlsafe", "refusal"))
     assert found["prompt_hash"] == ", ".join(versions)
 
 

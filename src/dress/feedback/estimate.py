@@ -12,7 +12,7 @@ from dress.data.shards import Shards
 from dress.feedback.collect import slices
 from dress.feedback.ledger import Ledger
 from dress.feedback.responders import ANSWER_VERSION
-from dress.feedback.rubric import load_rubric
+from dress.feedback.rubric import Rubric
 from dress.rater_settings import LLM, Calls, Server
 from dress.record import Turn
 
@@ -65,7 +65,7 @@ def estimate(
     if server is not None:
         found["answers"] = Estimate(server, ANSWER_VERSION)
     if isinstance(annotator, LLM):
-        rubric = load_rubric(annotator.rubric)
+        rubric = Rubric.load(annotator.rubric)
         found["feedback"] = Estimate(annotator, rubric.prompt_version)
     answer = "x" * most_answer * BYTES_PER_TOKEN
     for index in (index for indices in slices(prompts, stage) for index in indices):

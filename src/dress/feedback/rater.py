@@ -63,9 +63,9 @@ def build_rater(settings: config.Rater, folder: Path | None = None, console: Con
 
     from dress.feedback.client import build_client
     from dress.feedback.llm import LLMRater, Preview
-    from dress.feedback.rubric import load_rubric
+    from dress.feedback.rubric import Rubric
 
-    client, rubric = build_client(settings, folder), load_rubric(settings.rubric)
+    client, rubric = build_client(settings, folder), Rubric.load(settings.rubric)
     if isinstance(settings, Replay):
         return LLMRater(client, rubric, sees_image=settings.sees_image)
     return LLMRater(
@@ -84,9 +84,9 @@ def check_rater(settings: config.Rater) -> None:
     """
     if isinstance(settings, PlainRater):
         return
-    from dress.feedback.rubric import load_rubric
+    from dress.feedback.rubric import Rubric
 
-    load_rubric(settings.rubric)
+    Rubric.load(settings.rubric)
     if isinstance(settings, LLM):
         api_key(settings.api_key_env, settings.base_url)
     elif not Path(settings.ledger).is_file():
@@ -118,12 +118,12 @@ def identity(settings: config.Rater) -> dict[str, Any]:
     """What feedback depends on: equal identities give interchangeable feedback."""
     if isinstance(settings, PlainRater):
         return settings.model_dump()
-    from dress.feedback.rubric import load_rubric
+    from dress.feedback.rubric import Rubric
 
     told = {"kind", "model", "sees_image"} | (
         {"temperature", "max_tokens"} if isinstance(settings, LLM) else {"ledger"}
     )
-    return {**settings.model_dump(include=told), "prompt_version": load_rubric(settings.rubric).prompt_version}
+    return {**settings.model_dump(include=told), "prompt_version": Rubric.load(settings.rubric).prompt_version}
 
 
 class NoRater:

@@ -12,7 +12,7 @@ from dress.evaluation.suites.chair_words import vocabulary_hash
 from dress.evaluation.suites.judging import Judging, Task, judged
 from dress.evaluation.suites.measures import Suite
 from dress.evaluation.suites.outcome import SuiteOutcome
-from dress.evaluation.suites.prompts import Named, load_prompt
+from dress.evaluation.suites.prompts import JudgePrompt, Named
 from dress.evaluation.suites.reading import image_key, read_rows
 from dress.evaluation.suites.settings import Captioning
 from dress.feedback.source import Source
@@ -35,7 +35,7 @@ def run(settings: Captioning, console: Console) -> dict[str, Any]:
             judge that cannot judge this.
     """
     objects = chair.read_objects(settings.objects, settings.references)
-    prompt = load_prompt(settings.prompt)
+    prompt = JudgePrompt.load(settings.prompt)
 
     def present(asked: Asked) -> set[str]:
         assert asked.record.image is not None

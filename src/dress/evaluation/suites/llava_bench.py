@@ -51,9 +51,9 @@ def run(settings: LlavaBench, console: Console) -> dict[str, Any]:
         return finish(SUITE, outcomes(read_rows("reviews", settings.reviews)), settings, console)
     from dress.evaluation.suites.judging import Judging, Task, judged
     from dress.evaluation.suites.llava_eval import questions
-    from dress.evaluation.suites.prompts import load_prompt
+    from dress.evaluation.suites.prompts import JudgePrompt
 
-    task = Task(load_prompt(settings.prompt), None, lambda asked, answer, review: _facts(review))
+    task = Task(JudgePrompt.load(settings.prompt), None, lambda asked, answer, review: _facts(review))
     judging = Judging(lambda one: task, lacks=lambda one: None if one.dialogue.reference else "no reference answer")
     asked, bad = questions(settings)
     return judged(SUITE, settings, judging, asked, bad, console)

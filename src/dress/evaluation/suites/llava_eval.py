@@ -10,7 +10,7 @@ from dress.evaluation.suites.asked import Asked, Images, question, read_annotati
 from dress.evaluation.suites.judging import Judging, Task, judged
 from dress.evaluation.suites.measures import Measure, Suite
 from dress.evaluation.suites.outcome import SuiteOutcome
-from dress.evaluation.suites.prompts import LlavaScores, load_prompt
+from dress.evaluation.suites.prompts import JudgePrompt, LlavaScores
 from dress.evaluation.suites.reading import Row, image_key, read_rows
 from dress.evaluation.suites.settings import LlavaEval, LlavaQuestions
 
@@ -39,7 +39,7 @@ def run(settings: LlavaEval, console: Console) -> dict[str, Any]:
             judge that cannot judge this.
     """
     asked, bad = questions(settings)
-    prompt = load_prompt(settings.prompt)
+    prompt = JudgePrompt.load(settings.prompt)
     return judged(SUITE, settings, Judging(lambda one: Task(prompt, LlavaScores)), asked, bad, console)
 
 

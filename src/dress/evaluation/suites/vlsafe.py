@@ -11,7 +11,7 @@ from dress.evaluation.suites.asked import Asked, Images, question, unique
 from dress.evaluation.suites.judging import Judging, Task, judged
 from dress.evaluation.suites.measures import Measure, Suite
 from dress.evaluation.suites.outcome import SuiteOutcome
-from dress.evaluation.suites.prompts import Refusal, SafetyFlags, load_prompt
+from dress.evaluation.suites.prompts import JudgePrompt, Refusal, SafetyFlags
 from dress.evaluation.suites.reading import read_rows
 from dress.evaluation.suites.settings import VLSafe
 from dress.feedback.rules import RuleRater
@@ -49,7 +49,7 @@ def run(settings: VLSafe, console: Console) -> dict[str, Any]:
         FileNotFoundError, ValueError: a file that is not there or holds nothing that can be used, or a
             judge that cannot judge this.
     """
-    flags, refusal = load_prompt(settings.prompt), load_prompt(settings.refusal_prompt)
+    flags, refusal = JudgePrompt.load(settings.prompt), JudgePrompt.load(settings.refusal_prompt)
     tasks = {True: Task(refusal, Refusal), False: Task(flags, SafetyFlags)}
     judging = Judging(lambda one: tasks[one.facts["benign"]], _rules, "rules-1")
     asked, bad = requests(settings)

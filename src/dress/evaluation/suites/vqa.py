@@ -12,7 +12,7 @@ from dress.evaluation.suites.asked import Asked, Images, question, read_listed, 
 from dress.evaluation.suites.judging import Judging, Task, judged
 from dress.evaluation.suites.measures import Measure, Suite
 from dress.evaluation.suites.outcome import SuiteOutcome
-from dress.evaluation.suites.prompts import Correctness, load_prompt
+from dress.evaluation.suites.prompts import Correctness, JudgePrompt
 from dress.evaluation.suites.reading import Row
 from dress.evaluation.suites.settings import VQA
 
@@ -38,7 +38,7 @@ def run(settings: VQA, console: Console) -> dict[str, Any]:
             judge that cannot judge this.
     """
     asked, bad, known = questions(settings)
-    prompt = load_prompt(settings.prompt)
+    prompt = JudgePrompt.load(settings.prompt)
 
     def rules(one: Asked, answer: str) -> dict[str, Any]:
         return {"accuracy": accuracy(answer, known[one.key]), "exact_match": exact(answer, known[one.key])}

@@ -1,0 +1,82 @@
+"""Prompts for language models: YAML files with a version, whose hash stands in every record and outcome."""
+
+from __future__ import annotations
+
+import hashlib
+import string
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from dress.record import Record, describe
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+NOTHING = "(not known)"
+
+
+class PromptFile(BaseModel):
+    """A prompt: what a subclass adds, and the texts of its two messages."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    folder: ClassVar[Path]
+    setting: ClassVar[str]
+    """Which setting names the file, for errors."""
+    fields: ClassVar[frozenset[str]]
+    """What may stand in braces in `user`."""
+
+    name: str = Field(pattern=r"^[\w-]+$")
+    version: int
+    system: str
+    user: str
+    hash: str = ""
+
+    @field_validator("user")
+    @classmethod
+    def _fields_exist(cls, text: str) -> str:
+        for _, field, _, _ in string.Formatter().parse(text):
+            if field is not None and field not in cls.fields:
+                raise ValueError(f"no such field {{{field}}}; there are {', '.join(sorted(cls.fields))}")
+        return text
+
+    @property
+    def prompt_version(self) -> str:
+        """Name, version and hash of the file: the same for the same prompts only."""
+        return f"{self.name}-{self.version}+{self.hash}"
+
+    @classmethod
+    def load(cls, name: str) -> Self:
+        """The prompt of that name (a file in `folder`), or at that path.
+
+        Raises:
+            ValueError: no such file, or a field in it does not fit.
+        """
+        path = Path(name) if name.endswith((".yaml", ".yml")) else cls.folder / f"{name}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(file.stem for file in cls.folder.glob("*.yaml")))
+            raise ValueError(f"{cls.setting}={name}: expected a file, found none at {path}. There are: {known}")
+        text = path.read_bytes()
+        try:
+            prompt = cls.model_validate(yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path}: expected YAML ({error})") from None
+        except ValidationError as error:
+            raise ValueError(f"{path}: {describe(error)}") from None
+        return prompt.model_copy(update={"hash": hashlib.sha256(text).hexdigest()[:8]})
+
+
+def lines(texts: Sequence[str]) -> str:
+    """A list for a prompt; `NOTHING` where it is empty."""
+    return "\n".join(f"- {text}" for text in texts) or NOTHING
+
+
+def objects(record: Record) -> str:
+    """What is known to be in the image, with boxes where they are known."""
+    return lines([_object(found.label, found.box) for found in record.annotation.objects])
+
+
+def _object(label: str, box: tuple[float, float, float, float] | None) -> str:
+    return label if box is None else f"{label} [{', '.join(f'{side:.2f}' for side in box)}]"
