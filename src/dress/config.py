@@ -252,6 +252,7 @@ class Training(Section):
     threads: Positive | None = None  # CPU threads; null = as many as cores
     clip: float = 1.0  # gradient norm
     checkpointing: Literal["auto", "on", "off"] = "auto"  # recompute activations; auto: where they do not fit
+    keep_memory: bool = True  # on CPU: keep freed memory for the next step
     checkpoint_every: Positive = 100  # optimiser steps
     log_every: Positive = 10  # optimiser steps
     overfit: bool = False  # train on the first step's records again and again

@@ -20,7 +20,7 @@ from dress import config
 from dress.dialogue.batch import Forest, Step
 from dress.dialogue.spans import PHASE_NAMES
 from dress.model.lvlm import LVLM
-from dress.model.memory import needs_checkpointing
+from dress.model.memory import keep_freed_memory, needs_checkpointing
 
 
 class DressModule(L.LightningModule):
@@ -49,6 +49,8 @@ class DressModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Recompute the language model's activations where they would not fit (`training.checkpointing`)."""
+        if self.training_settings.keep_memory and self.device.type == "cpu":
+            keep_freed_memory()
         setting, language = self.training_settings.checkpointing, self.model.language
         half = "16" in str(self.trainer.precision)
         if setting == "on" or (setting == "auto" and needs_checkpointing(self.model, self.tokens, self.device, half)):
