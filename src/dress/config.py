@@ -94,6 +94,7 @@ class Model(Section):
     language: Language
     tokenizer: Tokenizer = Tokenizer()
     attention: Literal["auto", "dense", "nodes", "flex"] = "auto"  # over token trees; auto is flex on CUDA, else nodes
+    fused: bool = True  # hand-written norms, rotary positions and (bf16 on CPU) attention; the same results
 
 
 # --- data ------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from dress import config
 from dress.dialogue.batch import Forest
 from dress.dialogue.encode import IMAGE, Encoder
 from dress.model.attention import foreign_mask, plan
+from dress.model.fused import fuse
 from dress.model.head import head_loss
 from dress.model.language import build_language
 from dress.model.last_layer import prune_last_layer
@@ -39,6 +40,9 @@ class LVLM(nn.Module):
         self.vision = VisionEncoder(settings.vision)
         self.language = build_language(settings.language, len(tokenizer))
         self.pruned = prune_last_layer(self.language)
+        self.fused = settings.fused
+        if self.fused:
+            fuse(self.language)
         embeddings: Any = self.language.get_input_embeddings()
         width = int(embeddings.weight.shape[1])
         self.projector = build_projector(settings.projector.kind, self.vision.width, width)
@@ -94,7 +98,7 @@ class LVLM(nn.Module):
             attention_mask=foreign_mask(forest.ids.device),
             position_ids=forest.depth[None],
             use_cache=False,
-            plan=plan(forest, self.attention, rows),
+            plan=plan(forest, self.attention, rows, self.fused),
         ).last_hidden_state[0]
         hidden = hidden if self.pruned else hidden[rows]
         head: Any = self.language.get_output_embeddings()
