@@ -97,7 +97,7 @@ class StepDataset(Dataset[Step]):
             picture = self.preprocess(open_image(image, where))
         elif record.image is not None:
             raise RecordError(f"{where}: expected an image file beside the JSON, found none")
-        return Sample(trees, picture)
+        return Sample(trees, picture, split=self.data.share_prefixes and len(trees) > 1)
 
     def reject(self, where: str, reason: str) -> None:
         """Name what cannot be used in the reject file, or stop (`data.on_damage`).

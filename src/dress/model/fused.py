@@ -75,19 +75,20 @@ class _RMSNorm(torch.autograd.Function):
         rows = x.reshape(-1, width).to(_wide(x))
         factor = weight.to(rows.dtype) + ctx.shift if ctx.shift else weight.to(rows.dtype)
         inverse = inverse.view(-1, 1)
-        grad = grad.reshape(-1, width).to(rows.dtype, copy=True)
-        both = grad * rows
-        grad_weight = (inverse.t() @ both)[0].to(weight.dtype) if ctx.needs_input_grad[1] else None
+        grad = grad.reshape(-1, width).to(rows.dtype)
+        normal = rows * inverse
+        grad_weight = (grad * normal).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
         if not ctx.needs_input_grad[0]:
             return None, grad_weight, None, None, None
-        along = (both @ factor)[:, None] * inverse.pow(3).div_(-width)
-        grad_x = grad.mul_(factor).mul_(inverse).addcmul_(rows, along)
+        grad = grad * factor
+        along = (grad * normal).sum(-1, keepdim=True).div_(-width)
+        grad_x = grad.addcmul_(normal, along).mul_(inverse)
         return grad_x.to(x.dtype).view(x.shape), grad_weight, None, None, None
 
 
 def _fused_norm(module: nn.Module) -> type | None:
     kind, weight = type(module), getattr(module, "weight", None)
-    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    eps: Any = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if "RMSNorm" not in kind.__name__ or not isinstance(eps, float) or weight is None:
         return None
     shift = 1.0 if "Gemma" in kind.__name__ else 0.0

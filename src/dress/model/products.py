@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -145,7 +146,7 @@ def _blocks(group: Group, window: int | None) -> list[tuple[int, int, int]]:
     above = group.seen - group.own
     return [
         (first, last, 0 if window is None else max(0, above + first - window + 1))
-        for first, last in zip(cuts, cuts[1:], strict=False)
+        for first, last in pairwise(cuts)
     ]
 
 
