@@ -37,7 +37,8 @@ from dress.model.products import Group, path_attention
 
 NAME = "dress"
 Backend = Literal["dense", "nodes", "flex"]
-FLEX_BLOCK = 128
+PRODUCTS = {torch.bfloat16}
+"""Dtypes in which `nodes` is faster as plain matrix products than as PyTorch's attention kernel (CPU)."""
 
 
 @dataclass
@@ -191,7 +192,7 @@ def _nodes(
     if torch.is_autocast_enabled(query.device.type):
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    if plan.fused and query.dtype == torch.bfloat16:
+    if plan.fused and query.dtype in PRODUCTS:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         return path_attention(query[0], key[0], value[0], plan.products, scale, window, softcap)[None]
     # torch.split: its backward is one cat, that of a slice a whole tensor of zeros
