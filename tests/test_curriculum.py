@@ -204,6 +204,20 @@ def test_two_processes_learn_what_one_learns(tmp_path):
             assert one[f"{stage}/loss"] == pytest.approx(two[f"{stage}/loss"], rel=1e-4)
 
 
+@pytest.mark.slow
+def test_two_processes_answer_what_one_answers(tmp_path):
+    first = tmp_path / "first"
+    order = "curriculum.order=[align,sft,eval]"
+    assert start(tmp_path / "data", first, order, "budget.eval.records=2").wait(300) == 0
+    two = ["training.accelerator=cpu", "training.devices=2", "training.strategy=ddp", "training.threads=1"]
+    for name, more in (("one", []), ("two", two)):
+        process = start(tmp_path / "data", tmp_path / name, order, "budget.eval.records=7", f"reuse={first}", *more)
+        assert process.wait(300) == 0, process.stdout.read()
+    one, both = ((tmp_path / name / "outcomes.jsonl").read_bytes() for name in ("one", "two"))
+    assert one == both and one.count(b"\n") >= 7 * 4
+    assert (tmp_path / "two" / "stages" / "sft" / "history.json").stat().st_nlink != 1, "taken over, not trained"
+
+
 def test_bf16_trains_and_stays_near_fp32(finished):
     settings = tiny_settings(
         finished.parent, "training.precision=bf16-mixed", "curriculum.order=[align,eval]", "eval.turns=1", run="bf16"

@@ -96,11 +96,11 @@ def test_wandb_id_is_the_same_after_a_resume(tmp_path: Path) -> None:
 
 def test_csv_keeps_the_first_part_of_a_resumed_stage(tmp_path: Path) -> None:
     settings = composed(run_dir=tmp_path)
-    for resumed in (False, True):
+    for resumed in (False, True, True):
         logger = loggers.build_logger(settings, "sft", resumed)
         logger.log_metrics({"sft/loss": 1.0}, 1)
         logger.finalize("success")
-    assert len(list(tmp_path.glob("csv/*/metrics.csv"))) == 2
+    assert len(list(tmp_path.glob("csv/*/metrics.csv"))) == 3
 
 
 def outcome(record_key: str, model: str, turn: int, **more: Any) -> Outcome:

@@ -11,8 +11,8 @@ from dress.phases.critique import praise
 from dress.record import Dialogue, Feedback, ImageAnnotation, ImageRef, Record, Turn
 
 
-def turn(user: str, assistant: str | None, rating: int | None = None) -> Turn:
-    feedback = [Feedback(rating=rating, critique=f"c{rating}", refinement="r")] if rating else []
+def turn(user: str, assistant: str | None, rating: int | None = None, refinement: str | None = None) -> Turn:
+    feedback = [Feedback(rating=rating, critique=f"c{rating}", refinement=refinement)] if rating else []
     return Turn(user=user, assistant=assistant, feedback=feedback)
 
 
@@ -97,6 +97,14 @@ def test_refinement_learns_a_top_answer_again_where_it_was_lost(phases):
     lost = Dialogue(turns=[turn("q", "a0", 4), turn("r", "a1", 2)])
     assert run("refinement", phases, lost, anchor=0) == ["q|a0|r|a0*"]
     assert run("refinement", phases, CHAIN, anchor=0) == ["q|a0|r0|a1|r1|a1*", "q|a0|r0|a1*"]
+
+
+def test_refinement_learns_a_top_answer_again_where_nobody_answered_its_advice(phases):
+    told = Dialogue(turns=[turn("q", "a0", 4, refinement="r")])
+    asked = Dialogue(turns=[turn("q", "a0", 4), turn("r", None)])
+    unrated = Dialogue(turns=[turn("q", "a0", 4), turn("r", "a1")])
+    below = Dialogue(turns=[turn("q", "a0", 3, refinement="r")])
+    assert run("refinement", phases, told, asked, unrated, below, anchor=0) == ["q|a0|r|a0*", "q|a0|r|a0*"]
 
 
 def test_refinement_learns_no_second_answer_where_nothing_gets_better(phases):

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from imports import content, do_import, photo, records
 from rich.console import Console
 
 from dress.config import ConfigError, check_as
 from dress.data.shards import Shards
-from dress.data.sources import SOURCES, source
-from dress.data.sources.importing import Imported, SourceError, run_import
+from dress.data.sources import source
+from dress.data.sources.importing import Imported
+from dress.data.sources.rows import SourceError
 from dress.data.sources.task import run as run_task
 from dress.data.tasks import Import
 from dress.files import read_json, read_lines
@@ -27,14 +28,10 @@ from dress.record import Record
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLIC = Path(os.environ.get("DRESS_PUBLIC_DATA", ROOT.parent / "shared" / "data"))
+
+
 LABELS = ("dog", "cat", "person", "skis", "umbrella")
 SPLITS = ("align", "sft", "prompts", "eval")
-
-
-def photo(number: int) -> bytes:
-    data = io.BytesIO()
-    Image.new("RGB", (24, 16), (number * 5 % 256, 90, 200)).save(data, "JPEG")
-    return data.getvalue()
 
 
 def row(number: int, **changes: Any) -> dict[str, Any]:
@@ -59,23 +56,14 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def run(path: Path, out: Path, overwrite: bool = False) -> Imported:
-    return run_import(SOURCES["vlsafe"](), path, out, overwrite=overwrite, track=lambda items, _: items)
+def run(path: Path, out: Path, **more: Any) -> Imported:
+    return do_import("vlsafe", path, out, **more)
 
 
 def add(path: Path, *lines: bytes | dict[str, Any]) -> None:
     with (path / "rows.jsonl").open("ab") as file:
         for line in lines:
             file.write((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n")
-
-
-def records(out: Path, split: str) -> list[Record]:
-    return [record for record, _ in Shards(out / split)]
-
-
-def content(out: Path) -> dict[str, bytes]:
-    files = (file for file in out.rglob("*") if file.is_file() and file.name != "index.json")
-    return {file.relative_to(out).as_posix(): file.read_bytes() for file in files}
 
 
 # --- what is written ---------------------------------------------------------------------------
@@ -202,7 +190,7 @@ def test_bad_rows_are_rejected_each_with_its_reason(folder: Path, tmp_path: Path
     bad: list[tuple[str, bytes | dict[str, Any]]] = [
         ("not JSON", b'{"image_id": "000000.jpg", "capt'),
         ("not JSON", b"9" * 5000),
-        ("not JSON", b"[" * 200_000),
+        ("nested too deep", b"[" * 200_000),
         ("not UTF-8", b'{"caption": "\xff"}'),
         ("bad field", b"[1, 2]"),
         ("bad field", {"image_id": "000000.jpg", "caption": "A dog."}),
@@ -315,7 +303,9 @@ def test_what_is_no_import_is_never_deleted(folder: Path, tmp_path: Path) -> Non
         run(folder, folder, overwrite=True)
 
 
-def test_a_failed_write_leaves_out_as_it_was(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_out_as_it_was_and_the_next_call_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     run(folder, out)
     before = content(out)
@@ -323,10 +313,16 @@ def test_a_failed_write_leaves_out_as_it_was(folder: Path, tmp_path: Path, monke
     def no_space(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dress.data.sources.importing.write_json", no_space)
-    with pytest.raises(OSError, match="No space left"):
-        run(folder, out, overwrite=True)
+    with monkeypatch.context() as broken:
+        broken.setattr("dress.data.sources.importing.write_json", no_space)
+        with pytest.raises(OSError, match="No space left"):
+            run(folder, out, overwrite=True)
     assert content(out) == before
+    shard = tmp_path / "out.partial" / "sft" / "shard-000000.tar"
+    written = shard.stat().st_mtime_ns
+    run(folder, out, overwrite=True)
+    assert content(out) == before
+    assert (out / "sft" / "shard-000000.tar").stat().st_mtime_ns == written  # not written again
     assert sorted(p.name for p in tmp_path.iterdir()) == ["input", "out"]
 
 
@@ -334,7 +330,7 @@ def test_a_failed_write_leaves_out_as_it_was(folder: Path, tmp_path: Path, monke
 
 
 def test_an_unknown_source_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(SourceError, match=r"source=vlsave.*expected one of vlsafe"):
+    with pytest.raises(SourceError, match=r"source=vlsave.*expected one of captions, .*vlsafe"):
         source("vlsave")
 
 

@@ -28,7 +28,8 @@ PUBLIC = Path(os.environ.get("DRESS_PUBLIC_DATA", ROOT.parent / "shared" / "data
 
 def commands(page: str = "README.md") -> list[list[str]]:
     """The `python src/…` lines of a page's code blocks, without comments."""
-    blocks = re.findall(r"```\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"```\n(.*?)```", text, flags=re.DOTALL)
     lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
     return [line for line in lines if line[:1] == ["python"]]
 
@@ -66,10 +67,16 @@ def test_the_commands_of_the_data_page_run(tmp_path):
         for number in range(8):
             writer.write({"__key__": f"{number:03d}", "png": image, "txt": "a red circle", "cls": 1})
     found = commands("docs/data.md")
-    assert len(found) == 3
+    assert len(found) == 8
     for command in found:
-        oracle = ["annotator=oracle", "judge=oracle"] if command[1] == "src/train.py" else []
-        run(command + oracle, tmp_path)
+        more = {
+            "src/train.py": ["annotator=oracle", "judge=oracle"],
+            "benchmarks/data.py": [
+                "--megabytes=1", "--photos=2", "--rounds=1", "--no-litdata", f"--out={tmp_path / 'results'}"
+            ],
+        }  # fmt: skip
+        run(command + more.get(command[1], []), tmp_path)
+    assert (tmp_path / "results" / "data.json").exists()
 
 
 @pytest.mark.public_data

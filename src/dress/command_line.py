@@ -37,7 +37,11 @@ Task = Callable[[dict[str, Any]], None]
 Checked = TypeVar("Checked", bound=BaseModel)
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-WITH_RESUME = ("show", "training.threads", "training.devices", "data.workers")
+_CALLS = ("budget", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout", "retries", "retry_failed")
+WITH_RESUME = (
+    "show", "training.threads", "training.devices", "data.workers",
+    *(f"{rater}.{name}" for rater in ("annotator", "judge") for name in _CALLS),
+)  # fmt: skip
 """Overrides that may stand beside `resume`: they change how a run works, not what it learns."""
 
 REFUSED, INTERRUPTED, MISTYPED = 1, 130, 2
@@ -205,7 +209,7 @@ def explain(error: Exception, config_name: str, typed: list[str]) -> str:
     text = str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        options = sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
+        options = sorted(file.stem for file in (CONFIGS / group).glob("[!_]*.yaml"))
         if group and options:
             listed = f" There are: {', '.join(options)}."
             return f"{group}={option}: no such option.{config.nearest(option, options)}{listed}"
@@ -281,7 +285,8 @@ def _resume_arguments(typed: list[str]) -> list[str]:
     if refused:
         raise CommandLineError(
             f"{' '.join(refused)}: a resumed run keeps its own settings; beside resume only "
-            f"{', '.join(WITH_RESUME)} may stand. For other settings start a new run "
+            f"{', '.join(WITH_RESUME[:4])} and an LLM rater's limits (+annotator.budget=…) may stand. For other "
+            f"settings start a new run "
             f"(reuse={value} takes over the stages they leave unchanged)"
         )
     folder = run_folder(str(value))
@@ -322,6 +327,9 @@ def training_settings(composed: dict[str, Any]) -> config.Config:
     if composed.get("reuse") is not None:
         # Links resolved now: `logs/latest` will soon name the run that begins here.
         composed = composed | {"reuse": str(Path(str(composed["reuse"])).resolve())}
+    vision = (composed.get("model") or {}).get("vision") or {}
+    if vision.get("weights") and Path(str(vision["weights"])).is_dir():
+        vision["weights"] = str(Path(str(vision["weights"])).resolve())
     settings = config.check(composed)
     if HydraConfig.get().mode == RunMode.MULTIRUN and settings.training.devices > 1:
         # Lightning starts the other processes with this very command line, -m included: each would

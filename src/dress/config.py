@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dress.rater_settings import Rater, Server, VariableName
+
 PhaseName = Literal["align", "sft", "critique", "refinement", "rating", "best_of"]
 Part = Literal["vision", "projector", "language", "lora"]
 Split = Literal["align", "sft", "prompts", "feedback", "eval"]
@@ -40,7 +42,7 @@ class Vision(Section):
     """The image encoder: an OpenCLIP model by name, or a ViT from a config."""
 
     name: str | None = None  # OpenCLIP model name, e.g. ViT-L-14-336, EVA01-g-14
-    weights: str | None = None  # OpenCLIP tag or a local file; null = random weights
+    weights: str | None = None  # OpenCLIP tag, a local file, or a run's stage folder; null = random weights
     vit: ViT | None = None
     layer: int = -1  # which block's patch tokens; -1 is the last, -2 the one before (LLaVA)
 
@@ -131,6 +133,7 @@ class Data(Section):
     prompts: str = "prompts"
     feedback: Source | None = None  # null = what the collect stage wrote
     eval: str = "eval"
+    validation: str | None = None  # shards whose loss is logged while training; null = none
     workers: Annotated[int, Field(ge=0)] = 0  # data worker processes
     start_method: Literal["fork", "forkserver", "spawn"] | None = None  # of workers; null = Python's default
     window: Positive = 16  # shards that are shuffled together
@@ -140,6 +143,9 @@ class Data(Section):
     cache_gb: Annotated[float, Field(gt=0)] = 50.0  # 10^9 bytes
     allow_pipe: bool = False  # run the shell commands of pipe: URLs
     share_prefixes: bool = True  # one token tree per record; false = one sequence per dialogue
+    features: bool = False  # stored vision features instead of images and encoder (python src/prepare.py task=features)
+    images: Literal["fast", "exact"] = "fast"  # how images are decoded and resized in training; exact is OpenCLIP's PIL
+    dialogues_per_record: Positive | None = None  # of a record in a step, drawn anew each epoch; null = all
     tokens_per_forest: Positive = 16384  # tokens of one forward pass
     max_tokens: Positive = 4096  # longest dialogue, in tokens
     on_damage: Literal["stop", "skip"] = "stop"  # a record that cannot be used
@@ -225,15 +231,14 @@ class Curriculum(Section):
 # --- the rest --------------------------------------------------------------------------------------
 
 
-class Rater(Section):
-    """Who rates: exact oracle of a world, rules on the image annotation, or nobody."""
-
-    kind: Literal["oracle", "rules", "none"]
+KeepCache = Literal["auto", "on", "off"]
+"""Go on from the turn before, a batch of dialogues at a time; auto: where keys and values fit into memory."""
 
 
 class Generation(Section):
     max_new_tokens: Positive
     batch_size: Positive  # prompts
+    keep_cache: KeepCache = "auto"
 
 
 class Eval(Section):
@@ -256,6 +261,7 @@ class Training(Section):
     keep_memory: bool = True  # on CPU: keep freed memory for the next step
     checkpoint_every: Positive = 100  # optimiser steps
     log_every: Positive = 10  # optimiser steps
+    validate_every: Positive = 100  # optimiser steps, on data.validation
     overfit: bool = False  # train on the first step's records again and again
 
 
@@ -263,8 +269,7 @@ class Logger(Section):
     kind: Literal["csv", "wandb", "tensorboard"] = "csv"
     project: str = "dress"  # wandb
     entity: str | None = None  # wandb; null = your default
-    # Name of the variable, never the key (keys hold small letters).
-    api_key_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] = "WANDB_API_KEY"
+    api_key_env: VariableName = "WANDB_API_KEY"
 
 
 class Config(Section):
@@ -290,6 +295,17 @@ class Config(Section):
     reuse: str | None = None  # a run folder to take finished stages from
 
     @model_validator(mode="after")
+    def _features_of_a_frozen_encoder(self) -> Config:
+        for name in self.curriculum.order:
+            stage = self.curriculum.stages[name]
+            if self.data.features and isinstance(stage, TrainStage) and "vision" in stage.trainable:
+                raise ValueError(
+                    f"curriculum.stages.{name}.trainable names vision, but data.features=true reads what a frozen "
+                    f"encoder made: drop vision there, or set data.features=false"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _lora_is_there(self) -> Config:
         for name, stage in self.curriculum.stages.items():
             if isinstance(stage, TrainStage) and "lora" in stage.trainable and self.model.language.lora is None:
@@ -300,26 +316,32 @@ class Config(Section):
 class EvalCommand(Eval):
     """`src/eval.py`: a run to evaluate again."""
 
+    suite: Literal["run"] = "run"
     ckpt: str  # a run folder
     out: str
     shards: str | None = None  # null = the run's own eval split
     records: Positive | None = None
     max_new_tokens: Positive | None = None  # null = as in the run
     batch_size: Positive = 256
+    keep_cache: KeepCache = "auto"
     judge: Rater
 
 
 class CollectCommand(CollectStage):
-    """`src/collect.py`: a model whose answers are collected."""
+    """`src/collect.py`: whose answers are collected, and who judges them."""
 
-    responder: str  # a run folder
-    stage: str = "sft"  # whose model
+    responder: str  # a run folder, a file of answers, or the address of a server
+    stage: str = "sft"  # of a run: whose model
+    server: Server = Server()  # where the responder is one
     out: str
-    shards: str | None = None  # null = the run's own prompts
-    max_new_tokens: Positive | None = None  # null = as in the run
+    data: Data | None = None  # whose prompts are asked; null = the run's own
+    shards: str | None = None  # a folder of shards whose questions are asked instead
+    max_new_tokens: Positive | None = None  # null = as in the run; 512 of a server
     batch_size: Positive = 256
+    keep_cache: KeepCache = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
     annotator: Rater
+    dry_run: bool = False  # only estimate calls, tokens and cost
 
 
 class ConfigError(ValueError):
@@ -373,11 +395,15 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
     place = [str(part) for part in problem["loc"]]
     if place[:2] == ["curriculum", "stages"] and len(place) > 3:
         del place[3]  # the kind by which pydantic chose the stage's model
+    if place[:1] in (["annotator"], ["judge"]) and len(place) > 1:
+        del place[1]  # the same for a rater
     key = ".".join(place)
     if problem["type"] == "extra_forbidden":
         return f"{key}: no such setting.{nearest(key, _keys_around(place, model))}"
-    if key == "logger.api_key_env":  # what stands there may be the key itself: never print it
+    if key.endswith("api_key_env"):  # what stands there may be the key itself: never print it
         return f"{key}: expected the NAME of an environment variable, e.g. WANDB_API_KEY, not the key"
+    if key.endswith("base_url"):  # the same
+        return f"{key}: {problem['msg']}"
     return f"{key or '(whole)'}: {problem['msg']} (got {problem['input']!r:.80})"
 
 

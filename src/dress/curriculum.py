@@ -13,11 +13,11 @@ import os
 import resource
 import shutil
 import time
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import lightning as L
 import torch
@@ -25,18 +25,22 @@ from rich.console import Console
 
 from dress import config
 from dress.callbacks import SaveCheckpoint, ShowProgress, precision_for
-from dress.data.datamodule import StageData, StepDataset
+from dress.data.datamodule import HeldOut, StageData, StepDataset
+from dress.data.pixels import Pixels
+from dress.data.run_data import REJECTS, RunData, name_damage, told
 from dress.data.shards import Sample, Shards
-from dress.data.stream import Stream, open_split, open_stream
+from dress.data.stream import Stream
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.tokenizer import check_cuts, load_tokenizer, save_tokenizer, tokenizer_hash, train_tokenizer
 from dress.evaluation.cells import evaluate_cells
 from dress.evaluation.metrics import metrics
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
 from dress.evaluation.report import write_report
-from dress.feedback.collect import CkptResponder, Sampling, collect, ratings_table
+from dress.feedback.annotate import gather, keeping
+from dress.feedback.collect import CkptResponder, Sampling, ratings_table
 from dress.feedback.corpus import corpus
-from dress.feedback.rater import build_rater
+from dress.feedback.rater import NoRater, Rater, build_rater, check_rater, identity
+from dress.feedback.request import Stopped
 from dress.files import read_json, write_json
 from dress.loggers import build_logger, log_results
 from dress.model.checkpoint import load_weights, save_model
@@ -46,13 +50,16 @@ from dress.module import DressModule
 from dress.phases import SETTINGS_OF, supervised
 from dress.phases.critique import praise
 from dress.progress import CurriculumProgress
-from dress.run_folder import rank
+from dress.rater_settings import PlainRater
+from dress.run_folder import rank, short
 from dress.seeding import seed_for
 from dress.show import coloured, parameter_table, ratings_as_table
 from dress.worlds.prepared import prepared
 
 SHOWN_RECORDS = 4
 """Records that `show=batch` prints."""
+
+Made = TypeVar("Made", bound=StepDataset)
 
 TOKENIZER_RECORDS = 2000
 """Records per split that the hermetic tokenizer is trained on."""
@@ -69,12 +76,20 @@ class Curriculum:
     def __init__(self, settings: config.Config, console: Console) -> None:
         self.settings, self.console = settings, console
         self.folder = Path(settings.run_dir)
-        self.annotator = build_rater(settings.annotator)
-        self.judge = build_rater(settings.judge)
+        for rater in (settings.annotator, settings.judge):
+            check_rater(rater)  # now, not after hours of training
         names = settings.curriculum.order
         expected = {name: float(settings.budget.get(name, {}).get("seconds", 60)) for name in names}
         self.progress = CurriculumProgress(console, expected)
         self.seconds: dict[str, float] = {}
+
+    @cached_property
+    def annotator(self) -> Rater:
+        return build_rater(self.settings.annotator, self.folder, self.console)
+
+    @cached_property
+    def judge(self) -> Rater:
+        return build_rater(self.settings.judge, self.folder, self.console)
 
     # --- the whole ---
 
@@ -89,13 +104,15 @@ class Curriculum:
         if self.settings.training.threads:
             torch.set_num_threads(self.settings.training.threads)
         with self.progress:
-            self.data = self._data_folder()
+            self.data = RunData(self.settings.data, self._data_folder())
             self.model = self._build_model()
             fingerprint = self._fingerprint("", {
                 "model": self.settings.model.model_dump(),
                 "tokenizer": tokenizer_hash(self.model.encoder.tokenizer),
                 "seed": self.settings.seed,
             })  # fmt: skip
+            vision, images = self.model.vision, self.settings.data.images
+            self.data.check(self.settings.curriculum, vision.facts(images) if self.settings.data.features else None)
             self.chain: dict[str, str] = {}
             for name in self.settings.curriculum.order:
                 fingerprint = self._fingerprint(fingerprint, self._depends_on(name))
@@ -118,7 +135,7 @@ class Curriculum:
         stage = self.settings.curriculum.stages[name]
         assert isinstance(stage, config.TrainStage)
         with self.progress:
-            self.data = self._data_folder()
+            self.data = RunData(self.settings.data, self._data_folder())
         with TemporaryDirectory() as aside:
             self.folder = Path(aside)  # a look leaves nothing behind
             encoder = self._build_model().encoder
@@ -159,17 +176,22 @@ class Curriculum:
                 load_weights(self.model, self.settings.model, folder)
             return
         folder.mkdir(parents=True, exist_ok=True)
-        match stage:
-            case config.TrainStage():
-                self._train(name, stage)
-            case _ if rank() > 0:
-                pass  # the first process collects and evaluates; the others wait for its marker
-            case config.CollectStage():
-                self._collect(name, stage)
-            case config.EvalStage():
-                self._evaluate(name, stage)
+        try:
+            match stage:
+                case config.TrainStage():
+                    self._train(name, stage)
+                case config.EvalStage():
+                    self._evaluate(name, stage)
+                case config.CollectStage() if rank() == 0:  # the other processes wait for its marker
+                    self._collect(name, stage)
+        except Stopped as stop:
+            raise Stopped(
+                f"stage {name}: {stop}. Go on with: python src/train.py resume={short(self.folder)}"
+            ) from None
         self.seconds[name] = self.progress.end()
         if rank() == 0:
+            if line := told(folder):
+                self.console.print(line, highlight=False)
             write_json(marker, {"fingerprint": fingerprint, "seconds": round(self.seconds[name], 2)})
         _wait_for(marker)
 
@@ -196,14 +218,19 @@ class Curriculum:
         earlier = [stages[n] for n in order[: order.index(name)]]
         before = sum(s.steps for s in earlier if isinstance(s, config.TrainStage))
         module = DressModule(self.model, stage, training, before, self.settings.data.tokens_per_forest)
-        stream = self._stream(name, stage)
 
-        def make(rank: int, world: int) -> StepDataset:
-            return StepDataset(
+        def dataset(kind: type[Made], stream: Stream, rank: int, world: int) -> Made:
+            return kind(
                 stream, stage, self.settings.data, self.settings.phases, self.model.encoder,
-                self.model.vision.transform, folder / "rejects.jsonl", training.overfit, rank, world,
+                Pixels(self.model.vision.preprocessing, self.model.vision.transform, self.settings.data.images),
+                folder / REJECTS, training.overfit, rank, world,
             )  # fmt: skip
 
+        held_out = self.settings.data.validation and self.data.stream(self.settings.data.validation)
+        data = StageData(
+            partial(dataset, StepDataset, self._stream(name, stage)), self.settings.data,
+            partial(dataset, HeldOut, held_out) if held_out else None,
+        )  # fmt: skip
         done = torch.load(last, weights_only=True, map_location="cpu")["global_step"] if resumed else 0
         self.progress.start(name, stage.steps, done)
         trainer = L.Trainer(
@@ -216,6 +243,9 @@ class Curriculum:
             logger=build_logger(self.settings, name, resumed),
             callbacks=[ShowProgress(self.progress), SaveCheckpoint(last, training.checkpoint_every)],
             log_every_n_steps=1,
+            val_check_interval=training.validate_every if held_out else None,
+            check_val_every_n_epoch=None if held_out else 1,
+            limit_val_batches=1.0 if held_out else 0,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -223,7 +253,7 @@ class Curriculum:
             use_distributed_sampler=False,
         )
         trainer.fit(
-            module, datamodule=StageData(make, self.settings.data),
+            module, datamodule=data,
             ckpt_path=str(last) if resumed else None, weights_only=True,
         )  # fmt: skip
         if trainer.is_global_zero:
@@ -232,20 +262,20 @@ class Curriculum:
             last.unlink(missing_ok=True)
 
     def _collect(self, name: str, stage: config.CollectStage) -> None:
-        prompts = self._shards("prompts")
-        self.progress.start(name, min(stage.records, len(prompts)))
-        folder = self.stage_folder(name)
-        collect(
-            self._responder(self.evaluated()["sft"]), self.annotator, prompts, folder / "shards", stage,
-            self._sampling(stage.temperature, stage.top_p), seed_for(self.settings.seed, name),
-            progress=self.progress.advance,
+        source, folder = self.evaluated()["sft"], self.stage_folder(name)
+        gather(
+            name, keeping(self._responder(source), self.annotator, self.chain[source]), self.annotator,
+            self.data.shards("prompts"), folder / "shards", stage, self._sampling(stage.temperature, stage.top_p),
+            seed_for(self.settings.seed, name), self.progress,
         )  # fmt: skip
+        name_damage(folder, self.data.shards("prompts"))
         table = ratings_table(Shards(folder / "shards"))
         write_json(folder / "ratings.json", table)
         self.console.print(ratings_as_table(table))
 
     def _evaluate(self, name: str, stage: config.EvalStage) -> None:
         samples = self._eval_samples()
+        name_damage(self.stage_folder(name), self.data.shards("eval"))
         dialogues = sum(len(record.dialogues) for record, _ in samples)
         settings, models = self.settings.eval, self.evaluated()
         self._take_over_cells(name)
@@ -260,13 +290,14 @@ class Curriculum:
         evaluate_cells(
             {model: partial(responder, source) for model, source in models.items()},
             self.judge, samples, settings, self.conditions(), self._sampling(0.0), self.stage_folder(name),
-            self.progress.advance,
+            self.settings.training, self.progress.advance,
         )  # fmt: skip
 
     def _take_over_cells(self, name: str) -> None:
         """Take answers of the same model to the same questions from the run named by `reuse`."""
         prints = self.cell_fingerprints(name)
-        write_json(self.stage_folder(name) / "cells.json", prints)
+        if rank() == 0:
+            write_json(self.stage_folder(name) / "cells.json", prints)
         if self.settings.reuse is None:
             return
         source = Path(self.settings.reuse) / "stages" / name
@@ -284,9 +315,9 @@ class Curriculum:
         return {model: self._fingerprint(self.chain[source], depends) for model, source in self.evaluated().items()}
 
     def _eval_samples(self) -> list[Sample]:
-        shards, stages = self._shards("eval"), self.settings.curriculum.stages
+        shards, stages = self.data.shards("eval"), self.settings.curriculum.stages
         (*_, stage) = [s for n in self.settings.curriculum.order if isinstance(s := stages[n], config.EvalStage)]
-        return [shards[i] for i in range(min(stage.records or len(shards), len(shards)))]
+        return list(shards.readable(range(min(stage.records or len(shards), len(shards)))))
 
     # --- parts ---
 
@@ -299,7 +330,7 @@ class Curriculum:
         return {"none": "", "praise": praise(form, self.settings.phases)}
 
     def _responder(self, stage: str) -> CkptResponder:
-        return CkptResponder(self.model, f"{self.settings.name}/{stage}")
+        return CkptResponder(self.model, f"{self.settings.name}/{stage}", self.settings.generation.keep_cache)
 
     def _sampling(self, temperature: float, top_p: float = 1.0) -> Sampling:
         generation = self.settings.generation
@@ -327,10 +358,6 @@ class Curriculum:
             self.progress.end()
         return folder
 
-    def _shards(self, name: str) -> Shards:
-        """The shards of a split that is one dataset."""
-        return open_split(getattr(self.settings.data, name), self.data, self.settings.data)
-
     def _stream(self, name: str, stage: config.TrainStage) -> Stream:
         """What a train stage streams: its split, or what the collect stage wrote."""
         source = getattr(self.settings.data, stage.data)
@@ -340,7 +367,7 @@ class Curriculum:
             if not collected:
                 raise ValueError("data.feedback is null and the curriculum has no collect stage: name one of them")
             source = (self.stage_folder(collected[-1]) / "shards").absolute()
-        return open_stream(source, self.data, self.settings.data, seed_for(self.settings.seed, name))
+        return self.data.stream(source, seed_for(self.settings.seed, name))
 
     def _build_model(self) -> LVLM:
         settings, data = self.settings.model, self.settings.data
@@ -350,11 +377,12 @@ class Curriculum:
             if rank() > 0:
                 _wait_for(file)
             if not file.exists():
-                streams = [open_stream(source, self.data, data, 0) for source in (data.align, data.sft, data.prompts)]
+                streams = [self.data.stream(source) for source in (data.align, data.sft, data.prompts)]
                 splits = [part.shards for stream in streams for part in stream.parts]
                 phases = self.settings.phases  # not the experiment's conditions: ablations share the tokenizer
                 fixed = [phases.align.prompt, praise(phases.critique.condition, phases)]
-                texts = chain(fixed, corpus(splits, self.annotator, TOKENIZER_RECORDS))
+                plain = isinstance(self.settings.annotator, PlainRater)  # others take money for every word
+                texts = chain(fixed, corpus(splits, self.annotator if plain else NoRater(), TOKENIZER_RECORDS))
                 trained = train_tokenizer(texts, settings.tokenizer.vocabulary, chat)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 save_tokenizer(trained, file)
@@ -376,18 +404,19 @@ class Curriculum:
         match stage:
             case config.TrainStage():
                 source = getattr(data, stage.data)
-                parts["shards"] = open_stream(source, self.data, data, 0).fingerprint if source else "collected"
+                parts["shards"] = self.data.stream(source).fingerprint if source else "collected"
                 phases = self.settings.phases.model_dump()
                 parts["phases"] = {key: phases[key] for name in stage.phases for key in SETTINGS_OF[name]}
                 parts["training"] = [self.settings.training.clip, precision_for(self.settings.training.precision)]
                 parts["sharing"] = [data.share_prefixes, data.tokens_per_forest, data.max_tokens]
+                parts["data"] = [data.features, data.images, data.dialogues_per_record]
             case config.CollectStage():
-                parts["shards"] = self._shards("prompts").fingerprint
-                parts["annotator"] = self.settings.annotator.model_dump()
+                parts["shards"] = self.data.shards("prompts").fingerprint
+                parts["annotator"] = identity(self.settings.annotator)
                 parts["generation"] = self.settings.generation.model_dump()
             case config.EvalStage():
-                parts["shards"] = self._shards("eval").fingerprint
-                parts["judge"] = self.settings.judge.model_dump()
+                parts["shards"] = self.data.shards("eval").fingerprint
+                parts["judge"] = identity(self.settings.judge)
                 parts["conditions"] = self.conditions()
                 parts["eval"] = self.settings.eval.model_dump()
         return parts
@@ -431,7 +460,7 @@ class Curriculum:
         """What a reader of the report must know before its figures."""
         data, language = self.settings.data, self.settings.model.language
         if data.world is None and language.config is not None:
-            records = sum(len(part.shards) for part in open_stream(data.sft, self.data, data, 0).parts)
+            records = sum(len(part.shards) for part in self.data.stream(data.sft).parts)
             return [
                 f"A model from scratch on {records:,} real images: nobody should expect good captions. "
                 f"What this shows is that the whole method runs on these data. A model whose SFT data hold "
@@ -464,5 +493,7 @@ def _link(source: str, target: str) -> None:
     """Files of a finished stage are never changed, so two runs may share them."""
     try:
         os.link(source, target)
+    except FileExistsError:
+        pass  # another rank was faster
     except OSError:
         shutil.copy2(source, target)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import secrets
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from dress import config
 from dress.dashboard import write_dashboard
 from dress.files import write_text
+from dress.redaction import redacted
 from dress.result_rows import (
     COLUMNS,
     SampleRow,
@@ -40,10 +41,6 @@ if TYPE_CHECKING:
 X_AXIS = "curriculum/step"
 """What all curves are drawn over: optimiser steps since the first stage began."""
 
-SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
-SHORTEST_SECRET = 8
-"""Shorter values of such variables are words like `true`, and occur everywhere."""
-
 _runs: dict[str, wandb.Run] = {}
 """Open Weights & Biases runs by run folder: one for all stages of a curriculum."""
 
@@ -59,13 +56,19 @@ def build_logger(settings: config.Config, stage: str, resumed: bool) -> Logger:
     Raises:
         ValueError: tensorboard is not installed.
     """
-    version = f"{stage}-resumed" if resumed else stage
+    version = _version(Path(settings.run_dir) / settings.logger.kind, stage) if resumed else stage
     if settings.logger.kind == "wandb":
         return WandbStage(settings)
     if settings.logger.kind == "tensorboard":
         _need_tensorboard()
         return TensorBoardLogger(settings.run_dir, name="tensorboard", version=version)
     return CSVLogger(settings.run_dir, name="csv", version=version)
+
+
+def _version(folder: Path, stage: str) -> str:
+    """A name that no part of the stage before has: `sft-resumed`, then `sft-resumed-2` …"""
+    names = (f"{stage}-resumed{f'-{n}' if n > 1 else ''}" for n in count(1))
+    return next(name for name in names if not (folder / name).exists())
 
 
 def log_results(
@@ -190,19 +193,6 @@ def wandb_id(folder: Path) -> str:
 def group_of(folder: Path) -> str | None:
     """The sweep a run belongs to: Hydra keeps `multirun.yaml` above its jobs."""
     return folder.parent.name if (folder.parent / "multirun.yaml").exists() else None
-
-
-def redacted(plain: Any) -> Any:
-    """The same data without the values of environment variables whose names say they are secret."""
-    if isinstance(plain, dict):
-        return {key: redacted(value) for key, value in plain.items()}
-    if isinstance(plain, list):
-        return [redacted(value) for value in plain]
-    if isinstance(plain, str):
-        for name, value in os.environ.items():
-            if SECRET_NAME.search(name.upper()) and len(value) >= SHORTEST_SECRET:
-                plain = plain.replace(value, f"<{name}>")
-    return plain
 
 
 # --- results --------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ The table is ours and cautious: a word that often means something else (`compute
 `plant`, `board`, `van`) is left out, because a missed mention costs less than a wrong accusation.
 
 On the captions that POPE published CHAIR_s of, it gives 62.2 and 3.1 (CHAIR's own word list: 62.7
-and 3.7).
+and 3.7). `evaluation.suites.chair_words` widens it to what CHAIR counts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 
 # label: further words for it. Plurals are formed by rule; what the rule gets wrong stands here.
-_SYNONYMS: dict[str, str] = {
+SYNONYMS: dict[str, str] = {
     "person": "people, man, men, woman, women, boy, girl, child, children, kid, baby, babies, "
     "toddler, guy, lady, ladies, gentleman, gentlemen, teenager, adult, player, skier, "
     "surfer, skateboarder, snowboarder, rider, batter, catcher, umpire, chef, driver, "
@@ -99,7 +99,7 @@ _SYNONYMS: dict[str, str] = {
     "toothbrush": "tooth brush",
 }  # fmt: skip
 
-COCO80: tuple[str, ...] = tuple(_SYNONYMS)
+COCO80: tuple[str, ...] = tuple(SYNONYMS)
 """The labels, in COCO's order."""
 
 # Longer than the word in them, so they win, and they mean none of the 80.
@@ -123,10 +123,10 @@ _NOTHING = (
     "remote region,  tie dye, tie dyed, plane tree, jet ski, jet black, jet lag, baseball cap, "
     "baseball field, truck stop, chair lift, ski chair, bench press, bull dozer, couch potato"
 )
-_ANIMALS = (
+ANIMALS = (
     "elephant", "giraffe", "zebra", "bear", "cow", "sheep", "bird", "horse", "cat", "dog", "lamb",
 )  # fmt: skip
-_VEHICLES = ("train", "bus", "car", "airplane", "plane", "jet", "boat", "ferry", "aircraft")
+VEHICLES = ("train", "bus", "car", "airplane", "plane", "jet", "boat", "ferry", "aircraft")
 _PLURAL_ONLY = ("skis", "scissors")
 _NO_ARTICLE = ("broccoli", *_PLURAL_ONLY)
 _COLOURS = "red|blue|green|white|black|yellow|grey|gray|brown|purple|pink|silver|gold|tan"
@@ -142,12 +142,12 @@ def _words() -> dict[str, str | None]:
     words: dict[str, str | None] = {}
     for phrase in _NOTHING.split(", "):
         words |= {phrase: None, _plural(phrase): None}
-    for label, more in _SYNONYMS.items():
+    for label, more in SYNONYMS.items():
         for word in (label, *filter(None, more.split(", "))):
             words |= {word: label, _plural(word): label}
     for young in ("baby", "adult", "young"):
-        words |= {f"{young} {form}": words[form] for a in _ANIMALS for form in (a, _plural(a))}
-    words |= {f"passenger {form}": words[form] for v in _VEHICLES for form in (v, _plural(v))}
+        words |= {f"{young} {form}": words[form] for a in ANIMALS for form in (a, _plural(a))}
+    words |= {f"passenger {form}": words[form] for v in VEHICLES for form in (v, _plural(v))}
     return words
 
 

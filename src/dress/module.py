@@ -47,6 +47,7 @@ class DressModule(L.LightningModule):
         self._sums = torch.zeros(3, len(PHASE_NAMES), dtype=torch.float64)
         self._packing = torch.zeros(3, dtype=torch.float64)  # records split; room in full forests, tokens there
         self._tokens = 0
+        self._held_out = torch.zeros(2, len(PHASE_NAMES), dtype=torch.float64)
 
     def on_fit_start(self) -> None:
         """Settle what is held in memory: freed blocks, frozen weights, activations (`training.checkpointing`)."""
@@ -95,6 +96,24 @@ class DressModule(L.LightningModule):
                 self._sums[row].scatter_add_(0, forest.phase.cpu(), values.cpu())
             self._tokens += forest.tokens
         return loss
+
+    def validation_step(self, step: Step, batch_idx: int) -> None:
+        one = torch.ones((), dtype=torch.float64, device=self.device)
+        for forest in step.forests:
+            _, nll = self.model(forest, one)
+            for row, values in enumerate((nll.double() * forest.weight, forest.weight)):
+                self._held_out[row].scatter_add_(0, forest.phase.cpu(), values.cpu())
+
+    def on_validation_epoch_end(self) -> None:
+        """Mean loss on held-out records, by phase."""
+        sums = self.trainer.strategy.reduce(self._held_out.to(self.device), reduce_op="sum").cpu()
+        logged = {"curriculum/step": float(self.steps_before + self.trainer.global_step)}
+        for name, loss, weight in zip(PHASE_NAMES, *sums.tolist(), strict=True):
+            if weight:
+                logged[f"val/{name}/loss"] = loss / weight
+        self.history.append(logged)
+        self.log_dict(logged)
+        self._held_out.zero_()
 
     def _no_sync(self, last: bool) -> Any:
         """Gradients are exchanged once per optimiser step."""

@@ -92,10 +92,11 @@ class CurriculumProgress:
         names = list(self._expected)
         later = names[names.index(self._stage) + 1 :] if self._stage in names else []
         left = here + pace * sum(self._expected[name] for name in later)
-        return f"{_clock(here)} left here, {_clock(left)} in all"
+        return f"{clock(here)} left here, {clock(left)} in all"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

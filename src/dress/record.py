@@ -6,7 +6,7 @@ project reads and writes this and nothing else. Unknown JSON fields are kept in 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -22,17 +22,23 @@ class RecordError(ValueError):
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=False)
 
+    _names: ClassVar[frozenset[str]]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        cls._names = frozenset(cls.model_fields)
+
     @model_validator(mode="before")
     @classmethod
     def _unknown_fields_to_extra(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
+        # Runs for every part of every record that is streamed: the usual case first, without a look-up by name.
+        if not isinstance(data, dict) or data.keys() <= cls._names or "extra" not in cls._names:
             return data
-        unknown = data.keys() - cls.model_fields.keys()
-        if not unknown or "extra" not in cls.model_fields:
+        if not isinstance(data.get("extra", {}), dict):
             return data
-        known = {name: value for name, value in data.items() if name not in unknown}
-        known["extra"] = {**known.get("extra", {}), **{name: data[name] for name in data if name in unknown}}
-        return known
+        known = {name: value for name, value in data.items() if name in cls._names}
+        more = {name: value for name, value in data.items() if name not in cls._names}
+        return known | {"extra": {**known.get("extra", {}), **more}}
 
 
 class Original(_Part):
@@ -57,7 +63,7 @@ class Feedback(_Part):
     annotator: str | None = None
     prompt_version: str | None = None
     original: Original | None = None
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = Field(default_factory=dict)
 
 
 class Turn(_Part):
@@ -65,9 +71,9 @@ class Turn(_Part):
 
     user: str = Field(min_length=1)
     assistant: str | None = None
-    feedback: list[Feedback] = []
-    provenance: dict[str, Any] = {}
-    extra: dict[str, Any] = {}
+    feedback: list[Feedback] = Field(default_factory=list)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    extra: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def rating(self) -> int | None:
@@ -86,7 +92,7 @@ class Dialogue(_Part):
     criterion: Criterion | None = None
     reference: str | None = None
     turns: list[Turn] = Field(min_length=1)
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = Field(default_factory=dict)
 
 
 class ImageRef(_Part):
@@ -94,7 +100,7 @@ class ImageRef(_Part):
 
     id: str
     sha256: str | None = None
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = Field(default_factory=dict)
 
 
 class Object(_Part):
@@ -102,15 +108,15 @@ class Object(_Part):
 
     label: str = Field(min_length=1)
     box: tuple[float, float, float, float] | None = None
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = Field(default_factory=dict)
 
 
 class ImageAnnotation(_Part):
     """What is known to be in the image."""
 
-    captions: list[str] = []
-    objects: list[Object] = []
-    extra: dict[str, Any] = {}
+    captions: list[str] = Field(default_factory=list)
+    objects: list[Object] = Field(default_factory=list)
+    extra: dict[str, Any] = Field(default_factory=dict)
 
 
 class Record(_Part):
@@ -120,9 +126,9 @@ class Record(_Part):
     key: str = Field(min_length=1)
     source: str = ""
     image: ImageRef | None = None
-    annotation: ImageAnnotation = ImageAnnotation()
-    dialogues: list[Dialogue] = []
-    extra: dict[str, Any] = {}
+    annotation: ImageAnnotation = Field(default_factory=ImageAnnotation)
+    dialogues: list[Dialogue] = Field(default_factory=list)
+    extra: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("key")
     @classmethod

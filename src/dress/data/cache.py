@@ -11,18 +11,41 @@ import hashlib
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from filelock import FileLock
+
+T = TypeVar("T")
 
 PIECE = 8 << 20
 TRIES = 6
 """Of one piece; the waits between them double, from 0.2 s on."""
 
 
+TAGS = ("ETag", "etag", "blob_id", "Content-MD5", "Digest", "Last-Modified", "LastModified", "mtime", "created")
+"""What backends of fsspec call something that changes with a file, the surest first."""
+HTTP = {"client_kwargs": {"auto_decompress": False, "headers": {"Accept-Encoding": "identity"}}}
+"""Bytes as they are: what a server compresses is never unpacked, however small it looks."""
+STALE = 3600.0
+"""Seconds after which a half-fetched shard is left over from a process that was killed."""
+
+
 class FetchError(OSError):
     """A shard that could not be fetched; the message names the URL and what was tried."""
+
+
+class ChangedShardError(FetchError):
+    """A shard that came whole, twice, and is not the one that was indexed."""
+
+
+class Found(NamedTuple):
+    """What a server says of a file: its size and what changes with it, as far as it tells."""
+
+    size: int | None = None
+    tag: str | None = None
+    missing: bool = False
 
 
 def is_remote(place: str) -> bool:
@@ -64,15 +87,21 @@ class ShardCache:
         name = "".join(c if c.isalnum() or c in ".-" else "_" for c in url.rpartition("/")[2])[-60:]
         return self.folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}{suffix}"
 
-    def size(self, url: str) -> int | None:
-        """Bytes of a remote file: -1 where there is none, None where it cannot be told."""
+    def look(self, url: str) -> Found:
+        """Size and tag of a remote file, without fetching it.
+
+        Raises:
+            FetchError: the server does not answer.
+        """
         if url.startswith("pipe:"):
-            return None
+            return Found()
         try:
-            found = self._filesystem(url).info(url).get("size")
+            info = self._tried(url, lambda: self._filesystem(url).info(url))
         except FileNotFoundError:
-            return -1
-        return None if found is None else int(found)
+            return Found(missing=True)
+        size = info.get("size")
+        tag = next((f"{name} {info[name]}" for name in TAGS if info.get(name)), None)
+        return Found(None if size is None else int(size), tag)
 
     def small_file(self, url: str) -> bytes:
         """A file that is read whole and not kept.
@@ -82,21 +111,26 @@ class ShardCache:
         """
         return self._piece(url, None, None)
 
-    def fetch(self, url: str, size: int | None = None, sha256: str | None = None) -> Path:
+    def fetch(
+        self, url: str, size: int | None = None, sha256: str | None = None, anew: bool = False, verify: bool = False
+    ) -> Path:
         """The local copy of a shard, fetched unless it is there.
 
         Args:
             url: through fsspec, or `pipe:command`.
             size, sha256: what it must have; None where it is not known yet.
+            anew: the remote file may have changed: do not trust the copy that is there.
+            verify: compare the checksum of the copy that is there, too.
 
         Raises:
-            FetchError: it cannot be fetched, or is another one than was indexed, twice.
+            FetchError: it cannot be fetched.
+            ChangedShardError: it is another one than was indexed, twice.
             ValueError: a `pipe:` URL without `data.allow_pipe=true`.
         """
         path = self.beside(url, "")
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(path.name + ".lock")):
-            if path.exists() and (size is None or path.stat().st_size == size):
+            if path.exists() and not anew and _difference(path, size, sha256 if verify else None) is None:
                 os.utime(path)
                 return path
             for last in (False, True):
@@ -113,7 +147,9 @@ class ShardCache:
                     return path
                 aside.unlink()
                 if last:
-                    raise FetchError(f"{url}: {wrong}, fetched twice. The remote file is not the one that was indexed")
+                    raise ChangedShardError(
+                        f"{url}: {wrong}, fetched twice. The remote file is not the one that was indexed"
+                    )
         raise AssertionError("unreachable")
 
     def _fill(self, url: str, file: Any) -> None:
@@ -126,12 +162,12 @@ class ShardCache:
             if done.returncode:
                 raise FetchError(f"{url}: the command ended with {done.returncode}: {done.stderr.decode()[-200:]}")
             return
-        total = self.size(url)
+        total, _, missing = self.look(url)
+        if missing:
+            raise FetchError(f"{url}: expected a shard, found none")
         if total is None:
             file.write(self._piece(url, None, None))
             return
-        if total < 0:
-            raise FetchError(f"{url}: expected a shard, found none")
         at = 0
         while at < total:
             piece = self._piece(url, at, min(at + PIECE, total))
@@ -142,19 +178,29 @@ class ShardCache:
             at += len(piece)
 
     def _piece(self, url: str, start: int | None, stop: int | None) -> bytes:
+        def ask() -> bytes:
+            data: bytes = self._filesystem(url).cat_file(url, start=start, end=stop)
+            if start is not None and stop is not None and not data:
+                raise OSError("no bytes came")
+            return data
+
+        try:
+            return self._tried(url, ask, f", bytes {start} to {stop}")
+        except FileNotFoundError:
+            raise FetchError(f"{url}: expected a file, found none") from None
+
+    def _tried(self, url: str, ask: Callable[[], T], what: str = "") -> T:
+        """The answer, asked for again and again where connections break off."""
         for attempt in range(TRIES):
             try:
-                data: bytes = self._filesystem(url).cat_file(url, start=start, end=stop)
-                if start is None or stop is None or data:
-                    return data
-                error: Exception = OSError("no bytes came")
-            except FileNotFoundError:
-                raise FetchError(f"{url}: expected a file, found none") from None
+                return ask()
+            except (FileNotFoundError, ValueError):
+                raise
             except Exception as failure:  # each backend of fsspec raises its own
                 error = failure
             self.retries += 1
             time.sleep(0.2 * 2**attempt if attempt + 1 < TRIES else 0)
-        raise FetchError(f"{url}: not fetched after {TRIES} tries, bytes {start} to {stop} ({error!r})")
+        raise FetchError(f"{url}: not fetched after {TRIES} tries{what} ({error!r})")
 
     def _filesystem(self, url: str) -> Any:
         """One per process: connections do not survive a fork."""
@@ -164,7 +210,8 @@ class ShardCache:
         known = (os.getpid(), protocol)
         if known not in self._fs:
             try:
-                self._fs[known] = fsspec.filesystem(protocol, skip_instance_cache=True, use_listings_cache=False)
+                how = HTTP if protocol in ("http", "https") else {}
+                self._fs[known] = fsspec.filesystem(protocol, skip_instance_cache=True, use_listings_cache=False, **how)
             except (ImportError, ValueError) as error:
                 raise ValueError(f"{url}: fsspec cannot open {protocol}:// here ({error})") from error
         return self._fs[known]
@@ -173,9 +220,11 @@ class ShardCache:
         with FileLock(self.folder / ".room.lock"):
             found = []
             for path in self.folder.iterdir():
-                if path.suffix not in (".lock", ".json", ".partial") and path != wanted:
-                    with contextlib.suppress(FileNotFoundError):
-                        stat = path.stat()
+                if path.suffix in (".lock", ".json") or path == wanted:
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    stat = path.stat()
+                    if path.suffix != ".partial" or time.time() - stat.st_mtime > STALE:
                         found.append((stat.st_mtime_ns, stat.st_size, path))
             held = sum(size for _, size, _ in found)
             for _, size, path in sorted(found):

@@ -7,22 +7,25 @@ learned, and the number of trained steps is the whole position in the data.
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import lightning as L
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dress import config
-from dress.data.images import open_image
+from dress.data.cache import ChangedShardError
 from dress.data.plain import PlainSteps
-from dress.data.stream import Stream
+from dress.data.stream import Place, Stream
 from dress.dialogue.batch import Sample, Step, collate
 from dress.dialogue.encode import Encoder
 from dress.dialogue.tree import build_tree, build_trees
+from dress.files import read_lines
 from dress.phases import supervised
 from dress.record import Record, RecordError
 
@@ -36,7 +39,7 @@ class StepDataset(Dataset[Step]):
         data: sharing, packing, what to do with damage.
         phases: settings of the phases.
         encoder: tokens and loss weights.
-        preprocess: RGB image to pixels [3, H, W].
+        pixels: image bytes (and where they are from, to name it) to pixels [3, H, W].
         rejects: file that names every record that cannot be used.
         overfit: every item is the first one.
         rank, world: this process among all; given, never detected in a worker.
@@ -49,14 +52,14 @@ class StepDataset(Dataset[Step]):
         data: config.Data,
         phases: config.Phases,
         encoder: Encoder,
-        preprocess: Callable[[Image.Image], Tensor],
+        pixels: Callable[[bytes, str], Tensor],
         rejects: Path,
         overfit: bool = False,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.stream, self.stage, self.data, self.phases = stream, stage, data, phases
-        self.encoder, self.preprocess, self.rejects = encoder, preprocess, rejects
+        self.encoder, self.pixels, self.rejects = encoder, pixels, rejects
         self.overfit, self.rank, self.world = overfit, rank, world
 
     def __len__(self) -> int:
@@ -70,21 +73,32 @@ class StepDataset(Dataset[Step]):
         """Samples as forests."""
         return collate((sample for sample in samples if sample), self.data.tokens_per_forest)
 
-    def _sample(self, place: tuple[int, int]) -> Sample | None:
-        where = self.stream.where(place)
+    def _sample(self, place: Place) -> Sample | None:
+        where, shards = self.stream.where(place), self.stream.shards(place)
         try:
-            return self.made(*self.stream[place], where)
-        except RecordError as error:
+            record = shards.record(place.sample)
+            picture = shards.features(place.sample) if self.data.features else shards.image(place.sample)
+            return self.made(record, picture, where, self.stream.rng(place))
+        except (RecordError, ChangedShardError) as error:
             self.reject(where, str(error))
             return None
 
-    def made(self, record: Record, image: bytes | None, where: str) -> Sample | None:
-        """One record's trees and pixels; None if it gives nothing to train on.
+    def made(self, record: Record, picture: bytes | Tensor | None, where: str, rng: Random) -> Sample | None:
+        """One record's trees and pixels or features; None if it gives nothing to train on.
+
+        Args:
+            record: what it says.
+            picture: its image's bytes, or with `data.features` its stored features [V, D_v].
+            where: shard and key to name in an error.
+            rng: of this sample in this epoch.
 
         Raises:
             RecordError: it cannot be used.
         """
         dialogues = supervised(record, self.stage.phases, self.phases)
+        most = self.data.dialogues_per_record
+        if most is not None and len(dialogues) > most:
+            dialogues = [dialogues[i] for i in sorted(rng.sample(range(len(dialogues)), most))]
         encoded = [self.encoder.supervised(dialogue, where) for dialogue in dialogues]
         if not encoded:
             return None
@@ -92,12 +106,13 @@ class StepDataset(Dataset[Step]):
             trees = build_trees(encoded, self.data.tokens_per_forest)
         else:
             trees = [build_tree([one]) for one in encoded]
-        picture = None
-        if image is not None:
-            picture = self.preprocess(open_image(image, where))
-        elif record.image is not None:
-            raise RecordError(f"{where}: expected an image file beside the JSON, found none")
-        return Sample(trees, picture, split=self.data.share_prefixes and len(trees) > 1)
+        if picture is None and record.image is not None:
+            what = "stored features" if self.data.features else "an image file"
+            raise RecordError(f"{where}: expected {what} beside the JSON, found none")
+        split = self.data.share_prefixes and len(trees) > 1
+        if isinstance(picture, Tensor):
+            return Sample(trees, None, picture, split)
+        return Sample(trees, None if picture is None else self.pixels(picture, where), split=split)
 
     def reject(self, where: str, reason: str) -> None:
         """Name what cannot be used in the reject file, or stop (`data.on_damage`).
@@ -110,6 +125,25 @@ class StepDataset(Dataset[Step]):
         self.rejects.parent.mkdir(parents=True, exist_ok=True)
         with self.rejects.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"where": where, "reason": reason}) + "\n")
+
+
+class HeldOut(StepDataset):
+    """Every record of a dataset once, in steps, to measure the loss on."""
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.stream.parts[0].shards) / self.stage.records_per_step)
+
+    def __getitem__(self, step: int) -> Step:
+        size = self.stage.records_per_step
+        last = min((step + 1) * size, len(self.stream.parts[0].shards))
+        places = [Place(0, sample, 0) for sample in range(step * size, last)]
+        return self.collated(self._sample(place) for place in places[self.rank :: self.world])
+
+
+def rejected(file: Path) -> Counter[str]:
+    """How many records (or shards) a reject file names, by reason without the place; each once, however often read."""
+    reasons = {row["where"]: row["reason"] for row in read_lines(file)} if file.exists() else {}
+    return Counter(reason.removeprefix(where).lstrip(": ") or reason for where, reason in reasons.items())
 
 
 class _FromStep(Sampler[int]):
@@ -128,9 +162,11 @@ class _FromStep(Sampler[int]):
 class StageData(L.LightningDataModule):
     """Streams a stage; `state_dict` counts the steps that were trained, not those that were fetched."""
 
-    def __init__(self, make: Callable[[int, int], StepDataset], data: config.Data) -> None:
+    def __init__(
+        self, make: Callable[[int, int], StepDataset], data: config.Data, held_out: Callable[[int, int], HeldOut] | None
+    ) -> None:
         super().__init__()
-        self._make, self._data = make, data
+        self._make, self._held_out, self._data = make, held_out, data
         self._start = 0
         self._fingerprint = ""
 
@@ -152,6 +188,13 @@ class StageData(L.LightningDataModule):
                 )
             return DataLoader(PlainSteps(dataset), **how)
         return DataLoader(dataset, sampler=_FromStep(self._start, len(dataset)), **how)
+
+    def val_dataloader(self) -> DataLoader[Step] | list[Any]:
+        if self._held_out is None:
+            return []
+        assert self.trainer is not None
+        dataset = self._held_out(self.trainer.global_rank, self.trainer.world_size)
+        return DataLoader(dataset, batch_size=None, num_workers=0)
 
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None

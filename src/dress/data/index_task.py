@@ -12,7 +12,7 @@ from rich.progress import track
 from rich.table import Table
 
 from dress.data.index import Format, index_shard
-from dress.data.shards import INDEX, write_index
+from dress.data.index_file import INDEX, write_index
 from dress.data.tasks import Index
 from dress.record import Record, RecordError
 

@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import webdataset
 from torch.utils.data import IterableDataset, get_worker_info
 
-from dress.data.index import IMAGE_EXTENSIONS
+from dress.data.features import FeatureError, decode
+from dress.data.index import FEATURES, IMAGE_EXTENSIONS
 from dress.dialogue.batch import Step
 from dress.record import Record, RecordError
+from dress.seeding import rng_for
 
 if TYPE_CHECKING:
     from dress.data.datamodule import StepDataset
@@ -36,7 +39,7 @@ class PlainSteps(IterableDataset[Step]):
         if more or not hasattr(part.shards.folder, "glob"):
             raise ValueError("data.reader=webdataset: expected one local dataset; use data.reader=indexed")
         self.dataset = dataset
-        self.paths = [str(path) for path in sorted(part.shards.folder.glob("**/*.tar"))]
+        self.paths = [str(path.absolute()) for path in sorted(part.shards.folder.glob("**/*.tar"))]
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -51,17 +54,20 @@ class PlainSteps(IterableDataset[Step]):
 
     def _samples(self, first: int, every: int) -> Iterator[Any]:
         """Endless; shards are dealt out by explicit rank and worker."""
-        paths = self.paths[first::every] or self.paths
+        paths, dataset = self.paths[first::every] or self.paths, self.dataset
         epoch = 0
         while True:
             pipeline = webdataset.WebDataset(paths, shardshuffle=False, nodesplitter=None, workersplitter=None)
-            for raw in pipeline.shuffle(SHUFFLED, seed=self.dataset.stream.seed + epoch):
+            for raw in pipeline.shuffle(SHUFFLED, seed=dataset.stream.seed + epoch):
                 where = f"{raw.get('__url__')}: {raw['__key__']}"
                 try:
                     if "json" not in raw:
                         raise RecordError(f"{where}: expected a .json, found none")
-                    image = next((raw[ext] for ext in IMAGE_EXTENSIONS if ext in raw), None)
-                    yield self.dataset.made(Record.parse(raw["json"], where), image, where)
-                except RecordError as error:
-                    self.dataset.reject(where, str(error))
+                    picture: Any = next((raw[ext] for ext in IMAGE_EXTENSIONS if ext in raw), None)
+                    if dataset.data.features:
+                        picture = decode(np.frombuffer(bytearray(raw[FEATURES]), np.uint8)) if FEATURES in raw else None
+                    rng = rng_for(dataset.stream.seed, epoch, raw["__key__"])
+                    yield dataset.made(Record.parse(raw["json"], where), picture, where, rng)
+                except (RecordError, FeatureError) as error:
+                    dataset.reject(where, str(error))
             epoch += 1

@@ -1,41 +1,44 @@
-"""Shards: plain webdataset tar files, written with webdataset's writer and read by index.
+"""Shards: plain webdataset tar files, the bytes that webdataset's own writer gives, read by index.
 
 `write_shards` makes them, `Shards` reads them. An index (`index.json` beside the tars) holds offsets,
 sizes and a checksum per shard, so that any sample is one `pread` away and a damaged shard is found
 before training starts. Decoding is an explicit allow-list (`data.index`). webdataset's own `.decode()`
-would unpickle; we never call it (RELIABILITY §1.1).
+would unpickle; we never call it (RELIABILITY §1.1). The library is imported only where it does the work: it loads
+torch, 650 MB that an import's worker processes have no use for.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator
+import tarfile
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-import webdataset
+import numpy as np
 
-from dress.data.cache import ShardCache, is_remote
+from dress.data.cache import ChangedShardError
+from dress.data.images import open_image
 from dress.data.index import FEATURES, IMAGE_EXTENSIONS, Format, index_shard
-from dress.files import write_json
+from dress.data.index_file import INDEX, Entry, ShardError, read_index, write_index
 from dress.record import ImageAnnotation, ImageRef, Record, RecordError
 
-INDEX = "index.json"
-INDEX_VERSION = 2
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OPEN_FILES = 128
+"""Shards of a dataset that a process keeps open."""
 
 Sample = tuple[Record, bytes | None]
-
-
 Damage = Literal["stop", "skip"]
 Verify = Literal["quick", "full"]
 
-
-class ShardError(ValueError):
-    """A shard that cannot be read whole; the message names the file, expected and got."""
+__all__ = ["INDEX", "Damage", "Sample", "ShardError", "Shards", "Verify", "write_shards"]
 
 
 def image_extension(data: bytes) -> str:
@@ -47,40 +50,56 @@ def image_extension(data: bytes) -> str:
     return "jpg"
 
 
-def write_shards(folder: Path, samples: Iterable[Sample], per_shard: int = 1000, start: int = 0) -> int:
+def write_shards(
+    folder: Path, samples: Iterable[Sample], per_shard: int = 1000, start: int = 0,
+    features: Mapping[str, bytes] | None = None,
+) -> int:  # fmt: skip
     """Write samples to `<folder>/shard-NNNNNN.tar`; returns how many.
 
     A shard appears under its name only when it is whole (written aside, synced, renamed), and equal
-    samples give equal bytes. `start` is the number of the first shard.
+    samples give equal bytes. `start` is the number of the first shard; `features` the stored vision features
+    (safetensors) of a record, by its key.
 
     Raises:
         OSError: no space left, or the folder cannot be written; finished shards stay.
     """
+
+    def members(sample: Sample) -> dict[str, Any]:
+        return as_members(*sample, (features or {}).get(sample[0].key))
+
     folder.mkdir(parents=True, exist_ok=True)
     count, batch = 0, []
     for sample in samples:
         batch.append(sample)
         if len(batch) == per_shard:
-            _write_shard(folder / f"shard-{start + count // per_shard:06d}.tar", batch)
+            write_shard(folder / f"shard-{start + count // per_shard:06d}.tar", map(members, batch))
             count += len(batch)
             batch = []
     if batch:
-        _write_shard(folder / f"shard-{start + count // per_shard:06d}.tar", batch)
+        write_shard(folder / f"shard-{start + count // per_shard:06d}.tar", map(members, batch))
         count += len(batch)
     return count
 
 
-def _write_shard(path: Path, batch: list[Sample]) -> None:
+def as_members(record: Record, image: bytes | None, features: bytes | None = None) -> dict[str, Any]:
+    """A sample as webdataset has it: `{"__key__": …, extension: bytes}`."""
+    found: dict[str, Any] = {"__key__": record.key, "json": record.dump()}
+    if image is not None:
+        found[image_extension(image)] = image
+    if features is not None:
+        found[FEATURES] = features
+    return found
+
+
+def write_shard(path: Path, samples: Iterable[Mapping[str, Any]]) -> None:
+    """One shard, a sample at a time (see `as_members`); equal samples give equal bytes."""
     aside = path.with_suffix(".tar.partial")
     try:
         with aside.open("wb") as file:
-            writer = webdataset.TarWriter(file, encoder=False, mtime=0)
-            for record, image in batch:
-                sample: dict[str, Any] = {"__key__": record.key, "json": record.dump()}
-                if image is not None:
-                    sample[image_extension(image)] = image
-                writer.write(sample)
-            writer.close()
+            with tarfile.open(fileobj=file, mode="w|") as tar:
+                for sample in samples:
+                    for extension in sorted(sample.keys() - {"__key__"}):
+                        _add(tar, f"{sample['__key__']}.{extension}", sample[extension])
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
@@ -92,6 +111,13 @@ def _write_shard(path: Path, batch: list[Sample]) -> None:
             f"cannot write {path} ({error.strerror}; {free / 1e6:.0f} MB free). Shards written so far "
             f"are whole; free some space and run the same command again",
         ) from error
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), 0o444
+    member.uname = member.gname = "bigdata"
+    tar.addfile(member, io.BytesIO(data))
 
 
 class Shards:
@@ -111,16 +137,20 @@ class Shards:
         self.folder: Any = Path(folder)
         self.on_damage, self.verify = on_damage, verify
         self.damage: list[str] = []
-        """`shard: member: reason` of everything that was skipped."""
+        """`shard: member: reason` of all that was skipped when the shards were opened."""
+        self.skipped: list[str] = []
+        """`shard: key: reason` of the records that `readable` passed over."""
         self.form: Format = "records"
         self._ignore: Collection[str] = ()
-        self._files: dict[int, int] = {}
+        self._files: dict[int, _File] = {}
+        self._own = threading.local()
         self._entries = self._open()
-        for entry in self._entries:
+        self._names = [str(self.folder / entry["name"]) for entry in self._entries]
+        for name, entry in zip(self._names, self._entries, strict=True):
             for member, reason in entry["problems"]:
-                self._damaged(f"{self.folder / entry['name']}: {member}: {reason}")
+                self._damaged(f"{name}: {member}: {reason}")
         self.lengths = [len(entry["samples"]) for entry in self._entries]
-        self._where = [(s, i) for s, entry in enumerate(self._entries) for i in range(len(entry["samples"]))]
+        self._where = [(s, i) for s, length in enumerate(self.lengths) for i in range(length)]
         if not self._where:
             raise ShardError(f"{self.folder}: expected samples, got none that can be read; {self.damage[:1]}")
 
@@ -138,6 +168,24 @@ class Shards:
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
+    def readable(self, indices: Iterable[int]) -> Iterator[Sample]:
+        """Those of the samples that are records, with images that decode; the others go to `skipped`.
+
+        Raises:
+            RecordError: on_damage is stop, and one is no record.
+        """
+        for index in indices:
+            try:
+                record, image = self[index]
+                if image is not None and self.on_damage == "skip":
+                    open_image(image, self.where(index))
+                yield record, image
+            except (RecordError, ChangedShardError) as error:
+                if self.on_damage == "stop":
+                    raise RecordError(f"{error}. data.on_damage=skip goes on without it") from None
+                if str(error) not in self.skipped:
+                    self.skipped.append(str(error))
+
     def record(self, index: int) -> Record:
         """The record alone.
 
@@ -147,7 +195,7 @@ class Shards:
         key, members, shard = self._locate(index)
         if self.form == "captions":
             return self._captioned(key, members, shard)
-        return Record.parse(self._pread(shard, *members["json"]), self.where(index))
+        return Record.parse(self._pread(shard, *members["json"]), f"{self._names[shard]}: {key}")
 
     def image(self, index: int) -> bytes | None:
         """The image's bytes, undecoded; None for text-only records."""
@@ -155,15 +203,64 @@ class Shards:
         extension = next((ext for ext in IMAGE_EXTENSIONS if ext in members), None)
         return self._pread(shard, *members[extension]) if extension else None
 
-    def features(self, index: int) -> bytes | None:
-        """The frozen vision features' file (safetensors), where the shard holds one."""
+    def members(self, index: int) -> dict[str, bytes]:
+        """All files of a sample by extension, as they are; the record's JSON where the shard has captions."""
         _, members, shard = self._locate(index)
-        return self._pread(shard, *members[FEATURES]) if FEATURES in members else None
+        found = {name: self._pread(shard, *place) for name, place in members.items() if name != "txt"}
+        return found | {"json": self.record(index).dump()} if self.form == "captions" else found
+
+    def features(self, index: int) -> Tensor | None:
+        """The stored vision features [V, D_v], where the shard holds them; bf16 and fp32 without a copy.
+
+        Raises:
+            RecordError: they are damaged.
+        """
+        from dress.data.features import FeatureError, decode
+
+        _, members, shard = self._locate(index)
+        if FEATURES not in members:
+            return None
+        offset, size = members[FEATURES]
+        data = np.empty(size, np.uint8)
+        self._check(shard, offset, size, os.preadv(self._file(shard), [data.data], offset))
+        try:
+            return decode(data)
+        except FeatureError as error:
+            raise RecordError(f"{self.where(index)}: {error}") from None
+
+    def features_file(self, index: int) -> tuple[str, bytes | None]:
+        """A sample's key and its stored features as they lie in the shard."""
+        key, members, shard = self._locate(index)
+        return key, self._pread(shard, *members[FEATURES]) if FEATURES in members else None
+
+    def check_features(self, encoder: Mapping[str, str]) -> None:
+        """Refuse to train on features that another encoder made, or on none.
+
+        Args:
+            encoder: `VisionEncoder.facts` of the run's encoder.
+
+        Raises:
+            FeatureError: names the shard, expected and got.
+        """
+        from dress.data.features import check_encoder
+
+        for name, entry in zip(self._names, self._entries, strict=True):
+            held = sum(FEATURES in members for _, members in entry["samples"])
+            pictured = sum(any(ext in members for ext in IMAGE_EXTENSIONS) for _, members in entry["samples"])
+            if held or pictured:
+                check_encoder(entry["features"], encoder, name)
+
+    def by_file(self) -> Iterator[tuple[str, range]]:
+        """Each shard's name and the indices of its samples."""
+        start = 0
+        for entry, length in zip(self._entries, self.lengths, strict=True):
+            yield entry["name"], range(start, start + length)
+            start += length
 
     def where(self, index: int) -> str:
         """`shard.tar: key` of a sample, to name it in an error."""
         key, _, shard = self._locate(index)
-        return f"{self.folder / self._entries[shard]['name']}: {key}"
+        return f"{self._names[shard]}: {key}"
 
     @property
     def fingerprint(self) -> str:
@@ -172,7 +269,11 @@ class Shards:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_files", "_own")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._files, self._own = {}, threading.local()
 
     def _locate(self, index: int) -> tuple[str, dict[str, tuple[int, int]], int]:
         shard, position = self._where[index]
@@ -180,12 +281,34 @@ class Shards:
         return key, members, shard
 
     def _pread(self, shard: int, offset: int, size: int) -> bytes:
-        if shard not in self._files:
-            self._files[shard] = os.open(self.folder / self._entries[shard]["name"], os.O_RDONLY)
-        return os.pread(self._files[shard], size, offset)
+        data = os.pread(self._file(shard), size, offset)
+        self._check(shard, offset, size, len(data))
+        return data
+
+    def _file(self, shard: int) -> int:
+        """The descriptor of a shard; it stays open as long as this thread does not ask for another."""
+        file = self._files.get(shard)
+        if file is None:
+            while len(self._files) >= self._open_files():
+                self._files.pop(next(iter(list(self._files))), None)
+            file = self._files[shard] = _File(self._path(shard))
+        self._own.file = file
+        return file.descriptor
+
+    def _check(self, shard: int, offset: int, size: int, got: int) -> None:
+        if got != size:
+            raise RecordError(
+                f"{self._names[shard]}: expected {size} bytes at {offset}, got {got}: the shard was cut while in use"
+            )
+
+    def _path(self, shard: int) -> Path:
+        return Path(self.folder / self._entries[shard]["name"])
+
+    def _open_files(self) -> int:
+        return OPEN_FILES
 
     def _captioned(self, key: str, members: dict[str, tuple[int, int]], shard: int) -> Record:
-        where = f"{self.folder / self._entries[shard]['name']}: {key}"
+        where = f"{self._names[shard]}: {key}"
         try:
             if "txt" in members:
                 caption = self._pread(shard, *members["txt"]).decode("utf-8")
@@ -210,26 +333,29 @@ class Shards:
 
     # --- the index ---
 
-    def _open(self) -> list[dict[str, Any]]:
+    def _open(self) -> list[Entry]:
         paths = {path.relative_to(self.folder).as_posix(): path for path in sorted(self.folder.glob("**/*.tar"))}
         if not paths:
             raise FileNotFoundError(f"{self.folder}: expected shards (*.tar), found none")
         index = read_index(self.folder / INDEX)
-        self.form, self._ignore = index.get("format", "records"), index.get("ignore", ())
-        known = {entry["name"]: entry for entry in index.get("shards", [])}
+        if index is not None:
+            self.form, self._ignore = index["format"], index["ignore"]
+        known = {entry["name"]: entry for entry in index["shards"]} if index is not None else {}
+        before = {name: entry["mtime_ns"] for name, entry in known.items()}
         for name in known.keys() - paths.keys():
             self._damaged(f"{self.folder / name}: expected this shard, which {self.folder / INDEX} lists, found none")
         entries = [entry for name, path in paths.items() if (entry := self._entry(name, path, known.get(name)))]
         whole = not self.damage and not any(entry["problems"] for entry in entries)
-        if whole and [entry["name"] for entry in entries] != list(known):
+        if whole and {entry["name"]: entry["mtime_ns"] for entry in entries} != before:
             write_index(self.folder / INDEX, entries, self.form, self._ignore)
         return entries
 
-    def _entry(self, name: str, path: Path, entry: dict[str, Any] | None) -> dict[str, Any] | None:
+    def _entry(self, name: str, path: Path, entry: Entry | None) -> Entry | None:
+        """The index entry of a shard, checked or made; None if the shard is another than was indexed."""
         stat = path.stat()
         if entry is None:
-            fresh = index_shard(path, self.form, self._ignore)
-            return {"name": name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, **fresh}
+            place = {"name": name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+            return cast(Entry, {**place, **index_shard(path, self.form, self._ignore)})
         if entry["size"] != stat.st_size:
             self._damaged(
                 f"{path}: expected {entry['size']} bytes as indexed, got {stat.st_size}; the shard was cut "
@@ -245,119 +371,16 @@ class Shards:
                     f"{got[:12]} got). Restore it, or delete {self.folder / INDEX} if the change is meant"
                 )
                 return None
+        entry["mtime_ns"] = stat.st_mtime_ns
         return entry
 
 
-class RemoteShards(Shards):
-    """Shards behind `http(s)://`, `s3://`, `hf://` … (fsspec), read by way of a bounded local cache.
+class _File:
+    """An open file, closed when nobody reads from it any more: threads share it, and one of them may evict it."""
 
-    Args:
-        url: a folder with an `index.json`, or its shards in brace notation
-            (`https://host/shard-{000000..000009}.tar`), which are then fetched once and indexed.
-        cache: where fetched shards are kept.
-        window: shards that are shuffled together: all of them must fit into the cache.
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
 
-    Raises:
-        ShardError: a shard is missing or of another size than in the index.
-        ValueError: the cache is too small for the window.
-    """
-
-    def __init__(self, url: str, cache: ShardCache, window: int, on_damage: Damage = "stop") -> None:
-        self._url, self._cache, self._window = url, cache, window
-        super().__init__(".", on_damage)
-
-    def _open(self) -> list[dict[str, Any]]:
-        if "{" in self._url or self._url.endswith(".tar"):
-            self.folder = _Remote("")
-            entries = self._first_pass()
-        else:
-            self.folder = _Remote(self._url.rstrip("/"))
-            index = parse_index(self._cache.small_file(self.folder / INDEX), self.folder / INDEX)
-            self.form, self._ignore = index["format"], index["ignore"]
-            entries = [entry for entry in index["shards"] if self._there(entry)]
-        self._cache.check_window([entry["size"] for entry in entries], self._window)
-        return entries
-
-    def _first_pass(self) -> list[dict[str, Any]]:
-        """Fetch and index every shard that the cache holds no index of."""
-        entries: list[dict[str, Any]] = []
-        for url in webdataset.shardlists.expand_urls(self._url):
-            kept = self._cache.beside(url, ".index.json")
-            known = read_index(kept).get("shards")
-            if known is None:
-                path = self._cache.fetch(url)
-                entry = {"name": url, "size": path.stat().st_size, "mtime_ns": 0, **index_shard(path)}
-                write_index(kept, [entry], "records", ())
-                known = [entry]
-            if self._there(known[0]):
-                entries += known
-        return entries
-
-    def _there(self, entry: dict[str, Any]) -> bool:
-        url = self.folder / entry["name"]
-        size = self._cache.size(url)
-        if size is not None and size != entry["size"]:
-            found = "found none" if size < 0 else f"got {size}"
-            self._damaged(f"{url}: expected {entry['size']} bytes as in its index, {found}")
-            return False
-        return True
-
-    def _pread(self, shard: int, offset: int, size: int) -> bytes:
-        if shard not in self._files:
-            entry = self._entries[shard]
-            path = self._cache.fetch(self.folder / entry["name"], entry["size"], entry["sha256"])
-            while len(self._files) >= self._window:  # an open file keeps its space, evicted or not
-                os.close(self._files.pop(next(iter(self._files))))
-            self._files[shard] = os.open(path, os.O_RDONLY)
-        return os.pread(self._files[shard], size, offset)
-
-
-class _Remote(str):
-    """A URL that is joined like a path."""
-
-    def __truediv__(self, name: str) -> _Remote:
-        return _Remote(f"{self}/{name}" if self else name)
-
-
-def read_index(path: Path) -> dict[str, Any]:
-    """An index, or nothing where there is none that this version reads."""
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
-    return index if index.get("version") == INDEX_VERSION else {}
-
-
-def parse_index(data: bytes, where: str) -> dict[str, Any]:
-    """The index of remote shards.
-
-    Raises:
-        ShardError: not one that this version reads.
-    """
-    try:
-        index = json.loads(data)
-        if index["version"] == INDEX_VERSION:
-            return dict(index)
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise ShardError(
-        f"{where}: expected an index of version {INDEX_VERSION}. Run `python src/prepare.py task=index path=FOLDER` "
-        f"where the shards are, and upload index.json beside them"
-    )
-
-
-def write_index(path: Path, entries: list[dict[str, Any]], form: Format, ignore: Collection[str]) -> None:
-    """Write an index; a read-only folder is indexed anew each time."""
-    with contextlib.suppress(OSError):
-        index = {"version": INDEX_VERSION, "format": form, "ignore": list(ignore), "shards": entries}
-        write_json(path, index)
-
-
-def open_shards(
-    place: str | Path, *, on_damage: Damage = "stop", verify: Verify = "quick",
-    window: int = 16, cache: ShardCache | None = None,
-) -> Shards:  # fmt: skip
-    """Shards by path or URL; see `Shards` and `RemoteShards`."""
-    if not is_remote(str(place)):
-        return Shards(place, on_damage, verify)
-    return RemoteShards(str(place), cache or ShardCache(), window, on_damage)
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)

@@ -6,12 +6,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
+from typing import NamedTuple
 
 from dress import config
 from dress.data.cache import ShardCache, is_remote
-from dress.data.order import SHUFFLE_WINDOW, mixed, quotas, sample
-from dress.data.shards import Sample, Shards, open_shards
-from dress.seeding import seed_for
+from dress.data.order import SHUFFLE_WINDOW, epoch_order, mixed, quotas
+from dress.data.remote import RemoteShards, open_shards
+from dress.data.shards import Sample, Shards
+from dress.seeding import rng_for, seed_for
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,14 @@ class Part:
     name: str
     shards: Shards
     weight: float = 1.0
+
+
+class Place(NamedTuple):
+    """Which dataset of a stream, which of its samples, and which pass over that dataset it is."""
+
+    part: int
+    sample: int
+    epoch: int
 
 
 class Stream:
@@ -39,27 +50,44 @@ class Stream:
         assert parts
         self.parts, self.seed, self.window = list(parts), seed, window
         self._counts = tuple(quotas([part.weight for part in parts]))
+        self._orders: dict[tuple[int, int], list[int]] = {}
 
-    def step(self, step: int, size: int) -> list[tuple[int, int]]:
-        """(part, sample) of each of the `size` records of optimiser step `step`."""
+    def step(self, step: int, size: int) -> list[Place]:
+        """Where each of the `size` records of optimiser step `step` is."""
         return [self.at(position) for position in range(step * size, (step + 1) * size)]
 
-    def at(self, position: int) -> tuple[int, int]:
+    def at(self, position: int) -> Place:
         """Which part's which sample stands at a position."""
-        if len(self.parts) == 1:
-            return 0, sample(position, self.seed, tuple(self.parts[0].shards.lengths), self.window)
-        part, own = mixed(position, self.seed, self._counts)
-        chosen = self.parts[part]
-        return part, sample(own, seed_for(self.seed, chosen.name), tuple(chosen.shards.lengths), self.window)
+        part, own = (0, position) if len(self.parts) == 1 else mixed(position, self.seed, self._counts)
+        epoch, place = divmod(own, len(self.parts[part].shards))
+        return Place(part, self._order(part, epoch)[place], epoch)
 
-    def __getitem__(self, place: tuple[int, int]) -> Sample:
-        part, index = place
-        return self.parts[part].shards[index]
+    def _order(self, part: int, epoch: int) -> list[int]:
+        """Of one pass over a dataset; the two used last are kept."""
+        order = self._orders.get((part, epoch))
+        if order is None:
+            chosen = self.parts[part]
+            seed = self.seed if len(self.parts) == 1 else seed_for(self.seed, chosen.name)
+            order = epoch_order(seed, epoch, tuple(chosen.shards.lengths), self.window)
+            for old in [key for key in self._orders if key[0] == part][:-1]:
+                del self._orders[old]
+            self._orders[part, epoch] = order
+        return order
 
-    def where(self, place: tuple[int, int]) -> str:
+    def __getitem__(self, place: Place) -> Sample:
+        return self.shards(place)[place.sample]
+
+    def shards(self, place: Place) -> Shards:
+        """The dataset that a place is in."""
+        return self.parts[place.part].shards
+
+    def where(self, place: Place) -> str:
         """`shard.tar: key` of a sample, to name it in an error."""
-        part, index = place
-        return self.parts[part].shards.where(index)
+        return self.shards(place).where(place.sample)
+
+    def rng(self, place: Place) -> Random:
+        """The randomness of a sample in one epoch: the same after a resume, in every worker, on every rank."""
+        return rng_for(self.seed, self.parts[place.part].name, place.epoch, place.sample)
 
     @property
     def damage(self) -> list[str]:
@@ -85,10 +113,30 @@ def open_split(place: str | Path, root: str | Path, data: config.Data) -> Shards
     )  # fmt: skip
 
 
-def open_stream(source: config.Source | Path, root: str | Path, data: config.Data, seed: int) -> Stream:
-    """The stream of a split: one dataset or a mixture."""
+def open_stream(
+    source: config.Source | Path, root: str | Path, data: config.Data, seed: int,
+    opened: dict[str, Shards] | None = None,
+) -> Stream:  # fmt: skip
+    """The stream of a split: one dataset or a mixture; `opened` holds what was opened before.
+
+    Raises:
+        ValueError: the windows of the mixture's remote datasets do not fit into the cache together.
+    """
+    known = {} if opened is None else opened
+
+    def shards(place: str | Path) -> Shards:
+        if str(place) not in known:
+            known[str(place)] = open_split(place, root, data)
+        return known[str(place)]
+
     if isinstance(source, dict):
-        parts = [Part(name, open_split(one.path, root, data), one.weight) for name, one in source.items()]
+        parts = [Part(name, shards(one.path), one.weight) for name, one in source.items()]
     else:
-        parts = [Part("", open_split(source, root, data))]
+        parts = [Part("", shards(source))]
+    need = sum(part.shards.window_bytes() for part in parts if isinstance(part.shards, RemoteShards))
+    if need > data.cache_gb * 1e9:
+        raise ValueError(
+            f"data.window={data.window}: the windows of {', '.join(part.name for part in parts)} take up to "
+            f"{need / 1e9:.3g} GB together, more than data.cache_gb={data.cache_gb:g}. Enlarge data.cache_gb"
+        )
     return Stream(parts, seed, data.window)

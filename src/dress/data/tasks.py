@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from dress.config import Section, check_as
+from dress.config import Model, Positive, Section, check_as
+
+NonNegative = Annotated[int, Field(ge=0)]
 
 
 class Task(Section):
@@ -25,9 +27,15 @@ class Import(Task):
 
     task: Literal["import"]
     source: str
-    path: str
+    path: str  # a file, a folder, or a reject file
+    images: str | None = None  # null = where the publisher puts them
     out: str
     overwrite: bool = False
+    splits: tuple[Literal["align", "sft", "prompts", "feedback", "eval"], ...] | None = None  # null = all it can write
+    held_out: NonNegative = 100  # images for eval, at most; and at most one in seven
+    per_shard: Positive = 200  # records
+    workers: NonNegative | None = None  # processes; 0 = this one only, null = as many as cores
+    allow_missing_images: bool = False
 
 
 class Index(Task):
@@ -39,9 +47,99 @@ class Index(Task):
     ignore: tuple[str, ...] = ()
 
 
+class Export(Task):
+    """Shards become files that others read, or a folder fit to publish."""
+
+    task: Literal["export"]
+    path: str
+    out: str
+    format: Literal["records", "lvlm_nlf", "llava", "messages", "dataset"]
+    images: bool = True  # write images beside the rows
+    title: str | None = None  # of a dataset; null = the name of `out`
+    license: Annotated[str | None, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$", validate_default=True)] = None
+    on_damage: Literal["stop", "skip"] = "stop"  # a dataset is published whole
+
+    @field_validator("license")
+    @classmethod
+    def _stated(cls, license: str | None, info: ValidationInfo) -> str | None:
+        if license is None and info.data.get("format") == "dataset":
+            raise ValueError(
+                "a dataset needs a licence: an identifier in small letters (cc-by-4.0, apache-2.0), or "
+                "license=unknown to say that you do not know it"
+            )
+        return license
+
+    @field_validator("on_damage")
+    @classmethod
+    def _whole(cls, on_damage: str, info: ValidationInfo) -> str:
+        if on_damage == "skip" and info.data.get("format") == "dataset":
+            raise ValueError("a dataset is published whole; expected stop")
+        return on_damage
+
+
+class Inspect(Task):
+    """What a set holds, what is wrong with it, and what of it stands in another set."""
+
+    task: Literal["inspect"]
+    path: str  # shards, or anybody's rows
+    other: str | None = None  # the set that it may leak from
+    leaked_by: Literal["text", "image", "text_and_image", "any"] = "text"
+    lengths: bool = True  # in tokens
+    scale: str  # whose tokens
+    model: Model  # of the scale
+    tokenizer: str | None = None  # a run folder or a tokenizer.json
+    out: str | None = None  # null = tables only
+    samples: Positive = 24  # records on the page
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_scale(cls, composed: Any) -> Any:
+        """A scale's file says more than this needs."""
+        unused = ("generation", "data", "training", "budget")
+        return {name: value for name, value in composed.items() if name not in unused}
+
+
+class Encoder(Section):
+    """A frozen encoder by its OpenCLIP name."""
+
+    name: str | None = None
+    weights: str | None = None  # OpenCLIP tag or a local file; null = random
+    layer: int = -1
+
+
+class Features(Task):
+    """What a frozen encoder makes of every image is written into new shards."""
+
+    task: Literal["features"]
+    path: str
+    out: str
+    encoder: str | None = None
+    ckpt: str | None = None
+    stage: str | None = None
+    vision: Encoder = Encoder()
+    seed: Annotated[int, Field(ge=0)] = 0
+    stored: Literal["bf16", "int8", "fp32"] = "bf16"
+    images: Literal["fast", "exact"] = "fast"
+    batch_size: Positive = 32
+    device: str | None = None
+    on_damage: Literal["stop", "skip"] = "stop"
+
+    @model_validator(mode="after")
+    def _one_encoder(self) -> Features:
+        given = [name for name in (self.encoder, self.ckpt, self.vision.name) if name is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"expected exactly one of encoder=SCALE, ckpt=RUN and vision.name=NAME, got {given or 'none'}"
+            )
+        return self
+
+
 TASKS: dict[str, tuple[type[Task], str]] = {
     "import": (Import, "dress.data.sources.task"),
     "index": (Index, "dress.data.index_task"),
+    "features": (Features, "dress.data.features_task"),
+    "export": (Export, "dress.data.export.task"),
+    "inspect": (Inspect, "dress.inspection.task"),
 }
 """Task name to its settings and to the module whose `run(settings, console)` does it."""
 

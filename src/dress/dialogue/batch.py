@@ -22,9 +22,9 @@ class Forest:
 
     `ids` [T] (encode.IMAGE marks image tokens), `depth` [T] positions, `subtree_end` [T] places in the
     forest. `starts` [R + 1]: tree r is [starts[r], starts[r + 1]). `paths`: runs that descend without
-    branching off, places in the forest. `image` [R'] is the row of `pixels` [N, 3, H, W] of each tree
-    that has an image, in order. Entries: `row` [E] predicts `target` [E] with `weight` [E] (float64)
-    for `phase` [E] (index into `spans.PHASE_NAMES`).
+    branching off, places in the forest. `image` [R'] is the row of `pixels` [N, 3, H, W], or of stored
+    `features` [N, V, D_v], of each tree that has an image, in order. Entries: `row` [E] predicts
+    `target` [E] with `weight` [E] (float64) for `phase` [E] (index into `spans.PHASE_NAMES`).
     """
 
     ids: Tensor
@@ -38,6 +38,7 @@ class Forest:
     target: Tensor
     weight: Tensor
     phase: Tensor
+    features: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -70,13 +71,14 @@ class Step:
 
 @dataclass
 class Sample:
-    """One record, ready to train on: its trees (one, or one per dialogue) and its pixels [3, H, W].
+    """One record, ready to train on: its trees (one, or one per dialogue), and its pixels or its features [V, D_v].
 
     `split`: it has several because one would have been longer than a forest.
     """
 
     trees: list[Tree]
-    pixels: Tensor | None
+    pixels: Tensor | None  # [3, H, W]
+    features: Tensor | None = None
     split: bool = False
 
 
@@ -135,16 +137,19 @@ def _fullest(sizes: list[int], room: int, names: list[int]) -> list[int]:
 def _forest(group: list[tuple[Tree, int]], samples: list[Sample]) -> Forest:
     starts = [0, *np.cumsum([len(tree) for tree, _ in group]).tolist()]
     images: list[int] = []
-    pixels: list[Tensor] = []
+    shown: list[Sample] = []
     place: dict[int, int] = {}
     for _, number in group:
-        picture = samples[number].pixels
-        if picture is None:
+        sample = samples[number]
+        if sample.pixels is None and sample.features is None:
             continue
         if number not in place:
-            place[number] = len(pixels)
-            pixels.append(picture)
+            place[number] = len(shown)
+            shown.append(sample)
         images.append(place[number])
+    pixels = [sample.pixels for sample in shown if sample.pixels is not None]
+    features = [sample.features for sample in shown if sample.features is not None]
+    assert not (pixels and features), "pixels and stored features in one forest"
 
     def joined(name: str, shifted: bool) -> Tensor:
         parts = [getattr(tree, name) for tree, _ in group]
@@ -163,6 +168,7 @@ def _forest(group: list[tuple[Tree, int]], samples: list[Sample]) -> Forest:
         target=joined("target", False),
         weight=joined("weight", False),
         phase=joined("phase", False),
+        features=torch.stack(features) if features else None,
     )
 
 

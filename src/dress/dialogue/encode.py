@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -73,11 +74,8 @@ class Encoder:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of generated tokens, up to the first stop token."""
-        answer: list[int] = []
-        for token in ids:
-            if token == self.stop_id:
-                break
-            answer.append(token)
+        stop = self.stop_id
+        answer = list(takewhile(lambda token: token != stop, ids))
         return str(self.tokenizer.decode(answer, skip_special_tokens=False)).strip()
 
     def __getstate__(self) -> dict:

@@ -108,12 +108,13 @@ def losses(title: str, series: Sequence[Series], stages: Sequence[tuple[str, flo
     return _figure(title, _svg(title, "".join(parts), _said(series)), _legend(series))
 
 
-def rating_bars(title: str, table: Mapping[str, Mapping[str, Sequence[int]]]) -> str:
+def rating_bars(title: str, table: Mapping[str, Mapping[str, Sequence[int]]], what: str = "collected answers") -> str:
     """How often each rating was given: one bar per criterion and turn, as shares of its answers.
 
     Args:
         title: shown above the chart.
         table: criterion -> turn -> how many answers got 1, 2, 3, 4 and no rating.
+        what: was rated.
 
     Returns:
         A `<figure>`.
@@ -139,10 +140,36 @@ def rating_bars(title: str, table: Mapping[str, Mapping[str, Sequence[int]]]) ->
         top += 10
     for share in (0, 0.5, 1):
         parts.append(f'<text x="{scale(share)}" y="{top + 6}" class="mid">{100 * share:.0f} %</text>')
-    parts.append(f'<text x="{scale(0.5)}" y="{top + 22}" class="mid axis">share of collected answers</text>')
+    parts.append(f'<text x="{scale(0.5)}" y="{top + 22}" class="mid axis">share of {what}</text>')
     names = [(f"rating {r}" if r.isdigit() else r, f"r{i + 1}") for i, r in enumerate(RATINGS)]
     svg = _svg(title, "".join(parts), "; ".join(said), height=top + 28)
     return _figure(title, svg, _legend_of([(name, colour, True) for name, colour in names]))
+
+
+def histogram(title: str, bars: Sequence[tuple[str, int]], x_name: str) -> str:
+    """How often each range of a number occurs.
+
+    Args:
+        title: shown above the chart.
+        bars: (where the range begins, how many), in order.
+        x_name: what is counted.
+
+    Returns:
+        A `<figure>`.
+    """
+    x = _Scale(0, len(bars), LEFT, WIDTH - RIGHT)
+    y = _Scale(0, max(n for _, n in bars), HEIGHT - BOTTOM, TOP)
+    every = math.ceil(len(bars) / 8)  # more labels than that run into each other
+    x_ticks = [(x(number), name) for number, (name, _) in enumerate(bars) if number % every == 0]
+    y_ticks = [(y(value), f"{value:,g}") for value in _round_ticks(y.high) if value == int(value)]
+    parts = [_axes(x_ticks, y_ticks, x_name, "how many")]
+    for number, (name, n) in enumerate(bars):
+        parts.append(
+            f'<rect x="{x(number) + 0.5:.1f}" y="{y(n):.1f}" width="{x(1) - x(0) - 1:.1f}" '
+            f'height="{y(0) - y(n):.1f}" style="fill:{_var("dress")}"><title>from {escape(name)}: {n:,}</title></rect>'
+        )
+    said = ", ".join(f"from {name}: {n}" for name, n in bars)
+    return _figure(title, _svg(title, "".join(parts), said), "")
 
 
 def _stack(counts: Sequence[int], total: int, scale: _Scale, top: float, bar: float) -> str:

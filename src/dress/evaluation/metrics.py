@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dress.evaluation.outcomes import Outcome
 from dress.record import TOP_RATING
 from dress.seeding import seed_for
+
+if TYPE_CHECKING:  # suites without a model need these figures, but no torch
+    from dress.evaluation.outcomes import Outcome
 
 Figure = dict[str, float | int | None]
 Z = 1.959964
@@ -47,12 +49,20 @@ def ratio(parts: Sequence[float], wholes: Sequence[float]) -> Figure:
     top, bottom = np.asarray(parts, dtype=float), np.asarray(wholes, dtype=float)
     if bottom.sum() == 0:
         return _nothing()
-    rng = np.random.default_rng(seed_for("bootstrap", len(top)))
-    draws = rng.integers(0, len(top), size=(RESAMPLES, len(top)))
-    sums = bottom[draws].sum(axis=1)
-    values = top[draws].sum(axis=1)[sums > 0] / sums[sums > 0]
+    sums = resampled_sums(np.stack([top, bottom], axis=1), "bootstrap")
+    sums = sums[sums[:, 1] > 0]
+    values = sums[:, 0] / sums[:, 1]
     low, high = np.percentile(values, [2.5, 97.5])
     return {"value": float(top.sum() / bottom.sum()), "n": int(bottom.sum()), "low": float(low), "high": float(high)}
+
+
+def resampled_sums(columns: np.ndarray, name: str) -> np.ndarray:
+    """Sums [RESAMPLES, k] of the rows [n, k] of bootstrap samples; the draws depend on `name` and n only."""
+    n = len(columns)
+    rng = np.random.default_rng(seed_for(name, n))
+    # Some resamples at a time: all of them at once would take gigabytes for a large evaluation.
+    parts = [columns[rng.integers(0, n, size=(RESAMPLES // 20, n))].sum(axis=1) for _ in range(20)]
+    return np.concatenate(parts)
 
 
 def figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dress.data.shards import Sample
-from dress.feedback.collect import CkptResponder, Sampling, converse
+from dress.feedback.collect import converse
 from dress.feedback.rater import Rater
+from dress.feedback.responders import Responder, Sampling
 from dress.files import read_lines, write_lines
 from dress.record import Dialogue
 
@@ -48,41 +49,45 @@ def kind_of(dialogue: Dialogue) -> str:
 
 
 def evaluate(
-    responder: CkptResponder,
+    responder: Responder,
     judge: Rater,
     samples: Sequence[Sample],
     *,
     model: str,
-    condition: str,
-    texts: Sequence[str],
+    texts: Mapping[str, Sequence[str]],
     sampling: Sampling,
+    first: int = 0,
     progress: Callable[[int], None] = lambda n: None,
 ) -> list[Outcome]:
     """Ask everything, judge, give the judge's refinement, ask again: one outcome per answer.
+
+    Conditions are asked side by side, so that a question and its image are read once for all of them.
 
     Args:
         responder: the model.
         judge: rates every answer; its refinements drive the interaction.
         samples: held-out records with image bytes.
-        model, condition: names in the outcomes.
-        texts: condition text of each turn; their number is the number of turns.
+        model: its name in the outcomes.
+        texts: of each condition, by name, the text of each turn; their number is the number of turns.
         sampling: greedy, so that figures can be had again.
+        first: number of the first dialogue among all, where these samples are a slice.
         progress: called with the number of finished answers.
     """
-    asked = [(i, dialogue) for i, (record, _) in enumerate(samples) for dialogue in record.dialogues]
+    questions = [(i, dialogue) for i, (record, _) in enumerate(samples) for dialogue in record.dialogues]
+    asked = [(number, condition) for number in range(len(questions)) for condition in texts]
     held = converse(
         responder,
         judge,
         samples,
-        asked,
-        turns=len(texts),
-        conditions=texts,
+        [questions[number] for number, _ in asked],
+        conditions=[texts[condition] for _, condition in asked],
         sampling=sampling,
         seed=0,
         progress=progress,
     )
     outcomes = []
-    for number, ((position, _), dialogue) in enumerate(zip(asked, held, strict=True)):
+    for (number, condition), dialogue in zip(asked, held, strict=True):
+        position, _ = questions[number]
         key = samples[position][0].key
         for turn, said in enumerate(dialogue.turns):
             given = said.feedback[0]
@@ -90,7 +95,7 @@ def evaluate(
                 Outcome(
                     model=model,
                     condition=condition,
-                    item=f"{key}/{number}",
+                    item=f"{key}/{first + number}",
                     key=key,
                     criterion=dialogue.criterion or "",
                     kind=kind_of(dialogue),

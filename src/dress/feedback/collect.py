@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
-from PIL import Image
 from torch import Tensor
 
 from dress import config
 from dress.data.images import open_image
-from dress.data.shards import Sample, Shards, write_shards
+from dress.data.shards import INDEX, Sample, Shards, write_shards
 from dress.dialogue.spans import Span
-from dress.feedback.rater import Rater
+from dress.feedback.failures import settled
+from dress.feedback.rater import Progress, Rater, ignore
+from dress.feedback.responders import Holds, NoAnswer, Responder, Sampling
 from dress.model.generation import Prompt, generate
 from dress.model.lvlm import LVLM
-from dress.record import Dialogue, Feedback, Turn
+from dress.model.session import Drawing, Images, Session
+from dress.record import Dialogue, Feedback, Record, Turn
 from dress.seeding import seed_for
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a responder answers; temperature 0 is greedy."""
-
-    max_new_tokens: int
-    batch_size: int
-    temperature: float = 0.0
-    top_p: float = 1.0
 
 
 class CkptResponder:
@@ -36,41 +28,67 @@ class CkptResponder:
     Args:
         model: the LVLM.
         name: what provenance calls it.
+        keep_cache: go on from the keys and values of the turn before (`auto`: where they fit into
+            memory), or read every prompt from its beginning.
     """
 
-    def __init__(self, model: LVLM, name: str) -> None:
-        self.model, self.name = model, name
+    def __init__(self, model: LVLM, name: str, keep_cache: Literal["auto", "on", "off"] = "auto") -> None:
+        self.model, self.name, self._keep = model, name, keep_cache
+        self._session: Session | None = None
 
-    def preprocess(self, image: Image.Image) -> Tensor:
-        return self.model.vision.preprocess(image)
+    def preprocess(self, data: bytes, where: str) -> Tensor:
+        """Pixels [3, H, W].
+
+        Raises:
+            RecordError: the image does not decode.
+        """
+        return self.model.vision.preprocess(open_image(data, where))
 
     def answer(
         self,
+        records: Sequence[Record],
         dialogues: Sequence[Dialogue],
         image: Sequence[int | None],
         pixels: Sequence[Tensor],
-        condition: str,
+        conditions: Sequence[str],
         sampling: Sampling,
-        seed: int,
+        seeds: Sequence[int],
         progress: Callable[[int], None] = lambda n: None,
     ) -> list[str]:
-        """An answer to the last turn of every dialogue.
-
-        Args:
-            dialogues: their last turn has no answer yet.
-            image: index into `pixels` for each dialogue, or None.
-            pixels: images [3, H, W].
-            condition: text after the last user text; empty for none.
-            sampling: greedy or sampled.
-            seed: of the sampling.
-            progress: called with the number of finished answers.
-        """
-        prompts = [Prompt(prompt_spans(d, condition), i) for d, i in zip(dialogues, image, strict=True)]
+        """See `Responder.answer`; inside of `hold`, dialogues that were answered before are not read again."""
+        prompts = [
+            Prompt(prompt_spans(dialogue, condition), place)
+            for dialogue, condition, place in zip(dialogues, conditions, image, strict=True)
+        ]
+        drawing = Drawing(sampling.max_new_tokens, sampling.temperature, sampling.top_p)
+        if self._session is not None:
+            keys, images, auto = (
+                [id(dialogue) for dialogue in dialogues],
+                Images(self.model, pixels),
+                self._keep == "auto",
+            )
+            out = self._session.answer(prompts, keys, images, drawing, seeds, if_fits=auto)
+            if out is not None:
+                progress(len(out))
+                return [self.model.encoder.decode(tokens) for tokens in out]
+            self._session = None
         return generate(
             self.model, prompts, pixels,
             max_new_tokens=sampling.max_new_tokens, batch_size=sampling.batch_size,
-            temperature=sampling.temperature, top_p=sampling.top_p, seed=seed, progress=progress,
+            temperature=sampling.temperature, top_p=sampling.top_p, seed=seeds, progress=progress,
         )  # fmt: skip
+
+    def hold(self, dialogues: int, sampling: Sampling) -> Iterator[range]:
+        """See `Holds.hold`: as many as are decoded together. The model's weights must stay as they are meanwhile."""
+        if self._keep == "off":
+            yield range(dialogues)
+            return
+        self._session = Session(self.model)
+        try:
+            for first in range(0, dialogues, sampling.batch_size):
+                yield range(first, min(first + sampling.batch_size, dialogues))
+        finally:
+            self._session = None
 
 
 def prompt_spans(dialogue: Dialogue, condition: str) -> tuple[Span, ...]:
@@ -84,16 +102,16 @@ def prompt_spans(dialogue: Dialogue, condition: str) -> tuple[Span, ...]:
 
 
 def converse(
-    responder: CkptResponder,
+    responder: Responder,
     rater: Rater,
     samples: Sequence[Sample],
     dialogues: Sequence[tuple[int, Dialogue]],
     *,
-    turns: int,
-    conditions: Sequence[str],
+    conditions: Sequence[Sequence[str]],
     sampling: Sampling,
     seed: int,
     progress: Callable[[int], None] = lambda n: None,
+    judged: Progress = ignore,
 ) -> list[Dialogue]:
     """Hold dialogues over several turns: answer, feedback, answer to the refinement …
 
@@ -101,75 +119,151 @@ def converse(
         responder: answers.
         rater: judges every answer; its refinement is the next user text.
         samples: records with image bytes.
-        dialogues: (index into samples, dialogue whose first user text is asked).
-        turns: answers per dialogue; it ends early where the rater gives no refinement.
-        conditions: condition text of each turn.
+        dialogues: (index into samples, dialogue whose first user text is asked). Those of one record
+            should follow one another: they share what is read of the image.
+        conditions: condition text of each turn, for each dialogue; a dialogue has as many turns, fewer
+            where the rater gives no refinement.
         sampling: how answers are drawn.
         seed: of the sampling.
         progress: called with the number of finished answers.
+        judged: called with the number of judged answers.
 
     Returns:
-        The dialogues with answers, feedback and provenance, in order.
+        The dialogues with answers, feedback and provenance, in order. Where no answer could be had, the
+        last turn has none, and its provenance says why (`failed`, `call`).
     """
     pixels, place = _pixels(responder, samples)
     held = [dialogue.model_copy(update={"turns": [Turn(user=dialogue.turns[0].user)]}) for _, dialogue in dialogues]
-    open_ = list(range(len(held)))
-    for turn in range(turns):
-        answers = responder.answer(
-            [held[i] for i in open_],
-            [place[dialogues[i][0]] for i in open_],
-            pixels,
-            conditions[turn],
-            sampling,
-            seed_for(seed, turn),
-            progress,
-        )
-        for i, answer in zip(open_, answers, strict=True):
-            held[i].turns[-1] = (
-                held[i].turns[-1].model_copy(update={"assistant": answer, "provenance": {"responder": responder.name}})
+    groups = responder.hold(len(held), sampling) if isinstance(responder, Holds) else [range(len(held))]
+    for group in groups:
+        open_, turn = list(group), 0
+        while open_:
+            answers = responder.answer(
+                [samples[dialogues[i][0]][0] for i in open_],
+                [held[i] for i in open_],
+                [place[dialogues[i][0]] for i in open_],
+                pixels,
+                [conditions[i][turn] for i in open_],
+                sampling,
+                [seed_for(seed, turn, i) for i in open_],
+                progress,
             )
-        feedback = rater.rate([(samples[dialogues[i][0]][0], held[i]) for i in open_])
-        for i, given in zip(open_, feedback, strict=True):
-            held[i].turns[-1].feedback.append(given)
-        if turn + 1 < turns:
-            open_ = [i for i, given in zip(open_, feedback, strict=True) if given.refinement]
+            for i, answer in zip(open_, answers, strict=True):
+                held[i].turns[-1] = held[i].turns[-1].model_copy(update=_answered(answer, responder.name))
+            open_ = [i for i, answer in zip(open_, answers, strict=True) if isinstance(answer, str)]
+            feedback = rater.rate(
+                [(samples[dialogues[i][0]][0], held[i]) for i in open_],
+                [samples[dialogues[i][0]][1] for i in open_],
+                judged,
+            )
+            for i, given in zip(open_, feedback, strict=True):
+                held[i].turns[-1].feedback.append(given)
+            turn += 1
+            open_ = [
+                i for i, given in zip(open_, feedback, strict=True) if given.refinement and turn < len(conditions[i])
+            ]
             for i in open_:
                 held[i].turns.append(Turn(user=_refinement(held[i].turns[-1].feedback)))
     return held
 
 
+def _answered(answer: str | NoAnswer, responder: str) -> dict[str, Any]:
+    """The fields of a turn that the answer fills."""
+    if isinstance(answer, str):
+        return {"assistant": answer, "provenance": {"responder": responder}}
+    call = {} if answer.call is None else {"call": answer.call}
+    return {"provenance": {"responder": responder, "failed": answer.reason, **call}}
+
+
+def slices(prompts: Shards, stage: config.CollectStage) -> list[range]:
+    """Which records make which shard."""
+    total = min(stage.records, len(prompts))
+    return [range(first, min(first + stage.per_shard, total)) for first in range(0, total, stage.per_shard)]
+
+
+def hold_slice(
+    responder: Responder,
+    rater: Rater,
+    samples: Sequence[Sample],
+    stage: config.CollectStage,
+    sampling: Sampling,
+    seed: int,
+    judged: Progress = ignore,
+    answered: Callable[[int], None] = lambda n: None,
+) -> list[Sample]:
+    """The records of one shard with the dialogues that were held over them.
+
+    Args:
+        responder, rater: as in `converse`.
+        samples: the records, whose dialogues' first questions are asked.
+        stage: turns, and samples per question.
+        sampling: how answers are drawn.
+        seed: of the sampling.
+        judged: called with the number of judged answers.
+        answered: called with the number of answers.
+    """
+    asked = [
+        (position, dialogue)
+        for position, (record, _) in enumerate(samples)
+        for dialogue in record.dialogues
+        for _ in range(stage.samples)
+    ]
+    held = converse(
+        responder, rater, samples, asked,
+        conditions=[[""] * stage.turns] * len(asked), sampling=sampling, seed=seed,
+        progress=answered, judged=judged,
+    )  # fmt: skip
+    return _with_dialogues(samples, asked, held)
+
+
 def collect(
-    responder: CkptResponder,
+    responder: Responder,
     rater: Rater,
     prompts: Shards,
     folder: Path,
     stage: config.CollectStage,
     sampling: Sampling,
     seed: int,
-    progress: Callable[[int], None] = lambda n: None,
-) -> None:
-    """Write `folder/shard-*.tar`: the prompts' records with the model's own answers and feedback on them.
+    progress: Progress = ignore,
+    anew: bool = False,
+) -> list[dict[str, Any]]:
+    """Write `folder/shard-*.tar`: the prompts' records with the responder's answers and feedback on them.
 
     Goes on where an earlier call stopped: each shard is a fixed slice of the prompts with a seed of
     its own, so a shard that is there is the shard that would be written.
+
+    Args:
+        responder, rater: as in `converse`.
+        prompts: whose questions are asked.
+        folder: of the shards.
+        stage: how many records, turns, samples.
+        sampling: how answers are drawn.
+        seed: of the sampling.
+        progress: called with the number of finished records.
+        anew: write shards that are there once more, each in the place of the old one.
+
+    Returns:
+        What failed in the shards that were written: a row for each answer or feedback that could not be had.
     """
-    total = min(stage.records, len(prompts))
-    for number, first in enumerate(range(0, total, stage.per_shard)):
-        indices = range(first, min(first + stage.per_shard, total))
-        if not (folder / f"shard-{number:06d}.tar").exists():
-            samples = [prompts[index] for index in indices]
-            asked = [
-                (position, dialogue)
-                for position, (record, _) in enumerate(samples)
-                for dialogue in record.dialogues
-                for _ in range(stage.samples)
-            ]
-            held = converse(
-                responder, rater, samples, asked,
-                turns=stage.turns, conditions=[""] * stage.turns, sampling=sampling, seed=seed_for(seed, number),
-            )  # fmt: skip
-            write_shards(folder, _with_dialogues(samples, asked, held), stage.per_shard, start=number)
-        progress(len(indices))
+    failed: list[dict[str, Any]] = []
+    if anew:
+        (folder / INDEX).unlink(missing_ok=True)  # it tells of the old shards
+    for number, indices in enumerate(slices(prompts, stage)):
+        if anew or not (folder / f"shard-{number:06d}.tar").exists():
+            samples = list(prompts.readable(indices))
+            held = hold_slice(responder, rater, samples, stage, sampling, seed_for(seed, number))
+            whole, rows = settled(held)
+            failed += rows
+            features = stored_features(prompts, indices)
+            if not write_shards(folder, whole, stage.per_shard, start=number, features=features):
+                (folder / f"shard-{number:06d}.tar").unlink(missing_ok=True)
+        progress(len(indices), "")
+    return failed
+
+
+def stored_features(prompts: Shards, indices: Iterable[int]) -> dict[str, bytes]:
+    """The vision features of the prompts that have some, by key: they go with the answers, as the images do."""
+    return {key: data for key, data in map(prompts.features_file, indices) if data is not None}
 
 
 def _with_dialogues(
@@ -185,13 +279,13 @@ def _with_dialogues(
     ]
 
 
-def _pixels(responder: CkptResponder, samples: Sequence[Sample]) -> tuple[list[Tensor], list[int | None]]:
-    pixels: list[Tensor] = []
+def _pixels(responder: Responder, samples: Sequence[Sample]) -> tuple[list[Any], list[int | None]]:
+    pixels: list[Any] = []
     place: list[int | None] = []
     for record, image in samples:
         place.append(None if image is None else len(pixels))
         if image is not None:
-            pixels.append(responder.preprocess(open_image(image, record.key)))
+            pixels.append(responder.preprocess(image, record.key))
     return pixels, place
 
 

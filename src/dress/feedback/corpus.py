@@ -18,8 +18,7 @@ def corpus(splits: Sequence[Shards], annotator: Rater, records: int) -> Iterator
         records: taken from the beginning of each split.
     """
     for shards in splits:
-        for index in range(min(len(shards), records)):
-            record, _ = shards[index]
+        for record, _ in shards.readable(range(min(len(shards), records))):
             yield from record.annotation.captions
             for dialogue in record.dialogues:
                 for turn in dialogue.turns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dress.feedback.rater import Images, Progress, ignore
 from dress.record import Dialogue, Feedback, Record, RecordError
 from dress.seeding import rng_for
 from dress.worlds.shapes import oracle
@@ -16,13 +17,17 @@ class OracleRater:
 
     name = "oracle"
 
-    def rate(self, items: Sequence[tuple[Record, Dialogue]]) -> list[Feedback]:
+    def rate(
+        self, items: Sequence[tuple[Record, Dialogue]], images: Images = (), progress: Progress = ignore
+    ) -> list[Feedback]:
         """Feedback on the last answers.
 
         Raises:
             RecordError: a record carries no scene graph; use `annotator=rules` for such data.
         """
-        return [self._rate(record, dialogue) for record, dialogue in items]
+        feedback = [self._rate(record, dialogue) for record, dialogue in items]
+        progress(len(items), "")
+        return feedback
 
     def _rate(self, record: Record, dialogue: Dialogue) -> Feedback:
         try:

@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Sequence
 
+from dress.feedback.rater import Images, Progress, ignore
 from dress.mentions import COCO80, a, claims, mentions, normal, verb
 from dress.record import Dialogue, Feedback, Record
 from dress.seeding import rng_for
@@ -70,9 +71,13 @@ class RuleRater:
 
     name = "rules"
 
-    def rate(self, items: Sequence[tuple[Record, Dialogue]]) -> list[Feedback]:
+    def rate(
+        self, items: Sequence[tuple[Record, Dialogue]], images: Images = (), progress: Progress = ignore
+    ) -> list[Feedback]:
         """Feedback on the last answers; no rating and no critique where no rule can judge."""
-        return [self._rate(record, dialogue) for record, dialogue in items]
+        feedback = [self._rate(record, dialogue) for record, dialogue in items]
+        progress(len(items), "")
+        return feedback
 
     def _rate(self, record: Record, dialogue: Dialogue) -> Feedback:
         user, answer = dialogue.turns[0].user, dialogue.turns[-1].assistant or ""

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -119,6 +119,17 @@ class Plan:
         return token.flatten(), place, mask[:, None]
 
 
+class CachePlan(Protocol):
+    """Attends to keys and values that it keeps itself; `rows` as in `Plan`, None for all."""
+
+    rows: Tensor | None
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor,
+        scaling: float | None, window: int | None, softcap: float | None,
+    ) -> Tensor: ...  # fmt: skip
+
+
 def plan(forest: Forest, backend: str, rows: Tensor | None = None, fused: bool = True) -> Plan:
     """A plan with the chosen backend; `auto` is `flex` on CUDA and `nodes` elsewhere.
 
@@ -140,7 +151,7 @@ def foreign_mask(device: torch.device) -> Tensor:
 def attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
     *, scaling: float | None = None, sliding_window: int | None = None, softcap: float | None = None,
-    plan: Plan | None = None, **more: Any,
+    plan: Plan | CachePlan | None = None, **more: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Query [B, H, T, d], key and value [B, K, T', d] to [B, T, H, d]; B is 1 where there is a plan.
 
@@ -148,7 +159,7 @@ def attend(
         scaling: of the scores; None is d ** -0.5.
         sliding_window: tokens that are seen at most, itself included; counts depth.
         softcap: scores become softcap * tanh(scores / softcap).
-        plan: of the forest; None for plain sequences.
+        plan: of the forest, or of rows that go on from a cache (model.cache); None for plain sequences.
     """
     if plan is None:
         if softcap is not None:
@@ -159,6 +170,8 @@ def attend(
             out = _product(query, key, value, attention_mask, scaling, softcap)
             return out.transpose(1, 2).contiguous(), None
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
+    if not isinstance(plan, Plan):
+        return plan.attend(module.layer_idx, query, key, value, scaling, sliding_window, softcap), None
     backend = {"dense": _dense, "nodes": _nodes, "flex": _flex}[plan.backend]
     return backend(query, key, value, plan, scaling, sliding_window, softcap), None
 
@@ -200,24 +213,32 @@ def _nodes(
     keys, values = key.split(sizes, 2), value.split(sizes, 2)
     queries = query.split([path.stop - path.start for path in plan.forest.paths], 2)
     number = {path.start: i for i, path in enumerate(plan.forest.paths)}
-    heads, groups, width = query.shape[1], query.shape[1] // key.shape[1], query.shape[3]
     outs: list[Tensor] = []
     for paths in plan.groups:
         q = torch.cat([queries[number[path.start]] for path in paths])
         k, v = (torch.cat([_run(parts, plan, path) for path in paths]) for parts in (keys, values))
-        own, seen = q.shape[2], k.shape[2]
-        if groups > 1:  # key heads as rows: each is read by its query heads without a copy
-            q = q.reshape(-1, groups, own, width)
-            k, v = (x.reshape(-1, 1, seen, width).expand(-1, groups, -1, -1) for x in (k, v))
-        if own == seen and window is None and softcap is None:
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
-        else:
-            known = (own, seen, window, q.dtype)
-            if known not in plan.masks:
-                plan.masks[known] = _below(own, seen, window, q)
-            out = _product(q, k, v, plan.masks[known], scaling, softcap)
-        outs += out.reshape(len(paths), heads, own, width).unbind()
+        outs += descend(q, k, v, window, scaling, softcap, plan.masks).unbind()
     return torch.cat([outs[i] for i in plan.order], 1).transpose(0, 1)[None]
+
+
+def descend(
+    query: Tensor, key: Tensor, value: Tensor, window: int | None,
+    scaling: float | None, softcap: float | None, masks: dict[tuple[Any, ...], Any],
+) -> Tensor:  # fmt: skip
+    """Causal attention of the last `own` of `seen` tokens: query [B, H, own, d], key and value [B, K, seen, d]."""
+    (rows, heads, own, width), seen = query.shape, key.shape[2]
+    groups = heads // key.shape[1]
+    if groups > 1:  # key heads as rows: each is read by its query heads without a copy
+        query = query.reshape(-1, groups, own, width)
+        key, value = (x.reshape(-1, 1, seen, width).expand(-1, groups, -1, -1) for x in (key, value))
+    if own == seen and window is None and softcap is None:
+        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
+    else:
+        known = (own, seen, window, query.dtype)
+        if known not in masks:
+            masks[known] = _below(own, seen, window, query)
+        out = _product(query, key, value, masks[known], scaling, softcap)
+    return out.reshape(rows, heads, own, width)
 
 
 def _run(parts: tuple[Tensor, ...], plan: Plan, path: Path) -> Tensor:
@@ -231,8 +252,17 @@ def _below(own: int, seen: int, window: int | None, like: Tensor) -> Tensor:
     """Additive mask [own, seen]: the last `own` of `seen` tokens see those before them and themselves."""
     q = torch.arange(seen - own, seen, device=like.device)[:, None]
     k = torch.arange(seen, device=like.device)
-    visible = k <= q if window is None else (k <= q) & (q - k < window)
-    return torch.zeros(own, seen, dtype=like.dtype, device=like.device).masked_fill_(~visible, float("-inf"))
+    return additive(k <= q if window is None else (k <= q) & (q - k < window), like.dtype)
+
+
+def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask to add to scores: 0 where bool `visible` says so, else -inf."""
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))
+
+
+def softcapped(scores: Tensor, softcap: float | None) -> Tensor:
+    """softcap * tanh(scores / softcap); the scores themselves without one."""
+    return scores if softcap is None else torch.tanh(scores / softcap) * softcap
 
 
 def _product(
@@ -241,7 +271,7 @@ def _product(
     if softcap is None:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
     scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    scores = torch.tanh(scores / softcap) * softcap
+    scores = softcapped(scores, softcap)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
     wide = torch.float64 if scores.dtype == torch.float64 else torch.float32

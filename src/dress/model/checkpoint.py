@@ -21,6 +21,7 @@ from dress.dialogue.tokenizer import load_tokenizer, save_tokenizer, tokenizer_h
 from dress.files import read_json, write_json
 from dress.model.language import load_own_tokenizer
 from dress.model.lvlm import LVLM
+from dress.model.vision import from_run
 
 FORMAT = 1
 
@@ -46,7 +47,7 @@ def save_model(model: LVLM, settings: config.Model, folder: Path, facts: dict[st
         folder / "model.json",
         {
             "format": FORMAT,
-            "model": settings.model_dump(),
+            "model": _alone(settings).model_dump(),
             "max_tokens": model.encoder.max_tokens,
             "chat": settings.language.chat,
             "tokenizer": tokenizer_hash(model.encoder.tokenizer),
@@ -55,6 +56,13 @@ def save_model(model: LVLM, settings: config.Model, folder: Path, facts: dict[st
             **facts,
         },
     )
+
+
+def _alone(settings: config.Model) -> config.Model:
+    """Without the run that the encoder was taken from: its weights are in this model's file."""
+    if not from_run(settings.vision):
+        return settings
+    return settings.model_copy(update={"vision": settings.vision.model_copy(update={"weights": None})})
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[LVLM, dict[str, Any]]:
@@ -125,7 +133,7 @@ def load_weights(model: LVLM, settings: config.Model, folder: Path) -> None:
 def base_names(model: LVLM, settings: config.Model) -> set[str]:
     """Names of weights that came with a named model and that no stage trains: only adapters and projector do."""
     names: set[str] = set()
-    if settings.vision.weights is not None:
+    if settings.vision.weights is not None and not from_run(settings.vision):
         names |= {n for n in model.state_dict() if n.startswith("vision.")}
     if settings.language.config is None and settings.language.lora is not None:
         names |= {n for n in model.state_dict() if n.startswith("language.") and "lora_" not in n}

@@ -31,11 +31,10 @@ class _Last(nn.Module):
     """Mixed into the class of a decoder layer."""
 
     def forward(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Hidden states [1, T, D] to [1, U, D] where there is a plan; as before where there is none."""
-        plan = kwargs.get("plan")
-        if plan is None:
+        """Hidden states [1, T, D] to [1, U, D] where a plan names rows; as before where none does."""
+        rows = getattr(kwargs.get("plan"), "rows", None)
+        if rows is None:
             return super().forward(hidden_states, *args, **kwargs)
-        rows = plan.rows
 
         def select(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             return (inputs[0].index_select(1, rows), *inputs[1:])

@@ -65,7 +65,11 @@ class LVLM(nn.Module):
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Pixels [N, 3, H, W] to image tokens in the language model's space [N, V, D]."""
-        return self.projector(self.vision(pixels.to(self.projector_weight.dtype)))
+        return self.project(self.vision(pixels.to(self.projector_weight.dtype)))
+
+    def project(self, features: Tensor) -> Tensor:
+        """Encoder features [N, V, D_v] to image tokens in the language model's space [N, V, D]."""
+        return self.projector(features.to(self.projector_weight.dtype))
 
     def embed(self, ids: Tensor, images: Tensor | None, image: Tensor) -> Tensor:
         """Token embeddings [B, S, D], with images' tokens where `ids` says IMAGE.
@@ -94,7 +98,7 @@ class LVLM(nn.Module):
             forest: trees to learn.
             total: [], float64: the weight of the whole optimiser step, so that forests may be summed.
         """
-        images = self.encode_images(forest.pixels) if forest.pixels is not None else None
+        images = self._image_tokens(forest)
         rows, where = torch.unique(forest.row, return_inverse=True)
         hidden = self.language.base_model(
             inputs_embeds=self.embed(forest.ids[None], images, forest.image),
@@ -107,6 +111,11 @@ class LVLM(nn.Module):
         head: Any = self.language.get_output_embeddings()
         factor = forest.weight / total
         return head_loss(hidden, head.weight, where, forest.target, factor, self.softcap)
+
+    def _image_tokens(self, forest: Forest) -> Tensor | None:
+        if forest.features is not None:
+            return self.project(forest.features)
+        return self.encode_images(forest.pixels) if forest.pixels is not None else None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] to fp32 logits over the vocabulary."""

@@ -1,4 +1,4 @@
-"""Memory of a training step: does it fit without activation checkpointing, and who keeps what is freed."""
+"""Memory: does a step fit without activation checkpointing, rows of keys and values, and who keeps what is freed."""
 
 from __future__ import annotations
 
@@ -56,6 +56,24 @@ def needs_checkpointing(model: LVLM, tokens: int, device: torch.device, half: bo
     """Whether a stage should recompute activations: without it, its largest forest would not fit."""
     need = activation_bytes(model, tokens, 2 if half else 4) + state_bytes(model)
     return need > SHARE * free_bytes(device)
+
+
+def cache_bytes(model: LVLM, tokens: int) -> int:
+    """Keys and values of `tokens` tokens, in bytes (model.cache keeps fp32 on CPU)."""
+    text = model.language.config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    size = 4 if model.device.type == "cpu" else model.projector_weight.element_size()
+    return 2 * tokens * text.num_hidden_layers * heads * width * size
+
+
+def rows_that_fit(model: LVLM, tokens: int) -> int:
+    """How many rows of `tokens` tokens have room for their keys and values."""
+    device = model.device
+    free = free_bytes(device)
+    if device.type == "cuda":  # what PyTorch holds and does not use
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(SHARE * free) // cache_bytes(model, tokens)
 
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)

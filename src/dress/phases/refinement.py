@@ -5,12 +5,10 @@ The advice is the next turn's user text. Only dialogues that get better, or stay
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from dress import config
 from dress.dialogue.spans import Span, Supervised
 from dress.phases.critique import praise
-from dress.record import TOP_RATING, Dialogue, Record
+from dress.record import TOP_RATING, Dialogue, Record, Turn
 
 
 def refinement(record: Record, settings: config.Phases) -> list[Supervised]:
@@ -22,7 +20,7 @@ def refinement(record: Record, settings: config.Phases) -> list[Supervised]:
     `all` every one, `rating_at_least` those rated `min_rating` or better.
 
     An answer rated 4 whose advice made it worse is its own better answer: it is learned again in the
-    place of the worse one.
+    place of the worse one, and after advice that nobody answered yet.
 
     `anchor` is the weight of the model's own first answers, good and bad alike. They are samples of
     the model that is trained, so at its start their gradient is zero in expectation: they hold in place
@@ -60,18 +58,26 @@ def _anchors(record: Record, settings: config.Phases) -> list[Supervised]:
 
 
 def _kept(record: Record) -> list[Supervised]:
-    """… top-rated answer, advice, **the same answer**, wherever the answer given instead was worse."""
+    """… top-rated answer, its advice, **the same answer**, where the advice made it worse or nobody answered it yet."""
     dialogues = []
     for dialogue in record.dialogues:
         spans: list[Span] = []
-        for turn, after in pairwise(dialogue.turns):
-            if turn.assistant is None or turn.rating is None or after.rating is None:
+        for number, turn in enumerate(dialogue.turns):
+            if turn.assistant is None or turn.rating is None:
                 break
             spans += [Span("user", turn.user), Span("assistant", turn.assistant)]
-            if turn.rating == TOP_RATING > after.rating:
-                again = Span("user", after.user), Span("assistant", turn.assistant, 1.0)
+            after = dialogue.turns[number + 1] if number + 1 < len(dialogue.turns) else None
+            open_ = after is None or after.assistant is None
+            lost = after is not None and after.rating is not None and after.rating < TOP_RATING
+            advice = after.user if after else _refinement(turn)
+            if turn.rating == TOP_RATING and (lost or open_) and advice:
+                again = Span("user", advice), Span("assistant", turn.assistant, 1.0)
                 dialogues.append(Supervised("refinement", (*spans, *again), record.image is not None))
     return dialogues
+
+
+def _refinement(turn: Turn) -> str | None:
+    return next((given.refinement for given in turn.feedback if given.refinement), None)
 
 
 def _chain(dialogue: Dialogue, settings: config.Phases) -> tuple[list[str], list[int]]:

@@ -1,14 +1,28 @@
 """Public formats that `python src/prepare.py source=…` turns into shards, by name.
 
-A further format is one module with a class that fits `importing.Source`, and one line here.
+A further format is one module with a class that fits `rows.Source`, and one line here.
 """
 
 from __future__ import annotations
 
-from dress.data.sources.importing import Source, SourceError
+from dress.data.sources.captions import Captions
+from dress.data.sources.fire import FIRE
+from dress.data.sources.llava import LLaVA
+from dress.data.sources.lvlm_nlf import LVLMNLF
+from dress.data.sources.records import Records
+from dress.data.sources.rows import Source, SourceError
+from dress.data.sources.vlfeedback import VLFeedback
 from dress.data.sources.vlsafe import VLSafe
 
-SOURCES: dict[str, type[Source]] = {"vlsafe": VLSafe}
+SOURCES: dict[str, type[Source]] = {
+    "captions": Captions,
+    "fire": FIRE,
+    "llava": LLaVA,
+    "lvlm_nlf": LVLMNLF,
+    "records": Records,
+    "vlfeedback": VLFeedback,
+    "vlsafe": VLSafe,
+}
 
 
 def source(name: str) -> Source:

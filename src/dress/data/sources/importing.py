@@ -1,93 +1,52 @@
-"""What importers share: reading rows with their place, rejects, writing a folder of splits.
+"""The import: rows are read, merged by image, checked and written, a step at a time that a kill cannot undo.
 
-An import is a pure function of its input files: the same files give the same bytes. It is written
-aside and renamed, so that `out` is the old import or the new one, never half of one.
+It is a pure function of its input: the same files give the same bytes, for any number of workers, killed and
+started again or not. It is written aside and renamed, so that `out` is the old import or the new one, never
+half of one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-from dress.data.shards import Sample, write_shards
-from dress.files import read_json, write_json, write_lines
+from filelock import FileLock, Timeout
 
-SPLITS = ("align", "sft", "prompts", "eval")
-PER_SHARD = 200
+from dress.data.sources.pool import Pool, cores
+from dress.data.sources.ranges import MAX_ROW_BYTES, Range, layout, ranges
+from dress.data.sources.rows import SPLITS, Source, SourceError, Table
+from dress.data.sources.spool import Spool
+from dress.data.sources.values import is_reject, parse
+from dress.data.sources.work import Input, Job, Worker, size_of
+from dress.data.tasks import Import
+from dress.files import read_json, write_json
+
 IMPORT_FILE = "import.json"
 REJECTS_FILE = "rejects.jsonl"
+IMAGES_FILE = "images.tsv"
+SPOOL, LOCK = "progress.sqlite", "lock"
+VERSION = 2
+"""Raised when the same parts would give other files."""
 
-T = TypeVar("T")
-Splits = dict[str, list[Callable[[], Sample]]]
-Track = Callable[[Sequence[T], str], Iterable[T]]
-"""Goes through a sequence and shows how far it is: (items, what is done with them)."""
-
-
-class SourceError(ValueError):
-    """An import that cannot be made; the message names the file or setting, expected and got."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of a file, as it was."""
-
-    file: str
-    number: int
-    text: str
+BATCH_ROWS, BATCH_BYTES, BATCH_GROUPS = 500, 1 << 20, 50
+HELD_OUT_SHARE = 7
+"""At most one image in so many is held out for `eval`."""
 
 
-@dataclass
-class Rows:
-    """Lines read so far and those that cannot be used.
+class Progress(Protocol):
+    """Told how far an import is, a step at a time."""
 
-    `rejects` holds file, line, reason (a few words, the same for the same fault), detail, and the
-    row as it was.
-    """
+    def start(self, step: str, total: int) -> None: ...
 
-    read: int = 0
-    rejects: list[dict[str, Any]] = field(default_factory=list)
+    def advance(self, number: int) -> None: ...
 
-    def reject(self, line: Line, reason: str, detail: str) -> None:
-        place = {"file": line.file, "line": line.number}
-        self.rejects.append({**place, "reason": reason, "detail": detail, "row": line.text})
-
-    @property
-    def reasons(self) -> dict[str, int]:
-        """How many rows were rejected, by reason, the most frequent first."""
-        return dict(Counter(reject["reason"] for reject in self.rejects).most_common())
-
-
-class Source(Protocol):
-    """One public format."""
-
-    name: str
-    version: int
-    """Raised when the same files would give other records."""
-
-    def inputs(self, path: Path) -> list[Path]:
-        """Every file that the import depends on.
-
-        Raises:
-            SourceError: `path` does not hold what the format asks for.
-        """
-        ...
-
-    def samples(self, path: Path, rows: Rows, track: Track[Any]) -> Splits:
-        """The samples of each split, made when called, so that images need not all be in memory.
-
-        Args:
-            path: the publisher's files.
-            rows: counts what is read and takes the rejects.
-            track: shows progress.
-        """
-        ...
+    def end(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -103,116 +62,257 @@ class Imported:
     kept: Path | None = None  # where a foreign folder that stood at `out` was moved
 
 
-def read_lines(path: Path, rows: Rows) -> Iterator[tuple[Line, Any]]:
-    """The JSON values of a JSON-lines file with their lines; CRLF, a BOM and blank lines are fine.
-
-    Lines end at `\\n` only: U+2028 and its like are part of a text. What is no JSON goes to `rows`.
-
-    Raises:
-        SourceError: the file is UTF-16 or UTF-32.
-    """
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            if number == 1:
-                raw = _without_bom(raw, path)
-            raw = raw.strip()
-            if not raw:
-                continue
-            rows.read += 1
-            line = Line(path.name, number, raw.decode("utf-8", errors="backslashreplace"))
-            try:
-                value = json.loads(raw.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                rows.reject(line, "not UTF-8", str(error))
-            except (ValueError, RecursionError) as error:
-                rows.reject(line, "not JSON", str(error))
-            else:
-                yield line, value
-
-
-def read_whole(path: Path) -> Any:
-    """The value of a JSON file.
-
-    Raises:
-        SourceError: no such file, UTF-16, or not JSON.
-    """
-    try:
-        return json.loads(_without_bom(path.read_bytes(), path).decode("utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise SourceError(f"{path}: expected a JSON file, found none") from None
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, SourceError):
-            raise
-        raise SourceError(f"{path}: expected JSON in UTF-8, got something else ({error})") from None
-
-
-def _without_bom(raw: bytes, path: Path) -> bytes:
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in raw[:4]:
-        raise SourceError(
-            f"{path}: expected UTF-8, got UTF-16 or UTF-32. Convert it first: "
-            f"iconv -f UTF-16 -t UTF-8 {path.name} > converted.jsonl"
-        )
-    return raw.removeprefix(b"\xef\xbb\xbf")
-
-
-def run_import(source: Source, path: Path, out: Path, *, overwrite: bool, track: Track[Any]) -> Imported:
-    """Write `out/{align,sft,prompts,eval}/shard-*.tar`, `import.json` and, if any, `rejects.jsonl`.
+def run_import(source: Source, settings: Import, progress: Progress) -> Imported:
+    """Write `out/<split>/shard-*.tar`, `import.json` and, if any, `rejects.jsonl`.
 
     Args:
         source: reads the format.
-        path: the publisher's files.
-        out: the folder to make.
-        overwrite: replace what `out` holds.
-        track: shows progress.
+        settings: of the task; `path` is a file, a folder, or a reject file to import again.
+        progress: shows how far it is.
 
     Raises:
         SourceError: the input cannot be read, no row can be used, or `out` holds something else.
-        OSError: no space left; `out` is as it was.
+        OSError: no space left; `out` is as it was, and the same command goes on where it stopped.
     """
-    if not path.is_dir():
-        found = "a file" if path.exists() else "none"
-        raise SourceError(f"path={path}: expected a folder, found {found}")
+    path, out = Path(settings.path), Path(settings.out)
+    _check_places(path, out)
+    origin, images = _origin(path)
+    images = images if settings.images is None else Path(settings.images)
+    if images is not None and not images.is_dir():
+        raise SourceError(f"images={images}: expected a folder, found none")
+    splits = _splits(source, settings)
+    read_too = source.open(origin, images)
+    roots = (images,) if images else tuple(source.image_roots(origin))
+    tables = [Table(path)] if _is_reject_file(path) else source.tables(path)
+    inputs = tuple(
+        Input(table.file, _name(table.file, path), table.array, layout(table), wrapped=_is_reject_file(table.file))
+        for table in tables
+    )
+    sums = {_name(file, path): _sha256(file) for file in dict.fromkeys([*(at.path for at in inputs), *read_too])}
+    fingerprint = _fingerprint(source, settings, splits, sums)
+    if not settings.overwrite:
+        there = _there(out, fingerprint, roots)
+        if there is not None:
+            return there
+    job = Job(source, inputs, roots, settings.allow_missing_images)
+    before = _stats(inputs)
+    with _partial(out) as aside:
+        spool = Spool(aside / SPOOL, fingerprint)
+        if not spool.resumed:
+            _clear(aside, but=(SPOOL, LOCK))
+        with Pool(job, cores() if settings.workers is None else settings.workers) as pool:
+            _read(spool, pool, inputs, progress)
+            _check(spool, pool, progress)
+            _refuse_if_none(spool, job, path)
+            spool.hold_out(settings.held_out if "eval" in splits else 0, HELD_OUT_SHARE)
+            _write(spool, pool, aside, splits, settings.per_shard, progress)
+        if _stats(inputs) != before:
+            raise SourceError(f"{path}: changed while it was read; run the same command again")
+        report = _report(spool, job, aside, splits)
+        about = {"source": source.name, "version": source.version, "path": str(path), "origin": str(origin)}
+        about |= {"images": None if images is None else str(images)}
+        write_json(aside / IMPORT_FILE, {**about, "fingerprint": fingerprint, **report, "inputs": sums})
+        spool.delete()
+        kept = _replace(out, aside)
+    counts = {name: report[name] for name in ("read", "used", "written", "rejected")}
+    return Imported(out, **counts, kept=kept)
+
+
+# --- the steps ---------------------------------------------------------------------------------
+
+
+def _read(spool: Spool, pool: Pool, inputs: tuple[Input, ...], progress: Progress) -> None:
+    progress.start("read rows (MB)", sum(at.path.stat().st_size for at in inputs) // 1_000_000)
+    shown = 0
+    for table, at in enumerate(inputs):
+        if not spool.done(table):
+            last = spool.after(table)
+            for (_, rows), read in pool.map("rows", _batches(table, ranges(at.path, at.how, last))):
+                spool.add(table, rows, read, last=False)
+                end = (rows[-1].offset + rows[-1].size) // 1_000_000
+                progress.advance(max(0, end - shown))
+                shown = max(shown, end)
+            spool.add(table, [], [], last=True)
+        shown = 0
+    spool.prune()
+    progress.end()
+
+
+def _batches(table: int, rows: Iterator[Range]) -> Iterator[tuple[int, list[Range]]]:
+    batch: list[Range] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += row.size
+        if len(batch) == BATCH_ROWS or size > BATCH_BYTES:
+            yield table, batch
+            batch, size = [], 0
+    if batch:
+        yield table, batch
+
+
+def _check(spool: Spool, pool: Pool, progress: Progress) -> None:
+    progress.start("check images", spool.number("new"))
+    calls = ((groups,) for groups in spool.new_groups(BATCH_GROUPS))
+    for (groups,), (results, words) in pool.map("check", calls):
+        spool.checked(groups, results, words)
+        progress.advance(len(groups))
+    progress.end()
+
+
+def _write(spool: Spool, pool: Pool, aside: Path, splits: tuple[str, ...], per_shard: int, progress: Progress) -> None:
+    counts = spool.counts()
+    for split in splits:
+        done = spool.shards(split)
+        progress.start(f"write {split}", spool.planned(split))
+        progress.advance(sum(records for _, records in done.values()))
+        calls = (
+            (split, number, groups, counts, aside)
+            for number, groups in enumerate(spool.plan(split, per_shard))
+            if number not in done or not (aside / split / f"shard-{number:06d}.tar").is_file()
+        )
+        for (_, number, groups, *_), (sha256, records) in pool.map("shard", calls):
+            spool.shard_done(split, number, sha256, records)
+            progress.advance(len(groups))
+        progress.end()
+
+
+def _report(spool: Spool, job: Job, aside: Path, splits: tuple[str, ...]) -> dict[str, Any]:
+    """What `import.json` says; writes the reject file on the way."""
+    reasons = spool.reasons()
+    files = {
+        f"{split}/shard-{number:06d}.tar": sha256
+        for split in splits
+        for number, (sha256, _) in sorted(spool.shards(split).items())
+    }
+    if reasons:
+        _write_rejects(spool, job, aside / REJECTS_FILE)
+        files[REJECTS_FILE] = _sha256(aside / REJECTS_FILE)
+    with (aside / IMAGES_FILE).open("w", encoding="utf-8") as file:
+        file.writelines(f"{size}\t{name}\n" for name, size in spool.images())
+    files[IMAGES_FILE] = _sha256(aside / IMAGES_FILE)
+    read = spool.read()
+    return {
+        "read": read,
+        "used": read - sum(reasons.values()),
+        "written": {split: sum(records for _, records in spool.shards(split).values()) for split in splits},
+        "rejected": reasons,
+        "files": files,
+    }
+
+
+def _write_rejects(spool: Spool, job: Job, path: Path) -> None:
+    with path.open("w", encoding="utf-8") as file, Worker(job) as worker:
+        for row, fault, why in spool.rejects():
+            file.write(json.dumps(worker.reject(row, fault, why), ensure_ascii=False) + "\n")
+
+
+def _refuse_if_none(spool: Spool, job: Job, path: Path) -> None:
+    if not spool.number("good"):
+        first = next(spool.rejects(), None)
+        told = ""
+        if first is not None:
+            row, _, why = first
+            told = f" ({spool.reasons()}; first: {job.inputs[row.table].name}:{row.number}: {why.detail})"
+        raise SourceError(f"{path}: expected rows, got none that can be used{told}")
+
+
+# --- settings and inputs -----------------------------------------------------------------------
+
+
+def _check_places(path: Path, out: Path) -> None:
+    if not path.exists():
+        raise SourceError(f"path={path}: expected a folder or a file, found none")
     if path.resolve().is_relative_to(out.resolve()):
         raise SourceError(f"out={out} holds the input {path}; expected another folder")
     if out.resolve().is_relative_to(path.resolve()):
         raise SourceError(f"out={out} lies in the input {path}; expected another folder")
-    inputs = {file.relative_to(path).as_posix(): _sha256(file) for file in source.inputs(path)}
-    known_by = json.dumps([source.name, source.version, inputs])
-    fingerprint = hashlib.sha256(known_by.encode()).hexdigest()
-    if not overwrite:
-        there = _there(out, fingerprint)
-        if there is not None:
-            return there
-    rows = Rows()
-    splits = source.samples(path, rows, track)
-    rows.rejects.sort(key=lambda reject: (reject["file"], reject["line"]))
-    used = rows.read - len(rows.rejects)
-    if not used:
-        raise SourceError(f"{path}: expected rows, got none that can be used{_first_reject(rows)}")
-    aside = out.with_name(out.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)  # of an import that was killed
+
+
+def _splits(source: Source, settings: Import) -> tuple[str, ...]:
+    can = [split for split in SPLITS if split in source.splits]
+    asked = settings.splits if settings.splits is not None else source.usual or can
+    wrong = [split for split in asked if split not in can]
+    if wrong:
+        raise SourceError(f"splits={wrong[0]}: source={source.name} writes {', '.join(can)}")
+    return tuple(split for split in can if split in asked)
+
+
+def _origin(path: Path) -> tuple[Path, Path | None]:
+    """What was read at first, and its images' folder: of a reject file, what its import was given, if it is there."""
+    if not _is_reject_file(path):
+        return path, None
     try:
-        written = {}
-        for split in SPLITS:
-            samples = (make() for make in track(splits[split], f"write {split}"))
-            written[split] = write_shards(aside / split, samples, PER_SHARD)
-        if rows.rejects:
-            write_lines(aside / REJECTS_FILE, rows.rejects)
-        files = {file.relative_to(aside).as_posix(): _sha256(file) for file in _files(aside)}
-        counts = {"read": rows.read, "used": used, "written": written, "rejected": rows.reasons}
-        write_json(
-            aside / IMPORT_FILE,
-            {"source": source.name, "version": source.version, "fingerprint": fingerprint,
-             **counts, "inputs": inputs, "files": files},
-        )  # fmt: skip
-        kept = _replace(out, aside)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        known = read_json(path.with_name(IMPORT_FILE))
+        origin, images = Path(known["origin"]), known["images"] and Path(known["images"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return path, None
+    return (origin if origin.exists() else path), (images if images and images.is_dir() else None)
+
+
+def _is_reject_file(path: Path) -> bool:
+    if not path.is_file() or path.suffix != ".jsonl":
+        return False
+    with path.open("rb") as file:
+        first = file.readline(2 * MAX_ROW_BYTES)
+    try:
+        return is_reject(parse(first.decode("utf-8-sig")))
+    except ValueError:
+        return False
+
+
+def _fingerprint(source: Source, settings: Import, splits: tuple[str, ...], sums: dict[str, str]) -> str:
+    """Of all that the result depends on but images, whose names and sizes are in `images.tsv`."""
+    known_by = [
+        VERSION, source.name, source.version, sums, splits, settings.held_out, settings.per_shard,
+        settings.allow_missing_images,
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(known_by).encode()).hexdigest()
+
+
+def _stats(inputs: tuple[Input, ...]) -> list[tuple[int, int]]:
+    return [(stat.st_size, stat.st_mtime_ns) for stat in (at.path.stat() for at in inputs)]
+
+
+def _name(file: Path, path: Path) -> str:
+    return file.relative_to(path).as_posix() if file.is_relative_to(path) and file != path else file.name
+
+
+# --- what stands at out ------------------------------------------------------------------------
+
+
+@contextmanager
+def _partial(out: Path) -> Iterator[Path]:
+    """The folder beside `out` where an import is made; it stays when the import is stopped.
+
+    Raises:
+        SourceError: another process is making this import.
+    """
+    aside = out.with_name(out.name + ".partial")
+    aside.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(aside / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SourceError(f"out={out}: another process is making this import ({aside})") from None
+    try:
+        yield aside
+    except SourceError:
+        shutil.rmtree(aside)
         raise
-    return Imported(out, rows.read, used, written, rows.reasons, kept=kept)
+    finally:
+        lock.release()
 
 
-def _there(out: Path, fingerprint: str) -> Imported | None:
+def _clear(aside: Path, but: tuple[str, ...]) -> None:
+    for there in aside.iterdir():
+        if there.is_dir():
+            shutil.rmtree(there)
+        elif not there.name.startswith(but):
+            there.unlink()
+
+
+def _there(out: Path, fingerprint: str, roots: tuple[Path, ...]) -> Imported | None:
     """The import that `out` holds already, None if it holds nothing.
 
     Raises:
@@ -229,7 +329,10 @@ def _there(out: Path, fingerprint: str) -> Imported | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise SourceError(f"out={out}: expected nothing or an import, got other content. {advice}") from None
     if not same:
-        raise SourceError(f"out={out} holds an import of other input. {advice}")
+        raise SourceError(f"out={out} holds an import of other input or settings. {advice}")
+    other = _other_image(out / IMAGES_FILE, roots)
+    if other is not None:
+        raise SourceError(f"out={out} was made when the image {other}. {advice}")
     if damaged is not None:
         raise SourceError(f"{out / damaged}: changed since it was imported. {advice}")
     return Imported(out, **counts, unchanged=True)
@@ -237,6 +340,7 @@ def _there(out: Path, fingerprint: str) -> Imported | None:
 
 def _replace(out: Path, aside: Path) -> Path | None:
     """Put `aside` at `out`; an old import is deleted, anything else moved beside: returns where."""
+    (aside / LOCK).unlink(missing_ok=True)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         aside.replace(out)
         return None
@@ -249,15 +353,16 @@ def _replace(out: Path, aside: Path) -> Path | None:
     return old
 
 
-def _first_reject(rows: Rows) -> str:
-    if not rows.rejects:
-        return ""
-    first = rows.rejects[0]
-    return f" ({rows.reasons}; first: {first['file']}:{first['line']}: {first['detail']})"
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(Path(top) / name for top, _, names in os.walk(folder) for name in names)
+def _other_image(listed: Path, roots: tuple[Path, ...]) -> str | None:
+    """The first image that is there now and was not then, or the other way round, or of another size."""
+    if not listed.is_file():
+        return None
+    with listed.open(encoding="utf-8", newline="\n") as file:
+        for line in file:
+            size, _, name = line.rstrip("\n").partition("\t")
+            if size != "None" and int(size) != size_of(roots, name):
+                return f"{name} was not there" if size == "-1" else f"{name} had {size} bytes"
+    return None
 
 
 def _changed(path: Path, sha256: str) -> bool:

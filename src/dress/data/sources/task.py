@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
 from pathlib import Path
-from typing import TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,8 +13,7 @@ from rich.table import Table
 from dress.data.sources import source
 from dress.data.sources.importing import IMPORT_FILE, REJECTS_FILE, Imported, run_import
 from dress.data.tasks import Import
-
-T = TypeVar("T")
+from dress.progress import LINE_EVERY
 
 
 def run(settings: Import, console: Console) -> Imported:
@@ -25,20 +23,50 @@ def run(settings: Import, console: Console) -> Imported:
         SourceError: the source is unknown, its files cannot be read, or `out` holds something else.
         OSError: no space left, or a file cannot be read.
     """
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as progress:
-
-        def track(items: Sequence[T], what: str) -> Iterable[T]:
-            return progress.track(items, description=what)
-
-        result = run_import(
-            source(settings.source), Path(settings.path), Path(settings.out),
-            overwrite=settings.overwrite, track=track,
-        )  # fmt: skip
+    try:
+        with _Bars(console) as progress:
+            result = run_import(source(settings.source), settings, progress)
+    except (KeyboardInterrupt, OSError):
+        kept = Path(settings.out + ".partial")
+        if kept.exists():
+            told = f"What was done is kept in {escape(str(kept))}; the same command goes on there."
+            console.print(told, highlight=False)
+        raise
     show(result, console)
     return result
+
+
+class _Bars:
+    """A bar on a terminal; elsewhere a line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self._bars = Progress(*columns, console=console, transient=True)
+        self._console, self._step, self._total, self._done = console, "", 0, 0
+        self._line = time.monotonic()
+
+    def __enter__(self) -> _Bars:
+        if self._console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._console.is_terminal:
+            self._bars.stop()
+
+    def start(self, step: str, total: int) -> None:
+        self._step, self._total, self._done = step, total, 0
+        self._task = self._bars.add_task(step, total=total)
+
+    def advance(self, number: int) -> None:
+        self._done += number
+        self._bars.advance(self._task, number)
+        if not self._console.is_terminal and time.monotonic() - self._line > LINE_EVERY:
+            self._line = time.monotonic()
+            self._console.print(f"{self._step}: {self._done:,} of {self._total:,}", highlight=False)
+
+    def end(self) -> None:
+        self._bars.remove_task(self._task)
 
 
 def show(result: Imported, console: Console) -> None:
@@ -63,4 +91,5 @@ def show(result: Imported, console: Console) -> None:
     if result.rejected:
         console.print(f"Rejected rows, each with its reason: {out}/{REJECTS_FILE}")
     console.print(f"Counts and checksums: {out}/{IMPORT_FILE}")
-    console.print(f"Next: python src/train.py experiment=dress_full data=shards data.path={out}")
+    if {"align", "sft", "prompts", "eval"} <= {split for split, number in result.written.items() if number}:
+        console.print(f"Next: python src/train.py experiment=dress_full data=shards data.path={out}")

@@ -1,0 +1,144 @@
+"""Frozen vision features in shards: `<key>.features.safetensors`, written by `task=features`.
+
+bf16 or fp32 as they are, or int8 with one scale per token. The metadata say which encoder made them.
+Read without a copy: the header is parsed here, the numbers are a view of the bytes. torch is imported only where
+numbers are made of them: indexing, which import's worker processes do too, needs the header alone.
+
+Shapes: V image tokens, D_v width of the encoder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Stored = Literal["fp32", "bf16", "int8"]
+KINDS: dict[str, tuple[Stored, int]] = {"F32": ("fp32", 4), "BF16": ("bf16", 2), "I8": ("int8", 1)}
+"""Names of safetensors to ours, and bytes of a number."""
+LEVELS = 127
+"""Largest int8 value: a token's scale is its largest magnitude ÷ this."""
+
+
+class FeatureError(ValueError):
+    """Stored features that cannot be used; the message says what was expected and what is there."""
+
+
+@dataclass(frozen=True)
+class FeatureHeader:
+    """Where the numbers lie in a file: bytes [at, at + size) of shape [V, D_v], and the scales [V] of int8 ones."""
+
+    LONGEST: ClassVar[int] = 64 * 1024
+
+    stored: Stored
+    shape: tuple[int, int]
+    at: int
+    scale_at: int | None
+    encoder: tuple[tuple[str, str], ...]
+
+    def common(self) -> dict[str, Any]:
+        """What all features of a shard must have in common; kept in the index."""
+        return {
+            "stored": self.stored, "tokens": self.shape[0], "width": self.shape[1], "encoder": dict(self.encoder)
+        }  # fmt: skip
+
+
+def encode(features: Tensor, stored: Stored, encoder: Mapping[str, str]) -> bytes:
+    """A safetensors file of features [V, D_v]; `encoder` says what made them."""
+    import torch
+    from safetensors.torch import save
+
+    metadata = {"encoder": json.dumps(dict(encoder), sort_keys=True)}
+    if stored == "int8":
+        whole = features.float()
+        scale = (whole.abs().amax(1) / LEVELS).clamp(min=torch.finfo(torch.float32).tiny)
+        tensors = {"features": (whole / scale[:, None]).round().to(torch.int8), "scale": scale}
+    else:
+        tensors = {"features": features.to(torch.float32 if stored == "fp32" else torch.bfloat16).contiguous()}
+    return save(tensors, metadata)
+
+
+def decode(data: np.ndarray) -> Tensor:
+    """Features [V, D_v]: fp32 and bf16 as a view of the bytes [uint8], int8 ones as fp32.
+
+    Raises:
+        FeatureError: no such file, or cut.
+    """
+    import torch
+
+    length = int.from_bytes(data[:8].tobytes(), "little")
+    header = _header(data[: 8 + min(length, FeatureHeader.LONGEST)].tobytes(), len(data))
+    tokens, width = header.shape
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[header.stored]
+    numbers = torch.from_numpy(data[header.at : header.at + tokens * width * kind.itemsize])
+    if header.at % kind.itemsize:
+        numbers = numbers.clone()
+    features = numbers.view(kind).view(tokens, width)
+    if header.scale_at is None:
+        return features
+    scale = torch.from_numpy(data[header.scale_at : header.scale_at + 4 * tokens].copy()).view(torch.float32)
+    return features.float() * scale[:, None]
+
+
+def read_header(data: bytes, size: int) -> FeatureHeader:
+    """The header of a file of `size` bytes, of which `data` are the first.
+
+    Raises:
+        FeatureError: not features as we write them, or cut.
+    """
+    length = int.from_bytes(data[:8], "little")
+    return _header(data[: 8 + min(length, FeatureHeader.LONGEST)], size)
+
+
+@lru_cache(maxsize=64)
+def _header(data: bytes, size: int) -> FeatureHeader:
+    """Of all samples of a shard the headers are equal: parsed once."""
+    length = int.from_bytes(data[:8], "little")
+    if length > len(data) - 8 or length + 8 > size:
+        raise FeatureError(f"expected a safetensors header, got {size} bytes that hold none")
+    try:
+        header = json.loads(data[8:])
+        encoder = json.loads(header["__metadata__"]["encoder"])
+        stored, itemsize = KINDS[header["features"]["dtype"]]
+        tokens, width = (int(n) for n in header["features"]["shape"])
+        at = 8 + length + int(header["features"]["data_offsets"][0])
+        ends = [at + tokens * width * itemsize]
+        scale_at = None
+        if stored == "int8":
+            if header["scale"]["dtype"] != "F32" or list(header["scale"]["shape"]) != [tokens]:
+                raise KeyError("scale")
+            scale_at = 8 + length + int(header["scale"]["data_offsets"][0])
+            ends.append(scale_at + 4 * tokens)
+        parts = tuple(sorted((str(name), str(value)) for name, value in encoder.items()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FeatureError(f"expected features [tokens, width] in fp32, bf16 or int8, got others ({error!r})") from None
+    if min(tokens, width, at, scale_at or 0) < 0 or max(ends) > size:
+        raise FeatureError(f"expected {max(ends)} bytes, got {size}: it was cut")
+    return FeatureHeader(stored, (tokens, width), at, scale_at, parts)
+
+
+def check_encoder(found: Mapping[str, Any] | None, expected: Mapping[str, str], where: str) -> None:
+    """Refuse features that another encoder made.
+
+    Args:
+        found: `FeatureHeader.common` of a shard, from its index.
+        expected: what the encoder of this run says of itself (`VisionEncoder.facts`).
+        where: the shard.
+
+    Raises:
+        FeatureError: names the shard, what is expected and what was found.
+    """
+    make = "python src/prepare.py task=features makes them"
+    if found is None:
+        raise FeatureError(f"{where}: data.features=true: expected stored features, found none; {make}")
+    unlike = sorted(name for name in {*found["encoder"], *expected} if found["encoder"].get(name) != expected.get(name))
+    if unlike:
+        pairs = "; ".join(f"{n}: expected {expected.get(n)}, got {found['encoder'].get(n)}" for n in unlike)
+        raise FeatureError(f"{where}: data.features=true: features of another encoder: {pairs}; {make} anew")

@@ -1,0 +1,204 @@
+"""CHAIR: objects that captions name and images do not hold; needs captions and objects, and no model."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+
+from dress.evaluation.suites.chair_words import chair_mentions, vocabulary_hash
+from dress.evaluation.suites.measures import Measure, Suite
+from dress.evaluation.suites.outcome import SuiteOutcome, counted
+from dress.evaluation.suites.output import finish
+from dress.evaluation.suites.reading import Row, image_key, read_mapping, read_rows
+from dress.evaluation.suites.settings import Chair
+from dress.mentions import COCO80
+
+MEASURES = (
+    Measure("chair_i", "invented mentions (CHAIR_i)", lambda o: (o.facts["invented"], o.facts["mentions"]),
+            kind="ratio", up=False),
+    Measure("chair_s", "captions that invent (CHAIR_s)", lambda o: (o.facts["invented"] > 0, 1), up=False),
+    Measure("coverage", "objects named (coverage)", lambda o: (o.facts["named"], o.facts["present"]), kind="ratio"),
+)  # fmt: skip
+
+
+@dataclass
+class Objects:
+    """What is in the images: image to COCO-80 labels.
+
+    `complete` says that these are the images of an evaluation, each of which needs a caption; COCO's
+    files annotate a whole data set. `unknown` are labels that mean none of the 80, with their number.
+    """
+
+    by_image: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    complete: bool = True
+    unknown: Counter[str] = field(default_factory=Counter)
+    damaged: list[Row] = field(default_factory=list)
+
+    def add(self, image: Any, labels: Iterable[Any]) -> None:
+        found = self.by_image[image_key(image)]
+        for label in labels:
+            name = str(label).strip().lower()
+            meant = {name} if name in COCO80 else {other for other, _ in chair_mentions(name)}
+            if len(meant) == 1:
+                found |= meant
+            else:
+                self.unknown[name] += 1
+
+
+def _invented(outcomes: Sequence[SuiteOutcome]) -> dict[str, Any]:
+    """The objects that are invented most."""
+    found = Counter(label for o in counted(outcomes) for label in o.facts["invented_labels"])
+    return {"most_invented": dict(found.most_common(10))}
+
+
+SUITE = Suite("chair", lambda outcomes: MEASURES, _invented)
+
+
+def run(settings: Chair, console: Console) -> dict[str, Any]:
+    """`suite=chair`.
+
+    Raises:
+        FileNotFoundError, ValueError: a file that is not there, or holds nothing that can be used.
+    """
+    objects = read_objects(settings.objects, settings.references)
+    return finish(SUITE, outcomes(read_captions(settings.captions), objects), settings, console)
+
+
+def outcomes(captions: Sequence[Row], objects: Objects) -> list[SuiteOutcome]:
+    """One outcome per caption, per image without caption, and per row that cannot be used.
+
+    Args:
+        captions: `image_id` (or `image`), `caption` (or `text`), and perhaps `category`.
+        objects: of the images.
+    """
+    seen: dict[str, str] = {}
+    found = [_outcome(row, objects, seen) for row in captions]
+    found += [SuiteOutcome(row.where, "", f"objects: {row.damage}", where=row.where) for row in objects.damaged]
+    found += [
+        SuiteOutcome(f"objects/{label}", "", "objects: label is none of COCO's 80", {"times": times}, where=label)
+        for label, times in objects.unknown.items()
+    ]
+    if objects.complete:
+        missing = (image for image in objects.by_image if image not in seen)
+        found += [SuiteOutcome(image, "", "no caption") for image in missing]
+    return found
+
+
+def facts(caption: str, present: set[str]) -> dict[str, Any]:
+    """What CHAIR counts in one caption: `mentions` and `invented` ones, `present` objects and `named` ones."""
+    return counted_facts([label for label, _ in chair_mentions(caption)], present)
+
+
+def counted_facts(mentioned: Sequence[str], present: set[str]) -> dict[str, Any]:
+    """The same for mentions that are known: COCO-80 labels, each as often as it is mentioned."""
+    invented = [label for label in mentioned if label not in present]
+    return {
+        "mentions": len(mentioned), "invented": len(invented), "invented_labels": sorted(set(invented)),
+        "present": len(present), "named": len(present & set(mentioned)),
+    }  # fmt: skip
+
+
+def _outcome(row: Row, objects: Objects, seen: dict[str, str]) -> SuiteOutcome:
+    image, text = row.text("image_id", "image", "id"), row.text("caption", "text", "answer")
+    category = row.text("category") or ""
+
+    def failed(reason: str) -> SuiteOutcome:
+        key = row.where if image is None else image_key(image)
+        return SuiteOutcome(key, category, reason, answer=text, where=row.where)
+
+    if row.damage is not None:
+        return failed(row.damage)
+    if image is None:
+        return failed("no image_id")
+    key = image_key(image)
+    if key in seen:
+        return failed("captioned again" if seen[key] == text else "captioned again, differently")
+    seen[key] = text or ""
+    if text is None or not text.strip():
+        return failed("empty caption")
+    if key not in objects.by_image:
+        return failed("image is not in objects")
+    return SuiteOutcome(
+        key, category, None, facts(text, objects.by_image[key]), user=row.text("prompt", "question"), answer=text,
+        judge="rules", prompt=f"chair@{vocabulary_hash()}", where=row.where,
+    )  # fmt: skip
+
+
+def read_captions(path: str) -> list[Row]:
+    """Rows with an image and a caption; or one object `{image: caption}`, or COCO's `{"annotations": […]}`."""
+    found = read_mapping("captions", path)
+    if isinstance(found, list):
+        return found
+    if isinstance(found.get("annotations"), list):
+        return [Row(f"annotations[{n}]", row) for n, row in enumerate(found["annotations"])]
+    if {"image_id", "image", "caption", "text"} & found.keys():
+        return read_rows("captions", path)
+    return [Row(f"{path}: {image}", {"image_id": image, "caption": text}) for image, text in found.items()]
+
+
+def read_objects(path: str, references: str | None) -> Objects:
+    """The objects of every image.
+
+    Args:
+        path: `{image: [labels]}`; COCO's instances (`images, annotations, categories`); or rows with
+            `image` and `instances` (`category`) or `objects`.
+        references: COCO's captions; what people name there is there too, as CHAIR has it.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or none of these.
+    """
+    found, objects = read_mapping("objects", path), Objects()
+    if isinstance(found, list):
+        _from_rows(found, objects)
+    elif "annotations" in found and "categories" in found:
+        _from_coco(path, found, objects)
+    elif all(isinstance(labels, list) for labels in found.values()):
+        for image, labels in found.items():
+            objects.add(image, labels)
+    else:
+        raise ValueError(
+            f"objects={path}: expected {{image: [labels]}}, COCO's instances, or rows of image and instances; "
+            f"got an object with {', '.join(list(found)[:5])}"
+        )
+    if references is not None:
+        _add_references(read_captions(references), objects)
+    if not objects.by_image:
+        raise ValueError(f"objects={path}: expected objects of images, found none")
+    return objects
+
+
+def _add_references(rows: Sequence[Row], objects: Objects) -> None:
+    for row in rows:
+        image, text = row.text("image_id", "image"), row.text("caption", "text")
+        if row.damage is not None or image is None or text is None:
+            objects.damaged.append(Row(row.where, {}, row.damage or "reference without image_id or caption"))
+        elif image_key(image) in objects.by_image:  # COCO's captions are of a whole data set
+            objects.add(image, [label for label, _ in chair_mentions(text)])
+
+
+def _from_coco(path: str, found: Mapping[str, Any], objects: Objects) -> None:
+    objects.complete = False
+    try:
+        names = {category["id"]: category["name"] for category in found["categories"]}
+        for image in found.get("images", []):
+            objects.add(image["id"], [])
+        for annotation in found["annotations"]:
+            objects.add(annotation["image_id"], [names[annotation["category_id"]]])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"objects={path}: expected COCO's instances file, got an entry without {error}") from None
+
+
+def _from_rows(rows: Sequence[Row], objects: Objects) -> None:
+    for row in rows:
+        image, listed = row.text("image", "image_id", "id"), row.data.get("instances", row.data.get("objects"))
+        if row.damage is not None or image is None or not isinstance(listed, list):
+            objects.damaged.append(Row(row.where, {}, row.damage or "no image, or no list of instances"))
+            continue
+        labels = (item.get("category", item.get("label")) if isinstance(item, dict) else item for item in listed)
+        objects.add(image, labels)
+        for caption in row.data.get("captions") or []:
+            objects.add(image, [label for label, _ in chair_mentions(str(caption))])

@@ -1,0 +1,76 @@
+"""How likely a model finds answers after one history or another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from dress.dialogue.batch import Sample, collate, pack
+from dress.dialogue.spans import Span, Supervised
+from dress.dialogue.tree import build_tree
+from dress.model.lvlm import LVLM
+from dress.record import RecordError, Turn
+
+TOKENS = 8192
+"""Of one forward pass."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """The last turn's answer after the turns before it, and the condition that it was given under."""
+
+    turns: Sequence[Turn]
+    condition: str
+    pixels: Tensor | None
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        spans: list[Span] = []
+        for number, turn in enumerate(self.turns):
+            last = number == len(self.turns) - 1
+            condition = [Span("condition", self.condition)] if last and self.condition else []
+            spans += [Span("user", turn.user), *condition, Span("assistant", turn.assistant or "", float(last))]
+        return tuple(spans)
+
+
+def answer_nll(
+    model: LVLM, said: Sequence[Said], progress: Callable[[int], None] = lambda n: None
+) -> list[float | None]:
+    """Mean negative log-likelihood per token of each last answer, in nats; None where it is too long.
+
+    Args:
+        model: put back into its mode afterwards.
+        said: answers in their dialogues.
+        progress: called with the number of finished answers.
+    """
+    found: list[float | None] = [None] * len(said)
+    samples: dict[int, Sample] = {}
+    for number, one in enumerate(said):
+        try:
+            encoded = model.encoder.supervised(Supervised("sft", one.spans, one.pixels is not None), str(number))
+        except RecordError:
+            continue
+        samples[number] = Sample([build_tree([encoded])], one.pixels)
+    numbers = list(samples)
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for group in pack([len(samples[n].trees[0]) for n in numbers], TOKENS):
+            chosen = [numbers[i] for i in group]
+            sizes = [len(samples[n].trees[0]) for n in chosen]
+            (forest,) = collate([samples[n] for n in chosen], sum(sizes)).forests
+            # `pack` gives the longest first, and so does `collate`: the trees stand as they were chosen.
+            assert [end - start for start, end in pairwise(forest.starts)] == sizes
+            forest = forest.to(model.device)
+            _, nll = model(forest, torch.ones((), dtype=torch.float64, device=model.device))
+            for number, (start, end) in zip(chosen, pairwise(forest.starts), strict=True):
+                of_tree = (forest.row >= start) & (forest.row < end) & (forest.weight > 0)
+                found[number] = float(nll[of_tree].double().mean())
+            progress(len(chosen))
+    model.train(training)
+    progress(len(said) - len(numbers))
+    return found

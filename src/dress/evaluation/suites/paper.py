@@ -1,0 +1,208 @@
+"""The paper's three tables with a row of one's own beside the published ones, and interaction below."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dress.evaluation.suites import output, published
+from dress.evaluation.suites.output import FIGURES, OUTCOMES, RUN, read_figures, say
+from dress.evaluation.suites.paper_pages import html_page, latex_tables, shown
+from dress.evaluation.suites.published import COLUMNS
+from dress.evaluation.suites.settings import Paper
+from dress.files import read_json, write_json, write_text
+
+Figures = Mapping[str, Any]
+INPUTS: dict[str, tuple[str, ...]] = {
+    "llava_eval": ("llava_eval",),
+    "llava_bench": ("llava_eval",),
+    "captioning": ("captioning",),
+    "short_caption": ("chair",),
+    "brief_description": ("chair",),
+    "vlsafe": ("vlsafe",),
+    "interaction": ("interaction",),
+}
+"""Setting to the suite whose output it names."""
+
+
+def run(settings: Paper, console: Console) -> dict[str, Any]:
+    """`suite=paper`.
+
+    Raises:
+        FileNotFoundError, ValueError: a folder that holds no output of the suite it stands for, or a
+            damaged file of tables.
+    """
+    out = Path(settings.out)
+    given = {name: folder for name in INPUTS if (folder := getattr(settings, name)) is not None}
+    for name, folder in given.items():
+        _keep(name, Path(folder), out / "inputs" / name)
+    tables = _tables(settings.tables)
+    result = compute(out, settings.name, tables, given)
+    write_json(out / FIGURES, result)
+    write_json(out / RUN, {"settings": settings.model_dump(), "tables": tables})
+    write_text(out / "paper.html", html_page(result))
+    write_text(out / "paper.tex", latex_tables(result))
+    for title, table in result["tables"].items():
+        console.print(_terminal(title, result["columns"][title], table, settings.name))
+    for line in result["notes"]:
+        say(line, console)
+    say(f"tables: {out / 'paper.html'}, {out / 'paper.tex'}; figures: {out / FIGURES}", console)
+    return result
+
+
+def recompute(out: Path) -> dict[str, Any]:
+    """What `suite.json` must hold, from the outcomes that are kept below `out`."""
+    kept = read_json(out / RUN)
+    given = [setting for setting in INPUTS if kept["settings"][setting] is not None]
+    return compute(out, kept["settings"]["name"], kept["tables"], given)
+
+
+def compute(out: Path, name: str, tables: Mapping[str, published.Table], given: Iterable[str]) -> dict[str, Any]:
+    """What `suite.json` holds, from the outcomes that lie in `out/inputs`.
+
+    Returns:
+        `tables` (criterion → model → column → figure), `headline` (model → criterion → per cent),
+        `inputs` (setting → suite, n, failures, judge, prompt_hash, responder, runs), `n`, `failures`.
+    """
+    figures = {setting: output.recompute(out / "inputs" / setting) for setting in given}
+    filled: dict[str, dict[str, Any]] = {criterion: {**table} for criterion, table in tables.items()}
+    columns = {criterion: [[c.group, c.name, c.up] for c in listed] for criterion, listed in COLUMNS.items()}
+    for criterion in COLUMNS:
+        own = _own(criterion, figures)
+        if own:
+            filled[criterion][name] = own
+    if "interaction" in figures:
+        found = figures["interaction"]
+        measured = [key for key in found["counted"] if found[key] is not None]
+        columns["interaction"] = [["Interaction", key, _more_is_better(key)] for key in measured]
+        filled["interaction"] = {name: {f"Interaction/{key}": found[key] for key in measured}}
+    headlines = {model: published.headline(model, filled) for model in ("DRESS", name)}
+    kept = ("suite", "n", "failures", "judge", "prompt_hash", "responder", "runs")
+    inputs = {setting: {key: found[key] for key in kept} for setting, found in figures.items()}
+    return {
+        "suite": "paper", "name": name, "tables": filled, "columns": columns,
+        "headline": {m: h for m, h in headlines.items() if any(v is not None for v in h.values())},
+        "n": sum(found["n"] for found in inputs.values()),
+        "failures": sum(found["failures"] for found in inputs.values()),
+        "inputs": inputs, "notes": _notes(name, headlines, inputs),
+    }  # fmt: skip
+
+
+def _keep(setting: str, folder: Path, copy: Path) -> None:
+    """A copy of the outcomes, so that the tables can be made again when the folder is gone."""
+    found = read_figures(folder)["suite"]
+    if found not in INPUTS[setting]:
+        raise ValueError(f"{setting}={folder}: expected an output of suite={INPUTS[setting][0]}, got one of {found}")
+    copy.mkdir(parents=True, exist_ok=True)
+    for file in (OUTCOMES, FIGURES):
+        if (folder / file).resolve() != (copy / file).resolve():
+            shutil.copyfile(folder / file, copy / file)
+
+
+def _tables(path: str | None) -> Mapping[str, published.Table]:
+    """The published tables, or those of a file of the same form."""
+    if path is None:
+        return published.tables()
+    found = read_json(Path(path))
+    wanted = {criterion: {column.key for column in columns} for criterion, columns in COLUMNS.items()}
+    for criterion, keys in wanted.items():
+        rows = found.get(criterion) if isinstance(found, dict) else None
+        if not isinstance(rows, dict) or any(not isinstance(row, dict) or keys - row.keys() for row in rows.values()):
+            raise ValueError(f"tables={path}: expected {criterion}: {{model: {{{', '.join(sorted(keys))}}}}}")
+    return {criterion: found[criterion] for criterion in wanted}
+
+
+def _own(criterion: str, figures: Mapping[str, Figures]) -> dict[str, float | None]:
+    """The own row of a table; a column whose suite was not given is None, a row without any is empty."""
+    own = {column.key: _OWN[criterion](column, figures) for column in COLUMNS[criterion]}
+    return own if any(value is not None for value in own.values()) else {}
+
+
+def _helpfulness(column: published.Column, figures: Mapping[str, Figures]) -> float | None:
+    if column.group == "LLaVA-Bench":
+        return _times(10, figures.get("llava_bench", {}).get(column.name))
+    cells = figures.get("llava_eval", {}).get("by_category", {})
+    if column.name != "average":
+        return cells.get(column.name, {}).get("score")
+    three = [cells.get(c.name, {}).get("score") for c in COLUMNS["helpfulness"][:3]]
+    return None if None in three else sum(three) / 3
+
+
+def _honesty(column: published.Column, figures: Mapping[str, Figures]) -> float | None:
+    place, category = {
+        "Instruction-1": ("short_caption", "short caption"),
+        "Instruction-2": ("brief_description", "brief description"),
+    }[column.group]
+    found = figures.get(place) or figures.get("captioning", {}).get("by_category", {}).get(category, {})
+    return _times(100, found.get(column.name.lower()))
+
+
+def _harmlessness(column: published.Column, figures: Mapping[str, Figures]) -> float | None:
+    return _times(100, figures.get("vlsafe", {}).get(column.name))
+
+
+_OWN: dict[str, Callable[[published.Column, Mapping[str, Figures]], float | None]] = {
+    "helpfulness": _helpfulness, "honesty": _honesty, "harmlessness": _harmlessness
+}  # fmt: skip
+
+
+def _times(factor: float, value: float | None) -> float | None:
+    return None if value is None else factor * value
+
+
+def _more_is_better(key: str) -> bool:
+    return not any(part in key for part in ("regressed", "nll"))
+
+
+def _notes(
+    name: str, headlines: Mapping[str, Mapping[str, float | None]], inputs: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """What must be known beside the figures: who judged one's own row, over how many samples."""
+    notes = ["All rows but one's own: published by DRESS (CVPR 2024), judged by GPT-4. CHAIR: less is better."]
+    for setting, found in inputs.items():
+        judge = f"judge {found['judge'] or 'unknown'}" + (f" ({found['prompt_hash']})" if found["prompt_hash"] else "")
+        runs = f", {found['runs']} runs" if found["runs"] > 1 else ""
+        notes.append(f"{name}, {setting}: {judge}, n {found['n']:,}, failures {found['failures']:,}{runs}")
+    for model, found in headlines.items():
+        for criterion, words in _HEADLINES.items():
+            if found[criterion] is not None:
+                notes.append(f"{model}: {words} {found[criterion]:.2f} %")
+    return notes
+
+
+_HEADLINES = {
+    "harmlessness": "safety and persuasiveness over miniGPT4, mean relative gain",
+    "honesty": "CHAIR against InstructBLIP, mean relative reduction of the four figures",
+}
+
+
+_SHORT = {
+    "conversation": "conv.", "description": "descr.", "reasoning": "reas.", "average": "avg.", "relevance": "relev.",
+    "accuracy": "accur.", "level_of_detail": "detail", "helpfulness": "helpf.", "persuasiveness": "persuas.",
+}  # fmt: skip
+"""Names of columns that fit 80 characters."""
+
+
+def _terminal(title: str, columns: list[list[Any]], table: published.Table, own: str) -> Table:
+    ways = {"↑" if up else "↓" for _, _, up in columns}
+    way = ways.pop() if len(ways) == 1 else ""
+    drawn = Table(title=f"{title} {way}", title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    drawn.add_column("\nmodel", no_wrap=True)
+    for number, (group, name, up) in enumerate(columns):
+        first = number == 0 or columns[number - 1][0] != group
+        head = [group.replace("LLaVA-", "L.-") if first else "", _SHORT.get(name, name.replace("_", " "))]
+        drawn.add_column(Text("\n".join(head) + ("" if way else " ↑" if up else " ↓")), justify="right")
+    for model, row in table.items():
+        cells = shown(row, columns, table)
+        drawn.add_row(
+            Text(model, style="bold cyan" if model == own else ""),
+            *(Text(text, style="bold" if best else "") for text, best in cells),
+        )
+    return drawn

@@ -1,0 +1,119 @@
+"""Visual question answering: short answers beside what people answered (Antol et al., 2015)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from dress.evaluation.suites.asked import Asked, Images, question, read_listed, unique
+from dress.evaluation.suites.judging import Judging, Task, judged
+from dress.evaluation.suites.measures import Measure, Suite
+from dress.evaluation.suites.outcome import SuiteOutcome
+from dress.evaluation.suites.prompts import Correctness, load_prompt
+from dress.evaluation.suites.reading import Row
+from dress.evaluation.suites.settings import VQA
+
+ENOUGH = 3
+"""So many people must have given an answer for it to be fully right."""
+
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {word: str(number) for number, word in enumerate(_WORDS)}
+_ARTICLES = {"a", "an", "the"}
+
+_MEASURES = (
+    Measure("accuracy", "accuracy", lambda o: (o.facts["accuracy"], 1)),
+    Measure("exact_match", "matches some known answer", lambda o: (o.facts["exact_match"], 1)),
+)
+SUITE = Suite("vqa", lambda outcomes: _MEASURES)
+
+
+def run(settings: VQA, console: Console) -> dict[str, Any]:
+    """`suite=vqa`.
+
+    Raises:
+        FileNotFoundError, ValueError: a file that is not there or holds nothing that can be used, or a
+            judge that cannot judge this.
+    """
+    asked, bad, known = questions(settings)
+    prompt = load_prompt(settings.prompt)
+
+    def rules(one: Asked, answer: str) -> dict[str, Any]:
+        return {"accuracy": accuracy(answer, known[one.key]), "exact_match": exact(answer, known[one.key])}
+
+    def read(one: Asked, answer: str, reply: Correctness) -> dict[str, Any]:
+        return {"accuracy": float(reply.correct), "exact_match": exact(answer, known[one.key]), "reason": reply.reason}
+
+    judging = Judging(lambda one: Task(prompt, Correctness, read), rules, "vqa-1")
+    return judged(SUITE, settings, judging, asked, bad, console)
+
+
+def questions(settings: VQA) -> tuple[list[Asked], list[SuiteOutcome], dict[str, list[str]]]:
+    """What is asked, an outcome for every row that cannot be, and the known answers by key.
+
+    `questions` holds rows of `question_id, image (or image_id), question (or text)` and perhaps
+    `answer`, `answers` or `label`; `annotations` the answers by `question_id`. Both may be VQA's own files.
+    """
+    images = Images(settings.images)
+    listed = read_listed("annotations", settings.annotations, "annotations") if settings.annotations else []
+    annotated = {row.text("question_id", "id"): row for row in listed if row.damage is None}
+    asked: list[Asked] = []
+    known: dict[str, list[str]] = {}
+    bad = [SuiteOutcome(row.where, "", row.damage, where=row.where) for row in listed if row.damage is not None]
+    for row in read_listed("questions", settings.questions, "questions"):
+        number, image, text = row.text("question_id", "id"), row.text("image", "image_id"), row.text("question", "text")
+        labelled = annotated.get(number, row)
+        answers = _answers(labelled)
+        reason = row.damage or (None if number and text else "question without question_id or question")
+        if reason is None and not answers:
+            reason = "no known answer"
+        if reason is None and images.lacks(image):
+            reason = "image is not in images"
+        category = labelled.text("answer_type", "question_type", "category") or ""
+        if reason is not None:
+            bad.append(SuiteOutcome(row.where, category, reason, user=text, where=row.where))
+            continue
+        key = f"question/{number}"
+        reference = "\n".join(f"- {answer}" for answer in answers)
+        known.setdefault(key, answers)
+        asked.append(
+            question(key, category, image, text or "", images, reference=reference, number=number, where=row.where)
+        )
+    kept, again = unique(asked)
+    return kept, [*bad, *again], known
+
+
+def accuracy(answer: str, known: Sequence[str]) -> float:
+    """VQA's soft accuracy: the mean, over the other people for each of them, of min(1, agreeing / 3).
+
+    Where fewer than four answers are known, any of them is right.
+    """
+    agree = [normalised(one) == normalised(answer) for one in known]
+    if len(agree) <= ENOUGH:
+        return float(any(agree))
+    return sum(min(1.0, (sum(agree) - one) / ENOUGH) for one in agree) / len(agree)
+
+
+def exact(answer: str, known: Sequence[str]) -> bool:
+    return normalised(answer) in set(map(normalised, known))
+
+
+def normalised(answer: str) -> str:
+    """Small letters, figures for numbers, no articles, no marks: what VQA compares."""
+    text = re.sub(r"(?<=\d),(?=\d{3})", "", answer.casefold().replace("’", "'").replace("'", ""))
+    words = re.sub(r"[^\w\s:.]|\.(?!\d)|_", " ", text).split()
+    return " ".join(_NUMBERS.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def _answers(row: Row) -> list[str]:
+    """Of one row: a list of texts, or of objects as VQA has them, or one text."""
+    for name in ("answers", "answer", "label"):
+        value = row.data.get(name)
+        listed = value if isinstance(value, list) else [value]
+        texts = [item.get("answer") if isinstance(item, dict) else item for item in listed]
+        found = [str(text) for text in texts if isinstance(text, str | int | float)]
+        if found:
+            return found
+    return []

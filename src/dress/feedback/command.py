@@ -1,0 +1,133 @@
+"""What `src/collect.py` does: who answers, which questions, who judges, and where it goes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dress.config import CollectCommand, CollectStage, Config, Data
+from dress.data.shards import Shards
+from dress.data.stream import open_split
+from dress.feedback.annotate import FAILURES, gather, keeping
+from dress.feedback.client import build_client
+from dress.feedback.collect import ratings_table
+from dress.feedback.estimate import estimate, estimate_table
+from dress.feedback.lvlm_nlf import write_lvlm_nlf
+from dress.feedback.rater import build_rater, check_rater, identity
+from dress.feedback.request import Stopped
+from dress.feedback.responders import FileResponder, Responder, Sampling, ServerResponder
+from dress.feedback.source import SERVER_TOKENS, Source
+from dress.files import read_json, write_json, write_lines
+from dress.progress import CurriculumProgress
+from dress.rater_settings import LLM
+from dress.show import ratings_as_table
+from dress.worlds.prepared import prepared
+
+LEDGER, UNUSED, BEGAN = "ledger.sqlite", "unused_answers.jsonl", "collect.json"
+
+
+def collect_from(settings: CollectCommand, console: Console) -> Path:
+    """Write answers with feedback to `settings.out`; goes on where an earlier call stopped.
+
+    Raises:
+        FileNotFoundError: no such responder, or its stage holds no model.
+        ValueError: `out` was begun with other settings, the annotator cannot judge these records, or it had to stop
+            (see `feedback.request.Stopped`).
+    """
+    source, out = Source(settings.responder), Path(settings.out)
+    trained, kind = source.trained(), source.kind
+    check_rater(settings.annotator)
+    stage = CollectStage(**{name: getattr(settings, name) for name in CollectStage.model_fields if name != "kind"})
+    most = settings.max_new_tokens or (trained.generation.max_new_tokens if trained else SERVER_TOKENS)
+    with CurriculumProgress(console, {}) as progress:
+        prompts = _prompts(settings, trained, progress)
+        if settings.dry_run:
+            server = settings.server if kind == "server" else None
+            found = estimate(prompts, stage, most, settings.annotator, server)
+            named = {"answers": settings.server.ledger, "feedback": getattr(settings.annotator, "ledger", None)}
+            console.print(estimate_table(found, {name: Path(file or out / LEDGER) for name, file in named.items()}))
+            return out
+        _begin(out, settings)
+        rater = build_rater(settings.annotator, out, console)
+        responder = _responder(settings, kind, trained)
+        if kind == "ckpt":
+            responder = keeping(responder, rater, _weights(settings))
+        sampling = Sampling(most, settings.batch_size, stage.temperature, stage.top_p)
+        try:
+            failed = gather("collect", responder, rater, prompts, out, stage, sampling, settings.seed, progress)
+        except Stopped as stop:
+            raise Stopped(f"{stop}. The same command goes on from here") from None
+        progress.end()
+    unused = responder.unused if isinstance(responder, FileResponder) else []
+    if unused:
+        write_lines(out / UNUSED, unused)
+    if not any(out.glob("shard-*.tar")):
+        raise ValueError(f"{out}: no question got an answer; {out / FAILURES} says why")
+    _tell(out, failed, unused, console)
+    return out
+
+
+def _prompts(settings: CollectCommand, trained: Config | None, progress: CurriculumProgress) -> Shards:
+    """The records whose questions are asked."""
+    data = settings.data or (trained.data if trained else None)
+    if settings.shards is not None:
+        return open_split(settings.shards, ".", data or Data(path="."))
+    if data is None:
+        raise ValueError(
+            f"responder={settings.responder}: expected to be told whose questions are asked: data=shapes, "
+            f"data=shards data.path=DIR (its prompts), or shards=DIR"
+        )
+    folder = prepared(data, lambda n: progress.start("shapes world", n), progress.advance)
+    return open_split(data.prompts, folder, data)
+
+
+def _responder(settings: CollectCommand, kind: str, trained: Config | None) -> Responder:
+    if kind == "server":
+        client = build_client(settings.server.endpoint(settings.responder), Path(settings.out))
+        return ServerResponder(client, settings.server.sees_image, settings.server.system)
+    if kind == "file":
+        return FileResponder(Path(settings.responder))
+    from dress.feedback.collect import CkptResponder
+    from dress.model.checkpoint import load_model
+
+    assert trained is not None
+    model, _ = load_model(Path(settings.responder) / "stages" / settings.stage)
+    return CkptResponder(model, f"{trained.name}/{settings.stage}", settings.keep_cache)
+
+
+def _weights(settings: CollectCommand) -> str:
+    """What tells one model's answers from another's."""
+    marker = Path(settings.responder) / "stages" / settings.stage / "done.json"
+    return str(read_json(marker)["fingerprint"]) if marker.exists() else str(marker.parent.resolve())
+
+
+def _begin(out: Path, settings: CollectCommand) -> None:
+    """Refuse a folder that was begun with settings that give other shards."""
+    told = settings.model_dump(exclude={"server": set(LLM.model_fields) - {"model"}, "dry_run": True})
+    told["annotator"] = identity(settings.annotator)
+    began = out / BEGAN
+    if began.exists() and read_json(began) != told:
+        raise ValueError(f"out={out}: begun with other settings ({began}); choose another folder")
+    write_json(began, told)
+
+
+def _tell(out: Path, failed: list[dict[str, Any]], unused: list[dict[str, Any]], console: Console) -> None:
+    shards = Shards(out)
+    write_lvlm_nlf(out / "lvlm_nlf", shards)
+    console.print(ratings_as_table(ratings_table(shards)))
+    reasons = Counter((row["failed"], row["reason"]) for row in failed) + Counter(
+        ("unused", r["reason"]) for r in unused
+    )
+    empty = sum(turn.assistant == "" for record, _ in shards for d in record.dialogues for turn in d.turns)
+    reasons += Counter({("answer", "empty"): empty})
+    if reasons:
+        table = Table("what", "why", "number", title="not as it should be")
+        for (what, why), number in sorted(reasons.items()):
+            table.add_row(escape(what), escape(str(why)), f"{number:,}")
+        console.print(table)
+    console.print(f"shards: {out}", highlight=False)

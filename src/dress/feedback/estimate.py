@@ -1,0 +1,108 @@
+"""`dry_run=true`: how many calls, tokens and how much money a collection would take at most, before it begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from dress import config
+from dress.data.shards import Shards
+from dress.feedback.collect import slices
+from dress.feedback.ledger import Ledger
+from dress.feedback.responders import ANSWER_VERSION
+from dress.feedback.rubric import load_rubric
+from dress.rater_settings import LLM, Calls, Server
+from dress.record import Turn
+
+BYTES_PER_TOKEN = 4
+"""Of English text, roughly."""
+
+
+@dataclass
+class Estimate:
+    """Calls of one kind; tokens of prompts are estimated, tokens of replies the most there can be.
+
+    Args:
+        settings: prices.
+        prompt_version: of the calls.
+        calls, prompt_tokens, completion_tokens: of all.
+    """
+
+    settings: Calls
+    prompt_version: str
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def add(self, prompt_bytes: int, images: int, most: int, times: int) -> None:
+        """Calls of one size."""
+        self.calls += times
+        self.prompt_tokens += times * (prompt_bytes // BYTES_PER_TOKEN + images * self.settings.image_tokens)
+        self.completion_tokens += times * most
+
+    @property
+    def cost(self) -> float:
+        """The most it can be if the prompts are as estimated."""
+        prices = self.settings.price_in, self.settings.price_out
+        return (self.prompt_tokens * prices[0] + self.completion_tokens * prices[1]) / 1e6
+
+
+def estimate(
+    prompts: Shards, stage: config.CollectStage, most_answer: int, annotator: config.Rater, server: Server | None
+) -> dict[str, Estimate]:
+    """Estimates of `answers` (of a server) and `feedback` (of an LLM), every dialogue going its full length.
+
+    Args:
+        prompts: whose questions are asked.
+        stage: how many records, turns, samples.
+        most_answer: tokens of an answer.
+        annotator: who judges.
+        server: who answers, where that is a server.
+    """
+    found: dict[str, Estimate] = {}
+    if server is not None:
+        found["answers"] = Estimate(server, ANSWER_VERSION)
+    if isinstance(annotator, LLM):
+        rubric = load_rubric(annotator.rubric)
+        found["feedback"] = Estimate(annotator, rubric.prompt_version)
+    answer = "x" * most_answer * BYTES_PER_TOKEN
+    for index in (index for indices in slices(prompts, stage) for index in indices):
+        record = prompts.record(index)
+        image = int(record.image is not None)
+        for dialogue in record.dialogues:
+            turns = [Turn(user=dialogue.turns[0].user, assistant=answer)]
+            for _ in range(stage.turns):
+                held = dialogue.model_copy(update={"turns": turns})
+                if server is not None:
+                    size = sum(len(turn.user) + len(answer) for turn in turns) - len(answer)
+                    found["answers"].add(size, image * server.sees_image, most_answer, stage.samples)
+                if isinstance(annotator, LLM):
+                    messages = rubric.messages(record, held, annotator.sees_image)
+                    size = sum(len(message["content"].encode()) for message in messages)
+                    found["feedback"].add(size, image * annotator.sees_image, annotator.max_tokens, stage.samples)
+                turns = [*turns, Turn(user=ADVICE, assistant=answer)]
+    return found
+
+
+ADVICE = "x" * 200
+"""In the place of a refinement."""
+
+
+def estimate_table(found: dict[str, Estimate], ledgers: dict[str, Path]) -> Table:
+    """The estimates, and what the ledgers already hold of them.
+
+    Args:
+        found: by kind.
+        ledgers: of each kind; they need not be there.
+    """
+    columns = ("", "calls", "in the ledger", "prompt tokens", "reply tokens", "cost")
+    table = Table(*columns, title="at most, with every dialogue going its full length")
+    for kind, one in found.items():
+        there = ledgers[kind].is_file()
+        settled = Ledger(ledgers[kind], readonly=True).counts(one.prompt_version) if there else {}
+        done = settled.get("done", 0) + settled.get("failed", 0)
+        numbers = (one.calls, done, one.prompt_tokens, one.completion_tokens)
+        table.add_row(kind, *(f"{number:,}" for number in numbers), f"{one.cost:,.2f}")
+    return table

@@ -1,0 +1,37 @@
+"""Collected feedback as LVLM_NLF's JSON lines, a file per criterion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dress.data.shards import Shards
+from dress.data.sources.lvlm_nlf import KEPT, row_of
+from dress.files import write_lines
+from dress.record import CRITERIA, Dialogue, Record
+
+
+def write_lvlm_nlf(folder: Path, shards: Shards) -> None:
+    """Write `folder/<criterion>_nlf.jsonl` for every criterion that was judged."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for record, _ in shards:
+        for dialogue in record.dialogues:
+            given = (feedback.criterion for turn in dialogue.turns for feedback in turn.feedback)
+            criterion = dialogue.criterion or next(filter(None, given), None)
+            if criterion is not None:
+                rows.setdefault(criterion, []).append(_row(record, dialogue))
+    for criterion in CRITERIA:
+        file = folder / f"{criterion}_nlf.jsonl"
+        if criterion in rows:
+            write_lines(file, rows[criterion])
+        else:
+            file.unlink(missing_ok=True)
+
+
+def _row(record: Record, dialogue: Dialogue) -> dict[str, Any]:
+    """A row of its own, also where the question came from one of the publishers' rows."""
+    asked = dialogue.model_copy(update={"extra": {k: v for k, v in dialogue.extra.items() if k != KEPT}})
+    captions = record.annotation.captions
+    # As in the publishers' files: a text beside harmful requests, a list beside the others.
+    caption = captions if dialogue.criterion != "harmlessness" else captions[0] if captions else None
+    return row_of(record.image.id if record.image is not None else record.key, asked, caption or None)

@@ -1,0 +1,108 @@
+"""What stands more than once in a split, and images that are missing."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from dress.data.images import DAMAGE, FORMATS, MAX_PIXELS
+from dress.inspection.reading import Item
+from dress.inspection.texts import digest, image_name, normalised
+
+EXAMPLES = 20
+
+
+def place(item: Item) -> str:
+    """Split and key."""
+    return f"{item.split}/{item.record.key}".strip("/")
+
+
+@dataclass
+class Findings:
+    """Counts of what is wrong or repeated, each with the first examples.
+
+    Keys of `counts`: `image missing` (named, but no bytes), `image unreadable`, `image differs` (from the
+    record's sha256), `key twice`, `same image` (bytes under another key), `same question, same image`
+    (beyond the first dialogue; sampled answers to one question count here), `same question and answers`,
+    `nearly the same question` (differs from an earlier one in case, punctuation or spaces only).
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    images: dict[str, set[bytes]] = field(default_factory=dict)
+    """Image names by split."""
+    _keys: set[bytes] = field(default_factory=set)
+    _bytes: dict[bytes, str] = field(default_factory=dict)
+    _questions: set[bytes] = field(default_factory=set)
+    _answers: set[bytes] = field(default_factory=set)
+    _spelled: dict[bytes, set[bytes]] = field(default_factory=dict)
+
+    def add(self, item: Item, has_images: bool) -> str | None:
+        """Look at a record; returns the sha256 of its image, where there is one."""
+        split, record = item.split, item.record
+        if (key := digest(split, record.key)) in self._keys:
+            self._found("key twice", place(item))
+        self._keys.add(key)
+        sha256 = None
+        if record.image is not None:
+            self.images.setdefault(split, set()).add(digest(image_name(record.image)))
+            if item.image is not None:
+                sha256 = self._image(item, item.image)
+            elif has_images:
+                self._found("image missing", f"{place(item)}: {record.image.id}")
+        about = sha256 or (image_name(record.image) if record.image is not None else record.key)
+        for number, dialogue in enumerate(record.dialogues):
+            texts = [text for turn in dialogue.turns for text in (turn.user, turn.assistant or "")]
+            self._repeated(f"{place(item)}/{number}", (split, about), texts)
+        return sha256
+
+    def overlap(self, split: str) -> dict[str, int]:
+        """How many images of a split stand in each other split too."""
+        mine = self.images.get(split, set())
+        return {other: len(mine & theirs) for other, theirs in self.images.items() if other != split}
+
+    def to_json(self) -> dict[str, Any]:
+        return {what: {"number": number, "first": self.examples[what]} for what, number in sorted(self.counts.items())}
+
+    def _image(self, item: Item, data: bytes) -> str:
+        where, record = place(item), item.record
+        sha256 = hashlib.sha256(data).hexdigest()
+        if record.image is not None and record.image.sha256 not in (None, sha256):
+            self._found("image differs", where)
+        first = self._bytes.setdefault(digest(item.split, sha256), record.key)
+        if first != record.key:
+            self._found("same image", f"{where} and {first}")
+        try:
+            width, height = Image.open(io.BytesIO(data), formats=FORMATS).size
+            if width * height > MAX_PIXELS:
+                self._found("image unreadable", f"{where}: {width} x {height}")
+        except (Image.DecompressionBombError, *DAMAGE) as error:
+            self._found("image unreadable", f"{where}: {error}")
+        return sha256
+
+    def _repeated(self, where: str, about: tuple[str, str], texts: list[str]) -> None:
+        question, said = texts[0], digest(*about, *texts)
+        asked = digest(*about, question)
+        if asked in self._questions:
+            self._found("same question, same image", f"{where}: {question:.100}")
+            if said in self._answers:
+                self._found("same question and answers", f"{where}: {question:.100}")
+        self._questions.add(asked)
+        self._answers.add(said)
+        words = normalised(question)
+        known = self._spelled.setdefault(digest(about[0], words), set())
+        spelled = digest(question)
+        if words and known and spelled not in known:
+            self._found("nearly the same question", f"{where}: {question:.100}")
+        known.add(spelled)
+
+    def _found(self, what: str, where: str) -> None:
+        self.counts[what] += 1
+        examples = self.examples.setdefault(what, [])
+        if len(examples) < EXAMPLES:
+            examples.append(where)

@@ -1,0 +1,170 @@
+"""Lengths in tokens, as a scale's tokenizer and chat format count them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from dress import config
+from dress.dialogue.chat import FORMATS, ChatFormat, pieces
+from dress.dialogue.spans import Span
+from dress.dialogue.tokenizer import load_tokenizer, train_tokenizer
+from dress.inspection.reading import DataSet
+from dress.model.language import load_own_tokenizer
+from dress.record import Dialogue, Record
+
+KINDS = ("caption", "question", "answer", "critique", "refinement", "dialogue")
+TRAINED_ON = 2000
+"""Records per split that a tokenizer is trained on, as in a run."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What of a scale decides lengths."""
+
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+    chat: ChatFormat
+    image_tokens: int | None
+    max_tokens: int
+    told: str  # where the tokenizer comes from
+
+
+@dataclass
+class Lengths:
+    """How many texts of each kind have how many tokens.
+
+    A `dialogue` is the whole of it with the chat format's own tokens, without its image's.
+    """
+
+    scale: Scale
+    by_kind: dict[str, Counter[int]] = field(default_factory=lambda: {kind: Counter() for kind in KINDS})
+    too_long: int = 0
+    """Dialogues that are longer with their image than training allows (`data.max_tokens`)."""
+
+    def __post_init__(self) -> None:
+        backend = self.scale.tokenizer.backend_tokenizer  # without the wrapper, in a third of the time
+
+        def count(text: str) -> int:
+            return len(backend.encode(text, add_special_tokens=False))
+
+        self._count: Callable[[str], int] = lru_cache(maxsize=1 << 16)(count)
+
+    def add(self, record: Record) -> None:
+        for caption in record.annotation.captions:
+            self._add("caption", caption)
+        for dialogue in record.dialogues:
+            for turn in dialogue.turns:
+                self._add("question", turn.user)
+                self._add("answer", turn.assistant)
+                for feedback in turn.feedback:
+                    self._add("critique", feedback.critique)
+                    self._add("refinement", feedback.refinement)
+            whole = sum(self._count(piece.text) for piece in pieces(_spans(dialogue), self.scale.chat, image=False))
+            self.by_kind["dialogue"][whole] += 1
+            image = (self.scale.image_tokens or 0) if record.image is not None else 0
+            self.too_long += whole + image > self.scale.max_tokens
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """By kind: n, mean, median, 90th and 99th percentile, longest."""
+        return {kind: _summary(numbers) for kind, numbers in self.by_kind.items() if numbers}
+
+    def to_json(self) -> dict[str, Any]:
+        scale = self.scale
+        return {
+            "scale": scale.name, "tokenizer": scale.told, "image_tokens": scale.image_tokens,
+            "max_tokens": scale.max_tokens, "too_long": self.too_long, "summary": self.summary(),
+            "histograms": {k: {str(n): c for n, c in sorted(v.items())} for k, v in self.by_kind.items() if v},
+        }  # fmt: skip
+
+    def _add(self, kind: str, text: str | None) -> None:
+        if text is not None:
+            self.by_kind[kind][self._count(self.scale.chat.gap + " ".join(text.split()))] += 1
+
+
+def _spans(dialogue: Dialogue) -> tuple[Span, ...]:
+    spans = []
+    for turn in dialogue.turns:
+        spans.append(Span("user", turn.user))
+        if turn.assistant is not None:
+            spans.append(Span("assistant", turn.assistant))
+    return tuple(spans)
+
+
+def _summary(numbers: Counter[int]) -> dict[str, float]:
+    total, seen = sum(numbers.values()), 0
+    shares: dict[str, float] = {}
+    for length, count in sorted(numbers.items()):
+        seen += count
+        for name, share in (("median", 0.5), ("p90", 0.9), ("p99", 0.99)):
+            if name not in shares and seen >= share * total:
+                shares[name] = length
+    mean = sum(length * count for length, count in numbers.items()) / total
+    return {"n": total, "mean": mean, **shares, "longest": max(numbers)}
+
+
+def open_scale(name: str, model: config.Model, tokenizer: str | None, data: DataSet) -> Scale:
+    """The scale's tokenizer and chat format.
+
+    Args:
+        name: of the scale.
+        model: of the scale.
+        tokenizer: a run folder or a tokenizer.json; null: the language model's own, or for a scale that is
+            built from scratch one trained on `data`, as a run would train it.
+        data: what it is trained on.
+
+    Raises:
+        ValueError: no such tokenizer, or the package with the weights is not installed.
+    """
+    chat = FORMATS[model.language.chat]
+    if tokenizer is not None:
+        file = Path(tokenizer) / "tokenizer.json" if Path(tokenizer).is_dir() else Path(tokenizer)
+        if not file.is_file():
+            raise ValueError(f"tokenizer={tokenizer}: expected a run folder or a tokenizer.json, found none")
+        opened: PreTrainedTokenizerBase = load_tokenizer(file, chat)
+        told = str(file)
+    elif (own := _own(model.language)) is not None:
+        opened, told = own, str(model.language.package or model.language.name)
+    else:
+        opened, told = train_tokenizer(_texts(data), model.tokenizer.vocabulary, chat), f"trained on {data.path}"
+    limit = config.Data.model_fields["max_tokens"].default
+    return Scale(name, opened, chat, image_tokens(model.vision), limit, told)
+
+
+def _own(language: config.Language) -> PreTrainedTokenizerBase | None:
+    try:
+        return load_own_tokenizer(language)
+    except OSError as error:
+        raise ValueError(f"model.language: cannot load the tokenizer of {language.name} ({error})") from None
+
+
+def image_tokens(vision: config.Vision) -> int | None:
+    """Patches per image, None where the settings do not say."""
+    if vision.vit is not None:
+        return (vision.vit.image_size // vision.vit.patch_size) ** 2
+    import open_clip  # here: it takes seconds
+
+    known = (open_clip.get_model_config(vision.name) or {}).get("vision_cfg", {})
+    if not isinstance(known.get("patch_size"), int) or not isinstance(known.get("image_size"), int):
+        return None
+    return (known["image_size"] // known["patch_size"]) ** 2
+
+
+def _texts(data: DataSet) -> Iterator[str]:
+    """Training text: all but the evaluation split, with the feedback that stands in the data."""
+    seen: Counter[str] = Counter()
+    for item in data:
+        seen[item.split] += 1
+        if (item.split == "eval" and len(data.splits) > 1) or seen[item.split] > TRAINED_ON:
+            continue
+        yield from item.record.annotation.captions
+        for turn in (turn for dialogue in item.record.dialogues for turn in dialogue.turns):
+            yield turn.user
+            yield from [turn.assistant] if turn.assistant is not None else []
+            yield from (text for f in turn.feedback for text in (f.critique, f.refinement) if text)

@@ -1,0 +1,58 @@
+"""Weights of linear layers in oneDNN's own layout, for generation on CPU.
+
+A product of few rows with a large matrix costs what reading the matrix costs. In its plain layout MKL and
+oneDNN read SmolLM2's matrices for 8 rows about half as fast as in the blocked one (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SMALLEST = 100_000
+"""Numbers of a matrix: below it the operator's own time is larger than the gain."""
+
+
+class Packed:
+    """Within the context, linear layers of a module multiply by packed copies of their weights.
+
+    The copies are made when the context is first entered, and are as old as that: weights that change
+    need a new `Packed`. Away from the CPU nothing is done.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._layers = [
+            layer for layer in module.modules()
+            if type(layer) is nn.Linear and "forward" not in vars(layer) and _fits(layer.weight)
+        ]  # fmt: skip
+        self._products: list[Any] = []
+
+    def __enter__(self) -> None:
+        if not self._products:
+            self._products = [
+                partial(_product, torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach()), layer.bias)
+                for layer in self._layers
+            ]
+        for layer, product in zip(self._layers, self._products, strict=True):
+            layer.forward = product  # type: ignore[method-assign]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for layer in self._layers:
+            del layer.forward
+
+
+def _product(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def _fits(weight: Tensor) -> bool:
+    if weight.device.type != "cpu" or weight.numel() < SMALLEST or not torch.backends.mkldnn.is_available():
+        return False
+    half = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return weight.dtype == torch.float32 or half

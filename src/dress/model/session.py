@@ -1,0 +1,344 @@
+"""A session: rows that are answered turn after turn and go on from the keys and values of what they have read.
+
+What a row has read is known token by token. The next prompt is encoded whole, as training would encode it;
+the row is cut back to where the two differ and reads the rest. So a condition that stood in one turn is gone
+in the next, and an answer stands there as the tokens of its text, whatever tokens it was sampled as.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import TopPLogitsWarper
+
+from dress.dialogue.encode import IMAGE
+from dress.dialogue.spans import Span
+from dress.dialogue.tree import sorted_prefixes
+from dress.model.attention import foreign_mask
+from dress.model.cache import Cache, Decoding, Place, Reading, Run, Store
+from dress.model.lvlm import LVLM
+from dress.model.memory import rows_that_fit
+from dress.model.packed import Packed
+
+DROP_SHARE = 0.15
+"""Ended rows leave the batch when they are this share of it: each time costs a copy of what they have read."""
+
+SHARED_TOKENS = 128
+"""Rows share one copy of their beginning where it saves this many tokens per row (benchmarks/generation.py)."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What to answer: spans up to an open user message, and the image (by index into the pixels)."""
+
+    spans: tuple[Span, ...]
+    image: int | None
+
+
+class Images:
+    """Image tokens of the images that prompts name; those of the last call are kept.
+
+    Args:
+        model: encodes them.
+        pixels: images [3, H, W] by number.
+    """
+
+    def __init__(self, model: LVLM, pixels: Sequence[Tensor]) -> None:
+        self.model, self.pixels = model, pixels
+        self._last: dict[int, Tensor] = {}
+
+    def __call__(self, images: list[int]) -> Tensor:
+        """Image tokens [N, V, D] of N different images."""
+        new = [i for i in images if i not in self._last]
+        if new:
+            made = self.model.encode_images(torch.stack([self.pixels[i] for i in new]).to(self.model.device))
+            self._last = {i: self._last[i] for i in images if i in self._last} | dict(zip(new, made, strict=True))
+        return torch.stack([self._last[i] for i in images])
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How tokens are drawn; temperature 0 is greedy."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+
+@dataclass(eq=False)
+class _Row:
+    """`ids` [S]: the tokens in the cache, an image's as -1 - its number; `place`: where the row stands."""
+
+    key: Hashable
+    image: int | None
+    ids: np.ndarray
+    lasting: int  # tokens that a later turn has too: all but the condition and what follows it
+    place: int = -1
+    kept: int = 0
+
+
+class Session:
+    """Answers rows turn after turn; a row that comes again goes on from what it has read.
+
+    Args:
+        model: whose weights stay as they are while the session lasts; in eval mode or not, it is put back.
+        packed: its language model, packed; sessions of the same weights may share it.
+    """
+
+    def __init__(self, model: LVLM, packed: Packed | None = None) -> None:
+        self.model, self._packed = model, packed or Packed(model.language)
+        self.rows: dict[Hashable, _Row] = {}
+        self.cache: Cache | None = None
+        self.tokens_read = 0
+        """Computed so far, apart from answers."""
+
+    def answer(
+        self,
+        prompts: Sequence[Prompt],
+        keys: Sequence[Hashable],
+        images: Images,
+        drawing: Drawing,
+        seeds: Sequence[int],
+        if_fits: bool = False,
+    ) -> list[list[int]] | None:
+        """Tokens of an answer to each prompt, with the stop token where it ended by itself.
+
+        Args:
+            prompts: at least one; read and decoded together.
+            keys: name the rows, all different. If one is new or has another beginning, all are read anew.
+            images: that the prompts name; the same numbers in every turn.
+            drawing: how tokens are drawn.
+            seeds: of each row's draws; nothing else that is random comes in.
+            if_fits: answer nothing (None) where memory has no room for the keys and values.
+        """
+        rows = [self._row(prompt, key) for prompt, key in zip(prompts, keys, strict=True)]
+        longest = max(len(row.ids) for row in rows) + drawing.max_new_tokens
+        if if_fits and len(rows) > rows_that_fit(self.model, longest):
+            return None
+        with _generating(self.model), self._packed:
+            if not self._goes_on(rows):
+                self._begin(rows)
+            assert self.cache is not None
+            need = max(len(row.ids) - self.cache.offset(row.place) for row in rows) + drawing.max_new_tokens
+            self.cache.own.reserve(need)
+            hidden = self._read(rows, images)
+            self.rows.update({row.key: row for row in rows})
+            return self._decode(rows, hidden, drawing, seeds)
+
+    # --- what to read ---
+
+    def _row(self, prompt: Prompt, key: Hashable) -> _Row:
+        """The prompt's tokens, as the encoder gives them, with the image's tokens named by image."""
+
+        def encoded(spans: tuple[Span, ...]) -> np.ndarray:
+            ids = np.array(self.model.encoder.prompt(spans, prompt.image is not None), np.int64)
+            return ids if prompt.image is None else np.where(ids == IMAGE, -1 - prompt.image, ids)
+
+        ids = encoded(prompt.spans)
+        conditioned = prompt.spans[-1].role == "condition"
+        lasting = _common(ids, encoded(prompt.spans[:-1])) if conditioned else len(ids)
+        return _Row(key, prompt.image, ids, lasting)
+
+    def _goes_on(self, rows: list[_Row]) -> bool:
+        """Cut known rows back to what their new prompts share with what they have read, and put them in front."""
+        if self.cache is None or any(row.key not in self.rows for row in rows):
+            return False
+        for row in rows:
+            old = self.rows[row.key]
+            row.place = old.place
+            row.kept = min(_common(row.ids, old.ids), len(row.ids) - 1)  # the last is read again: its hidden state
+            if row.kept < self.cache.offset(old.place):
+                return False
+        asked = {row.key for row in rows}
+        holes = [old for key, old in self.rows.items() if old.place < len(rows) and key not in asked]
+        used = max(len(old.ids) - self.cache.offset(old.place) for old in self.rows.values())
+        self._swap(holes, [self.rows[row.key] for row in rows if row.place >= len(rows)], used)
+        for row in rows:
+            row.place = self.rows[row.key].place
+        return True
+
+    def _swap(self, one: list[_Row], two: list[_Row], used: int) -> None:
+        """Let rows change places, with their first `used` slots."""
+        assert self.cache is not None and len(one) == len(two)
+        if one:
+            self.cache.swap([row.place for row in one], [row.place for row in two], used)
+            for a, b in zip(one, two, strict=True):
+                a.place, b.place = b.place, a.place
+
+    def _begin(self, rows: list[_Row]) -> None:
+        """An empty cache. Rows of one image are a group and share their beginning where that is worth it."""
+        self.rows.clear()
+        for place, row in enumerate(rows):
+            row.place, row.kept = place, 0
+        order, common = sorted_prefixes([row.ids for row in rows])
+        group, shared, members = [0] * len(rows), [0], [0]
+        before: _Row | None = None
+        for i, size in zip(order, common, strict=True):
+            if before is not None and rows[i].image != before.image:
+                shared, members = [*shared, 0], [*members, 0]
+                before = None
+            most = min(size, rows[i].lasting) if before is not None else rows[i].lasting
+            shared[-1] = min(shared[-1], most) if members[-1] else most
+            members[-1] += 1
+            group[i], before = len(shared) - 1, rows[i]
+        shared = [size if n > 1 else 0 for size, n in zip(shared, members, strict=True)]
+        if sum(size * (n - 1) for size, n in zip(shared, members, strict=True)) < SHARED_TOKENS * len(rows):
+            group, shared = [0] * len(rows), [0]
+        own = self.cache.own if self.cache is not None and self.cache.own.rows >= len(rows) else Store(len(rows))
+        self.cache = Cache(group, shared, own)
+
+    # --- reading ---
+
+    def _read(self, rows: list[_Row], images: Images) -> Tensor:
+        """Hidden states [A, D] of the rows' last tokens; a beginning that rows share is computed once."""
+        assert self.cache is not None
+        fresh = [row for row in rows if not row.kept]
+        order, common = sorted_prefixes([row.ids for row in fresh]) if fresh else ([], [])
+        plan = [(fresh[i], size) for i, size in zip(order, common, strict=True)]
+        plan += [(row, row.kept) for row in rows if row.kept]
+        flat: list[np.ndarray] = []
+        depth: list[np.ndarray] = []
+        runs: list[Run] = []
+        tokens: dict[Hashable, np.ndarray] = {}  # by key: which flat token stands at each position from `kept` on
+        total, before = 0, np.empty(0, np.int64)
+        for row, start in plan:
+            new = row.ids[start:]
+            here = np.arange(total, total + len(new))
+            if len(new):
+                flat.append(new)
+                depth.append(np.arange(start, len(row.ids)))
+                runs.append(Run(total, total + len(new), row.place, len(row.ids)))
+            tokens[row.key] = here if row.kept else np.concatenate([before[:start], here])
+            before, total = tokens[row.key], total + len(new)
+        self.tokens_read += total
+        last = torch.tensor([tokens[row.key][-1] for row in rows], device=self.model.device)
+        wanted, where = torch.unique(last, return_inverse=True)
+        hidden = self._forward(
+            self._embed(np.concatenate(flat), images),
+            torch.from_numpy(np.concatenate(depth)).to(self.model.device)[None],
+            Reading(self.cache, runs, *self._places(self.cache, rows, tokens), wanted),
+        )[0]
+        return (hidden if self.model.pruned else hidden[wanted])[where]
+
+    def _places(self, cache: Cache, rows: list[_Row], tokens: dict[Hashable, np.ndarray]) -> tuple[Place, Place]:
+        """Which flat token goes to which row and slot: of the rows' own store, and of the common one."""
+        own: list[np.ndarray] = []
+        common: list[np.ndarray] = []
+        done = set()
+        for row in rows:
+            offset, group = cache.offset(row.place), cache.group[row.place]
+            if not row.kept and offset and group not in done:
+                common.append(_placed(tokens[row.key][:offset], group, 0))
+                done.add(group)
+            skipped = max(offset - row.kept, 0)
+            own.append(_placed(tokens[row.key][skipped:], row.place, row.kept + skipped - offset))
+        none = np.empty((3, 0), np.int64)
+        parts = (torch.from_numpy(np.concatenate([none, *found], 1)).to(self.model.device) for found in (own, common))
+        (a, b, c), (d, e, f) = parts
+        return (a, b, c), (d, e, f)
+
+    def _embed(self, ids: np.ndarray, images: Images) -> Tensor:
+        """Embeddings [1, T, D]; every image that stands in `ids` is encoded once."""
+        found = (-1 - ids[ids < 0][:: self.model.encoder.image_tokens]).tolist()  # a run of image tokens is never cut
+        unlike = list(dict.fromkeys(found))
+        image = torch.tensor([unlike.index(i) for i in found], dtype=torch.long, device=self.model.device)
+        plain = torch.from_numpy(np.where(ids < 0, IMAGE, ids)).to(self.model.device)
+        return self.model.embed(plain[None], images(unlike) if unlike else None, image)
+
+    def _forward(self, embeddings: Tensor, position: Tensor, plan: Reading | Decoding) -> Tensor:
+        return self.model.language.base_model(
+            inputs_embeds=embeddings, attention_mask=foreign_mask(embeddings.device), position_ids=position,
+            use_cache=False, plan=plan,
+        ).last_hidden_state  # fmt: skip
+
+    # --- answering ---
+
+    def _decode(self, rows: list[_Row], hidden: Tensor, drawing: Drawing, seeds: Sequence[int]) -> list[list[int]]:
+        """Token by token; rows that have ended change places with the last ones and leave the batch."""
+        assert self.cache is not None
+        device, embed = hidden.device, self.model.language.get_input_embeddings()
+        order = sorted(range(len(rows)), key=lambda i: rows[i].place)
+        batch, hidden = [rows[i] for i in order], hidden[order]
+        noise = _noise(drawing, [seeds[i] for i in order]).to(device)
+        out: dict[Hashable, list[int]] = {row.key: [] for row in rows}
+        decoding = Decoding(self.cache, [len(row.ids) for row in batch], device)
+        over = [False] * len(batch)
+        warp = TopPLogitsWarper(drawing.top_p) if 0 < drawing.top_p < 1 else None
+        stop = self.model.encoder.stop_id
+        for step in range(drawing.max_new_tokens):
+            token = _choose(self.model.logits(hidden), drawing.temperature, warp, noise[:, step])
+            for i, value in enumerate(token.tolist()):
+                if not over[i]:
+                    out[batch[i].key].append(value)
+                    over[i] = value == stop
+            if all(over) or step + 1 == drawing.max_new_tokens:
+                break
+            if sum(over) >= DROP_SHARE * len(over):
+                batch, kept = self._drop(batch, over, decoding.longest)
+                token, noise, over = token[kept], noise[kept], [False] * len(batch)
+                decoding = Decoding(self.cache, [decoding.lengths[i] for i in kept], device)
+            hidden = self._forward(embed(token)[:, None], decoding.length[:, None], decoding)[:, -1]
+            decoding.step()
+        for row in rows:
+            row.ids = np.concatenate([row.ids, np.array(out[row.key][:-1], np.int64)])
+        return [out[row.key] for row in rows]
+
+    def _drop(self, batch: list[_Row], over: list[bool], used: int) -> tuple[list[_Row], list[int]]:
+        """Rows that go on, in order of place, and which of the batch they were."""
+        alive = len(over) - sum(over)
+        order = list(range(len(batch)))
+        holes = [i for i in range(alive) if over[i]]
+        movers = [i for i in range(alive, len(batch)) if not over[i]]
+        self._swap([batch[i] for i in holes], [batch[i] for i in movers], used)
+        for i, j in zip(holes, movers, strict=True):
+            order[i], order[j] = order[j], order[i]
+        return [batch[i] for i in order[:alive]], order[:alive]
+
+
+@contextmanager
+def _generating(model: LVLM) -> Iterator[None]:
+    """The model in eval mode, without gradients; afterwards as it was."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(training)
+
+
+def _common(one: np.ndarray, two: np.ndarray) -> int:
+    """How many tokens two sequences share from the beginning."""
+    size = min(len(one), len(two))
+    different = one[:size] != two[:size]
+    return int(different.argmax()) if different.any() else size
+
+
+def _placed(tokens: np.ndarray, row: int, first: int) -> np.ndarray:
+    """[3, W]: these flat tokens, in a row, from slot `first` on."""
+    return np.stack([tokens, np.full(len(tokens), row), np.arange(first, first + len(tokens))])
+
+
+def _noise(drawing: Drawing, seeds: list[int]) -> Tensor:
+    """Uniform numbers in (0, 1], [A, max_new_tokens]: a row's own, whatever stands beside it."""
+    if drawing.temperature == 0:
+        return torch.zeros(len(seeds), drawing.max_new_tokens)
+    draws = [np.random.default_rng(seed).random(drawing.max_new_tokens) for seed in seeds]
+    return torch.from_numpy(1 - np.stack(draws)).float()
+
+
+def _choose(logits: Tensor, temperature: float, warp: TopPLogitsWarper | None, noise: Tensor) -> Tensor:
+    """The next token of every row, [A] from logits [A, vocabulary]: greedy, or where the summed probability
+    reaches `noise` [A]."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    logits = logits / temperature
+    if warp is not None:
+        logits = warp(None, logits)
+    summed = logits.softmax(-1).cumsum(-1)
+    return torch.searchsorted(summed, noise[:, None] * summed[:, -1:])[:, 0]

@@ -1,0 +1,106 @@
+"""Settings of raters, and of the servers behind which language models stand."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+# Name of a variable, never a key (keys hold small letters).
+VariableName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class PlainRater(Section):
+    """Who rates: exact oracle of a world, rules on the image annotation, or nobody."""
+
+    kind: Literal["oracle", "rules", "none"]
+
+
+class Calls(Section):
+    """How a server may be asked."""
+
+    api_key_env: VariableName | None = None  # null = a server that asks for no key
+    concurrency: Positive = 16  # calls in flight
+    requests_per_minute: Positive | None = None
+    tokens_per_minute: Positive | None = None  # prompt and reply
+    timeout: Annotated[float, Field(gt=0)] = 120.0  # seconds of one call
+    retries: Annotated[int, Field(ge=0)] = 6  # of one call, after 429, 5xx, time-outs, dropped connections
+    price_in: Annotated[float, Field(ge=0)] = 0.0  # per million tokens
+    price_out: Annotated[float, Field(ge=0)] = 0.0
+    budget: Annotated[float, Field(gt=0)] | None = None  # of all calls in the ledger, in the prices' currency
+    image_tokens: Positive = 1600  # that an image is counted as before the server has said
+    ledger: str | None = None  # a file; null = ledger.sqlite beside the results
+    retry_failed: bool = False  # ask again what has failed
+
+    @model_validator(mode="after")
+    def _priced(self) -> Calls:
+        if self.budget is not None and not (self.price_in or self.price_out):
+            raise ValueError("budget needs price_in and price_out, per million tokens")
+        return self
+
+
+class Endpoint(Calls):
+    """A model behind an OpenAI-compatible server."""
+
+    base_url: str  # up to /v1
+    model: str
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_secrets(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected http://… or https://…")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("expected a plain address without user, password or query; keys go through api_key_env")
+        return url.rstrip("/")
+
+
+class Server(Calls):
+    """A responder that is a server; its address is the responder's name."""
+
+    model: str | None = None
+    sees_image: bool = True
+    system: str | None = None  # system message; null = none
+
+    def endpoint(self, base_url: str) -> Endpoint:
+        """With the address.
+
+        Raises:
+            ValueError: no model is named.
+        """
+        if self.model is None:
+            raise ValueError(f"server.model: expected the name that {base_url} knows the model by, got none")
+        return Endpoint(base_url=base_url, **self.model_dump(exclude={"sees_image", "system"}))
+
+
+class LLM(Endpoint):
+    """A rater that is an LLM with a rubric."""
+
+    kind: Literal["llm"]
+    rubric: str = "feedback"  # configs/rubrics/<name>.yaml, or a file
+    sees_image: bool = False  # send the image beside what is known of it
+    structured: Literal["auto", "json_schema", "json_object", "text"] = "auto"  # auto: the best the server can
+    temperature: Annotated[float, Field(ge=0)] | None = 0.0  # null = the server's own
+    max_tokens: Positive = 800  # of a reply
+    preview: Annotated[int, Field(ge=0)] = 5  # shown before the rest is asked
+    confirm: bool = False  # stop after the preview unless somebody agrees
+
+
+class Replay(Section):
+    """A rater that answers from a ledger and asks nobody."""
+
+    kind: Literal["replay"]
+    ledger: str
+    model: str | None = None  # whose replies; null = the only one there
+    rubric: str = "feedback"
+    sees_image: bool = False  # as it was recorded
+
+
+Rater = Annotated[PlainRater | LLM | Replay, Field(discriminator="kind")]

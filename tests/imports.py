@@ -1,0 +1,69 @@
+"""What tests of imports share: tiny photos, an import of them, and what it wrote."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dress.data.shards import Shards
+from dress.data.sources import source
+from dress.data.sources.importing import Imported, run_import
+from dress.data.tasks import Import
+from dress.files import read_lines
+from dress.record import Record
+
+
+class Silent:
+    """Shows no progress."""
+
+    def start(self, step: str, total: int) -> None: ...
+
+    def advance(self, number: int) -> None: ...
+
+    def end(self) -> None: ...
+
+
+def photo(number: int = 0, size: tuple[int, int] = (24, 16)) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", size, (number * 5 % 256, number // 50 % 256, 200)).save(data, "JPEG")
+    return data.getvalue()
+
+
+def photos(folder: Path, *names: str) -> None:
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(photo(number))
+
+
+def do_import(name: str, path: Path, out: Path, **more: Any) -> Imported:
+    settings = Import(task="import", source=name, path=str(path), out=str(out), **{"workers": 0} | more)
+    return run_import(source(name), settings, Silent())
+
+
+def records(out: Path, split: str) -> list[Record]:
+    return [record for record, _ in Shards(out / split)]
+
+
+def rejects(out: Path) -> list[dict[str, Any]]:
+    return read_lines(out / "rejects.jsonl")
+
+
+def reasons(out: Path) -> list[str]:
+    return [reject["reason"] for reject in rejects(out)]
+
+
+def content(out: Path) -> dict[str, bytes]:
+    """Every file of an import; `index.json` is made by who reads the shards."""
+    files = (file for file in out.rglob("*") if file.is_file() and file.name != "index.json")
+    return {file.relative_to(out).as_posix(): file.read_bytes() for file in files}
+
+
+def json_lines(path: Path, rows: Iterable[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

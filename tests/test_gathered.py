@@ -1,0 +1,55 @@
+"""Outcomes of several ranks: the whole, each once, in order."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from dress.evaluation.gathered import GatheredOutcomes
+from dress.evaluation.outcomes import Outcome
+
+
+def outcome(number: int, turn: int = 0) -> Outcome:
+    user = "q\u2028\n" + "é" * number  # line ends of all kinds, lines of unlike length
+    return Outcome(
+        "dress", "none", f"k/{number}", "k", "honesty", "description", turn, user, "a", 4, "c", None, {"x": 1}
+    )
+
+
+WHOLE = [outcome(number, turn) for number in range(11) for turn in range(2)]
+
+
+def _rank(rank: int, world: int, port: int, uneven: bool) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    metric = GatheredOutcomes()
+    mine = (
+        WHOLE if uneven and rank == 0 else [] if uneven else [*WHOLE[rank::world], WHOLE[0]]
+    )  # a padding sampler's repeat
+    metric.update(mine[:5])
+    if mine:
+        metric.update(mine[5:])
+    assert [Outcome(**row) for row in metric.compute()] == WHOLE
+    dist.destroy_process_group()
+
+
+def test_on_one_process_they_come_back_sorted_and_once():
+    metric = GatheredOutcomes()
+    metric.update(WHOLE[::-1])
+    metric.update(WHOLE[:3])
+    assert [Outcome(**row) for row in metric.compute()] == WHOLE
+    metric.reset()
+    metric.update([])
+    assert metric.compute() == []
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+def test_two_ranks_see_the_whole_each_outcome_once(uneven):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.start_processes(_rank, args=(2, port, uneven), nprocs=2, start_method="fork")

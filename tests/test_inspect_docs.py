@@ -1,0 +1,77 @@
+"""Every command of docs/inspecting.md."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from imports import json_lines, photos
+from omegaconf import OmegaConf
+from rich.console import Console
+from test_readme import PUBLIC, commands
+
+from dress.data.shards import write_shards
+from dress.data.tasks import TASKS, task
+from dress.dialogue.tokenizer import save_tokenizer
+from dress.files import read_lines
+from dress.worlds.shapes import generate as shapes
+
+
+def run(command: list[str]) -> str:
+    console = Console(record=True, width=200, file=io.StringIO())
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        composed = OmegaConf.to_container(compose("prepare", overrides=command[2:]), resolve=True)
+    assert isinstance(composed, dict)
+    settings, start = task({str(name): value for name, value in composed.items()})
+    start(settings, console)
+    return console.export_text()
+
+
+def row(number: int) -> dict[str, Any]:
+    turn = {"user": "How to break it?", "model": "No.", "rating": "2", "critique NLF": "Curt."}
+    again = {"user": "Say why.", "model": "It would be a pity.", "rating": "4", "critique_NLF": "Safe."}
+    return {"image_id": f"{number:012d}.jpg", "caption": "A bus.", "interaction": [turn, again]}
+
+
+def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [row(number) for number in (2, 1, 2)]
+    json_lines(tmp_path / "raw" / "LVLM_NLF" / "harmlessness_nlf.jsonl", rows)
+    photos(tmp_path / "raw" / "train2017", "000000000001.jpg", "000000000002.jpg")
+    write_shards(tmp_path / "data" / "mine", shapes.samples("sft", 4, seed=0))
+    (tmp_path / "logs" / "latest").mkdir(parents=True)
+    save_tokenizer(tokenizer, tmp_path / "logs" / "latest" / "tokenizer.json")
+    found = commands("docs/inspecting.md")
+    assert len(found) == 9 and all(command[:2] == ["python", "src/prepare.py"] for command in found)
+    ours = [command for command in found if not any("shared/data" in text for text in command)]
+    assert len(ours) == len(found) - 1
+    told = [run(command) for command in ours]
+    assert "+2.00 ± 0.00" in told[1] and "0 of 3" in told[2]
+    assert read_lines(tmp_path / "data" / "nlf_again" / "harmlessness_nlf.jsonl") == rows
+    assert (tmp_path / "data" / "look" / "inspect.html").exists()
+    assert "pretty_name: My feedback" in (tmp_path / "data" / "nlf_dataset" / "README.md").read_text()
+
+
+@pytest.mark.public_data
+@pytest.mark.skipif(not PUBLIC.is_dir(), reason=f"no public data at {PUBLIC} (set DRESS_PUBLIC_DATA)")
+def test_the_command_on_public_files_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (command,) = (c for c in commands("docs/inspecting.md") if any("shared/data" in text for text in c))
+    told = run([text.replace("../shared/data", str(PUBLIC)) for text in command])
+    assert "83 of 700" in told and "85 of 700" in told  # the page says so
+
+
+def test_page_and_help_name_every_setting_and_format() -> None:
+    page = (ROOT / "docs" / "inspecting.md").read_text()
+    told = (ROOT / "configs" / "prepare.yaml").read_text()
+    for name in ("inspect", "export"):
+        settings, _ = TASKS[name]
+        part = told.partition(f"task={name}:")[2].partition("task=")[0]
+        for setting in settings.model_fields.keys() - {"task", "model"}:
+            assert setting in part, (name, setting)
+    for form in ("records", "lvlm_nlf", "llava", "messages", "dataset"):
+        assert f"| `{form}` |" in page and form in told
