@@ -21,6 +21,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from dress import config
+from dress.model.language import add_lora
 from dress.model.lvlm import LVLM
 from dress.model.vision import SCRATCH_MEAN, SCRATCH_STD
 from steps.flops import SMOLLM2_135M, Sizes
@@ -43,6 +44,7 @@ class ModelSpec:
     image: bool = True
     tower_width: int = 192
     tower_layers: int = 4
+    lora: int = 0  # rank; 0 trains everything but the tower
 
 
 def language_fields(sizes: Sizes) -> dict[str, Any]:
@@ -80,16 +82,28 @@ def settings(spec: ModelSpec, shape: Shape, **more: Any) -> config.Model:
     return config.Model(
         vision=config.Vision(vit=vit),
         projector=config.Projector(kind="mlp"),
-        language=config.Language(config=language_fields(spec.sizes)),
+        language=config.Language(config=language_fields(spec.sizes), lora=_lora(spec)),
         **more,
     )
+
+
+def trained(spec: ModelSpec) -> list[Any]:
+    """Parts that learn."""
+    return [*(["projector"] if spec.image else []), "lora" if spec.lora else "language"]
+
+
+def _lora(spec: ModelSpec) -> config.Lora | None:
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    return config.Lora(rank=spec.lora, alpha=2 * spec.lora, targets=targets) if spec.lora else None
 
 
 def ours(spec: ModelSpec, shape: Shape, **more: Any) -> LVLM:
     """Our model with random weights; the same for the same arguments. The tower is frozen."""
     torch.manual_seed(0)
     model = LVLM(settings(spec, shape, **more), tokenizer(spec.sizes.vocabulary))
-    model.set_trainable(["projector", "language"] if spec.image else ["language"])
+    model.set_trainable(trained(spec))
+    if spec.lora:
+        model.round({"vision", "language"})
     return model
 
 
@@ -122,11 +136,19 @@ def llava(spec: ModelSpec, shape: Shape) -> LlavaForConditionalGeneration:
         )  # fmt: skip
     )
     weights = dict(_as_ours(source.state_dict(), spec.tower_width))
+    if lora := _lora(spec):
+        add_lora(model.model.language_model, lora)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "post_layernorm" not in name:  # of the pooled output, which nobody reads
                 parameter.copy_(weights[to_ours(name)])
     model.model.vision_tower.requires_grad_(False)
+    if spec.lora:
+        for name, parameter in model.named_parameters():
+            frozen = "lora_" not in name and "multi_modal_projector" not in name
+            parameter.requires_grad_(not frozen)
+            if frozen and parameter.ndim > 1:
+                parameter.data = parameter.data.bfloat16()
     model.train()
     return model
 

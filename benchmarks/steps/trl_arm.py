@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
@@ -28,17 +28,18 @@ def train(spec: ArmSpec, meter: Meter, tuned: bool) -> None:
     rows: list[dict[str, Any]] = []
     for number in range(spec.tuples):
         one = make(spec.shape, number, spec.model.image)
-        made = one.rows(merged=tuned)
-        rows += [_row(row, one.picture, tuned) for row in made]
-    per_tuple = len(rows) // spec.tuples
-    at_once = spec.rows_at_once or per_tuple
+        rows += [_row(row, one.picture, tuned) for row in one.rows(merged=tuned)]
+    per_step = len(rows) // spec.tuples * spec.per_step
+    at_once = spec.rows_at_once or per_step
     model, processor = models.llava(spec.model, spec.shape), models.processor(spec.model, spec.shape)
     image = model.config.image_token_id
-    os.environ["ACCELERATE_USE_CPU"] = "true"
+    cpu = spec.device == "cpu"
+    if cpu:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
     with TemporaryDirectory() as folder:
         arguments = SFTConfig(
-            output_dir=folder, max_steps=1 if meter.gating else STEPS, max_length=None, use_cpu=True, bf16=spec.bf16,
-            per_device_train_batch_size=at_once, gradient_accumulation_steps=-(-per_tuple // at_once),
+            output_dir=folder, max_steps=1 if meter.gating else STEPS, max_length=None, use_cpu=cpu, bf16=spec.bf16,
+            per_device_train_batch_size=at_once, gradient_accumulation_steps=-(-per_step // at_once),
             train_sampling_strategy="sequential", save_strategy="no", report_to="none", disable_tqdm=True,
             learning_rate=LR, lr_scheduler_type="constant", adam_beta1=BETAS[0], adam_beta2=BETAS[1],
             weight_decay=DECAY, max_grad_norm=0.0 if meter.gating else CLIP,
@@ -60,13 +61,13 @@ def train(spec: ArmSpec, meter: Meter, tuned: bool) -> None:
                 meter.step(loss)
 
         class Trainer(SFTTrainer):
-            losses: list[float] = []
+            losses: ClassVar[list[float]] = []
 
             def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **more: Any) -> torch.Tensor:
                 if meter.gating:
                     of_rows(meter.targets, inputs["input_ids"], inputs["attention_mask"], inputs["labels"], image)
                 loss = super().training_step(model, inputs, *args, **more)
-                self.losses.append(float(loss))
+                self.losses.append(float(loss.detach()))
                 return loss
 
         trainer = Trainer(

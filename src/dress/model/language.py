@@ -37,9 +37,13 @@ def build_language(settings: config.Language, vocabulary: int | None) -> PreTrai
         fields = dict(settings.config)
         if vocabulary is not None:
             fields["vocab_size"] = vocabulary
-        language = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(**fields), attn_implementation=attention.NAME, dtype=torch.float32
-        )
+        try:
+            language = AutoModelForCausalLM.from_config(
+                AutoConfig.for_model(**fields), attn_implementation=attention.NAME, dtype=torch.float32
+            )
+        except KeyError as error:  # falcon, gptj: a table of attention classes of their own
+            kind = fields.get("model_type")
+            raise ValueError(f"model.language {kind}: it does not take attention from transformers' interface") from error
     else:
         source = source_of(settings)
         try:
@@ -58,7 +62,7 @@ def build_language(settings: config.Language, vocabulary: int | None) -> PreTrai
     if language.config.get_text_config().model_type not in PROVED:
         refuse_unequal(language)
     if settings.lora is not None:
-        _add_lora(language, settings.lora)
+        add_lora(language, settings.lora)
     return language
 
 
@@ -173,7 +177,8 @@ def _gguf(settings: config.Language) -> dict:
     return {"gguf_file": settings.gguf, "quantization_config": GgufConfig(dequantize=True)}
 
 
-def _add_lora(language: PreTrainedModel, lora: config.Lora) -> None:
+def add_lora(language: PreTrainedModel, lora: config.Lora) -> None:
+    """Put low-rank adapters beside the layers that `lora.targets` names."""
     from peft import LoraConfig, inject_adapter_in_model
 
     inject_adapter_in_model(
