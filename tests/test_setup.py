@@ -96,6 +96,20 @@ def test_the_llm_server_is_compiled_apart_from_pinned_sources_with_pinned_tools(
     assert "--host 127.0.0.1" in make("--dry-run", "llm-server").stdout
 
 
+def test_the_benchmark_needs_nothing_that_is_not_pinned() -> None:
+    pinned = pins("constraints.txt") | pins("constraints-bench.txt")
+    assert {"trl", "datasets"} <= pinned.keys()
+    assert not pins("constraints.txt").keys() & pins("constraints-bench.txt").keys()
+    for name in ("trl", "datasets"):
+        try:
+            wanted = requires(name) or []
+        except ModuleNotFoundError:  # `make bench` was not run
+            continue
+        for requirement in map(Requirement, wanted):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                assert pinned[canonicalize_name(requirement.name)][0] in requirement.specifier
+
+
 def test_conda_environment_installs_the_same_constraints() -> None:
     environment = yaml.safe_load((ROOT / "environment.yaml").read_text())["dependencies"]
     [python] = [d for d in environment if isinstance(d, str) and d.startswith("python=")]

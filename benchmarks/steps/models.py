@@ -53,7 +53,7 @@ def language_fields(sizes: Sizes) -> dict[str, Any]:
         "model_type": "llama", "hidden_size": sizes.width, "intermediate_size": sizes.inner,
         "num_hidden_layers": sizes.layers, "num_attention_heads": sizes.heads,
         "num_key_value_heads": sizes.key_heads, "vocab_size": sizes.vocabulary, "tie_word_embeddings": True,
-        "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "initializer_range": sizes.width**-0.5,
         "rope_parameters": {"rope_theta": 100000.0, "rope_type": "default"},
     }  # fmt: skip
 

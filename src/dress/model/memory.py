@@ -8,6 +8,7 @@ import os
 import torch
 
 from dress.model.lvlm import LVLM
+from dress.model.products import KEPT
 
 SHARE = 0.7
 """Of the memory that is free; the rest is for the allocator, the logits and the data."""
@@ -17,7 +18,8 @@ def activation_bytes(model: LVLM, tokens: int, width: int) -> int:
     """Estimate of what a forward pass over `tokens` keeps for its backward pass, in bytes.
 
     Per token and layer: about 12 tensors of the hidden width (inputs of norms and projections, both
-    residuals, queries, keys, values, attention's output) and 4 of the MLP's (ours, for gated MLPs).
+    residuals, queries, keys, values, attention's output) and 4 of the MLP's (ours, for gated MLPs); where
+    attention runs as matrix products (bf16 on CPU), its probabilities too.
 
     Args:
         model: whose language model is trained through.
@@ -27,7 +29,9 @@ def activation_bytes(model: LVLM, tokens: int, width: int) -> int:
     text = model.language.config.get_text_config()
     hidden, layers = text.hidden_size, text.num_hidden_layers
     inner = getattr(text, "intermediate_size", None) or 4 * hidden
-    return tokens * layers * (12 * hidden + 4 * inner) * width
+    products = model.fused and width == 2 and model.device.type == "cpu"
+    seen = min(tokens, KEPT) * text.num_attention_heads if products else 0
+    return tokens * layers * (12 * hidden + 4 * inner + seen) * width
 
 
 def state_bytes(model: LVLM) -> int:
