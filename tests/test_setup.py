@@ -64,7 +64,7 @@ def test_dependency_is_pinned_with_hashes(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["constraints.txt", "constraints-smollm.txt", "constraints-llm.txt", "constraints-llama.txt"]
+    "name", ["constraints.txt", "constraints-smollm.txt", "constraints-llm.txt", "constraints-llama.txt", "constraints-bench.txt"]
 )
 def test_constraints_install_on_any_machine(name: str) -> None:
     text = (ROOT / name).read_text()

@@ -8,8 +8,8 @@ transformers passes on untouched: it builds no T x T mask and detects no "packed
 Backends, all equal (tests/test_attention.py):
 
 - `dense`: trees padded side by side, one SDPA with an ancestor mask per tree. The oracle.
-- `nodes`: one SDPA per path over [keys of its ancestors ‖ its own], equal paths batched. No masked-out
-  work but above the diagonal; for CPU.
+- `nodes`: one attention per path over [keys of its ancestors ‖ its own], equal paths batched; SDPA, or (bf16)
+  matrix products (model.products). No masked-out work but above the diagonal; for CPU.
 - `flex`: FlexAttention over the whole forest with block sparsity; for CUDA.
 
 Shapes: T tokens, H query heads, K key heads, d width of a head.
