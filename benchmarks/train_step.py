@@ -50,8 +50,10 @@ SLICE = 4
 """Layers of the slice that gate, sweep and traces use."""
 SHORT = Shape(image=64, question=20, answer=40, advice=16, critique=16)
 """A quarter of STD-256, for the gate and the traces of `make bench`."""
-GROUPS = [["dress", "dress, sharing off", "TRL tuned"], ["dress", "TRL defaults", "plain HF padded"]]
-"""Arms that are interleaved with one another: as many as fit into memory beside their optimisers."""
+GROUPS = [["dress", "dress, sharing off", "TRL defaults"], ["dress", "TRL tuned"], ["dress", "plain HF padded"]]
+"""Arms that are interleaved with one another: as many as fit into 16 GiB with their optimisers."""
+SHARES = {"STD-256": 0.3, "STD-576": 0.28, "ladder": 0.16, "sweep": 0.11, "traces": 0.08}
+"""Of the time of `make bench`; what one part leaves, the next ones do not take."""
 
 
 class Bench:
@@ -74,7 +76,7 @@ class Bench:
         self.model = ModelSpec(sizes, **tower)
         self.slice = replace(self.model, sizes=replace(sizes, layers=min(sizes.layers, SLICE)))
         self.shapes = {"toy": TOY} if self.smoke else dict(STD)
-        self.arms = [name for name in options.arms or ARMS if name in ARMS]
+        self.arms = list(dict.fromkeys(["dress", *(options.arms or ARMS)]))
         self.out: dict[str, Any] = {
             "command": "python benchmarks/train_step.py " + " ".join(sys.argv[1:]), "said": [], "reference": REFERENCE,
             "what": "a toy, nothing to quote" if self.smoke else "SmolLM2-135M's shape, random weights, 1 tuple a step",
@@ -94,9 +96,8 @@ class Bench:
         groups = [[name for name in group if name in self.arms] for group in GROUPS]
         groups = [group for group in groups if len(group) > 1] or [[results.OURS]]
         self.choose_micro_batch()
-        for number, (name, shape) in enumerate(self.shapes.items()):
-            share = 0.62 if number == 0 and len(self.shapes) > 1 else 1.0
-            self.time_arms(name, shape, groups, share * self.left(0.5 if number == 0 else 0.38))
+        for name, shape in self.shapes.items():
+            self.time_arms(name, shape, groups, self.left(name))
         self.ladder()
         self.sweep()
         self.traces()
@@ -120,9 +121,9 @@ class Bench:
         words = ("instead of", "not quiet", "no time", "its time", "without it")
         self.say(text, note=any(word in text for word in words))
 
-    def left(self, share: float) -> float:
-        """Seconds of a share of the whole time, or of what is left if that is less."""
-        return min(share * self.seconds, self.seconds - (time.monotonic() - self.began))
+    def left(self, part: str) -> float:
+        """Seconds for a part: its share of the whole time, or what is left if that is less."""
+        return min(SHARES.get(part, 1.0) * self.seconds, self.seconds - (time.monotonic() - self.began))
 
     def save(self) -> None:
         self.out["minutes"] = (time.monotonic() - self.began) / 60
@@ -188,7 +189,7 @@ class Bench:
         until = time.monotonic() + seconds
         for number, group in enumerate(groups):
             specs = [self.spec(arm, self.model, shape, rows_at_once=self.micro_batch(arm)) for arm in group]
-            part = (until - time.monotonic()) / (len(groups) - number) * (0.8 if number == 0 and len(groups) > 1 else 1)
+            part = (until - time.monotonic()) / (len(groups) - number) * (1.3 if number == 0 and len(groups) > 1 else 1)
             count, steps = (2, 1) if self.smoke else (10, 5) if self.full else (5, 2)
             self.say(f"{name}: {', '.join(group)}; {part / 60:.1f} min", note=False)
             found = rounds.interleave(specs, count, steps, part, self.tell, products.measure)
@@ -213,13 +214,13 @@ class Bench:
     def ladder(self) -> None:
         shape = next(iter(self.shapes.values()))
         count = 2 if self.smoke else 5 if self.full else 3
-        self.out["ladder"] = ladder.climb(self.model, shape, count, self.left(0.16), self.bf16, self.tell)
+        self.out["ladder"] = ladder.climb(self.model, shape, count, self.left("ladder"), self.bf16, self.tell)
         self.save()
 
     def sweep(self) -> None:
         chosen = [sweep.Cell(1, 0, 8), sweep.Cell(2, 16, 8)] if self.smoke else sweep.cells(self.full)
         count = 5 if self.full else 3
-        found = sweep.sweep(self.slice, chosen, count, self.left(0.14), self.bf16, self.tell)
+        found = sweep.sweep(self.slice, chosen, count, self.left("sweep"), self.bf16, self.tell)
         self.out["sweep"] = found
         self.save()
 
@@ -227,7 +228,7 @@ class Bench:
         shape = TOY if self.smoke else STD["STD-256"] if self.full else SHORT
         names = ["dress", "dress, sharing off", REFERENCE, "TRL tuned"]
         specs = [self.spec(name, self.slice, shape, tuples=4) for name in names if name in self.arms]
-        self.out["traces"] = traces.traces(specs, 3 if self.smoke else 20, self.left(0.12), self.tell)
+        self.out["traces"] = traces.traces(specs, 3 if self.smoke else 20, self.left("traces"), self.tell)
         self.save()
 
 

@@ -10,16 +10,18 @@ import pytest
 import torch
 from conftest import small_model
 from safetensors.torch import load_file, save_file
-from test_tree import samples_of
+from test_tree import collected, samples_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from dress import config
+from dress.data.shards import Shards
 from dress.dialogue.batch import Sample, Step, collate
 from dress.dialogue.tree import build_trees
 from dress.model import memory
 from dress.model.lvlm import LVLM
 from dress.module import DressModule
+from dress.phases import supervised
 
 
 def module_of(model: LVLM, trainable: list[Any], steps: int = 1) -> DressModule:
@@ -127,7 +129,7 @@ def test_autocast_copies_no_frozen_weight(tokenizer, shapes_folder, phases):
     copied = []
     for dtype in (torch.float32, torch.bfloat16):
         model.hold_frozen(dtype)
-        frozen = {p.data_ptr() for n, p in model.named_parameters() if not n.startswith("projector") and p.ndim > 1}
+        frozen = {p.data_ptr() for n, p in model.named_parameters() if n.startswith("language") and p.ndim > 1}
         with Copies() as copies, torch.autocast("cpu", torch.bfloat16):
             model(forest, forest.weight.sum())
         copied.append(len(frozen & copies.of))
@@ -150,10 +152,6 @@ def test_split_trees_are_counted_in_the_history(tokenizer, shapes_folder, phases
     model = small_model(tokenizer)
     samples = samples_of(model, shapes_folder, phases, True, torch.float32)
     mixture = {"sft": 1.0, "critique": 0.5, "refinement": 0.5}
-    from dress.data.shards import Shards
-    from dress.phases import supervised
-    from test_tree import collected
-
     record, _ = next(iter(Shards(shapes_folder / "sft")))
     encoded = [model.encoder.supervised(d, record.key) for d in supervised(collected(record), mixture, phases)]
     parts = build_trees(encoded, max(len(one.ids) for one in encoded))

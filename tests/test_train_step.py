@@ -12,12 +12,12 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from steps import packing, results, rounds
-from steps.flops import SMOLLM2_135M, floor
-from steps.gate import Targets, compare, save
-from steps.tuples import STD, TOY, make, unique_tokens
+from steps import packing, results, rounds  # noqa: E402
+from steps.flops import SMOLLM2_135M, floor  # noqa: E402
+from steps.gate import Targets, compare, save  # noqa: E402
+from steps.tuples import STD, TOY, make, unique_tokens  # noqa: E402
 
-from dress.dialogue.tree import build_tree
+from dress.dialogue.tree import build_tree  # noqa: E402
 
 BENCH = [sys.executable, str(ROOT / "benchmarks/train_step.py")]
 
@@ -58,8 +58,9 @@ def test_the_gate_sees_another_loss_gradient_or_target(tmp_path):
 def test_an_arm_that_fails_the_gate_has_no_ratio():
     def measured(seconds):
         one = rounds.Measured()
+        one.peak, one.before = 10, 4
         for _ in range(3):
-            one.add({"seconds": [seconds] * 2, "cpu": 1.0, "losses": [1.0], "peak": 10, "before": 4})
+            one.add({"seconds": [seconds] * 2, "cpu": 1.0, "losses": [1.0]})
         return one
 
     arms = {"0/dress": measured(1.0), "0/TRL tuned": measured(4.0), "0/plain HF padded": measured(5.0)}

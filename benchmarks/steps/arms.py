@@ -61,7 +61,7 @@ class Meter:
     """Runs an arm's steps on request and reports their times.
 
     Args:
-        pipe: receives a number of steps, sends a report of them; None ends.
+        pipe: receives (number of steps, whether to give freed memory back first), sends a report; None ends.
         device: that is waited for.
         gate: write what the first step learned there, and end.
     """
@@ -101,15 +101,16 @@ class Meter:
             "seconds": self.seconds, "losses": self.losses, "cpu": time.process_time() - self._cpu,
             "peak": self.memory.peak(), "before": self._before,
         }  # fmt: skip
-        self.memory.forget()
         self.pipe.send(report)
         self._wait()
 
     def _wait(self) -> None:
-        steps = self.pipe.recv()
-        if steps is None:
+        order = self.pipe.recv()
+        if order is None:
             raise Finished
-        self.left: int = steps
+        self.left, fresh = order
+        if fresh:
+            self.memory.forget()
         self.losses: list[float] = []
         self.seconds: list[float] = []
         self._before = self.memory.now()

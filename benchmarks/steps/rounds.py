@@ -24,13 +24,13 @@ Say = Callable[[str], None]
 
 @dataclass
 class Measured:
-    """One arm: per round the seconds of its steps, what it learned, how much memory it took."""
+    """One arm: per round the seconds of its steps, what it learned; how much memory its second step took."""
 
     seconds: list[list[float]] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
-    peak: list[int] = field(default_factory=list)
-    before: list[int] = field(default_factory=list)
+    peak: int = 0
+    before: int = 0
     warm_up: list[float] = field(default_factory=list)
     error: str | None = None
 
@@ -38,8 +38,6 @@ class Measured:
         self.seconds.append(report["seconds"])
         self.cpu.append(report["cpu"] / len(report["seconds"]))
         self.losses += report["losses"]
-        self.peak.append(report["peak"])
-        self.before.append(report["before"])
 
     @property
     def per_round(self) -> list[float]:
@@ -54,7 +52,7 @@ class Measured:
     @property
     def activations(self) -> int:
         """Bytes that a step takes beyond what stood before it (weights, optimiser), gradients included."""
-        return max(peak - before for peak, before in zip(self.peak, self.before, strict=True))
+        return self.peak - self.before
 
 
 class Arm:
@@ -67,10 +65,10 @@ class Arm:
         self.process.start()
         other.close()
 
-    def run(self, steps: int) -> dict[str, Any]:
-        """Let it train; returns its report, or {"error": …}."""
+    def run(self, steps: int, fresh: bool = False) -> dict[str, Any]:
+        """Let it train, `fresh` after it gave freed memory back; returns its report, or {"error": …}."""
         try:
-            self.pipe.send(steps)
+            self.pipe.send((steps, fresh))
             if not self.pipe.poll(SLOW):
                 return {"error": f"no answer in {SLOW:.0f} s"}
             report: dict[str, Any] = self.pipe.recv()
@@ -109,7 +107,7 @@ def interleave(
     try:
         for spec in specs:  # one after another, so that their beginnings do not disturb each other's warm-up
             arms[spec.name] = Arm(spec)
-            _run(arms, spec.name, 2, measured, say, warm_up=True)
+            _warm_up(arms, spec.name, measured, say)
         round_seconds = steps * sum(measured[name].warm_up[-1] for name in arms)
         left = until - time.monotonic()
         possible = max(2, int(left / max(round_seconds, 1e-9)))
@@ -130,19 +128,32 @@ def interleave(
     return measured
 
 
-def _run(
-    arms: dict[str, Arm], name: str, steps: int, measured: dict[str, Measured], say: Say, warm_up: bool = False
-) -> None:
+def _run(arms: dict[str, Arm], name: str, steps: int, measured: dict[str, Measured], say: Say) -> None:
     report = arms[name].run(steps)
     if "error" in report:
-        measured[name].error = report["error"]
-        say(f"{name}: {report['error']}; goes on without it")
-        arms.pop(name).stop()
-    elif warm_up:
-        measured[name].warm_up = report["seconds"]
-        say(f"{name}: warm-up {', '.join(f'{second:.1f}' for second in report['seconds'])} s")
+        _drop(arms, name, report["error"], measured, say)
     else:
         measured[name].add(report)
+
+
+def _warm_up(arms: dict[str, Arm], name: str, measured: dict[str, Measured], say: Say) -> None:
+    """A first step, which makes the optimiser's state; a second one, whose memory is measured."""
+    arm, one = arms[name], measured[name]
+    for fresh in (False, True):
+        report = arm.run(1, fresh)
+        if "error" in report:
+            _drop(arms, name, report["error"], measured, say)
+            return
+        one.warm_up += report["seconds"]
+        one.losses += report["losses"]
+        one.peak, one.before = report["peak"], report["before"]
+    say(f"{name}: warm-up {', '.join(f'{second:.1f}' for second in one.warm_up)} s")
+
+
+def _drop(arms: dict[str, Arm], name: str, error: str, measured: dict[str, Measured], say: Say) -> None:
+    measured[name].error = error
+    say(f"{name}: {error}; goes on without it")
+    arms.pop(name).stop()
 
 
 def paired(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -55,18 +55,15 @@ def sweep(
         `plain`: the tree's time ÷ that of the same model without a tree, as one causal sequence.
     """
     until = time.monotonic() + seconds
-    model: LVLM | None = None
-    side = -1
+    model = models.ours(spec, Shape(image=16))  # its tower sees nothing: words stand in the image's place
+    words = spec.sizes.vocabulary - 3
     out: list[dict[str, Any]] = []
-    todo = sorted(chosen, key=lambda cell: cell.image)
+    todo = list(chosen)
     for number, cell in enumerate(todo):
         if time.monotonic() > until:
             say(f"sweep: its time is over after {number} of {len(todo)} cells")
             break
-        if model is None or cell.shape.side != side:
-            side = cell.shape.side
-            model = models.ours(spec, cell.shape if cell.image else Shape(image=16))
-        out.append(_cell(model, cell, rounds, bf16))
+        out.append(_cell(model, cell, words, rounds, bf16))
         found = out[-1]
         say(
             f"sweep: {cell.branches} x {cell.answer} tokens after {cell.image} image tokens: "
@@ -75,8 +72,8 @@ def sweep(
     return out
 
 
-def _cell(model: LVLM, cell: Cell, rounds: int, bf16: bool) -> dict[str, Any]:
-    encoded = make(cell.shape, 0, image=False).encoded()  # words in the image's place: no vision tower here
+def _cell(model: LVLM, cell: Cell, words: int, rounds: int, bf16: bool) -> dict[str, Any]:
+    encoded = make(replace(cell.shape, words=words), 0, image=False).encoded()
     shared, separate = ([build_tree(encoded)], [build_tree([one]) for one in encoded])
     forests = {name: collate([Sample(trees, None)], 10**6).forests[0] for name, trees in
                (("tree", shared), ("sequences", separate))}  # fmt: skip

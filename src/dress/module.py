@@ -47,6 +47,7 @@ class DressModule(L.LightningModule):
         self._sums = torch.zeros(3, len(PHASE_NAMES), dtype=torch.float64)
         self._packing = torch.zeros(3, dtype=torch.float64)  # records split; room in full forests, tokens there
         self._tokens = 0
+        self._held = False  # frozen weights, in bf16
         self._held_out = torch.zeros(2, len(PHASE_NAMES), dtype=torch.float64)
 
     def on_fit_start(self) -> None:
@@ -55,6 +56,7 @@ class DressModule(L.LightningModule):
             keep_freed_memory()
         if str(self.trainer.precision) == "bf16-mixed":
             self.model.hold_frozen(torch.bfloat16)
+            self._held = True
         setting, language = self.training_settings.checkpointing, self.model.language
         half = "16" in str(self.trainer.precision)
         if setting == "on" or (setting == "auto" and needs_checkpointing(self.model, self.tokens, self.device, half)):
@@ -63,7 +65,8 @@ class DressModule(L.LightningModule):
             language.activation_checkpointing_disable()
 
     def on_fit_end(self) -> None:
-        self.model.hold_frozen(torch.float32)
+        if self._held:
+            self.model.hold_frozen(torch.float32)
 
     def training_step(self, step: Step, batch_idx: int) -> Tensor:
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()

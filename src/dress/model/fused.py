@@ -88,14 +88,15 @@ class _RMSNorm(torch.autograd.Function):
 
 def _fused_norm(module: nn.Module) -> type | None:
     kind, weight = type(module), getattr(module, "weight", None)
-    eps: Any = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    if "RMSNorm" not in kind.__name__ or not isinstance(eps, float) or weight is None:
+    name = "variance_epsilon" if hasattr(module, "variance_epsilon") else "eps"
+    eps = getattr(module, name, None)
+    if "RMSNorm" not in kind.__name__ or not isinstance(eps, float) or not isinstance(weight, Tensor):
         return None
     shift = 1.0 if "Gemma" in kind.__name__ else 0.0
 
     class Fused(kind):  # type: ignore[misc, valid-type]
         def forward(self, x: Tensor) -> Tensor:
-            return rms_norm(x, self.weight, eps, shift)
+            return rms_norm(x, self.weight, getattr(self, name), shift)
 
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, len(weight), generator=generator).to(weight.device)
