@@ -22,7 +22,6 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -189,7 +188,8 @@ class Bench:
         until = time.monotonic() + seconds
         for number, group in enumerate(groups):
             specs = [self.spec(arm, self.model, shape, rows_at_once=self.micro_batch(arm)) for arm in group]
-            part = (until - time.monotonic()) / (len(groups) - number) * (1.3 if number == 0 and len(groups) > 1 else 1)
+            larger = 1.3 if number == 0 and len(groups) > 1 else 1.0  # the first group has one arm more
+            part = larger * (until - time.monotonic()) / (len(groups) - number)
             count, steps = (2, 1) if self.smoke else (10, 5) if self.full else (5, 2)
             self.say(f"{name}: {', '.join(group)}; {part / 60:.1f} min", note=False)
             found = rounds.interleave(specs, count, steps, part, self.tell, products.measure)

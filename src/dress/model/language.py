@@ -43,7 +43,7 @@ def build_language(settings: config.Language, vocabulary: int | None) -> PreTrai
             )
         except KeyError as error:  # falcon, gptj: a table of attention classes of their own
             kind = fields.get("model_type")
-            raise ValueError(f"model.language {kind}: it does not take attention from transformers' interface") from error
+            raise ValueError(f"model.language {kind}: it takes no attention from transformers' interface") from error
     else:
         source = source_of(settings)
         try:
