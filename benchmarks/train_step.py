@@ -206,7 +206,7 @@ class Bench:
         self.save()
 
     def micro_batch(self, arm: str) -> int:
-        """Plain transformers takes half of a tuple's rows at a time, padded to the longest of all: what memory holds."""
+        """Rows at once; plain transformers takes half of a tuple's, padded to its longest row: what memory holds."""
         if arm == results.TUNED:
             return self.rows_at_once
         return 3 if arm == REFERENCE else 0
