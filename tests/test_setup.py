@@ -63,9 +63,10 @@ def test_dependency_is_pinned_with_hashes(line: str) -> None:
     assert hashes >= 1
 
 
-@pytest.mark.parametrize(
-    "name", ["constraints.txt", "constraints-smollm.txt", "constraints-llm.txt", "constraints-llama.txt"]
-)
+PINNED = ["constraints.txt", *(f"constraints-{name}.txt" for name in ("smollm", "llm", "llama", "bench"))]
+
+
+@pytest.mark.parametrize("name", PINNED)
 def test_constraints_install_on_any_machine(name: str) -> None:
     text = (ROOT / name).read_text()
     assert pins(name)
@@ -94,6 +95,20 @@ def test_the_llm_server_is_compiled_apart_from_pinned_sources_with_pinned_tools(
     assert all("--require-hashes" in line and ".venv-llm/bin/python" in line for line in lines)
     assert "--no-build-isolation" in lines[1] and {"scikit-build-core", "cmake", "ninja"} <= pins(files[0]).keys()
     assert "--host 127.0.0.1" in make("--dry-run", "llm-server").stdout
+
+
+def test_the_benchmark_needs_nothing_that_is_not_pinned() -> None:
+    pinned = pins("constraints.txt") | pins("constraints-bench.txt")
+    assert {"trl", "datasets"} <= pinned.keys()
+    assert not pins("constraints.txt").keys() & pins("constraints-bench.txt").keys()
+    for name in ("trl", "datasets"):
+        try:
+            wanted = requires(name) or []
+        except ModuleNotFoundError:  # `make bench` was not run
+            continue
+        for requirement in map(Requirement, wanted):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                assert pinned[canonicalize_name(requirement.name)][0] in requirement.specifier
 
 
 def test_conda_environment_installs_the_same_constraints() -> None:

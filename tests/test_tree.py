@@ -158,3 +158,37 @@ def test_packing_puts_every_tree_into_one_forest(sizes, budget):
     bins = pack(sizes, budget)
     assert sorted(i for one in bins for i in one) == list(range(len(sizes)))
     assert all(sum(sizes[i] for i in one) <= budget for one in bins)
+
+
+def test_forests_of_mixed_records_are_full():
+    """97 % and more of the budget, the last forest of a step not counted."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        sizes = np.clip(rng.lognormal(6.9, 0.5, 64), 300, 4000).astype(int).tolist()
+        *full, _ = ([sizes[i] for i in one] for one in pack(sizes, 16384))
+        assert len(full) >= 3
+        assert sum(map(sum, full)) >= 0.97 * 16384 * len(full)
+
+
+def test_a_step_counts_what_was_split_and_how_full_its_forests_are(tokenizer, shapes_folder, phases):
+    model = small_model(tokenizer)
+    samples = samples_of(model, shapes_folder, phases, True, torch.float32)
+    size = max(len(sample.trees[0]) for sample in samples)
+    step = collate([*samples, Sample(samples[0].trees, samples[0].pixels, split=True)], size)
+    assert step.split == 1
+    assert step.room == size * (len(step.forests) - 1)
+    assert step.filled == sum(forest.tokens for forest in step.forests[:-1])
+
+
+@given(st.lists(dialogue, min_size=1, max_size=6), st.integers(1, 30))
+@settings(max_examples=50, deadline=None)
+def test_a_split_cuts_neither_image_nor_supervised_span(dialogues, budget):
+    """Every dialogue stands whole, from the image on, in exactly one part."""
+    ways = []
+    for tree in build_trees(dialogues, budget):
+        for leaf in range(len(tree)):
+            above = [i for i in range(leaf + 1) if tree.subtree_end[i] > leaf]
+            ways.append(tuple(tree.ids[above].tolist()))
+    for one in dialogues:
+        assert tuple(one.ids.tolist()) in ways
+    assert all(way[:2] == (IMAGE, IMAGE)[: len(way)] for way in ways)

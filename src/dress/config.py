@@ -96,6 +96,7 @@ class Model(Section):
     language: Language
     tokenizer: Tokenizer = Tokenizer()
     attention: Literal["auto", "dense", "nodes", "flex"] = "auto"  # over token trees; auto is flex on CUDA, else nodes
+    fused: bool = True  # hand-written norms, rotary positions and (bf16 on CPU) attention; the same results
 
 
 # --- data ------------------------------------------------------------------------------------------
@@ -257,6 +258,7 @@ class Training(Section):
     threads: Positive | None = None  # CPU threads; null = as many as cores
     clip: float = 1.0  # gradient norm
     checkpointing: Literal["auto", "on", "off"] = "auto"  # recompute activations; auto: where they do not fit
+    keep_memory: bool = True  # on CPU: keep freed memory for the next step
     checkpoint_every: Positive = 100  # optimiser steps
     log_every: Positive = 10  # optimiser steps
     validate_every: Positive = 100  # optimiser steps, on data.validation

@@ -389,7 +389,12 @@ class Curriculum:
             tokenizer = load_tokenizer(file, chat)
         check_cuts(tokenizer, chat)
         torch.manual_seed(seed_for(self.settings.seed, "init"))
-        return LVLM(settings, tokenizer, self.settings.data.max_tokens)
+        model = LVLM(settings, tokenizer, self.settings.data.max_tokens)
+        if precision_for(self.settings.training.precision) == "bf16-mixed":
+            stages = [self.settings.curriculum.stages[name] for name in self.trained()]
+            learned = {part for s in stages if isinstance(s, config.TrainStage) for part in s.trainable}
+            model.round({"vision", "language"} - learned)
+        return model
 
     def _depends_on(self, name: str) -> dict[str, Any]:
         """Everything a stage's result depends on, beside the stages before it."""

@@ -20,7 +20,7 @@ from dress import config
 from dress.dialogue.batch import Forest, Step
 from dress.dialogue.spans import PHASE_NAMES
 from dress.model.lvlm import LVLM
-from dress.model.memory import needs_checkpointing
+from dress.model.memory import keep_freed_memory, needs_checkpointing
 
 
 class DressModule(L.LightningModule):
@@ -45,11 +45,18 @@ class DressModule(L.LightningModule):
         """What was logged, by `curriculum/step`; kept in checkpoints."""
         self._since = time.monotonic()
         self._sums = torch.zeros(3, len(PHASE_NAMES), dtype=torch.float64)
+        self._packing = torch.zeros(3, dtype=torch.float64)  # records split; room in full forests, tokens there
         self._tokens = 0
+        self._held = False  # frozen weights, in bf16
         self._held_out = torch.zeros(2, len(PHASE_NAMES), dtype=torch.float64)
 
     def on_fit_start(self) -> None:
-        """Recompute the language model's activations where they would not fit (`training.checkpointing`)."""
+        """Settle what is held in memory: freed blocks, frozen weights, activations (`training.checkpointing`)."""
+        if self.training_settings.keep_memory and self.device.type == "cpu":
+            keep_freed_memory()
+        if str(self.trainer.precision) == "bf16-mixed":
+            self.model.hold_frozen(torch.bfloat16)
+            self._held = True
         setting, language = self.training_settings.checkpointing, self.model.language
         half = "16" in str(self.trainer.precision)
         if setting == "on" or (setting == "auto" and needs_checkpointing(self.model, self.tokens, self.device, half)):
@@ -57,8 +64,13 @@ class DressModule(L.LightningModule):
         else:
             language.activation_checkpointing_disable()
 
+    def on_fit_end(self) -> None:
+        if self._held:
+            self.model.hold_frozen(torch.float32)
+
     def training_step(self, step: Step, batch_idx: int) -> Tensor:
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        self._packing += torch.tensor([step.split, step.room, step.filled], dtype=torch.float64)
         assert not isinstance(optimizer, list) and isinstance(scheduler, LRScheduler)
         weight = sum((f.weight.sum() for f in step.forests), torch.zeros((), dtype=torch.float64, device=self.device))
         weight = self.trainer.strategy.reduce(weight, reduce_op="sum")
@@ -124,6 +136,10 @@ class DressModule(L.LightningModule):
             if weight:
                 logged[f"{name}/loss"] = loss / weight
                 logged[f"{name}/supervised_tokens"] = count
+        split, room, filled = self.trainer.strategy.reduce(self._packing.to(self.device), reduce_op="sum").tolist()
+        logged["train/split_trees"] = split
+        if room:
+            logged["train/forest_fill"] = filled / room
         logged["train/grad_norm"] = norm
         logged["train/lr"] = lr
         self.history.append(logged)
@@ -134,6 +150,7 @@ class DressModule(L.LightningModule):
         self.log_dict({**logged, **speed})
         self._since, self._tokens = time.monotonic(), 0
         self._sums.zero_()
+        self._packing.zero_()
 
     def configure_optimizers(self) -> Any:
         parameters = [p for p in self.parameters() if p.requires_grad]
@@ -151,11 +168,14 @@ class DressModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["dress"] = {"history": self.history, "sums": self._sums.tolist()}
+        checkpoint["dress"] = {
+            "history": self.history, "sums": self._sums.tolist(), "packing": self._packing.tolist()
+        }  # fmt: skip
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = checkpoint["dress"]["history"]
         self._sums = torch.tensor(checkpoint["dress"]["sums"], dtype=torch.float64)
+        self._packing = torch.tensor(checkpoint["dress"]["packing"], dtype=torch.float64)
 
 
 def cosine(step: int, steps: int, warmup: float) -> float:

@@ -109,9 +109,10 @@ class StepDataset(Dataset[Step]):
         if picture is None and record.image is not None:
             what = "stored features" if self.data.features else "an image file"
             raise RecordError(f"{where}: expected {what} beside the JSON, found none")
+        split = self.data.share_prefixes and len(trees) > 1
         if isinstance(picture, Tensor):
-            return Sample(trees, None, picture)
-        return Sample(trees, None if picture is None else self.pixels(picture, where))
+            return Sample(trees, None, picture, split)
+        return Sample(trees, None if picture is None else self.pixels(picture, where), split=split)
 
     def reject(self, where: str, reason: str) -> None:
         """Name what cannot be used in the reject file, or stop (`data.on_damage`).

@@ -6,7 +6,7 @@ Shapes: T tokens, R trees, E entries, N images.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -53,26 +53,37 @@ class Forest:
 
 @dataclass
 class Step:
-    """What one optimiser step trains on, on one rank: forests, and the number of records in them."""
+    """What one optimiser step trains on, on one rank.
+
+    `records` are in the forests; the trees of `split` of them were too long for one. `room` is the token
+    budget of all forests but the last, which holds what is left, and `filled` the tokens in them.
+    """
 
     forests: list[Forest]
     records: int
+    split: int = 0
+    room: int = 0
+    filled: int = 0
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Step:
-        return Step([forest.to(device, non_blocking) for forest in self.forests], self.records)
+        return replace(self, forests=[forest.to(device, non_blocking) for forest in self.forests])
 
 
 @dataclass
 class Sample:
-    """One record, ready to train on: its trees (one, or one per dialogue), and its pixels or its features [V, D_v]."""
+    """One record, ready to train on: its trees (one, or one per dialogue), and its pixels or its features [V, D_v].
+
+    `split`: it has several because one would have been longer than a forest.
+    """
 
     trees: list[Tree]
     pixels: Tensor | None  # [3, H, W]
     features: Tensor | None = None
+    split: bool = False
 
 
 def collate(samples: Iterable[Sample], tokens_per_forest: int) -> Step:
-    """Pack whole trees into forests of at most `tokens_per_forest` tokens, the longest first.
+    """Pack whole trees into forests of at most `tokens_per_forest` tokens, as full as can be but the last.
 
     A tree above the budget is a forest of its own (`build_trees` makes none but for one dialogue
     above it).
@@ -80,24 +91,47 @@ def collate(samples: Iterable[Sample], tokens_per_forest: int) -> Step:
     kept = [sample for sample in samples if sample.trees]
     pairs = [(tree, number) for number, sample in enumerate(kept) for tree in sample.trees]
     groups = pack([len(tree) for tree, _ in pairs], tokens_per_forest)
-    return Step([_forest([pairs[i] for i in group], kept) for group in groups], len(kept))
+    forests = [_forest([pairs[i] for i in group], kept) for group in groups]
+    full = [forest.tokens for forest in forests[:-1] if forest.tokens <= tokens_per_forest]
+    return Step(
+        forests, len(kept), sum(sample.split for sample in kept), len(full) * tokens_per_forest, sum(full)
+    )
 
 
 def pack(sizes: Sequence[int], budget: int) -> list[list[int]]:
-    """Bins of indices whose sizes sum to at most `budget`: best fit, the largest first."""
+    """Bins of indices whose sizes sum to at most `budget`, each filled as well as can be in its turn.
+
+    A bin takes the largest size that is left and, of the others, those that fill it best: sums that can
+    be reached are the bits of a number. The last bin holds what is left. A size above the budget is
+    alone in its bin.
+    """
+    left = sorted(range(len(sizes)), key=lambda i: -sizes[i])
     bins: list[list[int]] = []
-    room: list[int] = []
-    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        fits = [(left, b) for b, left in enumerate(room) if left >= sizes[i]]
-        if fits:
-            _, b = min(fits)
-        else:
-            b = len(bins)
-            bins.append([])
-            room.append(budget)
-        bins[b].append(i)
-        room[b] -= sizes[i]
+    while left:
+        first, *others = left
+        room = budget - sizes[first]
+        taken = [first, *_fullest([sizes[i] for i in others], room, others)] if room > 0 else [first]
+        bins.append(taken)
+        gone = set(taken)
+        left = [i for i in left if i not in gone]
     return bins
+
+
+def _fullest(sizes: list[int], room: int, names: list[int]) -> list[int]:
+    """Names of sizes whose sum comes nearest to `room` from below."""
+    if sum(sizes) <= room:
+        return names
+    within = (1 << (room + 1)) - 1
+    sums = [1]  # bit n: the sizes up to here can sum to n
+    for size in sizes:
+        sums.append((sums[-1] | sums[-1] << size) & within)
+    goal = sums[-1].bit_length() - 1
+    taken = []
+    for number in range(len(sizes), 0, -1):
+        if not sums[number - 1] >> goal & 1:
+            taken.append(names[number - 1])
+            goal -= sizes[number - 1]
+    return taken
 
 
 def _forest(group: list[tuple[Tree, int]], samples: list[Sample]) -> Forest:

@@ -68,8 +68,11 @@ class _Node:
 
 def build_tree(dialogues: Sequence[Encoded]) -> Tree:
     """Merge dialogues over one image into a trie and lay it out; costs grow with nodes, not with tokens."""
+    return _build(dialogues, *sorted_prefixes([d.ids for d in dialogues]))
+
+
+def _build(dialogues: Sequence[Encoded], order: list[int], shared: list[int]) -> Tree:
     ids = [d.ids for d in dialogues]
-    order, shared = sorted_prefixes(ids)
     root, ways = _trie(ids, order, shared)
     layout, paths = _lay_out(root)
     tokens = np.concatenate([ids[node.source][node.start : node.stop] for node in layout])
@@ -98,7 +101,7 @@ def build_trees(dialogues: Sequence[Encoded], budget: int) -> list[Tree]:
             parts.append([])
             size = len(dialogues[i].ids)
         parts[-1].append(dialogues[i])
-    return [build_tree(part) for part in parts]
+    return [_build(dialogues, order, shared)] if len(parts) == 1 else [build_tree(part) for part in parts]
 
 
 def sorted_prefixes(ids: Sequence[np.ndarray]) -> tuple[list[int], list[int]]:

@@ -8,8 +8,8 @@ transformers passes on untouched: it builds no T x T mask and detects no "packed
 Backends, all equal (tests/test_attention.py):
 
 - `dense`: trees padded side by side, one SDPA with an ancestor mask per tree. The oracle.
-- `nodes`: one SDPA per path over [keys of its ancestors ‖ its own], equal paths batched. No masked-out
-  work but above the diagonal; for CPU.
+- `nodes`: one attention per path over [keys of its ancestors ‖ its own], equal paths batched; SDPA, or (bf16)
+  matrix products (model.products). No masked-out work but above the diagonal; for CPU.
 - `flex`: FlexAttention over the whole forest with block sparsity; for CUDA.
 
 Shapes: T tokens, H query heads, K key heads, d width of a head.
@@ -33,10 +33,12 @@ from transformers.masking_utils import sdpa_mask
 
 from dress.dialogue.batch import Forest
 from dress.dialogue.tree import Path
+from dress.model.products import Group, path_attention
 
 NAME = "dress"
 Backend = Literal["dense", "nodes", "flex"]
-FLEX_BLOCK = 128
+PRODUCTS = {torch.bfloat16}
+"""Dtypes in which `nodes` is faster as plain matrix products than as PyTorch's attention kernel (CPU)."""
 
 
 @dataclass
@@ -47,6 +49,8 @@ class Plan:
     backend: Backend
     rows: Tensor
     """Rows that predict something [U], in order."""
+    fused: bool = True
+    """`nodes` as plain matrix products where they are faster (bf16)."""
     masks: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     @cached_property
@@ -69,6 +73,28 @@ class Plan:
         for path in self.forest.paths:
             groups[path.stop - path.start, sum(stop - start for start, stop in path.before)].append(path)
         return list(groups.values())
+
+    @cached_property
+    def products(self) -> list[Group]:
+        """The groups as places, for matrix products."""
+        device = self.forest.ids.device
+
+        def places(runs: list[tuple[int, int]]) -> Tensor | slice:
+            joined = all(before[1] == after[0] for before, after in pairwise(runs))
+            if joined:
+                return slice(runs[0][0], runs[-1][1])
+            return torch.cat([torch.arange(*run) for run in runs]).to(device)
+
+        return [
+            Group(
+                len(paths),
+                paths[0].stop - paths[0].start,
+                sum(stop - start for start, stop in (*paths[0].before, (paths[0].start, paths[0].stop))),
+                places([(path.start, path.stop) for path in paths]),
+                places([run for path in paths for run in (*path.before, (path.start, path.stop))]),
+            )
+            for paths in self.groups
+        ]
 
     @cached_property
     def order(self) -> list[int]:
@@ -104,7 +130,7 @@ class CachePlan(Protocol):
     ) -> Tensor: ...  # fmt: skip
 
 
-def plan(forest: Forest, backend: str, rows: Tensor | None = None) -> Plan:
+def plan(forest: Forest, backend: str, rows: Tensor | None = None, fused: bool = True) -> Plan:
     """A plan with the chosen backend; `auto` is `flex` on CUDA and `nodes` elsewhere.
 
     Raises:
@@ -114,7 +140,7 @@ def plan(forest: Forest, backend: str, rows: Tensor | None = None) -> Plan:
         backend = "flex" if forest.ids.is_cuda else "nodes"
     if backend == "flex" and not forest.ids.is_cuda and torch.is_grad_enabled():
         raise ValueError("model.attention=flex: expected a CUDA device, got the CPU, where it cannot train; use auto")
-    return Plan(forest, backend, forest.row.unique() if rows is None else rows)  # type: ignore[arg-type]
+    return Plan(forest, backend, forest.row.unique() if rows is None else rows, fused)  # type: ignore[arg-type]
 
 
 def foreign_mask(device: torch.device) -> Tensor:
@@ -176,6 +202,12 @@ def _nodes(
     query: Tensor, key: Tensor, value: Tensor, plan: Plan,
     scaling: float | None, window: int | None, softcap: float | None,
 ) -> Tensor:  # fmt: skip
+    if torch.is_autocast_enabled(query.device.type):
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    if plan.fused and query.dtype in PRODUCTS:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return path_attention(query[0], key[0], value[0], plan.products, scale, window, softcap)[None]
     # torch.split: its backward is one cat, that of a slice a whole tensor of zeros
     sizes = [stop - start for start, stop in pairwise(plan.cuts)]
     keys, values = key.split(sizes, 2), value.split(sizes, 2)

@@ -53,6 +53,7 @@ def save_model(model: LVLM, settings: config.Model, folder: Path, facts: dict[st
             "chat": settings.language.chat,
             "tokenizer": tokenizer_hash(model.encoder.tokenizer),
             "base": fingerprint(model, frozen),
+            "rounded": list(model.rounded),
             **facts,
         },
     )
@@ -75,6 +76,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[LVLM, 
     facts = read_facts(folder)
     settings = config.Model.model_validate(facts["model"])
     model = LVLM(settings, stored_tokenizer(folder, settings), facts["max_tokens"])
+    model.round(facts.get("rounded", []))
     load_weights(model, settings, folder)
     return model.to(device), facts
 

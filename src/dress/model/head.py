@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK = 2**24
+from dress.model.fused import out_dtype
+
+CHUNK = 2**25
 """Logits in memory at a time."""
 
 
@@ -45,39 +47,43 @@ class _HeadLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         need_hidden, need_weight = ctx.needs_input_grad[:2]
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        dtype = out_dtype(hidden)
+        rows_all, head = hidden.to(dtype), weight.to(dtype)
         order = where.argsort(stable=True)
         counts = torch.bincount(where, minlength=len(hidden)).tolist()
         nll = torch.empty(len(target), dtype=wide, device=hidden.device)
         loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if need_weight else None
-        rows_at_once = max(1, CHUNK // len(weight))
+        grad_weight: Tensor | None = None
+        chunks = -(-len(hidden) * len(weight) // CHUNK)
+        rows_at_once = max(1, -(-len(hidden) // max(1, chunks)))
         done = 0
         for start in range(0, len(hidden), rows_at_once):
-            rows = hidden[start : start + rows_at_once]
+            rows = rows_all[start : start + rows_at_once]
             entries = order[done : done + sum(counts[start : start + rows_at_once])]
             done += len(entries)
             at, goal, share = where[entries] - start, target[entries], factor[entries]
-            raw = F.linear(rows, weight)  # under autocast in bf16
-            logits, capped = raw.to(wide), None
+            logits = F.linear(rows, head)
             if softcap is not None:
-                capped = torch.tanh(logits / softcap)
+                logits = torch.tanh(logits.to(wide).div_(softcap))
+                capped = logits
                 logits = capped * softcap
-            logz = logits.logsumexp(-1)
-            nll[entries] = found = logz[at] - logits[at, goal]
+            p = torch.softmax(logits, -1, dtype=wide)
+            nll[entries] = found = _surprise(p, logits, at, goal)
             loss += (found.double() * share).sum()
             if not (need_hidden or need_weight):
                 continue
             summed = torch.zeros(len(rows), dtype=torch.float64, device=rows.device).index_add_(0, at, share)
-            grad = logits.sub_(logz[:, None]).exp_().mul_(summed.to(wide)[:, None])
+            grad = p.mul_(summed.to(wide)[:, None])
             grad.index_put_((at, goal), -share.to(wide), accumulate=True)
-            if capped is not None:
-                grad *= 1 - capped.square()
-            grad = grad.to(raw.dtype)
+            if softcap is not None:
+                grad *= 1 - capped.square_()
+            grad = grad.to(dtype)
             if grad_hidden is not None:
-                grad_hidden[start : start + rows_at_once] = grad @ weight
-            if grad_weight is not None:
-                grad_weight += grad.T @ rows
+                grad_hidden[start : start + rows_at_once] = grad @ head
+            if need_weight:
+                part = grad.T @ rows
+                grad_weight = part.to(wide) if grad_weight is None else grad_weight.add_(part)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.mark_non_differentiable(nll)
         ctx.dtype = weight.dtype
@@ -88,3 +94,14 @@ class _HeadLoss(torch.autograd.Function):
         scaled = [g if g is None or grad_loss == 1 else g * grad_loss.to(g.dtype) for g in ctx.saved_tensors]
         grad_hidden, grad_weight = scaled
         return grad_hidden, None if grad_weight is None else grad_weight.to(ctx.dtype), None, None, None, None
+
+
+def _surprise(p: Tensor, logits: Tensor, at: Tensor, goal: Tensor) -> Tensor:
+    """Negative log-likelihood [E] of `goal` in rows `at`, exact also where its probability is too small to hold."""
+    chosen = p[at, goal]
+    nll = -chosen.log()
+    rare = (chosen < 1e-30).nonzero()[:, 0]
+    if len(rare):
+        rows = logits[at[rare]].to(p.dtype)
+        nll[rare] = rows.logsumexp(-1) - rows.gather(1, goal[rare, None])[:, 0]
+    return nll

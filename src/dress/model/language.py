@@ -5,12 +5,22 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from dress import config
+from dress.dialogue.batch import Sample, collate
+from dress.dialogue.encode import Encoded
+from dress.dialogue.tree import Tree, build_tree
 from dress.model import attention
+
+PROVED = {"llama", "qwen2", "qwen3", "mistral", "smollm3", "gemma2", "gemma3_text", "gpt2"}
+"""Kinds of models whose loss and gradients the tests compare with separate sequences; others are tried when built."""
+
+UNEQUAL = 1e-4
+"""Relative difference of a hidden state above which sharing is not exact (fp32)."""
 
 
 def build_language(settings: config.Language, vocabulary: int | None) -> PreTrainedModel:
@@ -27,9 +37,13 @@ def build_language(settings: config.Language, vocabulary: int | None) -> PreTrai
         fields = dict(settings.config)
         if vocabulary is not None:
             fields["vocab_size"] = vocabulary
-        language = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(**fields), attn_implementation=attention.NAME, dtype=torch.float32
-        )
+        try:
+            language = AutoModelForCausalLM.from_config(
+                AutoConfig.for_model(**fields), attn_implementation=attention.NAME, dtype=torch.float32
+            )
+        except KeyError as error:  # falcon, gptj: a table of attention classes of their own
+            kind = fields.get("model_type")
+            raise ValueError(f"model.language {kind}: it takes no attention from transformers' interface") from error
     else:
         source = source_of(settings)
         try:
@@ -45,8 +59,10 @@ def build_language(settings: config.Language, vocabulary: int | None) -> PreTrai
             raise ValueError(f"model.language: cannot load {source} ({error})") from error
     language.generation_config.pad_token_id = None
     refuse_unsupported(language)
+    if language.config.get_text_config().model_type not in PROVED:
+        refuse_unequal(language)
     if settings.lora is not None:
-        _add_lora(language, settings.lora)
+        add_lora(language, settings.lora)
     return language
 
 
@@ -81,18 +97,23 @@ def refuse_unsupported(language: PreTrainedModel) -> None:
     """Refuse by name what sharing prefixes does not represent (DESIGN §6).
 
     Raises:
-        ValueError: mixture of experts, recurrent or linear attention layers, multi-dimensional RoPE,
-            dropout (one mask would serve all dialogues that share a token), logits that are scaled.
+        ValueError: mixture of experts, recurrent or linear attention layers, multi-dimensional RoPE, RoPE
+            that depends on the longest sequence of a batch, bidirectional attention, dropout (one mask would
+            serve all dialogues that share a token), logits that are scaled.
     """
     text = language.config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or [])
+    rope = getattr(text, "rope_parameters", None) or {}
+    ropes = [rope, *(one for one in rope.values() if isinstance(one, dict))]
     problems = {
         "mixture-of-experts routing": bool(getattr(text, "num_local_experts", 0) or getattr(text, "num_experts", 0)),
         "linear attention or state-space layers": bool(kinds - {"full_attention"} - {"sliding_attention"}),
         "dropout (set it to 0 in model.language.config)": bool(getattr(text, "attention_dropout", 0))
         or any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in language.modules()),
         "scaled logits": any(getattr(text, name, 1) not in (None, 1) for name in ("logit_scale", "logits_scaling")),
-        "multi-dimensional RoPE": "mrope_section" in (getattr(text, "rope_parameters", None) or {}),
+        "multi-dimensional RoPE": "mrope_section" in rope,
+        "RoPE scaled by the length of a batch": any(one.get("rope_type") in ("dynamic", "longrope") for one in ropes),
+        "bidirectional attention": bool(getattr(text, "use_bidirectional_attention", False)),
     }
     found = [name for name, there in problems.items() if there]
     if found:
@@ -100,6 +121,52 @@ def refuse_unsupported(language: PreTrainedModel) -> None:
             f"model.language {text.model_type}: token trees do not represent {', '.join(found)}. "
             f"Choose a causal LM with plain RoPE or learned positions and full or sliding attention"
         )
+
+
+def refuse_unequal(language: PreTrainedModel) -> None:
+    """Refuse a kind of model that is not in `PROVED` unless a small tree gives what its sequences give.
+
+    Raises:
+        ValueError: it takes its positions or its mask from elsewhere (ALiBi, for example).
+    """
+    rows = [[5, 6, 7, 8, 9, 10], [5, 6, 7, 11, 12, 13, 14], [5, 6, 7, 11, 15]]
+    tree = build_tree([Encoded("sft", np.array(ids), np.array([0.0] + [1.0] * (len(ids) - 1))) for ids in rows])
+    forest = collate([Sample([tree], None)], len(tree)).forests[0]
+    kind = language.config.get_text_config().model_type
+    was = language.training
+    language.eval()
+    try:
+        with torch.no_grad():
+            hidden = language.base_model(
+                inputs_embeds=language.get_input_embeddings()(forest.ids[None]), position_ids=forest.depth[None],
+                attention_mask=attention.foreign_mask(forest.ids.device), use_cache=False,
+                plan=attention.plan(forest, "dense"),
+            ).last_hidden_state[0]  # fmt: skip
+            plain = [language.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0, :-1] for ids in rows]
+    except Exception as problem:  # whatever a foreign model says of arguments that it does not take
+        raise ValueError(f"model.language {kind}: token trees do not run through it ({problem!r})") from problem
+    finally:
+        language.train(was)
+    found = {context: hidden[at] for context, at in _contexts(tree).items()}
+    error = max(
+        float((found[tuple(ids[: n + 1])] - one[n]).norm() / one[n].norm())
+        for ids, one in zip(rows, plain, strict=True)
+        for n in range(len(one))
+    )
+    if error > UNEQUAL:
+        raise ValueError(
+            f"model.language {kind}: a token tree gives other hidden states than its sequences (relative difference "
+            f"{error:.1e}). It does not take positions and attention from transformers' interfaces; choose another"
+        )
+
+
+def _contexts(tree: Tree) -> dict[tuple[int, ...], int]:
+    """Tokens from the root down to each place."""
+    out: dict[tuple[int, ...], int] = {}
+    for at in range(len(tree)):
+        above = [i for i in range(at + 1) if tree.subtree_end[i] > at]
+        out[tuple(tree.ids[above].tolist())] = at
+    return out
 
 
 def _gguf(settings: config.Language) -> dict:
@@ -110,7 +177,8 @@ def _gguf(settings: config.Language) -> dict:
     return {"gguf_file": settings.gguf, "quantization_config": GgufConfig(dequantize=True)}
 
 
-def _add_lora(language: PreTrainedModel, lora: config.Lora) -> None:
+def add_lora(language: PreTrainedModel, lora: config.Lora) -> None:
+    """Put low-rank adapters beside the layers that `lora.targets` names."""
     from peft import LoraConfig, inject_adapter_in_model
 
     inject_adapter_in_model(

@@ -5,7 +5,7 @@ Shapes: B rows, S tokens, D width, N images, V image tokens, T tokens and E entr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from dress import config
 from dress.dialogue.batch import Forest
 from dress.dialogue.encode import IMAGE, Encoder
 from dress.model.attention import foreign_mask, plan
+from dress.model.fused import fuse
 from dress.model.head import head_loss
 from dress.model.language import build_language
 from dress.model.last_layer import prune_last_layer
@@ -39,11 +40,15 @@ class LVLM(nn.Module):
         self.vision = VisionEncoder(settings.vision)
         self.language = build_language(settings.language, len(tokenizer))
         self.pruned = prune_last_layer(self.language)
+        self.fused = settings.fused
+        if self.fused:
+            fuse(self.language)
         embeddings: Any = self.language.get_input_embeddings()
         width = int(embeddings.weight.shape[1])
         self.projector = build_projector(settings.projector.kind, self.vision.width, width)
         self.encoder = Encoder(tokenizer, settings.language.chat, self.vision.num_tokens, max_tokens)
         self.attention = settings.attention
+        self.rounded: tuple[str, ...] = ()
         text: Any = self.language.config.get_text_config()
         self.softcap: float | None = getattr(text, "final_logit_softcapping", None)
         self._unused = {
@@ -75,6 +80,8 @@ class LVLM(nn.Module):
             image: row of `images` for each run of image tokens in `ids`, in order.
         """
         embeddings = self.language.get_input_embeddings()(ids.clamp(min=0))
+        if embeddings.dtype == torch.bfloat16 and self.projector_weight.dtype != torch.bfloat16:
+            embeddings = embeddings.float()  # frozen in bf16; what the layers add to stays in fp32
         if images is None:
             return embeddings
         place = ids == IMAGE
@@ -98,7 +105,7 @@ class LVLM(nn.Module):
             attention_mask=foreign_mask(forest.ids.device),
             position_ids=forest.depth[None],
             use_cache=False,
-            plan=plan(forest, self.attention, rows),
+            plan=plan(forest, self.attention, rows, self.fused),
         ).last_hidden_state[0]
         hidden = hidden if self.pruned else hidden[rows]
         head: Any = self.language.get_output_embeddings()
@@ -126,6 +133,36 @@ class LVLM(nn.Module):
         """Train these parts and freeze the rest."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(self.part_of(name) in parts and name not in self._unused)
+
+    def round(self, parts: Iterable[str]) -> None:
+        """Round the matrices of parts that no stage trains to bf16, which is what training multiplies in bf16 anyway.
+
+        Answers then come from the very weights that were trained with, and `hold_frozen` loses nothing.
+        """
+        self.rounded = tuple(sorted({*self.rounded, *parts}))
+        for name, parameter in self._matrices():
+            if self.part_of(name) in parts:
+                parameter.data = parameter.data.bfloat16().to(parameter.dtype)
+
+    def hold_frozen(self, dtype: torch.dtype) -> None:
+        """Hold frozen matrices in `dtype` where that loses nothing: autocast then copies none of them.
+
+        Args:
+            dtype: bfloat16 to train; float32 brings them back.
+        """
+        for _, parameter in self._matrices():
+            held = parameter.data.to(dtype)
+            if not parameter.requires_grad and torch.equal(held.to(parameter.dtype), parameter.data):
+                parameter.data = held
+
+    def _matrices(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Weights of linear layers, convolutions and embeddings, without the projector's and LoRA's."""
+        kinds = (nn.Linear, nn.Conv2d, nn.Embedding, nn.MultiheadAttention)
+        for place, module in self.named_modules():
+            if isinstance(module, kinds) and place.startswith(("language.", "vision.")) and "lora_" not in place:
+                for name, parameter in module.named_parameters(place, recurse=False):
+                    if parameter.ndim > 1:
+                        yield name, parameter
 
     def parameter_table(self) -> Iterator[tuple[str, int, int]]:
         """(part, parameters, trainable parameters) for every part that there is."""

@@ -1,12 +1,14 @@
-"""What fits into memory: a forward pass without activation checkpointing, rows of keys and values."""
+"""Memory: does a step fit without activation checkpointing, rows of keys and values, and who keeps what is freed."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 import torch
 
 from dress.model.lvlm import LVLM
+from dress.model.products import KEPT
 
 SHARE = 0.7
 """Of the memory that is free; the rest is for the allocator, the logits and the data."""
@@ -16,7 +18,8 @@ def activation_bytes(model: LVLM, tokens: int, width: int) -> int:
     """Estimate of what a forward pass over `tokens` keeps for its backward pass, in bytes.
 
     Per token and layer: about 12 tensors of the hidden width (inputs of norms and projections, both
-    residuals, queries, keys, values, attention's output) and 4 of the MLP's (ours, for gated MLPs).
+    residuals, queries, keys, values, attention's output) and 4 of the MLP's (ours, for gated MLPs); where
+    attention runs as matrix products (bf16 on CPU), its probabilities too.
 
     Args:
         model: whose language model is trained through.
@@ -26,7 +29,9 @@ def activation_bytes(model: LVLM, tokens: int, width: int) -> int:
     text = model.language.config.get_text_config()
     hidden, layers = text.hidden_size, text.num_hidden_layers
     inner = getattr(text, "intermediate_size", None) or 4 * hidden
-    return tokens * layers * (12 * hidden + 4 * inner) * width
+    products = model.fused and width == 2 and model.device.type == "cpu"
+    seen = min(tokens, KEPT) * text.num_attention_heads if products else 0
+    return tokens * layers * (12 * hidden + 4 * inner + seen) * width
 
 
 def state_bytes(model: LVLM) -> int:
@@ -73,3 +78,16 @@ def rows_that_fit(model: LVLM, tokens: int) -> int:
     if device.type == "cuda":  # what PyTorch holds and does not use
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(SHARE * free) // cache_bytes(model, tokens)
+
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep what it frees for its next step; True where the C library can (glibc).
+
+    By default glibc returns large blocks to the kernel at once, and every step pays for fresh, zeroed
+    pages: a fifth of its time for SmolLM2-135M on a CPU (benchmarks/train_step.py).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(MMAP_THRESHOLD, 2**30) and mallopt(TRIM_THRESHOLD, -1))

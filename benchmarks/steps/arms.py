@@ -1,0 +1,298 @@
+"""The arms: everybody's own training loop over the same tuples.
+
+An arm is a function that trains until `Meter.step` ends it, and says after each optimiser step what its loss was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dress import config
+from dress.dialogue.batch import Sample, Step, collate
+from dress.dialogue.tree import build_tree
+from dress.model.memory import keep_freed_memory
+from steps import models
+from steps.gate import Targets, of_forest, of_rows, save
+from steps.machine import Memory, clock
+from steps.models import ModelSpec
+from steps.tuples import Shape, Tuple, Turn, make
+
+LR, CLIP, BETAS, DECAY = 1e-4, 1.0, (0.9, 0.98), 0.01
+STEPS = 1_000_000
+FOREST = 16384
+
+
+class Finished(Exception):
+    """The coordinator wants no more steps."""
+
+
+@dataclass(frozen=True)
+class ArmSpec:
+    """What a process trains."""
+
+    name: str
+    model: ModelSpec
+    shape: Shape
+    tuples: int = 16  # different ones
+    per_step: int = 1  # of an optimiser step
+    threads: int = 2
+    bf16: bool = True
+    device: str = "cpu"
+    gate: Path | None = None  # one step: write loss, gradients and targets there
+    rows_at_once: int = 0  # TRL, plain HF: rows of a micro-batch; 0 is all of a step
+
+    def data(self) -> Iterator[list[Tuple]]:
+        """The tuples of each step, in order, again and again."""
+        number = 0
+        while True:
+            yield [make(self.shape, (number + i) % self.tuples, self.model.image) for i in range(self.per_step)]
+            number += self.per_step
+
+
+@dataclass
+class Meter:
+    """Runs an arm's steps on request and reports their times.
+
+    Args:
+        pipe: receives (number of steps, whether to give freed memory back first), sends a report; None ends.
+        device: that is waited for.
+        gate: write what the first step learned there, and end.
+    """
+
+    pipe: Any
+    device: str = "cpu"
+    gate: Path | None = None
+    targets: Targets = field(default_factory=Targets)
+
+    def __post_init__(self) -> None:
+        self.memory = Memory(self.device)
+
+    @property
+    def gating(self) -> bool:
+        return self.gate is not None
+
+    def start(self) -> None:
+        """Before the first step."""
+        self._wait()
+
+    def gradients(self, loss: float, named: Iterator[tuple[str, Tensor | None]]) -> None:
+        """Before the optimiser's step: in a gate, keep everything and end."""
+        if self.gate is not None:
+            save(self.gate, loss, {name: g for name, g in named if g is not None}, self.targets)
+            raise Finished
+
+    def step(self, loss: float) -> None:
+        """After every optimiser step; returns when the next one may begin."""
+        now = clock(self.device)
+        self.seconds.append(now - self._since)
+        self.losses.append(loss)
+        self.left -= 1
+        if self.left:
+            self._since = now
+            return
+        report = {
+            "seconds": self.seconds, "losses": self.losses, "cpu": time.process_time() - self._cpu,
+            "peak": self.memory.peak(), "before": self._before,
+        }  # fmt: skip
+        self.pipe.send(report)
+        self._wait()
+
+    def _wait(self) -> None:
+        order = self.pipe.recv()
+        if order is None:
+            raise Finished
+        self.left, fresh = order
+        if fresh:
+            self.memory.forget()
+        self.losses: list[float] = []
+        self.seconds: list[float] = []
+        self._before = self.memory.now()
+        self._cpu = time.process_time()
+        self._since = clock(self.device)
+
+
+# --- our trainer ----------------------------------------------------------------------------------
+
+
+def dress(spec: ArmSpec, meter: Meter, share: bool = True) -> None:
+    """Our trainer; `share` false gives every dialogue its own sequence, ragged, in the same forest."""
+    import lightning as L
+    from torch.utils.data import DataLoader, IterableDataset
+
+    from dress.module import DressModule
+
+    model = models.ours(spec.model, spec.shape)
+
+    class Steps(IterableDataset[Step]):
+        def __iter__(self) -> Iterator[Step]:
+            for tuples in spec.data():
+                yield collate([_sample(model, one, share) for one in tuples], FOREST)
+
+    class Module(DressModule):
+        losses: float = 0.0
+
+        def training_step(self, step: Step, batch_idx: int) -> Tensor:
+            self.losses = 0.0
+            if meter.gating:
+                for forest in step.forests:
+                    of_forest(meter.targets, forest)
+            return super().training_step(step, batch_idx)
+
+        def _loss(self, forest: Any, total: Tensor) -> Tensor:
+            loss = super()._loss(forest, total)
+            self.losses += float(loss.detach())
+            return loss
+
+    class Watch(L.Callback):
+        def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+            meter.start()
+
+        def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+            meter.gradients(module.losses, ((n, p.grad) for n, p in model.named_parameters()))
+
+        def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
+            meter.step(module.losses)
+
+    stage = config.TrainStage(
+        data="sft", phases={"sft": 1.0}, steps=STEPS, records_per_step=spec.per_step, lr=LR, warmup=0,
+        weight_decay=DECAY, trainable=models.trained(spec.model),
+    )  # fmt: skip
+    training = config.Training(clip=1e9 if meter.gating else CLIP)
+    trainer = L.Trainer(
+        accelerator="gpu" if spec.device == "cuda" else "cpu", devices=1,
+        precision="bf16-mixed" if spec.bf16 else "32-true", max_steps=STEPS, logger=False,
+        callbacks=[Watch()], enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(Module(model, stage, training, tokens=4096), DataLoader(Steps(), batch_size=None))
+
+
+def unshared(spec: ArmSpec, meter: Meter) -> None:
+    """Our trainer with sharing off."""
+    dress(spec, meter, share=False)
+
+
+def _sample(model: Any, one: Tuple, share: bool) -> Sample:
+    encoded = one.encoded()
+    trees = [build_tree(encoded)] if share else [build_tree([dialogue]) for dialogue in encoded]
+    return Sample(trees, model.vision.preprocess(one.picture) if one.picture else None)
+
+
+# --- plain transformers ---------------------------------------------------------------------------
+
+
+@dataclass
+class Padded:
+    """Rows as transformers takes them: right-padded ids, labels of the supervised tokens, pixels per row."""
+
+    ids: Tensor
+    mask: Tensor
+    labels: Tensor
+    pixels: Tensor | None
+
+
+def padded(rows: list[tuple[Turn, ...]], one: Tuple, processor: Any) -> Padded:
+    """A tuple's rows, padded to the longest."""
+    words = processor.tokenizer
+    image = [words.convert_tokens_to_ids("<image>")] * one.shape.image if one.picture else []
+    ids = [image + [i for turn in row for i in turn.ids] for row in rows]
+    weights = [[0.0] * len(image) + [turn.weight for turn in row for _ in turn.ids] for row in rows]
+    size = (len(rows), max(map(len, ids)))
+    out = Padded(
+        torch.full(size, words.pad_token_id), torch.zeros(size, dtype=torch.long), torch.full(size, -100), None
+    )
+    for number, (row, weight) in enumerate(zip(ids, weights, strict=True)):
+        chosen = torch.tensor(weight) > 0
+        out.ids[number, : len(row)] = torch.tensor(row)
+        out.mask[number, : len(row)] = 1
+        out.labels[number, : len(row)][chosen] = torch.tensor(row)[chosen]
+    if one.picture:
+        pixels = [processor.image_processor([one.picture])["pixel_values"][0] for _ in rows]
+        out.pixels = torch.stack([torch.as_tensor(image) for image in pixels])
+    return out
+
+
+def hf(spec: ArmSpec, meter: Meter) -> None:
+    """A plain loop: one row per answer, padded; the model's own loss. No checkpointing."""
+    model, processor = models.llava(spec.model, spec.shape).to(spec.device), models.processor(spec.model, spec.shape)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        [{"params": [p for p in parameters if p.ndim >= 2]},
+         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}],
+        lr=LR, betas=BETAS, weight_decay=DECAY, fused=True,
+    )  # fmt: skip
+    meter.start()
+    for tuples in spec.data():
+        batches = [padded(one.rows(merged=False), one, processor) for one in tuples]
+        supervised = sum(int((batch.labels[:, 1:] != -100).sum()) for batch in batches)
+        total = 0.0
+        for batch in batches:
+            if meter.gating:
+                of_rows(meter.targets, batch.ids, batch.mask, batch.labels, model.config.image_token_id)
+            at_once = spec.rows_at_once or len(batch.ids)
+            for first in range(0, len(batch.ids), at_once):
+                loss = _loss(model, batch, slice(first, first + at_once), supervised, spec)
+                loss.backward()
+                total += loss.item()
+        meter.gradients(total, ((models.to_ours(n), p.grad) for n, p in model.named_parameters()))
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+        optimizer.zero_grad()
+        meter.step(total)
+
+
+def _loss(model: Any, batch: Padded, part: slice, supervised: int, spec: ArmSpec) -> Tensor:
+    pixels = {} if batch.pixels is None else {"pixel_values": batch.pixels[part].to(spec.device)}
+    given = {"input_ids": batch.ids, "attention_mask": batch.mask, "labels": batch.labels}
+    with torch.autocast(spec.device, torch.bfloat16, enabled=spec.bf16):
+        return model(
+            **{name: value[part].to(spec.device) for name, value in given.items()}, **pixels,
+            num_items_in_batch=supervised, use_cache=False,
+        ).loss  # fmt: skip
+
+
+# --- TRL ------------------------------------------------------------------------------------------
+
+
+def trl_defaults(spec: ArmSpec, meter: Meter) -> None:
+    """TRL as it comes: checkpointing on, one row per answer."""
+    from steps.trl_arm import train
+
+    train(spec, meter, tuned=False)
+
+
+def trl_tuned(spec: ArmSpec, meter: Meter) -> None:
+    """TRL as a careful user runs it: no checkpointing, a chain as one row with loss on every answer, the best
+    size of micro-batches, and freed memory kept."""
+    from steps.trl_arm import train
+
+    keep_freed_memory()
+    train(spec, meter, tuned=True)
+
+
+ARMS: dict[str, Callable[[ArmSpec, Meter], None]] = {
+    "dress": dress,
+    "dress, sharing off": unshared,
+    "TRL tuned": trl_tuned,
+    "TRL defaults": trl_defaults,
+    "plain HF padded": hf,
+}
+
+
+def work(pipe: Any, spec: ArmSpec) -> None:
+    """The whole life of an arm's process."""
+    torch.set_num_threads(spec.threads)
+    try:
+        ARMS[spec.name](spec, Meter(pipe, spec.device, spec.gate))
+    except Finished:
+        pass
+    except BaseException as error:  # said by the coordinator, which goes on without this arm
+        pipe.send({"error": f"{type(error).__name__}: {error}"})
+        raise

@@ -1,0 +1,262 @@
+"""Results as JSON, as tables in Markdown, and as a picture."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from dress.dialogue.tree import build_tree
+from steps.flops import Sizes, floor
+from steps.rounds import Measured, paired
+from steps.tuples import Shape, make
+
+OURS, UNSHARED, TUNED = "dress", "dress, sharing off", "TRL tuned"
+
+
+def figures(
+    measured: dict[str, Measured], groups: list[list[str]], shape: Shape, sizes: Sizes, full: bool, per_step: int,
+    peak: float, gates: dict[str, dict[str, Any]],
+) -> dict[str, dict[str, Any]]:
+    """What each arm reached on one shape of tuples.
+
+    Args:
+        measured: by "group/arm" where ours ran in several groups.
+        groups: arms that were interleaved with one another.
+        shape, sizes, full, per_step: of tuples, model, training; they give the floor.
+        peak: matrix products measured in the same run, in operations per second.
+        gates: an arm that did not pass prints no ratio.
+
+    Returns:
+        by arm: seconds per step, supervised tokens and tuples per second, MFU, peak and activation bytes, loss
+        of the first step, and `slower`: its time ÷ ours, paired by round, with the interval.
+    """
+    one = make(shape, 0, image=False)
+    trees = [build_tree(one.encoded())]
+    operations = per_step * floor(sizes, trees, full)
+    supervised = per_step * int(sum(d.weights.sum() for d in one.encoded()))
+    out: dict[str, dict[str, Any]] = {}
+    for number, group in enumerate(groups):
+        ours = measured[f"{number}/{OURS}"]
+        for name in group:
+            arm = measured[f"{number}/{name}"]
+            if not arm.seconds:
+                out[name] = {"error": arm.error or "not run"}
+                continue
+            if name == OURS:
+                if name in out:
+                    continue
+                arm = _joined([measured[f"{i}/{OURS}"] for i in range(len(groups))])
+            found: dict[str, Any] = {
+                "step": arm.step, "supervised": supervised / arm.step, "tuples": per_step / arm.step,
+                "mfu": operations / arm.step / peak, "peak": arm.peak, "activations": arm.activations,
+                "loss": arm.losses[0], "rounds": arm.per_round, "cpu_seconds": arm.cpu, "warm_up": arm.warm_up,
+            }  # fmt: skip
+            if gates.get(name, {}).get("passes") and name != OURS and ours.seconds:
+                found["slower"] = paired(arm.per_round, ours.per_round)
+            out[name] = found
+    return out
+
+
+def _joined(runs: list[Measured]) -> Measured:
+    """Ours from every group it ran in: all its steps, its largest memory."""
+    most = max(runs, key=lambda one: one.activations)
+    joined = Measured(peak=most.peak, before=most.before)
+    for one in runs:
+        joined.seconds += one.seconds
+        joined.cpu += one.cpu
+        joined.losses += one.losses
+        joined.warm_up += one.warm_up
+    return joined
+
+
+def ragged_ratio(shape: Shape) -> float:
+    """Tokens of the dialogues as separate sequences ÷ tokens of their tree."""
+    encoded = make(shape, 0, image=False).encoded()
+    return sum(len(one.ids) for one in encoded) / len(build_tree(encoded))
+
+
+def targets(arms: dict[str, dict[str, Any]], shape: Shape) -> dict[str, dict[str, Any]]:
+    """What was to be reached on STD-256, and what was; None where an arm did not run or did not pass its gate."""
+
+    def ratio(name: str) -> float | None:
+        return arms.get(name, {}).get("slower", {}).get("ratio")
+
+    off = ratio(UNSHARED)
+    ours, tuned = arms.get(OURS, {}), arms.get(TUNED, {})
+    found = {
+        "times TRL defaults": (5.0, 8.0, ratio("TRL defaults")),
+        "times plain HF padded": (4.0, 6.0, ratio("plain HF padded")),
+        "times TRL tuned": (2.5, 3.5, ratio(TUNED)),
+        "share of the ragged token ratio": (0.9, 0.95, None if off is None else off / ragged_ratio(shape)),
+        "MFU on unique tokens": (0.5, 0.7, ours.get("mfu")),
+        "activations ÷ TRL tuned's (at most)": (
+            0.45, 0.45, ours["activations"] / tuned["activations"] if "step" in ours and "step" in tuned else None
+        ),
+    }  # fmt: skip
+    return {
+        name: {"floor": low, "aim": aim, "value": value,
+               "reached": value is not None and (value <= low if "at most" in name else value >= low)}
+        for name, (low, aim, value) in found.items()
+    }  # fmt: skip
+
+
+def write(folder: Path, results: dict[str, Any]) -> None:
+    """`train_step.json`, `.md` and `.svg`; called after each part, so that nothing measured is lost."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "train_step.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (folder / "train_step.md").write_text(markdown(results), encoding="utf-8")
+    if results.get("arms"):
+        (folder / "train_step.svg").write_text(picture(results["arms"]), encoding="utf-8")
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """All tables."""
+    machine = results["machine"]
+    lines = [
+        "# Training steps", "",
+        f"`{results['command']}`: {results['what']}, {machine['cpu']}, {machine['threads']} threads, "
+        f"{results['precision']}; torch {machine['versions']['torch']}, "
+        f"transformers {machine['versions']['transformers']}, trl {machine['versions'].get('trl', 'not installed')}. "
+        f"{results['minutes']:.0f} minutes.", "",
+    ]  # fmt: skip
+    if results["said"]:
+        lines += ["What happened on the way:", "", *(f"- {one}" for one in results["said"]), ""]
+    for part in (_packing, _gate, _targets, _arms, _ladder, _sweep, _traces):
+        lines += part(results)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(r) + " |" for r in rows), ""]
+
+
+def _packing(results: dict[str, Any]) -> list[str]:
+    found = results.get("packing")
+    if not found:
+        return []
+    return [
+        f"Trees and forests from tokenised records of mixed lengths: {found['tuples_per_second']:,.0f} tuples per "
+        f"second and core, forests of 16,384 tokens {found['fill']:.1%} full (the last of a step not counted); "
+        f"separate sequences would hold {found['tokens']:.2f} times the tokens.", "",
+    ]  # fmt: skip
+
+
+def _gate(results: dict[str, Any]) -> list[str]:
+    rows = [
+        [name, "yes" if g.get("targets") else "no", f"{g.get('loss', float('nan')):.1e}",
+         f"{g.get('gradient', float('nan')):.1e}", "yes" if g.get("passes") else f"no {g.get('error', '')}"]
+        for name, g in results.get("gate", {}).items()
+    ]  # fmt: skip
+    if not rows:
+        return []
+    title = f"## Do they learn the same? First step in fp32 against `{results['reference']}`"
+    return [title, "", *_table(["arm", "same targets", "loss", "worst gradient", "passes"], rows)]
+
+
+def _targets(results: dict[str, Any]) -> list[str]:
+    rows = [
+        [name, f"{t['floor']:g}", f"{t['aim']:g}", "not measured" if t["value"] is None else f"{t['value']:.2f}",
+         "yes" if t["reached"] else "no"]
+        for name, t in results.get("targets", {}).items()
+    ]  # fmt: skip
+    return ["## Reached", "", *_table(["", "floor", "aim", "measured", "floor reached"], rows)] if rows else []
+
+
+def _arms(results: dict[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for name, arms in results.get("arms", {}).items():
+        rate = results["products"][name]
+        lines += [f"## {name}: matrix products of the model's shapes {rate / 1e9:.0f} GFLOP/s", ""]
+        rows = []
+        for arm, one in arms.items():
+            if "error" in one:
+                rows.append([arm, one["error"], *[""] * 6])
+                continue
+            slower = one.get("slower")
+            ratio = f"{slower['ratio']:.2f} [{slower['low']:.2f}, {slower['high']:.2f}]" if slower else ""
+            rows.append(
+                [arm, f"{one['step']:.2f}", f"{one['supervised']:.1f}", f"{one['tuples']:.3f}", f"{one['mfu']:.0%}",
+                 f"{one['activations'] / 2**30:.2f}", f"{one['peak'] / 2**30:.2f}", ratio]
+            )  # fmt: skip
+        lines += _table(
+            ["arm", "s per step", "supervised tokens/s", "tuples/s", "MFU, unique tokens", "activations, GiB",
+             "peak memory, GiB", "time ÷ ours, 95 %"], rows
+        )  # fmt: skip
+    return lines
+
+
+def _ladder(results: dict[str, Any]) -> list[str]:
+    ladder = results.get("ladder")
+    if not ladder:
+        return []
+    rows, first, before = [], None, None
+    for name, one in ladder.items():
+        if not one["passes"]:
+            rows.append([name, "another loss: no figure", "", "", ""])
+            continue
+        first, before = first or one["seconds"], before or one["seconds"]
+        rows.append(
+            [name, f"{one['seconds']:.2f}", f"{before / one['seconds']:.2f}", f"{first / one['seconds']:.2f}",
+             f"{one['activations'] / 2**30:.2f}"]
+        )  # fmt: skip
+        before = one["seconds"]
+    title = "## Where it comes from: one switch more on every line (STD-256, forward and backward pass)"
+    return [title, "", *_table(["", "s per tuple", "× the line before", "× the first", "activations, GiB"], rows)]
+
+
+def _sweep(results: dict[str, Any]) -> list[str]:
+    rows = [
+        [str(c["branches"]), str(c["image"]), str(c["answer"]), str(c["unique"]), f"{c['tokens']:.2f}",
+         f"{c['ratio']['ratio']:.2f} [{c['ratio']['low']:.2f}, {c['ratio']['high']:.2f}]",
+         f"{c['plain']['ratio']:.2f}" if "plain" in c else ""]
+        for c in results.get("sweep", [])
+    ]  # fmt: skip
+    if not rows:
+        return []
+    head = ["answers", "image tokens", "tokens per answer", "unique tokens", "tokens, sequences ÷ tree",
+            "time, sequences ÷ tree", "time, tree ÷ no tree at all"]  # fmt: skip
+    return ["## Where it pays: a slice of four layers, forward and backward pass", "", *_table(head, rows)]
+
+
+def _traces(results: dict[str, Any]) -> list[str]:
+    found = results.get("traces")
+    if not found or not found["losses"]:
+        return []
+    rows = [[name, *(f"{one[i]:.4f}" for i in (0, len(one) // 2, -1))] for name, one in found["losses"].items()]
+    lines = ["## Losses of the first steps, bf16, a slice of four layers", ""]
+    lines += _table(["arm", "first", "middle", "last"], rows)
+    if "spread" in found:
+        verdict = "passes" if found["passes"] else "does not pass"
+        lines += [
+            f"Two layouts without sharing differ by at most {found['spread']:.1e}, ours from the nearer of them by "
+            f"{found['distance']:.1e}: {verdict} (at most 1.2 times as far).", "",
+        ]  # fmt: skip
+    return lines
+
+
+def picture(arms: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Supervised tokens per second of every arm, as bars."""
+    width, left, bar, gap = 640, 150, 18, 8
+    parts, top = [], 0
+    most = max(one["supervised"] for found in arms.values() for one in found.values() if "step" in one)
+    for name, found in arms.items():
+        parts.append(f'<text x="0" y="{top + 16}" font-weight="bold">{escape(name)}, supervised tokens/s</text>')
+        top += 26
+        for arm, one in found.items():
+            if "step" not in one:
+                continue
+            size = (width - left - 60) * one["supervised"] / most
+            colour = "#0b7285" if arm == OURS else "#868e96"
+            parts.append(
+                f'<text x="{left - 6}" y="{top + 13}" text-anchor="end">{escape(arm)}</text>'
+                f'<rect x="{left}" y="{top}" width="{size:.1f}" height="{bar}" fill="{colour}"/>'
+                f'<text x="{left + size + 4:.1f}" y="{top + 13}">{one["supervised"]:.0f}</text>'
+            )
+            top += bar + gap
+        top += 12
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top}" width="{width}" height="{top}" '
+        f'font-family="sans-serif" font-size="12" fill="#495057">\n' + "\n".join(parts) + "\n</svg>\n"
+    )

@@ -1,0 +1,165 @@
+"""Processes that hand the machine over to one another: A B C, A B C, …"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from steps.arms import ArmSpec, work
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["steps.arms", "steps.trl_arm", "lightning", "open_clip"])
+SLOW = 900.0
+"""Seconds after which a silent process counts as stuck."""
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Measured:
+    """One arm: per round the seconds of its steps, what it learned; how much memory its second step took."""
+
+    seconds: list[list[float]] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    peak: int = 0
+    before: int = 0
+    warm_up: list[float] = field(default_factory=list)
+    error: str | None = None
+
+    def add(self, report: dict[str, Any]) -> None:
+        self.seconds.append(report["seconds"])
+        self.cpu.append(report["cpu"] / len(report["seconds"]))
+        self.losses += report["losses"]
+
+    @property
+    def per_round(self) -> list[float]:
+        """Mean seconds of a step in each round."""
+        return [statistics.fmean(one) for one in self.seconds]
+
+    @property
+    def step(self) -> float:
+        """Median seconds of a step."""
+        return statistics.median(second for one in self.seconds for second in one)
+
+    @property
+    def activations(self) -> int:
+        """Bytes that a step takes beyond what stood before it (weights, optimiser), gradients included."""
+        return self.peak - self.before
+
+
+class Arm:
+    """An arm's process; while it is not asked to run it waits and takes no time."""
+
+    def __init__(self, spec: ArmSpec) -> None:
+        self.spec = spec
+        self.pipe, other = CONTEXT.Pipe()
+        self.process = CONTEXT.Process(target=work, args=(other, spec), daemon=True)
+        self.process.start()
+        other.close()
+
+    def run(self, steps: int, fresh: bool = False) -> dict[str, Any]:
+        """Let it train, `fresh` after it gave freed memory back; returns its report, or {"error": …}."""
+        try:
+            self.pipe.send((steps, fresh))
+            if not self.pipe.poll(SLOW):
+                return {"error": f"no answer in {SLOW:.0f} s"}
+            report: dict[str, Any] = self.pipe.recv()
+            return report
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self.process.join(10)
+            return {"error": f"its process ended with exit code {self.process.exitcode}"}
+
+    def stop(self) -> None:
+        """End the process, kindly first."""
+        try:
+            self.pipe.send(None)
+        except (BrokenPipeError, OSError):
+            pass
+        self.process.join(20)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+def interleave(
+    specs: Sequence[ArmSpec], rounds: int, steps: int, seconds: float, say: Say, before_round: Callable[[], Any]
+) -> dict[str, Measured]:
+    """Time arms against one another.
+
+    Args:
+        specs: of the arms.
+        rounds, steps: how many rounds of how many steps.
+        seconds: what all of it may take; fewer rounds are run (and said) where they would take longer.
+        say: told what happens.
+        before_round: called before each.
+    """
+    until = time.monotonic() + seconds
+    measured = {spec.name: Measured() for spec in specs}
+    arms: dict[str, Arm] = {}
+    try:
+        for spec in specs:  # one after another, so that their beginnings do not disturb each other's warm-up
+            arms[spec.name] = Arm(spec)
+            _warm_up(arms, spec.name, measured, say)
+        round_seconds = steps * sum(measured[name].warm_up[-1] for name in arms)
+        left = until - time.monotonic()
+        possible = max(2, int(left / max(round_seconds, 1e-9)))
+        if possible < rounds:
+            say(f"{possible} rounds instead of {rounds}: one takes about {round_seconds:.0f} s, {left:.0f} s are left")
+        for number in range(min(rounds, possible)):
+            before_round()
+            load = os.getloadavg()[0]
+            if load > (os.cpu_count() or 1) + 0.5:
+                say(f"the machine is not quiet (load {load:.1f}): figures of this round are noisy")
+            for name in list(arms):
+                _run(arms, name, steps, measured, say)
+            times = ", ".join(f"{name} {measured[name].per_round[-1]:.2f}" for name in arms)
+            say(f"round {number + 1}: seconds per step: {times}")
+    finally:
+        for arm in arms.values():
+            arm.stop()
+    return measured
+
+
+def _run(arms: dict[str, Arm], name: str, steps: int, measured: dict[str, Measured], say: Say) -> None:
+    report = arms[name].run(steps)
+    if "error" in report:
+        _drop(arms, name, report["error"], measured, say)
+    else:
+        measured[name].add(report)
+
+
+def _warm_up(arms: dict[str, Arm], name: str, measured: dict[str, Measured], say: Say) -> None:
+    """A first step, which makes the optimiser's state; a second one, whose memory is measured."""
+    arm, one = arms[name], measured[name]
+    for fresh in (False, True):
+        report = arm.run(1, fresh)
+        if "error" in report:
+            _drop(arms, name, report["error"], measured, say)
+            return
+        one.warm_up += report["seconds"]
+        one.losses += report["losses"]
+        one.peak, one.before = report["peak"], report["before"]
+    say(f"{name}: warm-up {', '.join(f'{second:.1f}' for second in one.warm_up)} s")
+
+
+def _drop(arms: dict[str, Arm], name: str, error: str, measured: dict[str, Measured], say: Say) -> None:
+    measured[name].error = error
+    say(f"{name}: {error}; goes on without it")
+    arms.pop(name).stop()
+
+
+def paired(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
+    """Median over rounds of slow ÷ fast, with a 95 % bootstrap interval over the rounds."""
+    size = min(len(slow), len(fast))
+    ratios = np.array(slow[:size]) / np.array(fast[:size])
+    draws = np.random.default_rng(0).integers(0, size, (10_000, size))
+    low, high = np.percentile(np.median(ratios[draws], axis=1), [2.5, 97.5])
+    return {"ratio": float(np.median(ratios)), "low": float(low), "high": float(high), "rounds": size}

@@ -1,0 +1,252 @@
+"""Training steps: ours against TRL and plain transformers, and where the difference comes from.
+
+    make bench         # at most 30 minutes on 2 quiet cores: SmolLM2-135M's shape, random weights
+    make bench-full    # everything: the whole sweep, the gate at full depth, more rounds; hours
+    make bench-gpu     # on CUDA
+    python benchmarks/train_step.py --smoke --out /tmp/bench    # seconds, a toy; no figures to quote
+
+1. Gate: the first step of every arm in fp32. Same targets (context, token, weight), loss within 1e-5, every
+   gradient within 1e-4 of plain transformers' on separate rows; an arm that fails prints no ratio.
+2. Arms, each its own trainer in its own process, interleaved: same weights, ids, trained parts, optimiser; one
+   tuple per step. Ratios are paired by round. MFU is the floor of operations (benchmarks/steps/flops.py) ÷ time
+   ÷ matrix products of the model's shapes measured in the same run.
+3. Ladder: one switch after another. Sweep: where sharing pays and where it loses. Traces: 20 steps of losses.
+
+Results: benchmarks/results/train_step.{json,md,svg}, written after each part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+for folder in (HERE.parent / "src", HERE):
+    sys.path.insert(0, str(folder))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+import dress  # noqa: E402, F401, I001 - first: sets how CPU threads wait
+import torch  # noqa: E402
+
+from dress.callbacks import cpu_multiplies_bf16  # noqa: E402
+from steps import gpu, ladder, packing, results, rounds, sweep, traces  # noqa: E402
+from steps.arms import ARMS, ArmSpec  # noqa: E402
+from steps.flops import SMOLLM2_135M, Sizes  # noqa: E402
+from steps.gate import compare  # noqa: E402
+from steps.machine import Products, facts  # noqa: E402
+from steps.models import ModelSpec  # noqa: E402
+from steps.tuples import STD, TOY, Shape, unique_tokens  # noqa: E402
+
+REFERENCE = "plain HF padded"
+SLICE = 4
+"""Layers of the slice that gate, sweep and traces use."""
+SHORT = Shape(image=64, question=20, answer=40, advice=16, critique=16)
+"""A quarter of STD-256, for the gate and the traces of `make bench`."""
+GROUPS = [["dress", "dress, sharing off", "TRL defaults"], ["dress", "TRL tuned"], ["dress", "plain HF padded"]]
+"""Arms that are interleaved with one another: as many as fit into 16 GiB with their optimisers."""
+SHARES = {"STD-256": 0.3, "STD-576": 0.28, "ladder": 0.16, "sweep": 0.11, "traces": 0.08}
+"""Of the time of `make bench`; what one part leaves, the next ones do not take."""
+
+
+class Bench:
+    """One run of the benchmark.
+
+    Args:
+        options: of the command line.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.began = time.monotonic()
+        self.smoke, self.full = options.smoke, options.full
+        self.bf16 = not self.smoke and cpu_multiplies_bf16()
+        self.seconds = 60.0 * (10_000 if self.full else 28)
+        self.threads = options.threads
+        torch.set_num_threads(self.threads)
+        sizes = Sizes(2, 64, 96, 4, 2, 128) if self.smoke else SMOLLM2_135M
+        tower = {"tower_width": 64, "tower_layers": 2} if self.smoke else {}
+        self.model = ModelSpec(sizes, **tower)
+        self.slice = replace(self.model, sizes=replace(sizes, layers=min(sizes.layers, SLICE)))
+        self.shapes = {"toy": TOY} if self.smoke else dict(STD)
+        self.arms = list(dict.fromkeys(["dress", *(options.arms or ARMS)]))
+        self.out: dict[str, Any] = {
+            "command": "python benchmarks/train_step.py " + " ".join(sys.argv[1:]), "said": [], "reference": REFERENCE,
+            "what": "a toy, nothing to quote" if self.smoke else "SmolLM2-135M's shape, random weights, 1 tuple a step",
+            "precision": "bf16 with fp32 weights" if self.bf16 else "fp32",
+            "machine": facts(self.threads), "minutes": 0.0,
+        }  # fmt: skip
+        if not find_spec("trl"):
+            self.arms = [name for name in self.arms if not name.startswith("TRL")]
+            self.say("TRL is not installed: its arms are left out (make bench installs it)")
+
+    # --- the whole ---
+
+    def run(self) -> bool:
+        """All parts; True if every arm learned the same."""
+        self.packing()
+        self.gate()
+        groups = [[name for name in group if name in self.arms] for group in GROUPS]
+        groups = [group for group in groups if len(group) > 1] or [[results.OURS]]
+        self.choose_micro_batch()
+        for name, shape in self.shapes.items():
+            self.time_arms(name, shape, groups, self.left(name))
+        self.ladder()
+        self.sweep()
+        self.traces()
+        for name, found in self.out.get("targets", {}).items():
+            value = "not measured" if found["value"] is None else f"{found['value']:.2f}"
+            self.say(f"{name}: {value} (floor {found['floor']:g}, aim {found['aim']:g})", note=False)
+        passes = all(one["passes"] for one in self.out["gate"].values())
+        self.say(f"results: {self.options.out}/train_step.json, .md, .svg; every arm learns the same: {passes}", False)
+        return passes
+
+    def say(self, text: str, note: bool = True) -> None:
+        """Print with the time; `note` keeps what is not the usual course for the results."""
+        minutes = (time.monotonic() - self.began) / 60
+        left = "" if self.full else f"/{self.seconds / 60:.0f}"
+        print(f"[{minutes:5.1f}{left} min] {text}", flush=True)
+        if note:
+            self.out["said"].append(text)
+
+    def tell(self, text: str) -> None:
+        """Progress, kept where it says that something was left out."""
+        words = ("instead of", "not quiet", "no time", "its time", "without it")
+        self.say(text, note=any(word in text for word in words))
+
+    def left(self, part: str) -> float:
+        """Seconds for a part: its share of the whole time, or what is left if that is less."""
+        return min(SHARES.get(part, 1.0) * self.seconds, self.seconds - (time.monotonic() - self.began))
+
+    def save(self) -> None:
+        self.out["minutes"] = (time.monotonic() - self.began) / 60
+        results.write(self.options.out, self.out)
+
+    def spec(self, name: str, model: ModelSpec, shape: Shape, **more: Any) -> ArmSpec:
+        return ArmSpec(name, model, shape, threads=self.threads, **{"bf16": self.bf16, **more})
+
+    # --- parts ---
+
+    def packing(self) -> None:
+        """Trees and forests, on one core."""
+        self.out["packing"] = found = packing.measure(64 if self.smoke else 512)
+        self.say(
+            f"trees and forests: {found['tuples_per_second']:.0f} tuples/s per core, forests {found['fill']:.1%} full, "
+            f"sequences hold {found['tokens']:.2f} times the tokens", note=False,
+        )  # fmt: skip
+
+    def gate(self) -> None:
+        """Every arm's first step against plain transformers'."""
+        whole = self.full or self.smoke
+        model, shape = (self.model, next(iter(self.shapes.values()))) if whole else (self.slice, SHORT)
+        names = list(dict.fromkeys([REFERENCE, *self.arms]))
+        found: dict[str, dict[str, Any]] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            for name in names:
+                kept = Path(folder) / name.replace(" ", "-").replace(",", "")
+                arm = rounds.Arm(self.spec(name, model, shape, bf16=False, gate=kept))
+                report = arm.run(1)  # ends its process: what it has to say is in the folder
+                arm.stop()
+                if (kept / "targets.txt").exists():
+                    found[name] = compare(kept, Path(folder) / REFERENCE.replace(" ", "-"))
+                else:
+                    found[name] = {"passes": False, "error": report.get("error", "no first step")}
+                one = found[name]
+                told = f"loss {one['loss']:.1e}, gradient {one['gradient']:.1e}" if "loss" in one else one["error"]
+                self.say(f"gate: {name}: {told}: {'passes' if one['passes'] else 'DOES NOT PASS'}", not one["passes"])
+        self.out["gate"] = found
+        self.save()
+
+    def choose_micro_batch(self) -> None:
+        """All rows of a tuple at once, or one by one without padding: what is faster for TRL tuned."""
+        self.rows_at_once = 0
+        if results.TUNED not in self.arms or self.smoke:
+            return
+        shape, took = next(iter(self.shapes.values())), {}
+        for rows in (0, 1):
+            arm = rounds.Arm(self.spec(results.TUNED, self.model, shape, rows_at_once=rows))
+            report = arm.run(2)
+            arm.stop()
+            took[rows] = report["seconds"][-1] if "seconds" in report else float("inf")
+        self.rows_at_once = min(took, key=lambda rows: took[rows])
+        which = "one row at a time" if self.rows_at_once else "all rows at once"
+        self.say(f"TRL tuned runs {which}: {took[1]:.1f} s a step one by one, {took[0]:.1f} s at once")
+
+    def time_arms(self, name: str, shape: Shape, groups: list[list[str]], seconds: float) -> None:
+        """Interleaved rounds on one shape of tuples."""
+        supervised = shape.answer * (shape.chain + shape.critiques)
+        products = Products(
+            self.model.sizes, unique_tokens(shape), supervised, torch.bfloat16 if self.bf16 else torch.float32
+        )
+        measured: dict[str, rounds.Measured] = {}
+        until = time.monotonic() + seconds
+        for number, group in enumerate(groups):
+            specs = [self.spec(arm, self.model, shape, rows_at_once=self.micro_batch(arm)) for arm in group]
+            larger = 1.3 if number == 0 and len(groups) > 1 else 1.0  # the first group has one arm more
+            part = larger * (until - time.monotonic()) / (len(groups) - number)
+            count, steps = (2, 1) if self.smoke else (10, 5) if self.full else (5, 2)
+            self.say(f"{name}: {', '.join(group)}; {part / 60:.1f} min", note=False)
+            found = rounds.interleave(specs, count, steps, part, self.tell, products.measure)
+            measured |= {f"{number}/{arm}": one for arm, one in found.items()}
+        table = results.figures(measured, groups, shape, self.model.sizes, True, 1, products.peak, self.out["gate"])
+        self.out.setdefault("products", {})[name] = products.peak
+        self.out.setdefault("arms", {})[name] = table
+        if name in ("STD-256", "toy"):
+            self.out["targets"] = results.targets(table, shape)
+        for arm, one in table.items():
+            if "slower" in one:
+                s = one["slower"]
+                self.say(f"{name}: ours is {s['ratio']:.2f} [{s['low']:.2f}, {s['high']:.2f}] times {arm}", note=False)
+        self.save()
+
+    def micro_batch(self, arm: str) -> int:
+        """Rows at once; plain transformers takes half of a tuple's, padded to its longest row: what memory holds."""
+        if arm == results.TUNED:
+            return self.rows_at_once
+        return 3 if arm == REFERENCE else 0
+
+    def ladder(self) -> None:
+        shape = next(iter(self.shapes.values()))
+        count = 2 if self.smoke else 5 if self.full else 3
+        self.out["ladder"] = ladder.climb(self.model, shape, count, self.left("ladder"), self.bf16, self.tell)
+        self.save()
+
+    def sweep(self) -> None:
+        chosen = [sweep.Cell(1, 0, 8), sweep.Cell(2, 16, 8)] if self.smoke else sweep.cells(self.full)
+        count = 5 if self.full else 3
+        found = sweep.sweep(self.slice, chosen, count, self.left("sweep"), self.bf16, self.tell)
+        self.out["sweep"] = found
+        self.save()
+
+    def traces(self) -> None:
+        shape = TOY if self.smoke else STD["STD-256"] if self.full else SHORT
+        names = ["dress", "dress, sharing off", REFERENCE, "TRL tuned"]
+        specs = [self.spec(name, self.slice, shape, tuples=4) for name in names if name in self.arms]
+        self.out["traces"] = traces.traces(specs, 3 if self.smoke else 20, self.left("traces"), self.tell)
+        self.save()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--smoke", action="store_true", help="a toy, in seconds")
+    kinds.add_argument("--full", action="store_true", help="everything, in hours")
+    kinds.add_argument("--gpu", action="store_true", help="on CUDA")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", choices=list(ARMS), help="some of the arms only")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="CPU threads (2)")
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    options = parser.parse_args()
+    if options.gpu:
+        gpu.main(options.out)
+        return
+    raise SystemExit(0 if Bench(options).run() else 1)
+
+
+if __name__ == "__main__":
+    main()

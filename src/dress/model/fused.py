@@ -1,0 +1,177 @@
+"""Norms and rotary positions with hand-written backward passes, put in the place of transformers' own.
+
+transformers composes them of a dozen passes over fp32 tensors, and autocast adds casts. These take the
+same inputs to the same outputs, in fp32 inside and in the dtype of autocast outside, in a third of the
+passes, and keep less for the backward pass. `fuse` tries each on random numbers first and leaves a model
+alone where the results differ.
+
+Shapes: N rows, D width, B batch, H heads, T tokens, d width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import PreTrainedModel
+
+TOLERANCE = 1e-5
+"""Relative difference to transformers' own result, in fp32, above which a part is not replaced."""
+
+
+def fuse(language: PreTrainedModel) -> list[str]:
+    """Replace norms and rotary positions of a model where ours give the same; names of the replaced classes."""
+    verdicts: dict[type, type | None] = {}
+    for module in language.modules():
+        kind = type(module)
+        if kind not in verdicts:
+            verdicts[kind] = _fused_norm(module) or _fused_attention(module)
+        if (fused := verdicts[kind]) is not None:
+            module.__class__ = fused
+    return [kind.__name__ for kind, fused in verdicts.items() if fused is not None]
+
+
+def out_dtype(x: Tensor) -> torch.dtype:
+    """What the next matrix product would cast `x` to."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+# --- norms ----------------------------------------------------------------------------------------
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, shift: float = 0.0) -> Tensor:
+    """x / rms(x) * (shift + weight) over the last dimension.
+
+    Args:
+        x: [..., D].
+        weight: [D].
+        eps: added to the mean square.
+        shift: 1 where weights stand for their difference to one (Gemma).
+    """
+    return _RMSNorm.apply(x, weight, eps, shift, out_dtype(x))
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, shift: float, dtype: torch.dtype) -> Tensor:
+        rows, factor = x.to(_wide(x)), weight.to(_wide(x)) + shift if shift else weight.to(_wide(x))
+        inverse = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        ctx.shift = shift
+        return (rows * inverse).mul_(factor).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, weight, inverse = ctx.saved_tensors
+        width = x.shape[-1]
+        rows = x.reshape(-1, width).to(_wide(x))
+        factor = weight.to(rows.dtype) + ctx.shift if ctx.shift else weight.to(rows.dtype)
+        inverse = inverse.view(-1, 1)
+        grad = grad.reshape(-1, width).to(rows.dtype)
+        normal = rows * inverse
+        grad_weight = (grad * normal).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        if not ctx.needs_input_grad[0]:
+            return None, grad_weight, None, None, None
+        grad = grad * factor
+        along = (grad * normal).sum(-1, keepdim=True).div_(-width)
+        grad_x = grad.addcmul_(normal, along).mul_(inverse)
+        return grad_x.to(x.dtype).view(x.shape), grad_weight, None, None, None
+
+
+def _fused_norm(module: nn.Module) -> type | None:
+    kind, weight = type(module), getattr(module, "weight", None)
+    name = "variance_epsilon" if hasattr(module, "variance_epsilon") else "eps"
+    eps = getattr(module, name, None)
+    if "RMSNorm" not in kind.__name__ or not isinstance(eps, float) or not isinstance(weight, Tensor):
+        return None
+    shift = 1.0 if "Gemma" in kind.__name__ else 0.0
+
+    class Fused(kind):  # type: ignore[misc, valid-type]
+        def forward(self, x: Tensor) -> Tensor:
+            return rms_norm(x, self.weight, getattr(self, name), shift)
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, len(weight), generator=generator).to(weight.device)
+    with torch.no_grad():
+        same = _same(rms_norm(x, weight, eps, shift), module(x))
+    return _named(Fused, kind) if same else None
+
+
+# --- rotary positions -----------------------------------------------------------------------------
+
+
+def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
+    """Queries and keys turned by their positions, the first half of a head's numbers with the second.
+
+    Args:
+        q, k: [B, H, T, d].
+        cos, sin: [B, T, d], the same in both halves.
+        unsqueeze_dim: of the heads; always 1 here.
+    """
+    return _Rotary.apply(q, cos, sin, out_dtype(q)), _Rotary.apply(k, cos, sin, out_dtype(k))
+
+
+class _Rotary(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.dtype = x.dtype
+        return _turn(x, cos, sin, 1, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        cos, sin = ctx.saved_tensors
+        return _turn(grad, cos, sin, -1, ctx.dtype), None, None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, way: int, dtype: torch.dtype) -> Tensor:
+    half = x.shape[-1] // 2
+    cos, sin = cos[:, None, :, :half], sin[:, None, :, :half]
+    wide = x.to(torch.promote_types(x.dtype, cos.dtype))
+    one, two = wide[..., :half], wide[..., half:]
+    out = torch.empty(x.shape, dtype=wide.dtype, device=x.device)
+    torch.mul(one, cos, out=out[..., :half]).addcmul_(two, sin, value=-way)
+    torch.mul(two, cos, out=out[..., half:]).addcmul_(one, sin, value=way)
+    return out.to(dtype)
+
+
+def _fused_attention(module: nn.Module) -> type | None:
+    """A subclass whose forward is transformers' own, with `rotary` for `apply_rotary_pos_emb`."""
+    kind = type(module)
+    forward = kind.forward
+    if not isinstance(forward, FunctionType) or "apply_rotary_pos_emb" not in forward.__code__.co_names:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    q, k, angle = (torch.randn(size, generator=generator) for size in ((1, 4, 5, 8), (1, 2, 5, 8), (1, 5, 4)))
+    angle = torch.cat((angle, angle), -1)
+    theirs: Callable[..., Any] = forward.__globals__["apply_rotary_pos_emb"]
+    try:
+        wanted = theirs(q, k, angle.cos(), angle.sin())
+        same = all(_same(a, b) for a, b in zip(rotary(q, k, angle.cos(), angle.sin()), wanted, strict=True))
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        return None
+    if not same:
+        return None
+    ours = FunctionType(
+        forward.__code__, {**forward.__globals__, "apply_rotary_pos_emb": rotary}, forward.__name__,
+        forward.__defaults__, forward.__closure__,
+    )  # fmt: skip
+    ours.__kwdefaults__ = forward.__kwdefaults__
+    return _named(type("Fused", (kind,), {"forward": ours}), kind)
+
+
+def _named(fused: type, kind: type) -> type:
+    fused.__name__ = fused.__qualname__ = f"Fused{kind.__name__}"
+    return fused
+
+
+def _same(one: Tensor, two: Tensor) -> bool:
+    return one.shape == two.shape and bool((one - two).norm() <= TOLERANCE * two.norm())

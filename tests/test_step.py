@@ -1,0 +1,178 @@
+"""One optimiser step: what it holds in which type, what it does not compute, what it counts; ranks change nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from conftest import small_model
+from safetensors.torch import load_file, save_file
+from test_tree import collected, samples_of
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader
+
+from dress import config
+from dress.data.shards import Shards
+from dress.dialogue.batch import Sample, Step, collate
+from dress.dialogue.tree import build_trees
+from dress.model import memory
+from dress.model.lvlm import LVLM
+from dress.module import DressModule
+from dress.phases import supervised
+
+
+def module_of(model: LVLM, trainable: list[Any], steps: int = 1) -> DressModule:
+    stage = config.TrainStage(
+        phases={"sft": 1.0}, data="sft", steps=steps, records_per_step=3, lr=1e-3, trainable=trainable
+    )
+    model.set_trainable(trainable)
+    return DressModule(model, stage, config.Training(log_every=1, clip=1e9), tokens=500)
+
+
+class Steps(L.LightningDataModule):
+    """Each rank's part of every step."""
+
+    def __init__(self, samples: list[Sample], budget: int, steps: int = 1) -> None:
+        super().__init__()
+        self.samples, self.budget, self.steps = samples, budget, steps
+
+    def train_dataloader(self) -> DataLoader[Step]:
+        assert self.trainer is not None
+        mine = self.samples[self.trainer.global_rank :: self.trainer.world_size]
+        return DataLoader([collate(mine, self.budget)] * self.steps, batch_size=None)  # type: ignore[arg-type]
+
+
+class Watch(L.Callback):
+    """Keeps the gradients of the first step in a file, and the types of the language model's weights."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        self.file, self.types = file, set()
+
+    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        if trainer.world_size > 1:
+            torch.set_num_threads(1)
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Step, index: int) -> None:
+        self.types = {p.dtype for n, p in module.model.named_parameters() if n.startswith("language") and p.ndim > 1}
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, module: Any, optimizer: Any) -> None:
+        if self.file and trainer.is_global_zero:
+            save_file({n: p.grad for n, p in module.model.named_parameters() if p.grad is not None}, self.file)
+
+
+def fit(module: DressModule, data: Steps, watch: Watch, **more: Any) -> None:
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=data.steps, max_epochs=1, logger=False, callbacks=[watch], num_sanity_val_steps=0,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, **more,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+
+
+@pytest.mark.parametrize("ranks", [1, 2], ids=["accumulation", "ranks"])
+def test_forests_and_ranks_give_the_gradient_of_one_batch(ranks, tokenizer, shapes_folder, phases, tmp_path):
+    everything = ["vision", "projector", "language"]
+    found = {}
+    for name, budget, more in (
+        ("whole", 10**6, {}),
+        ("parts", 500, {"devices": ranks, "strategy": "ddp_fork"} if ranks > 1 else {}),
+    ):
+        model = small_model(tokenizer)
+        samples = samples_of(model, shapes_folder, phases, True, torch.float32)
+        assert name == "whole" or ranks > 1 or len(collate(samples, budget).forests) > 1
+        fit(module_of(model, everything), Steps(samples, budget), Watch(tmp_path / name), **more)
+        found[name] = load_file(tmp_path / name)
+    assert found["whole"].keys() == found["parts"].keys()
+    for name, wanted in found["whole"].items():
+        assert (found["parts"][name] - wanted).norm() <= 2e-6 * wanted.norm() + 1e-9, name
+
+
+def test_frozen_weights_are_held_in_bf16_while_training_and_come_back(tokenizer, shapes_folder, phases):
+    model = small_model(tokenizer)
+    model.round({"vision", "language"})
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    samples, watch = samples_of(model, shapes_folder, phases, True, torch.float32), Watch()
+    fit(module_of(model, ["projector"], 2), Steps(samples, 10**6, 2), watch, precision="bf16-mixed")
+    assert watch.types == {torch.bfloat16}
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == torch.float32
+        assert torch.equal(parameter, before[name]) != name.startswith("projector"), name
+
+
+def test_weights_that_another_stage_trains_are_not_rounded(tokenizer, shapes_folder, phases):
+    model, watch = small_model(tokenizer), Watch()
+    samples = samples_of(model, shapes_folder, phases, True, torch.float32)
+    fit(module_of(model, ["projector"]), Steps(samples, 10**6), watch, precision="bf16-mixed")
+    assert watch.types == {torch.float32}
+
+
+class Copies(TorchDispatchMode):
+    """Where the tensors stand that are copied to another type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten._to_copy.default:
+            self.of.add(args[0].data_ptr())
+        return function(*args, **(kwargs or {}))
+
+
+def test_autocast_copies_no_frozen_weight(tokenizer, shapes_folder, phases):
+    model = small_model(tokenizer)
+    model.set_trainable(["projector"])
+    model.round({"vision", "language"})
+    forest = collate(samples_of(model, shapes_folder, phases, True, torch.float32), 10**6).forests[0]
+    copied = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model.hold_frozen(dtype)
+        frozen = {p.data_ptr() for n, p in model.named_parameters() if n.startswith("language") and p.ndim > 1}
+        with Copies() as copies, torch.autocast("cpu", torch.bfloat16):
+            model(forest, forest.weight.sum())
+        copied.append(len(frozen & copies.of))
+    assert copied[0] > 10 and copied[1] == 0
+
+
+def test_nothing_is_computed_below_the_lowest_weight_that_learns(tokenizer, shapes_folder, phases):
+    model = small_model(tokenizer)
+    forest = collate(samples_of(model, shapes_folder, phases, True, torch.float32), 10**6).forests[0]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("layers.1.mlp" in name)
+    needs: list[bool] = []
+    for layer in model.language.model.layers:
+        layer.register_forward_hook(lambda _, __, out: needs.append(out.requires_grad))
+    model(forest, forest.weight.sum())[0].backward()
+    assert needs == [False, True]
+
+
+def test_split_trees_are_counted_in_the_history(tokenizer, shapes_folder, phases):
+    model = small_model(tokenizer)
+    samples = samples_of(model, shapes_folder, phases, True, torch.float32)
+    mixture = {"sft": 1.0, "critique": 0.5, "refinement": 0.5}
+    record, _ = next(iter(Shards(shapes_folder / "sft")))
+    encoded = [model.encoder.supervised(d, record.key) for d in supervised(collected(record), mixture, phases)]
+    parts = build_trees(encoded, max(len(one.ids) for one in encoded))
+    assert len(parts) > 1
+    samples[0] = Sample(parts, samples[0].pixels, split=True)
+    module = module_of(model, ["projector"], 2)
+    fit(module, Steps(samples, max(len(t) for s in samples for t in s.trees), 2), Watch())
+    assert [row["train/split_trees"] for row in module.history] == [1, 1]
+    assert all(0.3 < row["train/forest_fill"] <= 1 for row in module.history)
+
+
+def test_freed_memory_is_kept_where_glibc_is(tokenizer):
+    """A large block that is freed and asked for again costs no new pages."""
+    import resource
+
+    if not memory.keep_freed_memory():
+        pytest.skip("not run: no glibc")
+    faults = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        block = torch.ones(16 * 2**20)
+        del block
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert faults[-1] < 1000, faults  # 16384 pages of 4 KiB otherwise

@@ -1,0 +1,110 @@
+"""The benchmark of training steps: its floor, its gate, its ratios, and a whole run on a toy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from steps import packing, results, rounds  # noqa: E402
+from steps.flops import SMOLLM2_135M, floor  # noqa: E402
+from steps.gate import Targets, compare, save  # noqa: E402
+from steps.tuples import STD, TOY, make, unique_tokens  # noqa: E402
+
+from dress.dialogue.tree import build_tree  # noqa: E402
+
+BENCH = [sys.executable, str(ROOT / "benchmarks/train_step.py")]
+
+
+@pytest.mark.parametrize("name, lora, full", [("STD-256", 0.72, 1.03), ("STD-576", 0.95, 1.33)])
+def test_the_floor_is_that_of_the_published_formula(name, lora, full):
+    trees = [build_tree(make(STD[name], 0, image=False).encoded())]
+    assert len(trees[0]) == unique_tokens(STD[name])
+    assert floor(SMOLLM2_135M, trees, full=False) / 1e12 == pytest.approx(lora, abs=0.005)
+    assert floor(SMOLLM2_135M, trees) / 1e12 == pytest.approx(full, abs=0.005)
+
+
+def test_rows_and_dialogues_hold_the_same_targets():
+    one = make(TOY, 0)
+    supervised = sum(float(d.weights.sum()) for d in one.encoded())
+    for merged, count in ((False, 6), (True, 4)):
+        rows = one.rows(merged)
+        assert len(rows) == count
+        assert sum(len(t.ids) * t.weight for row in rows for t in row) == supervised
+
+
+def test_the_gate_sees_another_loss_gradient_or_target(tmp_path):
+    gradient = {"w": torch.ones(3)}
+    targets = Targets({"a": 1.0})
+    save(tmp_path / "reference", 2.0, gradient, targets)
+    cases = {
+        "same": (2.0, gradient, targets, True),
+        "loss": (2.0001, gradient, targets, False),
+        "gradient": (2.0, {"w": torch.tensor([1.0, 1.0, 1.001])}, targets, False),
+        "tensors": (2.0, gradient | {"v": torch.ones(1)}, targets, False),
+        "targets": (2.0, gradient, Targets({"a": 2.0}), False),
+    }
+    for name, (loss, grads, learned, passes) in cases.items():
+        save(tmp_path / name, loss, grads, learned)
+        assert compare(tmp_path / name, tmp_path / "reference")["passes"] is passes, name
+
+
+def test_an_arm_that_fails_the_gate_has_no_ratio():
+    def measured(seconds):
+        one = rounds.Measured()
+        one.peak, one.before = 10, 4
+        for _ in range(3):
+            one.add({"seconds": [seconds] * 2, "cpu": 1.0, "losses": [1.0]})
+        return one
+
+    arms = {"0/dress": measured(1.0), "0/TRL tuned": measured(4.0), "0/plain HF padded": measured(5.0)}
+    gates = {"TRL tuned": {"passes": True}, "plain HF padded": {"passes": False}}
+    table = results.figures(
+        arms, [["dress", "TRL tuned", "plain HF padded"]], TOY, SMOLLM2_135M, True, 1, 1e12, gates
+    )
+    assert table["TRL tuned"]["slower"]["ratio"] == 4.0
+    assert "slower" not in table["plain HF padded"] and table["dress"]["activations"] == 6
+    reached = results.targets(table, TOY)
+    assert reached["times TRL tuned"]["reached"] and not reached["times plain HF padded"]["reached"]
+    assert reached["times plain HF padded"]["value"] is None
+
+
+def test_trees_and_forests_of_mixed_records_are_made_fast():
+    """5,000 tuples per second and core when the machine is quiet; a busy one gets a margin."""
+    found = packing.measure(count=128, rounds=5)
+    assert found["tuples_per_second"] > 2000
+    assert found["fill"] >= 0.97
+    assert found["tokens"] > 1.5
+
+
+def test_a_whole_run_on_a_toy(tmp_path):
+    arms = ["dress", "dress, sharing off", "plain HF padded"]
+    done = subprocess.run(
+        [*BENCH, "--smoke", "--out", str(tmp_path), "--arms", *arms], capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    found = json.loads((tmp_path / "train_step.json").read_text())
+    assert found["gate"].keys() == set(arms)
+    assert all(one["passes"] and one["targets"] for one in found["gate"].values())
+    toy = found["arms"]["toy"]
+    assert all(toy[name]["slower"]["ratio"] > 0 for name in arms[1:])
+    assert all(one["supervised"] > 0 and one["activations"] > 0 for one in toy.values())
+    assert all(rung["passes"] for rung in found["ladder"].values())
+    assert len(found["sweep"]) == 2 and "plain" in found["sweep"][0]
+    assert found["traces"]["passes"] and len(found["traces"]["losses"]["dress"]) == 3
+    assert "time ÷ ours" in (tmp_path / "train_step.md").read_text()
+    assert (tmp_path / "train_step.svg").read_text().startswith("<svg")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_cuda_the_gpu_run_says_so_and_stops(tmp_path):
+    done = subprocess.run([*BENCH, "--gpu", "--out", str(tmp_path)], capture_output=True, text=True, timeout=200)
+    assert done.returncode != 0
+    assert done.stderr.strip().splitlines()[-1].endswith("expected a CUDA device, found none; nothing was measured")
+    assert not list(tmp_path.iterdir())
