@@ -41,7 +41,7 @@ train: setup ## Run the whole method: ARGS="seed=1 scale=small" are Hydra overri
 	$(PY) src/train.py experiment=dress_full $(ARGS)
 
 test: setup ## Run the tests: ARGS="-k record" goes to pytest
-	$(PY) -m pytest --durations=10 $(ARGS)
+	$(PY) -m pytest --durations=10 --numprocesses=2 --dist=loadfile $(ARGS)
 
 test-slow: setup ## Run the slow tests, the documented commands in full length
 	$(PY) -m pytest --durations=10 -m "slow and not gpu" $(ARGS)

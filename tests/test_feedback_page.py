@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def test_the_commands_that_collect(place, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_the_command_that_trains(place):
+    shutil.rmtree(place / "logs")  # a run makes its own
     [command] = [command for command in FOUND if command[1] == "src/train.py"]
     with serving(Behaviour()) as url:
         run_command(["python", *on_loopback(command, url)], place)

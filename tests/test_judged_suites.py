@@ -275,7 +275,7 @@ def test_pope_asks_a_responder_too(tmp_path: Path) -> None:
     files = {"labels": lines(tmp_path / "l.jsonl", *labels), "images": str(tmp_path / "images")}
     server = Yes()
     with serving(server) as address:
-        files |= {"suite": "pope", "responder": address, "server": {"model": "answers"}}
+        files |= {"suite": "pope", "responder": address, "server": {"model": "answers", "retries": 1}}
         found = evaluate(tmp_path / "out", questions=lines(tmp_path / "q.jsonl", *questions), **files)
         assert (found["accuracy"], found["n"], found["responder"]) == (1 / 2, 2, "answers")
         assert found["failed"] == {"image is not in images": 1, "empty answer": 1}
@@ -430,7 +430,7 @@ def test_an_interaction_with_a_language_model_is_replayed(tmp_path: Path) -> Non
     settings = {"suite": "interaction", "shards": str(tmp_path / "shards"), "turns": 2}
     with serving(Judge()) as address:
         both = {"judge": llm(address), "annotator": llm(address)}
-        server = {"responder": address, "server": {"model": "answers"}}
+        server = {"responder": address, "server": {"model": "answers", "retries": 1}}
         found = evaluate(tmp_path / "out", **settings, **both, **server)
     assert found["judge"] == "judge" and found["n"] == 3
     ledger = str(tmp_path / "out" / "ledger.sqlite")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import composed, small_model
+from safetensors.torch import load_file
 
 from dress import config
 from dress.dialogue.batch import Sample, collate
 from dress.dialogue.spans import Span, Supervised
 from dress.dialogue.tree import build_tree
-from dress.model.checkpoint import load_model, save_model
+from dress.model.checkpoint import load_model, load_weights, save_model
 from dress.model.generation import Prompt, generate
 from dress.model.language import build_language
 from dress.model.vision import VisionEncoder
@@ -96,6 +97,24 @@ def test_a_text_only_prompt_needs_no_image(tokenizer):
     model = small_model(tokenizer)
     answers = generate(model, [Prompt(ASK, None), Prompt(ASK, 0)], pixels(1), max_new_tokens=3, batch_size=2)
     assert len(answers) == 2
+
+
+@pytest.mark.parametrize("trainable", [["projector"], ["vision", "projector"]])
+def test_a_named_encoder_is_saved_where_a_stage_trains_it(tokenizer, tmp_path, trainable):
+    vit = config.ViT(image_size=48, patch_size=16, width=32, layers=2, heads=2)
+    settings = config.Model(
+        vision=config.Vision(vit=vit, weights="a_tag"), language=config.Language(config={"model_type": "llama"})
+    )
+    facts = {"config": {"curriculum": {"stages": {"align": {"trainable": trainable}, "eval": {}}}}}
+    model, other = small_model(tokenizer), small_model(tokenizer)
+    if "vision" in trainable:
+        for parameter in model.vision.parameters():
+            parameter.data += 1
+    save_model(model, settings, tmp_path, facts)
+    load_weights(other, settings, tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    written = load_file(tmp_path / "model.safetensors")
+    assert any(name.startswith("vision.") for name in written) == ("vision" in trainable)
 
 
 def test_a_model_comes_back_as_it_was(tokenizer, tmp_path):

@@ -341,7 +341,7 @@ def test_the_command_ends_with_a_table_and_refuses_plainly(folder: Path, tmp_pat
     done = subprocess.run([*command, "source=vlsafe", *given], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for line in (r"rows read", "records written: eval", "not JSON", "rejects.jsonl"):
-        assert line in done.stdout
+        assert "".join(line.split()) in "".join(done.stdout.split())  # long paths are wrapped
     assert sorted(p.name for p in tmp_path.iterdir()) == ["input", "out"]  # nothing else is left
 
 

@@ -10,11 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import webdataset
 from conftest import ROOT
-
-from dress.data.shards import write_shards
-from dress.worlds.shapes import generate as shapes
 
 SMALL = [
     "debug=fast_dev_run",
@@ -56,27 +52,6 @@ def test_the_commands_of_the_readme_run(tmp_path):
     assert "is finished" in outputs["python src/train.py resume=logs/latest"]
     assert "Write a caption." in outputs["python src/train.py show=batch"]
     assert (tmp_path / "data" / "feedback" / "shard-000000.tar").exists()
-
-
-def test_the_commands_of_the_data_page_run(tmp_path):
-    for split in shapes.SPLITS:
-        write_shards(tmp_path / "data" / "mine" / split, shapes.samples(split, 12, seed=0))
-    image = next(iter(shapes.samples("sft", 1, seed=0)))[1]
-    (tmp_path / "data" / "theirs").mkdir()
-    with webdataset.TarWriter(str(tmp_path / "data" / "theirs" / "x.tar")) as writer:
-        for number in range(8):
-            writer.write({"__key__": f"{number:03d}", "png": image, "txt": "a red circle", "cls": 1})
-    found = commands("docs/data.md")
-    assert len(found) == 8
-    for command in found:
-        more = {
-            "src/train.py": ["annotator=oracle", "judge=oracle"],
-            "benchmarks/data.py": [
-                "--megabytes=1", "--photos=2", "--rounds=1", "--no-litdata", f"--out={tmp_path / 'results'}"
-            ],
-        }  # fmt: skip
-        run(command + more.get(command[1], []), tmp_path)
-    assert (tmp_path / "results" / "data.json").exists()
 
 
 @pytest.mark.public_data

@@ -7,6 +7,7 @@ is, and loading refuses other ones.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def save_model(model: LVLM, settings: config.Model, folder: Path, facts: dict[st
         facts: plain data kept beside the weights (conditions, stage history, config).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    frozen = base_names(model, settings)
+    frozen = base_names(model, settings, facts)
     kept = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items() if name not in frozen}
     kept = _untied(kept)
     aside = folder / "model.safetensors.partial"
@@ -111,7 +112,7 @@ def load_weights(model: LVLM, settings: config.Model, folder: Path) -> None:
         weights = load_file(file)
     except (SafetensorError, FileNotFoundError) as error:
         raise ValueError(f"{file}: expected model weights, got a file that does not load ({error})") from None
-    frozen = base_names(model, settings)
+    frozen = base_names(model, settings, facts)
     wanted = _untied({name: value for name, value in model.state_dict().items() if name not in frozen})
     wrong = sorted(weights.keys() ^ wanted.keys()) or [
         name for name in wanted if wanted[name].shape != weights[name].shape
@@ -128,14 +129,16 @@ def load_weights(model: LVLM, settings: config.Model, folder: Path) -> None:
     model.load_state_dict(weights, strict=False)
 
 
-def base_names(model: LVLM, settings: config.Model) -> set[str]:
-    """Names of weights that came with a named model and that no stage trains: only adapters and projector do."""
+def base_names(model: LVLM, settings: config.Model, facts: Mapping[str, Any]) -> set[str]:
+    """Names of weights that came with a named model and that no stage of the run (in `facts`) trains."""
+    stages = facts.get("config", {}).get("curriculum", {}).get("stages", {})
+    trained = {part for stage in stages.values() for part in stage.get("trainable", [])}
     names: set[str] = set()
     if settings.vision.weights is not None and not from_run(settings.vision):
         names |= {n for n in model.state_dict() if n.startswith("vision.")}
     if settings.language.config is None and settings.language.lora is not None:
         names |= {n for n in model.state_dict() if n.startswith("language.") and "lora_" not in n}
-    return names
+    return {name for name in names if model.part_of(name) not in trained}
 
 
 def fingerprint(model: LVLM, names: set[str]) -> str | None:

@@ -1,7 +1,7 @@
 """Weights of linear layers in oneDNN's own layout, for generation on CPU.
 
 A product of few rows with a large matrix costs what reading the matrix costs. In its plain layout MKL and
-oneDNN read SmolLM2's matrices for 8 rows about half as fast as in the blocked one (docs/performance.md).
+oneDNN read SmolLM2's matrices for 8 rows about half as fast as in the blocked one.
 """
 
 from __future__ import annotations
