@@ -25,6 +25,7 @@ from dress.feedback.collect import CkptResponder, converse
 from dress.feedback.oracle import OracleRater
 from dress.feedback.responders import Sampling
 from dress.model import memory, session
+from dress.model.cache import Reading
 from dress.model.generation import generate
 from dress.model.packed import Packed
 from dress.model.session import Drawing, Images, Prompt, Session
@@ -327,8 +328,16 @@ def test_a_session_that_broke_off_is_read_anew(tokenizer, monkeypatch):
     images, kept = pixels(1), Watched(model)
     prompts = [Prompt((Span("user", WORDS[0]),), 0), Prompt((Span("user", WORDS[1]),), 0)]
     kept.answer(prompts, [0, 1], Images(model, images), Drawing(3), [0, 1])
+    attend = Reading.attend
+
+    def stopped(self, layer, *more):
+        """The first layer's keys are written over, the others' are not."""
+        if layer:
+            raise KeyboardInterrupt
+        return attend(self, layer, *more)
+
     with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr(session, "_choose", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr(Reading, "attend", stopped)
         kept.answer(prompts[::-1], [0, 1], Images(model, images), Drawing(3), [0, 1])
     out = kept.answer(prompts, [0, 1], Images(model, images), Drawing(3), [0, 1])
     check(kept, prompts, [0, 1], out, images, 3)
