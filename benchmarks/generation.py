@@ -169,6 +169,13 @@ def measure(found: dict[str, Arm], rounds: int, gate: bool) -> dict[str, Any]:
     return result
 
 
+def cpu() -> str:
+    """The processor's name."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = [line.partition(": ")[2] for line in info.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def share(one: list[list[int]], two: list[list[int]]) -> float:
     """Share of tokens that are equal."""
     pairs = [a == b for x, y in zip(one, two, strict=True) for a, b in zip(x, y, strict=True)]
@@ -220,7 +227,7 @@ def main() -> None:
         cases[dtype]["3 turns, 4 dialogues"] = measure(turns(model, 4, tokens), rounds, gate)
     results = {
         "command": " ".join(["python", "benchmarks/generation.py", *sys.argv[1:]]),
-        "threads": arguments.threads, "cpu": platform.processor() or platform.machine(), "load": os.getloadavg()[0],
+        "threads": arguments.threads, "cpu": cpu(), "load": os.getloadavg()[0],
         "torch": torch.__version__, "transformers": transformers.__version__, "rounds": rounds,
         "image_tokens": side * side, "tokens": tokens, "cases": cases,
     }  # fmt: skip

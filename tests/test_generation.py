@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from collections.abc import Sequence
 from itertools import takewhile
 
 import numpy as np
 import pytest
 import torch
-from conftest import small_model
+from conftest import ROOT, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_attention import MODELS
@@ -23,6 +25,7 @@ from dress.feedback.collect import CkptResponder, converse
 from dress.feedback.oracle import OracleRater
 from dress.feedback.responders import Sampling
 from dress.model import memory, session
+from dress.model.cache import Reading
 from dress.model.generation import generate
 from dress.model.packed import Packed
 from dress.model.session import Drawing, Images, Prompt, Session
@@ -318,3 +321,40 @@ def test_packed_weights_multiply_alike_and_leave_no_trace(dtype, monkeypatch):
             assert ["forward" in vars(layer) for layer in module] == [True, True]
             assert torch.allclose(module(x), wanted, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-3)
     assert not any("forward" in vars(layer) for layer in module)
+
+
+def test_a_session_that_broke_off_is_read_anew(tokenizer, monkeypatch):
+    model = sharp(small_model(tokenizer))
+    images, kept = pixels(1), Watched(model)
+    prompts = [Prompt((Span("user", WORDS[0]),), 0), Prompt((Span("user", WORDS[1]),), 0)]
+    kept.answer(prompts, [0, 1], Images(model, images), Drawing(3), [0, 1])
+    attend = Reading.attend
+
+    def stopped(self, layer, *more):
+        """The first layer's keys are written over, the others' are not."""
+        if layer:
+            raise KeyboardInterrupt
+        return attend(self, layer, *more)
+
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(Reading, "attend", stopped)
+        kept.answer(prompts[::-1], [0, 1], Images(model, images), Drawing(3), [0, 1])
+    out = kept.answer(prompts, [0, 1], Images(model, images), Drawing(3), [0, 1])
+    check(kept, prompts, [0, 1], out, images, 3)
+    assert not any("forward" in vars(module) for module in model.language.modules())
+
+
+def test_the_benchmark_runs_and_proves_equal_tokens(monkeypatch, tmp_path):
+    source = importlib.util.spec_from_file_location("generation_benchmark", ROOT / "benchmarks" / "generation.py")
+    benchmark = importlib.util.module_from_spec(source)
+    source.loader.exec_module(benchmark)
+    monkeypatch.setattr(session, "SHARED_TOKENS", session.SHARED_TOKENS)  # put back after the benchmark
+    monkeypatch.setattr("sys.argv", ["generation.py", "--smoke", "--branches", "3", "--out", str(tmp_path)])
+    benchmark.main()
+    cases = json.loads((tmp_path / "generation.json").read_text())["cases"]["fp32"]
+    assert {"n=3", "3 turns, 4 dialogues"} == set(cases)
+    assert all(arm["equal_tokens"] == 1 and arm["seconds"] > 0 for case in cases.values() for arm in case.values())
+    assert "| fp32 | n=3 | ours |" in (tmp_path / "generation.md").read_text()
+    other = [lambda: [[1, 2]], lambda: [[1, 3]]]
+    with pytest.raises(ValueError, match="the same tokens of every arm"):
+        benchmark.measure(dict(zip("ab", other, strict=True)), 1, gate=True)

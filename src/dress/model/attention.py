@@ -1,9 +1,10 @@
 """Attention over forests: every token attends to its ancestors and itself (DESIGN §6).
 
 Registered in transformers as `dress`, so that any causal LM built on its attention interface uses it:
-with a `Plan` among the model's keyword arguments it is tree attention, without one (generation) it is
-SDPA with transformers' own mask. The model gets `FOREIGN_MASK` beside the plan, a 4-D mask that
-transformers passes on untouched: it builds no T x T mask and detects no "packed sequences" in our positions.
+with a `Plan` among the model's keyword arguments it is tree attention, with a plan of `model.cache` it
+reads and writes a cache (generation), without one it is SDPA with transformers' own mask. The model gets
+`FOREIGN_MASK` beside a plan, a 4-D mask that transformers passes on untouched: it builds no T x T mask and
+detects no "packed sequences" in our positions.
 
 Backends, all equal (tests/test_attention.py):
 

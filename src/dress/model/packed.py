@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dress.model.memory import SHARE, free_bytes
+
 SMALLEST = 100_000
 """Numbers of a matrix: below it the operator's own time is larger than the gain."""
 
@@ -21,7 +23,7 @@ class Packed:
     """Within the context, linear layers of a module multiply by packed copies of their weights.
 
     The copies are made when the context is first entered, and are as old as that: weights that change
-    need a new `Packed`. Away from the CPU nothing is done.
+    need a new `Packed`. Away from the CPU, or where memory has no room for the copies, nothing is done.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -29,6 +31,9 @@ class Packed:
             layer for layer in module.modules()
             if type(layer) is nn.Linear and "forward" not in vars(layer) and _fits(layer.weight)
         ]  # fmt: skip
+        size = sum(layer.weight.numel() * layer.weight.element_size() for layer in self._layers)
+        if self._layers and size > SHARE * free_bytes(self._layers[0].weight.device):
+            self._layers = []
         self._products: list[Any] = []
 
     def __enter__(self) -> None:

@@ -120,15 +120,19 @@ class Session:
         longest = max(len(row.ids) for row in rows) + drawing.max_new_tokens
         if if_fits and len(rows) > rows_that_fit(self.model, longest):
             return None
-        with _generating(self.model), self._packed:
-            if not self._goes_on(rows):
-                self._begin(rows)
-            assert self.cache is not None
-            need = max(len(row.ids) - self.cache.offset(row.place) for row in rows) + drawing.max_new_tokens
-            self.cache.own.reserve(need)
-            hidden = self._read(rows, images)
-            self.rows.update({row.key: row for row in rows})
-            return self._decode(rows, hidden, drawing, seeds)
+        try:
+            with _generating(self.model), self._packed:
+                if not self._goes_on(rows):
+                    self._begin(rows)
+                assert self.cache is not None
+                need = max(len(row.ids) - self.cache.offset(row.place) for row in rows) + drawing.max_new_tokens
+                self.cache.own.reserve(need)
+                hidden = self._read(rows, images)
+                self.rows.update({row.key: row for row in rows})
+                return self._decode(rows, hidden, drawing, seeds)
+        except BaseException:
+            self.rows.clear()  # half-written: nobody goes on from here
+            raise
 
     # --- what to read ---
 
