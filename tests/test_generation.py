@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_attention import MODELS
+from sequences import MODELS
 from transformers import DynamicCache
 
 from dress.data.shards import Shards
@@ -30,7 +30,10 @@ from dress.model.generation import generate
 from dress.model.packed import Packed
 from dress.model.session import Drawing, Images, Prompt, Session
 
-FAMILIES = {kind: {k: v for k, v in fields.items() if k != "vocab_size"} for kind, fields in MODELS.items()}
+FAMILIES = {
+    kind: {"model_type": kind} | {k: v for k, v in fields.items() if k != "vocab_size"}
+    for kind, fields in MODELS.items()
+}
 WORDS = ["Describe the picture.", "What colour is the circle?", "How many?", "Name the shapes in it, please."]
 FEEDBACK = Span("condition", "Feedback: Perfect.")
 
@@ -132,7 +135,7 @@ def check(kept: Watched, prompts: Sequence[Prompt], keys, out: list[list[int]], 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_every_kind_of_model_answers_as_without_a_cache(tokenizer, monkeypatch, kind, shared):
     monkeypatch.setattr(session, "SHARED_TOKENS", shared)
-    model = sharp(small_model(tokenizer, model_type=kind, **FAMILIES[kind]))
+    model = sharp(small_model(tokenizer, **FAMILIES[kind]))
     images, kept, keys = pixels(2), Watched(model), list(range(6))
     spans = [(Span("user", word),) for word in (WORDS[0], WORDS[0], WORDS[1], WORDS[1])]
     prompts = [Prompt(s, i) for s, i in zip(spans, (0, 0, 0, 1), strict=True)]

@@ -12,12 +12,12 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from steps import packing, results, rounds  # noqa: E402
-from steps.flops import SMOLLM2_135M, floor  # noqa: E402
-from steps.gate import Targets, compare, save  # noqa: E402
-from steps.tuples import STD, TOY, make, unique_tokens  # noqa: E402
+from steps import packing, results, rounds
+from steps.flops import SMOLLM2_135M, floor
+from steps.gate import Targets, compare, save
+from steps.tuples import STD, TOY, make, unique_tokens
 
-from dress.dialogue.tree import build_tree  # noqa: E402
+from dress.dialogue.tree import build_tree
 
 BENCH = [sys.executable, str(ROOT / "benchmarks/train_step.py")]
 
@@ -65,9 +65,7 @@ def test_an_arm_that_fails_the_gate_has_no_ratio():
 
     arms = {"0/dress": measured(1.0), "0/TRL tuned": measured(4.0), "0/plain HF padded": measured(5.0)}
     gates = {"TRL tuned": {"passes": True}, "plain HF padded": {"passes": False}}
-    table = results.figures(
-        arms, [["dress", "TRL tuned", "plain HF padded"]], TOY, SMOLLM2_135M, True, 1, 1e12, gates
-    )
+    table = results.figures(arms, [["dress", "TRL tuned", "plain HF padded"]], TOY, SMOLLM2_135M, True, 1, 1e12, gates)
     assert table["TRL tuned"]["slower"]["ratio"] == 4.0
     assert "slower" not in table["plain HF padded"] and table["dress"]["activations"] == 6
     reached = results.targets(table, TOY)

@@ -77,7 +77,7 @@ def test_forgetting_the_mask_changes_the_loss(tokenizer, shapes_folder, phases, 
     samples = samples_of(model, shapes_folder, phases, True, torch.float64)
     right, _ = loss_and_gradients(model, samples, 100_000)
     monkeypatch.setattr(attention, "foreign_mask", lambda device: None)
-    monkeypatch.setattr("dress.model.lvlm.plan", lambda forest, backend, rows: None)
+    monkeypatch.setattr("dress.model.lvlm.plan", lambda *given: None)
     wrong, _ = loss_and_gradients(model, samples, 100_000)
     assert abs(right - wrong) > 1e-4
 

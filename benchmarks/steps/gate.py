@@ -38,9 +38,7 @@ def of_rows(targets: Targets, ids: Tensor, mask: Tensor, labels: Tensor, image: 
 def of_forest(targets: Targets, forest: Forest) -> None:
     """What a forest learns: the context of a row are its ancestors and itself."""
     ids, depth, end = forest.ids.tolist(), forest.depth.tolist(), forest.subtree_end
-    for row, target, weight in zip(
-        forest.row.tolist(), forest.target.tolist(), forest.weight.tolist(), strict=True
-    ):
+    for row, target, weight in zip(forest.row.tolist(), forest.target.tolist(), forest.weight.tolist(), strict=True):
         above = (end[: row + 1] > row).nonzero()[:, 0].tolist()
         start = max((s for s in forest.starts if s <= row), default=0)
         context = [ids[place] for place in above if place >= start]
@@ -86,5 +84,3 @@ def compare(folder: Path, reference: Path) -> dict[str, Any]:
 def _targets(folder: Path) -> dict[str, float]:
     lines = (folder / "targets.txt").read_text(encoding="ascii").split("\n")[:-1]
     return {key: float(weight) for key, weight in (line.split() for line in lines)}
-
-

@@ -111,5 +111,3 @@ def _case(
         share = ours["mfu"] * products.peak / DATA_SHEET
         found["data_sheet"][name] = share
         say(f"{name}: {share:.1%} of the data sheet's 989 TFLOP/s, to be reached {case.mfu:.0%}")
-
-

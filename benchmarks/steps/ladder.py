@@ -143,9 +143,7 @@ def climb(
     return result
 
 
-def _round(
-    steps: list[Rung], measured: dict[str, list[dict[str, float]]], bf16: bool, warm_up: bool = False
-) -> float:
+def _round(steps: list[Rung], measured: dict[str, list[dict[str, float]]], bf16: bool, warm_up: bool = False) -> float:
     began, memory = time.monotonic(), Memory("cpu")
     for rung in steps:
         keep_freed_memory() if rung.keep else give_memory_back()

@@ -103,8 +103,7 @@ class Products:
         self.uses = [(tokens, a, b, per_layer.count((a, b)) * sizes.layers) for a, b in dict.fromkeys(per_layer)]
         self.uses.append((rows, sizes.width, sizes.vocabulary, 1))
         self.operands = [
-            tuple(torch.randn(*size).to(device, dtype) for size in ((m, a), (b, a), (m, b)))
-            for m, a, b, _ in self.uses
+            tuple(torch.randn(*size).to(device, dtype) for size in ((m, a), (b, a), (m, b))) for m, a, b, _ in self.uses
         ]
         self.rates: list[float] = []
 

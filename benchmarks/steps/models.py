@@ -130,10 +130,13 @@ def llava(spec: ModelSpec, shape: Shape) -> LlavaForConditionalGeneration:
     text = {name: value for name, value in language_fields(spec.sizes).items() if name != "model_type"}
     model = LlavaForConditionalGeneration(
         LlavaConfig(
-            vision_config=vision, text_config=LlamaConfig(**text, pad_token_id=words.pad_token_id),
-            image_token_index=words.convert_tokens_to_ids("<image>"), image_seq_length=shape.image,
-            vision_feature_layer=-1, tie_word_embeddings=True,
-        )  # fmt: skip
+            vision_config=vision,
+            text_config=LlamaConfig(**text, pad_token_id=words.pad_token_id),
+            image_token_index=words.convert_tokens_to_ids("<image>"),
+            image_seq_length=shape.image,
+            vision_feature_layer=-1,
+            tie_word_embeddings=True,
+        )
     )
     weights = dict(_as_ours(source.state_dict(), spec.tower_width))
     if lora := _lora(spec):

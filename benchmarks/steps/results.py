@@ -16,8 +16,14 @@ OURS, UNSHARED, TUNED = "dress", "dress, sharing off", "TRL tuned"
 
 
 def figures(
-    measured: dict[str, Measured], groups: list[list[str]], shape: Shape, sizes: Sizes, full: bool, per_step: int,
-    peak: float, gates: dict[str, dict[str, Any]],
+    measured: dict[str, Measured],
+    groups: list[list[str]],
+    shape: Shape,
+    sizes: Sizes,
+    full: bool,
+    per_step: int,
+    peak: float,
+    gates: dict[str, dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:
     """What each arm reached on one shape of tuples.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import statistics
@@ -79,10 +80,8 @@ class Arm:
 
     def stop(self) -> None:
         """End the process, kindly first."""
-        try:
+        with contextlib.suppress(OSError):  # it ended by itself
             self.pipe.send(None)
-        except (BrokenPipeError, OSError):
-            pass
         self.process.join(20)
         if self.process.is_alive():
             self.process.kill()

@@ -44,8 +44,6 @@ def traces(specs: Sequence[ArmSpec], steps: int, seconds: float, say: Say) -> di
     if all(name in losses for name in (ours, *unshared)):
         one, two = (losses[name] for name in unshared)
         result["spread"] = max(abs(a - b) for a, b in zip(one, two, strict=True))
-        result["distance"] = max(
-            min(abs(a - b), abs(a - c)) for a, b, c in zip(losses[ours], one, two, strict=True)
-        )
+        result["distance"] = max(min(abs(a - b), abs(a - c)) for a, b, c in zip(losses[ours], one, two, strict=True))
         result["passes"] = result["distance"] <= OVER_SPREAD * result["spread"] + ROUNDING
     return result

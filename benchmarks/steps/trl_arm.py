@@ -51,9 +51,7 @@ def train(spec: ArmSpec, meter: Meter, tuned: bool) -> None:
                 meter.start()
 
             def on_pre_optimizer_step(self, *args: Any, **more: Any) -> None:
-                meter.gradients(
-                    sum(trainer.losses), ((models.to_ours(n), p.grad) for n, p in model.named_parameters())
-                )
+                meter.gradients(sum(trainer.losses), ((models.to_ours(n), p.grad) for n, p in model.named_parameters()))
 
             def on_step_end(self, *args: Any, **more: Any) -> None:
                 loss = sum(trainer.losses)

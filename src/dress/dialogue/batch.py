@@ -93,9 +93,7 @@ def collate(samples: Iterable[Sample], tokens_per_forest: int) -> Step:
     groups = pack([len(tree) for tree, _ in pairs], tokens_per_forest)
     forests = [_forest([pairs[i] for i in group], kept) for group in groups]
     full = [forest.tokens for forest in forests[:-1] if forest.tokens <= tokens_per_forest]
-    return Step(
-        forests, len(kept), sum(sample.split for sample in kept), len(full) * tokens_per_forest, sum(full)
-    )
+    return Step(forests, len(kept), sum(sample.split for sample in kept), len(full) * tokens_per_forest, sum(full))
 
 
 def pack(sizes: Sequence[int], budget: int) -> list[list[int]]:

@@ -2,8 +2,8 @@
 
 transformers composes them of a dozen passes over fp32 tensors, and autocast adds casts. These take the
 same inputs to the same outputs, in fp32 inside and in the dtype of autocast outside, in a third of the
-passes, and keep less for the backward pass. `fuse` tries each on random numbers first and leaves a model
-alone where the results differ.
+passes, and keep less for the backward pass. They serve results in 16 bits; wider ones stay transformers'
+own, to the last bit. `fuse` tries each on random numbers first and leaves a model alone where they differ.
 
 Shapes: N rows, D width, B batch, H heads, T tokens, d width of a head.
 """
@@ -38,6 +38,10 @@ def out_dtype(x: Tensor) -> torch.dtype:
     """What the next matrix product would cast `x` to."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _halved(x: Tensor) -> bool:
+    return out_dtype(x).itemsize == 2
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -96,7 +100,7 @@ def _fused_norm(module: nn.Module) -> type | None:
 
     class Fused(kind):  # type: ignore[misc, valid-type]
         def forward(self, x: Tensor) -> Tensor:
-            return rms_norm(x, self.weight, getattr(self, name), shift)
+            return rms_norm(x, self.weight, getattr(self, name), shift) if _halved(x) else super().forward(x)
 
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, len(weight), generator=generator).to(weight.device)
@@ -108,13 +112,12 @@ def _fused_norm(module: nn.Module) -> type | None:
 # --- rotary positions -----------------------------------------------------------------------------
 
 
-def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
+def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """Queries and keys turned by their positions, the first half of a head's numbers with the second.
 
     Args:
         q, k: [B, H, T, d].
         cos, sin: [B, T, d], the same in both halves.
-        unsqueeze_dim: of the heads; always 1 here.
     """
     return _Rotary.apply(q, cos, sin, out_dtype(q)), _Rotary.apply(k, cos, sin, out_dtype(k))
 
@@ -160,8 +163,12 @@ def _fused_attention(module: nn.Module) -> type | None:
         return None
     if not same:
         return None
+
+    def turned(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Any:
+        return rotary(q, k, cos, sin) if _halved(q) else theirs(q, k, cos, sin, unsqueeze_dim=unsqueeze_dim)
+
     ours = FunctionType(
-        forward.__code__, {**forward.__globals__, "apply_rotary_pos_emb": rotary}, forward.__name__,
+        forward.__code__, {**forward.__globals__, "apply_rotary_pos_emb": turned}, forward.__name__,
         forward.__defaults__, forward.__closure__,
     )  # fmt: skip
     ours.__kwdefaults__ = forward.__kwdefaults__

@@ -145,8 +145,7 @@ def _blocks(group: Group, window: int | None) -> list[tuple[int, int, int]]:
     cuts = [group.own * i // count for i in range(count + 1)]
     above = group.seen - group.own
     return [
-        (first, last, 0 if window is None else max(0, above + first - window + 1))
-        for first, last in pairwise(cuts)
+        (first, last, 0 if window is None else max(0, above + first - window + 1)) for first, last in pairwise(cuts)
     ]
 
 
