@@ -51,8 +51,10 @@ SHORT = Shape(image=64, question=20, answer=40, advice=16, critique=16)
 """A quarter of STD-256, for the gate and the traces of `make bench`."""
 GROUPS = [["dress", "dress, sharing off", "TRL defaults"], ["dress", "TRL tuned"], ["dress", "plain HF padded"]]
 """Arms that are interleaved with one another: as many as fit into 16 GiB with their optimisers."""
-SHARES = {"STD-256": 0.3, "STD-576": 0.28, "ladder": 0.16, "sweep": 0.11, "traces": 0.08}
+SHARES = {"STD-256": 0.57, "STD-576": 0.16, "ladder": 0.09, "sweep": 0.07, "traces": 0.05}
 """Of the time of `make bench`; what one part leaves, the next ones do not take."""
+LARGEST = 0.4
+"""Of the time of a shape, what one arm may take: one that was slower on the shape before is left out, and said."""
 
 
 class Bench:
@@ -186,6 +188,7 @@ class Bench:
         )
         measured: dict[str, rounds.Measured] = {}
         until = time.monotonic() + seconds
+        groups = self.in_time(groups, name, seconds)
         for number, group in enumerate(groups):
             specs = [self.spec(arm, self.model, shape, rows_at_once=self.micro_batch(arm)) for arm in group]
             larger = 1.3 if number == 0 and len(groups) > 1 else 1.0  # the first group has one arm more
@@ -197,6 +200,9 @@ class Bench:
         table = results.figures(measured, groups, shape, self.model.sizes, True, 1, products.peak, self.out["gate"])
         self.out.setdefault("products", {})[name] = products.peak
         self.out.setdefault("arms", {})[name] = table
+        self.out.setdefault("sharing", {})[name] = {
+            "tokens": results.ragged_ratio(shape), "operations": results.operations_ratio(shape, self.model.sizes)
+        }  # fmt: skip
         if name in ("STD-256", "toy"):
             self.out["targets"] = results.targets(table, shape)
         for arm, one in table.items():
@@ -204,6 +210,16 @@ class Bench:
                 s = one["slower"]
                 self.say(f"{name}: ours is {s['ratio']:.2f} [{s['low']:.2f}, {s['high']:.2f}] times {arm}", note=False)
         self.save()
+
+    def in_time(self, groups: list[list[str]], name: str, seconds: float) -> list[list[str]]:
+        """Groups without the arms of which two warm-up and two measured steps would take too much of the time."""
+        known = next(iter(self.out.get("arms", {}).values()), {})
+        slow = [arm for arm, one in known.items() if 4 * one.get("step", 0) > LARGEST * seconds]
+        for arm in slow:
+            took = known[arm]["step"]
+            self.say(f"{name}: no time for {arm}, whose step took {took:.0f} s before; make bench-full has it")
+        kept = [[arm for arm in group if arm not in slow] for group in groups]
+        return [group for group in kept if len(group) > 1]
 
     def micro_batch(self, arm: str) -> int:
         """Rows at once; plain transformers takes half of a tuple's, padded to its longest row: what memory holds."""

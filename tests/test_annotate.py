@@ -43,8 +43,13 @@ QUIET = Console(quiet=True)
 
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions as if from published rows."""
     folder = tmp_path_factory.mktemp("prompts")
-    write_shards(folder, shapes.samples("prompts", 8, seed=0))
+    samples = list(shapes.samples("prompts", 8, seed=0))
+    for row, (record, _) in enumerate(samples):
+        for dialogue in record.dialogues:
+            dialogue.extra["lvlm_nlf"] = {"file": "helpfulness_nlf.jsonl", "row": row}
+    write_shards(folder, samples)
     return folder
 
 
@@ -125,6 +130,12 @@ def test_lvlm_nlf_rows_tell_the_same(collected):
     assert told == sorted(
         (d.criterion or "", [(t.user, t.assistant, t.rating, t.critique) for t in d.turns]) for _, d in dialogues
     )
+
+
+def test_new_answers_to_published_questions_are_not_the_published_rows(collected, prompts):
+    out, _ = collected
+    assert all("lvlm_nlf" in d.extra for record, _ in Shards(prompts) for d in record.dialogues)
+    assert not any("lvlm_nlf" in d.extra for record, _ in Shards(out) for d in record.dialogues)
 
 
 def test_failures_stand_in_a_file_with_the_raw_reply(collected):

@@ -30,6 +30,13 @@ def test_the_floor_is_that_of_the_published_formula(name, lora, full):
     assert floor(SMOLLM2_135M, trees) / 1e12 == pytest.approx(full, abs=0.005)
 
 
+@pytest.mark.parametrize("name, tokens, operations", [("STD-256", 1.71, 1.59), ("STD-576", 2.17, 1.98)])
+def test_operations_shrink_by_less_than_tokens(name, tokens, operations):
+    """By hand, of STD-256: (0.808 x 1.709 + 0.122 + attention 0.100 x 1.28) / (0.808 + 0.122 + 0.100)."""
+    assert results.ragged_ratio(STD[name]) == pytest.approx(tokens, abs=0.005)
+    assert results.operations_ratio(STD[name], SMOLLM2_135M) == pytest.approx(operations, abs=0.02)
+
+
 def test_rows_and_dialogues_hold_the_same_targets():
     one = make(TOY, 0)
     supervised = sum(float(d.weights.sum()) for d in one.encoded())

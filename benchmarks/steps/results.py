@@ -83,6 +83,15 @@ def ragged_ratio(shape: Shape) -> float:
     return sum(len(one.ids) for one in encoded) / len(build_tree(encoded))
 
 
+def operations_ratio(shape: Shape, sizes: Sizes) -> float:
+    """Operations that dialogues as separate sequences need ÷ those of their tree.
+
+    Less than the ratio of tokens: the head's rows are the same in both, and attention shrinks by less.
+    """
+    encoded = make(shape, 0, image=False).encoded()
+    return floor(sizes, [build_tree([one]) for one in encoded]) / floor(sizes, [build_tree(encoded)])
+
+
 def targets(arms: dict[str, dict[str, Any]], shape: Shape) -> dict[str, dict[str, Any]]:
     """What was to be reached on STD-256, and what was; None where an arm did not run or did not pass its gate."""
 
@@ -190,6 +199,12 @@ def _arms(results: dict[str, Any]) -> list[str]:
             ["arm", "s per step", "supervised tokens/s", "tuples/s", "MFU, unique tokens", "activations, GiB",
              "peak memory, GiB", "time ÷ ours, 95 %"], rows
         )  # fmt: skip
+        if (bound := results.get("sharing", {}).get(name)) is not None:
+            lines += [
+                f"Separate sequences hold {bound['tokens']:.2f} times the tokens, and need {bound['operations']:.2f} "
+                "times the operations: a step that is all matrix products at their peak reaches "
+                f"{bound['operations'] / bound['tokens']:.0%} of the ratio of tokens.", "",
+            ]  # fmt: skip
     return lines
 
 

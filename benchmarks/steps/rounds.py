@@ -96,7 +96,8 @@ def interleave(
     Args:
         specs: of the arms.
         rounds, steps: how many rounds of how many steps.
-        seconds: what all of it may take; fewer rounds are run (and said) where they would take longer.
+        seconds: what all of it may take; rounds of one step, and fewer of them, are run (and said) where more
+            would take longer.
         say: told what happens.
         before_round: called before each.
     """
@@ -107,12 +108,14 @@ def interleave(
         for spec in specs:  # one after another, so that their beginnings do not disturb each other's warm-up
             arms[spec.name] = Arm(spec)
             _warm_up(arms, spec.name, measured, say)
-        round_seconds = steps * sum(measured[name].warm_up[-1] for name in arms)
+        each = max(1e-9, sum(measured[name].warm_up[-1] for name in arms))
         left = until - time.monotonic()
-        possible = max(2, int(left / max(round_seconds, 1e-9)))
-        if possible < rounds:
-            say(f"{possible} rounds instead of {rounds}: one takes about {round_seconds:.0f} s, {left:.0f} s are left")
-        for number in range(min(rounds, possible)):
+        if left < rounds * steps * each:
+            wanted, steps = f"{rounds} of {steps}", max(1, min(steps, int(left / (rounds * each))))
+            rounds = max(2, min(rounds, int(left / (steps * each))))
+            why = f"{left:.0f} s are left, a step of all takes {each:.0f} s"
+            say(f"{rounds} rounds of {steps} steps instead of {wanted}: {why}")
+        for number in range(rounds):
             before_round()
             load = os.getloadavg()[0]
             if load > (os.cpu_count() or 1) + 0.5:

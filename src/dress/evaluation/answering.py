@@ -42,11 +42,13 @@ class Answering(L.LightningModule):
     def on_predict_start(self) -> None:
         self.gathered.update([])
 
-    def predict_step(self, number: int, batch_idx: int) -> None:
+    def predict_step(self, number: int, batch_idx: int) -> int:
+        """Answer a slice; returns how many records it has, since Lightning warns of a step without a result."""
         try:
             self.gathered.update(self.work(self.slices[number]))
         except KeyboardInterrupt:  # Lightning would end the process with exit code 1
             raise Interrupted from None
+        return len(self.slices[number])
 
     def on_predict_epoch_end(self) -> None:
         self.outcomes = [Outcome(**row) for row in self.gathered.compute()]

@@ -11,6 +11,7 @@ from torch import Tensor
 from dress import config
 from dress.data.images import open_image
 from dress.data.shards import INDEX, Sample, Shards, write_shards
+from dress.data.sources.lvlm_nlf import KEPT
 from dress.dialogue.spans import Span
 from dress.feedback.failures import settled
 from dress.feedback.rater import Progress, Rater, ignore
@@ -133,7 +134,7 @@ def converse(
         last turn has none, and its provenance says why (`failed`, `call`).
     """
     pixels, place = _pixels(responder, samples)
-    held = [dialogue.model_copy(update={"turns": [Turn(user=dialogue.turns[0].user)]}) for _, dialogue in dialogues]
+    held = [_asked(dialogue) for _, dialogue in dialogues]
     groups = responder.hold(len(held), sampling) if isinstance(responder, Holds) else [range(len(held))]
     for group in groups:
         open_, turn = list(group), 0
@@ -165,6 +166,12 @@ def converse(
             for i in open_:
                 held[i].turns.append(Turn(user=_refinement(held[i].turns[-1].feedback)))
     return held
+
+
+def _asked(dialogue: Dialogue) -> Dialogue:
+    """Its first question, without what an importer kept of the published row: that is about other answers."""
+    extra = {name: value for name, value in dialogue.extra.items() if name != KEPT}
+    return dialogue.model_copy(update={"turns": [Turn(user=dialogue.turns[0].user)], "extra": extra})
 
 
 def _answered(answer: str | NoAnswer, responder: str) -> dict[str, Any]:

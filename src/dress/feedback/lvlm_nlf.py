@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dress.data.shards import Shards
-from dress.data.sources.lvlm_nlf import KEPT, row_of
+from dress.data.sources.lvlm_nlf import row_of
 from dress.files import write_lines
 from dress.record import CRITERIA, Dialogue, Record
 
@@ -29,9 +29,7 @@ def write_lvlm_nlf(folder: Path, shards: Shards) -> None:
 
 
 def _row(record: Record, dialogue: Dialogue) -> dict[str, Any]:
-    """A row of its own, also where the question came from one of the publishers' rows."""
-    asked = dialogue.model_copy(update={"extra": {k: v for k, v in dialogue.extra.items() if k != KEPT}})
     captions = record.annotation.captions
     # As in the publishers' files: a text beside harmful requests, a list beside the others.
     caption = captions if dialogue.criterion != "harmlessness" else captions[0] if captions else None
-    return row_of(record.image.id if record.image is not None else record.key, asked, caption or None)
+    return row_of(record.image.id if record.image is not None else record.key, dialogue, caption or None)
