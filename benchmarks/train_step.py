@@ -12,12 +12,14 @@
    ÷ matrix products of the model's shapes measured in the same run.
 3. Ladder: one switch after another. Sweep: where sharing pays and where it loses. Traces: 20 steps of losses.
 
-Results: benchmarks/results/train_step.{json,md,svg}, written after each part.
+Results: benchmarks/results/train_step.{json,md,svg}, written after each part. `--parts sweep traces` measures
+some parts anew and keeps what the file has of the others.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -51,7 +53,8 @@ SHORT = Shape(image=64, question=20, answer=40, advice=16, critique=16)
 """A quarter of STD-256, for the gate and the traces of `make bench`."""
 GROUPS = [["dress", "dress, sharing off", "TRL defaults"], ["dress", "TRL tuned"], ["dress", "plain HF padded"]]
 """Arms that are interleaved with one another: as many as fit into 16 GiB with their optimisers."""
-SHARES = {"STD-256": 0.57, "STD-576": 0.16, "ladder": 0.09, "sweep": 0.07, "traces": 0.05}
+PARTS = ("packing", "gate", "rows", "arms", "ladder", "sweep", "traces")
+SHARES = {"STD-256": 0.48, "STD-576": 0.2, "ladder": 0.09, "sweep": 0.07, "traces": 0.06}
 """Of the time of `make bench`; what one part leaves, the next ones do not take."""
 LARGEST = 0.4
 """Of the time of a shape, what one arm may take: one that was slower on the shape before is left out, and said."""
@@ -77,37 +80,50 @@ class Bench:
         self.model = ModelSpec(sizes, **tower)
         self.slice = replace(self.model, sizes=replace(sizes, layers=min(sizes.layers, SLICE)))
         self.shapes = {"toy": TOY} if self.smoke else dict(STD)
-        self.arms = list(dict.fromkeys(["dress", *(options.arms or ARMS)]))
+        self.names = list(dict.fromkeys(["dress", *(options.arms or ARMS)]))
         self.out: dict[str, Any] = {
-            "command": "python benchmarks/train_step.py " + " ".join(sys.argv[1:]), "said": [], "reference": REFERENCE,
+            "commands": {}, "said": {}, "reference": REFERENCE,
             "what": "a toy, nothing to quote" if self.smoke else "SmolLM2-135M's shape, random weights, 1 tuple a step",
             "precision": "bf16 with fp32 weights" if self.bf16 else "fp32",
-            "machine": facts(self.threads), "minutes": 0.0,
+            "machine": facts(self.threads), "minutes": {},
         }  # fmt: skip
+        self.part = "packing"
+        if set(options.parts) < set(PARTS):
+            self.keep_other_parts()
         if not find_spec("trl"):
-            self.arms = [name for name in self.arms if not name.startswith("TRL")]
+            self.names = [name for name in self.names if not name.startswith("TRL")]
             self.say("TRL is not installed: its arms are left out (make bench installs it)")
 
     # --- the whole ---
 
     def run(self) -> bool:
-        """All parts; True if every arm learned the same."""
-        self.packing()
-        self.gate()
-        groups = [[name for name in group if name in self.arms] for group in GROUPS]
-        groups = [group for group in groups if len(group) > 1] or [[results.OURS]]
-        self.choose_micro_batch()
-        for name, shape in self.shapes.items():
-            self.time_arms(name, shape, groups, self.left(name))
-        self.ladder()
-        self.sweep()
-        self.traces()
+        """The chosen parts; True if every arm learned the same."""
+        for part in self.options.parts:
+            self.part, began = part, time.monotonic()
+            self.out["said"][part] = []
+            self.out["commands"][part] = " ".join(["python benchmarks/train_step.py", *sys.argv[1:]])
+            getattr(self, part)()
+            self.out["minutes"][part] = (time.monotonic() - began) / 60
+            self.save()
         for name, found in self.out.get("targets", {}).items():
             value = "not measured" if found["value"] is None else f"{found['value']:.2f}"
             self.say(f"{name}: {value} (floor {found['floor']:g}, aim {found['aim']:g})", note=False)
-        passes = all(one["passes"] for one in self.out["gate"].values())
+        passes = all(one["passes"] for one in self.out.get("gate", {}).values())
         self.say(f"results: {self.options.out}/train_step.json, .md, .svg; every arm learns the same: {passes}", False)
         return passes
+
+    def keep_other_parts(self) -> None:
+        """Go on from the results that are there: what is not measured now stays."""
+        file = self.options.out / "train_step.json"
+        if not file.exists():
+            return
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        expected, got = ([one["what"], one["precision"], one["machine"]["cpu"]] for one in (self.out, kept))
+        if expected != got:
+            raise ValueError(
+                f"{file}: expected results for {expected}, got {got}: measure all parts or name another --out"
+            )
+        self.out = kept
 
     def say(self, text: str, note: bool = True) -> None:
         """Print with the time; `note` keeps what is not the usual course for the results."""
@@ -115,7 +131,7 @@ class Bench:
         left = "" if self.full else f"/{self.seconds / 60:.0f}"
         print(f"[{minutes:5.1f}{left} min] {text}", flush=True)
         if note:
-            self.out["said"].append(text)
+            self.out["said"].setdefault(self.part, []).append(text)
 
     def tell(self, text: str) -> None:
         """Progress, kept where it says that something was left out."""
@@ -127,7 +143,9 @@ class Bench:
         return min(SHARES.get(part, 1.0) * self.seconds, self.seconds - (time.monotonic() - self.began))
 
     def save(self) -> None:
-        self.out["minutes"] = (time.monotonic() - self.began) / 60
+        if table := self.out.get("arms", {}).get("STD-256" if not self.smoke else "toy"):
+            shape = next(iter(self.shapes.values()))
+            self.out["targets"] = results.targets(table, shape, self.out.get("rows", {}))
         results.write(self.options.out, self.out)
 
     def spec(self, name: str, model: ModelSpec, shape: Shape, **more: Any) -> ArmSpec:
@@ -147,7 +165,7 @@ class Bench:
         """Every arm's first step against plain transformers'."""
         whole = self.full or self.smoke
         model, shape = (self.model, next(iter(self.shapes.values()))) if whole else (self.slice, SHORT)
-        names = list(dict.fromkeys([REFERENCE, *self.arms]))
+        names = list(dict.fromkeys([REFERENCE, *self.names]))
         found: dict[str, dict[str, Any]] = {}
         with tempfile.TemporaryDirectory() as folder:
             for name in names:
@@ -165,20 +183,34 @@ class Bench:
         self.out["gate"] = found
         self.save()
 
-    def choose_micro_batch(self) -> None:
-        """All rows of a tuple at once, or one by one without padding: what is faster for TRL tuned."""
-        self.rows_at_once = 0
-        if results.TUNED not in self.arms or self.smoke:
+    def rows(self) -> None:
+        """TRL tuned with all rows of a tuple at once, padded, or one by one: which is faster, and what each holds."""
+        self.out["rows"] = found = {}
+        if results.TUNED not in self.names:
             return
-        shape, took = next(iter(self.shapes.values())), {}
+        shape = next(iter(self.shapes.values()))
         for rows in (0, 1):
             arm = rounds.Arm(self.spec(results.TUNED, self.model, shape, rows_at_once=rows))
-            report = arm.run(2)
+            arm.run(1)
+            report = arm.run(1, fresh=True)
             arm.stop()
-            took[rows] = report["seconds"][-1] if "seconds" in report else float("inf")
-        self.rows_at_once = min(took, key=lambda rows: took[rows])
-        which = "one row at a time" if self.rows_at_once else "all rows at once"
-        self.say(f"TRL tuned runs {which}: {took[1]:.1f} s a step one by one, {took[0]:.1f} s at once")
+            if "seconds" in report:
+                found[results.ROWS[rows]] = {
+                    "step": report["seconds"][-1], "activations": report["peak"] - report["before"]
+                }  # fmt: skip
+        told = "; ".join(
+            f"{way} {one['step']:.1f} s, {one['activations'] / 2**30:.2f} GiB" for way, one in found.items()
+        )
+        self.say(f"TRL tuned, a step and its activations: {told}", note=False)
+
+    def arms(self) -> None:
+        """Interleaved rounds of the arms on each shape of tuples."""
+        groups = [[name for name in group if name in self.names] for group in GROUPS]
+        groups = [group for group in groups if len(group) > 1] or [[results.OURS]]
+        for name in ("arms", "products", "sharing"):
+            self.out[name] = {}
+        for name, shape in self.shapes.items():
+            self.time_arms(name, shape, groups, self.left(name))
 
     def time_arms(self, name: str, shape: Shape, groups: list[list[str]], seconds: float) -> None:
         """Interleaved rounds on one shape of tuples."""
@@ -197,14 +229,14 @@ class Bench:
             self.say(f"{name}: {', '.join(group)}; {part / 60:.1f} min", note=False)
             found = rounds.interleave(specs, count, steps, part, self.tell, products.measure)
             measured |= {f"{number}/{arm}": one for arm, one in found.items()}
-        table = results.figures(measured, groups, shape, self.model.sizes, True, 1, products.peak, self.out["gate"])
+        table = results.figures(
+            measured, groups, shape, self.model.sizes, True, 1, products.peak, self.out.get("gate", {})
+        )
         self.out.setdefault("products", {})[name] = products.peak
         self.out.setdefault("arms", {})[name] = table
         self.out.setdefault("sharing", {})[name] = {
             "tokens": results.ragged_ratio(shape), "operations": results.operations_ratio(shape, self.model.sizes)
         }  # fmt: skip
-        if name in ("STD-256", "toy"):
-            self.out["targets"] = results.targets(table, shape)
         for arm, one in table.items():
             if "slower" in one:
                 s = one["slower"]
@@ -224,7 +256,8 @@ class Bench:
     def micro_batch(self, arm: str) -> int:
         """Rows at once; plain transformers takes half of a tuple's, padded to its longest row: what memory holds."""
         if arm == results.TUNED:
-            return self.rows_at_once
+            took = {way: one["step"] for way, one in self.out.get("rows", {}).items()}
+            return results.ROWS.index(min(took, key=took.__getitem__)) if took else 0
         return 3 if arm == REFERENCE else 0
 
     def ladder(self) -> None:
@@ -243,7 +276,7 @@ class Bench:
     def traces(self) -> None:
         shape = TOY if self.smoke else STD["STD-256"] if self.full else SHORT
         names = ["dress", "dress, sharing off", REFERENCE, "TRL tuned"]
-        specs = [self.spec(name, self.slice, shape, tuples=4) for name in names if name in self.arms]
+        specs = [self.spec(name, self.slice, shape, tuples=4) for name in names if name in self.names]
         self.out["traces"] = traces.traces(specs, 3 if self.smoke else 20, self.left("traces"), self.tell)
         self.save()
 
@@ -255,6 +288,8 @@ def main() -> None:
     kinds.add_argument("--full", action="store_true", help="everything, in hours")
     kinds.add_argument("--gpu", action="store_true", help="on CUDA")
     parser.add_argument("--arms", nargs="+", metavar="ARM", choices=list(ARMS), help="some of the arms only")
+    parser.add_argument("--parts", nargs="+", metavar="PART", choices=PARTS, default=list(PARTS),
+                        help=f"these only, the others as measured before: {', '.join(PARTS)}")  # fmt: skip
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="CPU threads (2)")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args()

@@ -21,7 +21,6 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
         FileNotFoundError: no run folder, or a stage of it holds no model.
         ValueError: a model that does not load, or records that the judge cannot judge.
     """
-    from dress.curriculum import evaluated_stages
     from dress.data.stream import open_split
     from dress.evaluation.cells import evaluate_cells
     from dress.evaluation.metrics import metrics
@@ -32,6 +31,7 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
     from dress.feedback.rater import build_rater
     from dress.model.checkpoint import load_model, read_facts
     from dress.progress import CurriculumProgress
+    from dress.stages import evaluated_stages
     from dress.worlds.prepared import prepared
 
     run, out = Path(settings.ckpt), Path(settings.out)

@@ -75,7 +75,10 @@ def test_an_arm_that_fails_the_gate_has_no_ratio():
     table = results.figures(arms, [["dress", "TRL tuned", "plain HF padded"]], TOY, SMOLLM2_135M, True, 1, 1e12, gates)
     assert table["TRL tuned"]["slower"]["ratio"] == 4.0
     assert "slower" not in table["plain HF padded"] and table["dress"]["activations"] == 6
-    reached = results.targets(table, TOY)
+    rows = {"a tuple at once": {"activations": 24}, "a row at a time": {"activations": 8}}
+    reached = results.targets(table, TOY, rows)
+    assert reached["activations ÷ TRL tuned's, a tuple at once (at most)"]["reached"]
+    assert not reached["activations ÷ TRL tuned's, a row at a time (at most)"]["reached"]
     assert reached["times TRL tuned"]["reached"] and not reached["times plain HF padded"]["reached"]
     assert reached["times plain HF padded"]["value"] is None
 
@@ -89,10 +92,14 @@ def test_trees_and_forests_of_mixed_records_are_made_fast():
 
 
 def test_a_whole_run_on_a_toy(tmp_path):
+    page = (ROOT / "docs/performance.md").read_text().splitlines()
+    [documented] = [line.split() for line in page if line.startswith("python benchmarks/train_step.py")]
+    assert documented[1:] == ["benchmarks/train_step.py", "--smoke", "--out", "bench"]
     arms = ["dress", "dress, sharing off", "plain HF padded"]
     done = subprocess.run(
-        [*BENCH, "--smoke", "--out", str(tmp_path), "--arms", *arms], capture_output=True, text=True, timeout=400
-    )
+        [sys.executable, *documented[1:-1], str(tmp_path), "--arms", *arms],
+        cwd=ROOT, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found = json.loads((tmp_path / "train_step.json").read_text())
     assert found["gate"].keys() == set(arms)
@@ -105,6 +112,15 @@ def test_a_whole_run_on_a_toy(tmp_path):
     assert found["traces"]["passes"] and len(found["traces"]["losses"]["dress"]) == 3
     assert "time ÷ ours" in (tmp_path / "train_step.md").read_text()
     assert (tmp_path / "train_step.svg").read_text().startswith("<svg")
+
+    parts = [*BENCH, "--smoke", "--out", str(tmp_path), "--parts", "packing"]
+    assert subprocess.run(parts, capture_output=True, timeout=200).returncode == 0
+    again = json.loads((tmp_path / "train_step.json").read_text())
+    assert again["arms"] == found["arms"] and again["packing"] != found["packing"]
+    assert again["commands"]["packing"].endswith("--parts packing") != again["commands"]["arms"].endswith("packing")
+    (tmp_path / "train_step.json").write_text(json.dumps(again | {"precision": "fp8"}))
+    refused = subprocess.run(parts, capture_output=True, text=True, timeout=200)
+    assert refused.returncode and "measure all parts or name another --out" in refused.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -122,9 +122,7 @@ def climb(
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         wanted = {count: expected(count) for count in (1, TOGETHER)}
     measured: dict[str, list[dict[str, float]]] = {rung.name: [] for rung in steps}
-    took = _round(steps, measured, bf16, warm_up=True)
-    say(f"ladder: warm-up {took:.0f} s")
-    done = 0
+    done, took = 0, 0.0
     while done < rounds and (not done or time.monotonic() + took < until):
         took = _round(steps, measured, bf16)
         done += 1
@@ -148,13 +146,12 @@ def _round(steps: list[Rung], measured: dict[str, list[dict[str, float]]], bf16:
     for rung in steps:
         keep_freed_memory() if rung.keep else give_memory_back()
         before = memory.now()
-        if rung.keep and not warm_up:  # its first run after the switch fetches the pages that it keeps
+        if rung.keep:  # its first run after the switch fetches the pages that it keeps
             _run(rung, bf16)
         start = time.perf_counter()
         loss = _run(rung, bf16)
         seconds = (time.perf_counter() - start) / rung.tuples
-        if not warm_up:
-            measured[rung.name].append({"seconds": seconds, "loss": loss, "activations": memory.peak() - before})
+        measured[rung.name].append({"seconds": seconds, "loss": loss, "activations": memory.peak() - before})
         give_memory_back()
         memory.forget()
     return time.monotonic() - began

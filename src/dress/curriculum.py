@@ -7,14 +7,11 @@ over another run's stages as long as the fingerprints agree.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import resource
 import shutil
 import time
 from functools import cached_property, partial
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
@@ -24,45 +21,38 @@ import torch
 from rich.console import Console
 
 from dress import config
+from dress.building import build_model
 from dress.callbacks import SaveCheckpoint, ShowProgress, precision_for
 from dress.data.datamodule import HeldOut, StageData, StepDataset
 from dress.data.pixels import Pixels
 from dress.data.run_data import REJECTS, RunData, name_damage, told
 from dress.data.shards import Sample, Shards
 from dress.data.stream import Stream
-from dress.dialogue.chat import FORMATS
-from dress.dialogue.tokenizer import check_cuts, load_tokenizer, save_tokenizer, tokenizer_hash, train_tokenizer
+from dress.dialogue.tokenizer import tokenizer_hash
 from dress.evaluation.cells import evaluate_cells
 from dress.evaluation.metrics import metrics
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
 from dress.evaluation.report import write_report
 from dress.feedback.annotate import gather, keeping
 from dress.feedback.collect import CkptResponder, Sampling, ratings_table
-from dress.feedback.corpus import corpus
-from dress.feedback.rater import NoRater, Rater, build_rater, check_rater, identity
+from dress.feedback.rater import Rater, build_rater, check_rater
 from dress.feedback.request import Stopped
 from dress.files import read_json, write_json
 from dress.loggers import build_logger, log_results
 from dress.model.checkpoint import load_weights, save_model
-from dress.model.language import load_own_tokenizer
-from dress.model.lvlm import LVLM
 from dress.module import DressModule
-from dress.phases import SETTINGS_OF, supervised
-from dress.phases.critique import praise
+from dress.phases import supervised
 from dress.progress import CurriculumProgress
-from dress.rater_settings import PlainRater
-from dress.run_folder import rank, short
+from dress.run_folder import rank, short, wait_for
 from dress.seeding import seed_for
 from dress.show import coloured, parameter_table, ratings_as_table
+from dress.stages import conditions, depends_on, evaluated_stages, fingerprint, trained_stages
 from dress.worlds.prepared import prepared
 
 SHOWN_RECORDS = 4
 """Records that `show=batch` prints."""
 
 Made = TypeVar("Made", bound=StepDataset)
-
-TOKENIZER_RECORDS = 2000
-"""Records per split that the hermetic tokenizer is trained on."""
 
 
 class Curriculum:
@@ -105,8 +95,8 @@ class Curriculum:
             torch.set_num_threads(self.settings.training.threads)
         with self.progress:
             self.data = RunData(self.settings.data, self._data_folder())
-            self.model = self._build_model()
-            fingerprint = self._fingerprint("", {
+            self.model = build_model(self.settings, self.data, self.folder, self.console)
+            made_from = fingerprint("", {
                 "model": self.settings.model.model_dump(),
                 "tokenizer": tokenizer_hash(self.model.encoder.tokenizer),
                 "seed": self.settings.seed,
@@ -115,9 +105,9 @@ class Curriculum:
             self.data.check(self.settings.curriculum, vision.facts(images) if self.settings.data.features else None)
             self.chain: dict[str, str] = {}
             for name in self.settings.curriculum.order:
-                fingerprint = self._fingerprint(fingerprint, self._depends_on(name))
-                self.chain[name] = fingerprint
-                self._stage(name, fingerprint)
+                made_from = fingerprint(made_from, depends_on(self.settings, self.data, name))
+                self.chain[name] = made_from
+                self._stage(name, made_from)
         if rank() > 0:
             return {}
         outcomes = self._outcomes()
@@ -137,8 +127,7 @@ class Curriculum:
         with self.progress:
             self.data = RunData(self.settings.data, self._data_folder())
         with TemporaryDirectory() as aside:
-            self.folder = Path(aside)  # a look leaves nothing behind
-            encoder = self._build_model().encoder
+            encoder = build_model(self.settings, self.data, Path(aside), self.console).encoder  # leaves nothing behind
         stream = self._stream(name, stage)
         for place in stream.step(0, stage.records_per_step)[:SHOWN_RECORDS]:
             record, _ = stream[place]
@@ -159,17 +148,17 @@ class Curriculum:
 
     # --- one stage ---
 
-    def _stage(self, name: str, fingerprint: str) -> None:
+    def _stage(self, name: str, made_from: str) -> None:
         folder, stage = self.stage_folder(name), self.settings.curriculum.stages[name]
         marker = folder / "done.json"
         if not marker.exists():
-            self._take_over(name, fingerprint)
+            self._take_over(name, made_from)
         if marker.exists():
             done = read_json(marker)
-            if done["fingerprint"] != fingerprint:
+            if done["fingerprint"] != made_from:
                 raise ValueError(
                     f"{marker}: stage {name} was made with other settings or data (expected fingerprint "
-                    f"{fingerprint}, got {done['fingerprint']}). Start a new run, or resume without overrides"
+                    f"{made_from}, got {done['fingerprint']}). Start a new run, or resume without overrides"
                 )
             self.seconds[name] = done["seconds"]
             if isinstance(stage, config.TrainStage):
@@ -192,10 +181,10 @@ class Curriculum:
         if rank() == 0:
             if line := told(folder):
                 self.console.print(line, highlight=False)
-            write_json(marker, {"fingerprint": fingerprint, "seconds": round(self.seconds[name], 2)})
-        _wait_for(marker)
+            write_json(marker, {"fingerprint": made_from, "seconds": round(self.seconds[name], 2)})
+        wait_for(marker)
 
-    def _take_over(self, name: str, fingerprint: str) -> None:
+    def _take_over(self, name: str, made_from: str) -> None:
         """Take a finished stage from the run named by `reuse` if it was made from the same things."""
         if self.settings.reuse is None or not (Path(self.settings.reuse) / "stages").is_dir():
             if self.settings.reuse is not None:
@@ -203,7 +192,7 @@ class Curriculum:
             return
         source = Path(self.settings.reuse) / "stages" / name
         marker = source / "done.json"
-        if marker.exists() and read_json(marker)["fingerprint"] == fingerprint:
+        if marker.exists() and read_json(marker)["fingerprint"] == made_from:
             shutil.copytree(source, self.stage_folder(name), dirs_exist_ok=True, copy_function=_link)
             self.console.print(f"stage {name}: taken over from {self.settings.reuse}", highlight=False)
 
@@ -289,7 +278,7 @@ class Curriculum:
 
         evaluate_cells(
             {model: partial(responder, source) for model, source in models.items()},
-            self.judge, samples, settings, self.conditions(), self._sampling(0.0), self.stage_folder(name),
+            self.judge, samples, settings, conditions(self.settings), self._sampling(0.0), self.stage_folder(name),
             self.settings.training, self.progress.advance,
         )  # fmt: skip
 
@@ -311,8 +300,8 @@ class Curriculum:
 
     def cell_fingerprints(self, name: str) -> dict[str, str]:
         """Model name to a fingerprint of everything that its cells of an eval stage depend on."""
-        depends = self._depends_on(name)
-        return {model: self._fingerprint(self.chain[source], depends) for model, source in self.evaluated().items()}
+        depends = depends_on(self.settings, self.data, name)
+        return {model: fingerprint(self.chain[source], depends) for model, source in self.evaluated().items()}
 
     def _eval_samples(self) -> list[Sample]:
         shards, stages = self.data.shards("eval"), self.settings.curriculum.stages
@@ -320,14 +309,6 @@ class Curriculum:
         return list(shards.readable(range(min(stage.records or len(shards), len(shards)))))
 
     # --- parts ---
-
-    def conditions(self) -> dict[str, str]:
-        """The presets as text: what follows the user text at inference."""
-        stages = self.settings.curriculum.stages
-        last = stages[self.trained()[-1]]
-        assert isinstance(last, config.TrainStage)
-        form = "rating" if "rating" in last.phases else self.settings.phases.critique.condition
-        return {"none": "", "praise": praise(form, self.settings.phases)}
 
     def _responder(self, stage: str) -> CkptResponder:
         return CkptResponder(self.model, f"{self.settings.name}/{stage}", self.settings.generation.keep_cache)
@@ -341,7 +322,7 @@ class Curriculum:
         return {
             "stage": name,
             "stages": done[: done.index(name) + 1],
-            "conditions": self.conditions(),
+            "conditions": conditions(self.settings),
             "config": self.settings.model_dump(),
         }
 
@@ -368,63 +349,6 @@ class Curriculum:
                 raise ValueError("data.feedback is null and the curriculum has no collect stage: name one of them")
             source = (self.stage_folder(collected[-1]) / "shards").absolute()
         return self.data.stream(source, seed_for(self.settings.seed, name))
-
-    def _build_model(self) -> LVLM:
-        settings, data = self.settings.model, self.settings.data
-        file, chat = self.folder / "tokenizer.json", FORMATS[settings.language.chat]
-        tokenizer = load_own_tokenizer(settings.language)
-        if tokenizer is None:
-            if rank() > 0:
-                _wait_for(file)
-            if not file.exists():
-                streams = [self.data.stream(source) for source in (data.align, data.sft, data.prompts)]
-                splits = [part.shards for stream in streams for part in stream.parts]
-                phases = self.settings.phases  # not the experiment's conditions: ablations share the tokenizer
-                fixed = [phases.align.prompt, praise(phases.critique.condition, phases)]
-                plain = isinstance(self.settings.annotator, PlainRater)  # others take money for every word
-                texts = chain(fixed, corpus(splits, self.annotator if plain else NoRater(), TOKENIZER_RECORDS))
-                trained = train_tokenizer(texts, settings.tokenizer.vocabulary, chat)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                save_tokenizer(trained, file)
-            tokenizer = load_tokenizer(file, chat)
-        check_cuts(tokenizer, chat)
-        torch.manual_seed(seed_for(self.settings.seed, "init"))
-        model = LVLM(settings, tokenizer, self.settings.data.max_tokens)
-        if precision_for(self.settings.training.precision) == "bf16-mixed":
-            stages = [self.settings.curriculum.stages[name] for name in self.trained()]
-            learned = {part for s in stages if isinstance(s, config.TrainStage) for part in s.trainable}
-            model.round({"vision", "language"} - learned)
-        return model
-
-    def _depends_on(self, name: str) -> dict[str, Any]:
-        """Everything a stage's result depends on, beside the stages before it."""
-        stage = self.settings.curriculum.stages[name]
-        parts: dict[str, Any] = {"stage": stage.model_dump(), "name": name}
-        data = self.settings.data
-        match stage:
-            case config.TrainStage():
-                source = getattr(data, stage.data)
-                parts["shards"] = self.data.stream(source).fingerprint if source else "collected"
-                phases = self.settings.phases.model_dump()
-                parts["phases"] = {key: phases[key] for name in stage.phases for key in SETTINGS_OF[name]}
-                parts["training"] = [self.settings.training.clip, precision_for(self.settings.training.precision)]
-                parts["sharing"] = [data.share_prefixes, data.tokens_per_forest, data.max_tokens]
-                parts["data"] = [data.features, data.images, data.dialogues_per_record]
-            case config.CollectStage():
-                parts["shards"] = self.data.shards("prompts").fingerprint
-                parts["annotator"] = identity(self.settings.annotator)
-                parts["generation"] = self.settings.generation.model_dump()
-            case config.EvalStage():
-                parts["shards"] = self.data.shards("eval").fingerprint
-                parts["judge"] = identity(self.settings.judge)
-                parts["conditions"] = self.conditions()
-                parts["eval"] = self.settings.eval.model_dump()
-        return parts
-
-    @staticmethod
-    def _fingerprint(before: str, parts: dict[str, Any]) -> str:
-        text = before + json.dumps(parts, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _outcomes(self) -> list[Outcome]:
         """All cells of the last eval stage, as one file beside the metrics."""
@@ -467,26 +391,6 @@ class Curriculum:
                 f"no refusal never samples one, so feedback on its own answers cannot teach it to refuse."
             ]
         return []
-
-
-def trained_stages(curriculum: config.Curriculum) -> list[str]:
-    """Names of the train stages, in order."""
-    return [n for n in curriculum.order if isinstance(curriculum.stages[n], config.TrainStage)]
-
-
-def evaluated_stages(curriculum: config.Curriculum) -> dict[str, str]:
-    """`sft`: the last model before feedback was collected; `dress`: the last model after, if there is one."""
-    order, stages = curriculum.order, curriculum.stages
-    cut = next((i for i, n in enumerate(order) if isinstance(stages[n], config.CollectStage)), len(order))
-    before = [name for name in trained_stages(curriculum) if order.index(name) < cut]
-    after = [name for name in trained_stages(curriculum) if order.index(name) >= cut]
-    return {**({"sft": before[-1]} if before else {}), **({"dress": after[-1]} if after else {})}
-
-
-def _wait_for(file: Path) -> None:
-    """Until the first process has written it."""
-    while not file.exists():
-        time.sleep(0.1)
 
 
 def _link(source: str, target: str) -> None:

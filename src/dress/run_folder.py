@@ -58,6 +58,12 @@ def rank() -> int:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
 
 
+def wait_for(file: Path) -> None:
+    """Until the first process has written it."""
+    while not file.exists():
+        time.sleep(0.1)
+
+
 def _link_latest(folder: Path) -> None:
     logs = Path.cwd() / "logs"
     if folder.resolve().is_relative_to(logs.resolve()):
