@@ -54,7 +54,7 @@ SHORT = Shape(image=64, question=20, answer=40, advice=16, critique=16)
 GROUPS = [["dress", "dress, sharing off", "TRL defaults"], ["dress", "TRL tuned"], ["dress", "plain HF padded"]]
 """Arms that are interleaved with one another: as many as fit into 16 GiB with their optimisers."""
 PARTS = ("packing", "gate", "rows", "arms", "ladder", "sweep", "traces")
-SHARES = {"STD-256": 0.48, "STD-576": 0.2, "ladder": 0.09, "sweep": 0.07, "traces": 0.06}
+SHARES = {"STD-256": 0.46, "STD-576": 0.19, "ladder": 0.09, "sweep": 0.09, "traces": 0.08}
 """Of the time of `make bench`; what one part leaves, the next ones do not take."""
 LARGEST = 0.4
 """Of the time of a shape, what one arm may take: one that was slower on the shape before is left out, and said."""
@@ -139,8 +139,11 @@ class Bench:
         self.say(text, note=any(word in text for word in words))
 
     def left(self, part: str) -> float:
-        """Seconds for a part: its share of the whole time, or what is left if that is less."""
-        return min(SHARES.get(part, 1.0) * self.seconds, self.seconds - (time.monotonic() - self.began))
+        """Seconds for a part: its share of the time of all that are measured, or what is left if that is less."""
+        measured = [*self.options.parts, *(self.shapes if "arms" in self.options.parts else ())]
+        whole = sum(SHARES.get(one, 0.0) for one in measured) or 1.0
+        share = SHARES.get(part, 1.0) / min(1.0, whole)
+        return min(share * self.seconds, self.seconds - (time.monotonic() - self.began))
 
     def save(self) -> None:
         if table := self.out.get("arms", {}).get("STD-256" if not self.smoke else "toy"):

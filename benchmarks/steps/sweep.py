@@ -16,8 +16,10 @@ from dress.dialogue.batch import Sample, collate
 from dress.dialogue.tree import build_tree
 from dress.model.head import head_loss
 from dress.model.lvlm import LVLM
+from dress.model.memory import keep_freed_memory
 from steps import models
 from steps.models import ModelSpec
+from steps.results import operations_ratio
 from steps.rounds import Say, paired
 from steps.tuples import Shape, make
 
@@ -51,10 +53,12 @@ def sweep(
     """Forward and backward pass of every cell as a tree and as separate sequences; stops (said) after `seconds`.
 
     Returns:
-        one entry per cell: `tokens` (sequences ÷ tree), `ratio` (time, with its interval), and for one branch
-        `plain`: the tree's time ÷ that of the same model without a tree, as one causal sequence.
+        one entry per cell: `tokens` and `operations` (sequences ÷ tree), `ratio` (time, with its interval), and for
+        one branch, in three times the rounds, `plain`: the tree's time ÷ that of the same model without a tree, as
+        one causal sequence.
     """
     until = time.monotonic() + seconds
+    keep_freed_memory()
     model = models.ours(spec, Shape(image=16))  # its tower sees nothing: words stand in the image's place
     words = spec.sizes.vocabulary - 3
     out: list[dict[str, Any]] = []
@@ -63,7 +67,8 @@ def sweep(
         if time.monotonic() > until:
             say(f"sweep: its time is over after {number} of {len(todo)} cells")
             break
-        out.append(_cell(model, cell, words, rounds, bf16))
+        out.append(_cell(model, cell, words, rounds * (3 if cell.branches == 1 else 1), bf16))
+        out[-1]["operations"] = operations_ratio(cell.shape, spec.sizes)
         found = out[-1]
         say(
             f"sweep: {cell.branches} x {cell.answer} tokens after {cell.image} image tokens: "
