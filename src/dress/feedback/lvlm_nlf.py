@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dress.data.shards import Shards
-from dress.data.sources.lvlm_nlf import row_of
+from dress.data.sources.lvlm_nlf import caption_of, row_of
 from dress.files import write_lines
 from dress.record import CRITERIA, Dialogue, Record
 
@@ -29,7 +29,4 @@ def write_lvlm_nlf(folder: Path, shards: Shards) -> None:
 
 
 def _row(record: Record, dialogue: Dialogue) -> dict[str, Any]:
-    captions = record.annotation.captions
-    # As in the publishers' files: a text beside harmful requests, a list beside the others.
-    caption = captions if dialogue.criterion != "harmlessness" else captions[0] if captions else None
-    return row_of(record.image.id if record.image is not None else record.key, dialogue, caption or None)
+    return row_of(record.image.id if record.image is not None else record.key, dialogue, caption_of(record, dialogue))

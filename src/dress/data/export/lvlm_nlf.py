@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dress.data.export.writing import NO_DIALOGUES, Writing, answered
-from dress.data.sources.lvlm_nlf import KEPT, feedback_of, row_of
+from dress.data.sources.lvlm_nlf import KEPT, caption_of, feedback_of, row_of
 from dress.data.sources.rows import plain_path
 from dress.record import Dialogue, Record, Turn
 
@@ -80,11 +80,8 @@ def _unfit(record: Record, dialogue: Dialogue, turns: Sequence[Turn]) -> str:
 
 
 def _row(record: Record, dialogue: Dialogue, image_id: str) -> dict[str, object]:
-    captions = record.annotation.captions
-    # As in the publishers' files: a text beside harmful requests, a list beside the others.
-    caption = captions if dialogue.criterion != "harmlessness" else captions[0] if captions else None
     whole = dialogue.model_copy(update={"turns": answered(dialogue)})
-    return row_of(image_id, whole, caption or None)
+    return row_of(image_id, whole, caption_of(record, dialogue))
 
 
 def _count(to: Writing, dialogue: Dialogue, turns: Sequence[Turn]) -> None:

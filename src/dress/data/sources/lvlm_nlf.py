@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dress.data.sources.rows import Part, Place, Rejected, Source, Table, plain_path, rating, table_files
-from dress.record import TOP_RATING, Criterion, Dialogue, Feedback, ImageAnnotation, Turn
+from dress.record import TOP_RATING, Criterion, Dialogue, Feedback, ImageAnnotation, Record, Turn
 
 KEPT = "lvlm_nlf"
 """The field of `extra` that holds what the record has no place for."""
@@ -65,6 +65,14 @@ class LVLMNLF(Source):
         source = f"{self.name}/{criterion}" if criterion else self.name
         annotation = ImageAnnotation(captions=list(dict.fromkeys(_captions(value))))
         yield Part(image=image, key=key, source=source, annotation=annotation, dialogues=[dialogue])
+
+
+def caption_of(record: Record, dialogue: Dialogue) -> str | list[str] | None:
+    """The caption beside a dialogue as the publishers write it: a text with harmful requests, else a list."""
+    captions = record.annotation.captions
+    if not captions:
+        return None
+    return captions[0] if dialogue.criterion == "harmlessness" else captions
 
 
 def row_of(image_id: str, dialogue: Dialogue, caption: str | list[str] | None = None) -> dict[str, Any]:
