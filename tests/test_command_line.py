@@ -265,3 +265,25 @@ def test_sweep_refuses_several_devices_per_run(tmp_path: Path) -> None:
     done = train(tmp_path, "-m", "training.devices=2", "seed=0")
     assert done.returncode == 1
     assert "training.devices=2 does not go with -m" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["collect.py", "responder=nowhere", "out=x"],
+        ["eval.py", "ckpt=nowhere"],
+        ["prepare.py", "source=vlsafe", "path=nowhere", "out=x"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_refused_command_leaves_no_file_where_it_was_called(command, tmp_path):
+    script, *arguments = command
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "src" / script), *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode and "nowhere" in done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())
