@@ -10,7 +10,7 @@
 2. Arms, each its own trainer in its own process, interleaved: same weights, ids, trained parts, optimiser; one
    tuple per step. Ratios are paired by round. MFU is the floor of operations (benchmarks/steps/flops.py) ÷ time
    ÷ matrix products of the model's shapes measured in the same run.
-3. Ladder: one switch after another. Sweep: where sharing pays and where it loses. Traces: 20 steps of losses.
+3. Split: where a step's time goes. Ladder: one switch after another. Sweep: where sharing pays and where it loses. Traces: 20 steps of losses.
 
 Results: benchmarks/results/train_step.{json,md,svg}, written after each part. `--parts sweep traces` measures
 some parts anew and keeps what the file has of the others.
@@ -38,7 +38,7 @@ import dress  # noqa: E402, F401, I001 - first: sets how CPU threads wait
 import torch  # noqa: E402
 
 from dress.callbacks import cpu_multiplies_bf16  # noqa: E402
-from steps import gpu, ladder, packing, results, rounds, sweep, traces  # noqa: E402
+from steps import gpu, ladder, packing, results, rounds, split, sweep, traces  # noqa: E402
 from steps.arms import ARMS, ArmSpec  # noqa: E402
 from steps.flops import SMOLLM2_135M, Sizes  # noqa: E402
 from steps.gate import compare  # noqa: E402
@@ -53,7 +53,7 @@ SHORT = Shape(image=64, question=20, answer=40, advice=16, critique=16)
 """A quarter of STD-256, for the gate and the traces of `make bench`."""
 GROUPS = [["dress", "dress, sharing off", "TRL defaults"], ["dress", "TRL tuned"], ["dress", "plain HF padded"]]
 """Arms that are interleaved with one another: as many as fit into 16 GiB with their optimisers."""
-PARTS = ("packing", "gate", "rows", "arms", "ladder", "sweep", "traces")
+PARTS = ("packing", "gate", "rows", "arms", "split", "ladder", "sweep", "traces")
 SHARES = {"STD-256": 0.46, "STD-576": 0.19, "ladder": 0.09, "sweep": 0.09, "traces": 0.08}
 """Of the time of `make bench`; what one part leaves, the next ones do not take."""
 LARGEST = 0.4
@@ -262,6 +262,13 @@ class Bench:
             took = {way: one["step"] for way, one in self.out.get("rows", {}).items()}
             return results.ROWS.index(min(took, key=took.__getitem__)) if took else 0
         return 3 if arm == REFERENCE else 0
+
+    def split(self) -> None:
+        """Where the time of our step goes, with sharing and without."""
+        shape = next(iter(self.shapes.values()))
+        self.out["split"] = found = split.split(self.model, shape, 1 if self.smoke else 5, self.bf16)
+        self.say(f"profile: forward and backward pass {sum(found['dress'].values()):.2f} s", note=False)
+        self.save()
 
     def ladder(self) -> None:
         shape = next(iter(self.shapes.values()))

@@ -27,6 +27,8 @@ from steps.tuples import Shape, Tuple, Turn, make
 LR, CLIP, BETAS, DECAY = 1e-4, 1.0, (0.9, 0.98), 0.01
 STEPS = 1_000_000
 FOREST = 16384
+PARTS = ("data", "forward pass", "backward pass", "clipping and optimiser")
+"""Of a step of our trainer."""
 
 
 class Finished(Exception):
@@ -88,18 +90,24 @@ class Meter:
             save(self.gate, loss, {name: g for name, g in named if g is not None}, self.targets)
             raise Finished
 
-    def step(self, loss: float) -> None:
-        """After every optimiser step; returns when the next one may begin."""
+    def step(self, loss: float, parts: dict[str, float] | None = None) -> None:
+        """After every optimiser step; returns when the next one may begin.
+
+        Args:
+            loss: of the step.
+            parts: seconds of its parts, where they are known.
+        """
         now = clock(self.device)
         self.seconds.append(now - self._since)
         self.losses.append(loss)
+        self.parts += [parts] if parts else []
         self.left -= 1
         if self.left:
             self._since = now
             return
         report = {
             "seconds": self.seconds, "losses": self.losses, "cpu": time.process_time() - self._cpu,
-            "peak": self.memory.peak(), "before": self._before,
+            "peak": self.memory.peak(), "before": self._before, "parts": self.parts,
         }  # fmt: skip
         self.pipe.send(report)
         self._wait()
@@ -112,6 +120,7 @@ class Meter:
         if fresh:
             self.memory.forget()
         self.losses: list[float] = []
+        self.parts: list[dict[str, float]] = []
         self.seconds: list[float] = []
         self._before = self.memory.now()
         self._cpu = time.process_time()
@@ -151,14 +160,33 @@ def dress(spec: ArmSpec, meter: Meter, share: bool = True) -> None:
             return loss
 
     class Watch(L.Callback):
+        """Tells the meter of each step, and how long its parts took."""
+
         def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
             meter.start()
+            self.parts, self.since = dict.fromkeys(PARTS, 0.0), clock(spec.device)
+
+        def ends(self, part: str) -> None:
+            now = clock(spec.device)
+            self.parts[part] += now - self.since
+            self.since = now
+
+        def on_train_batch_start(self, *args: Any) -> None:
+            self.ends("data")
+
+        def on_before_backward(self, *args: Any) -> None:
+            self.ends("forward pass")
+
+        def on_after_backward(self, *args: Any) -> None:
+            self.ends("backward pass")
 
         def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
             meter.gradients(module.losses, ((n, p.grad) for n, p in model.named_parameters()))
 
         def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
-            meter.step(module.losses)
+            self.ends("clipping and optimiser")
+            meter.step(module.losses, self.parts)
+            self.parts, self.since = dict.fromkeys(PARTS, 0.0), clock(spec.device)
 
     stage = config.TrainStage(
         data="sft", phases={"sft": 1.0}, steps=STEPS, records_per_step=spec.per_step, lr=LR, warmup=0,

@@ -69,14 +69,14 @@ def rungs(spec: ModelSpec, shape: Shape) -> tuple[list[Rung], Callable[[int], fl
         return run
 
     def forest(model: LVLM, share: bool, count: int = 1, stored: bool = False) -> Callable[[], Tensor]:
-        made = _forest(model, tuples[:count], share, stored)
+        made = forest_of(model, tuples[:count], share, stored)
         return lambda: model(made, made.weight.sum())[0]
 
     def expected(count: int) -> float:
         with torch.no_grad():
             losses = []
             for one in tuples[:count]:
-                made = _forest(plain, [one], False, False)
+                made = forest_of(plain, [one], False, False)
                 losses.append(float(plain(made, made.weight.sum())[0]))
         return sum(losses) / count
 
@@ -88,14 +88,15 @@ def rungs(spec: ModelSpec, shape: Shape) -> tuple[list[Rung], Callable[[int], fl
         Rung("ragged packing, no padding", plain, forest(plain, False)),
         Rung("token tree", plain, forest(plain, True)),
         Rung("stored features, no vision tower", plain, forest(plain, True, stored=True)),
-        Rung("fused norms, rotary positions, attention by products", fused, forest(fused, True, stored=True)),
+        Rung("fused norms, rotary positions, MLPs; attention by products", fused, forest(fused, True, stored=True)),
         Rung("freed memory kept", fused, forest(fused, True, stored=True), keep=True),
         Rung(f"a forest of {TOGETHER} tuples (per tuple)", fused, forest(fused, True, TOGETHER, True), TOGETHER, True),
     ]
     return climbed, expected
 
 
-def _forest(model: LVLM, tuples: list[Tuple], share: bool, stored: bool) -> Forest:
+def forest_of(model: LVLM, tuples: list[Tuple], share: bool, stored: bool) -> Forest:
+    """Tuples as trees, or (not `share`) each dialogue as a sequence; `stored`: with features instead of pixels."""
     samples = []
     for one in tuples:
         encoded = one.encoded()

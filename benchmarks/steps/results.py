@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,10 @@ def figures(
                 "mfu": operations / arm.step / peak, "peak": arm.peak, "activations": arm.activations,
                 "loss": arm.losses[0], "rounds": arm.per_round, "cpu_seconds": arm.cpu, "warm_up": arm.warm_up,
             }  # fmt: skip
+            if arm.parts:
+                found["parts"] = {
+                    part: statistics.median(one[part] for one in arm.parts) for part in arm.parts[0]
+                }  # fmt: skip
             if gates.get(name, {}).get("passes") and name != OURS and ours.seconds:
                 found["slower"] = paired(arm.per_round, ours.per_round)
             out[name] = found
@@ -75,6 +80,7 @@ def _joined(runs: list[Measured]) -> Measured:
         joined.seconds += one.seconds
         joined.cpu += one.cpu
         joined.losses += one.losses
+        joined.parts += one.parts
         joined.warm_up += one.warm_up
     return joined
 
@@ -152,7 +158,7 @@ def markdown(results: dict[str, Any]) -> str:
     said = [one for part in results["said"].values() for one in part]
     if said:
         lines += ["What happened on the way:", "", *(f"- {one}" for one in said), ""]
-    for part in (_packing, _gate, _targets, _arms, _rows, _ladder, _sweep, _traces):
+    for part in (_packing, _gate, _targets, _arms, _rows, _split, _ladder, _sweep, _traces):
         lines += part(results)
     return "\n".join(lines).rstrip() + "\n"
 
@@ -228,6 +234,27 @@ def _rows(results: dict[str, Any]) -> list[str]:
     ]
     title = f"## {TUNED}: micro-batches of a step on STD-256; the arm runs the faster"
     return [title, "", *_table(["", "s per step", "activations, GiB"], found)] if found else []
+
+
+def _split(results: dict[str, Any]) -> list[str]:
+    first = next(iter(results.get("arms", {}).values()), {})
+    parts = {name: first[name]["parts"] for name in (OURS, UNSHARED) if "parts" in first.get(name, {})}
+    lines: list[str] = []
+    if len(parts) == 2:
+        lines += ["## Where a step goes (STD-256)", "", "In the rounds above, seconds, medians:", ""]
+        lines += _table(["part", OURS, UNSHARED, "÷"], _side_by_side(parts))
+    if kinds := results.get("split"):
+        lines += ["In a profile of forward and backward pass, by kind of operator (profiling adds to the last):", ""]
+        lines += _table(["operators", OURS, UNSHARED, "÷"], _side_by_side(kinds))
+    return lines
+
+
+def _side_by_side(found: dict[str, dict[str, float]]) -> list[list[str]]:
+    ours, other = found[OURS], found[UNSHARED]
+    return [
+        [name, f"{ours[name]:.3f}", f"{other[name]:.3f}", f"{other[name] / max(ours[name], 1e-9):.2f}"]
+        for name in ours
+    ]  # fmt: skip
 
 
 def _ladder(results: dict[str, Any]) -> list[str]:

@@ -16,7 +16,10 @@ import numpy as np
 from steps.arms import ArmSpec, work
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["steps.arms", "steps.trl_arm", "lightning", "open_clip"])
+CONTEXT.set_forkserver_preload(["steps.arms", "lightning", "open_clip"])
+OTHERS = multiprocessing.get_context("spawn")
+SPIN = "GOMP_SPINCOUNT", "300000"
+"""How long threads of the others' processes spin: what libgomp does where nobody sets anything (ours: dress/__init__)."""
 SLOW = 900.0
 """Seconds after which a silent process counts as stuck."""
 
@@ -33,12 +36,14 @@ class Measured:
     peak: int = 0
     before: int = 0
     warm_up: list[float] = field(default_factory=list)
+    parts: list[dict[str, float]] = field(default_factory=list)
     error: str | None = None
 
     def add(self, report: dict[str, Any]) -> None:
         self.seconds.append(report["seconds"])
         self.cpu.append(report["cpu"] / len(report["seconds"]))
         self.losses += report["losses"]
+        self.parts += report["parts"]
 
     @property
     def per_round(self) -> list[float]:
@@ -61,9 +66,15 @@ class Arm:
 
     def __init__(self, spec: ArmSpec) -> None:
         self.spec = spec
-        self.pipe, other = CONTEXT.Pipe()
-        self.process = CONTEXT.Process(target=work, args=(other, spec), daemon=True)
+        context: Any = CONTEXT if spec.name.startswith("dress") else OTHERS
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=work, args=(other, spec), daemon=True)
+        before = os.environ.get(SPIN[0])
+        if context is OTHERS:
+            os.environ[SPIN[0]] = SPIN[1]
         self.process.start()
+        if context is OTHERS:
+            os.environ.pop(SPIN[0]) if before is None else os.environ.update({SPIN[0]: before})
         other.close()
 
     def run(self, steps: int, fresh: bool = False) -> dict[str, Any]:

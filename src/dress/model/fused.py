@@ -1,4 +1,4 @@
-"""Norms and rotary positions with hand-written backward passes, put in the place of transformers' own.
+"""Norms, rotary positions and gated MLPs with hand-written backward passes, put in the place of transformers' own.
 
 transformers composes them of a dozen passes over fp32 tensors, and autocast adds casts. These take the
 same inputs to the same outputs, in fp32 inside and in the dtype of autocast outside, in a third of the
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.modeling_utils import PreTrainedModel
 
 TOLERANCE = 1e-5
@@ -23,12 +24,12 @@ TOLERANCE = 1e-5
 
 
 def fuse(language: PreTrainedModel) -> list[str]:
-    """Replace norms and rotary positions of a model where ours give the same; names of the replaced classes."""
+    """Replace norms, rotary positions and gated MLPs where ours give the same; names of the replaced classes."""
     verdicts: dict[type, type | None] = {}
     for module in language.modules():
         kind = type(module)
         if kind not in verdicts:
-            verdicts[kind] = _fused_norm(module) or _fused_attention(module)
+            verdicts[kind] = _fused_norm(module) or _fused_attention(module) or _fused_mlp(module)
         if (fused := verdicts[kind]) is not None:
             module.__class__ = fused
     return [kind.__name__ for kind, fused in verdicts.items() if fused is not None]
@@ -173,6 +174,70 @@ def _fused_attention(module: nn.Module) -> type | None:
     )  # fmt: skip
     ours.__kwdefaults__ = forward.__kwdefaults__
     return _named(type("Fused", (kind,), {"forward": ours}), kind)
+
+
+# --- gated MLPs -----------------------------------------------------------------------------------
+
+
+def gated(gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(silu(gate) * up) @ weight.T + bias; of the wide tensors only `gate` and `up` are kept.
+
+    Args:
+        gate, up: [..., I].
+        weight, bias: of the projection down, [D, I] and [D].
+    """
+    dtype = out_dtype(gate)
+    return _Gated.apply(gate.to(dtype), up.to(dtype), weight, bias, dtype)
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype
+    ) -> Tensor:
+        held = weight.to(dtype)
+        ctx.save_for_backward(gate, up, held)
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        with torch.autocast(gate.device.type, enabled=False):
+            return F.linear(F.silu(gate).mul_(up), held, None if bias is None else bias.to(dtype))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        gate, up, weight = ctx.saved_tensors
+        active = F.silu(gate)
+        rows = grad.reshape(-1, grad.shape[-1])
+        grad_weight = grad_bias = grad_gate = grad_up = None
+        if ctx.needs_input_grad[2]:
+            grad_weight = (rows.T @ (active * up).view(-1, up.shape[-1])).to(ctx.dtypes[0])
+        if ctx.dtypes[1] is not None and ctx.needs_input_grad[3]:
+            grad_bias = rows.sum(0, dtype=torch.float32).to(ctx.dtypes[1])
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+            inner = (rows @ weight).view(gate.shape)
+            grad_up = active.mul_(inner)
+            grad_gate = torch.ops.aten.silu_backward(inner.mul_(up), gate)
+        return grad_gate, grad_up, grad_weight, grad_bias, None
+
+
+def _fused_mlp(module: nn.Module) -> type | None:
+    kind, parts = type(module), ("gate_proj", "up_proj", "down_proj")
+    if {name for name, _ in module.named_children()} - {"act_fn"} != set(parts):
+        return None
+    if any(type(getattr(module, part)) is not nn.Linear for part in parts):
+        return None
+
+    class Fused(kind):  # type: ignore[misc, valid-type]
+        def forward(self, x: Tensor) -> Tensor:
+            if type(self.down_proj) is not nn.Linear or not _halved(x) or not torch.is_grad_enabled():
+                return super().forward(x)  # adapters, wide results, packed weights
+            return gated(self.gate_proj(x), self.up_proj(x), self.down_proj.weight, self.down_proj.bias)
+
+    down: Any = module.down_proj
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, down.out_features, generator=generator).to(down.weight)
+    with torch.no_grad():
+        ours = gated(module.gate_proj(x), module.up_proj(x), down.weight, down.bias)  # type: ignore[operator]
+        same = _same(ours, module(x))
+    return _named(Fused, kind) if same else None
 
 
 def _named(fused: type, kind: type) -> type:

@@ -18,8 +18,8 @@ def activation_bytes(model: LVLM, tokens: int, width: int) -> int:
     """Estimate of what a forward pass over `tokens` keeps for its backward pass, in bytes.
 
     Per token and layer: about 12 tensors of the hidden width (inputs of norms and projections, both
-    residuals, queries, keys, values, attention's output) and 4 of the MLP's (ours, for gated MLPs); where
-    attention runs as matrix products (bf16 on CPU), its probabilities too.
+    residuals, queries, keys, values, attention's output) and 4 of the MLP's (ours, for gated MLPs; 2 where they
+    are fused, in 16 bits); where attention runs as matrix products (bf16 on CPU), its probabilities too.
 
     Args:
         model: whose language model is trained through.
@@ -31,7 +31,8 @@ def activation_bytes(model: LVLM, tokens: int, width: int) -> int:
     inner = getattr(text, "intermediate_size", None) or 4 * hidden
     products = model.fused and width == 2 and model.device.type == "cpu"
     seen = min(tokens, KEPT) * text.num_attention_heads if products else 0
-    return tokens * layers * (12 * hidden + 4 * inner + seen) * width
+    wide = 2 if model.fused and width == 2 else 4
+    return tokens * layers * (12 * hidden + wide * inner + seen) * width
 
 
 def state_bytes(model: LVLM) -> int:
