@@ -10,7 +10,8 @@
 2. Arms, each its own trainer in its own process, interleaved: same weights, ids, trained parts, optimiser; one
    tuple per step. Ratios are paired by round. MFU is the floor of operations (benchmarks/steps/flops.py) ÷ time
    ÷ matrix products of the model's shapes measured in the same run.
-3. Split: where a step's time goes. Ladder: one switch after another. Sweep: where sharing pays and where it loses. Traces: 20 steps of losses.
+3. Split: where a step's time goes. Ladder: one switch after another. Sweep: where sharing pays and where it
+   loses. Traces: 20 steps of losses.
 
 Results: benchmarks/results/train_step.{json,md,svg}, written after each part. `--parts sweep traces` measures
 some parts anew and keeps what the file has of the others.
@@ -54,8 +55,10 @@ SHORT = Shape(image=64, question=20, answer=40, advice=16, critique=16)
 GROUPS = [["dress", "dress, sharing off", "TRL defaults"], ["dress", "TRL tuned"], ["dress", "plain HF padded"]]
 """Arms that are interleaved with one another: as many as fit into 16 GiB with their optimisers."""
 PARTS = ("packing", "gate", "rows", "arms", "split", "ladder", "sweep", "traces")
-SHARES = {"STD-256": 0.46, "STD-576": 0.19, "ladder": 0.09, "sweep": 0.09, "traces": 0.08}
+SHARES = {"STD-256": 0.40, "together": 0.06, "STD-576": 0.19, "ladder": 0.09, "sweep": 0.09, "traces": 0.08}
 """Of the time of `make bench`; what one part leaves, the next ones do not take."""
+TOGETHER = 4
+"""Tuples of an optimiser step where its fixed costs are shared out."""
 LARGEST = 0.4
 """Of the time of a shape, what one arm may take: one that was slower on the shape before is left out, and said."""
 
@@ -140,7 +143,7 @@ class Bench:
 
     def left(self, part: str) -> float:
         """Seconds for a part: its share of the time of all that are measured, or what is left if that is less."""
-        measured = [*self.options.parts, *(self.shapes if "arms" in self.options.parts else ())]
+        measured = [*self.options.parts, *((*self.shapes, "together") if "arms" in self.options.parts else ())]
         whole = sum(SHARES.get(one, 0.0) for one in measured) or 1.0
         share = SHARES.get(part, 1.0) / min(1.0, whole)
         return min(share * self.seconds, self.seconds - (time.monotonic() - self.began))
@@ -212,8 +215,26 @@ class Bench:
         groups = [group for group in groups if len(group) > 1] or [[results.OURS]]
         for name in ("arms", "products", "sharing"):
             self.out[name] = {}
-        for name, shape in self.shapes.items():
+        for number, (name, shape) in enumerate(self.shapes.items()):
             self.time_arms(name, shape, groups, self.left(name))
+            if number == 0 and {results.OURS, results.UNSHARED} <= set(self.names):
+                self.time_together(shape)
+
+    def time_together(self, shape: Shape) -> None:
+        """Sharing against no sharing with more tuples in an optimiser step, in two forests each."""
+        half, ratio = TOGETHER // 2 * unique_tokens(shape), results.ragged_ratio(shape)
+        specs = [
+            self.spec(name, self.model, shape, per_step=TOGETHER, forest=int(half * tokens))
+            for name, tokens in ((results.OURS, 1.0), (results.UNSHARED, ratio))
+        ]
+        self.say(f"{TOGETHER} tuples per step: {', '.join(spec.name for spec in specs)}", note=False)
+        count, steps = (2, 1) if self.smoke else (5, 1)
+        found = rounds.interleave(specs, count, steps, self.left("together"), self.tell, lambda: None)
+        ours, other = (found[spec.name] for spec in specs)
+        self.out["together"] = {
+            "per_step": TOGETHER, "step": {spec.name: found[spec.name].step for spec in specs},
+            "slower": rounds.paired(other.per_round, ours.per_round), "tokens": ratio,
+        }  # fmt: skip
 
     def time_arms(self, name: str, shape: Shape, groups: list[list[str]], seconds: float) -> None:
         """Interleaved rounds on one shape of tuples."""

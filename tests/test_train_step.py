@@ -106,6 +106,11 @@ def test_a_whole_run_on_a_toy(tmp_path):
     assert all(one["passes"] and one["targets"] for one in found["gate"].values())
     toy = found["arms"]["toy"]
     assert all(toy[name]["slower"]["ratio"] > 0 for name in arms[1:])
+    assert set(toy["dress"]["parts"]) == {"data", "forward pass", "backward pass", "clipping and optimiser"}
+    assert sum(toy["dress"]["parts"].values()) == pytest.approx(toy["dress"]["step"], rel=0.5)
+    assert found["together"]["per_step"] == 4 and found["together"]["slower"]["ratio"] > 0
+    assert found["split"]["dress"].keys() == found["split"]["dress, sharing off"].keys()
+    assert min(found["split"]["dress"].values()) > 0
     assert all(one["supervised"] > 0 and one["activations"] > 0 for one in toy.values())
     assert all(rung["passes"] for rung in found["ladder"].values())
     assert len(found["sweep"]) == 2 and "plain" in found["sweep"][0]

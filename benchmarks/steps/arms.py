@@ -44,6 +44,7 @@ class ArmSpec:
     shape: Shape
     tuples: int = 16  # different ones
     per_step: int = 1  # of an optimiser step
+    forest: int = FOREST  # tokens of our forests, at most
     threads: int = 2
     bf16: bool = True
     device: str = "cpu"
@@ -142,7 +143,7 @@ def dress(spec: ArmSpec, meter: Meter, share: bool = True) -> None:
     class Steps(IterableDataset[Step]):
         def __iter__(self) -> Iterator[Step]:
             for tuples in spec.data():
-                yield collate([_sample(model, one, share) for one in tuples], FOREST)
+                yield collate([_sample(model, one, share) for one in tuples], spec.forest)
 
     class Module(DressModule):
         losses: float = 0.0

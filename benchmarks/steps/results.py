@@ -158,7 +158,7 @@ def markdown(results: dict[str, Any]) -> str:
     said = [one for part in results["said"].values() for one in part]
     if said:
         lines += ["What happened on the way:", "", *(f"- {one}" for one in said), ""]
-    for part in (_packing, _gate, _targets, _arms, _rows, _split, _ladder, _sweep, _traces):
+    for part in (_packing, _gate, _targets, _arms, _together, _rows, _split, _ladder, _sweep, _traces):
         lines += part(results)
     return "\n".join(lines).rstrip() + "\n"
 
@@ -226,6 +226,18 @@ def _arms(results: dict[str, Any]) -> list[str]:
                 f"{bound['operations'] / bound['tokens']:.0%} of the ratio of tokens.", "",
             ]  # fmt: skip
     return lines
+
+
+def _together(results: dict[str, Any]) -> list[str]:
+    found = results.get("together")
+    if not found:
+        return []
+    step, ratio = found["step"], found["slower"]
+    return [
+        f"With {found['per_step']} tuples in an optimiser step, in two forests each: {OURS} {step[OURS]:.2f} s, "
+        f"{UNSHARED} {step[UNSHARED]:.2f} s, {ratio['ratio']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}] "
+        f"times as long: {ratio['ratio'] / found['tokens']:.0%} of the ratio of tokens.", "",
+    ]  # fmt: skip
 
 
 def _rows(results: dict[str, Any]) -> list[str]:

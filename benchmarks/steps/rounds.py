@@ -19,7 +19,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["steps.arms", "lightning", "open_clip"])
 OTHERS = multiprocessing.get_context("spawn")
 SPIN = "GOMP_SPINCOUNT", "300000"
-"""How long threads of the others' processes spin: what libgomp does where nobody sets anything (ours: dress/__init__)."""
+"""How long the others' threads spin: what libgomp does where nobody sets anything (ours: dress/__init__)."""
 SLOW = 900.0
 """Seconds after which a silent process counts as stuck."""
 

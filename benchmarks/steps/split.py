@@ -1,4 +1,4 @@
-"""Where the time of a step goes: a profile of forward and backward pass, by kind of operator, with sharing and without."""
+"""Where a step's time goes: a profile of forward and backward pass by kind of operator, with sharing and without."""
 
 from __future__ import annotations
 

@@ -192,9 +192,7 @@ def gated(gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None = None) 
 
 class _Gated(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype
-    ) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         held = weight.to(dtype)
         ctx.save_for_backward(gate, up, held)
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
