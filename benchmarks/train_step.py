@@ -55,7 +55,7 @@ SHORT = Shape(image=64, question=20, answer=40, advice=16, critique=16)
 GROUPS = [["dress", "dress, sharing off", "TRL defaults"], ["dress", "TRL tuned"], ["dress", "plain HF padded"]]
 """Arms that are interleaved with one another: as many as fit into 16 GiB with their optimisers."""
 PARTS = ("packing", "gate", "rows", "arms", "split", "ladder", "sweep", "traces")
-SHARES = {"STD-256": 0.40, "together": 0.06, "STD-576": 0.19, "ladder": 0.09, "sweep": 0.09, "traces": 0.08}
+SHARES = {"STD-256": 0.46, "together": 0.06, "STD-576": 0.21, "ladder": 0.09, "sweep": 0.08, "traces": 0.06}
 """Of the time of `make bench`; what one part leaves, the next ones do not take."""
 TOGETHER = 4
 """Tuples of an optimiser step where its fixed costs are shared out."""
@@ -249,7 +249,7 @@ class Bench:
             specs = [self.spec(arm, self.model, shape, rows_at_once=self.micro_batch(arm)) for arm in group]
             larger = 1.3 if number == 0 and len(groups) > 1 else 1.0  # the first group has one arm more
             part = larger * (until - time.monotonic()) / (len(groups) - number)
-            count, steps = (2, 1) if self.smoke else (10, 5) if self.full else (5, 2)
+            count, steps = (2, 1) if self.smoke else (10, 10) if self.full else (5, 4)
             self.say(f"{name}: {', '.join(group)}; {part / 60:.1f} min", note=False)
             found = rounds.interleave(specs, count, steps, part, self.tell, products.measure)
             measured |= {f"{number}/{arm}": one for arm, one in found.items()}

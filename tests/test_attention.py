@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from dress.dialogue.batch import Sample, Step, collate
 from dress.dialogue.tree import build_tree, build_trees
 from dress.model import attention, fused, products
-from dress.model.fused import rms_norm, rotary
+from dress.model.fused import gated, rms_norm, rotary
 from dress.model.head import head_loss
 
 
@@ -184,8 +184,10 @@ def test_a_norm_under_autocast_is_rounded_once():
 def test_fused_parts_and_their_gradients_are_transformers_own():
     """In fp64, against the formulas written out: the trainer uses them for results in 16 bits only."""
     torch.manual_seed(0)
-    x, weight, q, k = (torch.randn(*size, dtype=torch.float64, requires_grad=True)
-                       for size in ((2, 5, 8), (8,), (1, 4, 5, 8), (1, 2, 5, 8)))  # fmt: skip
+    x, weight, q, k, gate, up, down, bias = (
+        torch.randn(*size, dtype=torch.float64, requires_grad=True)
+        for size in ((2, 5, 8), (8,), (1, 4, 5, 8), (1, 2, 5, 8), (2, 5, 12), (2, 5, 12), (8, 12), (8,))
+    )
     angle = torch.randn(1, 5, 4, dtype=torch.float64).repeat(1, 1, 2)
     cos, sin = angle.cos(), angle.sin()
 
@@ -196,9 +198,14 @@ def test_fused_parts_and_their_gradients_are_transformers_own():
         "norm": (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * weight, rms_norm(x, weight, 1e-5)),
         "query": (q * cos[:, None] + half_turned(q) * sin[:, None], rotary(q, k, cos, sin)[0]),
         "key": (k * cos[:, None] + half_turned(k) * sin[:, None], rotary(q, k, cos, sin)[1]),
+        "mlp": (gate * gate.sigmoid() * up @ down.T + bias, gated(gate, up, down, bias)),
+        "mlp without bias": (gate * gate.sigmoid() * up @ down.T, gated(gate, up, down)),
     }
     for name, (theirs, mine) in wanted.items():
-        inputs = {"norm": (x, weight), "query": (q,), "key": (k,)}[name]
+        inputs = {
+            "norm": (x, weight), "query": (q,), "key": (k,), "mlp": (gate, up, down, bias),
+            "mlp without bias": (gate, up, down),
+        }[name]  # fmt: skip
         along = torch.randn_like(theirs)
         assert torch.allclose(theirs, mine, rtol=1e-12, atol=1e-12), name
         for one, two in zip(
@@ -208,23 +215,38 @@ def test_fused_parts_and_their_gradients_are_transformers_own():
 
 
 @pytest.mark.parametrize("kind", sorted(PRUNED))
-def test_norms_and_positions_are_fused_in_16_bits_and_left_alone_above(kind, monkeypatch):
+def test_layers_are_fused_in_16_bits_and_left_alone_above(kind, monkeypatch):
     model, other = ours(kind, torch.float32), language(kind, torch.float32)
     forest = forests(200).forests[0]
     called = []
-    for part in (fused._RMSNorm, fused._Rotary):
+    for part in (fused._RMSNorm, fused._Rotary, fused._Gated):
         inner = part.apply
         monkeypatch.setattr(part, "apply", lambda *given, inner=inner, part=part: called.append(part) or inner(*given))
 
     def hidden(of):
-        with torch.no_grad():
-            return of.base_model(
-                inputs_embeds=of.get_input_embeddings()(forest.ids[None]), position_ids=forest.depth[None],
-                attention_mask=attention.foreign_mask(forest.ids.device), use_cache=False,
-                plan=attention.plan(forest, "dense", torch.arange(forest.tokens)),
-            ).last_hidden_state  # fmt: skip
+        return of.base_model(
+            inputs_embeds=of.get_input_embeddings()(forest.ids[None]), position_ids=forest.depth[None],
+            attention_mask=attention.foreign_mask(forest.ids.device), use_cache=False,
+            plan=attention.plan(forest, "dense", torch.arange(forest.tokens)),
+        ).last_hidden_state.detach()  # fmt: skip
 
     assert torch.equal(hidden(model), hidden(other)) and not called
     with torch.autocast("cpu", torch.bfloat16):
         assert (hidden(model) - hidden(other)).norm() < 2e-2 * hidden(other).norm()
-    assert set(called) == {fused._RMSNorm, fused._Rotary}
+    assert set(called) == {fused._RMSNorm, fused._Rotary, fused._Gated}
+
+
+def test_a_fused_mlp_keeps_two_wide_tensors_of_four():
+    wide = {}
+    for name, model in (("fused", ours("llama", torch.float32)), ("transformers", language("llama", torch.float32))):
+        mlp, kept = model.base_model.layers[0].mlp, {}
+
+        def keep(x, kept=kept):
+            kept[x.untyped_storage().data_ptr()] = x
+            return x
+
+        x = torch.randn(1, 50, mlp.gate_proj.in_features, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), torch.autocast("cpu", torch.bfloat16):
+            mlp(x)
+        wide[name] = sum(x.numel() == 50 * mlp.gate_proj.out_features for x in kept.values())
+    assert wide == {"fused": 2, "transformers": 4}

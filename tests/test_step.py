@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import subprocess
@@ -182,6 +183,16 @@ for _ in range(9):
     del block
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+
+
+@pytest.mark.parametrize("policy, spin, expected", [(None, None, "passive 1000"), (None, "7", "passive 7"),
+                                                    ("active", None, "active None")])  # fmt: skip
+def test_threads_spin_briefly_unless_the_user_says_otherwise(policy, spin, expected):
+    given = {"OMP_WAIT_POLICY": policy, "GOMP_SPINCOUNT": spin}
+    environment = {name: value for name, value in (os.environ | given).items() if value is not None}
+    code = "import dress, os; print(os.environ['OMP_WAIT_POLICY'], os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=SRC, env=environment)
+    assert done.stdout.strip() == expected, done.stderr
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")

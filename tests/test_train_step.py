@@ -67,7 +67,7 @@ def test_an_arm_that_fails_the_gate_has_no_ratio():
         one = rounds.Measured()
         one.peak, one.before = 10, 4
         for _ in range(3):
-            one.add({"seconds": [seconds] * 2, "cpu": 1.0, "losses": [1.0]})
+            one.add({"seconds": [seconds] * 2, "cpu": 1.0, "losses": [1.0], "parts": []})
         return one
 
     arms = {"0/dress": measured(1.0), "0/TRL tuned": measured(4.0), "0/plain HF padded": measured(5.0)}
@@ -81,6 +81,14 @@ def test_an_arm_that_fails_the_gate_has_no_ratio():
     assert not reached["activations ÷ TRL tuned's, a row at a time (at most)"]["reached"]
     assert reached["times TRL tuned"]["reached"] and not reached["times plain HF padded"]["reached"]
     assert reached["times plain HF padded"]["value"] is None
+
+
+def test_a_slow_arm_runs_fewer_steps_of_a_round():
+    took = {"fast": 1.0, "slow": 10.0}
+    assert rounds.share_out(took, 4, 100) == {"fast": 4, "slow": 4}
+    assert rounds.share_out(took, 4, 25) == {"fast": 4, "slow": 2}
+    assert rounds.share_out(took, 4, 12) == {"fast": 2, "slow": 1}
+    assert rounds.share_out(took, 4, 1) == {"fast": 1, "slow": 1}
 
 
 def test_trees_and_forests_of_mixed_records_are_made_fast():

@@ -107,8 +107,8 @@ def interleave(
     Args:
         specs: of the arms.
         rounds, steps: how many rounds of how many steps.
-        seconds: what all of it may take; rounds of one step, and fewer of them, are run (and said) where more
-            would take longer.
+        seconds: what all of it may take; where more would take longer, the arm that takes most of a round runs
+            fewer steps of it, and where one step of each is too much there are fewer rounds (said).
         say: told what happens.
         before_round: called before each.
     """
@@ -119,26 +119,42 @@ def interleave(
         for spec in specs:  # one after another, so that their beginnings do not disturb each other's warm-up
             arms[spec.name] = Arm(spec)
             _warm_up(arms, spec.name, measured, say)
-        each = max(1e-9, sum(measured[name].warm_up[-1] for name in arms))
         left = until - time.monotonic()
-        if left < rounds * steps * each:
-            wanted, steps = f"{rounds} of {steps}", max(1, min(steps, int(left / (rounds * each))))
-            rounds = max(2, min(rounds, int(left / (steps * each))))
-            why = f"{left:.0f} s are left, a step of all takes {each:.0f} s"
-            say(f"{rounds} rounds of {steps} steps instead of {wanted}: {why}")
+        took = {name: max(1e-9, measured[name].warm_up[-1]) for name in arms}
+        each = share_out(took, steps, left / rounds)
+        if any(count < steps for count in each.values()):
+            possible = int(left / sum(took[name] * count for name, count in each.items()))
+            wanted, rounds = f"{rounds} rounds of {steps} steps", max(2, min(rounds, possible))
+            told = ", ".join(f"{name} {count}" for name, count in each.items())
+            say(f"{rounds} rounds, steps in each: {told}; instead of {wanted}, {left:.0f} s are left")
         for number in range(rounds):
             before_round()
             load = os.getloadavg()[0]
             if load > (os.cpu_count() or 1) + 0.5:
                 say(f"the machine is not quiet (load {load:.1f}): figures of this round are noisy")
             for name in list(arms):
-                _run(arms, name, steps, measured, say)
+                _run(arms, name, each[name], measured, say)
             times = ", ".join(f"{name} {measured[name].per_round[-1]:.2f}" for name in arms)
             say(f"round {number + 1}: seconds per step: {times}")
     finally:
         for arm in arms.values():
             arm.stop()
     return measured
+
+
+def share_out(took: dict[str, float], steps: int, seconds: float) -> dict[str, int]:
+    """Steps of each arm in a round of so many seconds: `steps`, fewer of the arms that take most of it, at least 1.
+
+    Args:
+        took: seconds of an arm's step.
+        steps: wanted of each.
+        seconds: of a round.
+    """
+    each = dict.fromkeys(took, steps)
+    while sum(took[name] * count for name, count in each.items()) > seconds and max(each.values()) > 1:
+        longest = max((name for name in each if each[name] > 1), key=lambda name: took[name] * each[name])
+        each[longest] -= 1
+    return each
 
 
 def _run(arms: dict[str, Arm], name: str, steps: int, measured: dict[str, Measured], say: Say) -> None:

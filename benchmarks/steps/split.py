@@ -17,7 +17,12 @@ from steps.tuples import Shape, make
 
 KINDS = {
     "matrix products of layers and head": {"mm", "addmm"},
-    "matrix products of attention": {"bmm", "baddbmm"},
+    "attention: matrix products, PyTorch's kernel": {
+        "bmm",
+        "baddbmm",
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention_for_cpu_backward",
+    },
     "softmax, forward and backward": {"_softmax", "_softmax_backward_data"},
     "casts, copies, gathers": {"copy_", "fill_", "cat", "index", "index_select", "index_add_", "masked_scatter_"},
 }

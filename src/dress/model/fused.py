@@ -208,7 +208,7 @@ class _Gated(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             grad_weight = (rows.T @ (active * up).view(-1, up.shape[-1])).to(ctx.dtypes[0])
         if ctx.dtypes[1] is not None and ctx.needs_input_grad[3]:
-            grad_bias = rows.sum(0, dtype=torch.float32).to(ctx.dtypes[1])
+            grad_bias = rows.sum(0, dtype=_wide(rows)).to(ctx.dtypes[1])
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
             inner = (rows @ weight).view(gate.shape)
             grad_up = active.mul_(inner)
