@@ -196,8 +196,7 @@ class _Gated(torch.autograd.Function):
         held = weight.to(dtype)
         ctx.save_for_backward(gate, up, held)
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
-        with torch.autocast(gate.device.type, enabled=False):
-            return F.linear(F.silu(gate).mul_(up), held, None if bias is None else bias.to(dtype))
+        return F.linear(F.silu(gate).mul_(up), held, None if bias is None else bias.to(dtype))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -229,12 +228,11 @@ def _fused_mlp(module: nn.Module) -> type | None:
                 return super().forward(x)  # adapters, wide results, packed weights
             return gated(self.gate_proj(x), self.up_proj(x), self.down_proj.weight, self.down_proj.bias)
 
-    down: Any = module.down_proj
-    generator = torch.Generator().manual_seed(0)
+    mlp: Any = module
+    down, generator = mlp.down_proj, torch.Generator().manual_seed(0)
     x = torch.randn(3, down.out_features, generator=generator).to(down.weight)
     with torch.no_grad():
-        ours = gated(module.gate_proj(x), module.up_proj(x), down.weight, down.bias)  # type: ignore[operator]
-        same = _same(ours, module(x))
+        same = _same(gated(mlp.gate_proj(x), mlp.up_proj(x), down.weight, down.bias), mlp(x))
     return _named(Fused, kind) if same else None
 
 
