@@ -75,14 +75,15 @@ class Bench:
         self.began = time.monotonic()
         self.smoke, self.full = options.smoke, options.full
         self.bf16 = not self.smoke and cpu_multiplies_bf16()
-        self.seconds = 60.0 * (10_000 if self.full else 28)
+        self.seconds = 60.0 * (10_000 if self.full else options.minutes)
         self.threads = options.threads
         torch.set_num_threads(self.threads)
         sizes = Sizes(2, 64, 96, 4, 2, 128) if self.smoke else SMOLLM2_135M
         tower = {"tower_width": 64, "tower_layers": 2} if self.smoke else {}
         self.model = ModelSpec(sizes, **tower)
         self.slice = replace(self.model, sizes=replace(sizes, layers=min(sizes.layers, SLICE)))
-        self.shapes = {"toy": TOY} if self.smoke else dict(STD)
+        self.shapes = {"toy": TOY} if self.smoke else {name: STD[name] for name in options.shapes}
+        self.first = TOY if self.smoke else STD["STD-256"]
         self.names = list(dict.fromkeys(["dress", *(options.arms or ARMS)]))
         self.out: dict[str, Any] = {
             "commands": {}, "said": {}, "reference": REFERENCE,
@@ -150,8 +151,7 @@ class Bench:
 
     def save(self) -> None:
         if table := self.out.get("arms", {}).get("STD-256" if not self.smoke else "toy"):
-            shape = next(iter(self.shapes.values()))
-            self.out["targets"] = results.targets(table, shape, self.out.get("rows", {}))
+            self.out["targets"] = results.targets(table, self.first, self.out.get("rows", {}))
         results.write(self.options.out, self.out)
 
     def spec(self, name: str, model: ModelSpec, shape: Shape, **more: Any) -> ArmSpec:
@@ -170,7 +170,7 @@ class Bench:
     def gate(self) -> None:
         """Every arm's first step against plain transformers'."""
         whole = self.full or self.smoke
-        model, shape = (self.model, next(iter(self.shapes.values()))) if whole else (self.slice, SHORT)
+        model, shape = (self.model, self.first) if whole else (self.slice, SHORT)
         names = list(dict.fromkeys([REFERENCE, *self.names]))
         found: dict[str, dict[str, Any]] = {}
         with tempfile.TemporaryDirectory() as folder:
@@ -190,34 +190,37 @@ class Bench:
         self.save()
 
     def rows(self) -> None:
-        """TRL tuned with all rows of a tuple at once, padded, or one by one: which is faster, and what each holds."""
+        """TRL tuned with all rows of a tuple at once, padded, or one by one: which is faster, and what each holds.
+        Beside them ours with activation checkpointing, which nobody's arm has but TRL defaults."""
         self.out["rows"] = found = {}
         if results.TUNED not in self.names:
             return
-        shape = next(iter(self.shapes.values()))
-        for rows in (0, 1):
-            arm = rounds.Arm(self.spec(results.TUNED, self.model, shape, rows_at_once=rows))
+        ways = {
+            **{way: {"name": results.TUNED, "rows_at_once": rows} for rows, way in enumerate(results.ROWS)},
+            results.CHECKPOINTED: {"name": results.OURS, "checkpointing": True},
+        }
+        shape = self.first
+        for way, given in ways.items():
+            arm = rounds.Arm(self.spec(model=self.model, shape=shape, **given))
             arm.run(1)
             report = arm.run(1, fresh=True)
             arm.stop()
             if "seconds" in report:
-                found[results.ROWS[rows]] = {
+                found[way] = {
                     "step": report["seconds"][-1], "activations": report["peak"] - report["before"]
                 }  # fmt: skip
         told = "; ".join(
             f"{way} {one['step']:.1f} s, {one['activations'] / 2**30:.2f} GiB" for way, one in found.items()
         )
-        self.say(f"TRL tuned, a step and its activations: {told}", note=False)
+        self.say(f"a step of TRL tuned, of ours, and its activations: {told}", note=False)
 
     def arms(self) -> None:
         """Interleaved rounds of the arms on each shape of tuples."""
         groups = [[name for name in group if name in self.names] for group in GROUPS]
         groups = [group for group in groups if len(group) > 1] or [[results.OURS]]
-        for name in ("arms", "products", "sharing"):
-            self.out[name] = {}
-        for number, (name, shape) in enumerate(self.shapes.items()):
+        for name, shape in self.shapes.items():
             self.time_arms(name, shape, groups, self.left(name))
-            if number == 0 and {results.OURS, results.UNSHARED} <= set(self.names):
+            if name != "STD-576" and {results.OURS, results.UNSHARED} <= set(self.names):
                 self.time_together(shape)
 
     def time_together(self, shape: Shape) -> None:
@@ -279,19 +282,19 @@ class Bench:
     def micro_batch(self, arm: str) -> int:
         """Rows at once; plain transformers takes half of a tuple's, padded to its longest row: what memory holds."""
         if arm == results.TUNED:
-            took = {way: one["step"] for way, one in self.out.get("rows", {}).items()}
+            took = {way: one["step"] for way, one in self.out.get("rows", {}).items() if way in results.ROWS}
             return results.ROWS.index(min(took, key=took.__getitem__)) if took else 0
         return 3 if arm == REFERENCE else 0
 
     def split(self) -> None:
         """Where the time of our step goes, with sharing and without."""
-        shape = next(iter(self.shapes.values()))
+        shape = self.first
         self.out["split"] = found = split.split(self.model, shape, 1 if self.smoke else 5, self.bf16)
         self.say(f"profile: forward and backward pass {sum(found['dress'].values()):.2f} s", note=False)
         self.save()
 
     def ladder(self) -> None:
-        shape = next(iter(self.shapes.values()))
+        shape = self.first
         count = 2 if self.smoke else 5 if self.full else 3
         self.out["ladder"] = ladder.climb(self.model, shape, count, self.left("ladder"), self.bf16, self.tell)
         self.save()
@@ -320,6 +323,9 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", metavar="ARM", choices=list(ARMS), help="some of the arms only")
     parser.add_argument("--parts", nargs="+", metavar="PART", choices=PARTS, default=list(PARTS),
                         help=f"these only, the others as measured before: {', '.join(PARTS)}")  # fmt: skip
+    parser.add_argument("--shapes", nargs="+", metavar="SHAPE", choices=STD, default=list(STD),
+                        help=f"of the arms' tuples, the others as measured before: {', '.join(STD)}")  # fmt: skip
+    parser.add_argument("--minutes", type=float, default=28, help="what all parts may take (28), without --full")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="CPU threads (2)")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args()

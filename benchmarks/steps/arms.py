@@ -49,6 +49,7 @@ class ArmSpec:
     bf16: bool = True
     device: str = "cpu"
     gate: Path | None = None  # one step: write loss, gradients and targets there
+    checkpointing: bool = False  # ours
     rows_at_once: int = 0  # TRL, plain HF: rows of a micro-batch; 0 is all of a step
 
     def data(self) -> Iterator[list[Tuple]]:
@@ -193,7 +194,7 @@ def dress(spec: ArmSpec, meter: Meter, share: bool = True) -> None:
         data="sft", phases={"sft": 1.0}, steps=STEPS, records_per_step=spec.per_step, lr=LR, warmup=0,
         weight_decay=DECAY, trainable=models.trained(spec.model),
     )  # fmt: skip
-    training = config.Training(clip=1e9 if meter.gating else CLIP)
+    training = config.Training(clip=1e9 if meter.gating else CLIP, checkpointing="on" if spec.checkpointing else "auto")
     trainer = L.Trainer(
         accelerator="gpu" if spec.device == "cuda" else "cpu", devices=1,
         precision="bf16-mixed" if spec.bf16 else "32-true", max_steps=STEPS, logger=False,
