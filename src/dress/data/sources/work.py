@@ -191,11 +191,15 @@ class Worker:
     def shard(
         self, split: str, number: int, groups: Sequence[Group], counts: Mapping[str, int], folder: Path
     ) -> tuple[str, int]:
-        """Write `folder/<split>/shard-<number>.tar`; its sha256 and how many records it holds."""
+        """Write `folder/<split>/shard-<number>.tar`; its sha256 and how many records it holds.
+
+        One that is there is whole, and was written ahead of the record by a run that was killed: it stays.
+        """
         path = folder / split / f"shard-{number:06d}.tar"
         path.parent.mkdir(exist_ok=True)
         try:
-            write_shard(path, (as_members(*self._sample(group, split, counts)) for group in groups))
+            if not path.is_file():
+                write_shard(path, (as_members(*self._sample(group, split, counts)) for group in groups))
         except (Rejected, ValidationError) as error:  # it was good when it was checked
             raise SourceError(f"a row changed while it was read ({error}); run the same command again") from None
         with path.open("rb") as file:
