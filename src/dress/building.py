@@ -59,6 +59,11 @@ def build_model(settings: config.Config, read: RunData, folder: Path, console: C
     check_cuts(tokenizer, chat)
     torch.manual_seed(seed_for(settings.seed, "init"))
     model = LVLM(settings.model, tokenizer, data.max_tokens)
+    positions = getattr(model.language.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and data.max_tokens > positions:
+        raise ValueError(
+            f"data.max_tokens={data.max_tokens}: expected at most {positions}, the positions that model.language has"
+        )
     if precision_for(settings.training.precision) == "bf16-mixed":
         stages = [settings.curriculum.stages[name] for name in trained_stages(settings.curriculum)]
         learned = {part for stage in stages if isinstance(stage, config.TrainStage) for part in stage.trainable}

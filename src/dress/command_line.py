@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel
 
-from dress import config
+from dress import config, processes
 from dress.files import read_json
 from dress.run_folder import short
 
@@ -43,6 +43,9 @@ WITH_RESUME = (
     *(f"{rater}.{name}" for rater in ("annotator", "judge") for name in _CALLS),
 )  # fmt: skip
 """Overrides that may stand beside `resume`: they change how a run works, not what it learns."""
+LEARNING = re.compile(r"budget\.[\w-]+\.lr|curriculum\.stages\.[\w-]+\.lr|training\.clip")
+"""Overrides beside `resume` that do change it, for a stage that is not finished: a loss that was not finite may ask
+for a smaller learning rate. They are kept in the run's config.json."""
 
 REFUSED, INTERRUPTED, MISTYPED = 1, 130, 2
 """Exit codes: the run cannot go on; it was asked to stop; the command line does not compose."""
@@ -92,6 +95,7 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
                     _discard_unused()
 
             signal.signal(signal.SIGTERM, _stop)
+            processes.end_with_parent()
             run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
             try:
                 sys.argv += _resume_arguments(typed[1:])
@@ -280,12 +284,14 @@ def _resume_arguments(typed: list[str]) -> list[str]:
     if {"-m", "--multirun"} & set(typed):
         raise CommandLineError("resume takes one run: start it without -m")
     allowed = ("resume", *WITH_RESUME)
-    others = [text for text in overrides if text.lstrip("+~").partition("=")[0] not in allowed]
+    keys = [(text, text.lstrip("+~").partition("=")[0]) for text in overrides]
+    others = [text for text, key in keys if key not in allowed and not LEARNING.fullmatch(key)]
     refused = [text for text in others if not text.startswith("hydra.")]
     if refused:
         raise CommandLineError(
             f"{' '.join(refused)}: a resumed run keeps its own settings; beside resume only "
-            f"{', '.join(WITH_RESUME[:4])} and an LLM rater's limits (+annotator.budget=…) may stand. For other "
+            f"{', '.join(WITH_RESUME[:4])}, an LLM rater's limits (+annotator.budget=…), and for a stage that is not "
+            f"finished curriculum.stages.<stage>.lr (budget.<stage>.lr) and training.clip may stand. For other "
             f"settings start a new run "
             f"(reuse={value} takes over the stages they leave unchanged)"
         )
@@ -319,10 +325,10 @@ def training_settings(composed: dict[str, Any]) -> config.Config:
         saved = read_json(folder / "config.json")
         for text in HydraConfig.get().overrides.task:
             key = text.partition("=")[0].lstrip("+")
-            if key in WITH_RESUME:
-                section, _, name = key.rpartition(".")
-                given = composed[section][name] if section else composed[name]
-                (saved[section] if section else saved)[name] = given
+            if key in WITH_RESUME or LEARNING.fullmatch(key):
+                _put(saved, key, _get(composed, key))
+            if key.startswith("budget.") and key.split(".")[1] in saved["curriculum"]["stages"]:
+                _put(saved, f"curriculum.stages.{key.split('.')[1]}.lr", _get(composed, key))
         composed = saved | {"resume": str(folder), "run_dir": str(folder)}
     if composed.get("reuse") is not None:
         # Links resolved now: `logs/latest` will soon name the run that begins here.
@@ -340,6 +346,19 @@ def training_settings(composed: dict[str, Any]) -> config.Config:
             "without -m"
         )
     return settings
+
+
+def _get(composed: dict[str, Any], key: str) -> Any:
+    for name in key.split("."):
+        composed = composed[name]
+    return composed
+
+
+def _put(settings: dict[str, Any], key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        settings = settings.setdefault(section, {})
+    settings[name] = value
 
 
 def show_config(settings: config.Config) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 
-import lightning as L
 import torch
 from rich.console import Console
 
@@ -40,8 +39,9 @@ from dress.feedback.request import Stopped
 from dress.files import read_json, write_json
 from dress.loggers import build_logger, log_results
 from dress.model.checkpoint import load_weights, save_model
-from dress.module import DressModule
+from dress.module import DressModule, NotFinite, TrainingStopped
 from dress.phases import supervised
+from dress.processes import build_trainer
 from dress.progress import CurriculumProgress
 from dress.run_folder import rank, short, wait_for
 from dress.seeding import seed_for
@@ -49,6 +49,8 @@ from dress.show import coloured, parameter_table, ratings_as_table
 from dress.stages import conditions, depends_on, evaluated_stages, fingerprint, trained_stages
 from dress.worlds.prepared import prepared
 
+DONE = "done.json"
+"""Marks a finished stage."""
 SHOWN_RECORDS = 4
 """Records that `show=batch` prints."""
 
@@ -103,6 +105,10 @@ class Curriculum:
             })  # fmt: skip
             vision, images = self.model.vision, self.settings.data.images
             self.data.check(self.settings.curriculum, vision.facts(images) if self.settings.data.features else None)
+            if rank() == 0:  # the other processes begin later, and on its word
+                to_come = [n for n in self.settings.curriculum.order if not (self.stage_folder(n) / DONE).exists()]
+                for line in self.data.check_supervision(self.settings, to_come, self.model.encoder, self.progress):
+                    self.console.print(line, highlight=False, markup=False)
             self.chain: dict[str, str] = {}
             for name in self.settings.curriculum.order:
                 made_from = fingerprint(made_from, depends_on(self.settings, self.data, name))
@@ -150,7 +156,7 @@ class Curriculum:
 
     def _stage(self, name: str, made_from: str) -> None:
         folder, stage = self.stage_folder(name), self.settings.curriculum.stages[name]
-        marker = folder / "done.json"
+        marker = folder / DONE
         if not marker.exists():
             self._take_over(name, made_from)
         if marker.exists():
@@ -177,12 +183,23 @@ class Curriculum:
             raise Stopped(
                 f"stage {name}: {stop}. Go on with: python src/train.py resume={short(self.folder)}"
             ) from None
+        except NotFinite as stop:
+            raise NotFinite(f"stage {name}, {stop}. {self._after_stop(name)}") from None
+        except TrainingStopped as stop:
+            raise TrainingStopped(f"stage {name}, {stop}") from None
         self.seconds[name] = self.progress.end()
         if rank() == 0:
             if line := told(folder):
                 self.console.print(line, highlight=False)
             write_json(marker, {"fingerprint": made_from, "seconds": round(self.seconds[name], 2)})
         wait_for(marker)
+
+    def _after_stop(self, name: str) -> str:
+        """What is left of a stage that stopped, and how to go on."""
+        last = self.stage_folder(name) / "last.ckpt"
+        left = f"{short(last)} holds the last state that was finite" if last.exists() else "No checkpoint was written"
+        rate = f"curriculum.stages.{name}.lr=…"
+        return f"{left}. Go on with another rate: python src/train.py resume={short(self.folder)} {rate}"
 
     def _take_over(self, name: str, made_from: str) -> None:
         """Take a finished stage from the run named by `reuse` if it was made from the same things."""
@@ -191,7 +208,7 @@ class Curriculum:
                 raise ValueError(f"reuse={self.settings.reuse}: expected a run folder with stages/, found none")
             return
         source = Path(self.settings.reuse) / "stages" / name
-        marker = source / "done.json"
+        marker = source / DONE
         if marker.exists() and read_json(marker)["fingerprint"] == made_from:
             shutil.copytree(source, self.stage_folder(name), dirs_exist_ok=True, copy_function=_link)
             self.console.print(f"stage {name}: taken over from {self.settings.reuse}", highlight=False)
@@ -222,10 +239,8 @@ class Curriculum:
         )  # fmt: skip
         done = torch.load(last, weights_only=True, map_location="cpu")["global_step"] if resumed else 0
         self.progress.start(name, stage.steps, done)
-        trainer = L.Trainer(
-            accelerator=training.accelerator,
-            devices=training.devices,
-            strategy=training.strategy,
+        trainer = build_trainer(
+            training,
             precision=cast(Any, precision_for(training.precision)),
             max_steps=stage.steps,
             max_epochs=1,
@@ -235,20 +250,30 @@ class Curriculum:
             val_check_interval=training.validate_every if held_out else None,
             check_val_every_n_epoch=None if held_out else 1,
             limit_val_batches=1.0 if held_out else 0,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
         )
         trainer.fit(
             module, datamodule=data,
             ckpt_path=str(last) if resumed else None, weights_only=True,
         )  # fmt: skip
+        module.check_weights()
+        self._tell_unreached(module, stage)
         if trainer.is_global_zero:
             write_json(folder / "history.json", module.history)
             save_model(self.model, self.settings.model, folder, self._facts(name))
             last.unlink(missing_ok=True)
+
+    def _tell_unreached(self, module: DressModule, stage: config.TrainStage) -> None:
+        """Say how many steps taught nothing, or stop if none taught anything."""
+        if module.unreached_steps == stage.steps:
+            raise TrainingStopped(
+                f"no step reached a trained parameter: trainable {', '.join(stage.trainable)}, and no image in the "
+                f"records of data.{stage.data}"
+            )
+        if module.unreached_steps:
+            self.console.print(
+                f"{module.unreached_steps} of {stage.steps} steps held no image and reached nothing that is trained "
+                f"({', '.join(stage.trainable)})", highlight=False,
+            )  # fmt: skip
 
     def _collect(self, name: str, stage: config.CollectStage) -> None:
         source, folder = self.evaluated()["sft"], self.stage_folder(name)

@@ -111,8 +111,8 @@ class StepDataset(Dataset[Step]):
             raise RecordError(f"{where}: expected {what} beside the JSON, found none")
         split = self.data.share_prefixes and len(trees) > 1
         if isinstance(picture, Tensor):
-            return Sample(trees, None, picture, split)
-        return Sample(trees, None if picture is None else self.pixels(picture, where), split=split)
+            return Sample(trees, None, picture, split, where)
+        return Sample(trees, None if picture is None else self.pixels(picture, where), split=split, where=where)
 
     def reject(self, where: str, reason: str) -> None:
         """Name what cannot be used in the reject file, or stop (`data.on_damage`).

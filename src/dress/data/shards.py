@@ -257,6 +257,11 @@ class Shards:
             yield entry["name"], range(start, start + length)
             start += length
 
+    def text_size(self, index: int) -> int:
+        """Bytes of a sample's JSON or caption."""
+        _, members, _ = self._locate(index)
+        return max(size for name, (_, size) in members.items() if name in ("json", "txt"))
+
     def where(self, index: int) -> str:
         """`shard.tar: key` of a sample, to name it in an error."""
         key, _, shard = self._locate(index)

@@ -14,6 +14,7 @@ from dress.callbacks import Interrupted
 from dress.evaluation.gathered import GatheredOutcomes
 from dress.evaluation.outcomes import Outcome
 from dress.model.lvlm import LVLM
+from dress.processes import build_trainer
 
 RECORDS_PER_STEP = 64
 """Of one predict step, at most: many dialogues, of which those that fit are decoded together."""
@@ -71,15 +72,6 @@ def answer_everywhere(
     size = max(1, min(RECORDS_PER_STEP, math.ceil(records / training.devices)))
     slices = [range(at, min(at + size, records)) for at in range(0, records, size)]
     module = Answering(model, work, slices)
-    trainer = L.Trainer(
-        accelerator=training.accelerator,
-        devices=training.devices,
-        strategy=training.strategy,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    trainer = build_trainer(training)
     trainer.predict(module, return_predictions=False)
     return module.outcomes
