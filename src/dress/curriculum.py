@@ -11,6 +11,7 @@ import os
 import resource
 import shutil
 import time
+from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,13 +28,14 @@ from dress.data.pixels import Pixels
 from dress.data.run_data import REJECTS, RunData, name_damage, told
 from dress.data.shards import Sample, Shards
 from dress.data.stream import Stream
+from dress.data.supervision import Supervision
 from dress.dialogue.tokenizer import tokenizer_hash
 from dress.evaluation.cells import evaluate_cells
 from dress.evaluation.metrics import metrics
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
 from dress.evaluation.report import write_report
 from dress.feedback.annotate import gather, keeping
-from dress.feedback.collect import CkptResponder, Sampling, ratings_table
+from dress.feedback.collect import CkptResponder, Sampling, in_turn, ratings_table
 from dress.feedback.rater import Rater, build_rater, check_rater
 from dress.feedback.request import Stopped
 from dress.files import read_json, write_json
@@ -41,8 +43,9 @@ from dress.loggers import build_logger, log_results
 from dress.model.checkpoint import load_weights, save_model
 from dress.module import DressModule, NotFinite, TrainingStopped
 from dress.phases import supervised
-from dress.processes import build_trainer
 from dress.progress import CurriculumProgress
+from dress.ranks import build_trainer, of_ranks, on_device, share_out
+from dress.rater_settings import PlainRater
 from dress.run_folder import rank, short, wait_for
 from dress.seeding import seed_for
 from dress.show import coloured, parameter_table, ratings_as_table
@@ -105,10 +108,10 @@ class Curriculum:
             })  # fmt: skip
             vision, images = self.model.vision, self.settings.data.images
             self.data.check(self.settings.curriculum, vision.facts(images) if self.settings.data.features else None)
-            if rank() == 0:  # the other processes begin later, and on its word
-                to_come = [n for n in self.settings.curriculum.order if not (self.stage_folder(n) / DONE).exists()]
-                for line in self.data.check_supervision(self.settings, to_come, self.model.encoder, self.progress):
-                    self.console.print(line, highlight=False, markup=False)
+            for name in self.trained():
+                stage = self.settings.curriculum.stages[name]
+                if isinstance(stage, config.TrainStage) and getattr(self.settings.data, stage.data) is not None:
+                    self._check_supervision(name, stage)
             self.chain: dict[str, str] = {}
             for name in self.settings.curriculum.order:
                 made_from = fingerprint(made_from, depends_on(self.settings, self.data, name))
@@ -124,6 +127,13 @@ class Curriculum:
         write_report(self.folder, samples, self.settings.eval.scenes, self._notes())
         log_results(self.settings, result, outcomes, samples)
         return result
+
+    def _check_supervision(self, name: str, stage: config.TrainStage) -> None:
+        """Look through what a stage will train on; the first process does, and the others begin later."""
+        if rank() == 0 and not (self.stage_folder(name) / DONE).exists():
+            look = Supervision(name, stage, self.settings, self.model.encoder)
+            for line in look.check(self._stream(name, stage), self.progress):
+                self.console.print(line, highlight=False, markup=False)
 
     def show_batch(self) -> None:
         """Print the first records of the first train stage as they are learned: bold green carries loss."""
@@ -177,7 +187,7 @@ class Curriculum:
                     self._train(name, stage)
                 case config.EvalStage():
                     self._evaluate(name, stage)
-                case config.CollectStage() if rank() == 0:  # the other processes wait for its marker
+                case config.CollectStage():
                     self._collect(name, stage)
         except Stopped as stop:
             raise Stopped(
@@ -215,6 +225,8 @@ class Curriculum:
 
     def _train(self, name: str, stage: config.TrainStage) -> None:
         training, folder = self.settings.training, self.stage_folder(name)
+        if getattr(self.settings.data, stage.data) is None:  # not there before
+            self._check_supervision(name, stage)
         self.model.set_trainable(list(stage.trainable))
         self.console.print(parameter_table(self.model, f"stage {name}"))
         last = folder / "last.ckpt"
@@ -276,13 +288,26 @@ class Curriculum:
             )  # fmt: skip
 
     def _collect(self, name: str, stage: config.CollectStage) -> None:
-        source, folder = self.evaluated()["sft"], self.stage_folder(name)
-        gather(
-            name, keeping(self._responder(source), self.annotator, self.chain[source]), self.annotator,
-            self.data.shards("prompts"), folder / "shards", stage, self._sampling(stage.temperature, stage.top_p),
-            seed_for(self.settings.seed, name), self.progress,
-        )  # fmt: skip
-        name_damage(folder, self.data.shards("prompts"))
+        """Answers with feedback: on all ranks, or on the first alone where a server is asked and paid."""
+        source, folder, training = self.evaluated()["sft"], self.stage_folder(name), self.settings.training
+        alone = not isinstance(self.settings.annotator, PlainRater)
+        if alone and rank() > 0:
+            return
+        prompts = self.data.shards("prompts")
+
+        def gather_skipped() -> None:
+            prompts.skipped[:] = of_ranks(prompts.skipped)
+
+        with on_device(self.model, training) if alone else nullcontext():
+            gather(
+                name, keeping(self._responder(source), self.annotator, self.chain[source]), self.annotator,
+                prompts, folder / "shards", stage, self._sampling(stage.temperature, stage.top_p),
+                seed_for(self.settings.seed, name), self.progress,
+                in_turn if alone else partial(share_out, self.model, training, finish=gather_skipped),
+            )  # fmt: skip
+        if rank() > 0:
+            return
+        name_damage(folder, prompts)
         table = ratings_table(Shards(folder / "shards"))
         write_json(folder / "ratings.json", table)
         self.console.print(ratings_as_table(table))

@@ -23,7 +23,6 @@ from dress.dialogue.spans import PHASE_NAMES
 from dress.model.lvlm import LVLM
 from dress.model.memory import keep_freed_memory, needs_checkpointing
 
-
 NAMED_RECORDS = 8
 """Of a step that stopped a stage."""
 
@@ -58,7 +57,7 @@ class DressModule(L.LightningModule):
         """What was logged, by `curriculum/step`; kept in checkpoints."""
         self._since = time.monotonic()
         self._sums = torch.zeros(3, len(PHASE_NAMES), dtype=torch.float64)
-        self._packing = torch.zeros(3, dtype=torch.float64)  # records split; room in full forests, tokens there
+        self._packing = torch.zeros(4, dtype=torch.float64)  # records split; room in full forests, tokens there; idle
         self._tokens = 0
         self._held = False  # frozen weights, in bf16
         self._held_out = torch.zeros(2, len(PHASE_NAMES), dtype=torch.float64)
@@ -91,7 +90,7 @@ class DressModule(L.LightningModule):
             NotFinite: on all ranks: a loss or gradient norm that is not finite.
         """
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        self._packing += torch.tensor([step.split, step.room, step.filled], dtype=torch.float64)
+        self._packing += torch.tensor([step.split, step.room, step.filled, step.idle], dtype=torch.float64)
         assert not isinstance(optimizer, list) and isinstance(scheduler, LRScheduler)
         world = self.trainer.world_size
         shares = self._of_ranks(step.weight, len(step.forests), step.images)
@@ -133,7 +132,7 @@ class DressModule(L.LightningModule):
         return gathered.reshape(-1, len(values)).cpu()
 
     def _check_finite(self, step: Step, loss: Tensor, norm: Tensor, surprises: list[Tensor]) -> None:
-        """Stop on all ranks if the loss or the gradient norm of any is not finite; nothing was learned from the step."""
+        """Stop on all ranks, before anything is learned, if the loss or the gradient norm of any is not finite."""
         figures = self._of_ranks(float(loss), float(norm))
         if bool(figures.isfinite().all()):
             return
@@ -217,8 +216,11 @@ class DressModule(L.LightningModule):
             if weight:
                 logged[f"{name}/loss"] = loss / weight
                 logged[f"{name}/supervised_tokens"] = count
-        split, room, filled = self.trainer.strategy.reduce(self._packing.to(self.device), reduce_op="sum").tolist()
+        split, room, filled, idle = self.trainer.strategy.reduce(
+            self._packing.to(self.device), reduce_op="sum"
+        ).tolist()
         logged["train/split_trees"] = split
+        logged["train/idle_records"] = idle  # their phases found nothing to learn in them
         if room:
             logged["train/forest_fill"] = filled / room
         logged["train/grad_norm"] = norm
@@ -257,7 +259,9 @@ class DressModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = checkpoint["dress"]["history"]
         self._sums = torch.tensor(checkpoint["dress"]["sums"], dtype=torch.float64)
-        self._packing = torch.tensor(checkpoint["dress"]["packing"], dtype=torch.float64)
+        self._packing = torch.zeros(4, dtype=torch.float64)
+        packing = torch.tensor(checkpoint["dress"]["packing"], dtype=torch.float64)
+        self._packing[: len(packing)] = packing
         self.unreached_steps = checkpoint["dress"].get("unreached", 0)
         self._set_rate(checkpoint)
 

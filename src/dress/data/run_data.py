@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dress import config
 from dress.data.datamodule import rejected
-from dress.data.remote import RemoteShards
 from dress.data.shards import Shards
 from dress.data.stream import Stream, open_stream
-from dress.data.supervision import Supervision, TooLong
-from dress.dialogue.encode import Encoder
 from dress.files import write_lines
-from dress.progress import CurriculumProgress
 
 REJECTS = "rejects.jsonl"
 
@@ -33,46 +29,6 @@ class RunData:
     def stream(self, source: config.Source | Path, seed: int = 0) -> Stream:
         """Datasets in the order of a seed."""
         return open_stream(source, self.root, self.data, seed, self._opened)
-
-    def check_supervision(
-        self, settings: config.Config, stages: Iterable[str], encoder: Encoder, progress: CurriculumProgress
-    ) -> Iterator[str]:
-        """Look through what stages will train on: is there something to learn, and does it fit into `data.max_tokens`?
-
-        Only rows whose text could be too long are tokenised. Remote shards are not fetched for it.
-
-        Args:
-            settings: of the run.
-            stages: those to come; what a collect stage will write is not there yet.
-            encoder: of the model.
-            progress: shows the reading.
-
-        Yields:
-            What a person should know of rows that are set aside.
-
-        Raises:
-            ValueError: names stage, data and rows.
-        """
-        for name in stages:
-            stage = settings.curriculum.stages[name]
-            if not isinstance(stage, config.TrainStage) or (source := getattr(self.data, stage.data)) is None:
-                continue
-            stream, look = self.stream(source), Supervision(name, stage, settings, encoder)
-            look.check_any(stream)
-            rows: list[TooLong] = []
-            for part in stream.parts:
-                doubtful = sum(look.could_be_longer(part.shards.text_size(i)) for i in range(len(part.shards)))
-                if doubtful and isinstance(part.shards, RemoteShards):
-                    yield (
-                        f"stage {name}: {doubtful:,} rows of {part.shards.folder} could be longer than "
-                        f"data.max_tokens; known when they are fetched"
-                    )
-                elif doubtful:
-                    progress.start(f"lengths of data.{stage.data}", len(part.shards))
-                    rows += look.too_long(part.shards, progress.advance)
-                    progress.end()
-            if line := look.refuse(rows):
-                yield line
 
     def check(self, curriculum: config.Curriculum, encoder: Mapping[str, str] | None) -> None:
         """Open all that the stages will read, so that what is missing or damaged is named before the first of them.

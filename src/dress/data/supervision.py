@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from dress import config
+from dress.data.remote import RemoteShards
 from dress.data.shards import Shards
 from dress.data.stream import Stream
 from dress.dialogue.encode import Encoder
 from dress.dialogue.spans import Span, Supervised
 from dress.phases import supervised
+from dress.progress import CurriculumProgress
 from dress.record import Record, RecordError
 
 SMALLEST_TURN = 26
@@ -42,6 +44,33 @@ class Supervision:
         turn = (Span("user", "a"), Span("assistant", "a", 1.0))
         one, two = (len(encoder.supervised(Supervised("sft", turn * n, image=False), "").ids) for n in (1, 2))
         self._first, self._turn = one, two - one
+
+    def check(self, stream: Stream, progress: CurriculumProgress) -> Iterator[str]:
+        """Is there something to learn, and does every row fit into `data.max_tokens`?
+
+        Only rows whose text could be too long are tokenised. Remote shards are not fetched for it.
+
+        Yields:
+            What a person should know of rows that are set aside, or may be.
+
+        Raises:
+            ValueError: names stage, data and rows.
+        """
+        self.check_any(stream)
+        rows: list[TooLong] = []
+        for shards in (part.shards for part in stream.parts):
+            doubtful = sum(self.could_be_longer(shards.text_size(index)) for index in range(len(shards)))
+            if doubtful and isinstance(shards, RemoteShards):
+                yield (
+                    f"stage {self.name}: {doubtful:,} rows of {shards.folder} could be longer than data.max_tokens; "
+                    f"known when they are fetched"
+                )
+            elif doubtful:
+                progress.start(f"lengths of data.{self.stage.data}", len(shards))
+                rows += self.too_long(shards, progress.advance)
+                progress.end()
+        if line := self.refuse(rows):
+            yield line
 
     def check_any(self, stream: Stream) -> None:
         """Refuse records of which none has a supervised token; reads up to the first that has one.
@@ -101,9 +130,9 @@ class Supervision:
         """
         if not rows:
             return None
-        most = self.settings.data.max_tokens
+        most = f"data.max_tokens={self.settings.data.max_tokens:,}"
         few = ", ".join(f"{row.where} ({row.tokens:,} tokens)" for row in rows[:NAMED])
-        what = f"stage {self.name}: {len(rows):,} rows of data.{self.stage.data} are longer than data.max_tokens={most:,}"
+        what = f"stage {self.name}: {len(rows):,} rows of data.{self.stage.data} are longer than {most}"
         if self.settings.data.on_damage == "stop":
             raise ValueError(f"{what}: {few}. data.on_damage=skip goes on without them; or enlarge data.max_tokens")
         return f"{what} and set aside: {few}"

@@ -57,7 +57,8 @@ class Step:
 
     `records` are in the forests; the trees of `split` of them were too long for one. `room` is the token
     budget of all forests but the last, which holds what is left, and `filled` the tokens in them. `weight` is the
-    sum over all entries, `images` the images in the forests, `places` where the records stand, to name them.
+    sum over all entries, `images` the images in the forests, `idle` the records that gave nothing to learn, `places`
+    where all of them stand, to name them.
     """
 
     forests: list[Forest]
@@ -67,6 +68,7 @@ class Step:
     filled: int = 0
     weight: float = 0.0
     images: int = 0
+    idle: int = 0
     places: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Step:
@@ -93,7 +95,8 @@ def collate(samples: Iterable[Sample], tokens_per_forest: int) -> Step:
     A tree above the budget is a forest of its own (`build_trees` makes none but for one dialogue
     above it).
     """
-    kept = [sample for sample in samples if sample.trees]
+    read = list(samples)
+    kept = [sample for sample in read if sample.trees]
     pairs = [(tree, number) for number, sample in enumerate(kept) for tree in sample.trees]
     groups = pack([len(tree) for tree, _ in pairs], tokens_per_forest)
     forests = [_forest([pairs[i] for i in group], kept) for group in groups]
@@ -106,7 +109,8 @@ def collate(samples: Iterable[Sample], tokens_per_forest: int) -> Step:
         filled=sum(full),
         weight=sum(float(forest.weight.sum()) for forest in forests),
         images=sum(sample.pixels is not None or sample.features is not None for sample in kept),
-        places=tuple(sample.where for sample in kept),
+        idle=len(read) - len(kept),
+        places=tuple(sample.where for sample in read),
     )
 
 
