@@ -31,7 +31,7 @@ from pydantic import BaseModel
 
 from dress import config, processes
 from dress.files import read_json
-from dress.run_folder import short
+from dress.run_folder import rank, short
 
 Task = Callable[[dict[str, Any]], None]
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -89,7 +89,8 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
                 except BaseException as error:
                     if not _asked_to_stop(error):
                         raise
-                    _say(_how_to_go_on())
+                    if rank() == 0:
+                        _say(_how_to_go_on(Path(composed.get("run_dir") or HydraConfig.get().runtime.output_dir)))
                     raise SystemExit(INTERRUPTED) from None
                 finally:
                     _discard_unused()
@@ -168,8 +169,7 @@ def _stop(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _how_to_go_on() -> str:
-    folder = Path(HydraConfig.get().runtime.output_dir)
+def _how_to_go_on(folder: Path) -> str:
     if not (folder / "config.json").exists():
         return "Stopped."
     command = f"python {short(Path(sys.argv[0]))} {shlex.quote(f'resume={short(folder)}')}"

@@ -127,9 +127,9 @@ class DressModule(L.LightningModule):
         mine = torch.tensor(values, dtype=torch.float64)
         if self.trainer.world_size == 1:
             return mine[None]
-        gathered = self.all_gather(mine.to(self.device))
-        assert isinstance(gathered, Tensor)
-        return gathered.reshape(-1, len(values)).cpu()
+        every = torch.empty(self.trainer.world_size * len(values), dtype=torch.float64, device=self.device)
+        torch.distributed.all_gather_into_tensor(every, mine.to(self.device))
+        return every.reshape(-1, len(values)).cpu()
 
     def _check_finite(self, step: Step, loss: Tensor, norm: Tensor, surprises: list[Tensor]) -> None:
         """Stop on all ranks, before anything is learned, if the loss or the gradient norm of any is not finite."""
