@@ -37,7 +37,7 @@ def record(key: str, answer: str | None, **feedback: object) -> Record:
 
 
 def test_a_loss_that_is_not_finite_stops_the_stage_and_the_last_finite_checkpoint_stays(tmp_path):
-    wild = tiny_settings(tmp_path, *ONE, "budget.sft.lr=1e18", "training.checkpoint_every=1", "training.clip=1e30")
+    wild = tiny_settings(tmp_path, *ONE, "budget.sft.lr=1e18", "training.checkpoint_every=1")
     with pytest.raises(NotFinite, match=r"stage sft, step \d+: .*(phase sft|weights).*Go on with .*resume=.*sft\.lr"):
         run(wild)
     folder = Path(wild.run_dir) / "stages" / "sft"
@@ -94,7 +94,7 @@ def test_rows_that_are_too_long_are_known_at_the_start_and_no_others_are_read(tm
     rows = [record(str(n), "word " * n) for n in (3, 40, 300, 400)]
     mixed, quiet = stream(tmp_path / "rows", rows), CurriculumProgress(Console(quiet=True), {})
     look = supervision("{sft: 1.0}", "data.max_tokens=512")
-    with pytest.raises(ValueError, match=r"2 rows of data\.sft are longer than data\.max_tokens=512: .*: 2 \(\d"):
+    with pytest.raises(ValueError, match=r"2 rows of data\.sft are longer than data\.max_tokens=512: .*: 300 \(\d"):
         list(look.check(mixed, quiet))
     skipping = supervision("{sft: 1.0}", "data.max_tokens=512", "data.on_damage=skip")
     (line,) = skipping.check(mixed, quiet)
@@ -125,15 +125,14 @@ def test_more_tokens_than_positions_are_refused(tmp_path):
 def test_a_changed_rate_beside_resume_is_taken_and_kept(tmp_path):
     folder = tmp_path / "run"
     stages = ["curriculum.order=[align,sft]", f"data.path={tmp_path / 'data'}"]
-    whole = tiny_settings(tmp_path, *stages, "budget.sft.lr=1e18", "training.clip=1e30", "training.precision=32-true")
+    whole = tiny_settings(tmp_path, *stages, "budget.sft.lr=1e18", "training.precision=32-true")
     from dress.run_folder import start_run
 
     start_run(whole)
     with pytest.raises(NotFinite):
         run(whole)
-    done = train(tmp_path, f"resume={folder}", "budget.sft.lr=1e-3", "training.clip=1.0")
+    done = train(tmp_path, f"resume={folder}", "budget.sft.lr=1e-3")
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(value.isfinite().all() for value in load_file(folder / "stages/sft/model.safetensors").values())
     kept = json.loads((folder / "config.json").read_text())
     assert kept["curriculum"]["stages"]["sft"]["lr"] == 1e-3 == kept["budget"]["sft"]["lr"]
-    assert kept["training"]["clip"] == 1.0

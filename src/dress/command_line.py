@@ -43,9 +43,9 @@ WITH_RESUME = (
     *(f"{rater}.{name}" for rater in ("annotator", "judge") for name in _CALLS),
 )  # fmt: skip
 """Overrides that may stand beside `resume`: they change how a run works, not what it learns."""
-LEARNING = re.compile(r"budget\.[\w-]+\.lr|curriculum\.stages\.[\w-]+\.lr|training\.clip")
-"""Overrides beside `resume` that do change it, for a stage that is not finished: a loss that was not finite may ask
-for a smaller learning rate. They are kept in the run's config.json."""
+LEARNING = re.compile(r"budget\.[\w-]+\.lr|curriculum\.stages\.[\w-]+\.lr")
+"""Overrides beside `resume` that do change it, for a stage that is not finished: a loss that is not finite asks for a
+smaller learning rate. They are kept in the run's config.json."""
 
 REFUSED, INTERRUPTED, MISTYPED = 1, 130, 2
 """Exit codes: the run cannot go on; it was asked to stop; the command line does not compose."""
@@ -291,7 +291,7 @@ def _resume_arguments(typed: list[str]) -> list[str]:
         raise CommandLineError(
             f"{' '.join(refused)}: a resumed run keeps its own settings; beside resume only "
             f"{', '.join(WITH_RESUME[:4])}, an LLM rater's limits (+annotator.budget=…), and for a stage that is not "
-            f"finished curriculum.stages.<stage>.lr (budget.<stage>.lr) and training.clip may stand. For other "
+            f"finished curriculum.stages.<stage>.lr (budget.<stage>.lr) may stand. For other "
             f"settings start a new run "
             f"(reuse={value} takes over the stages they leave unchanged)"
         )

@@ -52,7 +52,6 @@ def start_run(settings: config.Config) -> None:
         write_json(file, known)
         saved, now = read_json(folder / "config.json"), settings.model_dump()
         saved |= {"budget": now["budget"], "curriculum": now["curriculum"]}  # a learning rate may have been changed
-        saved["training"]["clip"] = now["training"]["clip"]
         write_json(folder / "config.json", saved)
     _link_latest(folder)
 
