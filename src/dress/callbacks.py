@@ -96,6 +96,7 @@ def precision_for(setting: str) -> str:
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Whether this CPU has bf16 instructions (AVX512-BF16 or AMX)."""
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    """Whether this CPU has bf16 instructions (AVX512-BF16, AMX, or BF16 of arm64) and oneDNN may use them."""
+    info = Path("/proc/cpuinfo")
+    flags = set(info.read_text().split()) if info.exists() else set()
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & flags) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
