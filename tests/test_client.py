@@ -344,24 +344,43 @@ def test_a_request_is_known_by_its_content():
     assert plain.key("m") == requests(1)[0].key("m")
 
 
+SHARING = """
+import sys
+from pathlib import Path
+from dress.feedback.client import LLMClient
+from dress.feedback.ledger import open_ledger
+from dress.feedback.request import Request
+from dress.feedback.rubric import Verdict
+from dress.rater_settings import Endpoint
+
+url, folder, step = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+endpoint = Endpoint(base_url=url, model="loopback", timeout=3.0, concurrency=8, retries=8)
+ours = LLMClient(endpoint, open_ledger(folder / "ledger.sqlite"), backoff=0.005)
+asked = [Request(({"role": "user", "content": f"Give a rating to answer {n}."},), "test-1", Verdict) for n in range(120)]
+print("ready", flush=True)
+input()
+replies = ours.ask_all(asked[::step][:80]) + ours.ask_all(asked[::step][80:])
+print(sum(reply.status == "done" for reply in replies), ours.ledger.interrupted)
+"""
+"""A process that asks 120 questions, from the first or from the last."""
+
+
 def test_processes_share_a_ledger_and_no_call_is_sent_twice(tmp_path):
-    script = (
-        "import sys; sys.path.insert(0, 'tests'); from pathlib import Path; from test_client import client, requests\n"
-        "ours = client(sys.argv[1], Path(sys.argv[2]))\n"
-        "replies = ours.ask_all(requests(80)) + ours.ask_all(requests(40, 80))\n"
-        "print(sum(reply.status == 'done' for reply in replies), ours.ledger.interrupted)"
-    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     with started("--faults", "0.1", "--delay", "0.05") as server:
+        command = [sys.executable, "-c", SHARING, server.url, str(tmp_path)]
         both = [
             subprocess.Popen(
-                [sys.executable, "-c", script, server.url, str(tmp_path)],
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
-            )  # fmt: skip
-            for _ in range(2)
+                [*command, step], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+            )
+            for step in ("1", "-1")
         ]
-        said = [process.communicate(timeout=100)[0].decode().split() for process in both]
+        assert all(process.stdout and process.stdout.readline() == "ready\n" for process in both)
+        for process in both:
+            assert process.stdin
+            process.stdin.write("\n")
+            process.stdin.flush()
+        said = [process.communicate(timeout=100)[0].split() for process in both]
         stats = server.stats()
     rows = list(Ledger(tmp_path / "ledger.sqlite").calls())
     probes = [row for row in rows if row["prompt_version"].startswith("probe-")]
@@ -369,8 +388,7 @@ def test_processes_share_a_ledger_and_no_call_is_sent_twice(tmp_path):
     assert int(said[0][0]) == sum(row["status"] == "done" for row in rows if row not in probes) > 100
     assert max(stats["answered"].values()) == 1, "a call was paid twice"
     assert sum(stats["calls"].values()) == sum(row["attempts"] for row in rows)
-    owners = {row["owner"] for row in rows}
-    assert len(owners) == 2, "one process asked for both"
+    assert len({row["owner"] for row in rows}) == 2, "one process asked for both"
 
 
 def begin(key: str, lease: float = 60.0, budget: float | None = None) -> Begin:
