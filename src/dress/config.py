@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
 from dress.rater_settings import Rater, Server, VariableName
 
@@ -22,6 +22,13 @@ Positive = Annotated[int, Field(gt=0)]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Consent(Section):
+    """What a run's own files cannot allow: only the command that reads them."""
+
+    trust_remote_code: StrictBool = False  # run code that comes with a run's language model
+    allow_pipe: StrictBool = False  # run the shell commands of pipe: URLs among a run's data
 
 
 # --- model -----------------------------------------------------------------------------------------
@@ -74,7 +81,7 @@ class Language(Section):
     config: dict[str, Any] | None = None  # transformers config fields incl. model_type
     lora: Lora | None = None
     chat: Literal["plain", "chatml", "vicuna"] = "plain"
-    trust_remote_code: bool = False  # runs code of the model's author: only if you trust it
+    trust_remote_code: StrictBool = False  # runs code of the model's author: only if you trust it
     revision: str | None = None
 
     @model_validator(mode="after")
@@ -141,7 +148,7 @@ class Data(Section):
     reader: Literal["indexed", "webdataset"] = "indexed"  # webdataset: its own pipeline, cannot resume
     cache_dir: str | None = None  # of remote shards; null = ~/.cache/dress
     cache_gb: Annotated[float, Field(gt=0)] = 50.0  # 10^9 bytes
-    allow_pipe: bool = False  # run the shell commands of pipe: URLs
+    allow_pipe: StrictBool = False  # run the shell commands of pipe: URLs
     share_prefixes: bool = True  # one token tree per record; false = one sequence per dialogue
     features: bool = False  # stored vision features instead of images and encoder (python src/prepare.py task=features)
     images: Literal["fast", "exact"] = "fast"  # how images are decoded and resized in training; exact is OpenCLIP's PIL
@@ -201,7 +208,7 @@ class CollectStage(Section):
     turns: Positive = 2  # answers per dialogue; each after the first answers a refinement
     samples: Positive = 1  # dialogues per question
     temperature: Annotated[float, Field(ge=0)] = 1.0  # 0 = greedy
-    top_p: Fraction = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     per_shard: Positive = 250  # records; also what an interrupted collection repeats at most
 
 
@@ -313,7 +320,7 @@ class Config(Section):
         return self
 
 
-class EvalCommand(Eval):
+class EvalCommand(Eval, Consent):
     """`src/eval.py`: a run to evaluate again."""
 
     suite: Literal["run"] = "run"
@@ -327,7 +334,7 @@ class EvalCommand(Eval):
     judge: Rater
 
 
-class CollectCommand(CollectStage):
+class CollectCommand(CollectStage, Consent):
     """`src/collect.py`: whose answers are collected, and who judges them."""
 
     responder: str  # a run folder, a file of answers, or the address of a server

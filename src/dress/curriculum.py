@@ -39,7 +39,7 @@ from dress.feedback.rater import Rater, build_rater, check_rater
 from dress.feedback.request import Stopped
 from dress.files import read_json, write_json
 from dress.loggers import build_logger, log_results
-from dress.model.checkpoint import load_weights, save_model
+from dress.model.checkpoint import load_weights, read_training_state, save_model
 from dress.module import DressModule
 from dress.phases import supervised
 from dress.progress import CurriculumProgress
@@ -220,7 +220,7 @@ class Curriculum:
             partial(dataset, StepDataset, self._stream(name, stage)), self.settings.data,
             partial(dataset, HeldOut, held_out) if held_out else None,
         )  # fmt: skip
-        done = torch.load(last, weights_only=True, map_location="cpu")["global_step"] if resumed else 0
+        done = read_training_state(last)["global_step"] if resumed else 0
         self.progress.start(name, stage.steps, done)
         trainer = L.Trainer(
             accelerator=training.accelerator,

@@ -156,7 +156,8 @@ class ShardCache:
         if url.startswith("pipe:"):
             if not self.allow_pipe:
                 raise ValueError(
-                    f"{url!r:.80}: a pipe: URL runs a shell command. Set data.allow_pipe=true if you trust who wrote it"
+                    f"{url!r:.80}: a pipe: URL runs a shell command. If you trust who wrote it, set "
+                    f"data.allow_pipe=true (or allow_pipe=true where it stands in a run's files)"
                 )
             done = subprocess.run(url.removeprefix("pipe:"), shell=True, stdout=file, stderr=subprocess.PIPE)
             if done.returncode:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dress.config import CollectCommand, CollectStage, Config, Data
+from dress.config import CollectCommand, CollectStage, Config, Consent, Data
 from dress.data.shards import Shards
 from dress.data.stream import open_split
 from dress.feedback.annotate import FAILURES, gather, keeping
@@ -40,7 +40,7 @@ def collect_from(settings: CollectCommand, console: Console) -> Path:
             (see `feedback.request.Stopped`).
     """
     source, out = Source(settings.responder), Path(settings.out)
-    trained, kind = source.trained(), source.kind
+    trained, kind = source.trained(settings), source.kind
     check_rater(settings.annotator)
     stage = CollectStage(**{name: getattr(settings, name) for name in CollectStage.model_fields if name != "kind"})
     most = settings.max_new_tokens or (trained.generation.max_new_tokens if trained else SERVER_TOKENS)
@@ -96,7 +96,8 @@ def _responder(settings: CollectCommand, kind: str, trained: Config | None) -> R
     from dress.model.checkpoint import load_model
 
     assert trained is not None
-    model, _ = load_model(Path(settings.responder) / "stages" / settings.stage)
+    folder = Path(settings.responder) / "stages" / settings.stage
+    model, _ = load_model(folder, trust_remote_code=settings.trust_remote_code)
     return CkptResponder(model, f"{trained.name}/{settings.stage}", settings.keep_cache)
 
 
@@ -108,7 +109,9 @@ def _weights(settings: CollectCommand) -> str:
 
 def _begin(out: Path, settings: CollectCommand) -> None:
     """Refuse a folder that was begun with settings that give other shards."""
-    told = settings.model_dump(exclude={"server": set(LLM.model_fields) - {"model"}, "dry_run": True})
+    unlike: Any = dict.fromkeys(("dry_run", *Consent.model_fields), True)
+    unlike["server"] = set(LLM.model_fields) - {"model"}
+    told = settings.model_dump(exclude=unlike)
     told["annotator"] = identity(settings.annotator)
     began = out / BEGAN
     if began.exists() and read_json(began) != told:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from dress.config import Fraction, Positive, Section, check_as
+from dress.config import Consent, Positive, Section, check_as
 from dress.rater_settings import Rater, Server
 
 
@@ -33,7 +33,7 @@ class Chair(SuiteSettings):
     references: str | None = None  # COCO's captions: what people name is there too
 
 
-class Asking(SuiteSettings):
+class Asking(SuiteSettings, Consent):
     """What suites take that ask a responder."""
 
     responder: str | None  # a file of answers, a run folder, or the address of a server
@@ -41,7 +41,7 @@ class Asking(SuiteSettings):
     stage: str | None = None  # of a run: whose model answers; null = the last
     condition: str | None = None  # of a run: none or praise; null = praise where the stage taught it
     temperature: Annotated[float, Field(ge=0)] = 0.0  # of answers
-    top_p: Fraction = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_new_tokens: Positive | None = None  # null = as in the run; 512 of a server
     batch_size: Positive = 256  # prompts
     runs: Positive = 1  # times that answers (if sampled) are drawn, and judged
