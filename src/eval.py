@@ -32,6 +32,7 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
     from dress.feedback.rater import build_rater
     from dress.model.checkpoint import load_model, read_facts
     from dress.progress import CurriculumProgress
+    from dress.run_folder import lock
     from dress.stages import evaluated_stages
     from dress.worlds.prepared import prepared
 
@@ -54,6 +55,7 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
 
         sampling = Sampling(settings.max_new_tokens or trained.generation.max_new_tokens, settings.batch_size)
         out.mkdir(parents=True, exist_ok=True)
+        lock(out)
         for old in out.glob("*-*.jsonl"):
             old.unlink()
         outcomes = evaluate_cells(

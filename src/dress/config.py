@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
-from dress.rater_settings import Rater, Server, VariableName
+from dress.rater_settings import Rater, ResponderName, Server, VariableName
+from dress.redaction import hide
 
 PhaseName = Literal["align", "sft", "critique", "refinement", "rating", "best_of"]
 Part = Literal["vision", "projector", "language", "lora"]
@@ -337,7 +338,7 @@ class EvalCommand(Eval, Consent):
 class CollectCommand(CollectStage, Consent):
     """`src/collect.py`: whose answers are collected, and who judges them."""
 
-    responder: str  # a run folder, a file of answers, or the address of a server
+    responder: ResponderName  # a run folder, a file of answers, or the address of a server
     stage: str = "sft"  # of a run: whose model
     server: Server = Server()  # where the responder is one
     out: str
@@ -370,7 +371,7 @@ def check_as(model: type[Checked], composed: dict[str, Any]) -> Checked:
         ConfigError: with one line per problem: key, expected, got, and the nearest valid key.
     """
     try:
-        return model.model_validate(composed)
+        return model.model_validate(hide(composed))
     except ValidationError as error:
         lines = [_problem(problem, model) for problem in error.errors(include_url=False)]
         raise ConfigError("the configuration does not fit:\n  " + "\n  ".join(lines)) from None
@@ -409,7 +410,7 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
         return f"{key}: no such setting.{nearest(key, _keys_around(place, model))}"
     if key.endswith("api_key_env"):  # what stands there may be the key itself: never print it
         return f"{key}: expected the NAME of an environment variable, e.g. WANDB_API_KEY, not the key"
-    if key.endswith("base_url"):  # the same
+    if key.endswith(("base_url", "responder")):  # the same
         return f"{key}: {problem['msg']}"
     return f"{key or '(whole)'}: {problem['msg']} (got {problem['input']!r:.80})"
 

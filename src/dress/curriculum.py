@@ -43,7 +43,7 @@ from dress.model.checkpoint import load_weights, read_training_state, save_model
 from dress.module import DressModule
 from dress.phases import supervised
 from dress.progress import CurriculumProgress
-from dress.run_folder import rank, short, wait_for
+from dress.run_folder import rank, read_marker, read_run_json, short, wait_for
 from dress.seeding import seed_for
 from dress.show import coloured, parameter_table, ratings_as_table
 from dress.stages import conditions, depends_on, evaluated_stages, fingerprint, trained_stages
@@ -154,7 +154,7 @@ class Curriculum:
         if not marker.exists():
             self._take_over(name, made_from)
         if marker.exists():
-            done = read_json(marker)
+            done = read_marker(marker)
             if done["fingerprint"] != made_from:
                 raise ValueError(
                     f"{marker}: stage {name} was made with other settings or data (expected fingerprint "
@@ -192,7 +192,7 @@ class Curriculum:
             return
         source = Path(self.settings.reuse) / "stages" / name
         marker = source / "done.json"
-        if marker.exists() and read_json(marker)["fingerprint"] == made_from:
+        if marker.exists() and read_marker(marker)["fingerprint"] == made_from:
             shutil.copytree(source, self.stage_folder(name), dirs_exist_ok=True, copy_function=_link)
             self.console.print(f"stage {name}: taken over from {self.settings.reuse}", highlight=False)
 
@@ -290,7 +290,7 @@ class Curriculum:
         if self.settings.reuse is None:
             return
         source = Path(self.settings.reuse) / "stages" / name
-        known = read_json(source / "cells.json") if (source / "cells.json").exists() else {}
+        known = read_json(source / "cells.json", dict) if (source / "cells.json").exists() else {}
         for model in prints:
             if known.get(model) == prints[model]:
                 for file in source.glob(f"{model}-*.jsonl"):
@@ -366,7 +366,7 @@ class Curriculum:
     def _write_run_json(self, seconds: float) -> None:
         file = self.folder / "run.json"
         if file.exists():
-            seconds += read_json(file)["seconds"]
+            seconds += read_run_json(file)["seconds"]
         write_json(
             file,
             {

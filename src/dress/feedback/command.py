@@ -25,6 +25,7 @@ from dress.feedback.source import SERVER_TOKENS, Source
 from dress.files import read_json, write_json, write_lines
 from dress.progress import CurriculumProgress
 from dress.rater_settings import LLM
+from dress.run_folder import lock, read_marker, unlock
 from dress.show import ratings_as_table
 from dress.worlds.prepared import prepared
 
@@ -39,6 +40,13 @@ def collect_from(settings: CollectCommand, console: Console) -> Path:
         ValueError: `out` was begun with other settings, the annotator cannot judge these records, or it had to stop
             (see `feedback.request.Stopped`).
     """
+    try:
+        return _collect(settings, console)
+    finally:
+        unlock(Path(settings.out))
+
+
+def _collect(settings: CollectCommand, console: Console) -> Path:
     source, out = Source(settings.responder), Path(settings.out)
     trained, kind = source.trained(settings), source.kind
     check_rater(settings.annotator)
@@ -104,7 +112,7 @@ def _responder(settings: CollectCommand, kind: str, trained: Config | None) -> R
 def _weights(settings: CollectCommand) -> str:
     """What tells one model's answers from another's."""
     marker = Path(settings.responder) / "stages" / settings.stage / "done.json"
-    return str(read_json(marker)["fingerprint"]) if marker.exists() else str(marker.parent.resolve())
+    return str(read_marker(marker)["fingerprint"]) if marker.exists() else str(marker.parent.resolve())
 
 
 def _begin(out: Path, settings: CollectCommand) -> None:
@@ -113,8 +121,10 @@ def _begin(out: Path, settings: CollectCommand) -> None:
     unlike["server"] = set(LLM.model_fields) - {"model"}
     told = settings.model_dump(exclude=unlike)
     told["annotator"] = identity(settings.annotator)
+    out.mkdir(parents=True, exist_ok=True)
+    lock(out)
     began = out / BEGAN
-    if began.exists() and read_json(began) != told:
+    if began.exists() and read_json(began, dict, "Choose another out=") != told:
         raise ValueError(f"out={out}: begun with other settings ({began}); choose another folder")
     write_json(began, told)
 

@@ -7,10 +7,23 @@ import os
 import platform
 import time
 from pathlib import Path
+from weakref import WeakSet
 
 LONGEST_SETUP = 60.0
 """Seconds that the first process may take."""
 _LOOK_AGAIN = 0.05
+
+
+_shares: WeakSet[Share] = WeakSet()
+
+
+def _leave() -> None:
+    """A data worker that outlives its killed parent for a moment holds no share."""
+    for share in list(_shares):
+        share.close()
+
+
+os.register_at_fork(after_in_child=_leave)
 
 
 class Share:
@@ -40,6 +53,7 @@ class Share:
         except OSError:
             self.close()
             raise
+        _shares.add(self)
 
     def admit_others(self) -> None:
         """It is set up."""
