@@ -89,7 +89,7 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
                 nonlocal status
                 _restore(typed, full_error)
                 try:
-                    _clean_hydra_files(Path(HydraConfig.get().runtime.output_dir))
+                    _clean_hydra_files()
                     task(_plain(composed))
                 except (ValueError, OSError) as error:
                     if full_error:
@@ -119,6 +119,11 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
                     raise
                 _say(explain(error, config_name, typed[1:]))
                 status = MISTYPED
+            except OSError as error:  # Hydra's own folder cannot be made or written
+                if full_error:
+                    raise
+                _say(_message(error))
+                status = REFUSED
             except KeyboardInterrupt:
                 status = INTERRUPTED
             finally:
@@ -188,9 +193,12 @@ def _leaves(plain: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
             yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
 
 
-def _clean_hydra_files(folder: Path) -> None:
+def _clean_hydra_files() -> None:
     """Take secrets out of what Hydra has written down of the command line."""
-    for file in (folder / ".hydra").glob("*.yaml"):
+    settings = HydraConfig.get()
+    if settings.output_subdir is None:
+        return
+    for file in (Path(settings.runtime.output_dir) / settings.output_subdir).glob("*.yaml"):
         text = file.read_text(encoding="utf-8")
         if (public := redacted(text)) != text:
             write_text(file, public)

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, m
 LARGEST = 10**9
 Positive = Annotated[int, Field(gt=0, le=LARGEST)]
 Price = Annotated[float, Field(ge=0, le=LARGEST)]
+Budget = Annotated[float, Field(gt=0, le=LARGEST)]
 # Name of a variable, never a key (keys hold small letters).
 VariableName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
 
@@ -52,9 +53,7 @@ class Calls(Section):
     retries: Annotated[int, Field(ge=0, le=1000)] = 6  # of one call, after 429, 5xx, time-outs, dropped connections
     price_in: Price = 0.0  # per million tokens
     price_out: Price = 0.0
-    budget: Annotated[float, Field(gt=0, le=LARGEST)] | None = (
-        None  # of all calls in the ledger, in the prices' currency
-    )
+    budget: Budget | None = None  # of all calls in the ledger, in the prices' currency
     image_tokens: Positive = 1600  # that an image is counted as before the server has said
     ledger: str | None = None  # a file; null = ledger.sqlite beside the results
     retry_failed: StrictBool = False  # ask again what has failed

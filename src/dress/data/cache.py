@@ -161,11 +161,11 @@ class ShardCache:
                     f"{url!r:.80}: a pipe: URL runs a shell command. If you trust who wrote it, set "
                     f"data.allow_pipe=true (or allow_pipe=true where it stands in a run's files)"
                 )
-            done = subprocess.run(reveal(url).removeprefix("pipe:"), shell=True, stdout=file, stderr=subprocess.PIPE)
+            command = reveal(url).removeprefix("pipe:")
+            done = subprocess.run(command, shell=True, stdout=file, stderr=subprocess.PIPE)
             if done.returncode:
-                raise FetchError(
-                    f"{url}: the command ended with {done.returncode}: {redacted(done.stderr.decode(errors='replace'))[-200:]}"
-                )
+                said = redacted(done.stderr.decode(errors="replace"))
+                raise FetchError(f"{url}: the command ended with {done.returncode}: {said[-200:]}")
             return
         total, _, missing = self.look(url)
         if missing:
