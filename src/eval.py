@@ -9,9 +9,10 @@ from typing import Any
 from rich.console import Console
 
 from dress.command_line import entry_point
-from dress.config import Config, EvalCommand, Training, check_as
+from dress.config import EvalCommand, Training, check_as
+from dress.consent import read_run
 from dress.evaluation.suites.settings import suite
-from dress.files import read_json, write_json
+from dress.files import write_json
 
 
 def evaluate_run(settings: EvalCommand, console: Console) -> Path:
@@ -31,15 +32,16 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
     from dress.feedback.rater import build_rater
     from dress.model.checkpoint import load_model, read_facts
     from dress.progress import CurriculumProgress
+    from dress.run_folder import lock
     from dress.stages import evaluated_stages
     from dress.worlds.prepared import prepared
 
     run, out = Path(settings.ckpt), Path(settings.out)
     if not (run / "config.json").exists():
         raise FileNotFoundError(f"ckpt={run}: expected a run folder with config.json, found none")
-    trained = Config.model_validate(read_json(run / "config.json"))
+    trained = read_run(run, settings)
     stages = evaluated_stages(trained.curriculum)
-    texts = read_facts(run / "stages" / list(stages.values())[-1])["conditions"]
+    texts = read_facts(run / "stages" / list(stages.values())[-1], "conditions")["conditions"]
     with CurriculumProgress(console, {}) as progress:
         folder = prepared(trained.data, lambda n: progress.start("shapes world", n), progress.advance)
         shards = open_split(settings.shards or trained.data.eval, "." if settings.shards else folder, trained.data)
@@ -48,11 +50,12 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
         progress.start("eval", dialogues * settings.turns * len(settings.conditions) * len(stages))
 
         def responder(stage: str) -> CkptResponder:
-            model, _ = load_model(run / "stages" / stage)
+            model, _ = load_model(run / "stages" / stage, trust_remote_code=settings.trust_remote_code)
             return CkptResponder(model, f"{trained.name}/{stage}", settings.keep_cache)
 
         sampling = Sampling(settings.max_new_tokens or trained.generation.max_new_tokens, settings.batch_size)
         out.mkdir(parents=True, exist_ok=True)
+        lock(out)
         for old in out.glob("*-*.jsonl"):
             old.unlink()
         outcomes = evaluate_cells(

@@ -12,9 +12,10 @@ from dress import config
 from dress.callbacks import precision_for
 from dress.data.run_data import RunData
 from dress.dialogue.chat import FORMATS
-from dress.dialogue.tokenizer import check_cuts, load_tokenizer, save_tokenizer, train_tokenizer
+from dress.dialogue.tokenizer import check_cuts, save_tokenizer, train_tokenizer
 from dress.feedback.corpus import corpus
 from dress.feedback.rater import NoRater, build_rater
+from dress.model.checkpoint import read_tokenizer
 from dress.model.language import load_own_tokenizer
 from dress.model.lvlm import LVLM
 from dress.phases.critique import praise
@@ -55,7 +56,7 @@ def build_model(settings: config.Config, read: RunData, folder: Path, console: C
             texts = chain(fixed, corpus(splits, rater, TOKENIZER_RECORDS))
             file.parent.mkdir(parents=True, exist_ok=True)
             save_tokenizer(train_tokenizer(texts, settings.model.tokenizer.vocabulary, chat), file)
-        tokenizer = load_tokenizer(file, chat)
+        tokenizer = read_tokenizer(file, language.chat)
     check_cuts(tokenizer, chat)
     torch.manual_seed(seed_for(settings.seed, "init"))
     model = LVLM(settings.model, tokenizer, data.max_tokens)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
-from dress.rater_settings import Rater, Server, VariableName
+from dress.rater_settings import Rater, ResponderName, Server, VariableName
+from dress.redaction import hide
 
 PhaseName = Literal["align", "sft", "critique", "refinement", "rating", "best_of"]
 Part = Literal["vision", "projector", "language", "lora"]
@@ -22,6 +23,13 @@ Positive = Annotated[int, Field(gt=0)]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Consent(Section):
+    """What a run's own files cannot allow: only the command that reads them."""
+
+    trust_remote_code: StrictBool = False  # run code that comes with a run's language model
+    allow_pipe: StrictBool = False  # run the shell commands of pipe: URLs among a run's data
 
 
 # --- model -----------------------------------------------------------------------------------------
@@ -74,7 +82,7 @@ class Language(Section):
     config: dict[str, Any] | None = None  # transformers config fields incl. model_type
     lora: Lora | None = None
     chat: Literal["plain", "chatml", "vicuna"] = "plain"
-    trust_remote_code: bool = False  # runs code of the model's author: only if you trust it
+    trust_remote_code: StrictBool = False  # runs code of the model's author: only if you trust it
     revision: str | None = None
 
     @model_validator(mode="after")
@@ -141,7 +149,7 @@ class Data(Section):
     reader: Literal["indexed", "webdataset"] = "indexed"  # webdataset: its own pipeline, cannot resume
     cache_dir: str | None = None  # of remote shards; null = ~/.cache/dress
     cache_gb: Annotated[float, Field(gt=0)] = 50.0  # 10^9 bytes
-    allow_pipe: bool = False  # run the shell commands of pipe: URLs
+    allow_pipe: StrictBool = False  # run the shell commands of pipe: URLs
     share_prefixes: bool = True  # one token tree per record; false = one sequence per dialogue
     features: bool = False  # stored vision features instead of images and encoder (python src/prepare.py task=features)
     images: Literal["fast", "exact"] = "fast"  # how images are decoded and resized in training; exact is OpenCLIP's PIL
@@ -201,7 +209,7 @@ class CollectStage(Section):
     turns: Positive = 2  # answers per dialogue; each after the first answers a refinement
     samples: Positive = 1  # dialogues per question
     temperature: Annotated[float, Field(ge=0)] = 1.0  # 0 = greedy
-    top_p: Fraction = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     per_shard: Positive = 250  # records; also what an interrupted collection repeats at most
 
 
@@ -313,7 +321,7 @@ class Config(Section):
         return self
 
 
-class EvalCommand(Eval):
+class EvalCommand(Eval, Consent):
     """`src/eval.py`: a run to evaluate again."""
 
     suite: Literal["run"] = "run"
@@ -327,10 +335,10 @@ class EvalCommand(Eval):
     judge: Rater
 
 
-class CollectCommand(CollectStage):
+class CollectCommand(CollectStage, Consent):
     """`src/collect.py`: whose answers are collected, and who judges them."""
 
-    responder: str  # a run folder, a file of answers, or the address of a server
+    responder: ResponderName  # a run folder, a file of answers, or the address of a server
     stage: str = "sft"  # of a run: whose model
     server: Server = Server()  # where the responder is one
     out: str
@@ -363,7 +371,7 @@ def check_as(model: type[Checked], composed: dict[str, Any]) -> Checked:
         ConfigError: with one line per problem: key, expected, got, and the nearest valid key.
     """
     try:
-        return model.model_validate(composed)
+        return model.model_validate(hide(composed))
     except ValidationError as error:
         lines = [_problem(problem, model) for problem in error.errors(include_url=False)]
         raise ConfigError("the configuration does not fit:\n  " + "\n  ".join(lines)) from None
@@ -402,7 +410,7 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
         return f"{key}: no such setting.{nearest(key, _keys_around(place, model))}"
     if key.endswith("api_key_env"):  # what stands there may be the key itself: never print it
         return f"{key}: expected the NAME of an environment variable, e.g. WANDB_API_KEY, not the key"
-    if key.endswith("base_url"):  # the same
+    if key.endswith(("base_url", "responder")):  # the same
         return f"{key}: {problem['msg']}"
     return f"{key or '(whole)'}: {problem['msg']} (got {problem['input']!r:.80})"
 

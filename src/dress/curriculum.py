@@ -40,13 +40,13 @@ from dress.feedback.rater import Rater, build_rater, check_rater
 from dress.feedback.request import Stopped
 from dress.files import read_json, write_json
 from dress.loggers import build_logger, log_results
-from dress.model.checkpoint import load_weights, save_model
+from dress.model.checkpoint import load_weights, read_training_state, save_model
 from dress.module import DressModule, NotFinite, TrainingStopped
 from dress.phases import supervised
 from dress.progress import CurriculumProgress
 from dress.ranks import build_trainer, of_ranks, on_device, share_out
 from dress.rater_settings import PlainRater
-from dress.run_folder import rank, short, wait_for
+from dress.run_folder import rank, read_marker, read_run_json, short, wait_for
 from dress.seeding import seed_for
 from dress.show import coloured, parameter_table, ratings_as_table
 from dress.stages import conditions, depends_on, evaluated_stages, fingerprint, trained_stages
@@ -170,7 +170,7 @@ class Curriculum:
         if not marker.exists():
             self._take_over(name, made_from)
         if marker.exists():
-            done = read_json(marker)
+            done = read_marker(marker)
             if done["fingerprint"] != made_from:
                 raise ValueError(
                     f"{marker}: stage {name} was made with other settings or data (expected fingerprint "
@@ -219,7 +219,7 @@ class Curriculum:
             return
         source = Path(self.settings.reuse) / "stages" / name
         marker = source / DONE
-        if marker.exists() and read_json(marker)["fingerprint"] == made_from:
+        if marker.exists() and read_marker(marker)["fingerprint"] == made_from:
             shutil.copytree(source, self.stage_folder(name), dirs_exist_ok=True, copy_function=_link)
             self.console.print(f"stage {name}: taken over from {self.settings.reuse}", highlight=False)
 
@@ -249,7 +249,7 @@ class Curriculum:
             partial(dataset, StepDataset, self._stream(name, stage)), self.settings.data,
             partial(dataset, HeldOut, held_out) if held_out else None,
         )  # fmt: skip
-        done = torch.load(last, weights_only=True, map_location="cpu")["global_step"] if resumed else 0
+        done = read_training_state(last)["global_step"] if resumed else 0
         self.progress.start(name, stage.steps, done)
         trainer = build_trainer(
             training,
@@ -340,7 +340,7 @@ class Curriculum:
         if self.settings.reuse is None:
             return
         source = Path(self.settings.reuse) / "stages" / name
-        known = read_json(source / "cells.json") if (source / "cells.json").exists() else {}
+        known = read_json(source / "cells.json", dict) if (source / "cells.json").exists() else {}
         for model in prints:
             if known.get(model) == prints[model]:
                 for file in source.glob(f"{model}-*.jsonl"):
@@ -416,7 +416,7 @@ class Curriculum:
     def _write_run_json(self, seconds: float) -> None:
         file = self.folder / "run.json"
         if file.exists():
-            seconds += read_json(file)["seconds"]
+            seconds += read_run_json(file)["seconds"]
         write_json(
             file,
             {

@@ -5,15 +5,35 @@ from __future__ import annotations
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
+LARGEST = 10**9
+Positive = Annotated[int, Field(gt=0, le=LARGEST)]
+Price = Annotated[float, Field(ge=0, le=LARGEST)]
+Budget = Annotated[float, Field(gt=0, le=LARGEST)]
 # Name of a variable, never a key (keys hold small letters).
 VariableName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
 
 
+def _address(url: str) -> str:
+    """A server's address that may stand in files."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("expected http://… or https://…")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("expected a plain address without user, password or query; keys go through api_key_env")
+    return url.rstrip("/")
+
+
+Address = Annotated[str, AfterValidator(_address)]
+ResponderName = Annotated[
+    str, AfterValidator(lambda name: _address(name) and name if name.startswith(("http://", "https://")) else name)
+]
+"""A run folder, a file, or a server's address."""
+
+
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class PlainRater(Section):
@@ -26,17 +46,17 @@ class Calls(Section):
     """How a server may be asked."""
 
     api_key_env: VariableName | None = None  # null = a server that asks for no key
-    concurrency: Positive = 16  # calls in flight
+    concurrency: Annotated[int, Field(gt=0, le=4096)] = 16  # calls in flight
     requests_per_minute: Positive | None = None
     tokens_per_minute: Positive | None = None  # prompt and reply
-    timeout: Annotated[float, Field(gt=0)] = 120.0  # seconds of one call
-    retries: Annotated[int, Field(ge=0)] = 6  # of one call, after 429, 5xx, time-outs, dropped connections
-    price_in: Annotated[float, Field(ge=0)] = 0.0  # per million tokens
-    price_out: Annotated[float, Field(ge=0)] = 0.0
-    budget: Annotated[float, Field(gt=0)] | None = None  # of all calls in the ledger, in the prices' currency
+    timeout: Annotated[float, Field(gt=0, le=86_400)] = 120.0  # seconds of one call
+    retries: Annotated[int, Field(ge=0, le=1000)] = 6  # of one call, after 429, 5xx, time-outs, dropped connections
+    price_in: Price = 0.0  # per million tokens
+    price_out: Price = 0.0
+    budget: Budget | None = None  # of all calls in the ledger, in the prices' currency
     image_tokens: Positive = 1600  # that an image is counted as before the server has said
     ledger: str | None = None  # a file; null = ledger.sqlite beside the results
-    retry_failed: bool = False  # ask again what has failed
+    retry_failed: StrictBool = False  # ask again what has failed
 
     @model_validator(mode="after")
     def _priced(self) -> Calls:
@@ -48,25 +68,15 @@ class Calls(Section):
 class Endpoint(Calls):
     """A model behind an OpenAI-compatible server."""
 
-    base_url: str  # up to /v1
+    base_url: Address  # up to /v1
     model: str
-
-    @field_validator("base_url")
-    @classmethod
-    def _without_secrets(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("expected http://… or https://…")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("expected a plain address without user, password or query; keys go through api_key_env")
-        return url.rstrip("/")
 
 
 class Server(Calls):
     """A responder that is a server; its address is the responder's name."""
 
     model: str | None = None
-    sees_image: bool = True
+    sees_image: StrictBool = True
     system: str | None = None  # system message; null = none
 
     def endpoint(self, base_url: str) -> Endpoint:
@@ -85,12 +95,12 @@ class LLM(Endpoint):
 
     kind: Literal["llm"]
     rubric: str = "feedback"  # configs/rubrics/<name>.yaml, or a file
-    sees_image: bool = False  # send the image beside what is known of it
+    sees_image: StrictBool = False  # send the image beside what is known of it
     structured: Literal["auto", "json_schema", "json_object", "text"] = "auto"  # auto: the best the server can
-    temperature: Annotated[float, Field(ge=0)] | None = 0.0  # null = the server's own
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = 0.0  # null = the server's own
     max_tokens: Positive = 800  # of a reply
-    preview: Annotated[int, Field(ge=0)] = 5  # shown before the rest is asked
-    confirm: bool = False  # stop after the preview unless somebody agrees
+    preview: Annotated[int, Field(ge=0, le=LARGEST)] = 5  # shown before the rest is asked
+    confirm: StrictBool = False  # stop after the preview unless somebody agrees
 
 
 class Replay(Section):
@@ -100,7 +110,7 @@ class Replay(Section):
     ledger: str
     model: str | None = None  # whose replies; null = the only one there
     rubric: str = "feedback"
-    sees_image: bool = False  # as it was recorded
+    sees_image: StrictBool = False  # as it was recorded
 
 
 Rater = Annotated[PlainRater | LLM | Replay, Field(discriminator="kind")]

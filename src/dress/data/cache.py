@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from filelock import FileLock
 
+from dress.redaction import redacted, reveal
+
 T = TypeVar("T")
 
 PIECE = 8 << 20
@@ -96,7 +98,7 @@ class ShardCache:
         if url.startswith("pipe:"):
             return Found()
         try:
-            info = self._tried(url, lambda: self._filesystem(url).info(url))
+            info = self._tried(url, lambda: self._filesystem(url).info(reveal(url)))
         except FileNotFoundError:
             return Found(missing=True)
         size = info.get("size")
@@ -156,11 +158,14 @@ class ShardCache:
         if url.startswith("pipe:"):
             if not self.allow_pipe:
                 raise ValueError(
-                    f"{url!r:.80}: a pipe: URL runs a shell command. Set data.allow_pipe=true if you trust who wrote it"
+                    f"{url!r:.80}: a pipe: URL runs a shell command. If you trust who wrote it, set "
+                    f"data.allow_pipe=true (or allow_pipe=true where it stands in a run's files)"
                 )
-            done = subprocess.run(url.removeprefix("pipe:"), shell=True, stdout=file, stderr=subprocess.PIPE)
+            command = reveal(url).removeprefix("pipe:")
+            done = subprocess.run(command, shell=True, stdout=file, stderr=subprocess.PIPE)
             if done.returncode:
-                raise FetchError(f"{url}: the command ended with {done.returncode}: {done.stderr.decode()[-200:]}")
+                said = redacted(done.stderr.decode(errors="replace"))
+                raise FetchError(f"{url}: the command ended with {done.returncode}: {said[-200:]}")
             return
         total, _, missing = self.look(url)
         if missing:
@@ -179,7 +184,7 @@ class ShardCache:
 
     def _piece(self, url: str, start: int | None, stop: int | None) -> bytes:
         def ask() -> bytes:
-            data: bytes = self._filesystem(url).cat_file(url, start=start, end=stop)
+            data: bytes = self._filesystem(url).cat_file(reveal(url), start=start, end=stop)
             if start is not None and stop is not None and not data:
                 raise OSError("no bytes came")
             return data
@@ -200,7 +205,7 @@ class ShardCache:
                 error = failure
             self.retries += 1
             time.sleep(0.2 * 2**attempt if attempt + 1 < TRIES else 0)
-        raise FetchError(f"{url}: not fetched after {TRIES} tries{what} ({error!r})")
+        raise FetchError(f"{url}: not fetched after {TRIES} tries{what} ({redacted(repr(error))})")
 
     def _filesystem(self, url: str) -> Any:
         """One per process: connections do not survive a fork."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, StrictBool, ValidationInfo, field_validator, model_validator
 
 from dress.config import Model, Positive, Section, check_as
 
@@ -117,6 +117,7 @@ class Features(Task):
     ckpt: str | None = None
     stage: str | None = None
     vision: Encoder = Encoder()
+    trust_remote_code: StrictBool = False
     seed: Annotated[int, Field(ge=0)] = 0
     stored: Literal["bf16", "int8", "fp32"] = "bf16"
     images: Literal["fast", "exact"] = "fast"

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dress.config import CollectCommand, CollectStage, Config, Data
+from dress.config import CollectCommand, CollectStage, Config, Consent, Data
 from dress.data.shards import Shards
 from dress.data.stream import open_split
 from dress.feedback.annotate import FAILURES, gather, keeping
@@ -25,6 +25,7 @@ from dress.feedback.source import SERVER_TOKENS, Source
 from dress.files import read_json, write_json, write_lines
 from dress.progress import CurriculumProgress
 from dress.rater_settings import LLM
+from dress.run_folder import lock, read_marker, unlock
 from dress.show import ratings_as_table
 from dress.worlds.prepared import prepared
 
@@ -39,8 +40,15 @@ def collect_from(settings: CollectCommand, console: Console) -> Path:
         ValueError: `out` was begun with other settings, the annotator cannot judge these records, or it had to stop
             (see `feedback.request.Stopped`).
     """
+    try:
+        return _collect(settings, console)
+    finally:
+        unlock(Path(settings.out))
+
+
+def _collect(settings: CollectCommand, console: Console) -> Path:
     source, out = Source(settings.responder), Path(settings.out)
-    trained, kind = source.trained(), source.kind
+    trained, kind = source.trained(settings), source.kind
     check_rater(settings.annotator)
     stage = CollectStage(**{name: getattr(settings, name) for name in CollectStage.model_fields if name != "kind"})
     most = settings.max_new_tokens or (trained.generation.max_new_tokens if trained else SERVER_TOKENS)
@@ -96,22 +104,27 @@ def _responder(settings: CollectCommand, kind: str, trained: Config | None) -> R
     from dress.model.checkpoint import load_model
 
     assert trained is not None
-    model, _ = load_model(Path(settings.responder) / "stages" / settings.stage)
+    folder = Path(settings.responder) / "stages" / settings.stage
+    model, _ = load_model(folder, trust_remote_code=settings.trust_remote_code)
     return CkptResponder(model, f"{trained.name}/{settings.stage}", settings.keep_cache)
 
 
 def _weights(settings: CollectCommand) -> str:
     """What tells one model's answers from another's."""
     marker = Path(settings.responder) / "stages" / settings.stage / "done.json"
-    return str(read_json(marker)["fingerprint"]) if marker.exists() else str(marker.parent.resolve())
+    return str(read_marker(marker)["fingerprint"]) if marker.exists() else str(marker.parent.resolve())
 
 
 def _begin(out: Path, settings: CollectCommand) -> None:
     """Refuse a folder that was begun with settings that give other shards."""
-    told = settings.model_dump(exclude={"server": set(LLM.model_fields) - {"model"}, "dry_run": True})
+    unlike: Any = dict.fromkeys(("dry_run", *Consent.model_fields), True)
+    unlike["server"] = set(LLM.model_fields) - {"model"}
+    told = settings.model_dump(exclude=unlike)
     told["annotator"] = identity(settings.annotator)
+    out.mkdir(parents=True, exist_ok=True)
+    lock(out)
     began = out / BEGAN
-    if began.exists() and read_json(began) != told:
+    if began.exists() and read_json(began, dict, "Choose another out=") != told:
         raise ValueError(f"out={out}: begun with other settings ({began}); choose another folder")
     write_json(began, told)
 
