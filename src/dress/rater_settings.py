@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
+MOST = 10**9
+"""Larger numbers are typing errors everywhere but in seeds."""
+
+
+def _whole(given: Any) -> Any:
+    """`1e3` is read as 1000.0."""
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Positive = Annotated[Whole, Field(gt=0, le=MOST)]
+Count = Annotated[Whole, Field(ge=0, le=2**63 - 1)]
+Real = Annotated[float, Field(ge=0, le=MOST)]
+PositiveReal = Annotated[float, Field(gt=0, le=MOST)]
 # Name of a variable, never a key (keys hold small letters).
 VariableName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    """Settings: no key that does not exist, no `"true"` for true, no infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), strict=True, allow_inf_nan=False)
 
 
 class PlainRater(Section):
@@ -29,11 +44,11 @@ class Calls(Section):
     concurrency: Positive = 16  # calls in flight
     requests_per_minute: Positive | None = None
     tokens_per_minute: Positive | None = None  # prompt and reply
-    timeout: Annotated[float, Field(gt=0)] = 120.0  # seconds of one call
-    retries: Annotated[int, Field(ge=0)] = 6  # of one call, after 429, 5xx, time-outs, dropped connections
-    price_in: Annotated[float, Field(ge=0)] = 0.0  # per million tokens
-    price_out: Annotated[float, Field(ge=0)] = 0.0
-    budget: Annotated[float, Field(gt=0)] | None = None  # of all calls in the ledger, in the prices' currency
+    timeout: PositiveReal = 120.0  # seconds of one call
+    retries: Annotated[Count, Field(le=1000)] = 6  # of one call, after 429, 5xx, time-outs, dropped connections
+    price_in: Real = 0.0  # per million tokens
+    price_out: Real = 0.0
+    budget: PositiveReal | None = None  # of all calls in the ledger, in the prices' currency
     image_tokens: Positive = 1600  # that an image is counted as before the server has said
     ledger: str | None = None  # a file; null = ledger.sqlite beside the results
     retry_failed: bool = False  # ask again what has failed
@@ -87,9 +102,9 @@ class LLM(Endpoint):
     rubric: str = "feedback"  # configs/rubrics/<name>.yaml, or a file
     sees_image: bool = False  # send the image beside what is known of it
     structured: Literal["auto", "json_schema", "json_object", "text"] = "auto"  # auto: the best the server can
-    temperature: Annotated[float, Field(ge=0)] | None = 0.0  # null = the server's own
+    temperature: Real | None = 0.0  # null = the server's own
     max_tokens: Positive = 800  # of a reply
-    preview: Annotated[int, Field(ge=0)] = 5  # shown before the rest is asked
+    preview: Count = 5  # shown before the rest is asked
     confirm: bool = False  # stop after the preview unless somebody agrees
 
 

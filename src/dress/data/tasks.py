@@ -9,17 +9,15 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, StrictBool, ValidationInfo, field_validator, model_validator
 
-from dress.config import Model, Positive, Section, check_as
-
-NonNegative = Annotated[int, Field(ge=0)]
+from dress.config import Count, Model, Positive, Section, Whole, check_as
 
 
 class Task(Section):
     """What one call of `src/prepare.py` does."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(strict=False, coerce_numbers_to_str=True)
 
 
 class Import(Task):
@@ -30,12 +28,12 @@ class Import(Task):
     path: str  # a file, a folder, or a reject file
     images: str | None = None  # null = where the publisher puts them
     out: str
-    overwrite: bool = False
+    overwrite: StrictBool = False
     splits: tuple[Literal["align", "sft", "prompts", "feedback", "eval"], ...] | None = None  # null = all it can write
-    held_out: NonNegative = 100  # images for eval, at most; and at most one in seven
+    held_out: Count = 100  # images for eval, at most; and at most one in seven
     per_shard: Positive = 200  # records
-    workers: NonNegative | None = None  # processes; 0 = this one only, null = as many as cores
-    allow_missing_images: bool = False
+    workers: Count | None = None  # processes; 0 = this one only, null = as many as cores
+    allow_missing_images: StrictBool = False
 
 
 class Index(Task):
@@ -54,7 +52,7 @@ class Export(Task):
     path: str
     out: str
     format: Literal["records", "lvlm_nlf", "llava", "messages", "dataset"]
-    images: bool = True  # write images beside the rows
+    images: StrictBool = True  # write images beside the rows
     title: str | None = None  # of a dataset; null = the name of `out`
     license: Annotated[str | None, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$", validate_default=True)] = None
     on_damage: Literal["stop", "skip"] = "stop"  # a dataset is published whole
@@ -84,7 +82,7 @@ class Inspect(Task):
     path: str  # shards, or anybody's rows
     other: str | None = None  # the set that it may leak from
     leaked_by: Literal["text", "image", "text_and_image", "any"] = "text"
-    lengths: bool = True  # in tokens
+    lengths: StrictBool = True  # in tokens
     scale: str  # whose tokens
     model: Model  # of the scale
     tokenizer: str | None = None  # a run folder or a tokenizer.json
@@ -104,7 +102,7 @@ class Encoder(Section):
 
     name: str | None = None
     weights: str | None = None  # OpenCLIP tag or a local file; null = random
-    layer: int = -1
+    layer: Whole = -1
 
 
 class Features(Task):
@@ -117,7 +115,7 @@ class Features(Task):
     ckpt: str | None = None
     stage: str | None = None
     vision: Encoder = Encoder()
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Count = 0
     stored: Literal["bf16", "int8", "fp32"] = "bf16"
     images: Literal["fast", "exact"] = "fast"
     batch_size: Positive = 32
