@@ -23,6 +23,7 @@ from dress.feedback.request import Stopped
 from dress.feedback.responders import FileResponder, Responder, Sampling, ServerResponder
 from dress.feedback.source import SERVER_TOKENS, Source
 from dress.files import read_json, write_json, write_lines
+from dress.no_result import BY_CONTENT, NO_RESULT
 from dress.progress import CurriculumProgress
 from dress.rater_settings import LLM
 from dress.show import ratings_as_table
@@ -41,6 +42,8 @@ def collect_from(settings: CollectCommand, console: Console) -> Path:
     """
     source, out = Source(settings.responder), Path(settings.out)
     trained, kind = source.trained(), source.kind
+    if settings.condition != "none" and kind != "ckpt":
+        raise ValueError(f"condition={settings.condition}: expected a run as responder, got {settings.responder}")
     check_rater(settings.annotator)
     stage = CollectStage(**{name: getattr(settings, name) for name in CollectStage.model_fields if name != "kind"})
     most = settings.max_new_tokens or (trained.generation.max_new_tokens if trained else SERVER_TOKENS)
@@ -52,12 +55,13 @@ def collect_from(settings: CollectCommand, console: Console) -> Path:
             named = {"answers": settings.server.ledger, "feedback": getattr(settings.annotator, "ledger", None)}
             console.print(estimate_table(found, {name: Path(file or out / LEDGER) for name, file in named.items()}))
             return out
-        _begin(out, settings)
+        _begin(out, settings, prompts, most)
         rater = build_rater(settings.annotator, out, console)
         responder = _responder(settings, kind, trained)
         if kind == "ckpt":
             responder = keeping(responder, rater, _weights(settings))
-        sampling = Sampling(most, settings.batch_size, stage.temperature, stage.top_p)
+        condition = _condition(settings) if kind == "ckpt" else ""
+        sampling = Sampling(most, settings.batch_size, stage.temperature, stage.top_p, condition)
         try:
             failed = gather("collect", responder, rater, prompts, out, stage, sampling, settings.seed, progress)
         except Stopped as stop:
@@ -97,7 +101,15 @@ def _responder(settings: CollectCommand, kind: str, trained: Config | None) -> R
 
     assert trained is not None
     model, _ = load_model(Path(settings.responder) / "stages" / settings.stage)
-    return CkptResponder(model, f"{trained.name}/{settings.stage}", settings.keep_cache)
+    under = "" if settings.condition == "none" else f" ({settings.condition})"
+    return CkptResponder(model, f"{trained.name}/{settings.stage}{under}", settings.keep_cache)
+
+
+def _condition(settings: CollectCommand) -> str:
+    """The text of the run's condition."""
+    from dress.model.checkpoint import read_facts
+
+    return str(read_facts(Path(settings.responder) / "stages" / settings.stage)["conditions"][settings.condition])
 
 
 def _weights(settings: CollectCommand) -> str:
@@ -106,10 +118,17 @@ def _weights(settings: CollectCommand) -> str:
     return str(read_json(marker)["fingerprint"]) if marker.exists() else str(marker.parent.resolve())
 
 
-def _begin(out: Path, settings: CollectCommand) -> None:
-    """Refuse a folder that was begun with settings that give other shards."""
-    told = settings.model_dump(exclude={"server": set(LLM.model_fields) - {"model"}, "dry_run": True})
-    told["annotator"] = identity(settings.annotator)
+def _begin(out: Path, settings: CollectCommand, prompts: Shards, most: int) -> None:
+    """Refuse a folder that was begun with settings, prompts or weights that give other shards."""
+    told = settings.model_dump(
+        exclude={
+            "server": set(LLM.model_fields) - {"model"}, "data": {*NO_RESULT["data"], *BY_CONTENT},
+            "shards": True, "dry_run": True, "keep_cache": True,
+        }
+    )  # fmt: skip
+    told |= {"annotator": identity(settings.annotator), "prompts": prompts.fingerprint, "max_new_tokens": most}
+    if Source(settings.responder).kind == "ckpt":  # logs/latest may be another run by now
+        told["responder"] = _weights(settings)
     began = out / BEGAN
     if began.exists() and read_json(began) != told:
         raise ValueError(f"out={out}: begun with other settings ({began}); choose another folder")
