@@ -176,7 +176,7 @@ class Mixed(Section):
     weight: PositiveReal = 1.0  # of the sum of all weights
 
 
-Source = Annotated[str | dict[str, Mixed], BeforeValidator(_without_nulls)]
+Source = Annotated[str | Annotated[dict[str, Mixed], Field(min_length=1)], BeforeValidator(_without_nulls)]
 
 
 class Data(Section):
