@@ -40,8 +40,18 @@ Split = Literal["align", "sft", "prompts", "feedback", "eval"]
 Condition = Literal["none", "praise"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 TopP = Annotated[float, Field(gt=0, le=1)]
+
+
+def _no_reserved(name: str) -> str:
+    if name == "conditions":
+        raise ValueError("the name conditions is taken in metrics.json")
+    return name
+
+
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 """Becomes a part of a file's name."""
+ModelName = Annotated[Name, AfterValidator(_no_reserved)]
+"""Also becomes a key of metrics.json, where `conditions` is taken."""
 
 FEEDBACK_PHASES = frozenset({"critique", "refinement", "rating", "best_of"})
 CONDITIONED_PHASES = frozenset({"critique", "refinement", "rating"})
@@ -272,7 +282,7 @@ class CollectStage(Section):
 class EvalStage(Section):
     kind: Literal["eval"] = "eval"
     records: Positive | None = None  # of data.eval, from the first; null = all
-    models: dict[Name, Name] | None = None  # label: train stage; null = see stages.evaluated_stages
+    models: dict[ModelName, Name] | None = None  # label: train stage; null = see stages.evaluated_stages
 
 
 Stage = Annotated[TrainStage | CollectStage | EvalStage, Field(discriminator="kind")]
@@ -280,7 +290,7 @@ Stage = Annotated[TrainStage | CollectStage | EvalStage, Field(discriminator="ki
 
 class Curriculum(Section):
     order: list[str]
-    stages: dict[Name, Stage]
+    stages: dict[ModelName, Stage]
 
     @model_validator(mode="after")
     def _known(self) -> Curriculum:
@@ -537,6 +547,8 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
         del place[1]  # the same for a rater
     key = ".".join(place)
     message = problem["msg"].removeprefix("Value error, ")
+    if place[:2] == ["curriculum", "stages"] and problem["type"] == "union_tag_not_found":
+        return _no_kind(place[2])
     if place[-1:] == ["[key]"]:
         return _unknown_key(place, problem)
     if problem["type"] == "extra_forbidden":
@@ -556,6 +568,11 @@ def _unknown_key(place: list[str], problem: Any) -> str:
     if above[-1:] == ["phases"]:
         return f"{'.'.join(above)}: {no_such_phase(name)}"
     return f"{'.'.join(above)}: {problem['msg']} (got {name!r:.80})"
+
+
+def _no_kind(name: str) -> str:
+    near = nearest(name, ["align", "sft", "collect", "dress", "eval"])
+    return f"curriculum.stages.{name}: expected kind: train, collect or eval.{near}"
 
 
 def no_such_phase(name: str) -> str:

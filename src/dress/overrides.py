@@ -29,14 +29,16 @@ def parsed(text: str) -> Override | None:
 
 
 def replacing(typed: Sequence[str]) -> list[str]:
-    """The arguments, with `key=null` before each that gives a mapping of free keys: Hydra would merge the two."""
+    """The arguments, with `++key=null` before each that gives a mapping of free keys: Hydra would merge the two."""
     arguments = []
     for text in typed:
         override = parsed(text)
-        if override and _FREE.fullmatch(override.key_or_group) and _gives_mapping(override):
-            before = {OverrideType.CHANGE: "", OverrideType.FORCE_ADD: "++"}
-            if override.type in before:
-                arguments.append(f"{before[override.type]}{override.key_or_group}=null")
+        if override and override.type in (OverrideType.CHANGE, OverrideType.FORCE_ADD):
+            key = override.key_or_group
+            if _FREE.fullmatch(key) and _gives_mapping(override):
+                # Not the same prefix twice: Hydra's sweeper keeps one override of each.
+                arguments.append(f"++{key}=null")
+                text = text.lstrip("+")
         arguments.append(text)
     return arguments
 
