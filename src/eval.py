@@ -33,7 +33,7 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
     from dress.model.checkpoint import load_model, read_facts
     from dress.progress import CurriculumProgress
     from dress.run_folder import lock
-    from dress.stages import evaluated_stages
+    from dress.stages import evaluated_stages, headline
     from dress.worlds.prepared import prepared
 
     run, out = Path(settings.ckpt), Path(settings.out)
@@ -41,7 +41,7 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
         raise FileNotFoundError(f"ckpt={run}: expected a run folder with config.json, found none")
     trained = read_run(run, settings)
     stages = evaluated_stages(trained.curriculum)
-    texts = read_facts(run / "stages" / list(stages.values())[-1], "conditions")["conditions"]
+    texts = {label: read_facts(run / "stages" / stage, "conditions")["conditions"] for label, stage in stages.items()}
     with CurriculumProgress(console, {}) as progress:
         folder = prepared(trained.data, lambda n: progress.start("shapes world", n), progress.advance)
         shards = open_split(settings.shards or trained.data.eval, "." if settings.shards else folder, trained.data)
@@ -65,7 +65,7 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
         )  # fmt: skip
         progress.end()
     save_outcomes(out / "outcomes.jsonl", outcomes)
-    result = metrics(outcomes)
+    result = metrics(outcomes, headline(trained.curriculum))
     write_json(out / "metrics.json", result)
     write_json(out / "run.json", {"name": f"{trained.name}, evaluated again", "seed": trained.seed})
     report = write_report(out, samples, trained.eval.scenes, [])

@@ -15,7 +15,7 @@ from dress import loggers
 from dress.dashboard import Panel, dashboard, panels, write_dashboard
 from dress.data.shards import Shards
 from dress.evaluation.outcomes import Outcome
-from dress.result_rows import flat_figures, sample_rows
+from dress.result_rows import flat_figures, sample_table
 
 CANARY = "canary-0a1b2c3d4e5f6a7b8c9d"
 FIGURE = {"value": 0.5, "n": 2, "low": 0.1, "high": 0.9}
@@ -97,7 +97,7 @@ def test_wandb_id_is_the_same_after_a_resume(tmp_path: Path) -> None:
 def test_csv_keeps_the_first_part_of_a_resumed_stage(tmp_path: Path) -> None:
     settings = composed(run_dir=tmp_path)
     for resumed in (False, True, True):
-        logger = loggers.build_logger(settings, "sft", resumed)
+        (logger,) = loggers.build_loggers(settings, "sft", resumed)
         logger.log_metrics({"sft/loss": 1.0}, 1)
         logger.finalize("success")
     assert len(list(tmp_path.glob("csv/*/metrics.csv"))) == 3
@@ -134,13 +134,13 @@ def test_tensorboard_gets_figures_tables_and_samples(tmp_path: Path, shapes_fold
 def test_a_missing_tensorboard_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'pip install -e "\.\[tensorboard\]"'):
-        loggers.build_logger(composed("logger=tensorboard", run_dir=tmp_path), "sft", False)
+        loggers.build_loggers(composed("logger=tensorboard", run_dir=tmp_path), "sft", False)
 
 
 def test_sample_rows_pair_the_answers_of_one_dialogue(shapes_folder: Path) -> None:
     sample = Shards(shapes_folder / "eval")[0]
     key = sample[0].key
-    rows = sample_rows([outcome(key, m, t) for m in ("sft", "dress") for t in (0, 1)], [sample])
+    rows = sample_table([outcome(key, m, t) for m in ("sft", "dress") for t in (0, 1)], [sample]).rows
     assert rows[0].values == (
         "description", "What is there?", "sft 0", "dress 0", 2, "Bad | really.\nLook again.", "dress 1",
     )  # fmt: skip

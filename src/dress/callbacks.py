@@ -91,7 +91,7 @@ def precision_for(setting: str) -> str:
     if setting != "auto":
         return setting
     if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     return "bf16-mixed" if cpu_multiplies_bf16() else "32-true"
 
 

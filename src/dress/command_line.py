@@ -32,6 +32,7 @@ from pydantic import BaseModel
 from dress import config, processes
 from dress.consent import checked_run
 from dress.files import write_text
+from dress.overrides import replacing, taken_out
 from dress.redaction import SECRET_NAME, hide, redacted, secrets
 from dress.run_folder import rank, short
 
@@ -74,8 +75,9 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
     """Make a script's main function of a task that takes the composed configuration as plain data.
 
     What goes wrong is told in one short message. Exit codes: 1 for what the user can put right
-    (`ValueError`, `OSError`; the traceback follows with HYDRA_FULL_ERROR=1), 2 for a command line
-    that does not compose, 130 when asked to stop. All else is our bug and keeps its traceback.
+    (`ValueError`, `OSError`; the traceback stands in the run folder's log, and on the screen with
+    HYDRA_FULL_ERROR=1), 2 for a command line that does not compose, 130 when asked to stop. All else
+    is our bug and keeps its traceback.
 
     Args:
         config_name: file in `configs/` without `.yaml`.
@@ -97,10 +99,11 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
                 except (ValueError, OSError) as error:
                     if full_error:
                         traceback.print_exc()
-                    _say(_message(error))
+                    _say(_message(error) + _where_to_look(error))
                     status = REFUSED  # a sweep goes on with its other jobs
                 except BaseException as error:
                     if not _asked_to_stop(error):
+                        _keep_traceback()
                         raise
                     if rank() == 0:
                         _say(_how_to_go_on(Path(composed.get("run_dir") or HydraConfig.get().runtime.output_dir)))
@@ -113,7 +116,7 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
             run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
             try:
                 _refuse_secrets_in_sweeps(typed[1:])
-                sys.argv += _resume_arguments(typed[1:])
+                sys.argv[1:] = [*_arguments(typed[1:]), *_resume_arguments(typed[1:])]
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits
                 run(job)()
             except CommandLineError as error:
@@ -216,6 +219,32 @@ def _message(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+def _where_to_look(error: Exception) -> str:
+    """Where the traceback is: a bug in a phase of somebody's own is a ValueError like any other."""
+    if isinstance(error, config.ConfigError | CommandLineError):
+        return ""
+    if file := _keep_traceback():
+        return f" (traceback: {short(file)})"
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    ours = Path(frame.f_code.co_filename).is_relative_to(Path(__file__).parent)
+    return "" if ours or isinstance(error, OSError) else " (HYDRA_FULL_ERROR=1 shows the traceback)"
+
+
+def _keep_traceback() -> Path | None:
+    """Append what is being handled to the log of the run; None if no run began, or nothing can be written."""
+    settings = HydraConfig.get()
+    folder = Path(settings.runtime.output_dir)
+    file = folder / f"{settings.job.name}.log"
+    if not (folder / "config.json").exists():
+        return None
+    try:
+        with file.open("a", encoding="utf-8", errors="replace") as log:
+            log.write(redacted(traceback.format_exc()))
+    except OSError:
+        return None
+    return file
+
+
 def _asked_to_stop(error: BaseException) -> bool:
     if isinstance(error, SystemExit):  # Lightning exits on an interrupt outside of a step
         error = error.__context__ or error
@@ -281,7 +310,10 @@ def explain(error: Exception, config_name: str, typed: list[str]) -> str:
         key = unknown[1]
         if key in config.valid_keys():
             return f"{key}: stands in no file of this configuration; add it with +{key}=…"
-        return f"{key}: no such setting.{config.nearest(key, _known_keys(config_name, typed))}"
+        known = _known_keys(config_name, typed)
+        stages = {other.split(".")[2] for other in known if re.match(r"curriculum\.stages\.[^.]+\.", other)}
+        told = config.unknown_in_stages(key, sorted(stages))
+        return told or f"{key}: no such setting.{config.nearest(key, known)}"
     if isinstance(error, OverrideParseException):
         bad = next(filter(_unreadable, typed), None)
         if bad and "=" not in bad:
@@ -322,6 +354,20 @@ def _unreadable(text: str) -> bool:
     except HydraException:
         return True
     return False
+
+
+def _arguments(typed: list[str]) -> list[str]:
+    """What Hydra gets of what was typed.
+
+    Raises:
+        CommandLineError: a setting is taken out.
+    """
+    if text := taken_out(typed, CONFIGS):
+        key = text.lstrip("~").partition("=")[0]
+        raise CommandLineError(
+            f"{text}: a setting has a value in every run; say which: {key}=… (null, where it may have none)"
+        )
+    return replacing(typed)
 
 
 # --- resuming -------------------------------------------------------------------------------------

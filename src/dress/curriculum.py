@@ -12,6 +12,7 @@ import resource
 import shutil
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,8 +40,9 @@ from dress.feedback.collect import CkptResponder, Sampling, in_turn, ratings_tab
 from dress.feedback.rater import Rater, build_rater, check_rater
 from dress.feedback.request import Stopped
 from dress.files import read_json, write_json
-from dress.loggers import build_logger, log_results
-from dress.model.checkpoint import load_weights, read_training_state, save_model
+from dress.loggers import build_loggers, log_results
+from dress.model.checkpoint import load_weights, loaded_weights, read_training_state, save_model
+from dress.model.generation import check_new_tokens
 from dress.module import DressModule, NotFinite, TrainingStopped
 from dress.phases import supervised
 from dress.progress import CurriculumProgress
@@ -49,7 +51,16 @@ from dress.rater_settings import PlainRater
 from dress.run_folder import rank, read_marker, read_run_json, short, wait_for
 from dress.seeding import seed_for
 from dress.show import coloured, parameter_table, ratings_as_table
-from dress.stages import conditions, depends_on, evaluated_stages, fingerprint, trained_stages
+from dress.stages import (
+    cell_depends_on,
+    conditions,
+    depends_on,
+    depends_on_first,
+    evaluated_stages,
+    fingerprint,
+    headline,
+    trained_stages,
+)
 from dress.worlds.prepared import prepared
 
 DONE = "done.json"
@@ -101,11 +112,11 @@ class Curriculum:
         with self.progress:
             self.data = RunData(self.settings.data, self._data_folder())
             self.model = build_model(self.settings, self.data, self.folder, self.console)
-            made_from = fingerprint("", {
-                "model": self.settings.model.model_dump(),
-                "tokenizer": tokenizer_hash(self.model.encoder.tokenizer),
-                "seed": self.settings.seed,
-            })  # fmt: skip
+            check_new_tokens(self.model, self.settings.generation.max_new_tokens)
+            made_from = fingerprint("", depends_on_first(
+                self.settings, tokenizer_hash(self.model.encoder.tokenizer),
+                loaded_weights(self.model, self.settings.model),
+            ))  # fmt: skip
             vision, images = self.model.vision, self.settings.data.images
             self.data.check(self.settings.curriculum, vision.facts(images) if self.settings.data.features else None)
             for name in self.trained():
@@ -120,7 +131,7 @@ class Curriculum:
         if rank() > 0:
             return {}
         outcomes = self._outcomes()
-        result = metrics(outcomes)
+        result = metrics(outcomes, headline(self.settings.curriculum))
         self._write_run_json(time.monotonic() - began)
         write_json(self.folder / "metrics.json", result)
         samples = self._eval_samples() if outcomes else []
@@ -158,9 +169,9 @@ class Curriculum:
         """Train stages in order."""
         return trained_stages(self.settings.curriculum)
 
-    def evaluated(self) -> dict[str, str]:
-        """`sft` and `dress`: which stage's model each of them is."""
-        return evaluated_stages(self.settings.curriculum)
+    def evaluated(self, name: str | None = None) -> dict[str, str]:
+        """Label to the stage whose model it is, of an eval stage; see `stages.evaluated_stages`."""
+        return evaluated_stages(self.settings.curriculum, name)
 
     # --- one stage ---
 
@@ -217,11 +228,17 @@ class Curriculum:
             if self.settings.reuse is not None:
                 raise ValueError(f"reuse={self.settings.reuse}: expected a run folder with stages/, found none")
             return
-        source = Path(self.settings.reuse) / "stages" / name
+        source, target = Path(self.settings.reuse) / "stages" / name, self.stage_folder(name)
         marker = source / DONE
-        if marker.exists() and read_marker(marker)["fingerprint"] == made_from:
-            shutil.copytree(source, self.stage_folder(name), dirs_exist_ok=True, copy_function=_link)
+        if not marker.exists() or (done := read_marker(marker))["fingerprint"] != made_from:
+            return
+        if rank() == 0:
+            shutil.copytree(
+                source, target, dirs_exist_ok=True, copy_function=_link, ignore=shutil.ignore_patterns(marker.name)
+            )
+            write_json(target / marker.name, done)  # last: what is marked is whole
             self.console.print(f"stage {name}: taken over from {self.settings.reuse}", highlight=False)
+        wait_for(target / marker.name)
 
     def _train(self, name: str, stage: config.TrainStage) -> None:
         training, folder = self.settings.training, self.stage_folder(name)
@@ -256,7 +273,7 @@ class Curriculum:
             precision=cast(Any, precision_for(training.precision)),
             max_steps=stage.steps,
             max_epochs=1,
-            logger=build_logger(self.settings, name, resumed),
+            logger=build_loggers(self.settings, name, resumed),
             callbacks=[ShowProgress(self.progress), SaveCheckpoint(last, training.checkpoint_every)],
             log_every_n_steps=1,
             val_check_interval=training.validate_every if held_out else None,
@@ -289,19 +306,22 @@ class Curriculum:
 
     def _collect(self, name: str, stage: config.CollectStage) -> None:
         """Answers with feedback: on all ranks, or on the first alone where a server is asked and paid."""
-        source, folder, training = self.evaluated()["sft"], self.stage_folder(name), self.settings.training
+        source, folder = self.settings.curriculum.trained(name)[-1], self.stage_folder(name)
+        training, prompts = self.settings.training, self.data.shards("prompts")
         alone = not isinstance(self.settings.annotator, PlainRater)
         if alone and rank() > 0:
             return
-        prompts = self.data.shards("prompts")
+        sampling = replace(
+            self._sampling(stage.temperature, stage.top_p), condition=conditions(self.settings, source)[stage.condition]
+        )
 
         def gather_skipped() -> None:
             prompts.skipped[:] = of_ranks(prompts.skipped)
 
         with on_device(self.model, training) if alone else nullcontext():
             gather(
-                name, keeping(self._responder(source), self.annotator, self.chain[source]), self.annotator,
-                prompts, folder / "shards", stage, self._sampling(stage.temperature, stage.top_p),
+                name, keeping(self._responder(source, stage.condition), self.annotator, self.chain[source]),
+                self.annotator, prompts, folder / "shards", stage, sampling,
                 seed_for(self.settings.seed, name), self.progress,
                 in_turn if alone else partial(share_out, self.model, training, finish=gather_skipped),
             )  # fmt: skip
@@ -316,10 +336,9 @@ class Curriculum:
         samples = self._eval_samples()
         name_damage(self.stage_folder(name), self.data.shards("eval"))
         dialogues = sum(len(record.dialogues) for record, _ in samples)
-        settings, models = self.settings.eval, self.evaluated()
+        settings, models = self.settings.eval, self.evaluated(name)
         self._take_over_cells(name)
-        files = [self.stage_folder(name) / f"{model}-{c}.jsonl" for model in models for c in settings.conditions]
-        missing = sum(not file.exists() for file in files)
+        missing = sum(not file.exists() for model in models for file in self._cells(name, model))
         self.progress.start(name, missing * dialogues * settings.turns)
 
         def responder(source: str) -> CkptResponder:
@@ -328,7 +347,9 @@ class Curriculum:
 
         evaluate_cells(
             {model: partial(responder, source) for model, source in models.items()},
-            self.judge, samples, settings, conditions(self.settings), self._sampling(0.0), self.stage_folder(name),
+            self.judge, samples, settings,
+            {model: conditions(self.settings, source) for model, source in models.items()},
+            self._sampling(0.0), self.stage_folder(name),
             self.settings.training, self.progress.advance,
         )  # fmt: skip
 
@@ -343,15 +364,20 @@ class Curriculum:
         known = read_json(source / "cells.json", dict) if (source / "cells.json").exists() else {}
         for model in prints:
             if known.get(model) == prints[model]:
-                for file in source.glob(f"{model}-*.jsonl"):
-                    target = self.stage_folder(name) / file.name
-                    if not target.exists():
-                        _link(str(file), str(target))
+                for target in self._cells(name, model):
+                    if (source / target.name).exists():
+                        _link(str(source / target.name), str(target))
 
     def cell_fingerprints(self, name: str) -> dict[str, str]:
         """Model name to a fingerprint of everything that its cells of an eval stage depend on."""
-        depends = depends_on(self.settings, self.data, name)
-        return {model: fingerprint(self.chain[source], depends) for model, source in self.evaluated().items()}
+        return {
+            model: fingerprint(self.chain[source], cell_depends_on(self.settings, self.data, name, model))
+            for model, source in self.evaluated(name).items()
+        }
+
+    def _cells(self, name: str, model: str) -> list[Path]:
+        """The files of a model's outcomes, by condition."""
+        return [self.stage_folder(name) / f"{model}-{condition}.jsonl" for condition in self.settings.eval.conditions]
 
     def _eval_samples(self) -> list[Sample]:
         shards, stages = self.data.shards("eval"), self.settings.curriculum.stages
@@ -360,8 +386,9 @@ class Curriculum:
 
     # --- parts ---
 
-    def _responder(self, stage: str) -> CkptResponder:
-        return CkptResponder(self.model, f"{self.settings.name}/{stage}", self.settings.generation.keep_cache)
+    def _responder(self, stage: str, condition: str = "none") -> CkptResponder:
+        under = "" if condition == "none" else f" ({condition})"
+        return CkptResponder(self.model, f"{self.settings.name}/{stage}{under}", self.settings.generation.keep_cache)
 
     def _sampling(self, temperature: float, top_p: float = 1.0) -> Sampling:
         generation = self.settings.generation
@@ -372,7 +399,7 @@ class Curriculum:
         return {
             "stage": name,
             "stages": done[: done.index(name) + 1],
-            "conditions": conditions(self.settings),
+            "conditions": conditions(self.settings, name),
             "config": self.settings.model_dump(),
         }
 
@@ -390,14 +417,12 @@ class Curriculum:
         return folder
 
     def _stream(self, name: str, stage: config.TrainStage) -> Stream:
-        """What a train stage streams: its split, or what the collect stage wrote."""
+        """What a train stage streams: its split, or what the nearest collect stage before it wrote."""
         source = getattr(self.settings.data, stage.data)
         if source is None:
-            order, stages = self.settings.curriculum.order, self.settings.curriculum.stages
-            collected = [n for n in order if isinstance(stages[n], config.CollectStage)]
-            if not collected:
-                raise ValueError("data.feedback is null and the curriculum has no collect stage: name one of them")
-            source = (self.stage_folder(collected[-1]) / "shards").absolute()
+            collected = self.settings.curriculum.collected(name)
+            assert collected is not None, "checked with the configuration"
+            source = (self.stage_folder(collected) / "shards").absolute()
         return self.data.stream(source, seed_for(self.settings.seed, name))
 
     def _outcomes(self) -> list[Outcome]:
@@ -407,7 +432,7 @@ class Curriculum:
         outcomes = [
             o
             for name in names[-1:]
-            for cell in sorted(self.stage_folder(name).glob("*.jsonl"))
+            for cell in sorted(cell for model in self.evaluated(name) for cell in self._cells(name, model))
             for o in load_outcomes(cell)
         ]
         save_outcomes(self.folder / "outcomes.jsonl", outcomes)
@@ -444,10 +469,12 @@ class Curriculum:
 
 
 def _link(source: str, target: str) -> None:
-    """Files of a finished stage are never changed, so two runs may share them."""
+    """Files of a finished stage are never changed, so two runs may share them; a file that is there is whole."""
     try:
         os.link(source, target)
     except FileExistsError:
-        pass  # another rank was faster
+        pass  # an earlier copy, or another rank
     except OSError:
-        shutil.copy2(source, target)
+        aside = f"{target}.{os.getpid()}.partial"
+        shutil.copy2(source, aside)
+        os.replace(aside, target)

@@ -85,7 +85,7 @@ def read_json(path: Path, expected: type | None = None, remedy: str = "") -> Any
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON, got a damaged file ({error}){tail}") from None
     if expected is not None and not isinstance(found, expected):
-        name = {dict: "a JSON object", list: "a JSON list"}.get(expected, expected.__name__)
+        name = {"dict": "a JSON object", "list": "a JSON list"}.get(expected.__name__, expected.__name__)
         raise ValueError(f"{path}: expected {name}, got {json.dumps(found)[:60]}{tail}")
     return found
 

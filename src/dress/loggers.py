@@ -23,15 +23,15 @@ from dress.dashboard import write_dashboard
 from dress.files import write_text
 from dress.redaction import redacted
 from dress.result_rows import (
-    COLUMNS,
-    SampleRow,
+    Samples,
     Table,
     figures_table,
     flat_figures,
     ratings_table,
-    sample_rows,
+    sample_table,
 )
 from dress.run_folder import rank
+from dress.stages import headline
 
 if TYPE_CHECKING:
     import wandb
@@ -46,24 +46,29 @@ _runs: dict[str, wandb.Run] = {}
 """Open Weights & Biases runs by run folder: one for all stages of a curriculum."""
 
 
-def build_logger(settings: config.Config, stage: str, resumed: bool) -> Logger:
-    """The logger of one stage.
+def build_loggers(settings: config.Config, stage: str, resumed: bool) -> list[Logger]:
+    """The loggers of one stage; none, one or several.
 
     Args:
-        settings: `logger` says which kind, `run_dir` where its files lie.
+        settings: `logger` says which, `run_dir` where their files lie.
         stage: names the files of CSV and TensorBoard; wandb has one run for all stages.
         resumed: goes on inside a stage, so that files of the first part are kept.
 
     Raises:
         ValueError: tensorboard is not installed.
     """
-    version = _version(Path(settings.run_dir) / settings.logger.kind, stage) if resumed else stage
-    if settings.logger.kind == "wandb":
-        return WandbStage(settings)
-    if settings.logger.kind == "tensorboard":
+    chosen, folder = settings.logger, Path(settings.run_dir)
+    loggers: list[Logger] = []
+    if chosen.csv:
+        version = _version(folder / "csv", stage) if resumed else stage
+        loggers.append(CSVLogger(folder, name="csv", version=version, flush_logs_every_n_steps=1))
+    if chosen.tensorboard:
         _need_tensorboard()
-        return TensorBoardLogger(settings.run_dir, name="tensorboard", version=version)
-    return CSVLogger(settings.run_dir, name="csv", version=version)
+        version = _version(folder / "tensorboard", stage) if resumed else stage
+        loggers.append(TensorBoardLogger(folder, name="tensorboard", version=version))
+    if chosen.wandb:
+        loggers.append(WandbStage(settings))
+    return loggers
 
 
 def _version(folder: Path, stage: str) -> str:
@@ -88,14 +93,17 @@ def log_results(
         outcomes: every judged answer.
         samples: the evaluated records with image bytes, in order; the first ones are shown.
     """
-    if settings.logger.kind == "csv" or rank() > 0:
+    if rank() > 0 or not (settings.logger.wandb or settings.logger.tensorboard):
         return
     tables = {
         "tables/figures": figures_table(metrics),
         "tables/ratings": ratings_table(Path(settings.run_dir)),
     }
-    log = _results_to_wandb if settings.logger.kind == "wandb" else _results_to_tensorboard
-    log(settings, flat_figures(metrics), tables, sample_rows(outcomes, samples))
+    shown = sample_table(outcomes, samples, headline(settings.curriculum))
+    if settings.logger.wandb:
+        _results_to_wandb(settings, flat_figures(metrics), tables, shown)
+    if settings.logger.tensorboard:
+        _results_to_tensorboard(settings, flat_figures(metrics), tables, shown)
 
 
 def finish(exit_code: int) -> None:
@@ -208,7 +216,7 @@ def _results_to_wandb(
     settings: config.Config,
     flat: dict[str, float],
     tables: dict[str, Table],
-    shown: list[SampleRow],
+    shown: Samples,
 ) -> None:
     import wandb
 
@@ -216,13 +224,13 @@ def _results_to_wandb(
     stages = [settings.curriculum.stages[name] for name in settings.curriculum.order]
     steps = sum(stage.steps for stage in stages if isinstance(stage, config.TrainStage))
     rows = []
-    for row in shown:
+    for row in shown.rows:
         picture = row.picture()
         rows.append([None if picture is None else wandb.Image(picture), *row.values])
     logged = {
         name: wandb.Table(list(table.columns), [list(row) for row in table.rows]) for name, table in tables.items()
     }
-    logged["tables/samples"] = wandb.Table(["image", *COLUMNS], rows)
+    logged["tables/samples"] = wandb.Table(["image", *shown.columns], rows)
     run.log({X_AXIS: float(steps), **flat, **logged})
     write_dashboard(Path(settings.run_dir) / "dashboard.json")
 
@@ -231,7 +239,7 @@ def _results_to_tensorboard(
     settings: config.Config,
     flat: dict[str, float],
     tables: dict[str, Table],
-    shown: list[SampleRow],
+    shown: Samples,
 ) -> None:
     _need_tensorboard()
     import numpy as np
@@ -242,8 +250,8 @@ def _results_to_tensorboard(
         writer.add_scalar(name, value)
     for name, table in tables.items():
         writer.add_text(name, table.markdown())
-    for number, row in enumerate(shown):
-        writer.add_text(f"samples/{number}", Table(COLUMNS, [row.values]).markdown())
+    for number, row in enumerate(shown.rows):
+        writer.add_text(f"samples/{number}", Table(shown.columns, [row.values]).markdown())
         picture = row.picture()
         if picture is not None:
             writer.add_image(f"samples/{number}", np.asarray(picture), dataformats="HWC")

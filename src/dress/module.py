@@ -195,7 +195,7 @@ class DressModule(L.LightningModule):
             if weight:
                 logged[f"val/{name}/loss"] = loss / weight
         self.history.append(logged)
-        self.log_dict(logged)
+        self._send(logged)
         self._held_out.zero_()
 
     def _no_sync(self, last: bool) -> Any:
@@ -230,10 +230,15 @@ class DressModule(L.LightningModule):
             "train/tokens_per_second": self._tokens * self.trainer.world_size / max(seconds, 1e-9),
             "train/supervised_tokens_per_second": sums[2].sum().item() / max(seconds, 1e-9),
         }
-        self.log_dict({**logged, **speed})
+        self._send({**logged, **speed})
         self._since, self._tokens = time.monotonic(), 0
         self._sums.zero_()
         self._packing.zero_()
+
+    def _send(self, values: dict[str, float]) -> None:
+        """One point to every logger: what goes through `self.log` is sent again at every step."""
+        for logger in self.trainer.loggers:
+            logger.log_metrics(values, step=int(values["curriculum/step"]))
 
     def configure_optimizers(self) -> Any:
         parameters = [p for p in self.parameters() if p.requires_grad]

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-LARGEST = 10**9
-Positive = Annotated[int, Field(gt=0, le=LARGEST)]
-Price = Annotated[float, Field(ge=0, le=LARGEST)]
-Budget = Annotated[float, Field(gt=0, le=LARGEST)]
+MOST = 10**9
+"""Larger numbers are typing errors everywhere but in seeds."""
+
+
+def _whole(given: Any) -> Any:
+    """`1e3` is read as 1000.0."""
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Positive = Annotated[Whole, Field(gt=0, le=MOST)]
+Count = Annotated[Whole, Field(ge=0, le=2**63 - 1)]
+Real = Annotated[float, Field(ge=0, le=MOST)]
+PositiveReal = Annotated[float, Field(gt=0, le=MOST)]
 # Name of a variable, never a key (keys hold small letters).
 VariableName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
 
@@ -33,7 +43,9 @@ ResponderName = Annotated[
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    """Settings: no key that does not exist, no `"true"` for true, no infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), strict=True, allow_inf_nan=False)
 
 
 class PlainRater(Section):
@@ -49,14 +61,14 @@ class Calls(Section):
     concurrency: Annotated[int, Field(gt=0, le=4096)] = 16  # calls in flight
     requests_per_minute: Positive | None = None
     tokens_per_minute: Positive | None = None  # prompt and reply
-    timeout: Annotated[float, Field(gt=0, le=86_400)] = 120.0  # seconds of one call
-    retries: Annotated[int, Field(ge=0, le=1000)] = 6  # of one call, after 429, 5xx, time-outs, dropped connections
-    price_in: Price = 0.0  # per million tokens
-    price_out: Price = 0.0
-    budget: Budget | None = None  # of all calls in the ledger, in the prices' currency
+    timeout: Annotated[PositiveReal, Field(le=86_400)] = 120.0  # seconds of one call
+    retries: Annotated[Count, Field(le=1000)] = 6  # of one call, after 429, 5xx, time-outs, dropped connections
+    price_in: Real = 0.0  # per million tokens
+    price_out: Real = 0.0
+    budget: PositiveReal | None = None  # of all calls in the ledger, in the prices' currency
     image_tokens: Positive = 1600  # that an image is counted as before the server has said
     ledger: str | None = None  # a file; null = ledger.sqlite beside the results
-    retry_failed: StrictBool = False  # ask again what has failed
+    retry_failed: bool = False  # ask again what has failed
 
     @model_validator(mode="after")
     def _priced(self) -> Calls:
@@ -76,7 +88,7 @@ class Server(Calls):
     """A responder that is a server; its address is the responder's name."""
 
     model: str | None = None
-    sees_image: StrictBool = True
+    sees_image: bool = True
     system: str | None = None  # system message; null = none
 
     def endpoint(self, base_url: str) -> Endpoint:
@@ -95,12 +107,12 @@ class LLM(Endpoint):
 
     kind: Literal["llm"]
     rubric: str = "feedback"  # configs/rubrics/<name>.yaml, or a file
-    sees_image: StrictBool = False  # send the image beside what is known of it
+    sees_image: bool = False  # send the image beside what is known of it
     structured: Literal["auto", "json_schema", "json_object", "text"] = "auto"  # auto: the best the server can
-    temperature: Annotated[float, Field(ge=0, le=100)] | None = 0.0  # null = the server's own
+    temperature: Annotated[Real, Field(le=100)] | None = 0.0  # null = the server's own
     max_tokens: Positive = 800  # of a reply
-    preview: Annotated[int, Field(ge=0, le=LARGEST)] = 5  # shown before the rest is asked
-    confirm: StrictBool = False  # stop after the preview unless somebody agrees
+    preview: Count = 5  # shown before the rest is asked
+    confirm: bool = False  # stop after the preview unless somebody agrees
 
 
 class Replay(Section):
@@ -110,7 +122,7 @@ class Replay(Section):
     ledger: str
     model: str | None = None  # whose replies; null = the only one there
     rubric: str = "feedback"
-    sees_image: StrictBool = False  # as it was recorded
+    sees_image: bool = False  # as it was recorded
 
 
 Rater = Annotated[PlainRater | LLM | Replay, Field(discriminator="kind")]

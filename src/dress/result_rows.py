@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 SAMPLES = 12
 """Scenes in the table of samples."""
 
-COLUMNS = ("kind", "question", "sft", "dress", "rating", "feedback", "second try")
-"""What is written beside the picture of a sample."""
+HEADLINE = {"sft": "none", "dress": "praise"}
+"""Model to the condition it is meant to answer under, where nobody says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Table:
 
 @dataclass(frozen=True)
 class SampleRow:
-    """One evaluated dialogue: a picture, and the values under `COLUMNS`."""
+    """One evaluated dialogue: a picture, and what is written beside it."""
 
     image: bytes | None
     values: tuple[Any, ...]
@@ -49,23 +49,37 @@ class SampleRow:
         return None if self.image is None else Image.open(io.BytesIO(self.image)).convert("RGB")
 
 
-def sample_rows(outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> list[SampleRow]:
+@dataclass(frozen=True)
+class Samples:
+    """Rows with pictures under named columns."""
+
+    columns: tuple[str, ...]
+    rows: list[SampleRow]
+
+
+def sample_table(
+    outcomes: Sequence[Outcome], samples: Sequence[Sample], headline: Mapping[str, str] = HEADLINE
+) -> Samples:
     """One dialogue of each of the first samples, the kinds of requests taking turns.
 
-    Rating, feedback (critique, refinement) and second try are the DRESS model's, or the SFT model's
-    where there is no other.
+    Rating, feedback (critique, refinement) and second try are those of the last model that answered.
+
+    Args:
+        outcomes: of all models and conditions.
+        samples: the evaluated records with image bytes, in order.
+        headline: model to the condition whose answers are shown, in order of training.
     """
     said: dict[str, dict[str, dict[tuple[str, int], Outcome]]] = {}  # by key, item, model and turn
     for outcome in outcomes:
-        if (outcome.model, outcome.condition) in (("sft", "none"), ("dress", "praise")):
+        if headline.get(outcome.model) == outcome.condition:
             items = said.setdefault(outcome.key, {})
             items.setdefault(outcome.item, {})[outcome.model, outcome.turn] = outcome
     rows = []
     for number, (record, image) in enumerate(samples[:SAMPLES]):
         dialogues = list(said.get(record.key, {}).values())
         if dialogues:
-            rows.append(SampleRow(image, _values(dialogues[number % len(dialogues)])))
-    return rows
+            rows.append(SampleRow(image, _values(dialogues[number % len(dialogues)], list(headline))))
+    return Samples(("kind", "question", *headline, "rating", "feedback", "second try"), rows)
 
 
 def flat_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -74,7 +88,7 @@ def flat_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
     Where there was nothing to count, the value is NaN, so that every run has the same names.
     """
     flat = {}
-    for model in ("sft", "dress"):
+    for model in dict.fromkeys([*HEADLINE, *(name for name in metrics if name != "conditions")]):
         for name, turn, one in _figures(metrics.get(model, {})):
             suffix = "" if turn is None else f"/turn_{turn}"
             value = one["value"]
@@ -95,12 +109,12 @@ def figures_table(metrics: Mapping[str, Any]) -> Table:
 def ratings_table(run_dir: Path) -> Table:
     """How often each rating was given to the answers that the run's collect stages collected."""
     rows = [
-        (criterion, int(turn), *counts)
+        (file.parent.name, criterion, int(turn), *counts)
         for file in sorted(run_dir.glob("stages/*/ratings.json"))
         for criterion, turns in read_json(file).items()
         for turn, counts in turns.items()
     ]
-    return Table(("criterion", "turn", "1", "2", "3", "4", "unrated"), rows)
+    return Table(("stage", "criterion", "turn", "1", "2", "3", "4", "unrated"), rows)
 
 
 def _figures(figures: Mapping[str, Any]) -> Iterable[tuple[str, int | None, dict[str, Any]]]:
@@ -112,14 +126,13 @@ def _figures(figures: Mapping[str, Any]) -> Iterable[tuple[str, int | None, dict
             yield name, None, figure
 
 
-def _values(said: Mapping[tuple[str, int], Outcome]) -> tuple[Any, ...]:
-    sft, dress = said.get(("sft", 0)), said.get(("dress", 0))
-    judged, again = dress or sft, said.get(("dress" if dress else "sft", 1))
-    assert judged is not None, "every dialogue has a first answer"
+def _values(said: Mapping[tuple[str, int], Outcome], models: Sequence[str]) -> tuple[Any, ...]:
+    firsts = [said.get((model, 0)) for model in models]
+    last = [model for model, one in zip(models, firsts, strict=True) if one][-1]
+    judged, again = said[last, 0], said.get((last, 1))
     feedback = "\n".join(filter(None, (judged.critique, judged.refinement)))
-    answers = (one.answer if one else None for one in (sft, dress))
-    second = again.answer if again else None
-    return (judged.kind, judged.user, *answers, judged.rating, feedback, second)
+    answers = (one.answer if one else None for one in firsts)
+    return (judged.kind, judged.user, *answers, judged.rating, feedback, again.answer if again else None)
 
 
 def _cell(value: Any) -> str:

@@ -9,17 +9,15 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StrictBool, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from dress.config import Model, Positive, Section, check_as
-
-NonNegative = Annotated[int, Field(ge=0)]
+from dress.config import Count, Model, Positive, Section, Whole, check_as
 
 
 class Task(Section):
     """What one call of `src/prepare.py` does."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(strict=False, coerce_numbers_to_str=True)
 
 
 class Import(Task):
@@ -32,9 +30,9 @@ class Import(Task):
     out: str
     overwrite: bool = False
     splits: tuple[Literal["align", "sft", "prompts", "feedback", "eval"], ...] | None = None  # null = all it can write
-    held_out: NonNegative = 100  # images for eval, at most; and at most one in seven
+    held_out: Count = 100  # images for eval, at most; and at most one in seven
     per_shard: Positive = 200  # records
-    workers: NonNegative | None = None  # processes; 0 = this one only, null = as many as cores
+    workers: Count | None = None  # processes; 0 = this one only, null = as many as cores
     allow_missing_images: bool = False
 
 
@@ -104,7 +102,7 @@ class Encoder(Section):
 
     name: str | None = None
     weights: str | None = None  # OpenCLIP tag or a local file; null = random
-    layer: int = -1
+    layer: Whole = -1
 
 
 class Features(Task):
@@ -117,8 +115,8 @@ class Features(Task):
     ckpt: str | None = None
     stage: str | None = None
     vision: Encoder = Encoder()
-    trust_remote_code: StrictBool = False
-    seed: Annotated[int, Field(ge=0)] = 0
+    trust_remote_code: bool = False
+    seed: Count = 0
     stored: Literal["bf16", "int8", "fp32"] = "bf16"
     images: Literal["fast", "exact"] = "fast"
     batch_size: Positive = 32

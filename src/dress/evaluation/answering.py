@@ -31,7 +31,7 @@ def answer_everywhere(
     """
     size = max(1, min(RECORDS_PER_STEP, math.ceil(records / training.devices)))
     slices = [range(at, min(at + size, records)) for at in range(0, records, size)]
-    gathered, outcomes = GatheredOutcomes(), []
+    gathered, outcomes = GatheredOutcomes(), list[Outcome]()
     gathered.update([])
 
     def answer(number: int) -> None:

@@ -24,7 +24,7 @@ def evaluate_cells(
     judge: Rater,
     samples: Sequence[Sample],
     settings: config.Eval,
-    texts: Mapping[str, str],
+    texts: Mapping[str, Mapping[str, str]],
     sampling: Sampling,
     folder: Path,
     training: config.Training,
@@ -37,7 +37,7 @@ def evaluate_cells(
         judge: rates the answers.
         samples: held-out records.
         settings: conditions and turns.
-        texts: condition name to its text.
+        texts: of each model, condition name to its text.
         sampling: greedy.
         folder: holds `<model>-<condition>.jsonl`.
         training: devices and strategy of the loop.
@@ -48,10 +48,12 @@ def evaluate_cells(
     """
     outcomes: list[Outcome] = []
     before = [0, *accumulate(len(record.dialogues) for record, _ in samples)]
-    later = [texts[settings.refine_condition]] * (settings.turns - 1)
     for model, make in responders.items():
+        later = [texts[model][settings.refine_condition]] * (settings.turns - 1)
         files: dict[str, Path] = {condition: folder / f"{model}-{condition}.jsonl" for condition in settings.conditions}
-        missing = {condition: [texts[condition], *later] for condition, file in files.items() if not file.exists()}
+        missing = {
+            condition: [texts[model][condition], *later] for condition, file in files.items() if not file.exists()
+        }
         if missing:
             responder = make()
 

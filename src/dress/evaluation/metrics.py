@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,16 +117,21 @@ def _interaction(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def metrics(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """What `metrics.json` holds: `sft` under none, `dress` under praise, and every cell under `conditions`."""
+def metrics(outcomes: Sequence[Outcome], headline: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What `metrics.json` holds: each model under its own condition, and every cell under `conditions`.
+
+    Args:
+        outcomes: of all models and conditions.
+        headline: model to its condition, in order of training; None: sft under none, all others under praise.
+    """
     cells: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         cells[outcome.model, outcome.condition].append(outcome)
     by_cell = {cell: figures(members) for cell, members in sorted(cells.items())}
-    result: dict[str, Any] = {}
-    for model, condition in (("sft", "none"), ("dress", "praise")):
-        if (model, condition) in by_cell:
-            result[model] = by_cell[model, condition]
+    if headline is None:
+        models = sorted({model for model, _ in by_cell}, key=lambda model: (model != "sft", model))
+        headline = {model: "none" if model == "sft" else "praise" for model in models}
+    result: dict[str, Any] = {model: by_cell[model, c] for model, c in headline.items() if (model, c) in by_cell}
     result["conditions"] = {f"{model}/{condition}": values for (model, condition), values in by_cell.items()}
     return result
 

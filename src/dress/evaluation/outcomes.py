@@ -21,8 +21,8 @@ KINDS = ("description", "question", "harmful", "harmless")
 class Outcome:
     """One answer of one model under one condition.
 
-    `model` is sft or dress, `condition` none or praise; `item` names the dialogue among all, `turn`
-    counts from 0. `facts` are the judge's (see feedback.rater.Rater.rate).
+    `model` is its label (the stage that trained it), `condition` none or praise; `item` names the dialogue
+    among all, `turn` counts from 0. `facts` are the judge's (see feedback.rater.Rater.rate).
     """
 
     model: str

@@ -12,11 +12,13 @@ from typing import Any
 from dress.evaluation import charts
 from dress.evaluation.outcomes import KINDS, Outcome, load_outcomes
 from dress.evaluation.page import badge, header, picture, section, side_by_side, write_page
-from dress.evaluation.tables import MAIN, NOTHING, cells, rows
+from dress.evaluation.tables import CONDITIONS, NOTHING, cells, main_cells, rows, weight
 from dress.files import read_json
 from dress.record import Record
 
 NAMES = {"sft": "SFT", "dress": "DRESS"}
+OTHERS = ("phase-rating", "phase-refinement", "phase-best_of", "phase-align")
+"""Colours of models between the first and the last."""
 NOTHING_HERE = "This run has nothing to show here."
 
 Tries = Sequence[Outcome]
@@ -51,7 +53,12 @@ def write_report(
         section("Figures", _figures(metrics), "The 95 % interval and n stand below each value.", NOTHING_HERE),
         section("Interaction", _interaction(metrics), "The rater's advice is the next question.", NOTHING_HERE),
         section("Training", _training(run_dir / "stages"), "What was learnt, and from which feedback.", NOTHING_HERE),
-        section("Scenes", _scenes(outcomes, samples, scenes), "The first held-out records.", NOTHING_HERE),
+        section(
+            "Scenes",
+            _scenes(outcomes, samples, scenes, main_cells(metrics)),
+            "The first held-out records.",
+            NOTHING_HERE,
+        ),
     ]
     file = run_dir / "report.html"
     write_page(file, f"{name} – DRESS report", parts)
@@ -61,15 +68,16 @@ def write_report(
 def summary(metrics: Mapping[str, Any]) -> str:
     """The result in one plain sentence."""
     shown = {row.key: row for row in rows(metrics) if not row.turn}
-    model = "dress" if "dress" in metrics else "sft"
+    models = [name for name in metrics if name != CONDITIONS]
+    first, model = (models[0], models[-1]) if models else ("sft", "sft")
     figures = metrics.get(model) or {}
-    before = metrics.get("sft") if model == "dress" else None
+    before = metrics[first] if model != first else None
 
     def told(key: str, words: str) -> str | None:
         value = shown[key].value(figures)
         if value == NOTHING:
             return None
-        beside = f" (SFT: {shown[key].value(before)})" if before else ""
+        beside = f" ({_name(first)}: {shown[key].value(before)})" if before else ""
         return words.format(value) + beside
 
     said = [
@@ -90,7 +98,7 @@ def summary(metrics: Mapping[str, Any]) -> str:
     found = [part for part in said if part]
     if not found:
         return "Nothing could be measured in this run."
-    who = "After learning from feedback, the model" if model == "dress" else "The SFT model"
+    who = "After learning from feedback, the model" if before else f"The {_name(model)} model"
     *most, final = found
     return f"{who} {', '.join(most)}{' and ' if most else ''}{final}."
 
@@ -116,17 +124,17 @@ def _head(
 
 
 def _figures(metrics: Mapping[str, Any]) -> str:
-    shown = cells(metrics)
+    shown, main = cells(metrics), main_cells(metrics)
     if not shown:
         return ""
-    titles = "".join(f'<th scope="col" class="{_weight(name)}">{escape(name)}</th>' for name in shown)
+    titles = "".join(f'<th scope="col" class="{weight(name, main)}">{escape(name)}</th>' for name in shown)
     lines, group = [], ""
     for row in rows(metrics):
         if row.group != group:
             group = row.group
             lines.append(f'<tr class="group"><th scope="colgroup" colspan="{len(shown) + 1}">{group}</th></tr>')
         values = "".join(
-            f'<td class="{_weight(name)}">{row.value(figures)}<small>'
+            f'<td class="{weight(name, main)}">{row.value(figures)}<small>'
             f"{row.interval(figures) or '&nbsp;'}<span> · </span>"
             f"<b>n {row.figure(figures).get('n') or 0}</b></small></td>"
             for name, figures in shown.items()
@@ -153,8 +161,8 @@ def _meanings(metrics: Mapping[str, Any]) -> str:
     )
 
 
-def _weight(cell: str) -> str:
-    return "main" if cell == MAIN[1] else "base" if cell == MAIN[0] else ""
+def _name(model: str) -> str:
+    return NAMES.get(model, model)
 
 
 def _interaction(metrics: Mapping[str, Any]) -> str:
@@ -162,25 +170,29 @@ def _interaction(metrics: Mapping[str, Any]) -> str:
         "interaction/mean_rating": "Mean rating over all answers",
         "interaction/mean_rating_unsolved": "Mean rating where the first answer was not rated 4",
     }
-    drawn = []
+    drawn, main = [], main_cells(metrics)
     for key, title in titles.items():
         lines = []
-        for cell, figures in cells(metrics).items():
+        for number, (cell, figures) in enumerate((cell, metrics[CONDITIONS][cell]) for cell in main):
             points = [
                 charts.Point(turn, f["value"], f.get("low"), f.get("high"), f.get("n"))
                 for turn, f in enumerate(figures.get(key) or [])
                 if f.get("value") is not None
             ]
-            if cell in MAIN and points:
-                model = cell.split("/")[0]
-                lines.append(charts.Series(cell, model, points, square=cell == MAIN[0]))
+            if points:
+                lines.append(charts.Series(cell, _colour(number, len(main)), points, square=number == 0))
         if lines:
             drawn.append(charts.ratings_by_turn(title, lines))
     return side_by_side(drawn)
 
 
+def _colour(number: int, models: int) -> str:
+    """Of the line of a model: those of SFT and DRESS for the first and the last."""
+    return "sft" if number == 0 else "dress" if number == models - 1 else OTHERS[(number - 1) % len(OTHERS)]
+
+
 def _training(folder: Path) -> str:
-    tables = {f.parent.name: read_json(f) for f in sorted(folder.glob("collect*/ratings.json"))}
+    tables = {f.parent.name: read_json(f) for f in sorted(folder.glob("*/ratings.json"))}
     collected = [
         charts.rating_bars(f"Collected ratings, stage {name}", table)
         for name, table in tables.items()
@@ -207,11 +219,13 @@ def _losses(folder: Path) -> list[str]:
     return [charts.losses("Loss by phase", lines, stages)] if lines else []
 
 
-def _scenes(outcomes: Sequence[Outcome], samples: Sequence[tuple[Record, bytes | None]], scenes: int) -> str:
+def _scenes(
+    outcomes: Sequence[Outcome], samples: Sequence[tuple[Record, bytes | None]], scenes: int, main: Sequence[str]
+) -> str:
     held: dict[str, dict[str, dict[str, list[Outcome]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for outcome in sorted(outcomes, key=lambda o: o.turn):
         cell = f"{outcome.model}/{outcome.condition}"
-        if cell in MAIN:
+        if cell in main:
             held[outcome.key][outcome.item][cell].append(outcome)
     cards: list[str] = []
     for record, image in samples:
@@ -220,16 +234,16 @@ def _scenes(outcomes: Sequence[Outcome], samples: Sequence[tuple[Record, bytes |
             wanted = [*KINDS, *KINDS][len(cards) % len(KINDS) :]
             items = list(held[record.key].values())
             tries = min(items, key=lambda item: wanted.index(next(iter(item.values()))[0].kind))
-            cards.append(_card(record, image, tries))
+            cards.append(_card(record, image, tries, main))
     return "".join(cards)
 
 
-def _card(record: Record, image: bytes | None, tries: Mapping[str, Tries]) -> str:
-    last = tries.get(MAIN[1]) or tries[MAIN[0]]
+def _card(record: Record, image: bytes | None, tries: Mapping[str, Tries], main: Sequence[str]) -> str:
+    there = [cell for cell in main if tries.get(cell)]
+    last = tries[there[-1]]
     first = last[0]
-    answers = "".join(_answer(NAMES[cell.split("/")[0]], tries[cell][0], cell) for cell in MAIN if tries.get(cell))
-    cell = f"{first.model}/{first.condition}"
-    second = _answer("Second try", last[1], cell) if len(last) > 1 else ""
+    answers = "".join(_answer(_name(tries[cell][0].model), tries[cell][0], weight(cell, main)) for cell in there)
+    second = _answer("Second try", last[1], weight(there[-1], main)) if len(last) > 1 else ""
     feedback = "".join(
         f'<div class="feedback"><h4>{title}</h4><p>{escape(text)}</p></div>'
         for title, text in (("Critique", first.critique), ("Refinement", first.refinement))
@@ -243,9 +257,9 @@ def _card(record: Record, image: bytes | None, tries: Mapping[str, Tries]) -> st
     )
 
 
-def _answer(title: str, outcome: Outcome, cell: str) -> str:
+def _answer(title: str, outcome: Outcome, weight: str) -> str:
     text = escape(outcome.answer) if outcome.answer.strip() else "<em>(empty answer)</em>"
-    return f'<div class="answer {_weight(cell)}"><h4>{title} {badge(outcome.rating)}</h4><p>{text}</p></div>'
+    return f'<div class="answer {weight}"><h4>{escape(title)} {badge(outcome.rating)}</h4><p>{text}</p></div>'
 
 
 def _optional(file: Path) -> dict[str, Any]:

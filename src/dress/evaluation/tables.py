@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 Figure = Mapping[str, Any]
-MAIN = ("sft/none", "dress/praise")
-"""The two cells that everything is about; they stand first and are emphasised."""
+CONDITIONS = "conditions"
+"""The key of metrics.json under which every cell stands; the others are models."""
 NOTHING = "–"
+_STYLES = {"main": "bold cyan", "base": "bold", "": ""}
 _PER_CENT = "\u00a0%"  # a line must not break between number and sign
 
 _T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160)
@@ -94,10 +95,35 @@ _REGRESSED = Row(
 )  # fmt: skip
 
 
+def main_cells(metrics: Mapping[str, Any]) -> list[str]:
+    """The cell of each model that it is about, in order of training: `sft/none`, `dress/praise`.
+
+    It is the one whose figures stand under the model's name.
+    """
+    conditions: Mapping[str, Any] = metrics.get(CONDITIONS) or {}
+    found: list[Any] = []
+    for model in (name for name in metrics if name != CONDITIONS):
+        equal = [cell for cell in conditions if _model_of(cell) == model and conditions[cell] == metrics[model]]
+        if equal:  # several, where a condition changed nothing: none of the first model, praise of the others
+            found.append(equal[-1] if found else equal[0])
+    return found
+
+
+def _model_of(cell: str) -> str:
+    return cell.rpartition("/")[0]
+
+
+def weight(cell: str, main: Sequence[str]) -> str:
+    """`main` for the model that was trained last, `base` for the first, empty for others."""
+    if cell not in main:
+        return ""
+    return "main" if cell == main[-1] and len(main) > 1 else "base"
+
+
 def cells(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Every `model/condition` with its figures, the main two first."""
-    conditions: Mapping[str, Any] = metrics.get("conditions") or {}
-    names = [name for name in MAIN if name in conditions]
+    """Every `model/condition` with its figures, the main ones first."""
+    conditions: Mapping[str, Any] = metrics.get(CONDITIONS) or {}
+    names = main_cells(metrics)
     return {name: conditions[name] for name in (*names, *(n for n in conditions if n not in names))}
 
 
@@ -119,26 +145,26 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     Returns:
         A table that fits 80 columns: value and n, and below them the 95 % interval.
     """
-    shown = cells(metrics)
+    shown, main = cells(metrics), main_cells(metrics)
     table = Table(
         title="value, n and 95 % interval; ↑ more is better, ↓ less is better",
         title_style="dim", title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=0,
     )  # fmt: skip
     table.add_column("")
     for name in shown:
-        header = Text(name, style="bold cyan" if name == MAIN[1] else "bold" if name in MAIN else "")
-        table.add_column(header, justify="right")
+        table.add_column(Text(name, style=_STYLES[weight(name, main)]), justify="right")
     group = ""
     for row in rows(metrics):
         if row.group != group:
             group = row.group
             table.add_row(Text(group, style="bold underline"))
-        table.add_row(f"{row.arrow} {row.name}", *(_cell(row, name, f) for name, f in shown.items()))
+        table.add_row(
+            f"{row.arrow} {row.name}", *(_cell(row, _STYLES[weight(name, main)], f) for name, f in shown.items())
+        )
     return table
 
 
-def _cell(row: Row, name: str, figures: Mapping[str, Any]) -> Text:
-    style = "bold cyan" if name == MAIN[1] else "bold" if name in MAIN else ""
+def _cell(row: Row, style: str, figures: Mapping[str, Any]) -> Text:
     n = row.figure(figures).get("n")
     text = Text(row.value(figures), style=style)
     if n:
@@ -152,8 +178,8 @@ def runs_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     """A row per run of a multirun and their mean.
 
     Args:
-        runs: label -> metrics of that run. Figures are those of `dress`, or of `sft` in a run that
-            has no `dress`; the column `model` says which.
+        runs: label -> metrics of that run. Figures are those of the model that was
+            trained last; the column `model` says which.
 
     Returns:
         A table whose last row is the mean ± the half width of its 95 % interval (Student's t), where
@@ -187,10 +213,8 @@ def runs_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _last_model(metrics: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    for model in ("dress", "sft"):
-        if model in metrics:
-            return model, metrics[model]
-    return NOTHING, {}
+    models = [name for name in metrics if name != CONDITIONS]
+    return (models[-1], metrics[models[-1]]) if models else (NOTHING, {})
 
 
 def _mean(row: Row, runs: Sequence[Mapping[str, Any]]) -> str:

@@ -16,7 +16,7 @@ from dress.dialogue.spans import Span
 from dress.feedback.failures import settled
 from dress.feedback.rater import Progress, Rater, ignore
 from dress.feedback.responders import Holds, NoAnswer, Responder, Sampling
-from dress.model.generation import Prompt, generate
+from dress.model.generation import Prompt, check_new_tokens, generate
 from dress.model.lvlm import LVLM
 from dress.model.session import Drawing, Images, Session
 from dress.record import Dialogue, Feedback, Record, Turn
@@ -56,7 +56,12 @@ class CkptResponder:
         seeds: Sequence[int],
         progress: Callable[[int], None] = lambda n: None,
     ) -> list[str]:
-        """See `Responder.answer`; inside of `hold`, dialogues that were answered before are not read again."""
+        """See `Responder.answer`; inside of `hold`, dialogues that were answered before are not read again.
+
+        Raises:
+            ValueError: answers may be longer than the language model has positions.
+        """
+        check_new_tokens(self.model, sampling.max_new_tokens)
         prompts = [
             Prompt(prompt_spans(dialogue, condition), place)
             for dialogue, condition, place in zip(dialogues, conditions, image, strict=True)
@@ -217,7 +222,7 @@ def hold_slice(
     ]
     held = converse(
         responder, rater, samples, asked,
-        conditions=[[""] * stage.turns] * len(asked), sampling=sampling, seed=seed,
+        conditions=[[sampling.condition] * stage.turns] * len(asked), sampling=sampling, seed=seed,
         progress=answered, judged=judged,
     )  # fmt: skip
     return _with_dialogues(samples, asked, held)

@@ -23,6 +23,7 @@ from dress.feedback.request import Stopped
 from dress.feedback.responders import FileResponder, Responder, Sampling, ServerResponder
 from dress.feedback.source import SERVER_TOKENS, Source
 from dress.files import read_json, write_json, write_lines
+from dress.no_result import BY_CONTENT, NO_RESULT
 from dress.progress import CurriculumProgress
 from dress.rater_settings import LLM
 from dress.run_folder import lock, read_marker, unlock
@@ -49,6 +50,8 @@ def collect_from(settings: CollectCommand, console: Console) -> Path:
 def _collect(settings: CollectCommand, console: Console) -> Path:
     source, out = Source(settings.responder), Path(settings.out)
     trained, kind = source.trained(settings), source.kind
+    if settings.condition != "none" and kind != "ckpt":
+        raise ValueError(f"condition={settings.condition}: expected a run as responder, got {settings.responder}")
     check_rater(settings.annotator)
     stage = CollectStage(**{name: getattr(settings, name) for name in CollectStage.model_fields if name != "kind"})
     most = settings.max_new_tokens or (trained.generation.max_new_tokens if trained else SERVER_TOKENS)
@@ -60,12 +63,13 @@ def _collect(settings: CollectCommand, console: Console) -> Path:
             named = {"answers": settings.server.ledger, "feedback": getattr(settings.annotator, "ledger", None)}
             console.print(estimate_table(found, {name: Path(file or out / LEDGER) for name, file in named.items()}))
             return out
-        _begin(out, settings)
+        _begin(out, settings, prompts, most)
         rater = build_rater(settings.annotator, out, console)
         responder = _responder(settings, kind, trained)
         if kind == "ckpt":
             responder = keeping(responder, rater, _weights(settings))
-        sampling = Sampling(most, settings.batch_size, stage.temperature, stage.top_p)
+        condition = _condition(settings) if kind == "ckpt" else ""
+        sampling = Sampling(most, settings.batch_size, stage.temperature, stage.top_p, condition)
         try:
             failed = gather("collect", responder, rater, prompts, out, stage, sampling, settings.seed, progress)
         except Stopped as stop:
@@ -106,7 +110,16 @@ def _responder(settings: CollectCommand, kind: str, trained: Config | None) -> R
     assert trained is not None
     folder = Path(settings.responder) / "stages" / settings.stage
     model, _ = load_model(folder, trust_remote_code=settings.trust_remote_code)
-    return CkptResponder(model, f"{trained.name}/{settings.stage}", settings.keep_cache)
+    under = "" if settings.condition == "none" else f" ({settings.condition})"
+    return CkptResponder(model, f"{trained.name}/{settings.stage}{under}", settings.keep_cache)
+
+
+def _condition(settings: CollectCommand) -> str:
+    """The text of the run's condition."""
+    from dress.model.checkpoint import read_facts
+
+    facts = read_facts(Path(settings.responder) / "stages" / settings.stage, "conditions")
+    return str(facts["conditions"][settings.condition])
 
 
 def _weights(settings: CollectCommand) -> str:
@@ -115,12 +128,14 @@ def _weights(settings: CollectCommand) -> str:
     return str(read_marker(marker)["fingerprint"]) if marker.exists() else str(marker.parent.resolve())
 
 
-def _begin(out: Path, settings: CollectCommand) -> None:
-    """Refuse a folder that was begun with settings that give other shards."""
-    unlike: Any = dict.fromkeys(("dry_run", *Consent.model_fields), True)
-    unlike["server"] = set(LLM.model_fields) - {"model"}
+def _begin(out: Path, settings: CollectCommand, prompts: Shards, most: int) -> None:
+    """Refuse a folder that was begun with settings, prompts or weights that give other shards."""
+    unlike: Any = dict.fromkeys(("dry_run", "shards", "keep_cache", *Consent.model_fields), True)
+    unlike |= {"server": set(LLM.model_fields) - {"model"}, "data": {*NO_RESULT["data"], *BY_CONTENT}}
     told = settings.model_dump(exclude=unlike)
-    told["annotator"] = identity(settings.annotator)
+    told |= {"annotator": identity(settings.annotator), "prompts": prompts.fingerprint, "max_new_tokens": most}
+    if Source(settings.responder).kind == "ckpt":  # logs/latest may be another run by now
+        told["responder"] = _weights(settings)
     out.mkdir(parents=True, exist_ok=True)
     lock(out)
     began = out / BEGAN

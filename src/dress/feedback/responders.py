@@ -24,12 +24,13 @@ SEEDS = 2**31
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a responder answers; temperature 0 is greedy."""
+    """How a responder answers; temperature 0 is greedy, `condition` is the text that collected answers stand after."""
 
     max_new_tokens: int
     batch_size: int
     temperature: float = 0.0
     top_p: float = 1.0
+    condition: str = ""
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,8 @@ class KeptAnswers:
             [None if place is None else shown[place], [[turn.user, turn.assistant] for turn in dialogue.turns]]
             for dialogue, place in zip(dialogues, image, strict=True)
         ]
-        told = [self._identity, asked, list(conditions), asdict(sampling), list(seeds)]
+        drawn = {name: value for name, value in asdict(sampling).items() if name != "condition"}  # in conditions
+        told = [self._identity, asked, list(conditions), drawn, list(seeds)]
         key = hashlib.sha256(json.dumps(told, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
         kept = self._ledger.answers(key)
         if kept is not None:

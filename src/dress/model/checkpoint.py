@@ -221,6 +221,13 @@ def base_names(model: LVLM, settings: config.Model, facts: Mapping[str, Any]) ->
     return {name for name in names if model.part_of(name) not in trained}
 
 
+def loaded_weights(model: LVLM, settings: config.Model) -> str | None:
+    """Fingerprint of what the model was given from files before it learned anything; None if it was drawn."""
+    given = {"vision.": settings.vision.weights is not None, "language.": settings.language.config is None}
+    loaded = tuple(part for part, is_given in given.items() if is_given)
+    return fingerprint(model, {n for n in model.state_dict() if n.startswith(loaded) and "lora_" not in n})
+
+
 def fingerprint(model: LVLM, names: set[str]) -> str | None:
     """Of the named weights: their names, shapes and a few of their numbers."""
     if not names:

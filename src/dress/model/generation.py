@@ -58,3 +58,15 @@ def generate(
             answers[i] = model.encoder.decode(tokens)
         progress(len(batch))
     return answers
+
+
+def check_new_tokens(model: LVLM, number: int) -> None:
+    """Refuse answers that are longer than the language model has positions.
+
+    Raises:
+        ValueError: `generation.max_new_tokens` or a command's `max_new_tokens` is too large.
+    """
+    text = model.language.config.get_text_config()
+    most = getattr(text, "max_position_embeddings", None)
+    if isinstance(most, int) and number >= most:
+        raise ValueError(f"max_new_tokens: expected less than the language model's {most:,} positions, got {number:,}")

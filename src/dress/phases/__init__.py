@@ -5,11 +5,12 @@ The phases differ in nothing but these functions; the loss is always the weighte
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from dress import config
-from dress.dialogue.spans import Supervised
+from dress.dialogue.spans import Span, Supervised
 from dress.phases.align import align
 from dress.phases.critique import condition_text, critique, rating
 from dress.phases.refinement import refinement
@@ -47,12 +48,24 @@ def supervised(record: Record, mixture: Mapping[config.PhaseName, float], settin
         record: any record; one without the feedback that a phase needs gives no dialogue of it.
         mixture: phase name to the weight of its tokens in the loss.
         settings: what the phases are told.
+
+    Raises:
+        ValueError: a phase gives a span a weight below 0.
     """
     return [
         replace(
             dialogue,
-            spans=tuple(replace(span, weight=span.weight * share) for span in dialogue.spans),
+            spans=tuple(replace(span, weight=share * _weight(name, span, record)) for span in dialogue.spans),
         )
         for name, share in mixture.items()
         for dialogue in PHASES[name](record, settings)
     ]
+
+
+def _weight(phase: str, span: Span, record: Record) -> float:
+    if not 0 <= span.weight < math.inf:
+        raise ValueError(
+            f"phase {phase}, record {record.key}: expected a loss weight of at least 0, got {span.weight} "
+            f"(span {span.text[:40]!r})"
+        )
+    return span.weight

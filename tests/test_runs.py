@@ -1,0 +1,473 @@
+"""A run means what it says: whose answers stand in which column, rounds, what is taken over, what loggers get."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, composed, tiny_settings
+from rich.console import Console
+from test_command_line import FAST, train
+
+from dress import callbacks, config, curriculum
+from dress.curriculum import Curriculum
+from dress.data.shards import Shards
+from dress.data.stream import open_split
+from dress.evaluation.metrics import metrics
+from dress.evaluation.outcomes import Outcome, load_outcomes
+from dress.evaluation.report import write_report
+from dress.evaluation.tables import cells, main_cells
+from dress.feedback.collect import CkptResponder, Sampling, converse
+from dress.feedback.rater import NoRater
+from dress.files import read_json, write_json
+from dress.model.checkpoint import load_model
+from dress.overrides import replacing
+from dress.phases import supervised
+from dress.record import Record
+from dress.stages import conditions, evaluated_stages, headline
+
+ROUNDS = ["align", "sft", "collect", "dress", "collect2", "dress2", "eval"]
+FEW = ["budget.collect.records=12", "training.log_every=1"]
+
+
+def run(settings: config.Config) -> dict:
+    return Curriculum(settings, Console(quiet=True)).run()
+
+
+@pytest.fixture(scope="module")
+def rounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two rounds; its data lie beside it."""
+    tmp = tmp_path_factory.mktemp("rounds")
+    run(tiny_settings(tmp, "experiment=rounds", *FEW, "logger=[csv,tensorboard]"))
+    return tmp / "run"
+
+
+# --- which model is which -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ("align,sft,collect,dress,eval", {"sft": "none", "dress": "praise"}),
+        ("align,sft,dress,eval", {"sft": "none", "dress": "praise"}),
+        ("align,sft,eval", {"sft": "none"}),
+        ("align,eval", {"align": "none"}),
+        ("align,collect,dress,eval", {"align": "none", "dress": "praise"}),
+        ("dress,eval", {"dress": "praise"}),
+        ("align,dress,sft,eval", {"align": "none", "dress": "praise", "sft": "praise"}),
+        ("align,sft,eval,dress", {"sft": "none"}),
+    ],
+)
+def test_models_are_named_by_the_stage_that_trained_them(order: str, expected: dict[str, str]) -> None:
+    settings = composed(f"curriculum.order=[{order}]", "data.feedback=somewhere").curriculum
+    assert headline(settings) == expected
+    assert evaluated_stages(settings) == {name: name for name in expected}
+
+
+def test_an_eval_stage_may_say_which_models_and_what_they_are_called() -> None:
+    models = "curriculum.stages.eval.models={before: sft, after: dress}"
+    settings = composed(models).curriculum
+    assert evaluated_stages(settings) == {"before": "sft", "after": "dress"}
+    assert headline(settings) == {"before": "none", "after": "praise"}
+    with pytest.raises(config.ConfigError, match=r"models\.a: expected a train stage before eval .* got 'collect'"):
+        composed("curriculum.stages.eval.models={a: collect}")
+    with pytest.raises(config.ConfigError, match="conditions"):
+        composed("curriculum.stages.eval.models={conditions: sft}")
+
+
+def test_a_condition_has_the_form_that_the_asked_model_learned() -> None:
+    rated = ["curriculum.stages.dress2.phases=null", "curriculum.stages.dress2.phases={rating: 1.0}"]
+    settings = composed("experiment=rounds", *rated)
+    number, word = conditions(composed("experiment=rating_only"), "dress"), conditions(composed(), "dress")
+    assert number != word and conditions(composed("experiment=rating_only"), "sft") == number
+    told = {name: conditions(settings, name) for name in ("align", "sft", "dress", "dress2")}
+    assert told["align"] == told["sft"] == told["dress"] == word
+    assert told["dress2"] == conditions(composed("experiment=rating_only"), "dress")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["curriculum.order=[collect,sft]"], "collect asks the model of a train stage before it, but there is none"),
+        (["curriculum.order=[eval,sft]"], "eval evaluates the model of a train stage before it, but there is none"),
+        (["curriculum.order=[align,dress,collect]"], "dress learns from feedback, but no collect stage stands before"),
+        (["curriculum.order=[align,sft,sft]"], "order names 'sft' twice"),
+        (["curriculum.order=[align,sfd]"], r"order names 'sfd'.* Did you mean sft\?"),
+        (["curriculum.stages.sft.trainable=[visoin]"], "Input should be 'vision', 'projector'"),
+        (["curriculum.stages.sft.trainable=[]"], "trainable: List should have at least 1"),
+        (["+curriculum.stages.sft.phases.crtique=1"], r"no such phase 'crtique'.* Did you mean critique\?"),
+        (["curriculum.stages.sft.phases.sft=0"], "greater than 0"),
+        (["curriculum.stages.sft.phases.sft=-1"], "greater than 0"),
+    ],
+)
+def test_a_curriculum_that_cannot_work_is_refused_by_name(overrides: list[str], told: str) -> None:
+    with pytest.raises(config.ConfigError, match=told):
+        composed(*overrides)
+
+
+def test_each_round_asks_and_reads_what_stands_before_it(rounds: Path) -> None:
+    for stage, responder in (("collect", "rounds/sft"), ("collect2", "rounds/dress (praise)")):
+        turns = [
+            t for record, _ in Shards(rounds / "stages" / stage / "shards") for d in record.dialogues for t in d.turns
+        ]
+        assert turns and {turn.provenance["responder"] for turn in turns} == {responder}
+    runner = Curriculum(composed("experiment=rounds", run_dir=rounds), Console(quiet=True))
+    asked = []
+
+    class Read:
+        def stream(self, source, seed):
+            asked.append(Path(source).parent.name)
+
+    runner.data = Read()  # type: ignore[assignment]
+    for name in ("dress", "dress2"):
+        stage = runner.settings.curriculum.stages[name]
+        assert isinstance(stage, config.TrainStage)
+        runner._stream(name, stage)
+    assert asked == ["collect", "collect2"]
+    result = read_json(rounds / "metrics.json")
+    assert list(result) == ["sft", "dress", "dress2", "conditions"]
+    assert main_cells(result) == ["sft/none", "dress/praise", "dress2/praise"]
+    assert {cell.partition("/")[0] for cell in cells(result)} == {"sft", "dress", "dress2"}
+    page = (rounds / "report.html").read_text()
+    assert "dress2/praise" in page and "stage collect2" in page
+
+
+def answers(folder: Path, settings: config.Config, data: Path, condition: str) -> dict[str, str]:
+    """First answers of a stage's model, from Python."""
+    model, facts = load_model(folder)
+    shards = open_split("eval", data, settings.data)
+    samples = [shards[i] for i in range(len(shards))]
+    asked = [(i, dialogue) for i, (record, _) in enumerate(samples) for dialogue in record.dialogues]
+    dialogues = converse(
+        CkptResponder(model, "x"), NoRater(), samples, asked,
+        conditions=[[facts["conditions"][condition]]] * len(asked),
+        sampling=Sampling(settings.generation.max_new_tokens, 64), seed=0,
+    )  # fmt: skip
+    return {
+        f"{samples[i][0].key}/{number}": dialogue.turns[0].assistant or ""
+        for number, ((i, _), dialogue) in enumerate(zip(asked, dialogues, strict=True))
+    }
+
+
+def test_given_feedback_without_a_collect_stage_is_evaluated_as_what_it_is(rounds: Path) -> None:
+    given = rounds / "stages" / "collect" / "shards"
+    settings = tiny_settings(
+        rounds.parent, "experiment=dress_full", "curriculum.order=[align,sft,dress,eval]", f"data.feedback={given}",
+        f"reuse={rounds}", "budget.dress.lr=0.05", *FEW, run="given",
+    )  # fmt: skip
+    result = run(settings)
+    assert set(result) == {"sft", "dress", "conditions"}
+    assert set(result["conditions"]) == {f"{m}/{c}" for m in ("sft", "dress") for c in ("none", "praise")}
+    stages = Path(settings.run_dir) / "stages"
+    (data,) = (rounds.parent / "data").iterdir()
+    for name, condition in (("sft", "none"), ("dress", "praise")):
+        told = {o.item: o.answer for o in load_outcomes(stages / "eval" / f"{name}-{condition}.jsonl") if not o.turn}
+        assert told == answers(stages / name, settings, data, condition), name
+    assert os.path.samefile(stages / "sft" / "model.safetensors", rounds / "stages" / "sft" / "model.safetensors")
+
+
+def outcome(model: str, condition: str, rating: int) -> Outcome:
+    return Outcome(model, condition, "a/0", "a", "", "question", 0, "u", "a", rating, None, None, {})
+
+
+def test_headlines_of_models_with_names_of_their_own(tmp_path: Path) -> None:
+    outcomes = [
+        outcome(m, c, r + (c == "praise")) for m, r in (("base", 1), ("mid", 2), ("end", 3)) for c in ("none", "praise")
+    ]
+    result = metrics(outcomes, {"base": "none", "mid": "praise", "end": "praise"})
+    assert list(result) == ["base", "mid", "end", "conditions"]
+    assert main_cells(result) == ["base/none", "mid/praise", "end/praise"]
+    write_json(tmp_path / "metrics.json", result)
+    page = write_report(tmp_path, [], 0, []).read_text()
+    assert "is rated 4.00 of 4 on questions (base: 1.00)" in page.replace("\u00a0", " ")
+
+
+# --- taking over ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["generation.max_new_tokens=13", "training.overfit=true", "data.window=17", "data.reader=webdataset"],
+)
+def test_what_was_made_with_another_setting_is_not_taken_over(rounds: Path, setting: str, monkeypatch) -> None:
+    settings = tiny_settings(
+        rounds.parent, "experiment=rounds", *FEW, f"reuse={rounds}", setting, run=setting.replace("=", "-")
+    )
+    made: list[str] = []
+    monkeypatch.setattr(Curriculum, "_train", lambda self, name, stage: made.append(name) or 1 / 0)
+    monkeypatch.setattr(Curriculum, "_collect", lambda self, name, stage: made.append(name) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(settings)
+    assert made == (["collect"] if setting.startswith("generation") else ["align"])
+
+
+def test_a_copy_that_was_killed_is_not_taken_for_the_stage(rounds: Path, monkeypatch) -> None:
+    settings = tiny_settings(
+        rounds.parent, "experiment=rounds", "curriculum.order=[align,sft,eval]", *FEW, f"reuse={rounds}", run="killed"
+    )
+    folder, copied = Path(settings.run_dir) / "stages", []
+
+    def killed(source: str, target: str) -> None:
+        assert not (folder / "align" / "done.json").exists(), "marked before it was whole"
+        if copied:
+            raise KeyboardInterrupt
+        copied.append(shutil.copy2(source, target))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(curriculum, "_link", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(settings)
+    assert copied and not (folder / "align" / "done.json").exists()
+    run(settings)
+    for name in ("align", "sft"):
+        assert {file.name for file in (folder / name).iterdir()} == {
+            file.name for file in (rounds / "stages" / name).iterdir()
+        }
+        assert read_json(folder / name / "done.json") == read_json(rounds / "stages" / name / "done.json")
+
+
+def test_a_copy_across_file_systems_is_whole_or_not_there(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "a").write_text("all of it")
+
+    def fails(*paths: object) -> None:
+        raise OSError("another file system")
+
+    monkeypatch.setattr(os, "link", fails)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fails)
+        with pytest.raises(OSError, match="another"):
+            curriculum._link(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert not (tmp_path / "b").exists()
+    curriculum._link(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert (tmp_path / "b").read_text() == "all of it"
+
+
+# --- loggers --------------------------------------------------------------------------------------
+
+
+def test_every_logger_gets_each_point_once(rounds: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    history = [row["curriculum/step"] for row in read_json(rounds / "stages" / "sft" / "history.json")]
+    assert history == [5, 6, 7, 8]
+    with (rounds / "csv" / "sft" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["curriculum/step"]) for row in rows] == history
+    events = EventAccumulator(str(rounds / "tensorboard" / "sft")).Reload()
+    assert [point.step for point in events.Scalars("sft/loss")] == history
+
+
+def test_points_come_as_often_as_log_every_says(rounds: Path) -> None:
+    settings = tiny_settings(
+        rounds.parent, "curriculum.order=[align]", "budget.align.steps=9", "training.log_every=4",
+        "data.validation=sft", "training.validate_every=3", "logger=[csv,tensorboard]", run="rare",
+    )  # fmt: skip
+    run(settings)
+    folder = Path(settings.run_dir)
+    with (folder / "csv" / "align" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(r["curriculum/step"]) for r in rows if r["align/loss"]] == [4, 8, 9]
+    assert [float(r["curriculum/step"]) for r in rows if r["val/align/loss"]] == [3, 6, 9]
+    stored = read_json(folder / "stages" / "align" / "history.json")
+    assert len(stored) == len(rows) == 6
+
+
+def test_no_logger_is_none(tmp_path: Path) -> None:
+    from dress.loggers import build_loggers
+
+    assert build_loggers(composed("logger=[]", run_dir=tmp_path), "sft", False) == []
+    kinds = [
+        type(one).__name__ for one in build_loggers(composed("logger=[wandb,csv]", run_dir=tmp_path), "sft", False)
+    ]
+    assert kinds == ["CSVLogger", "WandbStage"]
+
+
+def test_a_run_of_one_logger_is_still_read() -> None:
+    plain = composed("logger=wandb").model_dump()
+    plain["logger"] = {"kind": "wandb", "project": "p", "entity": None, "api_key_env": "WANDB_API_KEY"}
+    read = config.check(plain).logger
+    assert read.wandb and not read.csv and read.project == "p"
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("training.clip=-1", "training.clip: Input should be greater than 0"),
+        ("training.clip=0", "training.clip: Input should be greater than 0"),
+        ("training.clip=nan", "training.clip: Input should be a finite number"),
+        ("training.precision=16-mixed", r"training\.precision: fp16 .* \(got '16-mixed'\)"),
+        (
+            "generation.max_new_tokens=99999",
+            "generation.max_new_tokens: expected less than the model's 4,096 positions",
+        ),
+        ("generation.max_new_tokens=1e30", "generation.max_new_tokens: Input should be less than"),
+        ("data.allow_pipe='true'", "data.allow_pipe: Input should be a valid boolean"),
+        ("data.allow_pipe=1", "data.allow_pipe: Input should be a valid boolean"),
+        ("data.cache_gb=inf", "data.cache_gb: Input should be a finite number"),
+        ("data.workers=true", "data.workers: Input should be a valid integer"),
+        ("data.sft={a: {path: x, weight: -1}}", "weight: Input should be greater than 0"),
+        ("data.sft={}", "sft"),
+        ("seed=1e30", "seed: Input should be less than"),
+        ("budget.sft.lr=1e30", "curriculum.stages.sft.lr: Input should be less than"),
+        ("budget.sft.seconds=inf", "budget: sft.seconds: expected a finite number"),
+        ("+curriculum.stages.sft.weight_decay=-0.1", "greater than or equal to 0"),
+        ("+curriculum.stages.sft.warmup=2", "less than or equal to 1"),
+        ("curriculum.stages.collect.top_p=0", "greater than 0"),
+        ("curriculum.stages.collect.temperature=inf", "finite"),
+        ("model.vision.vit.heads=3", "expected a width that heads=3 divides, got width=128"),
+        ("model.vision.vit.patch_size=50", "expected patches that fit into the image"),
+        ("+model.vision.vit.mlp_ratio=0", "greater than 0"),
+        ("model.language.config.initializer_range=inf", "initializer_range: expected a finite number"),
+        ("phases.refinement.anchor=nan", "finite"),
+        ("eval.conditions=[]", "at least 1 item"),
+    ],
+)
+def test_what_no_run_can_mean_is_refused_by_type(override: str, told: str) -> None:
+    with pytest.raises(config.ConfigError, match=told):
+        composed(override)
+
+
+def test_whole_numbers_may_be_written_as_one_likes() -> None:
+    assert composed("budget.sft.steps=1e3").curriculum.stages["sft"].steps == 1000  # type: ignore[union-attr]
+    assert composed("training.clip=1").training.clip == 1
+
+
+@pytest.mark.parametrize(("section", "told"), [("Import", "overwrite"), ("Features", "seed")])
+def test_commands_are_as_strict(section: str, told: str) -> None:
+    from dress.data import tasks
+
+    given = {
+        "Import": {"task": "import", "source": "vlsafe", "path": "a", "out": "b", "overwrite": "true"},
+        "Features": {"task": "features", "path": "a", "out": "b", "encoder": "tiny", "seed": float("inf")},
+    }[section]
+    with pytest.raises(config.ConfigError, match=told):
+        config.check_as(getattr(tasks, section), given)
+
+
+def test_a_named_model_has_a_last_position_too(rounds: Path) -> None:
+    model, _ = load_model(rounds / "stages" / "sft")
+    (data,) = (rounds.parent / "data").iterdir()
+    samples = [open_split("eval", data, composed().data)[0]]
+    asked = [(0, dialogue) for dialogue in samples[0][0].dialogues]
+    with pytest.raises(ValueError, match=r"max_new_tokens: expected less than the language model's 4,096 positions"):
+        converse(
+            CkptResponder(model, "x"), NoRater(), samples, asked, conditions=[[""]] * len(asked),
+            sampling=Sampling(99_999, 8), seed=0,
+        )  # fmt: skip
+
+
+def test_auto_without_bf16_is_fp32(monkeypatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for there, expected in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, there=there: there)
+        assert callbacks.precision_for("auto") == expected
+
+
+def test_a_negative_loss_weight_is_refused_where_it_arises(phases: config.Phases, monkeypatch) -> None:
+    from dress.dialogue.spans import Span, Supervised
+    from dress.phases import PHASES
+
+    spans = (Span("user", "u"), Span("assistant", "a", -1.0))
+    monkeypatch.setitem(PHASES, "sft", lambda record, settings: [Supervised("sft", spans)])
+    with pytest.raises(ValueError, match=r"phase sft, record k: expected a loss weight of at least 0, got -1\.0"):
+        supervised(Record(key="k", image=None), {"sft": 1.0}, phases)
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+PHASE = re.compile(r"^ +(critique|rating|refinement): ([\d.]+)$", re.M)
+"""A phase's weight in a printed configuration."""
+
+
+def phases_of_dress(*typed: str, cwd: Path) -> list[tuple[str, str]]:
+    done = train(cwd, *typed, "show=config", "curriculum.order=[align,sft,collect,dress,eval]")
+    assert done.returncode == 0, done.stderr
+    return PHASE.findall(done.stdout)
+
+
+@pytest.mark.parametrize("plus", ["", "++"])
+def test_what_is_given_for_a_mapping_replaces_it(tmp_path: Path, plus: str) -> None:
+    given = f"{plus}curriculum.stages.dress.phases={{critique:1.0}}"
+    assert phases_of_dress(given, cwd=tmp_path) == [("critique", "1.0")]
+
+
+def test_what_is_added_after_it_stays(tmp_path: Path) -> None:
+    typed = ["curriculum.stages.dress.phases={critique:1.0}", "+curriculum.stages.dress.phases.rating=2"]
+    assert phases_of_dress(*typed, cwd=tmp_path) == [("critique", "1.0"), ("rating", "2.0")]
+
+
+def test_it_does_in_a_sweep_as_well(tmp_path: Path) -> None:
+    given = "curriculum.stages.dress.phases={critique:1.0},{rating:2.0}"
+    assert phases_of_dress("-m", given, cwd=tmp_path) == [("critique", "1.0"), ("rating", "2.0")]
+
+
+def test_arguments_that_give_no_mapping_are_left_as_they_are() -> None:
+    typed = ["-m", "seed=0,1", "data.sft=other", "data.sizes={align: 3}", "+a={b: 1}", "--config-dir", "x", "~logger"]
+    assert replacing(typed) == typed
+    mixture = "data.sft={a: {path: x}}"
+    assert replacing([mixture, "data.sft.a.weight=2"]) == ["++data.sft=null", mixture, "data.sft.a.weight=2"]
+
+
+def test_null_takes_a_phase_out_of_a_file_below() -> None:
+    stage = composed("curriculum.stages.dress.phases.refinement=null").curriculum.stages["dress"]
+    assert isinstance(stage, config.TrainStage) and stage.phases == {"critique": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("curriculum.stages.sft.phases={sft:1.0,myphase:1.0}", "no such phase 'myphase'. There are: align, sft, "),
+        ("curriculum.stages.sft.phases.myphase=1", "no such phase 'myphase'. There are: align, sft, "),
+        ("curriculum.stages.sfd.phases={sft: 1}", "curriculum.stages.sfd: expected kind: train, collect or eval. Did"),
+        ("curriculum.stages.sfd.steps=1", "no such stage. There are: align, collect, dress, eval, sft. Did you mean"),
+        ("~data.workers", "~data.workers: a setting has a value in every run; say which: data.workers=…"),
+        ("~curriculum.stages.dress.lr", "~curriculum.stages.dress.lr: a setting has a value in every run"),
+    ],
+)
+def test_what_does_not_exist_is_named_with_what_does(tmp_path: Path, typed: str, told: str) -> None:
+    done = train(tmp_path, typed)
+    assert done.returncode and told in done.stderr and "Traceback" not in done.stderr
+
+
+BUG = """
+from dress import phases
+def broken(record, settings):
+    raise ValueError("not enough values to unpack")
+phases.PHASES["align"] = broken
+"""
+
+
+def test_a_bug_keeps_its_traceback_in_the_log_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "sitecustomize.py").write_text(BUG)
+    path = os.pathsep.join([str(tmp_path / "mine"), str(ROOT / "src")])
+    done = train(tmp_path, *FAST, "curriculum.order=[align]", PYTHONPATH=path)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    message, _, place = done.stderr.strip().rstrip(")").rpartition(" (traceback: ")
+    assert message == "not enough values to unpack"
+    log = (tmp_path / place).read_text()
+    assert "sitecustomize.py" in log and "in broken" in log
+    run_dir = next((tmp_path / "logs" / "dress_full").iterdir())
+    assert (tmp_path / place).parent == run_dir
+
+
+def test_a_mistake_before_a_run_begins_is_one_line_and_leaves_no_log(tmp_path: Path) -> None:
+    done = train(tmp_path, "training.clip=-1")
+    assert done.returncode == 1 and "traceback" not in done.stderr.lower()
+    assert not list(tmp_path.rglob("*.log"))
+
+
+def test_what_a_run_saves_is_read_again_as_it_was_checked() -> None:
+    settings = composed("experiment=rounds", "logger=[csv,wandb]")
+    assert config.check(json.loads(json.dumps(settings.model_dump()))) == settings
