@@ -139,8 +139,8 @@ def detect_format(path: Path, ignore: Collection[str] = ()) -> Format | None:
             if isinstance(value, dict):
                 if value.keys() & OURS or isinstance(value.get("image"), dict):
                     return "records"
-                if isinstance(value.get("caption"), str):
-                    return "captions"
+                if "caption" in value or "key" in value:
+                    return "captions" if "caption" in value else "records"
     return None
 
 

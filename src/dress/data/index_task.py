@@ -43,6 +43,7 @@ def run(settings: Index, console: Console) -> None:
         expected = sums.get(str(entry["name"]), entry["sha256"])
         if entry["sha256"] != expected:
             entry["problems"].append(("", f"expected sha256 {expected[:12]} as noted beside it, got another"))
+            entry["samples"] = []
         entries.append(entry)
     samples = sum(len(entry["samples"]) for entry in entries)
     problems = [(entry["name"], *problem) for entry in entries for problem in entry["problems"]]
