@@ -56,12 +56,11 @@ class _Member(tarfile.TarInfo):
             raise tarfile.ReadError(f"a size of {self.size} bytes at byte {self.offset}")
         return super()._proc_member(tar)  # type: ignore[misc]
 
-    def _proc_gnusparse_00(self, *_: Any) -> None:
-        """Sparse files are refused."""
+    def _proc_gnusparse_00(self, member: tarfile.TarInfo, *_: Any) -> None:
+        """Noted and not read: sparse files are refused."""
+        member.sparse = []  # type: ignore[attr-defined]
 
-    def _proc_gnusparse_01(self, *_: Any) -> None: ...
-
-    def _proc_gnusparse_10(self, *_: Any) -> None: ...
+    _proc_gnusparse_01 = _proc_gnusparse_10 = _proc_gnusparse_00
 
 
 def check_regular(path: Path) -> None:
