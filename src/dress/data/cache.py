@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from dress.redaction import redacted, reveal
 T = TypeVar("T")
 
 PIECE = 8 << 20
+NAME = re.compile(r"[0-9a-f]{16}-[\w.-]{0,60}")
+"""Of a fetched shard."""
 TRIES = 6
 """Of one piece; the waits between them double, from 0.2 s on."""
 
@@ -56,7 +59,7 @@ def is_remote(place: str) -> bool:
 
 
 class ShardCache:
-    """Fetched files under `folder`, at most `gigabytes` of them.
+    """Fetched files under `folder`, at most `gigabytes` of them. Other files there stay as they are.
 
     Args:
         folder: made if missing; `~/.cache/dress` by default.
@@ -225,7 +228,7 @@ class ShardCache:
         with FileLock(self.folder / ".room.lock"):
             found = []
             for path in self.folder.iterdir():
-                if path.suffix in (".lock", ".json") or path == wanted:
+                if path == wanted or not _is_ours(path):
                     continue
                 with contextlib.suppress(FileNotFoundError):
                     stat = path.stat()
@@ -240,6 +243,18 @@ class ShardCache:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_fs": {}}
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether the cache made a file: it has its form of name, and the lock of that name beside it."""
+    shard = path.with_name(path.name.removesuffix(".partial"))
+    return (
+        NAME.fullmatch(shard.name) is not None
+        and shard.suffix not in (".lock", ".json")
+        and path.is_file()
+        and not path.is_symlink()
+        and shard.with_name(shard.name + ".lock").is_file()
+    )
 
 
 def _difference(path: Path, size: int | None, sha256: str | None) -> str | None:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
+from dress.data.index_file import INDEX, write_index
 from dress.data.sources.pool import Pool, cores
 from dress.data.sources.ranges import MAX_ROW_BYTES, Range, layout, ranges
 from dress.data.sources.rows import SPLITS, Source, SourceError, Table
@@ -106,6 +107,7 @@ def run_import(source: Source, settings: Import, progress: Progress) -> Imported
             _refuse_if_none(spool, job, path)
             spool.hold_out(settings.held_out if "eval" in splits else 0, HELD_OUT_SHARE)
             _write(spool, pool, aside, splits, settings.per_shard, progress)
+            _index(spool, pool, aside, splits)
         if _stats(inputs) != before:
             raise SourceError(f"{path}: changed while it was read; run the same command again")
         report = _report(spool, job, aside, splits)
@@ -175,6 +177,27 @@ def _write(spool: Spool, pool: Pool, aside: Path, splits: tuple[str, ...], per_s
             spool.shard_done(split, number, sha256, records)
             progress.advance(len(groups))
         progress.end()
+
+
+def _index(spool: Spool, pool: Pool, aside: Path, splits: tuple[str, ...]) -> None:
+    """Each split gets its `index.json`: nobody has to take the shards for what they are when they are first read.
+
+    Raises:
+        OSError: a shard is not the one that was written; the same command writes it again.
+    """
+    for split in splits:
+        shards = spool.shards(split)
+        calls = ((aside / split, f"shard-{number:06d}.tar") for number in sorted(shards))
+        entries = [entry for _, entry in pool.map("index", calls)]
+        for entry, (_, (sha256, _)) in zip(entries, sorted(shards.items()), strict=True):
+            if entry["sha256"] != sha256 or entry["problems"]:
+                (aside / split / entry["name"]).unlink()
+                raise OSError(
+                    f"{aside / split / entry['name']}: damaged since it was written {entry['problems'][:1]}; "
+                    f"run the same command again"
+                )
+        if entries:
+            write_index(aside / split / INDEX, entries, "records", ())
 
 
 def _report(spool: Spool, job: Job, aside: Path, splits: tuple[str, ...]) -> dict[str, Any]:

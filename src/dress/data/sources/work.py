@@ -16,14 +16,14 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from dress.data.images import open_image
-from dress.data.index import MAX_JSON_BYTES, MAX_MEMBER_BYTES
+from dress.data.index import MAX_JSON_BYTES, MAX_MEMBER_BYTES, index_shard
 from dress.data.shards import Sample, as_members, write_shard
 from dress.data.sources.merging import MAX_KEY_BYTES, derived_key, group_name, image_of, merged
 from dress.data.sources.ranges import MAX_ROW_BYTES, Layout, Range
 from dress.data.sources.rows import Part, Place, Rejected, Source, SourceError
 from dress.data.sources.spool import Checked, Fault, Found, Good, Group, RowAt
 from dress.data.sources.values import is_reject, unwrapped, value
-from dress.record import ImageRef, Record, describe
+from dress.record import ImageRef, Record, RecordError, check_parts, describe
 
 MAX_GROUP_BYTES = 4 * MAX_ROW_BYTES
 """Rows of one image are in memory together."""
@@ -149,10 +149,13 @@ class Worker:
         if not taught and not held:
             raise Rejected("nothing to use", f"{record.key}: expected a caption, an answer or a question, got none")
         try:
-            size = len(record.dump())
+            data = record.dump()
+            check_parts(data, record.key)
+        except RecordError as error:
+            raise Rejected("too large", str(error)) from None
         except ValueError as error:
             raise Rejected("bad field", str(error)) from None
-        if size > MAX_JSON_BYTES:
+        if len(data) > MAX_JSON_BYTES:
             raise Rejected("too large", f"{record.key}: expected a record of at most {MAX_JSON_BYTES:,} bytes")
         return Good(taught, held)
 
@@ -217,6 +220,12 @@ class Worker:
         if not self._split(group):
             record = self.job.source.written(record, split, counts)
         return record, data
+
+    def index(self, folder: Path, name: str) -> dict[str, Any]:
+        """The index entry of a shard that was written."""
+        path = folder / name
+        stat = path.stat()
+        return {"name": name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, **index_shard(path)}
 
     # --- rejects ---
 
