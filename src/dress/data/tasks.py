@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from dress.config import Model, Positive, Section, check_as
+from dress.config import Aspect, Model, Positive, Resize, Section, check_as
 
 NonNegative = Annotated[int, Field(ge=0)]
 
@@ -36,6 +36,7 @@ class Import(Task):
     per_shard: Positive = 200  # records
     workers: NonNegative | None = None  # processes; 0 = this one only, null = as many as cores
     allow_missing_images: bool = False
+    max_aspect: Aspect = 200.0  # longer side of an image ÷ shorter side
 
 
 class Index(Task):
@@ -90,6 +91,7 @@ class Inspect(Task):
     tokenizer: str | None = None  # a run folder or a tokenizer.json
     out: str | None = None  # null = tables only
     samples: Positive = 24  # records on the page
+    max_aspect: Aspect = 200.0  # longer side of an image ÷ shorter side
 
     @model_validator(mode="before")
     @classmethod
@@ -105,6 +107,7 @@ class Encoder(Section):
     name: str | None = None
     weights: str | None = None  # OpenCLIP tag or a local file; null = random
     layer: int = -1
+    resize: Resize = "native"
 
 
 class Features(Task):
@@ -120,6 +123,7 @@ class Features(Task):
     seed: Annotated[int, Field(ge=0)] = 0
     stored: Literal["bf16", "int8", "fp32"] = "bf16"
     images: Literal["fast", "exact"] = "fast"
+    max_aspect: Aspect = 200.0  # longer side of an image ÷ shorter side
     batch_size: Positive = 32
     device: str | None = None
     on_damage: Literal["stop", "skip"] = "stop"
