@@ -61,11 +61,11 @@ def open_image(data: bytes, where: str, max_aspect: float = MAX_ASPECT) -> Image
     """
     image = header(data, where, max_aspect)
     try:
-        turned = orientation(image)
-        image = rgb(image)
+        seen = rgb(image)
     except DAMAGE as error:
         raise undecodable(data, where, error) from None
-    return image if turned == 1 else image.transpose(TURNS[turned])
+    turned = orientation(image)
+    return seen if turned == 1 else seen.transpose(TURNS[turned])
 
 
 def header(data: bytes, where: str, max_aspect: float = MAX_ASPECT) -> Image.Image:
@@ -77,7 +77,7 @@ def header(data: bytes, where: str, max_aspect: float = MAX_ASPECT) -> Image.Ima
     _check_parts(data, where)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # bombs are refused below; a broken EXIF does not matter
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (UnidentifiedImageError, Image.DecompressionBombError, *DAMAGE) as error:
         raise undecodable(data, where, error) from None
@@ -108,7 +108,9 @@ TURNS = {
 def orientation(image: Image.Image) -> int:
     """EXIF's, 1 (upright) to 8; 1 where there is none, or none that can be read: the picture is good without it."""
     try:
-        found = image.getexif().get(0x0112, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            found = image.getexif().get(0x0112, 1)
     except DAMAGE:
         return 1
     return found if found in TURNS else 1
@@ -125,7 +127,7 @@ def rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: a mode that says no range of values (F).
     """
-    depth = image.tile[0].args if image.tile and isinstance(image.tile[0].args, str) else image.mode
+    depth = next((tile.args for tile in getattr(image, "tile", ())), image.mode)  # of a PNG, its raw mode
     clear = image.info.get("transparency")
     if image.mode == "F":
         raise ValueError("expected pixels of 1 to 16 bits, got floating point")
@@ -144,10 +146,10 @@ def rgb(image: Image.Image) -> Image.Image:
     return plain if there is None else Image.composite(plain, _white(plain.size), there)
 
 
-def _there(seen: np.ndarray, clear: int | tuple[int, ...], depth: str) -> Image.Image:
+def _there(seen: np.ndarray, clear: int | tuple[int, ...], depth: object) -> Image.Image:
     """A mask of the pixels that are not of a PNG's one transparent colour, which it states in the file's own depth."""
     shown = np.asarray(clear)
-    if depth.startswith("RGB;16"):
+    if depth == "RGB;16B":
         shown = shown >> 8
     elif depth in ("L;2", "L;4"):
         shown = shown * (85 if depth == "L;2" else 17)

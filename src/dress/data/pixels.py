@@ -132,13 +132,13 @@ def decode(data: bytes, where: str, max_aspect: float = MAX_ASPECT) -> Tensor:
     """
     image = header(data, where, max_aspect)
     try:
-        turned = orientation(image)
         if image.format in ("JPEG", "MPO") and image.mode == "RGB":
             pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
         else:
             pixels = torch.from_numpy(np.array(rgb(image))).permute(2, 0, 1)
     except (RuntimeError, *DAMAGE) as error:
         raise undecodable(data, where, error) from None
+    turned = orientation(image)
     if turned >= 5:
         pixels = pixels.transpose(1, 2)
     return pixels.flip(FLIPS[turned]) if turned in FLIPS else pixels

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from dress.data.cache import ChangedShardError
-from dress.data.images import open_image
+from dress.data.images import MAX_ASPECT, open_image
 from dress.data.index import FEATURES, IMAGE_EXTENSIONS, Format, index_shard
 from dress.data.index_file import INDEX, Entry, ShardError, read_index, write_index
 from dress.record import ImageAnnotation, ImageRef, Record, RecordError
@@ -140,6 +140,8 @@ class Shards:
         """`shard: member: reason` of all that was skipped when the shards were opened."""
         self.skipped: list[str] = []
         """`shard: key: reason` of the records that `readable` passed over."""
+        self.max_aspect = MAX_ASPECT
+        """Longer side ÷ shorter side of an image that `readable` does not pass over."""
         self.form: Format = "records"
         self._ignore: Collection[str] = ()
         self._files: dict[int, _File] = {}
@@ -178,7 +180,7 @@ class Shards:
             try:
                 record, image = self[index]
                 if image is not None and self.on_damage == "skip":
-                    open_image(image, self.where(index))
+                    open_image(image, self.where(index), self.max_aspect)
                 yield record, image
             except (RecordError, ChangedShardError) as error:
                 if self.on_damage == "stop":

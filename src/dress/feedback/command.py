@@ -96,8 +96,9 @@ def _responder(settings: CollectCommand, kind: str, trained: Config | None) -> R
     from dress.model.checkpoint import load_model
 
     assert trained is not None
+    data = settings.data or trained.data
     model, _ = load_model(Path(settings.responder) / "stages" / settings.stage)
-    return CkptResponder(model, f"{trained.name}/{settings.stage}", settings.keep_cache)
+    return CkptResponder(model, f"{trained.name}/{settings.stage}", settings.keep_cache, data.max_aspect)
 
 
 def _weights(settings: CollectCommand) -> str:
