@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from conftest import composed
 from imports import content, do_import, json_lines, photo, photos, records, rejects
 from PIL import Image
 from rich.console import Console
@@ -14,6 +15,7 @@ from rich.console import Console
 from dress.data.shards import write_shards
 from dress.data.sources.lvlm_nlf import row_of
 from dress.data.sources.task import show
+from dress.data.stream import open_split
 from dress.evaluation.suites.asked import Images
 from dress.inspection.inspecting import inspect
 from dress.inspection.reading import DataSet
@@ -134,3 +136,14 @@ def test_animations_and_narrow_images_are_found_by_inspect(tmp_path: Path):
 
     assert counts(200) == {"image animated": 1, "image too narrow": 2}
     assert counts(300) == {"image animated": 1, "image too narrow": 1}
+
+
+def test_narrow_images_are_skipped_where_damage_is(tmp_path: Path):
+    samples = [(Record(key=name, image=ImageRef(id=name)), data) for name, data in (("a", narrow()), ("b", photo()))]
+    write_shards(tmp_path / "d", samples)
+    settings = composed("data=shards", f"data.path={tmp_path}", "data.on_damage=skip").data
+    shards = open_split("d", tmp_path, settings)
+    assert [record.key for record, _ in shards.readable(range(2))] == ["b"]
+    assert "shard-000000.tar: a: image is 1 x 100000; expected an aspect ratio" in shards.skipped[0]
+    wide = open_split("d", tmp_path, settings.model_copy(update={"max_aspect": 65535.0}))
+    assert wide.max_aspect == 65535
