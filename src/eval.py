@@ -22,6 +22,7 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
         FileNotFoundError: no run folder, or a stage of it holds no model.
         ValueError: a model that does not load, or records that the judge cannot judge.
     """
+    from dress.data.pixels import resize_note
     from dress.data.stream import open_split
     from dress.evaluation.cells import evaluate_cells
     from dress.evaluation.metrics import metrics
@@ -49,9 +50,12 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
         dialogues = sum(len(record.dialogues) for record, _ in samples)
         progress.start("eval", dialogues * settings.turns * len(settings.conditions) * len(stages))
 
+        preprocessing: dict[str, Any] = {}
+
         def responder(stage: str) -> CkptResponder:
             model, _ = load_model(run / "stages" / stage, trust_remote_code=settings.trust_remote_code)
-            return CkptResponder(model, f"{trained.name}/{stage}", settings.keep_cache)
+            preprocessing.update(model.vision.preprocessing)  # the same in all stages
+            return CkptResponder(model, f"{trained.name}/{stage}", settings.keep_cache, trained.data.max_aspect)
 
         sampling = Sampling(settings.max_new_tokens or trained.generation.max_new_tokens, settings.batch_size)
         out.mkdir(parents=True, exist_ok=True)
@@ -68,7 +72,8 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
     result = metrics(outcomes, headline(trained.curriculum))
     write_json(out / "metrics.json", result)
     write_json(out / "run.json", {"name": f"{trained.name}, evaluated again", "seed": trained.seed})
-    report = write_report(out, samples, trained.eval.scenes, [])
+    note = resize_note((image for _, image in samples if image is not None), preprocessing, trained.data.max_aspect)
+    report = write_report(out, samples, trained.eval.scenes, [] if note is None else [note])
     console.print(metrics_table(result))
     console.print(f"report: {report}", highlight=False)
     return out

@@ -54,6 +54,7 @@ def quiet() -> None:
     """No word of Lightning's about what every run of ours does on purpose."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start")  # the vision tower is, on purpose
     warnings.filterwarnings("ignore", message=".*LeafSpec")  # its own code, deprecated by torch
 
 

@@ -40,8 +40,10 @@ PhaseName = Literal["align", "sft", "critique", "refinement", "rating", "best_of
 Part = Literal["vision", "projector", "language", "lora"]
 Split = Literal["align", "sft", "prompts", "feedback", "eval"]
 Condition = Literal["none", "praise"]
+Resize = Literal["native", "crop", "squash", "pad"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 TopP = Annotated[float, Field(gt=0, le=1)]
+Aspect = Annotated[float, Field(ge=1, le=65535)]
 
 
 def _no_reserved(name: str) -> str:
@@ -121,7 +123,8 @@ class Vision(Section):
     name: str | None = None  # OpenCLIP model name, e.g. ViT-L-14-336, EVA01-g-14
     weights: str | None = None  # OpenCLIP tag, a local file, or a run's stage folder; null = random weights
     vit: ViT | None = None
-    layer: Whole = -1  # which block's patch tokens; -1 is the last, -2 the one before (LLaVA)
+    layer: Whole = -1  # which block's patch tokens, or which feature map; -1 is the last, -2 the one before (LLaVA)
+    resize: Resize = "native"  # how an image is made to fit; native = the weights' own way
 
     @model_validator(mode="after")
     def _one_of(self) -> Vision:
@@ -222,6 +225,7 @@ class Data(Section):
     share_prefixes: bool = True  # one token tree per record; false = one sequence per dialogue
     features: bool = False  # stored vision features instead of images and encoder (python src/prepare.py task=features)
     images: Literal["fast", "exact"] = "fast"  # how images are decoded and resized in training; exact is OpenCLIP's PIL
+    max_aspect: Aspect = 200.0  # longer side of an image ÷ shorter side
     dialogues_per_record: Positive | None = None  # of a record in a step, drawn anew each epoch; null = all
     tokens_per_forest: Positive = 16384  # tokens of one forward pass
     max_tokens: Positive = 4096  # longest dialogue, in tokens

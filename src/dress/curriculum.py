@@ -25,7 +25,7 @@ from dress import config
 from dress.building import build_model
 from dress.callbacks import SaveCheckpoint, ShowProgress, precision_for
 from dress.data.datamodule import HeldOut, StageData, StepDataset
-from dress.data.pixels import Pixels
+from dress.data.pixels import Pixels, resize_note
 from dress.data.run_data import REJECTS, RunData, name_damage, told
 from dress.data.shards import Sample, Shards
 from dress.data.stream import Stream
@@ -135,7 +135,7 @@ class Curriculum:
         self._write_run_json(time.monotonic() - began)
         write_json(self.folder / "metrics.json", result)
         samples = self._eval_samples() if outcomes else []
-        write_report(self.folder, samples, self.settings.eval.scenes, self._notes())
+        write_report(self.folder, samples, self.settings.eval.scenes, self._notes(samples))
         log_results(self.settings, result, outcomes, samples)
         return result
 
@@ -257,7 +257,10 @@ class Curriculum:
         def dataset(kind: type[Made], stream: Stream, rank: int, world: int) -> Made:
             return kind(
                 stream, stage, self.settings.data, self.settings.phases, self.model.encoder,
-                Pixels(self.model.vision.preprocessing, self.model.vision.transform, self.settings.data.images),
+                Pixels(
+                    self.model.vision.preprocessing, self.model.vision.transform, self.settings.data.images,
+                    self.settings.data.max_aspect,
+                ),
                 folder / REJECTS, training.overfit, rank, world,
             )  # fmt: skip
 
@@ -388,7 +391,8 @@ class Curriculum:
 
     def _responder(self, stage: str, condition: str = "none") -> CkptResponder:
         under = "" if condition == "none" else f" ({condition})"
-        return CkptResponder(self.model, f"{self.settings.name}/{stage}{under}", self.settings.generation.keep_cache)
+        keep, most = self.settings.generation.keep_cache, self.settings.data.max_aspect
+        return CkptResponder(self.model, f"{self.settings.name}/{stage}{under}", keep, most)
 
     def _sampling(self, temperature: float, top_p: float = 1.0) -> Sampling:
         generation = self.settings.generation
@@ -455,17 +459,20 @@ class Curriculum:
             },
         )
 
-    def _notes(self) -> list[str]:
+    def _notes(self, samples: list[Sample]) -> list[str]:
         """What a reader of the report must know before its figures."""
         data, language = self.settings.data, self.settings.model.language
+        images = [image for _, image in samples if image is not None]
+        resized = resize_note(images, self.model.vision.preprocessing, data.max_aspect)
+        notes = [] if resized is None else [resized]
         if data.world is None and language.config is not None:
             records = sum(len(part.shards) for part in self.data.stream(data.sft).parts)
-            return [
+            notes.append(
                 f"A model from scratch on {records:,} real images: nobody should expect good captions. "
                 f"What this shows is that the whole method runs on these data. A model whose SFT data hold "
                 f"no refusal never samples one, so feedback on its own answers cannot teach it to refuse."
-            ]
-        return []
+            )
+        return notes
 
 
 def _link(source: str, target: str) -> None:

@@ -81,7 +81,7 @@ class Writer:
         self.settings, self.vision = settings, vision.eval()
         self.device = next(vision.parameters()).device
         self.facts = vision.facts(settings.images)
-        self.pixels = Pixels(vision.preprocessing, vision.transform, settings.images)
+        self.pixels = Pixels(vision.preprocessing, vision.transform, settings.images, settings.max_aspect)
         self.written = Written()
 
     def samples(self, shards: Shards, indices: range) -> Iterator[dict[str, Any]]:

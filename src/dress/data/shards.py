@@ -26,7 +26,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from dress.data.cache import ChangedShardError
-from dress.data.images import open_image
+from dress.data.images import MAX_ASPECT, open_image
 from dress.data.index import FEATURES, IMAGE_EXTENSIONS, Format, check_regular, detect_format, index_shard
 from dress.data.index_file import (
     IMPORT_FILE,
@@ -159,6 +159,8 @@ class Shards:
         """`shard: member: reason` of all that was skipped when the shards were opened."""
         self.skipped: list[str] = []
         """`shard: key: reason` of the records that `readable` passed over."""
+        self.max_aspect = MAX_ASPECT
+        """Longer side ÷ shorter side of an image that `readable` does not pass over."""
         self.form: Format = "records"
         self._ignore: Collection[str] = ()
         self._repeated: set[str] = set()  # keys of captions that stand in several shards
@@ -199,7 +201,7 @@ class Shards:
             try:
                 record, image = self[index]
                 if image is not None and self.on_damage == "skip":
-                    open_image(image, self.where(index))
+                    open_image(image, self.where(index), self.max_aspect)
                 yield record, image
             except (RecordError, ChangedShardError) as error:
                 if self.on_damage == "stop":

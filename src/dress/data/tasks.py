@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from dress.config import Count, Model, Positive, Section, Whole, check_as
+from dress.config import Aspect, Count, Model, Positive, Resize, Section, Whole, check_as
 
 
 class Task(Section):
@@ -34,6 +34,7 @@ class Import(Task):
     per_shard: Positive = 200  # records
     workers: Count | None = None  # processes; 0 = this one only, null = as many as cores
     allow_missing_images: bool = False
+    max_aspect: Aspect = 200.0  # longer side of an image ÷ shorter side
 
 
 class Index(Task):
@@ -88,6 +89,7 @@ class Inspect(Task):
     tokenizer: str | None = None  # a run folder or a tokenizer.json
     out: str | None = None  # null = tables only
     samples: Positive = 24  # records on the page
+    max_aspect: Aspect = 200.0  # longer side of an image ÷ shorter side
 
     @model_validator(mode="before")
     @classmethod
@@ -103,6 +105,7 @@ class Encoder(Section):
     name: str | None = None
     weights: str | None = None  # OpenCLIP tag or a local file; null = random
     layer: Whole = -1
+    resize: Resize = "native"
 
 
 class Features(Task):
@@ -119,6 +122,7 @@ class Features(Task):
     seed: Count = 0
     stored: Literal["bf16", "int8", "fp32"] = "bf16"
     images: Literal["fast", "exact"] = "fast"
+    max_aspect: Aspect = 200.0  # longer side of an image ÷ shorter side
     batch_size: Positive = 32
     device: str | None = None
     on_damage: Literal["stop", "skip"] = "stop"

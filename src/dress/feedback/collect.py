@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dress import config
-from dress.data.images import open_image
+from dress.data.images import MAX_ASPECT, open_image
 from dress.data.shards import INDEX, Sample, Shards, write_shards
 from dress.data.sources.lvlm_nlf import KEPT
 from dress.dialogue.spans import Span
@@ -31,19 +31,22 @@ class CkptResponder:
         name: what provenance calls it.
         keep_cache: go on from the keys and values of the turn before (`auto`: where they fit into
             memory), or read every prompt from its beginning.
+        max_aspect: longer side ÷ shorter side of an image, at most.
     """
 
-    def __init__(self, model: LVLM, name: str, keep_cache: Literal["auto", "on", "off"] = "auto") -> None:
-        self.model, self.name, self._keep = model, name, keep_cache
+    def __init__(
+        self, model: LVLM, name: str, keep_cache: Literal["auto", "on", "off"] = "auto", max_aspect: float = MAX_ASPECT
+    ) -> None:
+        self.model, self.name, self._keep, self._max_aspect = model, name, keep_cache, max_aspect
         self._session: Session | None = None
 
     def preprocess(self, data: bytes, where: str) -> Tensor:
         """Pixels [3, H, W].
 
         Raises:
-            RecordError: the image does not decode.
+            RecordError: the image does not decode, or is too narrow.
         """
-        return self.model.vision.preprocess(open_image(data, where))
+        return self.model.vision.preprocess(open_image(data, where, self._max_aspect))
 
     def answer(
         self,

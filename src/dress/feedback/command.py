@@ -108,10 +108,10 @@ def _responder(settings: CollectCommand, kind: str, trained: Config | None) -> R
     from dress.model.checkpoint import load_model
 
     assert trained is not None
-    folder = Path(settings.responder) / "stages" / settings.stage
+    folder, data = Path(settings.responder) / "stages" / settings.stage, settings.data or trained.data
     model, _ = load_model(folder, trust_remote_code=settings.trust_remote_code)
     under = "" if settings.condition == "none" else f" ({settings.condition})"
-    return CkptResponder(model, f"{trained.name}/{settings.stage}{under}", settings.keep_cache)
+    return CkptResponder(model, f"{trained.name}/{settings.stage}{under}", settings.keep_cache, data.max_aspect)
 
 
 def _condition(settings: CollectCommand) -> str:

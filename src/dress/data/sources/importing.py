@@ -24,7 +24,7 @@ from dress.data.sources.ranges import MAX_ROW_BYTES, Range, layout, ranges
 from dress.data.sources.rows import SPLITS, Source, SourceError, Table
 from dress.data.sources.spool import Spool
 from dress.data.sources.values import is_reject, parse
-from dress.data.sources.work import Input, Job, Worker, size_of
+from dress.data.sources.work import NOTED, Input, Job, Worker, size_of
 from dress.data.tasks import Import
 from dress.files import read_json, write_json
 
@@ -32,7 +32,7 @@ IMPORT_FILE = "import.json"
 REJECTS_FILE = "rejects.jsonl"
 IMAGES_FILE = "images.tsv"
 SPOOL, LOCK = "progress.sqlite", "lock"
-VERSION = 2
+VERSION = 3
 """Raised when the same parts would give other files."""
 
 BATCH_ROWS, BATCH_BYTES, BATCH_GROUPS = 500, 1 << 20, 50
@@ -59,6 +59,7 @@ class Imported:
     used: int  # rows; several may make one record
     written: dict[str, int]  # records per split
     rejected: dict[str, int]  # rows per reason
+    noted: dict[str, int]  # what was used and is to be known: animations
     unchanged: bool = False
     kept: Path | None = None  # where a foreign folder that stood at `out` was moved
 
@@ -95,7 +96,7 @@ def run_import(source: Source, settings: Import, progress: Progress) -> Imported
         there = _there(out, fingerprint, roots)
         if there is not None:
             return there
-    job = Job(source, inputs, roots, settings.allow_missing_images)
+    job = Job(source, inputs, roots, settings.allow_missing_images, settings.max_aspect)
     before = _stats(inputs)
     with _partial(out) as aside:
         spool = Spool(aside / SPOOL, fingerprint)
@@ -116,7 +117,7 @@ def run_import(source: Source, settings: Import, progress: Progress) -> Imported
         write_json(aside / IMPORT_FILE, {**about, "fingerprint": fingerprint, **report, "inputs": sums})
         spool.delete()
         kept = _replace(out, aside)
-    counts = {name: report[name] for name in ("read", "used", "written", "rejected")}
+    counts = {name: report[name] for name in ("read", "used", "written", "rejected", "noted")}
     return Imported(out, **counts, kept=kept)
 
 
@@ -220,6 +221,7 @@ def _report(spool: Spool, job: Job, aside: Path, splits: tuple[str, ...]) -> dic
         "used": read - sum(reasons.values()),
         "written": {split: sum(records for _, records in spool.shards(split).values()) for split in splits},
         "rejected": reasons,
+        "noted": {word.removeprefix(NOTED): n for word, n in spool.counts().items() if word.startswith(NOTED)},
         "files": files,
     }
 
@@ -288,7 +290,7 @@ def _fingerprint(source: Source, settings: Import, splits: tuple[str, ...], sums
     """Of all that the result depends on but images, whose names and sizes are in `images.tsv`."""
     known_by = [
         VERSION, source.name, source.version, sums, splits, settings.held_out, settings.per_shard,
-        settings.allow_missing_images,
+        settings.allow_missing_images, settings.max_aspect,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(known_by).encode()).hexdigest()
 
@@ -349,6 +351,7 @@ def _there(out: Path, fingerprint: str, roots: tuple[Path, ...]) -> Imported | N
         same, files = known["fingerprint"] == fingerprint, known["files"]
         damaged = next((name for name, sha in files.items() if _changed(out / name, sha)), None)
         counts = {name: known[name] for name in ("read", "used", "written", "rejected")}
+        counts["noted"] = known.get("noted", {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise SourceError(f"out={out}: expected nothing or an import, got other content. {advice}") from None
     if not same:

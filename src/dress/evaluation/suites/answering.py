@@ -118,7 +118,9 @@ class Asker:
         self.condition = self.conditions[condition]
         most = self.settings.max_new_tokens or trained.generation.max_new_tokens
         self.sampling = Sampling(most, self.settings.batch_size, self.settings.temperature, self.settings.top_p)
-        self.responder = CkptResponder(model, f"{trained.name}/{name} ({condition})")
+        self.responder = CkptResponder(
+            model, f"{trained.name}/{name} ({condition})", max_aspect=trained.data.max_aspect
+        )
 
 
 def _told(answer: str | NoAnswer) -> str | NoAnswer:
