@@ -12,6 +12,7 @@ from dress.command_line import entry_point
 from dress.config import Config, EvalCommand, Training, check_as
 from dress.evaluation.suites.settings import suite
 from dress.files import read_json, write_json
+from dress.terminal import Terminal
 
 
 def evaluate_run(settings: EvalCommand, console: Console) -> Path:
@@ -82,7 +83,7 @@ def evaluate(composed: dict[str, Any], console: Console) -> None:
 
 @entry_point("eval")
 def main(composed: dict[str, Any]) -> None:
-    evaluate(composed, Console())
+    evaluate(composed, Terminal())
 
 
 if __name__ == "__main__":

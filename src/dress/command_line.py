@@ -32,6 +32,7 @@ from pydantic import BaseModel
 from dress import config
 from dress.files import read_json
 from dress.run_folder import short
+from dress.terminal import accept_any_text, visible
 
 Task = Callable[[dict[str, Any]], None]
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -91,6 +92,7 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
                 finally:
                     _discard_unused()
 
+            accept_any_text()
             signal.signal(signal.SIGTERM, _stop)
             run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
             try:
@@ -173,7 +175,7 @@ def _how_to_go_on() -> str:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 def _discard_unused() -> None:
