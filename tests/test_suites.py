@@ -22,11 +22,11 @@ from rich.console import Console
 from dress.config import ConfigError
 from dress.evaluation.suites import measures, pope
 from dress.evaluation.suites.chair_words import chair_mentions
-from dress.evaluation.suites.llava_bench import scores
 from dress.evaluation.suites.outcome import SuiteOutcome, load
 from dress.evaluation.suites.output import recompute
 from dress.evaluation.suites.reading import image_key, read_rows
 from dress.evaluation.suites.settings import SUITES, suite
+from dress.evaluation.suites.stated_scores import stated_scores
 from dress.files import read_json
 from dress.mentions import COCO80
 
@@ -305,7 +305,7 @@ def test_an_image_has_one_name_however_it_is_written() -> None:
     ],
 )  # fmt: skip
 def test_scores_are_read_where_they_are_stated(review: str, read: Any) -> None:
-    assert scores(review) == read
+    assert stated_scores(review) == read
 
 
 def test_reviews_are_read_from_their_text_and_failures_never_averaged(tmp_path: Path) -> None:
