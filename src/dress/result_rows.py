@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import math
 import re
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from dress.files import read_json
+from dress.terminal import visible
 
 if TYPE_CHECKING:
     from dress.data.shards import Sample
@@ -136,4 +138,6 @@ def _values(said: Mapping[tuple[str, int], Outcome], models: Sequence[str]) -> t
 
 
 def _cell(value: Any) -> str:
-    return "" if value is None else re.sub(r"[|\n]", " ", str(value))
+    """Foreign text is no markdown, no HTML and no second cell."""
+    plain = " ".join(visible("" if value is None else str(value)).split("\n")).replace("|", " ")
+    return re.sub(r"([\\`*_\[\]~])", r"\\\1", html.escape(plain, quote=False))

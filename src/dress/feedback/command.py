@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from dress.config import CollectCommand, CollectStage, Config, Consent, Data
@@ -156,6 +155,6 @@ def _tell(out: Path, failed: list[dict[str, Any]], unused: list[dict[str, Any]],
     if reasons:
         table = Table("what", "why", "number", title="not as it should be")
         for (what, why), number in sorted(reasons.items()):
-            table.add_row(escape(what), escape(str(why)), f"{number:,}")
+            table.add_row(what, str(why), f"{number:,}")
         console.print(table)
     console.print(f"shards: {out}", highlight=False)
