@@ -104,8 +104,11 @@ class Encoder:
         return Encoded(dialogue.phase, ids, weights)
 
     def length(self, dialogue: Supervised) -> int:
-        """Tokens of a dialogue, the image's included, however many they are."""
-        return len(self._join(pieces(dialogue.spans, self.chat, dialogue.image))[0])
+        """Tokens of a dialogue, the image's included, however many they are; 0 where its system text has no place."""
+        try:
+            return len(self._join(pieces(dialogue.spans, self.chat, dialogue.image))[0])
+        except RecordError:  # named when it is trained on
+            return 0
 
     def prompt(self, spans: Iterable[Span], image: bool) -> list[int]:
         """Tokens up to where the next answer begins; the last span is the user's or a condition.

@@ -71,7 +71,9 @@ def check_cuts(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> None:
         spans = [Span("user", user), Span("condition", condition), Span("assistant", answer)]
         spans += [Span("user", condition), Span("assistant", user.lstrip())]
         text = "".join(part.text for part in pieces(tuple(spans), chat, image=False))
-        if encoder.prompt(spans, image=False)[len(encoder.before) :] != tokenizer.encode(text, add_special_tokens=False):
+        if encoder.prompt(spans, image=False)[len(encoder.before) :] != tokenizer.encode(
+            text, add_special_tokens=False
+        ):
             raise ValueError(
                 f"model.language.chat={chat.name}: this tokenizer merges tokens across message borders "
                 f"(probe {user!r}): loss masks would be wrong. Choose another chat format"
