@@ -192,7 +192,7 @@ class Encoder:
 
 
 def before_all(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> list[int]:
-    """What the tokenizer puts before plain text: mostly BOS or nothing; its own chat template decides, if it has one."""
+    """What the tokenizer puts before plain text: mostly BOS or nothing. A chat template of its own decides."""
     plain, whole = tokenizer.encode("x", add_special_tokens=False), tokenizer.encode("x")
     starts = [n for n in range(len(whole)) if whole[n : n + len(plain)] == plain]
     usual = whole[: starts[0]] if starts else []

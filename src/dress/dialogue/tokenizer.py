@@ -60,7 +60,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def check_cuts(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> None:
-    """Prove that tokenising a dialogue in pieces leaves its tokens as they were, and that no text gives a control token.
+    """Prove that tokenising a dialogue in pieces leaves its tokens as they were; no text gives a control token.
 
     Raises:
         ValueError: the tokenizer merges across a cut, gives a control token for a text, disagrees with its own

@@ -66,8 +66,8 @@ class CkptResponder:
         for record, dialogue in zip(records, dialogues, strict=True):
             if dialogue.system and chat.system_open is None:
                 raise RecordError(
-                    f"{record.key}: system: expected none, got {dialogue.system!r:.80}: model.language.chat={chat.name} "
-                    f"has no place for a system text"
+                    f"{record.key}: system: expected none, since model.language.chat={chat.name} has no place for it, "
+                    f"got {dialogue.system!r:.80}"
                 )
         prompts = [
             Prompt(prompt_spans(dialogue, condition), place)
