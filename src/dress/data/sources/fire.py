@@ -92,7 +92,7 @@ def _answered(user: str, text: _Said, number: int) -> Turn:
         raise Rejected("empty text", f"conversations[{number}].value: expected an answer, got {text.value!r:.80}")
     extra = dict(text.model_extra or {})
     if found and found["thought"]:
-        extra["thought"] = _behind_label(found["thought"]).removesuffix("\n")
+        extra["thought"] = _behind_label(found["thought"])
     return Turn(user=user, assistant=answer, extra=extra)
 
 
@@ -115,8 +115,9 @@ def _verdict(text: _Said, number: int, followed: bool) -> Feedback:
 
 
 def _behind_label(text: str) -> str:
-    """Without the blank or line break that parts it from `Answer:`; the rest as it stands."""
-    return text[1:] if text[:1] in (" ", "\n") else text
+    """Without the blank or line break behind `Answer:` and the line breaks before the next label, which are the
+    format's; the rest as it stands."""
+    return (text[1:] if text[:1] in (" ", "\n") else text).rstrip("\n")
 
 
 def _plain(text: _Text | str, field: str) -> str:
