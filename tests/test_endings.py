@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 
 import pytest
-from conftest import pixels, small_model
+import torch
+from conftest import small_model
 from rich.console import Console
 
 from dress.data.shards import Shards, write_shards
@@ -30,7 +31,7 @@ def drawn(what) -> str:
 def test_an_answer_says_whether_it_was_cut(tokenizer):
     model = small_model(tokenizer)
     ask = [Prompt((Span("user", "What?"),), 0)]
-    [cut] = generate(model, ask, pixels(1), max_new_tokens=1, batch_size=1)
+    [cut] = generate(model, ask, [torch.zeros(3, 48, 48)], max_new_tokens=1, batch_size=1)
     stop = model.encoder.stop_id
     assert cut.finish_reason == ("stop" if cut == "" else "length")
     assert model.encoder.decode([5, stop]).finish_reason == "stop"
@@ -80,7 +81,7 @@ def test_a_model_without_a_place_for_a_system_text_names_the_record(tokenizer):
     asked = Dialogue(system="Be a pirate.", turns=[Turn(user="q")])
     assert prompt_spans(asked, "c")[0] == Span("system", "Be a pirate.")
     responder = CkptResponder(small_model(tokenizer), "m")
-    with pytest.raises(RecordError, match="rec: system: .*chat=plain"):
+    with pytest.raises(RecordError, match=r"rec: system: .*chat=plain"):
         responder.answer([Record(key="rec")], [asked], [None], [], [""], Sampling(1, 1), [0])
 
 
