@@ -172,7 +172,7 @@ def test_given_feedback_without_a_collect_stage_is_evaluated_as_what_it_is(round
 
 
 def outcome(model: str, condition: str, rating: int) -> Outcome:
-    return Outcome(model, condition, "a/0", "a", "", "question", 0, "u", "a", rating, None, None, {})
+    return Outcome(model, condition, "a/0", "a", "", "question", 0, "u", "a", rating, None, None, {"correct": True})
 
 
 def test_headlines_of_models_with_names_of_their_own(tmp_path: Path) -> None:

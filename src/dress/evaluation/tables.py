@@ -101,7 +101,7 @@ def main_cells(metrics: Mapping[str, Any]) -> list[str]:
     It is the one whose figures stand under the model's name.
     """
     conditions: Mapping[str, Any] = metrics.get(CONDITIONS) or {}
-    found: list[Any] = []
+    found: list[str] = []
     for model in (name for name in metrics if name != CONDITIONS):
         equal = [cell for cell in conditions if _model_of(cell) == model and conditions[cell] == metrics[model]]
         if equal:  # several, where a condition changed nothing: none of the first model, praise of the others
