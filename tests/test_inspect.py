@@ -216,7 +216,7 @@ def test_what_is_missing_or_repeated_is_found(tmp_path: Path) -> None:
     }
     assert (
         len(found.data.damage) == 3
-        and "bad.tar: a: expected each key once" in " ".join(found.data.damage)
+        and "shard-000000.tar: a: expected each key once" in " ".join(found.data.damage)
         and ".pkl" in text
         and "cannot be read" in text
     )

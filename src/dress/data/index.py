@@ -58,7 +58,7 @@ class _Member(tarfile.TarInfo):
 
     def _proc_gnusparse_00(self, member: tarfile.TarInfo, *_: Any) -> None:
         """Noted and not read: sparse files are refused."""
-        member.sparse = []  # type: ignore[attr-defined]
+        member.sparse = []  # type: ignore[assignment]
 
     _proc_gnusparse_01 = _proc_gnusparse_10 = _proc_gnusparse_00
 
@@ -179,7 +179,8 @@ def _each(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         if member.size < 0 or tar.offset <= end or tar.offset > 1 << 62:
             raise tarfile.ReadError(f"{printable(member.name)!r:.80}: a size of {member.size} bytes")
         end = tar.offset
-        tar.members.clear()  # else as many headers as a file holds stay in memory
+        # Else as many headers as a file holds stay in memory.
+        tar.members.clear()  # type: ignore[attr-defined]
         yield member
 
 

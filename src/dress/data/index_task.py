@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dress.data.index import detect_format, index_shard
+from dress.data.index import Format, detect_format, index_shard
 from dress.data.index_file import INDEX, known_checksums, write_index
 from dress.data.shards import check_shard
 from dress.data.tasks import Index
@@ -31,13 +32,20 @@ def run(settings: Index, console: Console) -> None:
         raise FileNotFoundError(f"path={folder}: expected shards (*.tar), found none")
     for path in paths:
         check_shard(path)
-    form = settings.format
-    if form == "auto":
+    form: Format
+    if settings.format == "auto":
         form = next((kind for path in paths if (kind := detect_format(path, settings.ignore))), "captions")
-    entries, sums = [], known_checksums(folder)
+    else:
+        form = settings.format
+    sums = known_checksums(folder)
+    entries: list[dict[str, Any]] = []
     for path in track(paths, "index", console=console, transient=True):
         stat = path.stat()
-        entry = {"name": path.relative_to(folder).as_posix(), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        entry: dict[str, Any] = {
+            "name": path.relative_to(folder).as_posix(),
+            "size": stat.st_size,
+            "mtime_ns": stat.st_mtime_ns,
+        }
         entry |= index_shard(path, form, settings.ignore, images=True)
         expected = sums.get(str(entry["name"]), entry["sha256"])
         if entry["sha256"] != expected:
