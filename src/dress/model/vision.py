@@ -63,7 +63,12 @@ class VisionEncoder(nn.Module):
                 vit.image_size, vit.patch_size, vit.width, vit.layers, vit.heads, vit.mlp_ratio, output_dim=vit.width
             )
             nn.init.normal_(self.tower.positional_embedding, std=SCRATCH_POSITION_STD)
-            preprocess = {"size": vit.image_size, "mean": SCRATCH_MEAN, "std": SCRATCH_STD, "resize_mode": "squash"}
+            preprocess: dict[str, Any] = {
+                "size": vit.image_size,
+                "mean": SCRATCH_MEAN,
+                "std": SCRATCH_STD,
+                "resize_mode": "squash",
+            }
         else:
             assert settings.name is not None
             self.tower, preprocess = _by_name(settings.name, None if own else settings.weights)
