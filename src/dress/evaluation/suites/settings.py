@@ -31,6 +31,7 @@ class Chair(SuiteSettings):
     captions: str  # image_id, caption (or text)
     objects: str  # {image: [labels]}, COCO's instances, or rows of image and instances
     references: str | None = None  # COCO's captions: what people name is there too
+    words: str | None = None  # CHAIR's synonyms.txt; null = ours
 
 
 class Asking(SuiteSettings, Consent):
@@ -130,6 +131,7 @@ class Captioning(Judged):
     suite: Literal["captioning"]
     objects: str
     references: str | None = None
+    words: str | None = None
     images: str | None = None
     prompt: str = "captioning"
 
