@@ -135,8 +135,8 @@ def _outcome(row: Row, objects: Objects, seen: dict[str, str]) -> SuiteOutcome:
     if key not in objects.by_image:
         return failed("image is not in objects")
     return SuiteOutcome(
-        key, category, None, facts(text, objects.by_image[key], objects.words), user=row.text("prompt", "question"), answer=text,
-        judge="rules", prompt=objects.words.version, where=row.where,
+        key, category, None, facts(text, objects.by_image[key], objects.words),
+        user=row.text("prompt", "question"), answer=text, judge="rules", prompt=objects.words.version, where=row.where,
     )  # fmt: skip
 
 

@@ -31,12 +31,13 @@ _NAME = re.compile(r"[^\W_]+(?:[ '’.-]+[^\W_]+)*")
 @dataclass(frozen=True)
 class Words:
     """How captions are read: `mentions` gives (object, words taken for it) of each mention, `label` the object
-    that a name alone means; `version` changes with the list.
+    that a name alone means; `version` changes with the list. `unknown` says what a label without object is.
     """
 
     mentions: Callable[[str], list[tuple[str, str]]]
     label: Callable[[str], str | None]
     version: str
+    unknown: str = "objects: label is not in words"
 
 
 def load_words(path: str | None) -> Words:
@@ -47,7 +48,7 @@ def load_words(path: str | None) -> Words:
         ValueError: it is damaged; the message names the line.
     """
     if path is None:
-        return Words(chair_mentions, _our_label, f"chair@{vocabulary_hash()}")
+        return Words(chair_mentions, _our_label, f"chair@{vocabulary_hash()}", "objects: label is none of COCO's 80")
     names = _read(path)
     known = hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()[:12]
     return Words(lambda caption: list_mentions(caption, names), names.get, f"chair-list@{known}")
