@@ -53,14 +53,14 @@ class Pope(Asking):
 
     suite: Literal["pope"]
     questions: str | None = None  # question_id, image, text; null where answers name their image
-    labels: str | tuple[str, ...]  # image, text, label; one file or several
+    labels: str | list[str]  # image, text, label; one file or several
     answers: str | None = None  # question_id, prompt, text
     responder: ResponderName | None = None  # instead of answers
     images: str | None = None  # for a responder
 
     @property
     def label_files(self) -> tuple[str, ...]:
-        return (self.labels,) if isinstance(self.labels, str) else self.labels
+        return (self.labels,) if isinstance(self.labels, str) else tuple(self.labels)
 
     @model_validator(mode="after")
     def _one_source(self) -> Pope:
