@@ -65,7 +65,7 @@ def test_numbers_that_are_no_two_scores_are_none(review: str) -> None:
 def test_what_contradicts_itself_or_leaves_the_scale_is_no_score() -> None:
     several, beyond = "several scores in the review", "score is not from 1 to 10"
     assert stated_scores("Assistant 1: 8\nAssistant 2: 7\nFinal: 8 6") == several
-    assert stated_scores("Assistant 1: 8, Assistant 2: 7. Scores: (7, 8)") == several
+    assert stated_scores("Assistant 1: 8, Assistant 2: 7\nScores: (7, 8)") == several
     for review in (
         "0 10\nbad",
         "11 9\nodd scale",

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from dress.config import ConfigError
 from dress.evaluation.suites import measures, pope
+from dress.evaluation.suites.chair_list import load_words
 from dress.evaluation.suites.chair_words import chair_mentions
 from dress.evaluation.suites.outcome import SuiteOutcome, load
 from dress.evaluation.suites.output import recompute
@@ -281,6 +282,78 @@ def test_an_image_has_one_name_however_it_is_written() -> None:
     names = [40468, "40468", "000000040468.jpg", "COCO_val2014_000000040468.jpg", "x/COCO_train2014_000000040468.png"]
     assert {image_key(name) for name in names} == {"40468"}
     assert image_key("cat_1.jpg") != image_key("dog_1.jpg")
+
+
+# --- CHAIR with the original's list -----------------------------------------------------------------
+
+WORDS = """person, man, woman, people, baby, adult, passenger
+dog, puppy
+giraffe
+train, passenger train
+toilet, commode
+chair, seat, stool
+tie, bow
+wine glass, goblet
+hot dog
+orange
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("A man, two dogs and a puppy.", ["person", "dog", "dog"]),
+        ("a hot dog; hot, dogs", ["hot dog", "dog"]),
+        ("a baby giraffe, an adult dog, a baby", ["giraffe", "dog", "person"]),
+        ("a passenger train for passengers", ["train", "person"]),
+        ("a toilet seat", ["toilet"]),
+        ("the seat of a toilet", ["toilet"]),
+        ("a seat, a commode", ["chair", "toilet"]),  # a commode is no word `toilet`: the original counts the seat
+        ("a bow tie, a bow", ["tie", "tie"]),
+        ("two wine glasses", ["wine glass"]),
+        ("no dog on the train tracks", ["dog"]),
+        ("an orange cat", ["orange"]),
+        ("a man's dog", ["person", "dog"]),
+        ("a table and a unicorn", []),
+    ],
+)  # fmt: skip
+def test_a_published_list_of_words_is_read_as_chair_reads_it(tmp_path: Path, text: str, labels: list[str]) -> None:
+    file = tmp_path / "synonyms.txt"
+    for end in ("\n", "\r\n"):
+        file.write_bytes(WORDS.replace("\n", end).encode())
+        assert [label for label, _ in load_words(str(file)).mentions(text)] == labels
+
+
+def test_chair_with_a_list_of_words(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text(WORDS)
+    captions = [{"image_id": 1, "caption": "A puppy on a stool."}, {"image_id": 2, "caption": "A man and a goblet."}]
+    objects = {"1": ["dog", "chair"], "2": ["person", "unicorn"]}
+    found = chair_of(tmp_path, json.dumps(captions), objects, words=str(tmp_path / "words.txt"))
+    assert (found["chair_i"], found["chair_s"], found["coverage"]) == (1 / 4, 1 / 2, 1)
+    assert found["prompt_hash"].startswith("chair-list@") and found["most_invented"] == {"wine glass": 1}
+    assert found["failed"] == {"objects: label is not in words": 1}
+    ours = chair_of(tmp_path, json.dumps(captions), objects)
+    assert ours["prompt_hash"].startswith("chair@") and ours["chair_i"] == 0  # a goblet is no name of ours
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("person, man\ndog,, puppy\n", 2),
+        ("person,\n", 1),
+        ('person, man\n\n{"dog": []}\n', 3),
+        ("person\x00\n", 1),
+        ("", 1),
+    ],
+)
+def test_a_damaged_list_of_words_is_refused_with_its_line(tmp_path: Path, text: str, place: int) -> None:
+    file = tmp_path / "words.txt"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=rf"words=.*words\.txt:{place}: expected an object and its synonyms"):
+        chair_of(tmp_path, json.dumps(CAPTIONS), OBJECTS, words=str(file))
+    file.write_bytes(b"person\xff")
+    with pytest.raises(ValueError, match=r"words=.*words\.txt: expected UTF-8"):
+        chair_of(tmp_path, json.dumps(CAPTIONS), OBJECTS, words=str(file))
 
 
 # --- LLaVA's reviews ------------------------------------------------------------------------------

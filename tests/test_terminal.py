@@ -95,7 +95,8 @@ def test_every_encoding_takes_every_text(tmp_path: Path, locale: dict[str, str],
         capture_output=True, check=False, cwd=tmp_path, timeout=60,
         env=os.environ | {"PYTHONPATH": str(ROOT / "src")} | locale,
     )  # fmt: skip
-    assert (done.returncode, done.stdout.decode().strip(), done.stderr.decode().strip()) == (1, out, error)
+    assert (done.returncode, done.stdout.decode().strip()) == (1, out)
+    assert done.stderr.decode().startswith(error)
 
 
 def test_a_suite_ends_well_where_the_output_is_ascii(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from dress.evaluation.suites import chair
 from dress.evaluation.suites.asked import Asked, Images, question
-from dress.evaluation.suites.chair_words import vocabulary_hash
+from dress.evaluation.suites.chair_list import load_words
 from dress.evaluation.suites.judging import Judging, Task, judged
 from dress.evaluation.suites.measures import Suite
 from dress.evaluation.suites.outcome import SuiteOutcome
@@ -34,7 +34,7 @@ def run(settings: Captioning, console: Console) -> dict[str, Any]:
         FileNotFoundError, ValueError: a file that is not there or holds nothing that can be used, or a
             judge that cannot judge this.
     """
-    objects = chair.read_objects(settings.objects, settings.references)
+    objects = chair.read_objects(settings.objects, settings.references, load_words(settings.words))
     prompt = JudgePrompt.load(settings.prompt)
 
     def present(asked: Asked) -> set[str]:
@@ -42,12 +42,12 @@ def run(settings: Captioning, console: Console) -> dict[str, Any]:
         return objects.by_image[image_key(asked.record.image.id)]
 
     def rules(asked: Asked, answer: str) -> dict[str, Any]:
-        return chair.facts(answer, present(asked))
+        return chair.facts(answer, present(asked), objects.words)
 
     def read(asked: Asked, answer: str, reply: Named) -> dict[str, Any]:
         return chair.counted_facts([n for n in dict.fromkeys(reply.objects) if n in COCO80], present(asked))
 
-    judging = Judging(lambda one: Task(prompt, Named, read), rules, f"chair@{vocabulary_hash()}")
+    judging = Judging(lambda one: Task(prompt, Named, read), rules, objects.words.version)
     asked, bad = images_to_caption(settings, objects)
     return judged(SUITE, settings, judging, asked, bad, console)
 

@@ -9,13 +9,12 @@ from typing import Any
 
 from rich.console import Console
 
-from dress.evaluation.suites.chair_words import chair_mentions, vocabulary_hash
+from dress.evaluation.suites.chair_list import Words, load_words
 from dress.evaluation.suites.measures import Measure, Suite
 from dress.evaluation.suites.outcome import SuiteOutcome, counted
 from dress.evaluation.suites.output import finish
 from dress.evaluation.suites.reading import Row, image_key, read_mapping, read_rows
 from dress.evaluation.suites.settings import Chair
-from dress.mentions import COCO80
 
 MEASURES = (
     Measure("chair_i", "invented mentions (CHAIR_i)", lambda o: (o.facts["invented"], o.facts["mentions"]),
@@ -30,9 +29,10 @@ class Objects:
     """What is in the images: image to COCO-80 labels.
 
     `complete` says that these are the images of an evaluation, each of which needs a caption; COCO's
-    files annotate a whole data set. `unknown` are labels that mean none of the 80, with their number.
+    files annotate a whole data set. `unknown` are labels that mean no object of `words`, with their number.
     """
 
+    words: Words
     by_image: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     complete: bool = True
     unknown: Counter[str] = field(default_factory=Counter)
@@ -42,11 +42,15 @@ class Objects:
         found = self.by_image[image_key(image)]
         for label in labels:
             name = str(label).strip().lower()
-            meant = {name} if name in COCO80 else {other for other, _ in chair_mentions(name)}
-            if len(meant) == 1:
-                found |= meant
-            else:
+            meant = self.words.label(name)
+            if meant is None:
                 self.unknown[name] += 1
+            else:
+                found.add(meant)
+
+    def mention(self, image: Any, text: str) -> None:
+        """What a caption names is there."""
+        self.by_image[image_key(image)].update(label for label, _ in self.words.mentions(text))
 
 
 def _invented(outcomes: Sequence[SuiteOutcome]) -> dict[str, Any]:
@@ -64,7 +68,7 @@ def run(settings: Chair, console: Console) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: a file that is not there, or holds nothing that can be used.
     """
-    objects = read_objects(settings.objects, settings.references)
+    objects = read_objects(settings.objects, settings.references, load_words(settings.words))
     return finish(SUITE, outcomes(read_captions(settings.captions), objects), settings, console)
 
 
@@ -79,7 +83,15 @@ def outcomes(captions: Sequence[Row], objects: Objects) -> list[SuiteOutcome]:
     found = [_outcome(row, objects, seen) for row in captions]
     found += [SuiteOutcome(row.where, "", f"objects: {row.damage}", where=row.where) for row in objects.damaged]
     found += [
-        SuiteOutcome(f"objects/{label}", "", "objects: label is none of COCO's 80", {"times": times}, where=label)
+        SuiteOutcome(
+            f"objects/{label}",
+            "",
+            "objects: label is none of COCO's 80"
+            if objects.words.version.startswith("chair@")
+            else "objects: label is not in words",
+            {"times": times},
+            where=label,
+        )
         for label, times in objects.unknown.items()
     ]
     if objects.complete:
@@ -88,9 +100,9 @@ def outcomes(captions: Sequence[Row], objects: Objects) -> list[SuiteOutcome]:
     return found
 
 
-def facts(caption: str, present: set[str]) -> dict[str, Any]:
+def facts(caption: str, present: set[str], words: Words) -> dict[str, Any]:
     """What CHAIR counts in one caption: `mentions` and `invented` ones, `present` objects and `named` ones."""
-    return counted_facts([label for label, _ in chair_mentions(caption)], present)
+    return counted_facts([label for label, _ in words.mentions(caption)], present)
 
 
 def counted_facts(mentioned: Sequence[str], present: set[str]) -> dict[str, Any]:
@@ -123,8 +135,8 @@ def _outcome(row: Row, objects: Objects, seen: dict[str, str]) -> SuiteOutcome:
     if key not in objects.by_image:
         return failed("image is not in objects")
     return SuiteOutcome(
-        key, category, None, facts(text, objects.by_image[key]), user=row.text("prompt", "question"), answer=text,
-        judge="rules", prompt=f"chair@{vocabulary_hash()}", where=row.where,
+        key, category, None, facts(text, objects.by_image[key], objects.words),
+        user=row.text("prompt", "question"), answer=text, judge="rules", prompt=objects.words.version, where=row.where,
     )  # fmt: skip
 
 
@@ -140,18 +152,19 @@ def read_captions(path: str) -> list[Row]:
     return [Row(f"{path}: {image}", {"image_id": image, "caption": text}) for image, text in found.items()]
 
 
-def read_objects(path: str, references: str | None) -> Objects:
+def read_objects(path: str, references: str | None, words: Words) -> Objects:
     """The objects of every image.
 
     Args:
         path: `{image: [labels]}`; COCO's instances (`images, annotations, categories`); or rows with
             `image` and `instances` (`category`) or `objects`.
         references: COCO's captions; what people name there is there too, as CHAIR has it.
+        words: how names and captions are read.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or none of these.
     """
-    found, objects = read_mapping("objects", path), Objects()
+    found, objects = read_mapping("objects", path), Objects(words)
     if isinstance(found, list):
         _from_rows(found, objects)
     elif "annotations" in found and "categories" in found:
@@ -177,7 +190,7 @@ def _add_references(rows: Sequence[Row], objects: Objects) -> None:
         if row.damage is not None or image is None or text is None:
             objects.damaged.append(Row(row.where, {}, row.damage or "reference without image_id or caption"))
         elif image_key(image) in objects.by_image:  # COCO's captions are of a whole data set
-            objects.add(image, [label for label, _ in chair_mentions(text)])
+            objects.mention(image, text)
 
 
 def _from_coco(path: str, found: Mapping[str, Any], objects: Objects) -> None:
@@ -201,4 +214,4 @@ def _from_rows(rows: Sequence[Row], objects: Objects) -> None:
         labels = (item.get("category", item.get("label")) if isinstance(item, dict) else item for item in listed)
         objects.add(image, labels)
         for caption in row.data.get("captions") or []:
-            objects.add(image, [label for label, _ in chair_mentions(str(caption))])
+            objects.mention(image, str(caption))

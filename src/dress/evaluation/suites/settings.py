@@ -31,6 +31,7 @@ class Chair(SuiteSettings):
     captions: str  # image_id, caption (or text)
     objects: str  # {image: [labels]}, COCO's instances, or rows of image and instances
     references: str | None = None  # COCO's captions: what people name is there too
+    words: str | None = None  # CHAIR's synonyms.txt; null = ours
 
 
 class Asking(SuiteSettings, Consent):
@@ -52,14 +53,14 @@ class Pope(Asking):
 
     suite: Literal["pope"]
     questions: str | None = None  # question_id, image, text; null where answers name their image
-    labels: str | tuple[str, ...]  # image, text, label; one file or several
+    labels: str | list[str]  # image, text, label; one file or several
     answers: str | None = None  # question_id, prompt, text
     responder: ResponderName | None = None  # instead of answers
     images: str | None = None  # for a responder
 
     @property
     def label_files(self) -> tuple[str, ...]:
-        return (self.labels,) if isinstance(self.labels, str) else self.labels
+        return (self.labels,) if isinstance(self.labels, str) else tuple(self.labels)
 
     @model_validator(mode="after")
     def _one_source(self) -> Pope:
@@ -130,6 +131,7 @@ class Captioning(Judged):
     suite: Literal["captioning"]
     objects: str
     references: str | None = None
+    words: str | None = None
     images: str | None = None
     prompt: str = "captioning"
 
