@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from conftest import small_model
 from rich.console import Console
 
 from dress.data.shards import Shards, write_shards
+from dress.dialogue.chat import FORMATS
 from dress.dialogue.encode import Completion, Encoder
 from dress.dialogue.spans import Span, Supervised
 from dress.feedback.collect import CkptResponder, endings_table, prompt_spans, ratings_table
@@ -77,7 +79,8 @@ def test_the_ratings_table_shows_the_share_of_cut_answers(tmp_path):
     assert rows_of(tmp_path).rows[0][-2:] == (0.5, 1)
 
 
-def test_a_model_without_a_place_for_a_system_text_names_the_record(tokenizer):
+def test_a_model_without_a_place_for_a_system_text_names_the_record(tokenizer, monkeypatch):
+    monkeypatch.setitem(FORMATS, "plain", replace(FORMATS["plain"], system_open=None))
     asked = Dialogue(system="Be a pirate.", turns=[Turn(user="q")])
     assert prompt_spans(asked, "c")[0] == Span("system", "Be a pirate.")
     responder = CkptResponder(small_model(tokenizer), "m")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -214,8 +215,16 @@ def test_a_system_text_stands_in_place_of_the_formats_own(chat):
     assert other == usual.replace(FORMATS[chat].system, "Be a pirate.\n")
 
 
-def test_plain_has_no_place_for_a_system_text():
+def test_plain_writes_a_system_text_before_the_first_user():
     encoder = encoder_of("gpt2", "plain")
+    ask, told = (Span("user", "What?"),), Span("system", "Be <|end|>.\n")
+    usual, other = (encoder._decoded(encoder.prompt(spans, False)) for spans in (ask, (told, *ask)))
+    assert other == "Be <|end|>.\n" + usual
+
+
+def test_a_format_without_a_place_for_a_system_text_refuses_it(monkeypatch):
+    monkeypatch.setitem(FORMATS, "plain", replace(FORMATS["plain"], system_open=None))
+    encoder = Encoder(gpt2(), "plain", image_tokens=2)
     spans = (Span("system", "Be a pirate."), Span("user", "What?"), Span("assistant", "A", 1.0))
     with pytest.raises(RecordError, match=r"shard.*row 3: .*chat=plain.*no place for a system text.*pirate"):
         encoder.supervised(Supervised("sft", spans), "shard-0 row 3")

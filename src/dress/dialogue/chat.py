@@ -42,7 +42,7 @@ class ChatFormat:
 FORMATS = {
     "plain": ChatFormat(
         name="plain",
-        system_open=None,
+        system_open="",
         system="",
         system_close="",
         user_open="<|user|>",
@@ -128,7 +128,7 @@ def _system(spans: tuple[Span, ...], chat: ChatFormat) -> Iterator[Piece]:
         if given:
             raise RecordError(
                 f"model.language.chat={chat.name}: this format has no place for a system text, got {given!r:.80}. "
-                f"Choose another (chatml, vicuna), or set the dialogue's `system` to null"
+                f"Choose another, or set the dialogue's `system` to null"
             )
         return
     yield Piece(chat.system_open, "control")

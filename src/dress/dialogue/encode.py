@@ -73,7 +73,7 @@ class Encoder:
         """The token that ends an answer."""
         used = [text for text in _added(tokenizer) if any(text in control for control in self.chat.control)]
         controls = {*used, self.chat.assistant_end}
-        self._control = {text: int(tokenizer.convert_tokens_to_ids(text)) for text in controls}
+        self._control = {text: tokenizer.get_vocab()[text] for text in controls}
         self.texts = TextTokenizer(tokenizer, controls)
         self.before = before_all(tokenizer, self.chat)
         """Tokens that stand before every dialogue."""
@@ -172,7 +172,8 @@ class Encoder:
     def _tokens_in(self, control: str) -> list[tuple[str, int | None]]:
         """Control text as (text before a control token, the token), and the text behind the last."""
         texts = self._split(control)
-        at, out = 0, []
+        at = 0
+        out: list[tuple[str, int | None]] = []
         for text in texts[:-1]:
             at += len(text)
             token = next(t for t in sorted(self._control, key=len, reverse=True) if control.startswith(t, at))

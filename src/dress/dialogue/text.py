@@ -30,7 +30,7 @@ class TextTokenizer:
         added = tokenizer.added_tokens_decoder
         self.control_ids = frozenset(
             [number for number, token in added.items() if token.special or token.content in controls]
-            + [int(tokenizer.convert_tokens_to_ids(text)) for text in controls]
+            + [tokenizer.get_vocab()[text] for text in controls]
         )
         hidden = {added[number].content for number in self.control_ids if number in added} | set(controls)
         self._state = json.dumps(_without(json.loads(tokenizer.backend_tokenizer.to_str()), hidden))

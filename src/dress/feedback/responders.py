@@ -224,7 +224,7 @@ class FileResponder:
         progress(len(answers))
         return answers
 
-    def _find(self, record: Record, dialogue: Dialogue) -> list[tuple[int, str]]:
+    def _find(self, record: Record, dialogue: Dialogue) -> list[tuple[int, Completion]]:
         names = [record.key, *([record.image.id] if record.image is not None else [])]
         first = len(dialogue.turns) == 1
         questions = [_plain(dialogue.turns[-1].user), *([""] if first and len(record.dialogues) == 1 else [])]
