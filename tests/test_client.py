@@ -356,8 +356,8 @@ from dress.rater_settings import Endpoint
 url, folder, step = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 endpoint = Endpoint(base_url=url, model="loopback", timeout=3.0, concurrency=8, retries=8)
 ours = LLMClient(endpoint, open_ledger(folder / "ledger.sqlite"), backoff=0.005)
-messages = [({"role": "user", "content": f"Give a rating to answer {n}."},) for n in range(120)]
-asked = [Request(message, "test-1", Verdict) for message in messages]
+said = [({"role": "user", "content": f"Give a rating to answer {n}."},) for n in range(120)]
+asked = [Request(messages, "test-1", Verdict) for messages in said]
 print("ready", flush=True)
 input()
 replies = ours.ask_all(asked[::step][:80]) + ours.ask_all(asked[::step][80:])
