@@ -41,9 +41,9 @@ train: setup ## Run the whole method: ARGS="seed=1 scale=small" are Hydra overri
 	$(PY) src/train.py experiment=dress_full $(ARGS)
 
 test: setup ## Run the tests: ARGS="-k record" goes to pytest
-	$(PY) -m pytest --durations=10 --numprocesses=2 --dist=loadfile $(ARGS)
+	$(PY) -m pytest --durations=10 --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
-test-slow: setup ## Run the slow tests, the documented commands in full length
+test-slow: setup ## Run the slow tests; each documented command in a process of its own
 	$(PY) -m pytest --durations=10 -m "slow and not gpu" $(ARGS)
 
 lint: setup ## Check style and formatting

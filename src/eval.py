@@ -9,9 +9,10 @@ from typing import Any
 from rich.console import Console
 
 from dress.command_line import entry_point
-from dress.config import Config, EvalCommand, Training, check_as
+from dress.config import EvalCommand, Training, check_as
+from dress.consent import read_run
 from dress.evaluation.suites.settings import suite
-from dress.files import read_json, write_json
+from dress.files import write_json
 
 
 def evaluate_run(settings: EvalCommand, console: Console) -> Path:
@@ -21,6 +22,7 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
         FileNotFoundError: no run folder, or a stage of it holds no model.
         ValueError: a model that does not load, or records that the judge cannot judge.
     """
+    from dress.data.pixels import resize_note
     from dress.data.stream import open_split
     from dress.evaluation.cells import evaluate_cells
     from dress.evaluation.metrics import metrics
@@ -31,15 +33,16 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
     from dress.feedback.rater import build_rater
     from dress.model.checkpoint import load_model, read_facts
     from dress.progress import CurriculumProgress
+    from dress.run_folder import lock
     from dress.stages import evaluated_stages, headline
     from dress.worlds.prepared import prepared
 
     run, out = Path(settings.ckpt), Path(settings.out)
     if not (run / "config.json").exists():
         raise FileNotFoundError(f"ckpt={run}: expected a run folder with config.json, found none")
-    trained = Config.model_validate(read_json(run / "config.json"))
+    trained = read_run(run, settings)
     stages = evaluated_stages(trained.curriculum)
-    texts = {label: read_facts(run / "stages" / stage)["conditions"] for label, stage in stages.items()}
+    texts = {label: read_facts(run / "stages" / stage, "conditions")["conditions"] for label, stage in stages.items()}
     with CurriculumProgress(console, {}) as progress:
         folder = prepared(trained.data, lambda n: progress.start("shapes world", n), progress.advance)
         shards = open_split(settings.shards or trained.data.eval, "." if settings.shards else folder, trained.data)
@@ -47,12 +50,16 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
         dialogues = sum(len(record.dialogues) for record, _ in samples)
         progress.start("eval", dialogues * settings.turns * len(settings.conditions) * len(stages))
 
+        preprocessing: dict[str, Any] = {}
+
         def responder(stage: str) -> CkptResponder:
-            model, _ = load_model(run / "stages" / stage)
-            return CkptResponder(model, f"{trained.name}/{stage}", settings.keep_cache)
+            model, _ = load_model(run / "stages" / stage, trust_remote_code=settings.trust_remote_code)
+            preprocessing.update(model.vision.preprocessing)  # the same in all stages
+            return CkptResponder(model, f"{trained.name}/{stage}", settings.keep_cache, trained.data.max_aspect)
 
         sampling = Sampling(settings.max_new_tokens or trained.generation.max_new_tokens, settings.batch_size)
         out.mkdir(parents=True, exist_ok=True)
+        lock(out)
         for old in out.glob("*-*.jsonl"):
             old.unlink()
         outcomes = evaluate_cells(
@@ -65,7 +72,8 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
     result = metrics(outcomes, headline(trained.curriculum))
     write_json(out / "metrics.json", result)
     write_json(out / "run.json", {"name": f"{trained.name}, evaluated again", "seed": trained.seed})
-    report = write_report(out, samples, trained.eval.scenes, [])
+    note = resize_note((image for _, image in samples if image is not None), preprocessing, trained.data.max_aspect)
+    report = write_report(out, samples, trained.eval.scenes, [] if note is None else [note])
     console.print(metrics_table(result))
     console.print(f"report: {report}", highlight=False)
     return out

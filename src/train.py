@@ -24,7 +24,7 @@ def main(composed: dict[str, Any]) -> None:
     folder = Path(settings.run_dir)
     if settings.resume is not None and run_folder.finished(folder, settings):
         console.print(f"{run_folder.short(folder)} is finished; this is what it reached:", highlight=False)
-        tell(console, folder, read_json(folder / "metrics.json"))
+        tell(console, folder, read_json(folder / "metrics.json", dict, "Delete it, and resume again"))
         return
     if settings.show == "batch":
         from dress.curriculum import Curriculum
@@ -54,6 +54,7 @@ def quiet() -> None:
     """No word of Lightning's about what every run of ours does on purpose."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start")  # the vision tower is, on purpose
     warnings.filterwarnings("ignore", message=".*LeafSpec")  # its own code, deprecated by torch
 
 

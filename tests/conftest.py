@@ -87,6 +87,14 @@ def tiny_settings(tmp_path: Path, *overrides: str, run: str = "run") -> config.C
     return composed(*TINY, f"data.path={tmp_path / 'data'}", *overrides, run_dir=tmp_path / run)
 
 
+LONGEST = ("test_readme.py", "test_train_step.py", "test_data_docs.py", "test_command_line.py", "test_remote.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of few and long tests first: where two processes share the files, the last ones are then short."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
     """Two in all, however many processes the tests run in."""

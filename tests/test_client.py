@@ -5,25 +5,30 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llm_server import FAULTS, Behaviour, error, serving, started, verdict
+from llm_server import FAULTS, Behaviour, error, reply, serving, started, verdict
 
 from dress.feedback.attempt import retry_after
 from dress.feedback.client import LLMClient
-from dress.feedback.ledger import Ledger, LedgerError, open_ledger
-from dress.feedback.limits import Limits
+from dress.feedback.ledger import Begin, End, Ledger, LedgerError, open_ledger
+from dress.feedback.limits import Limits, processes
 from dress.feedback.replay import ReplayClient
 from dress.feedback.request import Request, Stopped
 from dress.feedback.rubric import Verdict
-from dress.feedback.structured import LADDER, Misfit, parse
+from dress.feedback.structured import LADDER, Misfit, parse, storable
 from dress.rater_settings import Endpoint
 
 QUICK = {"timeout": 3.0, "concurrency": 32, "retries": 8}
@@ -213,7 +218,7 @@ def test_a_server_that_knows_only_max_completion_tokens(tmp_path, monkeypatch):
 @given(
     before=st.text(alphabet=st.characters(exclude_characters="{}")), after=st.text(),
     rating=st.sampled_from([1, "2", "3/4", 4.0, " 4 "]),
-    critique=st.text(min_size=1).filter(str.strip),
+    critique=st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1).filter(str.strip),
 )  # fmt: skip
 def test_json_is_found_in_any_prose(before, after, rating, critique):
     reply = json.dumps({"critique": critique, "rating": rating, "refinement": None}, ensure_ascii=False)
@@ -309,8 +314,9 @@ def test_the_budget_stops_before_it_is_passed_and_outlives_the_process(tmp_path)
             assert ours.ledger.spent <= budget
             assert about <= ours.ledger.counts()["done"] == round(ours.ledger.spent / 1.2)
             assert ours.ledger.reserved == pytest.approx(0)
+            spent = ours.ledger.spent
             reopened(ours)
-        assert sum(server.calls.values()) == round(ours.ledger.spent / 1.2)
+        assert sum(server.calls.values()) == round(spent / 1.2)
         more = client(url, tmp_path, "json_schema", budget=1000.0, **prices)
         assert {reply.status for reply in more.ask_all(requests(200, max_tokens=800))} == {"done"}
     assert max(server.calls.values()) == 1
@@ -338,17 +344,251 @@ def test_a_request_is_known_by_its_content():
     assert plain.key("m") == requests(1)[0].key("m")
 
 
-def test_one_writer_per_ledger_and_readers_beside_it(tmp_path):
+SHARING = """
+import sys
+from pathlib import Path
+from dress.feedback.client import LLMClient
+from dress.feedback.ledger import open_ledger
+from dress.feedback.request import Request
+from dress.feedback.rubric import Verdict
+from dress.rater_settings import Endpoint
+
+url, folder, step = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+endpoint = Endpoint(base_url=url, model="loopback", timeout=3.0, concurrency=8, retries=8)
+ours = LLMClient(endpoint, open_ledger(folder / "ledger.sqlite"), backoff=0.005)
+messages = [({"role": "user", "content": f"Give a rating to answer {n}."},) for n in range(120)]
+asked = [Request(message, "test-1", Verdict) for message in messages]
+print("ready", flush=True)
+input()
+replies = ours.ask_all(asked[::step][:80]) + ours.ask_all(asked[::step][80:])
+print(sum(reply.status == "done" for reply in replies), ours.ledger.interrupted)
+"""
+"""A process that asks 120 questions, from the first or from the last."""
+
+
+def test_processes_share_a_ledger_and_no_call_is_sent_twice(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    with started("--faults", "0.1", "--delay", "0.05") as server:
+        command = [sys.executable, "-c", SHARING, server.url, str(tmp_path)]
+        both = [
+            subprocess.Popen(
+                [*command, step], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+            )
+            for step in ("1", "-1")
+        ]
+        assert all(process.stdout and process.stdout.readline() == "ready\n" for process in both)
+        for process in both:
+            assert process.stdin
+            process.stdin.write("\n")
+            process.stdin.flush()
+        said = [process.communicate(timeout=100)[0].split() for process in both]
+        stats = server.stats()
+    rows = list(Ledger(tmp_path / "ledger.sqlite").calls())
+    probes = [row for row in rows if row["prompt_version"].startswith("probe-")]
+    assert len(rows) - len(probes) == 120 and said[0] == said[1] and said[0][1] == "0"
+    assert int(said[0][0]) == sum(row["status"] == "done" for row in rows if row not in probes) > 100
+    assert max(stats["answered"].values()) == 1, "a call was paid twice"
+    assert sum(stats["calls"].values()) == sum(row["attempts"] for row in rows)
+    assert len({row["owner"] for row in rows}) == 2, "one process asked for both"
+
+
+def begin(key: str, lease: float = 60.0, budget: float | None = None) -> Begin:
+    return Begin(key, "content", "m", "{}", "test-1", None, "[]", None, 0.5, lease, budget)
+
+
+def test_a_claim_ends_with_its_lease_its_reply_or_its_processes(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    ours, other = Ledger(path), Ledger(path)
+    assert ours.write([begin("a"), begin("b", lease=0.2), begin("c")]) == ["written"] * 3
+    assert other.write([begin("a"), begin("b")]) == ["taken", "taken"] and other.taken("a")
+    ours.write([End("a", "done", None, "said"), End("c", None, "timeout", "late", lease=60.0)])
+    assert other.write([begin("a")]) == ["taken"] and other.get(["a"])["a"]["raw"] == "said"
+    assert other.write([begin("c")]) == ["taken"], "it will be tried again there"
+    ours.release("c")
+    assert other.write([begin("c")]) == ["written"]
+    time.sleep(0.25)
+    assert other.write([begin("b")]) == ["written"], "its lease is over"
+    assert other.spent == 0.5, "it may have been billed"
+    ours.write([End("b", "done", None, "too late", cost=0.25)])
+    assert "b" not in other.get(["b"]) and ours.spent == 0.75
+    other.close()
+    third = Ledger(path)
+    assert third.interrupted == 0, "a process that lives may still get its replies"
+    third.close(), ours.close()
+    last = Ledger(path)
+    assert last.interrupted == 2 and last.write([begin("b"), begin("c")]) == ["written"] * 2
+
+
+def test_processes_keep_one_budget_together(tmp_path):
+    ours, other = Ledger(tmp_path / "ledger.sqlite"), Ledger(tmp_path / "ledger.sqlite")
+    assert ours.write([begin("a", budget=0.9)]) == ["written"]
+    assert other.write([begin("b", budget=0.9)]) == ["wait"], "the call in flight may cost less"
+    ours.write([End("a", "done", None, "said", cost=0.5)])
+    assert other.write([begin("b", budget=0.9)]) == ["over"]
+    assert other.write([begin("b", budget=1.0)]) == ["written"]
+
+
+def test_a_ledger_of_before_has_claims_too(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    old = Ledger(path)
+    old.write([begin("a"), begin("b")])
+    for name in ("owner", "claimed_until", "settled_at"):
+        old._db.execute(f"ALTER TABLE calls DROP COLUMN {name}")
+    old._db.commit(), old.close()
+    assert Ledger(path, readonly=True).counts()["calls"] == 2
+    new = Ledger(path)
+    assert new.interrupted == 2 and new.write([begin("a")]) == ["written"]
+
+
+def test_another_machine_keeps_out(tmp_path, monkeypatch):
+    ours = Ledger(tmp_path / "ledger.sqlite")
+    monkeypatch.setattr("dress.feedback.sharing.machine", lambda: "elsewhere")
+    with pytest.raises(LedgerError, match="another process writes this ledger"):
+        Ledger(tmp_path / "ledger.sqlite")
+    ours.close()
+    Ledger(tmp_path / "ledger.sqlite").close()
+
+
+def test_readers_stand_beside_writers_and_calls_hold_no_lock(tmp_path):
     with serving(Behaviour()) as url:
         ours = client(url, tmp_path)
         ours.ask_all(requests(3))
-        with pytest.raises(LedgerError, match="another process writes this ledger"):
-            Ledger(tmp_path / "ledger.sqlite")
         assert open_ledger(tmp_path / "ledger.sqlite") is ours.ledger
         beside = Ledger(tmp_path / "ledger.sqlite", readonly=True)
         assert beside.counts("test-1")["done"] == 3
+        for row in ours.ledger.calls():
+            ours.ledger.remember(f"seen {row['key']}", "yes")  # hangs where the walk holds the lock
     reopened(ours)
     assert Ledger(tmp_path / "ledger.sqlite").counts("test-1")["done"] == 3
+
+
+# --- replies are not trusted ----------------------------------------------------------------------
+
+
+class Handler(Behaviour):
+    """A server that does what a function says."""
+
+    def __init__(self, work: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> None:
+        super().__init__()
+        self.work = work
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        return await self.work(request)
+
+
+BAD_REPLIES = {
+    "half a pair in the JSON": json.dumps({"critique": "fine", "rating": 3, "refinement": "More \ud83d"}),
+    "half a pair outside": '{"critique": "fine \ud83d", "rating": 3, "refinement": ""}',
+    "half a pair before": 'See \udc00: {"critique": "fine", "rating": 3, "refinement": ""}',
+    "nul": json.dumps({"critique": "fi\0ne", "rating": 3, "refinement": ""}),
+    "5,000 digits": '{"critique": "fine", "refinement": "", "rating": ' + "9" * 5000 + "}",
+    "a number without end": '{"critique": "fine", "refinement": "", "rating": 1e400}',
+    "nested": '{"critique":' * 50_000,
+    "nested lists": '{"critique":' + "[" * 200_000,
+    "many braces": "{" * 300_000,
+}
+
+
+@pytest.mark.parametrize("bad", BAD_REPLIES)
+def test_a_reply_can_only_fail_its_own_call(bad, tmp_path):
+    async def say(request: web.Request) -> web.Response:
+        third = "answer 3." in (await request.json())["messages"][0]["content"]
+        return reply(BAD_REPLIES[bad] if third else json.dumps(verdict("0" * 64)))
+
+    with serving(Handler(say)) as url:
+        ours = client(url, tmp_path, "json_schema", retries=1)
+        began = time.monotonic()
+        replies = ours.ask_all(requests(8))
+        assert time.monotonic() - began < 20
+    failed = [number for number, reply in enumerate(replies) if reply.status == "failed"]
+    assert failed == [3] and replies[3].reason in ("schema", "not_json") and ours.tally.failed.total() == 1
+    again = client(url, tmp_path, "json_schema").ask_all(requests(8))  # nobody is there any more
+    assert [reply.status for reply in again] == [reply.status for reply in replies]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": ' + "9" * 4000 + "}}",
+        '{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": ' + "9" * 5000 + "}}",
+        "[" * 100_000,
+        '{"choices": [{"message": {"content": "\\ud83d"}}], "model": "\\udc00"}',
+        '{"choices": [{"message": {"content": "' + "x" * 17_000_000 + '"}}]}',
+        '"\\ud83d"',
+        "\x00\x01",
+    ],
+    ids=["tokens", "digits", "nested", "half a pair", "17 MB", "a text", "bytes"],
+)
+def test_a_body_can_only_fail_its_own_call(body, tmp_path):
+    async def say(request: web.Request) -> web.Response:
+        return web.Response(text=body, content_type="application/json")
+
+    with serving(Handler(say)) as url:
+        ours = client(url, tmp_path, retries=1)
+        [failed] = ours.ask_all([Request(({"role": "user", "content": "?"},), "test-1")])
+    assert (failed.status, failed.reason, failed.attempts) == ("failed", "bad_response", 2)
+    assert len(failed.text or "") < 1_000_000
+
+
+def test_a_body_that_drips_has_an_end(tmp_path):
+    async def drip(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(200):
+            await response.write(b" ")
+            await asyncio.sleep(0.05)
+        return response
+
+    with serving(Handler(drip)) as url:
+        began = time.monotonic()
+        asked = Request(({"role": "user", "content": "?"},), "test-1")
+        [late] = client(url, tmp_path, retries=0, timeout=0.5).ask_all([asked])
+        assert (late.status, late.reason) == ("failed", "timeout") and time.monotonic() - began < 4
+
+
+def test_what_cannot_be_stored_loses_no_other_entry(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.write([begin("a"), begin("b"), begin("c")])
+    became = ledger.write([End("a", "done", None, "x"), End("b", "done", None, "\ud83d"), End("c", "done", None, "y")])
+    assert became[0] == became[2] == "written" and isinstance(became[1], UnicodeEncodeError)
+    assert {key: row["raw"] for key, row in ledger.get(["a", "b", "c"]).items()} == {"a": "x", "c": "y"}
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=30))
+def test_storable_text_can_be_written(text):
+    written = storable(text)
+    assert "\0" not in written and written.encode().decode() == storable(written) == written
+    if not any("\ud800" <= c <= "\udfff" or c == "\0" for c in text):
+        assert written == text
+
+
+def test_limits_outlive_an_event_loop(tmp_path):
+    with serving(Behaviour(faults=0.5, kinds=("429",))) as url:
+        ours = client(url, tmp_path)
+        for first in (0, 40, 80):
+            assert {reply.status for reply in ours.ask_all(requests(40, first))} == {"done"}
+    limits = Limits(10, None)
+
+    async def contend() -> None:
+        limits.pause(0.05)
+        await asyncio.gather(*(limits.admit(1) for _ in range(3)))
+
+    for _ in range(3):
+        asyncio.run(contend())
+
+
+def test_several_processes_share_the_rate(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert processes() == 3
+    limits = Limits(6, None)
+    limits.share = processes()
+
+    async def two_then_wait() -> None:
+        await asyncio.gather(limits.admit(1), limits.admit(1))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(limits.admit(1), 0.05)
+
+    asyncio.run(two_then_wait())
 
 
 def test_what_is_no_ledger_is_named(tmp_path):

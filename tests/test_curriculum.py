@@ -16,7 +16,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from dress.curriculum import Curriculum
-from dress.data.shards import Shards
+from dress.data.shards import Shards, write_shards
 from dress.evaluation.metrics import metrics
 from dress.evaluation.outcomes import load_outcomes
 
@@ -100,7 +100,14 @@ def test_another_seed_gives_another_model(finished):
 
 @pytest.mark.parametrize("experiment", ["critique_only", "refinement_only", "rating_only", "best_of"])
 def test_an_ablation_takes_over_the_stages_that_are_the_same(finished, experiment):
-    settings = tiny_settings(finished.parent, f"experiment={experiment}", f"reuse={finished}", run=experiment)
+    more = []
+    if experiment == "best_of":  # this model gives no top-rated answer
+        rated = list(Shards(finished / "stages" / "collect" / "shards"))
+        for record, _ in rated:
+            record.dialogues[0].turns[0].feedback[0].rating = 4
+        write_shards(finished.parent / "rated", rated)
+        more = [f"data.feedback={finished.parent / 'rated'}"]
+    settings = tiny_settings(finished.parent, f"experiment={experiment}", f"reuse={finished}", *more, run=experiment)
     run(settings)
     branch = Path(settings.run_dir)
     for stage in ("align", "sft"):

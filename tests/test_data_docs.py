@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
 import webdataset
-from test_readme import commands, run
+from documented import commands, run, run_together
 
 from dress.data.shards import write_shards
 from dress.worlds.shapes import generate as shapes
 
 
-def test_the_commands_of_the_data_page_run(tmp_path):
+def each(found, cwd):
+    for command in found:
+        run(command, cwd)
+
+
+@pytest.mark.parametrize("way", [run_together, pytest.param(each, marks=pytest.mark.slow)])
+def test_the_commands_of_the_data_page_run(tmp_path, way):
     for split in shapes.SPLITS:
         write_shards(tmp_path / "data" / "mine" / split, shapes.samples(split, 12, seed=0))
     image = next(iter(shapes.samples("sft", 1, seed=0)))[1]
@@ -19,12 +26,11 @@ def test_the_commands_of_the_data_page_run(tmp_path):
             writer.write({"__key__": f"{number:03d}", "png": image, "txt": "a red circle", "cls": 1})
     found = commands("docs/data.md")
     assert len(found) == 8
-    for command in found:
-        more = {
-            "src/train.py": ["annotator=oracle", "judge=oracle"],
-            "benchmarks/data.py": [
-                "--megabytes=1", "--photos=2", "--rounds=1", "--no-litdata", f"--out={tmp_path / 'results'}"
-            ],
-        }  # fmt: skip
-        run(command + more.get(command[1], []), tmp_path)
+    more = {
+        "src/train.py": ["annotator=oracle", "judge=oracle"],
+        "benchmarks/data.py": [
+            "--megabytes=1", "--photos=2", "--rounds=1", "--no-litdata", f"--out={tmp_path / 'results'}"
+        ],
+    }  # fmt: skip
+    way([command + more.get(command[1], []) for command in found], tmp_path)
     assert (tmp_path / "results" / "data.json").exists()

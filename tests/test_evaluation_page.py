@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from documented import commands
 from hydra import compose, initialize_config_dir
 from llm_server import serving
 from omegaconf import OmegaConf
 from rich.console import Console
 from test_judged_suites import Judge, a_run, vlsafe_answers, vlsafe_files  # noqa: F401
-from test_readme import commands
 from test_suites import CAPTIONS, OBJECTS, answer, ask, label, lines
 
 from dress.evaluation.suites.settings import SUITES

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, tiny_settings
+from documented import commands
+from documented import run as run_command
 from llm_server import Behaviour, serving
-from test_readme import commands
-from test_readme import run as run_command
 
 from dress.data.shards import Shards, write_shards
 from dress.files import read_lines, write_json, write_lines

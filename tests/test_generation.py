@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Sequence
 from itertools import takewhile
 
@@ -16,6 +20,7 @@ from hypothesis import strategies as st
 from sequences import MODELS
 from transformers import DynamicCache
 
+from dress.callbacks import cpu_multiplies_bf16
 from dress.data.shards import Shards
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.encode import IMAGE
@@ -27,7 +32,7 @@ from dress.feedback.responders import Sampling
 from dress.model import memory, session
 from dress.model.cache import Reading
 from dress.model.generation import generate
-from dress.model.packed import Packed
+from dress.model.packed import Packed, packs
 from dress.model.session import Drawing, Images, Prompt, Session
 
 FAMILIES = {
@@ -318,12 +323,37 @@ def test_packed_weights_multiply_alike_and_leave_no_trace(dtype, monkeypatch):
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(48, 96), torch.nn.Linear(96, 32, bias=False)).to(dtype)
     x = torch.randn(3, 5, 48, dtype=dtype)
+    assert packs(dtype) or not (dtype == torch.bfloat16 and cpu_multiplies_bf16())
     with torch.inference_mode():
         wanted, packed = module(x), Packed(module)
         with packed:
-            assert ["forward" in vars(layer) for layer in module] == [True, True]
+            assert ["forward" in vars(layer) for layer in module] == [packs(dtype)] * 2
             assert torch.allclose(module(x), wanted, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-3)
     assert not any("forward" in vars(layer) for layer in module)
+
+
+ON_AVX2 = """
+import torch
+from dress.callbacks import cpu_multiplies_bf16
+from dress.model import packed
+packed.SMALLEST = 1000
+for dtype in (torch.float32, torch.bfloat16):
+    layer = torch.nn.Linear(48, 96, bias=False).to(dtype)
+    with torch.inference_mode():
+        x = torch.randn(3, 48, dtype=dtype)
+        wanted = layer(x)
+        with packed.Packed(layer):
+            print("forward" in vars(layer), torch.allclose(layer(x), wanted, rtol=1e-2, atol=1e-3))
+print(cpu_multiplies_bf16())
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="AVX2 is of x86-64")
+def test_without_avx512_bf16_is_not_packed_and_not_chosen():
+    """oneDNN and PyTorch look at the CPU once, so the machine without AVX512 is a process of its own."""
+    limits = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", ON_AVX2], env=os.environ | limits, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "True", "False", "True", "False"], done.stderr
 
 
 def test_a_session_that_broke_off_is_read_anew(tokenizer, monkeypatch):

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from documented import PUBLIC, commands
 from hydra import compose, initialize_config_dir
 from imports import json_lines, photos, records
 from omegaconf import OmegaConf
 from rich.console import Console
-from test_readme import PUBLIC, commands
 from test_sources import coco, fire, said, vlfeedback
 
 from dress.data.sources import SOURCES

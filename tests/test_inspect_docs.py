@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from documented import PUBLIC, commands
 from hydra import compose, initialize_config_dir
 from imports import json_lines, photos
 from omegaconf import OmegaConf
 from rich.console import Console
-from test_readme import PUBLIC, commands
 
 from dress.data.shards import write_shards
 from dress.data.tasks import TASKS, task

@@ -185,7 +185,7 @@ def test_what_a_server_claims_to_have_packed_is_never_unpacked(server, tmp_path)
     Dropping.packed = True
     index = (folder / "index.json").read_bytes()
     (folder / "index.json").write_bytes(gzip.compress(index))
-    with pytest.raises(ShardError, match=r"index\.json: expected an index of version 3"):
+    with pytest.raises(ShardError, match=r"index\.json: expected an index of version 4"):
         open_shards(url, cache=ShardCache(str(tmp_path / "cache")))
 
 

@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 from dress import callbacks
 from dress.curriculum import Curriculum
 from dress.data.datamodule import HeldOut, StepDataset
+from dress.data.shards import write_shards
+from dress.worlds.shapes import generate as shapes
 
 STAGES = ["curriculum.order=[align,sft]", "budget.sft.steps=10", "budget.sft.records_per_step=10"]
 """40 records: an epoch ends with step 4 and with step 8."""
@@ -162,7 +164,7 @@ def test_other_shards_are_refused_on_the_way(whole, monkeypatch):
         run(settings)
     (world,) = data.iterdir()
     shutil.rmtree(world / "sft")
-    shutil.copytree(world / "align", world / "sft")
+    write_shards(world / "sft", shapes.samples("sft", 40, seed=1))
     with pytest.raises(ValueError, match=r"data\.sft: expected the shards that this run began with"):
         run(settings)
 

@@ -103,7 +103,7 @@ def test_the_index_is_plain_json_and_names_its_version(tmp_path):
     write_shards(tmp_path, shapes.samples("sft", 3, seed=3))
     Shards(tmp_path)
     index = json.loads((tmp_path / "index.json").read_text())
-    assert index["version"] == 3 and index["shards"][0].keys() >= {"name", "size", "mtime_ns", "sha256", "samples"}
+    assert index["version"] == 4 and index["shards"][0].keys() >= {"name", "size", "mtime_ns", "sha256", "samples"}
 
 
 class _Steps(StepDataset):

@@ -156,10 +156,10 @@ def dress(spec: ArmSpec, meter: Meter, share: bool = True) -> None:
                     of_forest(meter.targets, forest)
             return super().training_step(step, batch_idx)
 
-        def _loss(self, forest: Any, total: Tensor) -> Tensor:
-            loss = super()._loss(forest, total)
+        def _loss(self, forest: Any, total: Tensor, touch: bool) -> tuple[Tensor, Tensor]:
+            loss, nll = super()._loss(forest, total, touch)
             self.losses += float(loss.detach())
-            return loss
+            return loss, nll
 
     class Watch(L.Callback):
         """Tells the meter of each step, and how long its parts took."""

@@ -12,9 +12,10 @@ from dress import config
 from dress.callbacks import precision_for
 from dress.data.run_data import RunData
 from dress.dialogue.chat import FORMATS
-from dress.dialogue.tokenizer import check_cuts, load_tokenizer, save_tokenizer, train_tokenizer
+from dress.dialogue.tokenizer import check_cuts, save_tokenizer, train_tokenizer
 from dress.feedback.corpus import corpus
 from dress.feedback.rater import NoRater, build_rater
+from dress.model.checkpoint import read_tokenizer
 from dress.model.language import load_own_tokenizer
 from dress.model.lvlm import LVLM
 from dress.phases.critique import praise
@@ -55,10 +56,15 @@ def build_model(settings: config.Config, read: RunData, folder: Path, console: C
             texts = chain(fixed, corpus(splits, rater, TOKENIZER_RECORDS))
             file.parent.mkdir(parents=True, exist_ok=True)
             save_tokenizer(train_tokenizer(texts, settings.model.tokenizer.vocabulary, chat), file)
-        tokenizer = load_tokenizer(file, chat)
+        tokenizer = read_tokenizer(file, language.chat)
     check_cuts(tokenizer, chat)
     torch.manual_seed(seed_for(settings.seed, "init"))
     model = LVLM(settings.model, tokenizer, data.max_tokens)
+    positions = getattr(model.language.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and data.max_tokens > positions:
+        raise ValueError(
+            f"data.max_tokens={data.max_tokens}: expected at most {positions}, the positions that model.language has"
+        )
     if precision_for(settings.training.precision) == "bf16-mixed":
         stages = [settings.curriculum.stages[name] for name in trained_stages(settings.curriculum)]
         learned = {part for stage in stages if isinstance(stage, config.TrainStage) for part in stage.trainable}

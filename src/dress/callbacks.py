@@ -34,13 +34,13 @@ class SaveCheckpoint(L.Callback):
     """Write `last.ckpt` every so many optimiser steps, and when a signal asks the run to stop.
 
     The signal only sets a flag; ranks agree on it at the end of a step, so that all of them stop at
-    the same one (Lightning's own handler can hang, RELIABILITY §2).
+    the same one (Lightning's own handler can hang, RELIABILITY §2). Weights that are not finite are not written:
+    the checkpoint before them stays.
     """
 
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
         self._asked = False
-        # Taken before the Trainer puts its own handlers there, so that these are what comes back.
         self._handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -71,6 +71,8 @@ class SaveCheckpoint(L.Callback):
         self._asked = True
 
     def _save(self, trainer: L.Trainer) -> None:
+        module: Any = trainer.lightning_module
+        module.check_weights()
         aside = self.path.with_suffix(".ckpt.partial")
         trainer.save_checkpoint(aside)
         if trainer.is_global_zero:
@@ -94,6 +96,7 @@ def precision_for(setting: str) -> str:
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Whether this CPU has bf16 instructions (AVX512-BF16 or AMX)."""
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    """Whether this CPU has bf16 instructions (AVX512-BF16, AMX, or BF16 of arm64) and oneDNN may use them."""
+    info = Path("/proc/cpuinfo")
+    flags = set(info.read_text().split()) if info.exists() else set()
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & flags) and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -29,22 +29,36 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel
 
-from dress import config
-from dress.files import read_json
+from dress import config, processes
+from dress.consent import checked_run
+from dress.files import write_text
 from dress.overrides import replacing, taken_out
-from dress.redaction import redacted
-from dress.run_folder import short
+from dress.redaction import SECRET_NAME, hide, redacted, secrets
+from dress.run_folder import rank, short
 
 Task = Callable[[dict[str, Any]], None]
 Checked = TypeVar("Checked", bound=BaseModel)
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 _CALLS = ("budget", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout", "retries", "retry_failed")
+CONSENT = ("model.language.trust_remote_code", "data.allow_pipe")
+"""What a run's own files cannot allow."""
 WITH_RESUME = (
-    "show", "training.threads", "training.devices", "data.workers",
+    "show", *CONSENT, "training.threads", "training.devices", "data.workers",
     *(f"{rater}.{name}" for rater in ("annotator", "judge") for name in _CALLS),
 )  # fmt: skip
 """Overrides that may stand beside `resume`: they change how a run works, not what it learns."""
+LEARNING = re.compile(r"budget\.[\w-]+\.lr|curriculum\.stages\.[\w-]+\.lr")
+"""Overrides beside `resume` that do change it, for a stage that is not finished: a loss that is not finite asks for a
+smaller learning rate. They are kept in the run's config.json."""
+
+LONG_SECRET = 16
+"""Characters of a variable's value that is looked for in settings; shorter ones may be words."""
+_OC_ENV = re.compile(r"oc\.env:\s*([A-Za-z_]\w*)")
+_SECRET = (
+    "{key}: the value of the variable {name} would be written into the run's files. Settings hold no secrets: "
+    "name a variable where a key is needed (api_key_env={name})"
+)
 
 REFUSED, INTERRUPTED, MISTYPED = 1, 130, 2
 """Exit codes: the run cannot go on; it was asked to stop; the command line does not compose."""
@@ -80,6 +94,7 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
                 nonlocal status
                 _restore(typed, full_error)
                 try:
+                    _clean_hydra_files()
                     task(_plain(composed))
                 except (ValueError, OSError) as error:
                     if full_error:
@@ -90,14 +105,17 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
                     if not _asked_to_stop(error):
                         _keep_traceback()
                         raise
-                    _say(_how_to_go_on())
+                    if rank() == 0:
+                        _say(_how_to_go_on(Path(composed.get("run_dir") or HydraConfig.get().runtime.output_dir)))
                     raise SystemExit(INTERRUPTED) from None
                 finally:
                     _discard_unused()
 
             signal.signal(signal.SIGTERM, _stop)
+            processes.end_with_parent()
             run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
             try:
+                _refuse_secrets_in_sweeps(typed[1:])
                 sys.argv[1:] = [*_arguments(typed[1:]), *_resume_arguments(typed[1:])]
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits
                 run(job)()
@@ -109,6 +127,11 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
                     raise
                 _say(explain(error, config_name, typed[1:]))
                 status = MISTYPED
+            except OSError as error:  # Hydra's own folder cannot be made or written
+                if full_error:
+                    raise
+                _say(_message(error))
+                status = REFUSED
             except KeyboardInterrupt:
                 status = INTERRUPTED
             finally:
@@ -146,7 +169,47 @@ def _plain(composed: DictConfig) -> dict[str, Any]:
         told = f"no value. Give one: {error.full_key}=…" if missing else str(error).splitlines()[0]
         raise config.ConfigError(f"{error.full_key}: {told}") from None
     assert isinstance(plain, dict)
+    _refuse_secrets(composed, plain)
     return {str(key): value for key, value in plain.items()}
+
+
+def _refuse_secrets(composed: DictConfig, plain: Any) -> None:
+    """Settings are written into files that travel with the weights.
+
+    Raises:
+        ConfigError: one of them is the value of a variable that holds a secret; names both.
+    """
+    public = dict(_leaves(hide(plain)))
+    for key, text in _leaves(OmegaConf.to_container(composed, resolve=False)):
+        for name in _OC_ENV.findall(text):
+            value = os.environ.get(name, "").strip()
+            if SECRET_NAME.search(name.upper()) and value and value in public.get(key, ""):
+                raise config.ConfigError(_SECRET.format(key=key, name=name))
+    values = {value: name.strip("<>") for value, name in secrets().items() if len(value) >= LONG_SECRET}
+    for key, text in public.items():
+        for value, name in values.items():
+            if value in text and not Path(value).exists():
+                raise config.ConfigError(_SECRET.format(key=key, name=name))
+
+
+def _leaves(plain: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
+    """Dotted key and text of every string."""
+    if isinstance(plain, str):
+        yield prefix, plain
+    elif isinstance(plain, dict | list):
+        for key, value in plain.items() if isinstance(plain, dict) else enumerate(plain):
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _clean_hydra_files() -> None:
+    """Take secrets out of what Hydra has written down of the command line."""
+    settings = HydraConfig.get()
+    if settings.output_subdir is None:
+        return
+    for file in (Path(settings.runtime.output_dir) / settings.output_subdir).glob("*.yaml"):
+        text = file.read_text(encoding="utf-8")
+        if (public := redacted(text)) != text:
+            write_text(file, public)
 
 
 def _message(error: Exception) -> str:
@@ -194,8 +257,7 @@ def _stop(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _how_to_go_on() -> str:
-    folder = Path(HydraConfig.get().runtime.output_dir)
+def _how_to_go_on(folder: Path) -> str:
     if not (folder / "config.json").exists():
         return "Stopped."
     command = f"python {short(Path(sys.argv[0]))} {shlex.quote(f'resume={short(folder)}')}"
@@ -203,7 +265,7 @@ def _how_to_go_on() -> str:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(redacted(text), file=sys.stderr, flush=True)
 
 
 def _discard_unused() -> None:
@@ -327,17 +389,33 @@ def _resume_arguments(typed: list[str]) -> list[str]:
     if {"-m", "--multirun"} & set(typed):
         raise CommandLineError("resume takes one run: start it without -m")
     allowed = ("resume", *WITH_RESUME)
-    others = [text for text in overrides if text.lstrip("+~").partition("=")[0] not in allowed]
+    keys = [(text, text.lstrip("+~").partition("=")[0]) for text in overrides]
+    others = [text for text, key in keys if key not in allowed and not LEARNING.fullmatch(key)]
     refused = [text for text in others if not text.startswith("hydra.")]
     if refused:
+        plain = [name for name in WITH_RESUME if not name.startswith(("annotator.", "judge."))]
         raise CommandLineError(
-            f"{' '.join(refused)}: a resumed run keeps its own settings; beside resume only "
-            f"{', '.join(WITH_RESUME[:4])} and an LLM rater's limits (+annotator.budget=…) may stand. For other "
-            f"settings start a new run "
+            f"{' '.join(refused)}: a resumed run keeps its own settings; beside resume only {', '.join(plain)}, an LLM "
+            f"rater's limits (+annotator.budget=…) and, for a stage that is not finished, curriculum.stages.<stage>.lr "
+            f"(budget.<stage>.lr) may stand. For other settings start a new run "
             f"(reuse={value} takes over the stages they leave unchanged)"
         )
     folder = run_folder(str(value))
     return [f'hydra.run.dir="{folder}"', "hydra.output_subdir=null"]
+
+
+def _refuse_secrets_in_sweeps(typed: list[str]) -> None:
+    """Hydra shows and keeps the arguments of a sweep's jobs before any of ours runs.
+
+    Raises:
+        CommandLineError: one of them holds a secret.
+    """
+    shown = next((text for text, public in zip(typed, redacted(typed), strict=True) if public != text), None)
+    if {"-m", "--multirun"} & set(typed) and shown is not None:
+        raise CommandLineError(
+            f"{redacted(shown)}: Hydra would write this secret down for every job of a sweep. "
+            f"Start one run per setting, without -m"
+        )
 
 
 def run_folder(text: str) -> Path:
@@ -363,13 +441,13 @@ def training_settings(composed: dict[str, Any]) -> config.Config:
     resume = composed.get("resume")
     if resume is not None:
         folder = run_folder(str(resume))
-        saved = read_json(folder / "config.json")
-        for text in HydraConfig.get().overrides.task:
-            key = text.partition("=")[0].lstrip("+")
-            if key in WITH_RESUME:
-                section, _, name = key.rpartition(".")
-                given = composed[section][name] if section else composed[name]
-                (saved[section] if section else saved)[name] = given
+        saved = checked_run(folder / "config.json").model_dump()
+        given = {text.partition("=")[0].lstrip("+") for text in HydraConfig.get().overrides.task}
+        for key in (key for key in given if key in WITH_RESUME or LEARNING.fullmatch(key)):
+            _put(saved, key, _get(composed, key))
+            if key.startswith("budget.") and key.split(".")[1] in saved["curriculum"]["stages"]:
+                _put(saved, f"curriculum.stages.{key.split('.')[1]}.lr", _get(composed, key))
+        _refuse_unallowed(saved, given, folder)
         composed = saved | {"resume": str(folder), "run_dir": str(folder)}
     if composed.get("reuse") is not None:
         # Links resolved now: `logs/latest` will soon name the run that begins here.
@@ -387,6 +465,37 @@ def training_settings(composed: dict[str, Any]) -> config.Config:
             "without -m"
         )
     return settings
+
+
+def _get(composed: dict[str, Any], key: str) -> Any:
+    for name in key.split("."):
+        composed = composed[name]
+    return composed
+
+
+def _put(settings: dict[str, Any], key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        settings = settings.setdefault(section, {})
+    settings[name] = value
+
+
+def _refuse_unallowed(saved: dict[str, Any], given: set[str], folder: Path) -> None:
+    """Refuse code and commands that only the run's own files allow.
+
+    Raises:
+        ConfigError: says what to type.
+    """
+    needed = []
+    if saved["model"]["language"]["trust_remote_code"] and CONSENT[0] not in given:
+        needed.append(f"+{CONSENT[0]}=true")
+    if saved["data"]["allow_pipe"] and CONSENT[1] not in given and "pipe:" in str(saved["data"]):
+        needed.append(f"{CONSENT[1]}=true")
+    if needed:
+        raise config.ConfigError(
+            f"{folder / 'config.json'}: this run runs code or commands that its own files name. If you trust them, "
+            f"say so beside resume: {' '.join(needed)}"
+        )
 
 
 def show_config(settings: config.Config) -> None:

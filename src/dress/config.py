@@ -28,18 +28,22 @@ from dress.rater_settings import (
     PositiveReal,
     Rater,
     Real,
+    ResponderName,
     Section,
     Server,
     VariableName,
     Whole,
 )
+from dress.redaction import hide
 
 PhaseName = Literal["align", "sft", "critique", "refinement", "rating", "best_of"]
 Part = Literal["vision", "projector", "language", "lora"]
 Split = Literal["align", "sft", "prompts", "feedback", "eval"]
 Condition = Literal["none", "praise"]
+Resize = Literal["native", "crop", "squash", "pad"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 TopP = Annotated[float, Field(gt=0, le=1)]
+Aspect = Annotated[float, Field(ge=1, le=65535)]
 
 
 def _no_reserved(name: str) -> str:
@@ -81,6 +85,13 @@ def _finite(given: dict[str, Any]) -> dict[str, Any]:
 Plain = Annotated[dict[str, Any], AfterValidator(_finite)]
 
 
+class Consent(Section):
+    """What a run's own files cannot allow: only the command that reads them."""
+
+    trust_remote_code: bool = False  # run code that comes with a run's language model
+    allow_pipe: bool = False  # run the shell commands of pipe: URLs among a run's data
+
+
 # --- model -----------------------------------------------------------------------------------------
 
 
@@ -112,7 +123,8 @@ class Vision(Section):
     name: str | None = None  # OpenCLIP model name, e.g. ViT-L-14-336, EVA01-g-14
     weights: str | None = None  # OpenCLIP tag, a local file, or a run's stage folder; null = random weights
     vit: ViT | None = None
-    layer: Whole = -1  # which block's patch tokens; -1 is the last, -2 the one before (LLaVA)
+    layer: Whole = -1  # which block's patch tokens, or which feature map; -1 is the last, -2 the one before (LLaVA)
+    resize: Resize = "native"  # how an image is made to fit; native = the weights' own way
 
     @model_validator(mode="after")
     def _one_of(self) -> Vision:
@@ -213,6 +225,7 @@ class Data(Section):
     share_prefixes: bool = True  # one token tree per record; false = one sequence per dialogue
     features: bool = False  # stored vision features instead of images and encoder (python src/prepare.py task=features)
     images: Literal["fast", "exact"] = "fast"  # how images are decoded and resized in training; exact is OpenCLIP's PIL
+    max_aspect: Aspect = 200.0  # longer side of an image ÷ shorter side
     dialogues_per_record: Positive | None = None  # of a record in a step, drawn anew each epoch; null = all
     tokens_per_forest: Positive = 16384  # tokens of one forward pass
     max_tokens: Positive = 4096  # longest dialogue, in tokens
@@ -461,7 +474,7 @@ class Config(Section):
         return self
 
 
-class EvalCommand(Eval):
+class EvalCommand(Eval, Consent):
     """`src/eval.py`: a run to evaluate again."""
 
     suite: Literal["run"] = "run"
@@ -475,10 +488,10 @@ class EvalCommand(Eval):
     judge: Rater
 
 
-class CollectCommand(CollectStage):
+class CollectCommand(CollectStage, Consent):
     """`src/collect.py`: whose answers are collected, and who judges them."""
 
-    responder: str  # a run folder, a file of answers, or the address of a server
+    responder: ResponderName  # a run folder, a file of answers, or the address of a server
     stage: str = "sft"  # of a run: whose model
     server: Server = Server()  # where the responder is one
     out: str
@@ -511,7 +524,7 @@ def check_as(model: type[Checked], composed: dict[str, Any]) -> Checked:
         ConfigError: with one line per problem: key, expected, got, and the nearest valid key.
     """
     try:
-        return model.model_validate(composed)
+        return model.model_validate(hide(composed))
     except ValidationError as error:
         lines = [_problem(problem, model) for problem in error.errors(include_url=False)]
         raise ConfigError("the configuration does not fit:\n  " + "\n  ".join(lines)) from None
@@ -555,7 +568,7 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
         return f"{key}: no such setting.{nearest(key, _keys_around(place, model))}"
     if key.endswith("api_key_env"):  # what stands there may be the key itself: never print it
         return f"{key}: expected the NAME of an environment variable, e.g. WANDB_API_KEY, not the key"
-    if key.endswith("base_url"):  # the same
+    if key.endswith(("base_url", "responder")):  # the same
         return f"{key}: {message}"
     if isinstance(problem["input"], dict):  # a check of a whole section names what it got
         return f"{key}: {message}" if key else message

@@ -11,13 +11,13 @@ import os
 import resource
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 
-import lightning as L
 import torch
 from rich.console import Console
 
@@ -25,27 +25,30 @@ from dress import config
 from dress.building import build_model
 from dress.callbacks import SaveCheckpoint, ShowProgress, precision_for
 from dress.data.datamodule import HeldOut, StageData, StepDataset
-from dress.data.pixels import Pixels
+from dress.data.pixels import Pixels, resize_note
 from dress.data.run_data import REJECTS, RunData, name_damage, told
 from dress.data.shards import Sample, Shards
 from dress.data.stream import Stream
+from dress.data.supervision import Supervision
 from dress.dialogue.tokenizer import tokenizer_hash
 from dress.evaluation.cells import evaluate_cells
 from dress.evaluation.metrics import metrics
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
 from dress.evaluation.report import write_report
 from dress.feedback.annotate import gather, keeping
-from dress.feedback.collect import CkptResponder, Sampling, ratings_table
+from dress.feedback.collect import CkptResponder, Sampling, in_turn, ratings_table
 from dress.feedback.rater import Rater, build_rater, check_rater
 from dress.feedback.request import Stopped
 from dress.files import read_json, write_json
 from dress.loggers import build_loggers, log_results
-from dress.model.checkpoint import load_weights, loaded_weights, save_model
+from dress.model.checkpoint import load_weights, loaded_weights, read_training_state, save_model
 from dress.model.generation import check_new_tokens
-from dress.module import DressModule
+from dress.module import DressModule, NotFinite, TrainingStopped
 from dress.phases import supervised
 from dress.progress import CurriculumProgress
-from dress.run_folder import rank, short, wait_for
+from dress.ranks import build_trainer, of_ranks, on_device, share_out
+from dress.rater_settings import PlainRater
+from dress.run_folder import rank, read_marker, read_run_json, short, wait_for
 from dress.seeding import seed_for
 from dress.show import coloured, parameter_table, ratings_as_table
 from dress.stages import (
@@ -60,6 +63,8 @@ from dress.stages import (
 )
 from dress.worlds.prepared import prepared
 
+DONE = "done.json"
+"""Marks a finished stage."""
 SHOWN_RECORDS = 4
 """Records that `show=batch` prints."""
 
@@ -114,6 +119,10 @@ class Curriculum:
             ))  # fmt: skip
             vision, images = self.model.vision, self.settings.data.images
             self.data.check(self.settings.curriculum, vision.facts(images) if self.settings.data.features else None)
+            for name in self.trained():
+                stage = self.settings.curriculum.stages[name]
+                if isinstance(stage, config.TrainStage) and getattr(self.settings.data, stage.data) is not None:
+                    self._check_supervision(name, stage)
             self.chain: dict[str, str] = {}
             for name in self.settings.curriculum.order:
                 made_from = fingerprint(made_from, depends_on(self.settings, self.data, name))
@@ -126,9 +135,16 @@ class Curriculum:
         self._write_run_json(time.monotonic() - began)
         write_json(self.folder / "metrics.json", result)
         samples = self._eval_samples() if outcomes else []
-        write_report(self.folder, samples, self.settings.eval.scenes, self._notes())
+        write_report(self.folder, samples, self.settings.eval.scenes, self._notes(samples))
         log_results(self.settings, result, outcomes, samples)
         return result
+
+    def _check_supervision(self, name: str, stage: config.TrainStage) -> None:
+        """Look through what a stage will train on; the first process does, and the others begin later."""
+        if rank() == 0 and not (self.stage_folder(name) / DONE).exists():
+            look = Supervision(name, stage, self.settings, self.model.encoder)
+            for line in look.check(self._stream(name, stage), self.progress):
+                self.console.print(line, highlight=False, markup=False)
 
     def show_batch(self) -> None:
         """Print the first records of the first train stage as they are learned: bold green carries loss."""
@@ -161,11 +177,11 @@ class Curriculum:
 
     def _stage(self, name: str, made_from: str) -> None:
         folder, stage = self.stage_folder(name), self.settings.curriculum.stages[name]
-        marker = folder / "done.json"
+        marker = folder / DONE
         if not marker.exists():
             self._take_over(name, made_from)
         if marker.exists():
-            done = read_json(marker)
+            done = read_marker(marker)
             if done["fingerprint"] != made_from:
                 raise ValueError(
                     f"{marker}: stage {name} was made with other settings or data (expected fingerprint "
@@ -182,18 +198,29 @@ class Curriculum:
                     self._train(name, stage)
                 case config.EvalStage():
                     self._evaluate(name, stage)
-                case config.CollectStage() if rank() == 0:  # the other processes wait for its marker
+                case config.CollectStage():
                     self._collect(name, stage)
         except Stopped as stop:
             raise Stopped(
                 f"stage {name}: {stop}. Go on with: python src/train.py resume={short(self.folder)}"
             ) from None
+        except NotFinite as stop:
+            raise NotFinite(f"stage {name}, {stop}. {self._after_stop(name)}") from None
+        except TrainingStopped as stop:
+            raise TrainingStopped(f"stage {name}, {stop}") from None
         self.seconds[name] = self.progress.end()
         if rank() == 0:
             if line := told(folder):
                 self.console.print(line, highlight=False)
             write_json(marker, {"fingerprint": made_from, "seconds": round(self.seconds[name], 2)})
         wait_for(marker)
+
+    def _after_stop(self, name: str) -> str:
+        """What is left of a stage that stopped, and how to go on."""
+        last = self.stage_folder(name) / "last.ckpt"
+        left = f"{short(last)} holds the last state that was finite" if last.exists() else "No checkpoint was written"
+        rate = f"curriculum.stages.{name}.lr=…"
+        return f"{left}. Go on with another rate: python src/train.py resume={short(self.folder)} {rate}"
 
     def _take_over(self, name: str, made_from: str) -> None:
         """Take a finished stage from the run named by `reuse` if it was made from the same things."""
@@ -202,8 +229,8 @@ class Curriculum:
                 raise ValueError(f"reuse={self.settings.reuse}: expected a run folder with stages/, found none")
             return
         source, target = Path(self.settings.reuse) / "stages" / name, self.stage_folder(name)
-        marker = source / "done.json"
-        if not marker.exists() or (done := read_json(marker))["fingerprint"] != made_from:
+        marker = source / DONE
+        if not marker.exists() or (done := read_marker(marker))["fingerprint"] != made_from:
             return
         if rank() == 0:
             shutil.copytree(
@@ -215,6 +242,8 @@ class Curriculum:
 
     def _train(self, name: str, stage: config.TrainStage) -> None:
         training, folder = self.settings.training, self.stage_folder(name)
+        if getattr(self.settings.data, stage.data) is None:  # not there before
+            self._check_supervision(name, stage)
         self.model.set_trainable(list(stage.trainable))
         self.console.print(parameter_table(self.model, f"stage {name}"))
         last = folder / "last.ckpt"
@@ -228,7 +257,10 @@ class Curriculum:
         def dataset(kind: type[Made], stream: Stream, rank: int, world: int) -> Made:
             return kind(
                 stream, stage, self.settings.data, self.settings.phases, self.model.encoder,
-                Pixels(self.model.vision.preprocessing, self.model.vision.transform, self.settings.data.images),
+                Pixels(
+                    self.model.vision.preprocessing, self.model.vision.transform, self.settings.data.images,
+                    self.settings.data.max_aspect,
+                ),
                 folder / REJECTS, training.overfit, rank, world,
             )  # fmt: skip
 
@@ -237,12 +269,10 @@ class Curriculum:
             partial(dataset, StepDataset, self._stream(name, stage)), self.settings.data,
             partial(dataset, HeldOut, held_out) if held_out else None,
         )  # fmt: skip
-        done = torch.load(last, weights_only=True, map_location="cpu")["global_step"] if resumed else 0
+        done = read_training_state(last)["global_step"] if resumed else 0
         self.progress.start(name, stage.steps, done)
-        trainer = L.Trainer(
-            accelerator=training.accelerator,
-            devices=training.devices,
-            strategy=training.strategy,
+        trainer = build_trainer(
+            training,
             precision=cast(Any, precision_for(training.precision)),
             max_steps=stage.steps,
             max_epochs=1,
@@ -252,32 +282,55 @@ class Curriculum:
             val_check_interval=training.validate_every if held_out else None,
             check_val_every_n_epoch=None if held_out else 1,
             limit_val_batches=1.0 if held_out else 0,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
         )
         trainer.fit(
             module, datamodule=data,
             ckpt_path=str(last) if resumed else None, weights_only=True,
         )  # fmt: skip
+        module.check_weights()
+        self._tell_unreached(module, stage)
         if trainer.is_global_zero:
             write_json(folder / "history.json", module.history)
             save_model(self.model, self.settings.model, folder, self._facts(name))
             last.unlink(missing_ok=True)
 
+    def _tell_unreached(self, module: DressModule, stage: config.TrainStage) -> None:
+        """Say how many steps taught nothing, or stop if none taught anything."""
+        if module.unreached_steps == stage.steps:
+            raise TrainingStopped(
+                f"no step reached a trained parameter: trainable {', '.join(stage.trainable)}, and no image in the "
+                f"records of data.{stage.data}"
+            )
+        if module.unreached_steps:
+            self.console.print(
+                f"{module.unreached_steps} of {stage.steps} steps held no image and reached nothing that is trained "
+                f"({', '.join(stage.trainable)})", highlight=False,
+            )  # fmt: skip
+
     def _collect(self, name: str, stage: config.CollectStage) -> None:
+        """Answers with feedback: on all ranks, or on the first alone where a server is asked and paid."""
         source, folder = self.settings.curriculum.trained(name)[-1], self.stage_folder(name)
+        training, prompts = self.settings.training, self.data.shards("prompts")
+        alone = not isinstance(self.settings.annotator, PlainRater)
+        if alone and rank() > 0:
+            return
         sampling = replace(
             self._sampling(stage.temperature, stage.top_p), condition=conditions(self.settings, source)[stage.condition]
         )
-        gather(
-            name, keeping(self._responder(source, stage.condition), self.annotator, self.chain[source]), self.annotator,
-            self.data.shards("prompts"), folder / "shards", stage, sampling,
-            seed_for(self.settings.seed, name), self.progress,
-        )  # fmt: skip
-        name_damage(folder, self.data.shards("prompts"))
+
+        def gather_skipped() -> None:
+            prompts.skipped[:] = of_ranks(prompts.skipped)
+
+        with on_device(self.model, training) if alone else nullcontext():
+            gather(
+                name, keeping(self._responder(source, stage.condition), self.annotator, self.chain[source]),
+                self.annotator, prompts, folder / "shards", stage, sampling,
+                seed_for(self.settings.seed, name), self.progress,
+                in_turn if alone else partial(share_out, self.model, training, finish=gather_skipped),
+            )  # fmt: skip
+        if rank() > 0:
+            return
+        name_damage(folder, prompts)
         table = ratings_table(Shards(folder / "shards"))
         write_json(folder / "ratings.json", table)
         self.console.print(ratings_as_table(table))
@@ -311,7 +364,7 @@ class Curriculum:
         if self.settings.reuse is None:
             return
         source = Path(self.settings.reuse) / "stages" / name
-        known = read_json(source / "cells.json") if (source / "cells.json").exists() else {}
+        known = read_json(source / "cells.json", dict) if (source / "cells.json").exists() else {}
         for model in prints:
             if known.get(model) == prints[model]:
                 for target in self._cells(name, model):
@@ -338,7 +391,8 @@ class Curriculum:
 
     def _responder(self, stage: str, condition: str = "none") -> CkptResponder:
         under = "" if condition == "none" else f" ({condition})"
-        return CkptResponder(self.model, f"{self.settings.name}/{stage}{under}", self.settings.generation.keep_cache)
+        keep, most = self.settings.generation.keep_cache, self.settings.data.max_aspect
+        return CkptResponder(self.model, f"{self.settings.name}/{stage}{under}", keep, most)
 
     def _sampling(self, temperature: float, top_p: float = 1.0) -> Sampling:
         generation = self.settings.generation
@@ -391,7 +445,7 @@ class Curriculum:
     def _write_run_json(self, seconds: float) -> None:
         file = self.folder / "run.json"
         if file.exists():
-            seconds += read_json(file)["seconds"]
+            seconds += read_run_json(file)["seconds"]
         write_json(
             file,
             {
@@ -405,17 +459,20 @@ class Curriculum:
             },
         )
 
-    def _notes(self) -> list[str]:
+    def _notes(self, samples: list[Sample]) -> list[str]:
         """What a reader of the report must know before its figures."""
         data, language = self.settings.data, self.settings.model.language
+        images = [image for _, image in samples if image is not None]
+        resized = resize_note(images, self.model.vision.preprocessing, data.max_aspect)
+        notes = [] if resized is None else [resized]
         if data.world is None and language.config is not None:
             records = sum(len(part.shards) for part in self.data.stream(data.sft).parts)
-            return [
+            notes.append(
                 f"A model from scratch on {records:,} real images: nobody should expect good captions. "
                 f"What this shows is that the whole method runs on these data. A model whose SFT data hold "
                 f"no refusal never samples one, so feedback on its own answers cannot teach it to refuse."
-            ]
-        return []
+            )
+        return notes
 
 
 def _link(source: str, target: str) -> None:

@@ -2,34 +2,104 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+WRITING_FAILS = (OSError, RuntimeError)
+"""What torch (RuntimeError), safetensors and Python raise when a file cannot be written; see `write_aside`."""
+
+
+@contextmanager
+def write_aside(path: Path, *fails: type[Exception]) -> Iterator[Path]:
+    """A file beside `path` to write to; once it is whole and on disk it takes the place of `path`.
+
+    Where writing fails, what stood at `path` stays, and nothing else does.
+
+    Args:
+        path: of the file; its folder is made if missing.
+        fails: what the writer raises, beside OSError and RuntimeError, when a file cannot be written.
+
+    Raises:
+        OSError: it cannot be written; names `path` and the space that is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".partial")
+    try:
+        yield aside
+        _sync(aside)
+        aside.replace(path)
+    except (*WRITING_FAILS, *fails) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
+        free = shutil.disk_usage(path.parent).free / 1e9
+        number = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
+        raise OSError(
+            number, f"cannot be written ({why}; {free:.2f} GB free there); what stood there before stays", str(path)
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Onto disk: a file's bytes, or the names in a folder."""
+    place = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(place)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that syncs no folders
+            raise
+    finally:
+        os.close(place)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write aside, sync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    with write_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8", newline="")
 
 
 def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False))
 
 
-def read_json(path: Path) -> Any:
-    """Raises ValueError naming the file when it is not JSON."""
+def read_json(path: Path, expected: type | None = None, remedy: str = "") -> Any:
+    """What a JSON file holds.
+
+    Args:
+        path: of the file.
+        expected: dict or list; None takes any value.
+        remedy: what a user can do about a damaged file.
+
+    Raises:
+        ValueError: it is not JSON, or holds something else than expected; names file, expected and got.
+    """
+    tail = f". {remedy}" if remedy else ""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: expected JSON, got a damaged file ({error})") from None
+        found = json.loads(path.read_bytes().decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: expected JSON, got a damaged file ({error}){tail}") from None
+    if expected is not None and not isinstance(found, expected):
+        name = {"dict": "a JSON object", "list": "a JSON list"}.get(expected.__name__, expected.__name__)
+        raise ValueError(f"{path}: expected {name}, got {json.dumps(found)[:60]}{tail}")
+    return found
+
+
+def required(found: dict[str, Any], names: Iterable[str], path: Path, remedy: str = "") -> None:
+    """Refuse a file's object that lacks a field.
+
+    Raises:
+        ValueError: names file, field and what is there.
+    """
+    for name in names:
+        if name not in found:
+            there = ", ".join(map(str, found))[:200] or "none"
+            raise ValueError(f"{path}: expected a field {name!r}, got {there}{f'. {remedy}' if remedy else ''}")
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> None:
@@ -45,6 +115,6 @@ def read_lines(path: Path) -> list[Any]:
     for number, line in enumerate(lines if lines != [""] else [], start=1):
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}:{number}: expected JSON, got {line[:80]!r} ({error})") from None
     return rows

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -166,20 +167,25 @@ def open_run(settings: config.Config) -> wandb.Run:
         wandb.login(key=key)
     # Pictures of tables wait here for their upload; else in the home folder, apart from their run.
     os.environ.setdefault("WANDB_DATA_DIR", _data_dir(settings.run_dir))
-    run = wandb.init(
-        project=settings.logger.project,
-        entity=settings.logger.entity,
-        id=wandb_id(folder),
-        name=f"{settings.name}-{settings.seed}",
-        group=group_of(folder),
-        job_type=settings.name,
-        tags=[settings.scale],
-        resume="allow",
-        mode=mode,  # type: ignore[arg-type]
-        dir=str(folder),
-        config=redacted(settings.model_dump()),
-        settings=wandb.Settings(console="off", save_code=False, silent=True),
-    )
+    typed = sys.argv
+    sys.argv = redacted(typed)  # wandb keeps them
+    try:
+        run = wandb.init(
+            project=settings.logger.project,
+            entity=settings.logger.entity,
+            id=wandb_id(folder),
+            name=f"{settings.name}-{settings.seed}",
+            group=group_of(folder),
+            job_type=settings.name,
+            tags=[settings.scale],
+            resume="allow",
+            mode=mode,  # type: ignore[arg-type]
+            dir=str(folder),
+            config=redacted(settings.model_dump()),
+            settings=wandb.Settings(console="off", save_code=False, silent=True),
+        )
+    finally:
+        sys.argv = typed
     run.define_metric(X_AXIS)
     run.define_metric("*", step_metric=X_AXIS)
     _runs[settings.run_dir] = run

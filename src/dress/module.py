@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,10 +18,21 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from dress import config
-from dress.dialogue.batch import Forest, Step
+from dress.dialogue.batch import Forest, Step, blank_forest
 from dress.dialogue.spans import PHASE_NAMES
 from dress.model.lvlm import LVLM
 from dress.model.memory import keep_freed_memory, needs_checkpointing
+
+NAMED_RECORDS = 8
+"""Of a step that stopped a stage."""
+
+
+class TrainingStopped(ValueError):
+    """A stage learns nothing: a step without a supervised token, or records that reach nothing that is trained."""
+
+
+class NotFinite(TrainingStopped):
+    """A loss, gradient norm or weight that is not finite."""
 
 
 class DressModule(L.LightningModule):
@@ -45,10 +57,12 @@ class DressModule(L.LightningModule):
         """What was logged, by `curriculum/step`; kept in checkpoints."""
         self._since = time.monotonic()
         self._sums = torch.zeros(3, len(PHASE_NAMES), dtype=torch.float64)
-        self._packing = torch.zeros(3, dtype=torch.float64)  # records split; room in full forests, tokens there
+        self._packing = torch.zeros(4, dtype=torch.float64)  # records split; room in full forests, tokens there; idle
         self._tokens = 0
         self._held = False  # frozen weights, in bf16
         self._held_out = torch.zeros(2, len(PHASE_NAMES), dtype=torch.float64)
+        self.unreached_steps = 0
+        """Steps whose records reached no trained parameter on any rank (a projector alone, text-only records)."""
 
     def on_fit_start(self) -> None:
         """Settle what is held in memory: freed blocks, frozen weights, activations (`training.checkpointing`)."""
@@ -69,36 +83,102 @@ class DressModule(L.LightningModule):
             self.model.hold_frozen(torch.float32)
 
     def training_step(self, step: Step, batch_idx: int) -> Tensor:
+        """One optimiser step: every rank makes the same passes and the same collectives, whatever its share holds.
+
+        Raises:
+            TrainingStopped: on all ranks: no supervised token.
+            NotFinite: on all ranks: a loss or gradient norm that is not finite.
+        """
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        self._packing += torch.tensor([step.split, step.room, step.filled], dtype=torch.float64)
+        self._packing += torch.tensor([step.split, step.room, step.filled, step.idle], dtype=torch.float64)
         assert not isinstance(optimizer, list) and isinstance(scheduler, LRScheduler)
-        weight = sum((f.weight.sum() for f in step.forests), torch.zeros((), dtype=torch.float64, device=self.device))
-        weight = self.trainer.strategy.reduce(weight, reduce_op="sum")
+        world = self.trainer.world_size
+        shares = self._of_ranks(step.weight, len(step.forests), step.images)
+        weight, images = shares[:, 0].sum(), bool(shares[:, 2].any())
+        if not weight:
+            raise TrainingStopped(self._at(step, "no supervised token"))
+        total = torch.tensor(float(weight), dtype=torch.float64, device=self.device)
+        passes = [*step.forests, *[blank_forest(self.device)] * (int(shares[:, 1].max()) - len(step.forests))]
         loss = torch.zeros((), device=self.device)
-        for number, forest in enumerate(step.forests):
-            with self._no_sync(last=number == len(step.forests) - 1):
-                part = self._loss(forest, weight.clamp(min=1e-12))
-                self.manual_backward(part * world if (world := self.trainer.world_size) > 1 else part)
+        surprises = []
+        for number, forest in enumerate(passes):
+            with self._no_sync(last=number == len(passes) - 1):
+                part, nll = self._loss(forest, total, touch=world > 1)
+                if part.requires_grad:
+                    self.manual_backward(part * world if world > 1 else part)
             loss += part.detach()
-        if not step.forests and self.trainer.world_size > 1:
-            self.manual_backward(torch.stack([p.sum() * 0 for p in self.parameters() if p.requires_grad]).sum())
-        norm = torch.nn.utils.clip_grad_norm_(
-            [p for p in self.parameters() if p.grad is not None], self.training_settings.clip
-        )
-        optimizer.step()
+            surprises.append(nll)
+        if not images:  # a blank image is no reason to decay or to move what no record reached
+            for name, parameter in self.model.named_parameters():
+                if self.model.part_of(name) in ("vision", "projector"):
+                    parameter.grad = None
+        reached = [p for p in self.parameters() if p.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(reached, self.training_settings.clip)
+        self._check_finite(step, loss, norm, surprises)
+        self.unreached_steps += not reached
+        optimizer.step()  # with no gradient at all it only counts
         optimizer.zero_grad()
         scheduler.step()
         self._log(float(norm), float(scheduler.get_last_lr()[0]))
         return loss
 
-    def _loss(self, forest: Forest, total: Tensor) -> Tensor:
-        """Sum over entries of weight x negative log-likelihood ÷ total."""
-        loss, nll = self.model(forest, total)
+    def _of_ranks(self, *values: float) -> Tensor:
+        """These numbers of every rank, [ranks, numbers], float64 on the CPU."""
+        mine = torch.tensor(values, dtype=torch.float64)
+        if self.trainer.world_size == 1:
+            return mine[None]
+        every = torch.empty(self.trainer.world_size * len(values), dtype=torch.float64, device=self.device)
+        torch.distributed.all_gather_into_tensor(every, mine.to(self.device))
+        return every.reshape(-1, len(values)).cpu()
+
+    def _check_finite(self, step: Step, loss: Tensor, norm: Tensor, surprises: list[Tensor]) -> None:
+        """Stop on all ranks, before anything is learned, if the loss or the gradient norm of any is not finite."""
+        figures = self._of_ranks(float(loss), float(norm))
+        if bool(figures.isfinite().all()):
+            return
+        phases = {
+            PHASE_NAMES[number]
+            for forest, nll in zip(step.forests, surprises, strict=False)
+            for number in forest.phase[~nll.isfinite()].unique().tolist()
+        }
+        what = "loss" if not figures[:, 0].isfinite().all() else "gradient norm"
+        value = figures[:, 0].sum() if what == "loss" else figures[0, 1]
+        raise NotFinite(self._at(step, f"a {what} of {float(value)}", phases))
+
+    def check_weights(self) -> None:
+        """Refuse to keep weights that are not finite.
+
+        Raises:
+            NotFinite: an update overflowed; on all ranks, which hold the same weights.
+        """
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not bool(parameter.isfinite().all()):
+                raise NotFinite(
+                    f"step {self.trainer.global_step}: weights that are not finite, first {name} (phase "
+                    f"{', '.join(self.stage.phases)})"
+                )
+
+    def _at(self, step: Step, what: str, phases: Collection[str] = ()) -> str:
+        """What happened, with the step's phases and records of all ranks."""
+        shares: list[Any] = [(set(phases), step.places)]
+        if self.trainer.world_size > 1:
+            shares = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(shares, (set(phases), step.places))
+        named = sorted(set().union(*(share[0] for share in shares))) or list(self.stage.phases)
+        places = [place for share in shares for place in share[1]]
+        records = ", ".join(places[:NAMED_RECORDS]) or f"none of data.{self.stage.data} that can be used"
+        more = f" and {len(places) - NAMED_RECORDS} more" if len(places) > NAMED_RECORDS else ""
+        return f"step {self.trainer.global_step + 1}: {what} (phase {', '.join(named)}; records {records}{more})"
+
+    def _loss(self, forest: Forest, total: Tensor, touch: bool) -> tuple[Tensor, Tensor]:
+        """Sum over entries of weight x negative log-likelihood ÷ total, and the latter of each entry [E]."""
+        loss, nll = self.model(forest, total, touch)
         with torch.no_grad():
-            for row, values in enumerate((nll.double() * forest.weight, forest.weight, torch.ones_like(forest.weight))):
+            counts = (forest.weight > 0).double()
+            for row, values in enumerate((nll.double() * forest.weight, forest.weight, counts)):
                 self._sums[row].scatter_add_(0, forest.phase.cpu(), values.cpu())
             self._tokens += forest.tokens
-        return loss
+        return loss, nll
 
     def validation_step(self, step: Step, batch_idx: int) -> None:
         one = torch.ones((), dtype=torch.float64, device=self.device)
@@ -136,8 +216,11 @@ class DressModule(L.LightningModule):
             if weight:
                 logged[f"{name}/loss"] = loss / weight
                 logged[f"{name}/supervised_tokens"] = count
-        split, room, filled = self.trainer.strategy.reduce(self._packing.to(self.device), reduce_op="sum").tolist()
+        split, room, filled, idle = self.trainer.strategy.reduce(
+            self._packing.to(self.device), reduce_op="sum"
+        ).tolist()
         logged["train/split_trees"] = split
+        logged["train/idle_records"] = idle  # their phases found nothing to learn in them
         if room:
             logged["train/forest_fill"] = filled / room
         logged["train/grad_norm"] = norm
@@ -174,13 +257,27 @@ class DressModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["dress"] = {
-            "history": self.history, "sums": self._sums.tolist(), "packing": self._packing.tolist()
+            "history": self.history, "sums": self._sums.tolist(), "packing": self._packing.tolist(),
+            "unreached": self.unreached_steps,
         }  # fmt: skip
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = checkpoint["dress"]["history"]
         self._sums = torch.tensor(checkpoint["dress"]["sums"], dtype=torch.float64)
-        self._packing = torch.tensor(checkpoint["dress"]["packing"], dtype=torch.float64)
+        self._packing = torch.zeros(4, dtype=torch.float64)
+        packing = torch.tensor(checkpoint["dress"]["packing"], dtype=torch.float64)
+        self._packing[: len(packing)] = packing
+        self.unreached_steps = checkpoint["dress"].get("unreached", 0)
+        self._set_rate(checkpoint)
+
+    def _set_rate(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with this stage's own learning rate: it may be changed beside `resume`."""
+        (scheduler,) = checkpoint["lr_schedulers"]
+        factor = self.stage.lr / scheduler["base_lrs"][0]
+        scheduler["base_lrs"] = [self.stage.lr for _ in scheduler["base_lrs"]]
+        scheduler["_last_lr"] = [rate * factor for rate in scheduler["_last_lr"]]
+        for group in (group for state in checkpoint["optimizer_states"] for group in state["param_groups"]):
+            group["initial_lr"], group["lr"] = self.stage.lr, group["lr"] * factor
 
 
 def cosine(step: int, steps: int, warmup: float) -> float:

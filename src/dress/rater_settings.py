@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MOST = 10**9
 """Larger numbers are typing errors everywhere but in seeds."""
@@ -25,6 +25,23 @@ PositiveReal = Annotated[float, Field(gt=0, le=MOST)]
 VariableName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
 
 
+def _address(url: str) -> str:
+    """A server's address that may stand in files."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("expected http://… or https://…")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("expected a plain address without user, password or query; keys go through api_key_env")
+    return url.rstrip("/")
+
+
+Address = Annotated[str, AfterValidator(_address)]
+ResponderName = Annotated[
+    str, AfterValidator(lambda name: _address(name) and name if name.startswith(("http://", "https://")) else name)
+]
+"""A run folder, a file, or a server's address."""
+
+
 class Section(BaseModel):
     """Settings: no key that does not exist, no `"true"` for true, no infinity."""
 
@@ -41,10 +58,10 @@ class Calls(Section):
     """How a server may be asked."""
 
     api_key_env: VariableName | None = None  # null = a server that asks for no key
-    concurrency: Positive = 16  # calls in flight
+    concurrency: Annotated[int, Field(gt=0, le=4096)] = 16  # calls in flight
     requests_per_minute: Positive | None = None
     tokens_per_minute: Positive | None = None  # prompt and reply
-    timeout: PositiveReal = 120.0  # seconds of one call
+    timeout: Annotated[PositiveReal, Field(le=86_400)] = 120.0  # seconds of one call
     retries: Annotated[Count, Field(le=1000)] = 6  # of one call, after 429, 5xx, time-outs, dropped connections
     price_in: Real = 0.0  # per million tokens
     price_out: Real = 0.0
@@ -63,18 +80,8 @@ class Calls(Section):
 class Endpoint(Calls):
     """A model behind an OpenAI-compatible server."""
 
-    base_url: str  # up to /v1
+    base_url: Address  # up to /v1
     model: str
-
-    @field_validator("base_url")
-    @classmethod
-    def _without_secrets(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("expected http://… or https://…")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("expected a plain address without user, password or query; keys go through api_key_env")
-        return url.rstrip("/")
 
 
 class Server(Calls):
@@ -102,7 +109,7 @@ class LLM(Endpoint):
     rubric: str = "feedback"  # configs/rubrics/<name>.yaml, or a file
     sees_image: bool = False  # send the image beside what is known of it
     structured: Literal["auto", "json_schema", "json_object", "text"] = "auto"  # auto: the best the server can
-    temperature: Real | None = 0.0  # null = the server's own
+    temperature: Annotated[Real, Field(le=100)] | None = 0.0  # null = the server's own
     max_tokens: Positive = 800  # of a reply
     preview: Count = 5  # shown before the rest is asked
     confirm: bool = False  # stop after the preview unless somebody agrees

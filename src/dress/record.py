@@ -6,21 +6,43 @@ project reads and writes this and nothing else. Unknown JSON fields are kept in 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+import json
+import math
+import unicodedata
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 Criterion = Literal["helpfulness", "honesty", "harmlessness"]
 CRITERIA: tuple[Criterion, ...] = ("helpfulness", "honesty", "harmlessness")
 TOP_RATING = 4
+MAX_PARTS = 20_000
+"""Of a record: dialogues, turns, feedback and whatever else is an object. So many take half a second to read."""
 
 
 class RecordError(ValueError):
     """A record that cannot be used; the message names file, key, field, expected and got."""
 
 
+def _finite(extra: dict[str, Any]) -> dict[str, Any]:
+    """Raises ValueError: NaN or an infinity, which JSON does not have."""
+    left = list(extra.values())
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"expected finite numbers, got {value}")
+    return extra
+
+
+Extra = Annotated[dict[str, Any], AfterValidator(_finite)]
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=False)
+    model_config = ConfigDict(extra="forbid", validate_assignment=False, allow_inf_nan=False)
 
     _names: ClassVar[frozenset[str]]
 
@@ -63,7 +85,7 @@ class Feedback(_Part):
     annotator: str | None = None
     prompt_version: str | None = None
     original: Original | None = None
-    extra: dict[str, Any] = Field(default_factory=dict)
+    extra: Extra = Field(default_factory=dict)
 
 
 class Turn(_Part):
@@ -72,8 +94,8 @@ class Turn(_Part):
     user: str = Field(min_length=1)
     assistant: str | None = None
     feedback: list[Feedback] = Field(default_factory=list)
-    provenance: dict[str, Any] = Field(default_factory=dict)
-    extra: dict[str, Any] = Field(default_factory=dict)
+    provenance: Extra = Field(default_factory=dict)
+    extra: Extra = Field(default_factory=dict)
 
     @property
     def rating(self) -> int | None:
@@ -92,7 +114,7 @@ class Dialogue(_Part):
     criterion: Criterion | None = None
     reference: str | None = None
     turns: list[Turn] = Field(min_length=1)
-    extra: dict[str, Any] = Field(default_factory=dict)
+    extra: Extra = Field(default_factory=dict)
 
 
 class ImageRef(_Part):
@@ -100,7 +122,7 @@ class ImageRef(_Part):
 
     id: str
     sha256: str | None = None
-    extra: dict[str, Any] = Field(default_factory=dict)
+    extra: Extra = Field(default_factory=dict)
 
 
 class Object(_Part):
@@ -108,7 +130,7 @@ class Object(_Part):
 
     label: str = Field(min_length=1)
     box: tuple[float, float, float, float] | None = None
-    extra: dict[str, Any] = Field(default_factory=dict)
+    extra: Extra = Field(default_factory=dict)
 
 
 class ImageAnnotation(_Part):
@@ -116,7 +138,7 @@ class ImageAnnotation(_Part):
 
     captions: list[str] = Field(default_factory=list)
     objects: list[Object] = Field(default_factory=list)
-    extra: dict[str, Any] = Field(default_factory=dict)
+    extra: Extra = Field(default_factory=dict)
 
 
 class Record(_Part):
@@ -128,13 +150,15 @@ class Record(_Part):
     image: ImageRef | None = None
     annotation: ImageAnnotation = Field(default_factory=ImageAnnotation)
     dialogues: list[Dialogue] = Field(default_factory=list)
-    extra: dict[str, Any] = Field(default_factory=dict)
+    extra: Extra = Field(default_factory=dict)
 
     @field_validator("key")
     @classmethod
     def _plain_key(cls, key: str) -> str:
         if "." in key or "/" in key or key.startswith("-"):
             raise ValueError("a key holds no dots and no slashes (webdataset splits file names there)")
+        if not key.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in key):
+            raise ValueError("a key holds no control characters")
         return key
 
     @classmethod
@@ -146,8 +170,9 @@ class Record(_Part):
             where: file (and key) to name in an error.
 
         Raises:
-            RecordError: not JSON, or a field is missing, unknown in kind, or out of range.
+            RecordError: not JSON, a field is missing, unknown in kind, or out of range, or more than `MAX_PARTS`.
         """
+        check_parts(data, where)
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
@@ -156,6 +181,34 @@ class Record(_Part):
     def dump(self) -> bytes:
         """UTF-8 JSON in the field order of this class: equal records give equal bytes."""
         return self.model_dump_json().encode()
+
+
+def check_parts(data: bytes | str, where: str) -> None:
+    """Refuse a record that takes long to read, each time anew.
+
+    Raises:
+        RecordError: more than `MAX_PARTS` objects.
+    """
+    braces = data.count("{") if isinstance(data, str) else data.count(b"{")
+    if braces <= MAX_PARTS:
+        return
+    try:
+        left = [json.loads(data)]  # braces may stand in texts
+    except (ValueError, RecursionError):
+        return
+    parts = 0
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            parts += 1
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+    if parts > MAX_PARTS:
+        raise RecordError(
+            f"{where}: expected at most {MAX_PARTS:,} parts (dialogues, turns, feedback), got {parts:,}. "
+            f"Divide the record"
+        )
 
 
 def describe(error: ValidationError) -> str:

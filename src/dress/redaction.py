@@ -1,24 +1,41 @@
-"""Keys of accounts never reach a file or a screen: their values are replaced by the names of their variables."""
+"""Secrets never reach a file or a screen: names of variables stand in place of what these hold.
+
+Keys of accounts are values of variables already. Passwords and signatures that stand in a URL become values of
+variables of ours (`DRESS_SECRET_…`), which further processes inherit, when settings are checked; they are put back
+at the moment when the URL is opened.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
 SHORTEST_SECRET = 8
 """Shorter values of such variables are words like `true`, and occur everywhere."""
+OURS = "DRESS_SECRET_"
+SHORTEST_OF_OURS = 4
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"|]+")
+_PASSWORD = re.compile(r"(?<=://)([^\s/@:]*:)([^\s/]*)(?=@)|(?<=://)([^\s/@:]*:)(?!\d+/)([^\s@]+)(?=@)")
+_USER = re.compile(r"(?<=://)()([^\s/@:]{20,})(?=@)")
+_QUERY = re.compile(
+    r"([?&;#](?:[^=&;#\s]*(?:sign|token|key|secret|passw|credential|auth)[^=&;#\s]*|sig|pwd)=)([^&;#\s]+)", re.I
+)
+_HIDDEN = re.compile(rf"<({OURS}[0-9A-F]{{8}})>")
 
 
 def redacted(plain: Any, *names: str) -> Any:
-    """The same data without the values of environment variables that are secret.
+    """The same data without the values of environment variables that are secret, and without secrets in URLs.
 
     Args:
         plain: strings, or dicts and lists of them; other values stay.
         names: of variables that are secret whatever they are called and however short their value is.
     """
-    return replaced(plain, secrets(*names))
+    return replaced(hide(plain), secrets(*names))
 
 
 def secrets(*names: str) -> dict[str, str]:
@@ -26,18 +43,68 @@ def secrets(*names: str) -> dict[str, str]:
     found = {
         value.strip(): f"<{name}>"
         for name, value in os.environ.items()
-        if SECRET_NAME.search(name.upper()) and len(value) >= SHORTEST_SECRET
+        if SECRET_NAME.search(name.upper())
+        and len(value) >= (SHORTEST_OF_OURS if name.startswith(OURS) else SHORTEST_SECRET)
     }
     return found | {value: f"<{name}>" for name in names if (value := os.environ.get(name, "").strip())}
 
 
-def replaced(plain: Any, found: dict[str, str]) -> Any:
+def replaced(plain: Any, found: Mapping[str, str]) -> Any:
     """The same data with every value of `found` replaced by its name."""
-    if isinstance(plain, dict):
-        return {key: replaced(value, found) for key, value in plain.items()}
-    if isinstance(plain, list):
-        return [replaced(value, found) for value in plain]
-    if isinstance(plain, str):
+
+    def public(text: str) -> str:
         for value, name in found.items():
-            plain = plain.replace(value, name)
-    return plain
+            text = text.replace(value, name)
+        return text
+
+    return _each_text(plain, public)
+
+
+def hide(plain: Any) -> Any:
+    """The same data with the passwords and signatures in its URLs replaced by names of variables that hold them now."""
+    return _each_text(plain, lambda text: _URL.sub(lambda url: _hide_url(url[0]), text) if "://" in text else text)
+
+
+def reveal(url: str) -> str:
+    """A URL as it was before `hide`.
+
+    Raises:
+        ValueError: the process that knew the secret has ended; says what to set.
+    """
+
+    def value(name: re.Match[str]) -> str:
+        if name[1] not in os.environ:
+            raise ValueError(
+                f"{url}: a secret of this URL stands in no file. Set the environment variable {name[1]} to it"
+            )
+        return os.environ[name[1]]
+
+    return _HIDDEN.sub(value, url)
+
+
+def _hide_url(url: str) -> str:
+    found: list[str] = []
+
+    def cut(match: re.Match[str]) -> str:
+        before, secret = [part for part in match.groups() if part is not None]
+        if not secret or _HIDDEN.fullmatch(secret):
+            return match[0]
+        found.append(secret)
+        return f"{before}<{len(found) - 1}>"
+
+    public = _QUERY.sub(cut, _USER.sub(cut, _PASSWORD.sub(cut, url)))
+    # Named by what is no secret: the same URL has the same names in every process.
+    stem = hashlib.sha256(public.encode("utf-8", "replace")).hexdigest()[:6].upper()
+    for number, secret in enumerate(found):
+        name = f"{OURS}{stem}{number:02X}"
+        os.environ[name] = secret
+        public = public.replace(f"<{number}>", f"<{name}>")
+    return public
+
+
+def _each_text(plain: Any, change: Any) -> Any:
+    if isinstance(plain, dict):
+        return {key: _each_text(value, change) for key, value in plain.items()}
+    if isinstance(plain, list):
+        return [_each_text(value, change) for value in plain]
+    return change(plain) if isinstance(plain, str) else plain

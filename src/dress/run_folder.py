@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shlex
@@ -18,7 +19,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from dress import config
-from dress.files import read_json, write_json
+from dress.files import read_json, required, write_json
+from dress.redaction import redacted
 
 ROOT = Path(__file__).resolve().parents[2]
 UNSAFE = re.compile(r"[=,\s\[\](){}]")
@@ -38,19 +40,96 @@ def start_run(settings: config.Config) -> None:
     folder = Path(settings.run_dir)
     if rank() > 0:
         return
+    if settings.resume is None and UNSAFE.search(short(folder)):
+        raise config.ConfigError(f"run_dir: expected no = , ( ) [ ] {{ }} and no spaces, got {short(folder)!r}")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock(folder)
     if settings.resume is None:
-        if UNSAFE.search(short(folder)):
-            raise config.ConfigError(f"run_dir: expected no = , ( ) [ ] {{ }} and no spaces, got {short(folder)!r}")
         if (folder / "config.json").exists():
             raise config.ConfigError(f"{short(folder)} already holds a run; to go on with it: resume={short(folder)}")
         write_json(folder / "config.json", settings.model_dump())
         write_json(folder / "provenance.json", _provenance(settings) | {"resumed": []})
     else:
         file = folder / "provenance.json"
-        known = read_json(file) if file.exists() else {"resumed": []}
-        known["resumed"].append(_provenance(settings))
-        write_json(file, known)
+        known = read_json(file, dict, f"Delete it, and {short(folder)} can be resumed") if file.exists() else {}
+        resumed = known.get("resumed", [])
+        if not isinstance(resumed, list):
+            raise ValueError(f"{file}: resumed: expected a list, got {resumed!r:.60}. Delete it, and resume again")
+        write_json(file, known | {"resumed": [*resumed, _provenance(settings)]})
+        saved, now = read_json(folder / "config.json"), settings.model_dump()
+        saved |= {"budget": now["budget"], "curriculum": now["curriculum"]}  # a learning rate may have been changed
+        write_json(folder / "config.json", saved)
     _link_latest(folder)
+
+
+_locks: dict[Path, int] = {}
+"""Folders that this process writes, and what holds their locks."""
+
+
+def lock(folder: Path) -> None:
+    """Let no other process write this folder until this one ends, however it ends.
+
+    Raises:
+        ConfigError: another one writes it.
+    """
+    folder = folder.resolve()
+    if folder in _locks:
+        return
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(place)
+        raise config.ConfigError(
+            f"{short(folder)}: another process writes this folder now. Wait until it has ended, or choose another one"
+        ) from None
+    except OSError:  # a file system without locks of folders (NFS)
+        pass
+    _locks[folder] = place
+
+
+def _leave_locks() -> None:
+    """A data worker that outlives its killed parent for a moment holds no lock."""
+    for place in _locks.values():
+        os.close(place)
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_leave_locks)
+
+
+def unlock(folder: Path) -> None:
+    """What `lock` did; a process that ends need not."""
+    place = _locks.pop(folder.resolve(), None)
+    if place is not None:
+        os.close(place)
+
+
+def read_marker(file: Path) -> dict[str, Any]:
+    """A stage's `done.json`.
+
+    Raises:
+        ValueError: damaged; names the file and the way out.
+    """
+    remedy = "Delete this file: the stage is then made again"
+    found: dict[str, Any] = read_json(file, dict, remedy)
+    required(found, ("fingerprint", "seconds"), file, remedy)
+    if not isinstance(found["fingerprint"], str) or not isinstance(found["seconds"], int | float):
+        raise ValueError(f"{file}: expected a fingerprint and seconds, got {str(found)[:80]}. {remedy}")
+    return found
+
+
+def read_run_json(file: Path) -> dict[str, Any]:
+    """`run.json` of a run that was stopped, with the seconds that it took.
+
+    Raises:
+        ValueError: damaged; names the file and the way out.
+    """
+    remedy = "Delete this file: times then count from here"
+    found: dict[str, Any] = read_json(file, dict, remedy)
+    if not isinstance(found.get("seconds"), int | float):
+        raise ValueError(f"{file}: seconds: expected a number, got {found.get('seconds', 'nothing')!r:.60}. {remedy}")
+    return found
 
 
 def rank() -> int:
@@ -77,7 +156,7 @@ def _provenance(settings: config.Config) -> dict[str, Any]:
     """Where the numbers come from: code, versions, command, how fast this machine multiplies."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": shlex.join(["python", short(Path(sys.argv[0])), *sys.argv[1:]]),
+        "command": shlex.join(["python", short(Path(sys.argv[0])), *redacted(sys.argv[1:])]),
         "git": {"commit": _git("rev-parse", "HEAD"), "dirty": _dirty()},
         "python": sys.version.split()[0],
         "packages": {name: _version(name) for name in PACKAGES},

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -17,9 +18,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from filelock import FileLock
 
+from dress.redaction import redacted, reveal
+
 T = TypeVar("T")
 
 PIECE = 8 << 20
+NAME = re.compile(r"[0-9a-f]{16}-[\w.-]{0,60}")
+"""Of a fetched shard."""
 TRIES = 6
 """Of one piece; the waits between them double, from 0.2 s on."""
 
@@ -54,7 +59,7 @@ def is_remote(place: str) -> bool:
 
 
 class ShardCache:
-    """Fetched files under `folder`, at most `gigabytes` of them.
+    """Fetched files under `folder`, at most `gigabytes` of them. Other files there stay as they are.
 
     Args:
         folder: made if missing; `~/.cache/dress` by default.
@@ -96,7 +101,7 @@ class ShardCache:
         if url.startswith("pipe:"):
             return Found()
         try:
-            info = self._tried(url, lambda: self._filesystem(url).info(url))
+            info = self._tried(url, lambda: self._filesystem(url).info(reveal(url)))
         except FileNotFoundError:
             return Found(missing=True)
         size = info.get("size")
@@ -156,11 +161,14 @@ class ShardCache:
         if url.startswith("pipe:"):
             if not self.allow_pipe:
                 raise ValueError(
-                    f"{url!r:.80}: a pipe: URL runs a shell command. Set data.allow_pipe=true if you trust who wrote it"
+                    f"{url!r:.80}: a pipe: URL runs a shell command. If you trust who wrote it, set "
+                    f"data.allow_pipe=true (or allow_pipe=true where it stands in a run's files)"
                 )
-            done = subprocess.run(url.removeprefix("pipe:"), shell=True, stdout=file, stderr=subprocess.PIPE)
+            command = reveal(url).removeprefix("pipe:")
+            done = subprocess.run(command, shell=True, stdout=file, stderr=subprocess.PIPE)
             if done.returncode:
-                raise FetchError(f"{url}: the command ended with {done.returncode}: {done.stderr.decode()[-200:]}")
+                said = redacted(done.stderr.decode(errors="replace"))
+                raise FetchError(f"{url}: the command ended with {done.returncode}: {said[-200:]}")
             return
         total, _, missing = self.look(url)
         if missing:
@@ -179,7 +187,7 @@ class ShardCache:
 
     def _piece(self, url: str, start: int | None, stop: int | None) -> bytes:
         def ask() -> bytes:
-            data: bytes = self._filesystem(url).cat_file(url, start=start, end=stop)
+            data: bytes = self._filesystem(url).cat_file(reveal(url), start=start, end=stop)
             if start is not None and stop is not None and not data:
                 raise OSError("no bytes came")
             return data
@@ -200,7 +208,7 @@ class ShardCache:
                 error = failure
             self.retries += 1
             time.sleep(0.2 * 2**attempt if attempt + 1 < TRIES else 0)
-        raise FetchError(f"{url}: not fetched after {TRIES} tries{what} ({error!r})")
+        raise FetchError(f"{url}: not fetched after {TRIES} tries{what} ({redacted(repr(error))})")
 
     def _filesystem(self, url: str) -> Any:
         """One per process: connections do not survive a fork."""
@@ -220,7 +228,7 @@ class ShardCache:
         with FileLock(self.folder / ".room.lock"):
             found = []
             for path in self.folder.iterdir():
-                if path.suffix in (".lock", ".json") or path == wanted:
+                if path == wanted or not _is_ours(path):
                     continue
                 with contextlib.suppress(FileNotFoundError):
                     stat = path.stat()
@@ -235,6 +243,18 @@ class ShardCache:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_fs": {}}
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether the cache made a file: it has its form of name, and the lock of that name beside it."""
+    shard = path.with_name(path.name.removesuffix(".partial"))
+    return (
+        NAME.fullmatch(shard.name) is not None
+        and shard.suffix not in (".lock", ".json")
+        and path.is_file()
+        and not path.is_symlink()
+        and shard.with_name(shard.name + ".lock").is_file()
+    )
 
 
 def _difference(path: Path, size: int | None, sha256: str | None) -> str | None:

@@ -83,8 +83,8 @@ class StepDataset(Dataset[Step]):
             self.reject(where, str(error))
             return None
 
-    def made(self, record: Record, picture: bytes | Tensor | None, where: str, rng: Random) -> Sample | None:
-        """One record's trees and pixels or features; None if it gives nothing to train on.
+    def made(self, record: Record, picture: bytes | Tensor | None, where: str, rng: Random) -> Sample:
+        """One record's trees and pixels or features; without a tree if it gives nothing to train on.
 
         Args:
             record: what it says.
@@ -101,7 +101,7 @@ class StepDataset(Dataset[Step]):
             dialogues = [dialogues[i] for i in sorted(rng.sample(range(len(dialogues)), most))]
         encoded = [self.encoder.supervised(dialogue, where) for dialogue in dialogues]
         if not encoded:
-            return None
+            return Sample([], None, where=where)
         if self.data.share_prefixes:
             trees = build_trees(encoded, self.data.tokens_per_forest)
         else:
@@ -111,8 +111,8 @@ class StepDataset(Dataset[Step]):
             raise RecordError(f"{where}: expected {what} beside the JSON, found none")
         split = self.data.share_prefixes and len(trees) > 1
         if isinstance(picture, Tensor):
-            return Sample(trees, None, picture, split)
-        return Sample(trees, None if picture is None else self.pixels(picture, where), split=split)
+            return Sample(trees, None, picture, split, where)
+        return Sample(trees, None if picture is None else self.pixels(picture, where), split=split, where=where)
 
     def reject(self, where: str, reason: str) -> None:
         """Name what cannot be used in the reject file, or stop (`data.on_damage`).

@@ -81,7 +81,7 @@ class Writer:
         self.settings, self.vision = settings, vision.eval()
         self.device = next(vision.parameters()).device
         self.facts = vision.facts(settings.images)
-        self.pixels = Pixels(vision.preprocessing, vision.transform, settings.images)
+        self.pixels = Pixels(vision.preprocessing, vision.transform, settings.images, settings.max_aspect)
         self.written = Written()
 
     def samples(self, shards: Shards, indices: range) -> Iterator[dict[str, Any]]:
@@ -163,7 +163,7 @@ def encoder_of(settings: Features) -> VisionEncoder:
         FileNotFoundError: no such run, stage or scale.
     """
     if settings.ckpt is not None:
-        return _of_run(Path(settings.ckpt), settings.stage)
+        return _of_run(Path(settings.ckpt), settings.stage, settings.trust_remote_code)
     vision = settings.vision.model_dump()
     if settings.encoder is not None:
         file = SCALES / f"{settings.encoder}.yaml"
@@ -177,14 +177,15 @@ def encoder_of(settings: Features) -> VisionEncoder:
     return VisionEncoder(config.Vision.model_validate(vision))
 
 
-def _of_run(run: Path, stage: str | None) -> VisionEncoder:
-    facts = [read_facts(file.parent) for file in run.glob("stages/*/model.json")]
+def _of_run(run: Path, stage: str | None, trust_remote_code: bool) -> VisionEncoder:
+    facts = [read_facts(file.parent, "stage", "stages") for file in run.glob("stages/*/model.json")]
     trained = [fact["stage"] for fact in sorted(facts, key=lambda fact: len(fact["stages"]))]
     if not trained or (stage or trained[-1]) not in trained:
         raise FileNotFoundError(
             f"ckpt={run}, stage={stage}: expected a stage of a run that was trained, got {', '.join(trained) or 'none'}"
         )
-    return load_model(run / "stages" / (stage or trained[-1]))[0].vision
+    folder = run / "stages" / (stage or trained[-1])
+    return load_model(folder, trust_remote_code=trust_remote_code)[0].vision
 
 
 def begin(out: Path, settings: dict[str, Any]) -> None:

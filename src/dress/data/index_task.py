@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -11,10 +10,10 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from dress.data.index import Format, index_shard
-from dress.data.index_file import INDEX, write_index
+from dress.data.index import detect_format, index_shard
+from dress.data.index_file import INDEX, known_checksums, write_index
+from dress.data.shards import check_shard
 from dress.data.tasks import Index
-from dress.record import Record, RecordError
 
 SHOWN = 5
 """Problems that are printed; the index holds all of them."""
@@ -25,18 +24,27 @@ def run(settings: Index, console: Console) -> None:
 
     Raises:
         FileNotFoundError: no shard there.
-        ValueError: no sample in any of them.
+        ValueError: no sample in any of them, or a shard is no regular file.
     """
     folder = Path(settings.path)
     paths = sorted(folder.glob("**/*.tar"))
     if not paths:
         raise FileNotFoundError(f"path={folder}: expected shards (*.tar), found none")
-    form = format_of(paths[0]) if settings.format == "auto" else settings.format
-    entries = []
+    for path in paths:
+        check_shard(path)
+    form = settings.format
+    if form == "auto":
+        form = next((kind for path in paths if (kind := detect_format(path, settings.ignore))), "captions")
+    entries, sums = [], known_checksums(folder)
     for path in track(paths, "index", console=console, transient=True):
         stat = path.stat()
         entry = {"name": path.relative_to(folder).as_posix(), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        entries.append({**entry, **index_shard(path, form, settings.ignore)})
+        entry |= index_shard(path, form, settings.ignore, images=True)
+        expected = sums.get(str(entry["name"]), entry["sha256"])
+        if entry["sha256"] != expected:
+            entry["problems"].append(("", f"expected sha256 {expected[:12]} as noted beside it, got another"))
+            entry["samples"] = []
+        entries.append(entry)
     samples = sum(len(entry["samples"]) for entry in entries)
     problems = [(entry["name"], *problem) for entry in entries for problem in entry["problems"]]
     if not samples:
@@ -55,18 +63,3 @@ def run(settings: Index, console: Console) -> None:
     if problems:
         console.print("Training stops at these; data.on_damage=skip passes over them and counts them.")
     console.print(f"index: {escape(str(folder / INDEX))}", highlight=False)
-
-
-def format_of(path: Path) -> Format:
-    """`records` where the first JSON of a shard is a record of ours, else `captions`."""
-    try:
-        with tarfile.open(path, mode="r:") as tar:
-            for member in tar:
-                extension = Path(member.name).name.partition(".")[2]
-                file = tar.extractfile(member) if extension == "json" and member.isreg() else None
-                if file is not None:
-                    Record.parse(file.read(), member.name)
-                    return "records"
-    except (RecordError, tarfile.ReadError):
-        pass
-    return "captions"

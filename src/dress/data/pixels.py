@@ -5,7 +5,7 @@ Shapes: H, W of the source; S_h, S_w of the encoder's input.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,19 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional as F
 
-from dress.data.images import DAMAGE, header, open_image, undecodable
+from dress.data.images import (
+    DAMAGE,
+    MAX_ASPECT,
+    ImageError,
+    header,
+    open_image,
+    orientation,
+    rgb,
+    undecodable,
+)
+
+FLIPS = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}
+"""Axes of [3, H, W] to flip, by EXIF orientation; from 5 on, height and width are exchanged first."""
 
 
 class Pixels:
@@ -25,44 +37,108 @@ class Pixels:
     OpenCLIP's PIL transform (benchmarks/data.py), and equal to it where nothing is resized.
 
     Args:
-        settings: OpenCLIP's preprocessing (size, mean, std, interpolation, resize_mode).
+        settings: OpenCLIP's preprocessing (size, mean, std, interpolation, resize_mode, fill_color).
         transform: OpenCLIP's own transform of them.
         mode: `fast`, or `exact` for that transform. What `fast` does not know goes through it, too.
+        max_aspect: longer side ÷ shorter side of an image, at most.
     """
 
-    def __init__(self, settings: Mapping[str, Any], transform: Callable[[Image.Image], Tensor], mode: str) -> None:
-        size = settings["size"]
-        self.size = [size, size] if isinstance(size, int) else list(size)
-        self.squash, self.transform = settings["resize_mode"] == "squash", transform
-        known = settings["resize_mode"] in ("squash", "shortest") and (self.squash or self.size[0] == self.size[1])
-        self.fast = mode == "fast" and known
+    def __init__(
+        self, settings: Mapping[str, Any], transform: Callable[[Image.Image], Tensor], mode: str,
+        max_aspect: float = MAX_ASPECT,
+    ) -> None:  # fmt: skip
+        self.size, self.transform, self.max_aspect = size_of(settings), transform, max_aspect
+        self.resize, self.fill = settings["resize_mode"], settings["fill_color"]
+        self.fast = mode == "fast" and (self.resize != "shortest" or self.size[0] == self.size[1])
         bilinear = settings["interpolation"] == "bilinear"
         self.interpolation = F.InterpolationMode.BILINEAR if bilinear else F.InterpolationMode.BICUBIC
         self.mean, self.std = (torch.tensor(settings[name])[:, None, None] for name in ("mean", "std"))
 
     def __call__(self, data: bytes, where: str) -> Tensor:
-        """Raises RecordError as `open_image` does."""
+        """Raises ImageError as `open_image` does."""
         if not self.fast:
-            return self.transform(open_image(data, where))
+            return self.transform(open_image(data, where, self.max_aspect))
         return self.resized(data, where).float().div_(255).sub_(self.mean).div_(self.std)
 
     def resized(self, data: bytes, where: str) -> Tensor:
         """The same before normalisation, uint8 [3, S_h, S_w]."""
-        image = decode(data, where)
-        image = F.resize(image, self.size if self.squash else self.size[:1], self.interpolation, antialias=True)
+        image = decode(data, where, self.max_aspect)
+        if self.resize == "longest":
+            image = self._resize(image, fitted(image.shape[1], image.shape[2], self.size))
+            return padded(image, self.size, self.fill).contiguous()
+        image = self._resize(image, self.size if self.resize == "squash" else self.size[:1])
         return F.center_crop(image, self.size).contiguous()
 
+    def _resize(self, image: Tensor, size: list[int]) -> Tensor:
+        return F.resize(image, size, self.interpolation, antialias=True)
 
-def decode(data: bytes, where: str) -> Tensor:
-    """RGB [3, H, W], uint8, channels last in memory: what torchvision resizes fastest.
+
+def size_of(settings: Mapping[str, Any]) -> list[int]:
+    """S_h, S_w of OpenCLIP's preprocessing."""
+    size = settings["size"]
+    return [size, size] if isinstance(size, int) else list(size)
+
+
+def fitted(height: int, width: int, size: list[int]) -> list[int]:
+    """Height and width of an image that is shrunk or enlarged until it just fits into S_h, S_w."""
+    ratio = max(height / size[0], width / size[1])
+    return [max(1, round(side / ratio)) for side in (height, width)]
+
+
+def padded(image: Any, size: list[int], fill: int) -> Any:
+    """The image (PIL or [3, H, W]) in the middle of S_h, S_w, and `fill` (0-255) around it."""
+    height, width = F.get_size(image)
+    left, top = (size[1] - width) // 2, (size[0] - height) // 2
+    return F.pad(image, [left, top, size[1] - width - left, size[0] - height - top], fill=fill)
+
+
+def hidden_share(width: int, height: int, settings: Mapping[str, Any]) -> float:
+    """Which share of an image's area the encoder's preprocessing cuts away."""
+    if settings["resize_mode"] != "shortest":
+        return 0.0
+    down, across = size_of(settings)
+    scale = max(across / width, down / height)
+    return max(0.0, 1 - across * down / (width * height * scale**2))
+
+
+def resize_note(images: Iterable[bytes], settings: Mapping[str, Any], max_aspect: float = MAX_ASPECT) -> str | None:
+    """A sentence on what of these images the encoder does not see; None without an image that can be read."""
+    shares = []
+    for data in images:
+        try:
+            image = header(data, "", max_aspect)
+        except ImageError:
+            continue
+        turned = orientation(image) >= 5
+        shares.append(hidden_share(*(image.size[::-1] if turned else image.size), settings))
+    if not shares:
+        return None
+    how = {"shortest": "crop", "longest": "pad"}.get(settings["resize_mode"], settings["resize_mode"])
+    down, across = size_of(settings)
+    if not any(shares):
+        return f"Images are resized to {across} x {down} (model.vision.resize: {how}); nothing is cut away."
+    return (
+        f"Images are resized to {across} x {down} (model.vision.resize: {how}), which hides "
+        f"{100 * sum(shares) / len(shares):.1f} % of an evaluated image's area on average (at most "
+        f"{100 * max(shares):.1f} %). What is hidden counts as there in the figures; squash and pad hide nothing."
+    )
+
+
+def decode(data: bytes, where: str, max_aspect: float = MAX_ASPECT) -> Tensor:
+    """RGB [3, H, W] as `open_image` gives it, uint8, channels last in memory: what torchvision resizes fastest.
 
     Raises:
-        RecordError: as `open_image`.
+        ImageError: as `open_image`.
     """
-    image = header(data, where)
+    image = header(data, where, max_aspect)
     try:
-        if image.format == "JPEG" and image.mode == "RGB":
-            return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        if image.format in ("JPEG", "MPO") and image.mode == "RGB":
+            pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+        else:
+            pixels = torch.from_numpy(np.array(rgb(image))).permute(2, 0, 1)
     except (RuntimeError, *DAMAGE) as error:
         raise undecodable(data, where, error) from None
+    turned = orientation(image)
+    if turned >= 5:
+        pixels = pixels.transpose(1, 2)
+    return pixels.flip(FLIPS[turned]) if turned in FLIPS else pixels

@@ -10,8 +10,18 @@ from typing import cast
 import webdataset
 
 from dress.data.cache import ChangedShardError, Found, ShardCache, is_remote
-from dress.data.index import index_shard
-from dress.data.index_file import INDEX, Entry, parse_index, read_index, read_tags, update_json, write_index
+from dress.data.index import Format, detect_format, index_shard
+from dress.data.index_file import (
+    INDEX,
+    INDEX_VERSION,
+    Entry,
+    ShardError,
+    parse_index,
+    read_index,
+    read_tags,
+    update_json,
+    write_index,
+)
 from dress.data.shards import Damage, Shards, Verify
 
 LOOKS = 16
@@ -62,19 +72,31 @@ class RemoteShards(Shards):
     def _first_pass(self) -> list[Entry]:
         """Fetch and index every shard that the cache holds no index of."""
         entries: list[Entry] = []
+        forms: list[Format] = []
         for url in webdataset.shardlists.expand_urls(self._url):
             kept = self._cache.beside(url, ".index.json")
-            known = read_index(kept)
+            known = self._kept(kept, url)
             if known is None:
                 tag = self._cache.look(url).tag
                 path = self._cache.fetch(url)
+                form = detect_format(path) or "records"
                 place = {"name": url, "size": path.stat().st_size, "mtime_ns": 0, "tag": tag}
-                entry = cast(Entry, {**place, **index_shard(path)})
-                write_index(kept, [entry], "records", ())
-                entries.append(entry)
-            else:
-                entries += known["shards"]
+                known = form, cast(Entry, {**place, **index_shard(path, form)})
+                write_index(kept, [known[1]], form, ())
+            forms.append(known[0])
+            entries.append(known[1])
+        self.form = forms[0]
         return entries
+
+    def _kept(self, file: Path, url: str) -> tuple[Format, Entry] | None:
+        """The format and index that were kept of a shard; None if they must be made anew."""
+        try:
+            index = read_index(file)
+        except ShardError:
+            return None
+        if index is None or index["version"] != INDEX_VERSION or [e["name"] for e in index["shards"]] != [url]:
+            return None
+        return index["format"], index["shards"][0]
 
     def _checked(self, entries: Sequence[Entry]) -> list[Entry]:
         """Those that are what the index says, by size and tag, and by checksum where the tag is new."""
@@ -101,10 +123,12 @@ class RemoteShards(Shards):
             return False
         if changed or self.verify == "full":
             try:
-                self._cache.fetch(url, entry["size"], entry["sha256"], anew=changed, verify=True)
+                path = self._cache.fetch(url, entry["size"], entry["sha256"], anew=changed, verify=True)
             except ChangedShardError as error:
                 self._damaged(str(error))
                 return False
+            if self.verify == "full":  # where samples lie, and each image with the checksum in its record
+                entry.update(cast(Entry, index_shard(path, self.form, self._ignore, images=True)))
         return True
 
     def _path(self, shard: int) -> Path:

@@ -13,26 +13,41 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
+from pydantic import ValidationError
 
 from dress.data.cache import ChangedShardError
-from dress.data.images import open_image
-from dress.data.index import FEATURES, IMAGE_EXTENSIONS, Format, index_shard
-from dress.data.index_file import INDEX, Entry, ShardError, read_index, write_index
-from dress.record import ImageAnnotation, ImageRef, Record, RecordError
+from dress.data.images import MAX_ASPECT, open_image
+from dress.data.index import FEATURES, IMAGE_EXTENSIONS, Format, check_regular, detect_format, index_shard
+from dress.data.index_file import (
+    IMPORT_FILE,
+    INDEX,
+    INDEX_VERSION,
+    SUMS_FILE,
+    Entry,
+    ShardError,
+    known_checksums,
+    read_index,
+    write_index,
+)
+from dress.record import ImageAnnotation, ImageRef, Record, RecordError, describe
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 OPEN_FILES = 128
 """Shards of a dataset that a process keeps open."""
+PROBED_SHARDS = 3
+"""In which a sample is looked for that tells records from captions."""
 
 Sample = tuple[Record, bytes | None]
 Damage = Literal["stop", "skip"]
@@ -126,7 +141,11 @@ class Shards:
     Args:
         folder: holds `*.tar` (one level, or below it).
         on_damage: `stop` at the first thing that cannot be read, or `skip` it and name it in `damage`.
-        verify: `quick` compares size and time of change with the index, `full` the checksum too.
+        verify: `quick` compares size and time of change with the index, `full` all that the index says of a shard
+            (its checksum and where its samples lie), and each image with the checksum in its record.
+
+    Without an index one is made: records are told from captions, and checksums of an import or of a published
+    dataset (`import.json`, `SHA256SUMS`) are compared.
 
     Raises:
         FileNotFoundError: no such folder or no shard in it.
@@ -140,8 +159,11 @@ class Shards:
         """`shard: member: reason` of all that was skipped when the shards were opened."""
         self.skipped: list[str] = []
         """`shard: key: reason` of the records that `readable` passed over."""
+        self.max_aspect = MAX_ASPECT
+        """Longer side ÷ shorter side of an image that `readable` does not pass over."""
         self.form: Format = "records"
         self._ignore: Collection[str] = ()
+        self._repeated: set[str] = set()  # keys of captions that stand in several shards
         self._files: dict[int, _File] = {}
         self._own = threading.local()
         self._entries = self._open()
@@ -149,6 +171,7 @@ class Shards:
         for name, entry in zip(self._names, self._entries, strict=True):
             for member, reason in entry["problems"]:
                 self._damaged(f"{name}: {member}: {reason}")
+        self._set_repeated_keys_aside()
         self.lengths = [len(entry["samples"]) for entry in self._entries]
         self._where = [(s, i) for s, length in enumerate(self.lengths) for i in range(length)]
         if not self._where:
@@ -178,7 +201,7 @@ class Shards:
             try:
                 record, image = self[index]
                 if image is not None and self.on_damage == "skip":
-                    open_image(image, self.where(index))
+                    open_image(image, self.where(index), self.max_aspect)
                 yield record, image
             except (RecordError, ChangedShardError) as error:
                 if self.on_damage == "stop":
@@ -195,7 +218,11 @@ class Shards:
         key, members, shard = self._locate(index)
         if self.form == "captions":
             return self._captioned(key, members, shard)
-        return Record.parse(self._pread(shard, *members["json"]), f"{self._names[shard]}: {key}")
+        where = f"{self._names[shard]}: {key}"
+        record = Record.parse(self._pread(shard, *members["json"]), where)
+        if record.key != key.rpartition("/")[2]:
+            raise RecordError(f"{where}: key: expected the member's name, got {record.key!r:.80}")
+        return record
 
     def image(self, index: int) -> bytes | None:
         """The image's bytes, undecoded; None for text-only records."""
@@ -257,6 +284,11 @@ class Shards:
             yield entry["name"], range(start, start + length)
             start += length
 
+    def text_size(self, index: int) -> int:
+        """Bytes of a sample's JSON or caption."""
+        _, members, _ = self._locate(index)
+        return max(size for name, (_, size) in members.items() if name in ("json", "txt"))
+
     def where(self, index: int) -> str:
         """`shard.tar: key` of a sample, to name it in an error."""
         key, _, shard = self._locate(index)
@@ -315,16 +347,21 @@ class Shards:
             else:
                 caption = json.loads(self._pread(shard, *members["json"]))["caption"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise RecordError(f"{where}: expected a caption in .txt or in .json as caption ({error!r})") from None
+            raise RecordError(f"{where}: expected a caption in .txt or in .json as caption ({error!r:.200})") from None
         if not isinstance(caption, str) or not caption.strip():
             raise RecordError(f"{where}: expected a caption, got {caption!r:.80}")
-        plain = key.replace("/", "-").lstrip("-")
-        return Record(
-            key=plain,
-            source="webdataset",
-            image=ImageRef(id=key),
-            annotation=ImageAnnotation(captions=[caption.strip()]),
-        )
+        plain = re.sub(r"[/.]", "-", key).lstrip("-")
+        if key in self._repeated:
+            plain = f"{PurePosixPath(self._entries[shard]['name']).stem}-{plain}".replace(".", "-")
+        try:
+            return Record(
+                key=plain,
+                source="webdataset",
+                image=ImageRef(id=key),
+                annotation=ImageAnnotation(captions=[caption]),
+            )
+        except ValidationError as error:
+            raise RecordError(f"{where}: {describe(error)}") from None
 
     def _damaged(self, what: str) -> None:
         if self.on_damage == "stop":
@@ -337,42 +374,88 @@ class Shards:
         paths = {path.relative_to(self.folder).as_posix(): path for path in sorted(self.folder.glob("**/*.tar"))}
         if not paths:
             raise FileNotFoundError(f"{self.folder}: expected shards (*.tar), found none")
-        index = read_index(self.folder / INDEX)
+        for path in paths.values():
+            check_shard(path)
+        try:
+            index = read_index(self.folder / INDEX)
+        except ShardError as error:
+            self._damaged(str(error))
+            index = None
         if index is not None:
             self.form, self._ignore = index["format"], index["ignore"]
+        else:
+            self.form = next(filter(None, map(detect_format, islice(paths.values(), PROBED_SHARDS))), "records")
         known = {entry["name"]: entry for entry in index["shards"]} if index is not None else {}
         before = {name: entry["mtime_ns"] for name, entry in known.items()}
         for name in known.keys() - paths.keys():
             self._damaged(f"{self.folder / name}: expected this shard, which {self.folder / INDEX} lists, found none")
-        entries = [entry for name, path in paths.items() if (entry := self._entry(name, path, known.get(name)))]
+        sums = {name: entry["sha256"] for name, entry in known.items()}
+        if index is not None and index["version"] != INDEX_VERSION:
+            known, before = {}, {}  # nothing says that it was not changed: made anew, and compared by checksum
+        if paths.keys() - known.keys():
+            sums = self._checksums() | sums
+        entries = [entry for name, path in paths.items() if (entry := self._entry(name, path, known.get(name), sums))]
         whole = not self.damage and not any(entry["problems"] for entry in entries)
         if whole and {entry["name"]: entry["mtime_ns"] for entry in entries} != before:
             write_index(self.folder / INDEX, entries, self.form, self._ignore)
         return entries
 
-    def _entry(self, name: str, path: Path, entry: Entry | None) -> Entry | None:
-        """The index entry of a shard, checked or made; None if the shard is another than was indexed."""
+    def _checksums(self) -> dict[str, str]:
+        try:
+            return known_checksums(self.folder)
+        except ShardError as error:
+            self._damaged(str(error))
+            return {}
+
+    def _entry(self, name: str, path: Path, entry: Entry | None, sums: Mapping[str, str]) -> Entry | None:
+        """The index entry of a shard, checked or made; None if the shard is another than was indexed or imported."""
         stat = path.stat()
-        if entry is None:
-            place = {"name": name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-            return cast(Entry, {**place, **index_shard(path, self.form, self._ignore)})
-        if entry["size"] != stat.st_size:
+        if entry is not None and entry["size"] != stat.st_size:
             self._damaged(
                 f"{path}: expected {entry['size']} bytes as indexed, got {stat.st_size}; the shard was cut "
                 f"or changed. Restore it, or delete {self.folder / INDEX} if the change is meant"
             )
             return None
-        if entry["mtime_ns"] != stat.st_mtime_ns or self.verify == "full":
+        if entry is not None and entry["mtime_ns"] == stat.st_mtime_ns and self.verify == "quick":
+            return entry
+        if entry is not None and self.verify == "quick":
             with path.open("rb") as file:
                 got = hashlib.file_digest(file, "sha256").hexdigest()
-            if got != entry["sha256"]:
-                self._damaged(
-                    f"{path}: content changed since it was indexed (sha256 {entry['sha256'][:12]} expected, "
-                    f"{got[:12]} got). Restore it, or delete {self.folder / INDEX} if the change is meant"
-                )
-                return None
+        else:
+            place = {"name": name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+            images = self.verify == "full"
+            entry = cast(Entry, {**place, **index_shard(path, self.form, self._ignore, images)})
+            got = entry["sha256"]
+        if got != sums.get(name, got):
+            self._damaged(
+                f"{path}: content changed since it was indexed or imported (sha256 {sums[name][:12]} expected, "
+                f"{got[:12]} got). Restore it, or delete {self.folder / INDEX} (and {IMPORT_FILE} or {SUMS_FILE}) if "
+                f"the change is meant"
+            )
+            return None
         entry["mtime_ns"] = stat.st_mtime_ns
         return entry
+
+    def _set_repeated_keys_aside(self) -> None:
+        """A key stands for one record. Captions of others are often numbered anew in every shard: they keep theirs."""
+        seen: dict[str, str] = {}
+        for name, entry in zip(self._names, self._entries, strict=True):
+            repeated = {key for key, _ in entry["samples"] if key in seen}
+            if repeated and self.form == "captions":
+                self._repeated |= repeated
+            elif repeated:
+                for key in sorted(repeated):
+                    self._damaged(f"{name}: {key}: expected each key once, got it in {seen[key]} too")
+                entry["samples"] = [sample for sample in entry["samples"] if sample[0] not in repeated]
+            seen.update((key, name) for key, _ in entry["samples"])
+
+
+def check_shard(path: Path) -> None:
+    """Raises ShardError: no regular file."""
+    try:
+        check_regular(path)
+    except ValueError as error:
+        raise ShardError(str(error)) from None
 
 
 class _File:

@@ -107,10 +107,12 @@ def open_split(place: str | Path, root: str | Path, data: config.Data) -> Shards
     """The shards at `place`, a path or URL, relative to `root`, read as `data` says."""
     if not is_remote(str(place)):
         place = f"{str(root).rstrip('/')}/{place}" if is_remote(str(root)) else Path(root) / place
-    return open_shards(
+    shards = open_shards(
         place, on_damage=data.on_damage, verify=data.verify, window=data.window,
         cache=ShardCache(data.cache_dir, data.cache_gb, data.allow_pipe),
     )  # fmt: skip
+    shards.max_aspect = data.max_aspect
+    return shards
 
 
 def open_stream(

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StrictBool, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from dress.config import Count, Model, Positive, Section, Whole, check_as
+from dress.config import Aspect, Count, Model, Positive, Resize, Section, Whole, check_as
 
 
 class Task(Section):
@@ -28,12 +28,13 @@ class Import(Task):
     path: str  # a file, a folder, or a reject file
     images: str | None = None  # null = where the publisher puts them
     out: str
-    overwrite: StrictBool = False
+    overwrite: bool = False
     splits: tuple[Literal["align", "sft", "prompts", "feedback", "eval"], ...] | None = None  # null = all it can write
     held_out: Count = 100  # images for eval, at most; and at most one in seven
     per_shard: Positive = 200  # records
     workers: Count | None = None  # processes; 0 = this one only, null = as many as cores
-    allow_missing_images: StrictBool = False
+    allow_missing_images: bool = False
+    max_aspect: Aspect = 200.0  # longer side of an image ÷ shorter side
 
 
 class Index(Task):
@@ -52,7 +53,7 @@ class Export(Task):
     path: str
     out: str
     format: Literal["records", "lvlm_nlf", "llava", "messages", "dataset"]
-    images: StrictBool = True  # write images beside the rows
+    images: bool = True  # write images beside the rows
     title: str | None = None  # of a dataset; null = the name of `out`
     license: Annotated[str | None, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$", validate_default=True)] = None
     on_damage: Literal["stop", "skip"] = "stop"  # a dataset is published whole
@@ -82,12 +83,13 @@ class Inspect(Task):
     path: str  # shards, or anybody's rows
     other: str | None = None  # the set that it may leak from
     leaked_by: Literal["text", "image", "text_and_image", "any"] = "text"
-    lengths: StrictBool = True  # in tokens
+    lengths: bool = True  # in tokens
     scale: str  # whose tokens
     model: Model  # of the scale
     tokenizer: str | None = None  # a run folder or a tokenizer.json
     out: str | None = None  # null = tables only
     samples: Positive = 24  # records on the page
+    max_aspect: Aspect = 200.0  # longer side of an image ÷ shorter side
 
     @model_validator(mode="before")
     @classmethod
@@ -103,6 +105,7 @@ class Encoder(Section):
     name: str | None = None
     weights: str | None = None  # OpenCLIP tag or a local file; null = random
     layer: Whole = -1
+    resize: Resize = "native"
 
 
 class Features(Task):
@@ -115,9 +118,11 @@ class Features(Task):
     ckpt: str | None = None
     stage: str | None = None
     vision: Encoder = Encoder()
+    trust_remote_code: bool = False
     seed: Count = 0
     stored: Literal["bf16", "int8", "fp32"] = "bf16"
     images: Literal["fast", "exact"] = "fast"
+    max_aspect: Aspect = 200.0  # longer side of an image ÷ shorter side
     batch_size: Positive = 32
     device: str | None = None
     on_damage: Literal["stop", "skip"] = "stop"

@@ -56,7 +56,9 @@ class Step:
     """What one optimiser step trains on, on one rank.
 
     `records` are in the forests; the trees of `split` of them were too long for one. `room` is the token
-    budget of all forests but the last, which holds what is left, and `filled` the tokens in them.
+    budget of all forests but the last, which holds what is left, and `filled` the tokens in them. `weight` is the
+    sum over all entries, `images` the images in the forests, `idle` the records that gave nothing to learn, `places`
+    where all of them stand, to name them.
     """
 
     forests: list[Forest]
@@ -64,6 +66,10 @@ class Step:
     split: int = 0
     room: int = 0
     filled: int = 0
+    weight: float = 0.0
+    images: int = 0
+    idle: int = 0
+    places: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Step:
         return replace(self, forests=[forest.to(device, non_blocking) for forest in self.forests])
@@ -73,13 +79,14 @@ class Step:
 class Sample:
     """One record, ready to train on: its trees (one, or one per dialogue), and its pixels or its features [V, D_v].
 
-    `split`: it has several because one would have been longer than a forest.
+    `split`: it has several because one would have been longer than a forest. `where` names it in an error.
     """
 
     trees: list[Tree]
     pixels: Tensor | None  # [3, H, W]
     features: Tensor | None = None
     split: bool = False
+    where: str = ""
 
 
 def collate(samples: Iterable[Sample], tokens_per_forest: int) -> Step:
@@ -88,12 +95,40 @@ def collate(samples: Iterable[Sample], tokens_per_forest: int) -> Step:
     A tree above the budget is a forest of its own (`build_trees` makes none but for one dialogue
     above it).
     """
-    kept = [sample for sample in samples if sample.trees]
+    read = list(samples)
+    kept = [sample for sample in read if sample.trees]
     pairs = [(tree, number) for number, sample in enumerate(kept) for tree in sample.trees]
     groups = pack([len(tree) for tree, _ in pairs], tokens_per_forest)
     forests = [_forest([pairs[i] for i in group], kept) for group in groups]
     full = [forest.tokens for forest in forests[:-1] if forest.tokens <= tokens_per_forest]
-    return Step(forests, len(kept), sum(sample.split for sample in kept), len(full) * tokens_per_forest, sum(full))
+    return Step(
+        forests,
+        len(kept),
+        split=sum(sample.split for sample in kept),
+        room=len(full) * tokens_per_forest,
+        filled=sum(full),
+        weight=sum(float(forest.weight.sum()) for forest in forests),
+        images=sum(sample.pixels is not None or sample.features is not None for sample in kept),
+        idle=len(read) - len(kept),
+        places=tuple(sample.where for sample in read),
+    )
+
+
+def blank_forest(device: torch.device | str = "cpu") -> Forest:
+    """Two tokens of weight zero: a pass for a rank whose share of a step is smaller than another's."""
+    return Forest(
+        ids=torch.zeros(2, dtype=torch.long),
+        depth=torch.arange(2),
+        subtree_end=torch.full((2,), 2),
+        starts=(0, 2),
+        paths=(Path(0, 2, ()),),
+        image=torch.zeros(0, dtype=torch.long),
+        pixels=None,
+        row=torch.zeros(1, dtype=torch.long),
+        target=torch.zeros(1, dtype=torch.long),
+        weight=torch.zeros(1, dtype=torch.float64),
+        phase=torch.zeros(1, dtype=torch.long),
+    ).to(device)
 
 
 def pack(sizes: Sequence[int], budget: int) -> list[list[int]]:

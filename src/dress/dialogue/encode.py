@@ -68,6 +68,10 @@ class Encoder:
             )
         return Encoded(dialogue.phase, ids, weights)
 
+    def length(self, dialogue: Supervised) -> int:
+        """Tokens of a dialogue, the image's included, however many they are."""
+        return len(self._join(pieces(dialogue.spans, self.chat, dialogue.image))[0])
+
     def prompt(self, spans: Iterable[Span], image: bool) -> list[int]:
         """Tokens up to where the next answer begins; the last span is the user's or a condition."""
         return self._join(pieces(tuple(spans), self.chat, image))[0].tolist()

@@ -1,57 +1,18 @@
-"""Answering in Lightning's predict loop: the model on its device, slices of records shared out over ranks."""
+"""Answering on all ranks: slices of records shared out, and their outcomes gathered."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, cast
-
-import lightning as L
-from torch.utils.data import DataLoader
+from collections.abc import Callable
 
 from dress import config
-from dress.callbacks import Interrupted
 from dress.evaluation.gathered import GatheredOutcomes
 from dress.evaluation.outcomes import Outcome
 from dress.model.lvlm import LVLM
+from dress.ranks import share_out
 
 RECORDS_PER_STEP = 64
 """Of one predict step, at most: many dialogues, of which those that fit are decoded together."""
-
-
-class Answering(L.LightningModule):
-    """One predict step answers and judges one slice of records.
-
-    Args:
-        model: answers; Lightning moves it to its device and back.
-        work: outcomes of a slice.
-        slices: of the records; each rank takes every `world_size`-th of them.
-    """
-
-    def __init__(self, model: LVLM, work: Callable[[range], list[Outcome]], slices: Sequence[range]) -> None:
-        super().__init__()
-        self.model, self.work, self.slices = model, work, slices
-        self.gathered = GatheredOutcomes()
-        self.outcomes: list[Outcome] = []
-        """Of all ranks, on every rank, when the loop is over."""
-
-    def predict_dataloader(self) -> DataLoader[int]:
-        mine = range(self.trainer.global_rank, len(self.slices), self.trainer.world_size)
-        return DataLoader(cast(Any, mine), batch_size=None)
-
-    def on_predict_start(self) -> None:
-        self.gathered.update([])
-
-    def predict_step(self, number: int, batch_idx: int) -> int:
-        """Answer a slice; returns how many records it has, since Lightning warns of a step without a result."""
-        try:
-            self.gathered.update(self.work(self.slices[number]))
-        except KeyboardInterrupt:  # Lightning would end the process with exit code 1
-            raise Interrupted from None
-        return len(self.slices[number])
-
-    def on_predict_epoch_end(self) -> None:
-        self.outcomes = [Outcome(**row) for row in self.gathered.compute()]
 
 
 def answer_everywhere(
@@ -70,16 +31,15 @@ def answer_everywhere(
     """
     size = max(1, min(RECORDS_PER_STEP, math.ceil(records / training.devices)))
     slices = [range(at, min(at + size, records)) for at in range(0, records, size)]
-    module = Answering(model, work, slices)
-    trainer = L.Trainer(
-        accelerator=training.accelerator,
-        devices=training.devices,
-        strategy=training.strategy,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-    trainer.predict(module, return_predictions=False)
-    return module.outcomes
+    gathered, outcomes = GatheredOutcomes(), list[Outcome]()
+    gathered.update([])
+
+    def answer(number: int) -> None:
+        gathered.update(work(slices[number]))
+
+    def gather() -> None:
+        gathered.to(model.device)
+        outcomes.extend(Outcome(**row) for row in gathered.compute())
+
+    share_out(model, training, answer, len(slices), gather)
+    return outcomes

@@ -7,7 +7,7 @@ from typing import Any
 
 from dress import config
 from dress.data.shards import Shards
-from dress.feedback.collect import collect, hold_slice, slices
+from dress.feedback.collect import ShareOut, collect, hold_slice, in_turn, slices
 from dress.feedback.failures import write_failures
 from dress.feedback.ledger import Ledger
 from dress.feedback.llm import LLMRater
@@ -51,6 +51,7 @@ def gather(
     sampling: Sampling,
     seed: int,
     progress: CurriculumProgress,
+    share_out: ShareOut = in_turn,
 ) -> list[dict[str, Any]]:
     """Write shards of answers with feedback, and `failures.jsonl` beside them; goes on where it stopped.
 
@@ -60,6 +61,7 @@ def gather(
         name: of the stage, for the progress display.
         responder, rater, prompts, folder, stage, sampling, seed: as in `collect`.
         progress: shows calls, then records.
+        share_out: as in `collect`.
 
     Returns:
         What failed; see `failures.settled`.
@@ -84,7 +86,7 @@ def gather(
     progress.start(name, sum(map(len, slices(prompts, stage))))
     # What comes from a ledger or a file is cheap to write again, and what failed may have been asked again.
     anew = bool(ledgers) or isinstance(responder, FileResponder)
-    failed = collect(responder, rater, prompts, folder, stage, sampling, seed, progress.advance, anew)
+    failed = collect(responder, rater, prompts, folder, stage, sampling, seed, progress.advance, anew, share_out)
     if anew:
         write_failures(folder / FAILURES, failed, ledgers)
     return failed

@@ -8,14 +8,15 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import httpx2
 import openai
-from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
+from dress.feedback.bounded import TooLarge
 from dress.feedback.request import Message
-from dress.feedback.structured import Misfit, parse
+from dress.feedback.structured import Misfit, parse, storable
 
 Next = Literal["done", "again", "repair", "failed", "stop"]
 
@@ -66,9 +67,12 @@ class _Choice(BaseModel):
     finish_reason: str | None = None
 
 
+_Tokens = Annotated[int, Field(ge=0, le=10**9)]
+
+
 class _Usage(BaseModel):
-    prompt_tokens: NonNegativeInt | None = None
-    completion_tokens: NonNegativeInt | None = None
+    prompt_tokens: _Tokens | None = None
+    completion_tokens: _Tokens | None = None
 
 
 class _Completion(BaseModel):
@@ -91,25 +95,31 @@ def read_completion(completion: Any, schema: type[BaseModel] | None, hide: Any =
     try:
         whole = _Completion.model_validate(completion)
     except ValidationError:
-        return Came("again", "bad_response", hide(_text_of(completion)))
+        return Came("again", "bad_response", storable(hide(_text_of(completion))))
     choice, usage = whole.choices[0], whole.usage or _Usage()
-    text, refusal = hide(choice.message.content or ""), hide(choice.message.refusal or "")
+    text, refusal = hide(choice.message.content or ""), storable(hide(choice.message.refusal or ""))
+    as_sent, text = text, storable(text)
     came = Came(
         "done",
         raw=text,
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
-        served_by=" ".join(filter(None, (whole.model, whole.system_fingerprint))) or None,
+        served_by=storable(" ".join(filter(None, (whole.model, whole.system_fingerprint)))) or None,
     )
     if choice.finish_reason == "content_filter" or (refusal and schema is not None):
         return replace(came, next="failed", reason="refusal", raw=refusal or text)
     if schema is None:  # an answer: it may refuse, and it may fill all the tokens it has
+        if text != as_sent:
+            return replace(came, next="again", reason="bad_response")
         said = text or refusal
         return replace(came, raw=said) if said.strip() else replace(came, next="again", reason="empty")
     if choice.finish_reason == "length":
         return replace(came, next="repair", reason="length", problem="it was too long and was cut off; be brief")
     if not text.strip():
         return replace(came, next="repair", reason="empty", problem="it was empty")
+    if text != as_sent:
+        problem = "it holds half of a surrogate pair or a nul character"
+        return replace(came, next="repair", reason="schema", problem=problem)
     try:
         return replace(came, parsed=parse(text, schema))
     except Misfit as misfit:
@@ -120,21 +130,25 @@ def read_completion(completion: Any, schema: type[BaseModel] | None, hide: Any =
 
 def read_error(error: Exception, hide: Any = lambda text: text) -> Came:
     """What an error of the openai client means."""
-    if isinstance(error, openai.APITimeoutError):
-        return Came("again", "timeout", hide(str(error)))
+    if isinstance(error, openai.APITimeoutError | TimeoutError):
+        return Came("again", "timeout", hide(str(error) or "no reply in time"))
+    if isinstance(error.__cause__, TooLarge):
+        return Came("again", "bad_response", str(error.__cause__))
     if isinstance(error, openai.APIConnectionError):
         # Nobody there: nothing was sent, nothing can be billed.
         absent = isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout)
-        return Came("again", "unreachable" if absent else "connection", hide(_causes(error)), billed=not absent)
+        return Came(
+            "again", "unreachable" if absent else "connection", storable(hide(_causes(error))), billed=not absent
+        )
     if isinstance(error, openai.APIStatusError) and error.status_code >= 400:
-        status, raw = error.status_code, hide(_body(error.response))
+        status, raw = error.status_code, storable(hide(_body(error.response)))
         came = Came("failed", f"http_{status}", raw, billed=False, wait=retry_after(error.response.headers))
         if status in STOPPING:
             return replace(came, next="stop", problem=f"{STOPPING[status]} (HTTP {status}: {raw[:300]})")
         if status == 429 and "insufficient_quota" in raw:
             return replace(came, next="stop", problem=f"the account has no quota left ({raw[:300]})")
         return replace(came, next="again") if status in (408, 409, 429) or status >= 500 else came
-    return Came("again", "bad_response", hide(_causes(error)))
+    return Came("again", "bad_response", storable(hide(_causes(error))))
 
 
 def repair(messages: list[Message], came: Came) -> list[Message]:
@@ -159,7 +173,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
             pass
         try:
             return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-        except ValueError:
+        except (ValueError, TypeError, OverflowError):
             pass
     return None
 
@@ -182,4 +196,7 @@ def _causes(error: BaseException) -> str:
 
 
 def _text_of(completion: Any) -> str:
-    return completion if isinstance(completion, str) else json.dumps(completion, default=str)
+    try:
+        return completion if isinstance(completion, str) else json.dumps(completion, default=str)
+    except (ValueError, RecursionError):
+        return "(a reply that cannot be shown)"

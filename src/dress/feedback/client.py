@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import functools
 import hashlib
 import json
@@ -19,13 +20,14 @@ from pydantic import BaseModel
 
 from dress.data.shards import image_extension
 from dress.feedback.attempt import Came, read_completion, read_error, repair
+from dress.feedback.bounded import bound_size
 from dress.feedback.journal import Journal
 from dress.feedback.ledger import Begin, End, Ledger, open_ledger
-from dress.feedback.limits import Limits
+from dress.feedback.limits import Limits, processes
 from dress.feedback.rater import api_key
 from dress.feedback.replay import ReplayClient, recorded_model, recorded_reply
 from dress.feedback.request import Client, Message, Progress, Reply, Request, Stopped
-from dress.feedback.structured import Form, forms, response_format, with_schema
+from dress.feedback.structured import Form, forms, response_format, storable, with_schema
 from dress.feedback.tally import Tally
 from dress.rater_settings import LLM, Endpoint, Replay
 from dress.redaction import replaced, secrets
@@ -43,6 +45,10 @@ REPAIRS = 2
 PROBE_FAULTS = 2
 MESSAGE_TOKENS = 16
 """More than any chat format puts around a message."""
+LEASE = 60.0
+"""Seconds beyond a call's timeout after which another process may send it."""
+LOOK_AGAIN = 0.2
+"""Seconds after which a process looks whether another has a reply."""
 
 
 class Answer(BaseModel):
@@ -176,7 +182,8 @@ class LLMClient:
         self._journal = Journal(self.ledger)
         self._slots = asyncio.Semaphore(self.endpoint.concurrency)
         self._probing = asyncio.Lock()
-        self._back, self._sent = asyncio.Event(), 0  # set when a call comes back; attempts in flight
+        self._back = asyncio.Event()  # set when a call comes back
+        self._limits.share = processes()
         self._asking: dict[str, asyncio.Future[Reply]] = {}
 
     def _connect(self) -> AsyncOpenAI:
@@ -187,7 +194,8 @@ class LLMClient:
         return AsyncOpenAI(
             api_key=self._key, base_url=self.endpoint.base_url, timeout=self.endpoint.timeout, max_retries=0,
             http_client=DefaultAsyncHttpxClient(
-                limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most), verify=_certificates()
+                limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most), verify=_certificates(),
+                event_hooks={"response": [bound_size]},
             ),
         )  # fmt: skip
 
@@ -203,7 +211,11 @@ class LLMClient:
     async def _settle(self, request: Request, key: str) -> Reply:
         async with self._slots:
             form = await self._form() if request.schema is not None else None
-            reply = await self._tries(request, key, form)
+            try:
+                reply = await self._tries(request, key, form)
+            except BaseException:
+                self.ledger.release(key)
+                raise
         self._settled.add(key)
         return reply
 
@@ -215,6 +227,10 @@ class LLMClient:
         most = self.endpoint.retries if most_faults is None else most_faults
         while True:
             came = await self._call(request, key, form, messages, faults < most, repairs < REPAIRS)
+            if came is None:
+                if (reply := await self._of_another(request, key)) is not None:
+                    return reply
+                continue
             match came.next:
                 case "done" | "failed":
                     return recorded_reply(self.ledger.get([key])[key], request, recorded=False)
@@ -226,6 +242,16 @@ class LLMClient:
                     await self._wait(came, faults)
             self.tally.repeats[came.reason or ""] += 1
 
+    async def _of_another(self, request: Request, key: str) -> Reply | None:
+        """The reply that another process gets; None where it gave up, or its time is over."""
+        while key not in (rows := self.ledger.get([key])):
+            if not self.ledger.taken(key):
+                return None
+            if self._stopped is not None:
+                raise self._stopped
+            await asyncio.sleep(LOOK_AGAIN)
+        return recorded_reply(rows[key], request)
+
     async def _wait(self, came: Came, faults: int) -> None:
         if came.wait is not None:
             self._limits.pause(came.wait)  # for all: the server is at its limit, not this call
@@ -233,10 +259,15 @@ class LLMClient:
         else:
             await asyncio.sleep(min(LONGEST_WAIT, self._backoff * 2 ** (faults - 1)) * random.uniform(0.75, 1.25))
 
+    @property
+    def _lease(self) -> float:
+        """Seconds that a claim lasts: longer than any attempt."""
+        return self.endpoint.timeout + LEASE
+
     async def _call(
         self, request: Request, key: str, form: Form | None, messages: list[Message], again: bool, repairs: bool
-    ) -> Came:
-        """One attempt: written down, sent, written down."""
+    ) -> Came | None:
+        """One attempt: written down, sent, written down; None where another process makes it."""
         size = sum(len(message["content"].encode("utf-8", "surrogatepass")) for message in messages)
         image = 0 if request.image is None else self.endpoint.image_tokens
         guess = size // 4 + image + request.max_tokens
@@ -245,9 +276,11 @@ class LLMClient:
             raise self._stopped
         # A token is at least a byte.
         most_prompt = size + MESSAGE_TOKENS * len(messages) + image
-        reserved = await self._reserve(most_prompt, request.max_tokens)
+        reserved = self._price(most_prompt, request.max_tokens)
         try:
-            await self._journal.write(self._begin(request, key, form, reserved))
+            if not await self._claim(self._begin(request, key, form, reserved)):
+                self._limits.correct(ticket, 0)
+                return None
             began = time.monotonic()
             limit = self._limit_name
             came = self._decide(await self._send(request, form, messages, limit), limit, again, repairs)
@@ -264,12 +297,11 @@ class LLMClient:
                     key, settled, came.reason, came.raw,
                     None if came.parsed is None else came.parsed.model_dump_json(),
                     prompt, completion, cost, round(time.monotonic() - began, 4), came.served_by,
+                    self._lease + max(came.wait or 0.0, LONGEST_WAIT),
                 )
             )  # fmt: skip
             self.tally.spend(prompt, completion, cost)
         finally:
-            self.ledger.reserved -= reserved
-            self._sent -= 1
             self._back.set()
         if came.next == "stop":
             raise self._stop(came.problem)
@@ -293,8 +325,9 @@ class LLMClient:
             body |= {"response_format": asked} if asked else {}
         try:
             # The typed method walks through messages and schema, which takes longer than everything else here.
-            completion = await self._server.post("/chat/completions", cast_to=object, body=body)
-        except (openai.OpenAIError, httpx2.HTTPError, ValueError, TypeError) as error:
+            async with asyncio.timeout(self.endpoint.timeout):  # of all; the client's own is of each read
+                completion = await self._server.post("/chat/completions", cast_to=object, body=body)
+        except (openai.OpenAIError, httpx2.HTTPError, ValueError, TypeError, TimeoutError, RecursionError) as error:
             return read_error(error, self._hide)
         return read_completion(completion, request.schema, self._hide)
 
@@ -343,27 +376,27 @@ class LLMClient:
     def _price(self, prompt_tokens: int, completion_tokens: int) -> float:
         return (prompt_tokens * self.endpoint.price_in + completion_tokens * self.endpoint.price_out) / 1e6
 
-    async def _reserve(self, most_prompt: int, most_completion: int) -> float:
-        """Set aside what a call can cost at most; waits for calls in flight, which mostly cost less.
+    async def _claim(self, call: Begin) -> bool:
+        """Write a call down before it is sent; waits for calls in flight, which mostly cost less than they can.
+
+        Returns:
+            False where another process asks it, or has asked it.
 
         Raises:
-            Stopped: even without them the budget could be passed.
+            Stopped: even without the calls in flight the budget could be passed.
         """
-        reserved, budget = self._price(most_prompt, most_completion), self.endpoint.budget
-        while budget is not None and self.ledger.spent + self.ledger.reserved + reserved > budget:
-            if self._sent:
-                self._back.clear()
-                await self._back.wait()
-                continue
+        while (became := await self._journal.write(call)) == "wait":
+            self._back.clear()
+            with contextlib.suppress(TimeoutError):  # what comes back to another process sets no event here
+                await asyncio.wait_for(self._back.wait(), LOOK_AGAIN)
+        if became == "over":
             self._stopped = self._stopped or Stopped(
-                f"budget={budget:g}: {self.ledger.spent:.4f} is spent by the calls in {self.ledger.path}, and the next "
-                f"call may cost up to {reserved:.4f}; stopped before the budget is passed. What was answered is kept; "
-                f"to go on, give a larger budget"
+                f"budget={call.budget:g}: {self.ledger.spent:.4f} is spent by the calls in {self.ledger.path}, and the "
+                f"next call may cost up to {call.reserved:.4f}; stopped before the budget is passed. What was answered "
+                f"is kept; to go on, give a larger budget"
             )
             raise self._stopped
-        self.ledger.reserved += reserved
-        self._sent += 1
-        return reserved
+        return became == "written"
 
     def _stop(self, why: str) -> Stopped:
         where = f"{self.endpoint.base_url} (model {self.model})"
@@ -377,7 +410,8 @@ class LLMClient:
         return Begin(
             key, request.content, self.model, json.dumps(request.sampling), request.prompt_version,
             None if request.image is None else hashlib.sha256(request.image).hexdigest(),
-            json.dumps(replaced(list(request.messages), self._hidden), ensure_ascii=False), form, reserved,
+            storable(json.dumps(replaced(list(request.messages), self._hidden), ensure_ascii=False)), form, reserved,
+            self._lease, self.endpoint.budget,
         )  # fmt: skip
 
 

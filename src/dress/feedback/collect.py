@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dress import config
-from dress.data.images import open_image
+from dress.data.images import MAX_ASPECT, open_image
 from dress.data.shards import INDEX, Sample, Shards, write_shards
 from dress.data.sources.lvlm_nlf import KEPT
 from dress.dialogue.spans import Span
@@ -31,19 +31,22 @@ class CkptResponder:
         name: what provenance calls it.
         keep_cache: go on from the keys and values of the turn before (`auto`: where they fit into
             memory), or read every prompt from its beginning.
+        max_aspect: longer side ÷ shorter side of an image, at most.
     """
 
-    def __init__(self, model: LVLM, name: str, keep_cache: Literal["auto", "on", "off"] = "auto") -> None:
-        self.model, self.name, self._keep = model, name, keep_cache
+    def __init__(
+        self, model: LVLM, name: str, keep_cache: Literal["auto", "on", "off"] = "auto", max_aspect: float = MAX_ASPECT
+    ) -> None:
+        self.model, self.name, self._keep, self._max_aspect = model, name, keep_cache, max_aspect
         self._session: Session | None = None
 
     def preprocess(self, data: bytes, where: str) -> Tensor:
         """Pixels [3, H, W].
 
         Raises:
-            RecordError: the image does not decode.
+            RecordError: the image does not decode, or is too narrow.
         """
-        return self.model.vision.preprocess(open_image(data, where))
+        return self.model.vision.preprocess(open_image(data, where, self._max_aspect))
 
     def answer(
         self,
@@ -228,6 +231,16 @@ def hold_slice(
     return _with_dialogues(samples, asked, held)
 
 
+def in_turn(work: Callable[[int], None], shares: int) -> None:
+    """Do every share of a work in this process."""
+    for number in range(shares):
+        work(number)
+
+
+ShareOut = Callable[[Callable[[int], None], int], None]
+"""Who does which share of a work: this process alone (`in_turn`), or all ranks of a run."""
+
+
 def collect(
     responder: Responder,
     rater: Rater,
@@ -238,6 +251,7 @@ def collect(
     seed: int,
     progress: Progress = ignore,
     anew: bool = False,
+    share_out: ShareOut = in_turn,
 ) -> list[dict[str, Any]]:
     """Write `folder/shard-*.tar`: the prompts' records with the responder's answers and feedback on them.
 
@@ -253,23 +267,29 @@ def collect(
         seed: of the sampling.
         progress: called with the number of finished records.
         anew: write shards that are there once more, each in the place of the old one.
+        share_out: does the shards; each is written whole by one process.
 
     Returns:
-        What failed in the shards that were written: a row for each answer or feedback that could not be had.
+        What failed in the shards that this process wrote: a row for each answer or feedback that could not be had.
     """
     failed: list[dict[str, Any]] = []
     if anew:
         (folder / INDEX).unlink(missing_ok=True)  # it tells of the old shards
-    for number, indices in enumerate(slices(prompts, stage)):
+    parts = slices(prompts, stage)
+
+    def write(number: int) -> None:
+        indices = parts[number]
         if anew or not (folder / f"shard-{number:06d}.tar").exists():
             samples = list(prompts.readable(indices))
             held = hold_slice(responder, rater, samples, stage, sampling, seed_for(seed, number))
             whole, rows = settled(held)
-            failed += rows
+            failed.extend(rows)
             features = stored_features(prompts, indices)
             if not write_shards(folder, whole, stage.per_shard, start=number, features=features):
                 (folder / f"shard-{number:06d}.tar").unlink(missing_ok=True)
         progress(len(indices), "")
+
+    share_out(write, len(parts))
     return failed
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dress.config import CollectCommand, CollectStage, Config, Data
+from dress.config import CollectCommand, CollectStage, Config, Consent, Data
 from dress.data.shards import Shards
 from dress.data.stream import open_split
 from dress.feedback.annotate import FAILURES, gather, keeping
@@ -26,6 +26,7 @@ from dress.files import read_json, write_json, write_lines
 from dress.no_result import BY_CONTENT, NO_RESULT
 from dress.progress import CurriculumProgress
 from dress.rater_settings import LLM
+from dress.run_folder import lock, read_marker, unlock
 from dress.show import ratings_as_table
 from dress.worlds.prepared import prepared
 
@@ -40,8 +41,15 @@ def collect_from(settings: CollectCommand, console: Console) -> Path:
         ValueError: `out` was begun with other settings, the annotator cannot judge these records, or it had to stop
             (see `feedback.request.Stopped`).
     """
+    try:
+        return _collect(settings, console)
+    finally:
+        unlock(Path(settings.out))
+
+
+def _collect(settings: CollectCommand, console: Console) -> Path:
     source, out = Source(settings.responder), Path(settings.out)
-    trained, kind = source.trained(), source.kind
+    trained, kind = source.trained(settings), source.kind
     if settings.condition != "none" and kind != "ckpt":
         raise ValueError(f"condition={settings.condition}: expected a run as responder, got {settings.responder}")
     check_rater(settings.annotator)
@@ -100,37 +108,38 @@ def _responder(settings: CollectCommand, kind: str, trained: Config | None) -> R
     from dress.model.checkpoint import load_model
 
     assert trained is not None
-    model, _ = load_model(Path(settings.responder) / "stages" / settings.stage)
+    folder, data = Path(settings.responder) / "stages" / settings.stage, settings.data or trained.data
+    model, _ = load_model(folder, trust_remote_code=settings.trust_remote_code)
     under = "" if settings.condition == "none" else f" ({settings.condition})"
-    return CkptResponder(model, f"{trained.name}/{settings.stage}{under}", settings.keep_cache)
+    return CkptResponder(model, f"{trained.name}/{settings.stage}{under}", settings.keep_cache, data.max_aspect)
 
 
 def _condition(settings: CollectCommand) -> str:
     """The text of the run's condition."""
     from dress.model.checkpoint import read_facts
 
-    return str(read_facts(Path(settings.responder) / "stages" / settings.stage)["conditions"][settings.condition])
+    facts = read_facts(Path(settings.responder) / "stages" / settings.stage, "conditions")
+    return str(facts["conditions"][settings.condition])
 
 
 def _weights(settings: CollectCommand) -> str:
     """What tells one model's answers from another's."""
     marker = Path(settings.responder) / "stages" / settings.stage / "done.json"
-    return str(read_json(marker)["fingerprint"]) if marker.exists() else str(marker.parent.resolve())
+    return str(read_marker(marker)["fingerprint"]) if marker.exists() else str(marker.parent.resolve())
 
 
 def _begin(out: Path, settings: CollectCommand, prompts: Shards, most: int) -> None:
     """Refuse a folder that was begun with settings, prompts or weights that give other shards."""
-    told = settings.model_dump(
-        exclude={
-            "server": set(LLM.model_fields) - {"model"}, "data": {*NO_RESULT["data"], *BY_CONTENT},
-            "shards": True, "dry_run": True, "keep_cache": True,
-        }
-    )  # fmt: skip
+    unlike: Any = dict.fromkeys(("dry_run", "shards", "keep_cache", *Consent.model_fields), True)
+    unlike |= {"server": set(LLM.model_fields) - {"model"}, "data": {*NO_RESULT["data"], *BY_CONTENT}}
+    told = settings.model_dump(exclude=unlike)
     told |= {"annotator": identity(settings.annotator), "prompts": prompts.fingerprint, "max_new_tokens": most}
     if Source(settings.responder).kind == "ckpt":  # logs/latest may be another run by now
         told["responder"] = _weights(settings)
+    out.mkdir(parents=True, exist_ok=True)
+    lock(out)
     began = out / BEGAN
-    if began.exists() and read_json(began) != told:
+    if began.exists() and read_json(began, dict, "Choose another out=") != told:
         raise ValueError(f"out={out}: begun with other settings ({began}); choose another folder")
     write_json(began, told)
 

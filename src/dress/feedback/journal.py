@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
-from dress.feedback.ledger import Begin, End, Ledger
+from dress.feedback.ledger import Begin, End, Ledger, Written
 
 
 class Journal:
@@ -16,34 +17,35 @@ class Journal:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._waiting: list[tuple[Begin | End, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[Begin | End, asyncio.Future[Written]]] = []
         self._writer: asyncio.Task[None] | None = None
 
-    async def write(self, entry: Begin | End) -> None:
-        """Returns once the entry is on disk.
+    async def write(self, entry: Begin | End) -> Written:
+        """Returns once the entry is on disk, with what became of it.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: nothing can be written.
+            ValueError, OverflowError, sqlite3.Error: this entry cannot be written.
         """
         written = asyncio.get_running_loop().create_future()
         self._waiting.append((entry, written))
         if self._writer is None:
             self._writer = asyncio.create_task(self._drain())
-        await written
+        return await written
 
     async def _drain(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, []
-            error: Exception | None = None
+            became: Sequence[Written | Exception]
             try:
-                await asyncio.to_thread(self._ledger.write, [entry for entry, _ in batch])
+                became = await asyncio.to_thread(self._ledger.write, [entry for entry, _ in batch])
             except Exception as caught:
-                error = caught
-            for _, written in batch:
+                became = [caught] * len(batch)
+            for (_, written), what in zip(batch, became, strict=True):
                 if written.done():  # its coroutine was cancelled
                     continue
-                if error is None:
-                    written.set_result(None)
+                if isinstance(what, Exception):
+                    written.set_exception(what)
                 else:
-                    written.set_exception(error)
+                    written.set_result(what)
         self._writer = None

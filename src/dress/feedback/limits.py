@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -44,7 +45,10 @@ class Limits:
         self._window: deque[Ticket] = deque()
         self._used = 0  # tokens in the window
         self._paused_until = 0.0
-        self._turn = asyncio.Lock()
+        self.share = 1
+        """Processes that ask the same server: each lets through its part."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = asyncio.Lock()
 
     async def admit(self, tokens: int) -> Ticket:
         """Wait for a request's turn, in order of arrival.
@@ -52,7 +56,7 @@ class Limits:
         Args:
             tokens: that prompt and reply may have.
         """
-        async with self._turn:
+        async with self._turn():
             while (wait := self._wait(tokens)) > 0:
                 await self._sleep(min(wait, LOOK_AGAIN))
             ticket = Ticket(self._clock(), tokens)
@@ -60,6 +64,13 @@ class Limits:
                 self._window.append(ticket)
                 self._used += tokens
             return ticket
+
+    def _turn(self) -> asyncio.Lock:
+        """A lock belongs to one event loop; window and pause outlive it."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._lock = loop, asyncio.Lock()
+        return self._lock
 
     def correct(self, ticket: Ticket, tokens: int) -> None:
         """A request turned out to have had so many tokens."""
@@ -77,7 +88,13 @@ class Limits:
             return self._paused_until - now
         while self._window and self._window[0].time <= now - self._period:
             self._used -= self._window.popleft().tokens
-        full = self._requests is not None and len(self._window) >= self._requests
-        full |= self._tokens is not None and bool(self._window) and self._used + tokens > self._tokens
+        full = self._requests is not None and len(self._window) >= max(1, self._requests // self.share)
+        full |= self._tokens is not None and bool(self._window) and self._used + tokens > self._tokens // self.share
         # As soon as the oldest leaves the window there may be room.
         return max(self._window[0].time + self._period - now, 1e-3) if full else 0.0
+
+
+def processes() -> int:
+    """Of this run: each asks for its share of the records."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    return max(1, int(size)) if size.isdigit() else 1

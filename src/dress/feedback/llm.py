@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dress.feedback.limits import processes
 from dress.feedback.rater import Images, Progress, ignore
 from dress.feedback.request import Client, Reply, Request, Stopped
 from dress.feedback.rubric import Rubric, Verdict
@@ -65,6 +66,8 @@ class LLMRater:
         requests = [
             self.request(*item, image) for item, image in zip(items, images or [None] * len(items), strict=True)
         ]
+        if self._preview is not None and self._preview.confirm and processes() > 1:
+            raise Stopped("confirm=true: one process waits for your answer while others ask; use training.devices=1")
         first = self._preview.number if self._preview is not None else 0
         replies = self.client.ask_all(requests[:first], progress) if first else []
         if self._preview is not None and replies:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
+from pydantic import ValidationError
+
 from dress.feedback.ledger import Ledger
 from dress.feedback.request import Progress, Reply, Request
 from dress.feedback.tally import Tally
@@ -66,12 +68,16 @@ def recorded_model(ledger: Ledger, model: str | None) -> str:
 
 def recorded_reply(row: sqlite3.Row, request: Request, recorded: bool = True) -> Reply:
     """The reply that a ledger's row holds; `recorded`: it was there before it was asked for."""
-    done = row["status"] == "done"
-    parsed = request.schema.model_validate_json(row["parsed"]) if done and request.schema is not None else None
+    status, reason, parsed = row["status"], row["reason"], None
+    if status == "done" and request.schema is not None:
+        try:
+            parsed = request.schema.model_validate_json(row["parsed"] or "")
+        except ValidationError:
+            status, reason = "failed", "damaged"
     return Reply(
-        status=row["status"],
+        status=status,
         key=row["key"],
-        reason=row["reason"],
+        reason=reason,
         text=row["raw"],
         parsed=parsed,
         model=row["model"],

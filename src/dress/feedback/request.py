@@ -73,7 +73,7 @@ class Reply:
         status: `done`, or `failed` for the reason given.
         key: in the ledger.
         reason: of a failure: timeout, connection, http_<status>, bad_response, empty, refusal, length, not_json,
-            schema; not_recorded in a replay.
+            schema; not_recorded in a replay; damaged where the ledger's reply cannot be read.
         text: the raw reply (or the error's) as the server wrote it.
         parsed: an instance of the request's schema.
         model: that was asked.

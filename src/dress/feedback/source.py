@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dress.config import Config
-from dress.files import read_json
+from dress.config import Config, Consent
+from dress.consent import read_run
 
 SERVER_TOKENS = 512
 """Longest answer of a server where `max_new_tokens` is null (ours)."""
@@ -37,8 +37,6 @@ class Source:
             f"address of a server (http://…/v1), found none"
         )
 
-    def trained(self) -> Config | None:
-        """The settings of the run, where it is one."""
-        if self.kind != "ckpt":
-            return None
-        return Config.model_validate(read_json(Path(self.text) / "config.json"))
+    def trained(self, consent: Consent) -> Config | None:
+        """The settings of the run, where it is one; see `consent.read_run`."""
+        return read_run(Path(self.text), consent) if self.kind == "ckpt" else None

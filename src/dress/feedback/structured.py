@@ -15,6 +15,8 @@ Form = Literal["json_schema", "json_object_schema", "json_object", "text"]
 LADDER: tuple[Form, ...] = ("json_schema", "json_object_schema", "json_object", "text")
 """From what binds a server most to what every server can. `json_object_schema` is llama.cpp's own."""
 
+MOST_OBJECTS = 100
+"""Places of a reply where an object is looked for."""
 LONGEST = 800
 """Characters of a text in `json_object_schema`, whose grammar is made from a pattern."""
 
@@ -68,23 +70,42 @@ def parse(text: str, schema: type[BaseModel]) -> BaseModel:
     misfit = Misfit("not_json", "expected a JSON object")
     for found in _objects(text):
         try:
-            return schema.model_validate(found)
+            parsed = schema.model_validate(found)
         except ValidationError as error:
             if misfit.reason == "not_json":
-                misfit = Misfit("schema", describe(error))
+                misfit = Misfit("schema", storable(describe(error)))
+        else:
+            if all(storable(said) == said for said in _texts(parsed.model_dump())):
+                return parsed
+            misfit = Misfit("schema", "expected text, got half of a surrogate pair or a nul character")
     raise misfit
+
+
+def storable(text: str) -> str:
+    """The text with U+FFFD in place of what cannot be written."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
 
 
 def _objects(text: str) -> Iterator[Any]:
     decoder, start = json.JSONDecoder(strict=False), text.find("{")
-    while start >= 0:
+    for _ in range(MOST_OBJECTS):
+        if start < 0:
+            return
         try:
             found, end = decoder.raw_decode(text, start)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # no JSON, numbers of thousands of digits, thousands of brackets
             end = start + 1
         else:
             yield found
         start = text.find("{", end)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from _texts(part)
 
 
 def _rewritten(schema: Any, rewrite: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image
-
-from dress.data.images import DAMAGE, FORMATS, MAX_PIXELS
+from dress.data.images import MAX_ASPECT, NARROW, ImageError, animated, header
 from dress.inspection.reading import Item
 from dress.inspection.texts import digest, image_name, normalised
 
@@ -26,12 +23,14 @@ def place(item: Item) -> str:
 class Findings:
     """Counts of what is wrong or repeated, each with the first examples.
 
-    Keys of `counts`: `image missing` (named, but no bytes), `image unreadable`, `image differs` (from the
+    Keys of `counts`: `image missing` (named, but no bytes), `image unreadable`, `image too narrow` (longer side ÷
+    shorter side above `max_aspect`), `image animated` (its first frame is used), `image differs` (from the
     record's sha256), `key twice`, `same image` (bytes under another key), `same question, same image`
     (beyond the first dialogue; sampled answers to one question count here), `same question and answers`,
     `nearly the same question` (differs from an earlier one in case, punctuation or spaces only).
     """
 
+    max_aspect: float = MAX_ASPECT
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     images: dict[str, set[bytes]] = field(default_factory=dict)
@@ -78,11 +77,10 @@ class Findings:
         if first != record.key:
             self._found("same image", f"{where} and {first}")
         try:
-            width, height = Image.open(io.BytesIO(data), formats=FORMATS).size
-            if width * height > MAX_PIXELS:
-                self._found("image unreadable", f"{where}: {width} x {height}")
-        except (Image.DecompressionBombError, *DAMAGE) as error:
-            self._found("image unreadable", f"{where}: {error}")
+            if animated(header(data, where, self.max_aspect)):
+                self._found("image animated", where)
+        except ImageError as error:
+            self._found(NARROW if error.reason == NARROW else "image unreadable", str(error))
         return sha256
 
     def _repeated(self, where: str, about: tuple[str, str], texts: list[str]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dress.data.counts import Counts
+from dress.data.images import MAX_ASPECT
 from dress.inspection.duplicates import Findings, place
 from dress.inspection.leakage import By, Known, Leakage
 from dress.inspection.reading import DataSet, Item
@@ -44,8 +45,9 @@ class Inspection:
 
 
 def inspect(
-    data: DataSet, other: DataSet | None, by: By, lengths: Lengths | None, samples: int, track: Track
-) -> Inspection:
+    data: DataSet, other: DataSet | None, by: By, lengths: Lengths | None, samples: int, track: Track,
+    max_aspect: float = MAX_ASPECT,
+) -> Inspection:  # fmt: skip
     """Look at every record.
 
     Args:
@@ -55,11 +57,12 @@ def inspect(
         lengths: counts tokens, or None.
         samples: how many records are kept to be shown.
         track: shows progress.
+        max_aspect: longer side ÷ shorter side of an image, at most.
 
     Raises:
         ValueError: rows without users' texts.
     """
-    found = Inspection(data, lengths=lengths)
+    found = Inspection(data, findings=Findings(max_aspect), lengths=lengths)
     if other is not None:
         known = Known()
         for item in track(other, "read the other set"):

@@ -11,11 +11,12 @@ from pydantic import ValidationError
 
 from dress.data.sources.llava import LLaVA
 from dress.data.sources.lvlm_nlf import LVLMNLF
+from dress.data.sources.merging import image_of
 from dress.data.sources.ranges import layout, ranges
 from dress.data.sources.rows import Part, Place, Rejected, Source, Table, table_files
 from dress.data.sources.values import value
 from dress.data.splits import open_splits
-from dress.record import Criterion, Dialogue, ImageAnnotation, ImageRef, Record, RecordError, Turn, describe
+from dress.record import Criterion, Dialogue, ImageAnnotation, Record, RecordError, Turn, describe
 
 QUESTIONS: dict[str, Criterion | None] = {"query": "harmlessness", "safe_query": None, "question": None, "text": None}
 """Fields of a row that hold one question, and what it is a question of (VLSafe, POPE, LLaVA's evaluations)."""
@@ -107,7 +108,7 @@ def _records(row: Any, place: Place) -> Iterator[Record]:
         yield Record(
             key=part.key or f"{Path(place.file).stem.replace('.', '-')}-{place.number:06d}",
             source=part.source or place.file,
-            image=ImageRef(id=part.image) if isinstance(part.image, str) else part.image,
+            image=None if part.image is None else image_of(part),
             annotation=part.annotation,
             dialogues=part.dialogues,
         )

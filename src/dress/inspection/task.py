@@ -43,7 +43,7 @@ def run(settings: Inspect, console: Console) -> Inspection:
         def track(items: DataSet, what: str) -> Iterable[Item]:
             return progress.track(items, total=items.size, description=what)
 
-        found = inspect(data, other, settings.leaked_by, lengths, settings.samples, track)
+        found = inspect(data, other, settings.leaked_by, lengths, settings.samples, track, settings.max_aspect)
     for table in tables(found):
         console.print(table.rich())
         if table.words:

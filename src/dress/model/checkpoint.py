@@ -7,6 +7,7 @@ is, and loading refuses other ones.
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,19 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from dress import config
+from dress.consent import DAMAGED, model_of
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash
-from dress.files import read_json, write_json
+from dress.files import read_json, write_aside, write_json
 from dress.model.language import load_own_tokenizer
 from dress.model.lvlm import LVLM
 from dress.model.vision import from_run
 
 FORMAT = 1
+FACTS: dict[str, Any] = {"max_tokens": int, "tokenizer": str, "base": str | None}
+"""What loading needs of `model.json`, beside the model."""
+MORE_FACTS: dict[str, Any] = {"rounded": list, "stage": str, "stages": list, "conditions": dict, "config": dict}
+"""What may stand there too."""
 
 
 def save_model(model: LVLM, settings: config.Model, folder: Path, facts: dict[str, Any]) -> None:
@@ -40,10 +46,10 @@ def save_model(model: LVLM, settings: config.Model, folder: Path, facts: dict[st
     frozen = base_names(model, settings, facts)
     kept = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items() if name not in frozen}
     kept = _untied(kept)
-    aside = folder / "model.safetensors.partial"
-    save_file(kept, aside)
-    aside.replace(folder / "model.safetensors")
-    save_tokenizer(model.encoder.tokenizer, folder / "tokenizer.json")
+    with write_aside(folder / "model.safetensors", SafetensorError) as aside:
+        save_file(kept, aside)
+    with write_aside(folder / "tokenizer.json", Exception) as aside:  # of the tokenizers library, in Rust
+        save_tokenizer(model.encoder.tokenizer, aside)
     write_json(
         folder / "model.json",
         {
@@ -66,36 +72,101 @@ def _alone(settings: config.Model) -> config.Model:
     return settings.model_copy(update={"vision": settings.vision.model_copy(update={"weights": None})})
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[LVLM, dict[str, Any]]:
+def load_model(
+    folder: Path, device: torch.device | str = "cpu", trust_remote_code: bool = False
+) -> tuple[LVLM, dict[str, Any]]:
     """Read a model and the facts beside it.
+
+    Args:
+        folder: of the stage.
+        device: where the model goes.
+        trust_remote_code: run code that comes with its language model; without it such a model is refused.
 
     Raises:
         FileNotFoundError: no model in this folder.
         ValueError: a file is damaged, or the base weights are others than it was trained on.
     """
     facts = read_facts(folder)
-    settings = config.Model.model_validate(facts["model"])
+    settings = model_of(facts, folder / "model.json", trust_remote_code)
     model = LVLM(settings, stored_tokenizer(folder, settings), facts["max_tokens"])
     model.round(facts.get("rounded", []))
     load_weights(model, settings, folder)
     return model.to(device), facts
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
-    """`model.json` as plain data."""
+def read_facts(folder: Path, *needed: str) -> dict[str, Any]:
+    """`model.json` as plain data.
+
+    Args:
+        folder: of the stage.
+        needed: facts that must be there, beside those of every model.
+
+    Raises:
+        FileNotFoundError: no model in this folder.
+        ValueError: damaged; names the file.
+    """
     file = folder / "model.json"
     if not file.exists():
         raise FileNotFoundError(f"{folder}: expected model.json and model.safetensors, found none")
-    facts = read_json(file)
+    facts: dict[str, Any] = read_json(file, dict, DAMAGED)
     if facts.get("format") != FORMAT:
-        raise ValueError(f"{file}: expected format {FORMAT}, got {facts.get('format')!r}")
+        raise ValueError(f"{file}: expected format {FORMAT}, got {facts.get('format')!r:.60}. {DAMAGED}")
+    more = {name: kind for name, kind in MORE_FACTS.items() if name in facts or name in needed}
+    for name, kind in (FACTS | more).items():
+        if not isinstance(facts.get(name), kind) or isinstance(facts[name], bool):
+            raise ValueError(
+                f"{file}: {name}: expected {_english(kind)}, got {facts.get(name, 'nothing')!r:.60}. {DAMAGED}"
+            )
     return facts
+
+
+def _english(kind: Any) -> str:
+    return " or ".join(one.__name__ for one in getattr(kind, "__args__", (kind,)))
+
+
+def read_training_state(file: Path) -> dict[str, Any]:
+    """What an unfinished stage saved, on the CPU; nothing in it is executed.
+
+    Raises:
+        ValueError: cut, empty, or something else; names the file and the way out.
+    """
+    remedy = f"Delete this file: the stage then begins anew (resume={run_of(file.parent)})"
+    try:
+        found = torch.load(file, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, OSError) as error:
+        why = str(error).partition("\n")[0][:100] or type(error).__name__
+        size = file.stat().st_size if file.exists() else 0
+        raise ValueError(
+            f"{file}: expected a checkpoint, got {size:,} bytes that do not load ({why}). {remedy}"
+        ) from None
+    steps = found.get("global_step") if isinstance(found, dict) else None
+    if not isinstance(steps, int):
+        raise ValueError(f"{file}: expected a checkpoint with global_step, got {type(found).__name__}. {remedy}")
+    return found
+
+
+def run_of(stage: Path) -> Path:
+    """The run that a stage's folder belongs to."""
+    return stage.parent.parent if stage.parent.name == "stages" else stage
 
 
 def stored_tokenizer(folder: Path, settings: config.Model) -> PreTrainedTokenizerBase:
     """The named model's own tokenizer, or the hermetic one stored beside the weights."""
     own = load_own_tokenizer(settings.language)
-    return own if own is not None else load_tokenizer(folder / "tokenizer.json", FORMATS[settings.language.chat])
+    return own if own is not None else read_tokenizer(folder / "tokenizer.json", settings.language.chat)
+
+
+def read_tokenizer(file: Path, chat: str) -> PreTrainedTokenizerBase:
+    """A tokenizer that a run trained.
+
+    Raises:
+        ValueError: damaged, or something else; names the file.
+    """
+    try:
+        return load_tokenizer(file, FORMATS[chat])
+    except Exception as error:  # of the tokenizers library, which raises nothing more special
+        why = str(error).partition("\n")[0][:100] or type(error).__name__
+        raise ValueError(f"{file}: expected a tokenizer, got a file that does not load ({why}). {DAMAGED}") from None
 
 
 def load_weights(model: LVLM, settings: config.Model, folder: Path) -> None:
@@ -112,8 +183,10 @@ def load_weights(model: LVLM, settings: config.Model, folder: Path) -> None:
         )
     try:
         weights = load_file(file)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise ValueError(f"{file}: expected model weights, got a file that does not load ({error})") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{file}: expected model weights, got a file that does not load ({error}). {DAMAGED}"
+        ) from None
     frozen = base_names(model, settings, facts)
     wanted = _untied({name: value for name, value in model.state_dict().items() if name not in frozen})
     wrong = sorted(weights.keys() ^ wanted.keys()) or [
@@ -133,8 +206,13 @@ def load_weights(model: LVLM, settings: config.Model, folder: Path) -> None:
 
 def base_names(model: LVLM, settings: config.Model, facts: Mapping[str, Any]) -> set[str]:
     """Names of weights that came with a named model and that no stage of the run (in `facts`) trains."""
-    stages = facts.get("config", {}).get("curriculum", {}).get("stages", {})
-    trained = {part for stage in stages.values() for part in stage.get("trainable", [])}
+    try:
+        stages = facts.get("config", {}).get("curriculum", {}).get("stages", {})
+        trained = {part for stage in stages.values() for part in stage.get("trainable", [])}
+    except (AttributeError, TypeError):
+        raise ValueError(
+            f"model.json: config.curriculum.stages: expected stages, got something else. {DAMAGED}"
+        ) from None
     names: set[str] = set()
     if settings.vision.weights is not None and not from_run(settings.vision):
         names |= {n for n in model.state_dict() if n.startswith("vision.")}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
@@ -37,13 +39,7 @@ def build_language(settings: config.Language, vocabulary: int | None) -> PreTrai
         fields = dict(settings.config)
         if vocabulary is not None:
             fields["vocab_size"] = vocabulary
-        try:
-            language = AutoModelForCausalLM.from_config(
-                AutoConfig.for_model(**fields), attn_implementation=attention.NAME, dtype=torch.float32
-            )
-        except KeyError as error:  # falcon, gptj: a table of attention classes of their own
-            kind = fields.get("model_type")
-            raise ValueError(f"model.language {kind}: it takes no attention from transformers' interface") from error
+        language = _from_config(fields)
     else:
         source = source_of(settings)
         try:
@@ -55,8 +51,8 @@ def build_language(settings: config.Language, vocabulary: int | None) -> PreTrai
                 revision=settings.revision,
                 **_gguf(settings),
             )
-        except (OSError, ImportError) as error:
-            raise ValueError(f"model.language: cannot load {source} ({error})") from error
+        except (OSError, ImportError, ValueError, SafetensorError) as error:
+            raise ValueError(f"model.language: cannot load {source} ({_line(error)})") from error
     language.generation_config.pad_token_id = None
     refuse_unsupported(language)
     if language.config.get_text_config().model_type not in PROVED:
@@ -71,9 +67,41 @@ def load_own_tokenizer(settings: config.Language) -> PreTrainedTokenizerBase | N
     if settings.config is not None:
         return None
     gguf = {"gguf_file": settings.gguf} if settings.gguf else {}
-    return AutoTokenizer.from_pretrained(
-        source_of(settings), trust_remote_code=settings.trust_remote_code, revision=settings.revision, **gguf
-    )
+    source = source_of(settings)
+    try:
+        return AutoTokenizer.from_pretrained(
+            source, trust_remote_code=settings.trust_remote_code, revision=settings.revision, **gguf
+        )
+    except Exception as error:  # of the tokenizers library, which raises nothing more special
+        raise ValueError(f"model.language: cannot load the tokenizer of {source} ({_line(error)})") from error
+
+
+def _from_config(fields: dict[str, Any]) -> PreTrainedModel:
+    """A model with random weights.
+
+    Raises:
+        ValueError: fields of a wrong type or that do not go together, or a kind of model without our attention.
+    """
+    kind = fields.get("model_type")
+    try:
+        described = AutoConfig.for_model(**fields)
+    except Exception as error:  # transformers checks types in ways that change with its versions
+        raise ValueError(f"model.language.config: no configuration of {kind!r:.40} ({_line(error)})") from error
+    try:
+        return AutoModelForCausalLM.from_config(
+            described, attn_implementation=attention.NAME, dtype=torch.float32, trust_remote_code=False
+        )
+    except KeyError as error:  # falcon, gptj: a table of attention classes of their own
+        raise ValueError(f"model.language {kind}: it takes no attention from transformers' interface") from error
+    except Exception as error:  # the fields reach torch as they are
+        raise ValueError(f"model.language.config: cannot build {kind!r:.40} from it ({_line(error)})") from error
+
+
+def _line(error: Exception) -> str:
+    """An error of a library in one line."""
+    if "trust_remote_code" in str(error):  # transformers speaks of an argument
+        return "it comes with code of its own; if you trust that, set model.language.trust_remote_code=true"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def source_of(settings: config.Language) -> str:

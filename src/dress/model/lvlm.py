@@ -88,7 +88,7 @@ class LVLM(nn.Module):
         features = images[image]
         return embeddings.masked_scatter(place[..., None], features.to(embeddings.dtype))
 
-    def forward(self, forest: Forest, total: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, forest: Forest, total: Tensor, touch: bool = False) -> tuple[Tensor, Tensor]:
         """Sum of weight x negative log-likelihood ÷ `total`, and every entry's own [E] in nats, without gradient.
 
         Token trees need mask and positions together: positions alone are silently wrong in
@@ -97,6 +97,8 @@ class LVLM(nn.Module):
         Args:
             forest: trees to learn.
             total: [], float64: the weight of the whole optimiser step, so that forests may be summed.
+            touch: send a blank image, times zero, through what is trained of encoder and projector where the forest
+                has no image, so that all ranks exchange the same gradients.
         """
         images = self._image_tokens(forest)
         rows, where = torch.unique(forest.row, return_inverse=True)
@@ -110,7 +112,19 @@ class LVLM(nn.Module):
         hidden = hidden if self.pruned else hidden[rows]
         head: Any = self.language.get_output_embeddings()
         factor = forest.weight / total
-        return head_loss(hidden, head.weight, where, forest.target, factor, self.softcap)
+        loss, nll = head_loss(hidden, head.weight, where, forest.target, factor, self.softcap)
+        if touch and images is None:
+            loss = loss + 0 * self._blank_image().sum()
+        return loss, nll
+
+    def _blank_image(self) -> Tensor:
+        """Image tokens [1, V, D] of nothing, through the parts of encoder and projector that are trained."""
+        weight = self.projector_weight
+        if any(p.requires_grad for p in self.vision.parameters()):
+            size = self.vision.preprocessing["size"]
+            height, width = (size, size) if isinstance(size, int) else size
+            return self.encode_images(torch.zeros(1, 3, height, width, device=weight.device, dtype=weight.dtype))
+        return self.project(torch.zeros(1, self.vision.num_tokens, self.vision.width, device=weight.device))
 
     def _image_tokens(self, forest: Forest) -> Tensor | None:
         if forest.features is not None:

@@ -6,7 +6,7 @@ oneDNN read SmolLM2's matrices for 8 rows about half as fast as in the blocked o
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from types import TracebackType
 from typing import Any
 
@@ -57,7 +57,21 @@ def _product(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
 
 
 def _fits(weight: Tensor) -> bool:
-    if weight.device.type != "cpu" or weight.numel() < SMALLEST or not torch.backends.mkldnn.is_available():
+    return weight.device.type == "cpu" and weight.numel() >= SMALLEST and packs(weight.dtype)
+
+
+@cache
+def packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN packs and multiplies matrices of this type here: a small one is tried.
+
+    It refuses bf16 on x86-64 without AVX512 (or AVX-NE-CONVERT), and other builds and CPUs refuse more. Its
+    own answer comes from the CPU and `ONEDNN_MAX_CPU_ISA`; for what is allowed, a product says most.
+    """
+    if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
         return False
-    half = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return weight.dtype == torch.float32 or half
+    try:
+        with torch.inference_mode():
+            weight = torch.ops.mkldnn._reorder_linear_weight(torch.ones(16, 32, dtype=dtype))
+            return bool((_product(weight, None, torch.ones(2, 32, dtype=dtype)) == 32).all())
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return False

@@ -1,6 +1,8 @@
 """The image encoder: any OpenCLIP vision tower, patch tokens before pooling.
 
-Shapes: N images, H = W pixels, V patch tokens, D_v width.
+A tower that gives feature maps (ResNet, ConvNeXt, Swin, MobileCLIP) gives the places of one of them as tokens.
+
+Shapes: N images, H, W pixels, V patch tokens, D_v width.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from dress import config
+from dress.data.pixels import fitted, padded, size_of
 
 SCRATCH_MEAN = (0.2, 0.2, 0.2)
 SCRATCH_STD = (0.25, 0.25, 0.25)
@@ -25,9 +29,15 @@ SCRATCH_POSITION_STD = 0.3
 """A fresh tower's position embeddings start as loud as its patches: the language model finds out
 which patch is where in a third of the steps (ours, measured)."""
 
+RESIZE_MODES = {"crop": "shortest", "squash": "squash", "pad": "longest"}
+"""OpenCLIP's names for what `model.vision.resize` says."""
+
 
 class VisionEncoder(nn.Module):
-    """Pixels [N, 3, H, W] to patch tokens [N, V, D_v] of the chosen block.
+    """Pixels [N, 3, H, W] to patch tokens [N, V, D_v] of the chosen block, or to the places of the chosen feature map.
+
+    Always in eval mode: what an image gives must not depend on the images beside it (BatchNorm) nor on chance
+    (dropout, dropped patches), or packing, ranks and resuming would change what is learned.
 
     Args:
         settings: an OpenCLIP name (with weights, or random) or a ViT's sizes.
@@ -59,25 +69,53 @@ class VisionEncoder(nn.Module):
             self.tower, preprocess = _by_name(settings.name, None if own else settings.weights)
         if own:
             self._take(Path(str(settings.weights)))
+        if settings.resize != "native":
+            preprocess["resize_mode"] = RESIZE_MODES[settings.resize]
+            preprocess["fill_color"] = round(255 * sum(preprocess["mean"]) / 3)  # near 0 once it is normalised
         wanted = open_clip.transform.PreprocessCfg(**preprocess)
         self.preprocessing: dict[str, Any] = asdict(wanted)
         """OpenCLIP's settings of `transform`."""
-        self.transform = open_clip.transform.image_transform_v2(wanted, is_train=False)
+        self.transform = _transform(wanted)
         self.layer = settings.layer
-        size: Any = preprocess["size"]
-        size = (size, size) if isinstance(size, int) else size
-        device = next(self.tower.parameters()).device
-        with torch.no_grad():
-            tokens = self.forward(torch.zeros((1, 3, size[0], size[1]), device=device))
+        self.eval()
+        self._form, tokens = self._probe(settings)
         self.num_tokens: int = tokens.shape[1]
         self.width: int = tokens.shape[2]
-        self._freeze_unused()
+
+    def train(self, mode: bool = True) -> VisionEncoder:
+        """Stays in eval mode, whatever is asked; its weights are trained all the same."""
+        return super().train(False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        out = self.tower.forward_intermediates(
-            pixels, indices=[self.layer], stop_early=True, intermediates_only=True, output_fmt="NLC"
-        )
-        return out["image_intermediates"][0]
+        return _tokens(self.tower, pixels, self.layer, self._form)
+
+    def _probe(self, settings: config.Vision) -> tuple[str, Tensor]:
+        """How the tower is asked for tokens, and the tokens of one image, without numbers.
+
+        What they do not depend on (the pooled output's own weights, later blocks) gets no gradient from us.
+        """
+        meta = {name: value.detach().to("meta") for name, value in self.tower.state_dict(keep_vars=True).items()}
+        meta |= {name: value.to("meta") for name, value in self.tower.named_buffers()}  # those that are not saved, too
+        weights = {name for name, _ in self.tower.named_parameters()}
+        for name in weights:
+            meta[name].requires_grad_()
+        pixels = torch.empty(1, 3, *size_of(self.preprocessing), device="meta")
+        for form in ("NLC", "NCHW"):
+            try:
+                with torch.enable_grad():
+                    tokens = functional_call(_Asked(self.tower, self.layer, form), _under(meta), (pixels,))
+                break
+            except AssertionError as error:  # how OpenCLIP and timm refuse a form, or a layer
+                refusal = error
+            except AttributeError as error:
+                raise ValueError(f"{_named(settings)}: this tower gives no tokens before pooling ({error})") from None
+        else:
+            blocks = f"model.vision.layer={self.layer}: expected a block or feature map of {_named(settings)}"
+            raise ValueError(f"{blocks}, got none ({refusal})")
+        reached = _reached(tokens)
+        for name, parameter in self.tower.named_parameters():
+            parameter.requires_grad_(id(meta[name]) in reached)
+        return form, tokens
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """RGB image to pixels [3, H, W], as the tower was trained."""
@@ -121,16 +159,69 @@ class VisionEncoder(nn.Module):
             )
         self.tower.load_state_dict(found)
 
-    def _freeze_unused(self) -> None:
-        """What only the tower's own pooled output needs gets no gradient from us."""
-        unused = ("ln_post.", "proj", "trunk.norm.", "trunk.fc_norm.", "trunk.head.", "head.")
-        for name, parameter in self.tower.named_parameters():
-            if name.startswith(unused):
-                parameter.requires_grad_(False)
-        blocks = getattr(self.tower, "transformer", getattr(self.tower, "trunk", None))
-        blocks = list(getattr(blocks, "resblocks", getattr(blocks, "blocks", [])))
-        for block in blocks[len(blocks) + self.layer + 1 if self.layer < 0 else self.layer + 1 :]:
-            block.requires_grad_(False)
+
+class _Asked(nn.Module):
+    """A tower as a module whose output is its tokens."""
+
+    def __init__(self, tower: nn.Module, layer: int, form: str) -> None:
+        super().__init__()
+        self.tower, self.layer, self.form = tower, layer, form
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return _tokens(self.tower, pixels, self.layer, self.form)
+
+
+def _tokens(tower: Any, pixels: Tensor, layer: int, form: str) -> Tensor:
+    """Tokens [N, V, D_v] of a block, or of a feature map [N, D_v, h, w], row by row."""
+    out = tower.forward_intermediates(
+        pixels, indices=[layer], stop_early=True, intermediates_only=True, output_fmt=form
+    )
+    (found,) = out["image_intermediates"]
+    return found if form == "NLC" else found.flatten(2).transpose(1, 2)
+
+
+def _reached(output: Tensor) -> set[int]:
+    """The ids of all leaves that an output depends on."""
+    found, seen, nodes = set(), set(), [output.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        nodes += [before for before, _ in node.next_functions]
+    return found
+
+
+def _under(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"tower.{name}": value for name, value in tensors.items()}
+
+
+def _named(settings: config.Vision) -> str:
+    return f"model.vision.{'vit' if settings.vit else f'name={settings.name}'}"
+
+
+def _transform(settings: Any) -> Any:
+    """OpenCLIP's transform; where it pads, a narrow image keeps at least one pixel."""
+    import open_clip
+
+    made = open_clip.transform.image_transform_v2(settings, is_train=False)
+    if settings.resize_mode == "longest":
+        made.transforms[:2] = [_Pad(size_of(asdict(settings)), settings.interpolation, settings.fill_color)]
+    return made
+
+
+class _Pad:
+    """An RGB image shrunk or enlarged until it just fits, in the middle of the fill colour."""
+
+    def __init__(self, size: list[int], interpolation: str, fill: int) -> None:
+        self.size, self.fill = size, fill
+        self.filter = Image.Resampling.BILINEAR if interpolation == "bilinear" else Image.Resampling.BICUBIC
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        height, width = fitted(image.height, image.width, self.size)
+        return padded(image.resize((width, height), self.filter), self.size, self.fill)
 
 
 def from_run(settings: config.Vision) -> bool:
@@ -139,9 +230,14 @@ def from_run(settings: config.Vision) -> bool:
 
 
 def _by_name(name: str, weights: str | None) -> tuple[nn.Module, dict]:
+    """A tower and its preprocessing; without weights nothing but the tower is made, and nothing is fetched."""
     import open_clip
 
     try:
+        if weights is None and (found := open_clip.get_model_config(name.replace("/", "-"))) is not None:
+            vision = found["vision_cfg"] | {"timm_model_pretrained": False}
+            tower = open_clip.model._build_vision_tower(found["embed_dim"], vision, found.get("quick_gelu", False))
+            return tower, asdict(open_clip.transform.PreprocessCfg(size=tower.image_size))
         model = open_clip.create_model(name, pretrained=weights, load_weights=weights is not None)
     except (RuntimeError, OSError, FileNotFoundError) as error:
         raise ValueError(

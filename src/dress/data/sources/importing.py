@@ -18,12 +18,13 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
+from dress.data.index_file import INDEX, write_index
 from dress.data.sources.pool import Pool, cores
 from dress.data.sources.ranges import MAX_ROW_BYTES, Range, layout, ranges
 from dress.data.sources.rows import SPLITS, Source, SourceError, Table
 from dress.data.sources.spool import Spool
 from dress.data.sources.values import is_reject, parse
-from dress.data.sources.work import Input, Job, Worker, size_of
+from dress.data.sources.work import NOTED, Input, Job, Worker, size_of
 from dress.data.tasks import Import
 from dress.files import read_json, write_json
 
@@ -31,7 +32,7 @@ IMPORT_FILE = "import.json"
 REJECTS_FILE = "rejects.jsonl"
 IMAGES_FILE = "images.tsv"
 SPOOL, LOCK = "progress.sqlite", "lock"
-VERSION = 2
+VERSION = 3
 """Raised when the same parts would give other files."""
 
 BATCH_ROWS, BATCH_BYTES, BATCH_GROUPS = 500, 1 << 20, 50
@@ -58,6 +59,7 @@ class Imported:
     used: int  # rows; several may make one record
     written: dict[str, int]  # records per split
     rejected: dict[str, int]  # rows per reason
+    noted: dict[str, int]  # what was used and is to be known: animations
     unchanged: bool = False
     kept: Path | None = None  # where a foreign folder that stood at `out` was moved
 
@@ -94,7 +96,7 @@ def run_import(source: Source, settings: Import, progress: Progress) -> Imported
         there = _there(out, fingerprint, roots)
         if there is not None:
             return there
-    job = Job(source, inputs, roots, settings.allow_missing_images)
+    job = Job(source, inputs, roots, settings.allow_missing_images, settings.max_aspect)
     before = _stats(inputs)
     with _partial(out) as aside:
         spool = Spool(aside / SPOOL, fingerprint)
@@ -106,6 +108,7 @@ def run_import(source: Source, settings: Import, progress: Progress) -> Imported
             _refuse_if_none(spool, job, path)
             spool.hold_out(settings.held_out if "eval" in splits else 0, HELD_OUT_SHARE)
             _write(spool, pool, aside, splits, settings.per_shard, progress)
+            _index(spool, pool, aside, splits)
         if _stats(inputs) != before:
             raise SourceError(f"{path}: changed while it was read; run the same command again")
         report = _report(spool, job, aside, splits)
@@ -114,7 +117,7 @@ def run_import(source: Source, settings: Import, progress: Progress) -> Imported
         write_json(aside / IMPORT_FILE, {**about, "fingerprint": fingerprint, **report, "inputs": sums})
         spool.delete()
         kept = _replace(out, aside)
-    counts = {name: report[name] for name in ("read", "used", "written", "rejected")}
+    counts = {name: report[name] for name in ("read", "used", "written", "rejected", "noted")}
     return Imported(out, **counts, kept=kept)
 
 
@@ -177,6 +180,27 @@ def _write(spool: Spool, pool: Pool, aside: Path, splits: tuple[str, ...], per_s
         progress.end()
 
 
+def _index(spool: Spool, pool: Pool, aside: Path, splits: tuple[str, ...]) -> None:
+    """Each split gets its `index.json`: nobody has to take the shards for what they are when they are first read.
+
+    Raises:
+        OSError: a shard is not the one that was written; the same command writes it again.
+    """
+    for split in splits:
+        shards = spool.shards(split)
+        calls = ((aside / split, f"shard-{number:06d}.tar") for number in sorted(shards))
+        entries = [entry for _, entry in pool.map("index", calls)]
+        for entry, (_, (sha256, _)) in zip(entries, sorted(shards.items()), strict=True):
+            if entry["sha256"] != sha256 or entry["problems"]:
+                (aside / split / entry["name"]).unlink()
+                raise OSError(
+                    f"{aside / split / entry['name']}: damaged since it was written {entry['problems'][:1]}; "
+                    f"run the same command again"
+                )
+        if entries:
+            write_index(aside / split / INDEX, entries, "records", ())
+
+
 def _report(spool: Spool, job: Job, aside: Path, splits: tuple[str, ...]) -> dict[str, Any]:
     """What `import.json` says; writes the reject file on the way."""
     reasons = spool.reasons()
@@ -197,6 +221,7 @@ def _report(spool: Spool, job: Job, aside: Path, splits: tuple[str, ...]) -> dic
         "used": read - sum(reasons.values()),
         "written": {split: sum(records for _, records in spool.shards(split).values()) for split in splits},
         "rejected": reasons,
+        "noted": {word.removeprefix(NOTED): n for word, n in spool.counts().items() if word.startswith(NOTED)},
         "files": files,
     }
 
@@ -265,7 +290,7 @@ def _fingerprint(source: Source, settings: Import, splits: tuple[str, ...], sums
     """Of all that the result depends on but images, whose names and sizes are in `images.tsv`."""
     known_by = [
         VERSION, source.name, source.version, sums, splits, settings.held_out, settings.per_shard,
-        settings.allow_missing_images,
+        settings.allow_missing_images, settings.max_aspect,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(known_by).encode()).hexdigest()
 
@@ -326,6 +351,7 @@ def _there(out: Path, fingerprint: str, roots: tuple[Path, ...]) -> Imported | N
         same, files = known["fingerprint"] == fingerprint, known["files"]
         damaged = next((name for name, sha in files.items() if _changed(out / name, sha)), None)
         counts = {name: known[name] for name in ("read", "used", "written", "rejected")}
+        counts["noted"] = known.get("noted", {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise SourceError(f"out={out}: expected nothing or an import, got other content. {advice}") from None
     if not same:

@@ -87,7 +87,7 @@ def row_of(image_id: str, dialogue: Dialogue, caption: str | list[str] | None = 
     """
     kept = dialogue.extra.get(KEPT, {})
     values = {
-        "image_id": image_id,
+        "image_id": kept.get("image_id", image_id),
         "caption": kept.get("caption", caption),
         "interaction": [_turn_row(turn, dialogue.criterion) for turn in dialogue.turns],
     } | kept.get("more", {})
@@ -128,6 +128,8 @@ def _dialogue(row: dict[str, Any], place: Place, criterion: Criterion | None) ->
     refinements = [*(turn["user"] for turn in turns[1:]), None]
     more = {name: value for name, value in row.items() if name not in ROW}
     kept = {"file": place.file, "row": place.number, "caption": row.get("caption")}
+    if row["image_id"] != plain_path(row["image_id"], "image_id"):
+        kept["image_id"] = row["image_id"]
     return Dialogue(
         criterion=criterion,
         turns=[

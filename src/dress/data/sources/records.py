@@ -26,11 +26,12 @@ class Records(Source):
 
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
         record = Record.model_validate(value)
-        if record.image is not None:
-            plain_path(record.image.id, "image.id")
+        image = record.image
+        if image is not None:
+            image = image.model_copy(update={"id": plain_path(image.id, "image.id")})
         file = PurePosixPath(place.file)
         yield Part(
-            image=record.image,
+            image=image,
             group=record.key,
             key=record.key,
             split=next((name for name in (file.stem, file.parent.name) if name in SPLITS), None),

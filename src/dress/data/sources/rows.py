@@ -8,6 +8,7 @@ pydantic's `ValidationError` where a field does not fit; either way it is counte
 from __future__ import annotations
 
 import math
+import posixpath
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -191,7 +192,7 @@ def table_files(path: Path, *patterns: str) -> list[Path]:
 
 
 def plain_path(value: Any, field: str = "image") -> str:
-    """A file name as a row gives it, below a folder.
+    """A file name as a row gives it, below a folder; `./a//b.jpg` is `a/b.jpg`.
 
     Raises:
         Rejected: no text, or a path that leads out of the folder.
@@ -199,10 +200,15 @@ def plain_path(value: Any, field: str = "image") -> str:
     if not isinstance(value, str) or not value:
         raise Rejected("bad field", f"{field}: expected a file name, got {value!r:.80}")
     path = PurePosixPath(value)
-    leads_out = path.is_absolute() or ".." in path.parts or "\\" in value or "\0" in value or not path.name
+    if "\\" in value:
+        raise Rejected(
+            "bad image name",
+            f"{field}: expected a name with slashes, {value.replace(chr(92), '/')!r:.80}, got {value!r:.80}",
+        )
+    leads_out = path.is_absolute() or ".." in path.parts or "\0" in value or not path.name
     if leads_out or "\n" in value or max(len(part.encode()) for part in path.parts) > 255 or len(value) > 1000:
         raise Rejected("bad image name", f"{field}: expected a name inside the images' folder, got {value!r:.80}")
-    return value
+    return posixpath.normpath(value)
 
 
 def rating(value: Any, low: int, high: int, field: str = "rating") -> tuple[int, Original | None]:

@@ -82,6 +82,8 @@ def show(result: Imported, console: Console) -> None:
     table.add_row("rows rejected", f"{sum(result.rejected.values()):,}")
     for reason, number in result.rejected.items():
         table.add_row(f"  {escape(reason)}", f"{number:,}")
+    for what, number in result.noted.items():
+        table.add_row(what, f"{number:,}")
     console.print(table)
     if result.kept is not None:
         console.print(f"What stood there was no import; it is now at {escape(str(result.kept))}.")

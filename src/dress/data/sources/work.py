@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +16,15 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from dress.data.images import open_image
-from dress.data.index import MAX_JSON_BYTES, MAX_MEMBER_BYTES
+from dress.data.images import UNUSABLE, ImageError, animated, header, open_image
+from dress.data.index import MAX_JSON_BYTES, MAX_MEMBER_BYTES, index_shard
 from dress.data.shards import Sample, as_members, write_shard
 from dress.data.sources.merging import MAX_KEY_BYTES, derived_key, group_name, image_of, merged
 from dress.data.sources.ranges import MAX_ROW_BYTES, Layout, Range
 from dress.data.sources.rows import Part, Place, Rejected, Source, SourceError
 from dress.data.sources.spool import Checked, Fault, Found, Good, Group, RowAt
 from dress.data.sources.values import is_reject, unwrapped, value
-from dress.record import ImageRef, Record, describe
+from dress.record import ImageRef, Record, RecordError, check_parts, describe
 
 MAX_GROUP_BYTES = 4 * MAX_ROW_BYTES
 """Rows of one image are in memory together."""
@@ -54,6 +55,12 @@ class Job:
     inputs: tuple[Input, ...]
     roots: tuple[Path, ...]
     allow_missing_images: bool
+    max_aspect: float
+
+
+NOTED = "\0"
+"""Before a word that counts what is to be said of an import, and no word of its records."""
+ANIMATED = "animated images, of which the first frame is used"
 
 
 def image_file(roots: Sequence[Path], name: str) -> Path | None:
@@ -126,17 +133,19 @@ class Worker:
         results: list[Checked] = []
         words: Counter[str] = Counter()
         for group in groups:
-            size = sha256 = None
+            size, sha256, moving = None, None, False
             try:
                 record = self._record(group)
                 size = None if record.image is None else size_of(self.job.roots, record.image.id)
                 data = self._image(record)
                 if record.image is not None and data is not None:
                     sha256 = hashlib.sha256(data).hexdigest()
-                    _check_image(record.image, data, sha256)
+                    moving = self._check_image(record.image, data, sha256)
                 record = self.job.source.finish(record)
                 good = self._good(record, self._split(group))
                 words.update(self.job.source.counted(record))
+                if moving:
+                    words[NOTED + ANIMATED] += 1
                 results.append(Checked(good, size, sha256))
             except (Rejected, ValidationError) as error:
                 results.append(Checked(_fault(error), size, sha256))
@@ -149,10 +158,13 @@ class Worker:
         if not taught and not held:
             raise Rejected("nothing to use", f"{record.key}: expected a caption, an answer or a question, got none")
         try:
-            size = len(record.dump())
+            data = record.dump()
+            check_parts(data, record.key)
+        except RecordError as error:
+            raise Rejected("too large", str(error)) from None
         except ValueError as error:
             raise Rejected("bad field", str(error)) from None
-        if size > MAX_JSON_BYTES:
+        if len(data) > MAX_JSON_BYTES:
             raise Rejected("too large", f"{record.key}: expected a record of at most {MAX_JSON_BYTES:,} bytes")
         return Good(taught, held)
 
@@ -178,13 +190,31 @@ class Worker:
             if self.job.allow_missing_images:
                 return None
             looked = " or ".join(str(root) for root in self.job.roots)
-            raise Rejected("image missing", f"{name}: expected this file in {looked}, found none")
+            raise Rejected("image missing", f"{name}: expected this file in {looked}, found {self._other_form(name)}")
         try:
             if file.stat().st_size > MAX_MEMBER_BYTES:
-                raise Rejected("image unusable", f"{name}: expected at most {MAX_MEMBER_BYTES:,} bytes")
+                raise Rejected(UNUSABLE, f"{name}: expected at most {MAX_MEMBER_BYTES:,} bytes")
             return file.read_bytes()
         except OSError as error:
-            raise Rejected("image unusable", f"{name}: {error.strerror}") from None
+            raise Rejected(UNUSABLE, f"{name}: {error.strerror}") from None
+
+    def _check_image(self, ref: ImageRef, data: bytes, sha256: str | None) -> bool:
+        """Whether it is an animation."""
+        if ref.sha256 not in (None, sha256):
+            raise Rejected("other image", f"{ref.id}: expected sha256 {ref.sha256}, got {sha256}")
+        try:
+            open_image(data, ref.id, self.job.max_aspect)
+            return animated(header(data, ref.id, self.job.max_aspect))
+        except ImageError as error:
+            raise Rejected(error.reason, str(error)) from None
+
+    def _other_form(self, name: str) -> str:
+        """The form of Unicode in which an image's name is there, where it is, or none."""
+        forms = {form: unicodedata.normalize(form, name) for form in ("NFC", "NFD")}
+        there = [form for form, other in forms.items() if other != name and image_file(self.job.roots, other)]
+        if not there:
+            return "none"
+        return f"it under the same name in Unicode form {there[0]}: rename the file, or the image in the row"
 
     # --- shards ---
 
@@ -218,6 +248,12 @@ class Worker:
             record = self.job.source.written(record, split, counts)
         return record, data
 
+    def index(self, folder: Path, name: str) -> dict[str, Any]:
+        """The index entry of a shard that was written."""
+        path = folder / name
+        stat = path.stat()
+        return {"name": name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, **index_shard(path)}
+
     # --- rejects ---
 
     def reject(self, row: RowAt, fault: str, why: Fault) -> dict[str, Any]:
@@ -237,15 +273,6 @@ class Worker:
         if at.wrapped and is_reject(got):
             return got | said
         return place | said | {"row": got}
-
-
-def _check_image(ref: ImageRef, data: bytes, sha256: str | None) -> None:
-    if ref.sha256 not in (None, sha256):
-        raise Rejected("other image", f"{ref.id}: expected sha256 {ref.sha256}, got {sha256}")
-    try:
-        open_image(data, ref.id)
-    except ValueError as error:
-        raise Rejected("image unusable", str(error)) from None
 
 
 def _fault(error: Rejected | ValidationError) -> Fault:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dress.config import Config, TrainStage
+from dress.consent import DAMAGED
 from dress.evaluation.suites.answers_file import join
 from dress.evaluation.suites.asked import Asked
 from dress.evaluation.suites.outcome import SuiteOutcome
@@ -15,6 +16,7 @@ from dress.evaluation.suites.reading import read_rows
 from dress.evaluation.suites.settings import Asking
 from dress.feedback.responders import NoAnswer, Responder, Sampling, ServerResponder
 from dress.feedback.source import SERVER_TOKENS, Source
+from dress.files import required
 from dress.record import RecordError
 from dress.seeding import seed_for
 
@@ -103,19 +105,22 @@ class Asker:
         from dress.feedback.collect import CkptResponder
         from dress.model.checkpoint import load_model
 
-        trained = Source(self.name).trained()
+        trained = Source(self.name).trained(self.settings)
         assert trained is not None
         name = stage_of(self.settings, trained)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model, facts = load_model(Path(self.name) / "stages" / name, device)
+        model, facts = load_model(Path(self.name) / "stages" / name, device, self.settings.trust_remote_code)
         condition = self.settings.condition or condition_of(trained, name)
+        required(facts, ["conditions"], Path(self.name) / "stages" / name / "model.json", DAMAGED)
         if condition not in facts["conditions"]:
             raise ValueError(f"condition={condition}: expected one of {', '.join(facts['conditions'])}")
         self.conditions = facts["conditions"]
         self.condition = self.conditions[condition]
         most = self.settings.max_new_tokens or trained.generation.max_new_tokens
         self.sampling = Sampling(most, self.settings.batch_size, self.settings.temperature, self.settings.top_p)
-        self.responder = CkptResponder(model, f"{trained.name}/{name} ({condition})")
+        self.responder = CkptResponder(
+            model, f"{trained.name}/{name} ({condition})", max_aspect=trained.data.max_aspect
+        )
 
 
 def _told(answer: str | NoAnswer) -> str | NoAnswer:

@@ -142,7 +142,7 @@ def run(settings: Interaction, console: Console) -> dict[str, Any]:
 
 
 def _samples(settings: Interaction, progress: CurriculumProgress) -> list[Sample]:
-    trained: Config | None = Source(settings.responder).trained()
+    trained: Config | None = Source(settings.responder).trained(settings)
     if settings.shards is not None:
         shards = open_split(settings.shards, ".", trained.data if trained else Data(path="."))
     elif trained is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ def image_key(image: Any) -> str:
 
     `40468`, `"000000040468.jpg"` and `"COCO_val2014_000000040468.jpg"` are one image.
     """
-    name = str(image).replace("\\", "/").rpartition("/")[2].strip()
+    name = unicodedata.normalize("NFC", str(image)).replace("\\", "/").rpartition("/")[2].strip()
     number = _COCO.match(name)
     return number[1] if number else name
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Literal
 
-from pydantic import ConfigDict, StrictBool, model_validator
+from pydantic import ConfigDict, model_validator
 
-from dress.config import Positive, Section, TopP, check_as
-from dress.rater_settings import Rater, Real, Server
+from dress.config import Consent, Positive, Section, TopP, check_as
+from dress.rater_settings import Rater, Real, ResponderName, Server
 
 
 class SuiteSettings(Section):
@@ -33,10 +33,10 @@ class Chair(SuiteSettings):
     references: str | None = None  # COCO's captions: what people name is there too
 
 
-class Asking(SuiteSettings):
+class Asking(SuiteSettings, Consent):
     """What suites take that ask a responder."""
 
-    responder: str | None  # a file of answers, a run folder, or the address of a server
+    responder: ResponderName | None  # a file of answers, a run folder, or the address of a server
     server: Server = Server()  # where the responder is one
     stage: str | None = None  # of a run: whose model answers; null = the last
     condition: str | None = None  # of a run: none or praise; null = praise where the stage taught it
@@ -54,7 +54,7 @@ class Pope(Asking):
     questions: str | None = None  # question_id, image, text; null where answers name their image
     labels: str | tuple[str, ...]  # image, text, label; one file or several
     answers: str | None = None  # question_id, prompt, text
-    responder: str | None = None  # instead of answers
+    responder: ResponderName | None = None  # instead of answers
     images: str | None = None  # for a responder
 
     @property
@@ -71,7 +71,7 @@ class Pope(Asking):
 class Judged(Asking):
     """What suites take that have the responder's answers judged."""
 
-    responder: str
+    responder: ResponderName
     judge: Rater
 
 
@@ -97,7 +97,7 @@ class LlavaBench(LlavaQuestions):
 
     suite: Literal["llava_bench"]
     reviews: str | None = None  # question_id, content (or text), category
-    responder: str | None = None  # type: ignore[assignment]  # instead of reviews
+    responder: ResponderName | None = None  # type: ignore[assignment]  # instead of reviews
     questions: str | None = None  # type: ignore[assignment]
     prompt: str = "review"
 
@@ -154,7 +154,7 @@ class Interaction(Judged):
     refine_condition: str = "none"
     annotator: Rater
     again: str = "Please answer again."
-    nll: StrictBool = True
+    nll: bool = True
 
 
 class Paper(Section):
