@@ -4,10 +4,9 @@ import dress  # first: sets how CPU threads wait  # noqa: F401, I001
 
 from typing import Any
 
-from rich.console import Console
-
 from dress.command_line import entry_point
 from dress.config import CollectCommand, check_as
+from dress.terminal import Terminal
 
 
 @entry_point("collect")
@@ -16,7 +15,7 @@ def main(composed: dict[str, Any]) -> None:
     settings = check_as(CollectCommand, composed)
     from dress.feedback.command import collect_from
 
-    collect_from(settings, Console())
+    collect_from(settings, Terminal())
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from dress.config import EvalCommand, Training, check_as
 from dress.consent import read_run
 from dress.evaluation.suites.settings import suite
 from dress.files import write_json
+from dress.terminal import Terminal
 
 
 def evaluate_run(settings: EvalCommand, console: Console) -> Path:
@@ -90,7 +91,7 @@ def evaluate(composed: dict[str, Any], console: Console) -> None:
 
 @entry_point("eval")
 def main(composed: dict[str, Any]) -> None:
-    evaluate(composed, Console())
+    evaluate(composed, Terminal())
 
 
 if __name__ == "__main__":

@@ -4,16 +4,15 @@ import dress  # first: sets how CPU threads wait  # noqa: F401, I001
 
 from typing import Any
 
-from rich.console import Console
-
 from dress.command_line import entry_point
 from dress.data.tasks import task
+from dress.terminal import Terminal
 
 
 @entry_point("prepare")
 def main(composed: dict[str, Any]) -> None:
     settings, run = task(composed)
-    run(settings, Console())
+    run(settings, Terminal())
 
 
 if __name__ == "__main__":

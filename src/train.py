@@ -11,6 +11,7 @@ from rich.console import Console
 
 from dress import command_line, config, run_folder
 from dress.files import read_json
+from dress.terminal import Terminal
 
 
 @command_line.entry_point("train")
@@ -20,7 +21,7 @@ def main(composed: dict[str, Any]) -> None:
     if settings.show == "config":
         command_line.show_config(settings)
         return
-    console = Console(quiet=run_folder.rank() > 0)
+    console = Terminal(quiet=run_folder.rank() > 0)
     folder = Path(settings.run_dir)
     if settings.resume is not None and run_folder.finished(folder, settings):
         console.print(f"{run_folder.short(folder)} is finished; this is what it reached:", highlight=False)

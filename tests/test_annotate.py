@@ -98,7 +98,7 @@ def test_every_answer_is_judged_and_the_refinement_is_the_next_users_turn(collec
             for number, turn in enumerate(dialogue.turns):
                 [feedback] = turn.feedback
                 assert feedback.prompt_version == version and feedback.annotator == "judge"
-                assert turn.provenance == {"responder": "talker"} and turn.assistant
+                assert turn.provenance == {"responder": "talker", "finish_reason": "stop"} and turn.assistant
                 judged = feedback.rating in (1, 2, 3, 4) and bool(feedback.critique)
                 assert judged or feedback.extra["failed"] == "refusal"
                 turns += 1

@@ -43,7 +43,7 @@ def test_the_answer_and_its_end_are_learned_and_nothing_else(tokenizer):
     text = [("#" if i == IMAGE else tokenizer.decode([i])) for i in encoded.ids]
     assert "".join(text) == (
         "<|user|>## Describe the picture.<|assistant|> There is a red circle.<|end|>"
-        "<|user|> Say that again. Feedback: Perfect.<|assistant|> There is a cross.<|end|>"
+        "<|user|> Say that  again. Feedback: Perfect.<|assistant|> There is a cross.<|end|>"
     )
     learned = [t for t, w in zip(text, encoded.weights, strict=True) if w]
     assert "".join(learned) == " There is a cross.<|end|>"

@@ -148,3 +148,33 @@ def test_the_mixture_scales_the_weights(phases):
         for d in supervised(record(CHAIN), {"critique": 0.25, "refinement": 0.5}, phases)
     }
     assert weights == {"critique": 0.25, "refinement": 0.5}
+
+
+def test_every_phase_keeps_system_text_white_space_and_the_cut(phases):
+    """What a record says goes into every dialogue that a phase makes of it."""
+    told = Feedback(rating=4, critique=" Good.\n", refinement="Again.")
+    cut = Turn(user="q\n  x", assistant=" a\n", feedback=[told], provenance={"finish_reason": "length"})
+    dialogue = Dialogue(system="Be brief.", turns=[cut, cut.model_copy(update={"user": "Again."})])
+    for name in ("sft", "critique", "refinement", "rating", "best_of"):
+        made = PHASES[name](record(dialogue), phases)
+        assert made
+        for one in made:
+            system, asked, *_ = one.spans
+            assert (system.role, system.text, asked.text) == ("system", "Be brief.", "q\n  x") or asked.text == "Again."
+            answers = [span for span in one.spans if span.role == "assistant"]
+            assert answers and all(span.cut and span.text == " a\n" for span in answers)
+            conditions = {span.text for span in one.spans if span.role == "condition"}
+            assert conditions <= {"Feedback:  Good.\n", "Rating: 4."}
+    captions = Record(key="a", image=ImageRef(id="a"), annotation=ImageAnnotation(captions=[" two\nlines "]))
+    assert said(PHASES["align"](captions, phases)) == ["Write a caption.| two\nlines *"]
+
+
+def test_an_end_of_which_nothing_is_known_is_learned_as_before(phases):
+    [one] = PHASES["sft"](record(Dialogue(turns=[turn("q", "a")])), phases)
+    assert not one.spans[1].cut
+
+
+def test_older_shards_keep_their_system_text():
+    old = Dialogue.model_validate({"turns": [{"user": "q"}], "extra": {"system": "Be brief.", "id": "1"}})
+    assert old.system == "Be brief." and old.extra == {"id": "1"}
+    assert Dialogue.model_validate_json(old.model_dump_json()) == old

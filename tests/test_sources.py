@@ -89,6 +89,20 @@ def test_llava_rows_that_cannot_be_used_have_reasons(tmp_path: Path) -> None:
     assert (result.read, result.used, result.written["sft"]) == (len(bad) + 1, 1, 1)
 
 
+def test_llava_keeps_white_space_and_the_system_text(tmp_path: Path) -> None:
+    rounds = [
+        {"from": "system", "value": "Be a pirate.\n"},
+        *said("<image>\n  Pick:\nA. <|end|>\n", " def f():\n\tx\n"),
+    ]
+    path = llava(tmp_path / "in", {"id": "1", "image": "a.jpg", "conversations": rounds})
+    photos(path, "a.jpg")
+    do_import("llava", path, tmp_path / "out", splits=["sft", "prompts"])
+    (record,), (asked,) = records(tmp_path / "out", "sft"), records(tmp_path / "out", "prompts")
+    (dialogue,) = record.dialogues
+    assert dialogue.system == asked.dialogues[0].system == "Be a pirate.\n" and dialogue.extra == {"id": "1"}
+    assert (dialogue.turns[0].user, dialogue.turns[0].assistant) == ("  Pick:\nA. <|end|>\n", " def f():\n\tx\n")
+
+
 def test_llava_of_instruction_and_output_is_one_round(tmp_path: Path) -> None:
     row = {"id": "000000525439", "image": "COCO_val2014_000000525439.jpg", "instruction": "Where is it?",
            "output": "Upside down.", "type": "conv"}  # fmt: skip

@@ -22,11 +22,11 @@ from rich.console import Console
 from dress.config import ConfigError
 from dress.evaluation.suites import measures, pope
 from dress.evaluation.suites.chair_words import chair_mentions
-from dress.evaluation.suites.llava_bench import scores
 from dress.evaluation.suites.outcome import SuiteOutcome, load
 from dress.evaluation.suites.output import recompute
 from dress.evaluation.suites.reading import image_key, read_rows
 from dress.evaluation.suites.settings import SUITES, suite
+from dress.evaluation.suites.stated_scores import stated_scores
 from dress.files import read_json
 from dress.mentions import COCO80
 
@@ -123,6 +123,58 @@ def test_windows_line_ends_marks_and_several_label_files(tmp_path: Path) -> None
     answers.write_bytes(b"\xef\xbb\xbf" + answers.read_bytes())
     found = evaluate(tmp_path / "out", suite="pope", questions=questions, labels=labels, answers=str(answers))
     assert (found["accuracy"], found["n"], found["failures"]) == (1.0, 2, 0)
+
+
+def three_categories(tmp_path: Path) -> tuple[Json, dict[str, str]]:
+    """Questions and answers of three categories, and labels by category: six dogs are asked of in each of them."""
+    questions, answers, labels = [], [], {}
+    for part, category in enumerate(("random", "popular", "adversarial")):
+        things = [*(f"dog {n}" for n in range(6)), *(f"{category} {n}" for n in range(6 + 2 * part))]
+        rows = []
+        for n, thing in enumerate(things):
+            number = 100 * part + n
+            questions.append(ask(number, thing) | {"category": category})
+            truth = "yes" if thing.startswith("dog") else "no"
+            right = n % 3 >= part  # all of random, two thirds of popular, one third of adversarial
+            answers.append(answer(number, thing, truth if right else {"yes": "no", "no": "yes"}[truth]))
+            rows.append(label(thing, truth))
+        labels[category] = lines(tmp_path / f"coco_pope_{category}.jsonl", *rows)
+    both = {"questions": lines(tmp_path / "q.jsonl", *questions), "answers": lines(tmp_path / "a.jsonl", *answers)}
+    return both, labels
+
+
+def test_popes_figures_are_over_the_questions_of_one_file_of_labels(tmp_path: Path) -> None:
+    files, labels = three_categories(tmp_path)
+    for category, n, accuracy in (("random", 12, 1.0), ("popular", 14, 9 / 14), ("adversarial", 16, 5 / 16)):
+        found = evaluate(tmp_path / category, suite="pope", labels=labels[category], **files)
+        own = found["by_category"][category]
+        assert (found["n"], found["accuracy"]) == (own["n"], own["accuracy"]) == (n, accuracy)
+        assert found["failed"] == {"no label": 42 - n - 12, "counted in another category": 12}
+        assert "mean_over" not in found
+
+
+def test_several_files_of_labels_get_a_column_each_and_their_mean(tmp_path: Path) -> None:
+    files, labels = three_categories(tmp_path)
+    every = evaluate(tmp_path / "all", suite="pope", labels=list(labels.values()), **files)
+    alone = {c: evaluate(tmp_path / c, suite="pope", labels=file, **files) for c, file in labels.items()}
+    names = [f"coco_pope_{category}" for category in sorted(labels)]
+    assert every["mean_over"] == names == list(every["by_category"])
+    for key in ("accuracy", "precision", "recall", "f1", "yes_share"):
+        parts = [every["by_category"][f"coco_pope_{category}"][key] for category in labels]
+        assert parts == [found[key] for found in alone.values()]
+        assert every[key] == pytest.approx(sum(parts) / 3)
+        low, high = every["intervals"][key]
+        assert low <= every[key] <= high
+    assert every["accuracy"] != pytest.approx(26 / 42)  # that is the mean over answers, not over files
+    assert (every["n"], every["failures"]) == (12 + 14 + 16, 0)
+    again = evaluate(
+        tmp_path / "b", suite="pope", labels=list(labels.values()), baseline=str(tmp_path / "all"), **files
+    )
+    assert again["comparison"]["differences"]["f1"] == {"value": 0, "n": 42, "low": 0, "high": 0}
+    other = lines(tmp_path / "other.jsonl", label("unicorn", "no"))
+    nothing = evaluate(tmp_path / "c", suite="pope", labels=[labels["random"], other], **files)
+    assert nothing["f1"] is None and nothing["by_category"]["coco_pope_random"]["f1"] == 1
+    assert nothing["failed"]["no answer"] == 1
 
 
 @pytest.mark.parametrize(
@@ -253,7 +305,7 @@ def test_an_image_has_one_name_however_it_is_written() -> None:
     ],
 )  # fmt: skip
 def test_scores_are_read_where_they_are_stated(review: str, read: Any) -> None:
-    assert scores(review) == read
+    assert stated_scores(review) == read
 
 
 def test_reviews_are_read_from_their_text_and_failures_never_averaged(tmp_path: Path) -> None:
@@ -498,6 +550,16 @@ def test_pope_of_llava_is_as_published(tmp_path: Path) -> None:
     found = evaluate(tmp_path / "out", suite="pope", labels=published("pope", "coco_pope_random.jsonl"), **files)
     assert (round(found["f1"], 4), round(found["accuracy"], 4)) == (0.8714, 0.8801)
     assert (found["n"], found["failures"], found["unclear"]) == (2910, 0, 0)
+    # Answers of categories without labels change nothing, though they share the questions of what is there.
+    rows = [[json.loads(line) for line in Path(files[name]).read_text().splitlines()] for name in files]
+    more = [[{**row, "question_id": row["question_id"] + 10**8} for row in some] for some in rows]
+    popular, wrong = [{**q, "category": "popular"} for q in more[0][:2000]], [{**a, "text": "No"} for a in more[1]]
+    popular += [{**q, "text": q["text"].replace("Is", "Was"), "category": "popular"} for q in more[0][2000:]]
+    wrong[2000:] = [{**a, "prompt": a["prompt"].replace("Is", "Was")} for a in wrong[2000:]]
+    whole = {"questions": lines(tmp_path / "q", *popular, *rows[0]), "answers": lines(tmp_path / "a", *wrong, *rows[1])}
+    mixed = evaluate(tmp_path / "mixed", suite="pope", labels=published("pope", "coco_pope_random.jsonl"), **whole)
+    assert mixed["failed"] == {"counted in another category": 2000, "no label": 910}
+    assert [mixed[key] for key in ("f1", "accuracy", "n")] == [found[key] for key in ("f1", "accuracy", "n")]
     # POPE's own longer file holds other questions too: by position, F1 would be 45.65.
     longer = evaluate(tmp_path / "more", suite="pope", labels=published("pope", "coco_pope_random_3000.json"), **files)
     assert longer["failed"] == {"no answer": 234, "no label": 144} and longer["n"] == 2910 - 144

@@ -35,6 +35,7 @@ from dress.files import write_text
 from dress.overrides import replacing, taken_out
 from dress.redaction import SECRET_NAME, hide, redacted, secrets
 from dress.run_folder import rank, short
+from dress.terminal import accept_any_text, visible
 
 Task = Callable[[dict[str, Any]], None]
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -111,6 +112,7 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
                 finally:
                     _discard_unused()
 
+            accept_any_text()
             signal.signal(signal.SIGTERM, _stop)
             processes.end_with_parent()
             run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
@@ -265,7 +267,7 @@ def _how_to_go_on(folder: Path) -> str:
 
 
 def _say(text: str) -> None:
-    print(redacted(text), file=sys.stderr, flush=True)
+    print(visible(redacted(text)), file=sys.stderr, flush=True)
 
 
 def _discard_unused() -> None:

@@ -429,6 +429,7 @@ class Config(Section):
     training: Training = Training()
     logger: Logger = Logger()
     show: Literal["config", "batch"] | None = None
+    stage: str | None = None  # of show=batch; null = the first that trains
     resume: str | None = None  # a run folder to go on with
     reuse: str | None = None  # a run folder to take finished stages from
 

@@ -36,7 +36,7 @@ from dress.evaluation.metrics import metrics
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
 from dress.evaluation.report import write_report
 from dress.feedback.annotate import gather, keeping
-from dress.feedback.collect import CkptResponder, Sampling, in_turn, ratings_table
+from dress.feedback.collect import CkptResponder, Sampling, endings_table, in_turn, ratings_table
 from dress.feedback.rater import Rater, build_rater, check_rater
 from dress.feedback.request import Stopped
 from dress.files import read_json, write_json
@@ -48,6 +48,7 @@ from dress.phases import supervised
 from dress.progress import CurriculumProgress
 from dress.ranks import build_trainer, of_ranks, on_device, share_out
 from dress.rater_settings import PlainRater
+from dress.result_rows import ENDINGS
 from dress.run_folder import rank, read_marker, read_run_json, short, wait_for
 from dress.seeding import seed_for
 from dress.show import coloured, parameter_table, ratings_as_table
@@ -147,18 +148,28 @@ class Curriculum:
                 self.console.print(line, highlight=False, markup=False)
 
     def show_batch(self) -> None:
-        """Print the first records of the first train stage as they are learned: bold green carries loss."""
-        name = self.trained()[0]
-        stage = self.settings.curriculum.stages[name]
-        assert isinstance(stage, config.TrainStage)
+        """Print the first records of a train stage as they are learned: bold green carries loss.
+
+        Raises:
+            ValueError: `stage` names no train stage of the order, or one whose data are not collected yet.
+        """
+        name = self.settings.stage or self.trained()[0]
+        stage = self.settings.curriculum.stages.get(name)
+        if name not in self.trained() or not isinstance(stage, config.TrainStage):
+            raise ValueError(f"stage={name}: expected a train stage of this run, one of {', '.join(self.trained())}")
         with self.progress:
             self.data = RunData(self.settings.data, self._data_folder())
         with TemporaryDirectory() as aside:
             encoder = build_model(self.settings, self.data, Path(aside), self.console).encoder  # leaves nothing behind
-        stream = self._stream(name, stage)
+        try:
+            stream = self._stream(name, stage)
+        except FileNotFoundError as missing:
+            raise ValueError(
+                f"stage={name}: its data are not collected yet ({missing}). Name a stage before it, or data.feedback"
+            ) from None
         for place in stream.step(0, stage.records_per_step)[:SHOWN_RECORDS]:
             record, _ = stream[place]
-            self.console.print(f"\n{stream.where(place)}", style="dim", highlight=False)
+            self.console.print(f"\n{stream.where(place)}", style="dim", highlight=False, markup=False)
             for dialogue in supervised(record, stage.phases, self.settings.phases):
                 self.console.print(coloured(encoder, encoder.supervised(dialogue, stream.where(place))))
 
@@ -331,9 +342,11 @@ class Curriculum:
         if rank() > 0:
             return
         name_damage(folder, prompts)
-        table = ratings_table(Shards(folder / "shards"))
+        shards = Shards(folder / "shards")
+        table, ends = ratings_table(shards), endings_table(shards)
         write_json(folder / "ratings.json", table)
-        self.console.print(ratings_as_table(table))
+        write_json(folder / ENDINGS, ends)
+        self.console.print(ratings_as_table(table, ends, name))
 
     def _evaluate(self, name: str, stage: config.EvalStage) -> None:
         samples = self._eval_samples()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -65,7 +66,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False))
+    """A number that is not finite, which JSON has no word for, is written as null."""
+    write_text(path, _dumps(data, indent=1))
 
 
 def read_json(path: Path, expected: type | None = None, remedy: str = "") -> Any:
@@ -103,8 +105,8 @@ def required(found: dict[str, Any], names: Iterable[str], path: Path, remedy: st
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> None:
-    """JSON lines."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    """JSON lines; a number that is not finite is written as null."""
+    write_text(path, "".join(_dumps(row) + "\n" for row in rows))
 
 
 def read_lines(path: Path) -> list[Any]:
@@ -118,3 +120,19 @@ def read_lines(path: Path) -> list[Any]:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}:{number}: expected JSON, got {line[:80]!r} ({error})") from None
     return rows
+
+
+def _dumps(data: Any, indent: int | None = None) -> str:
+    try:
+        return json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:  # rare, so the copy is made only then
+        return json.dumps(_finite(data), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(data: Any) -> Any:
+    """The same with None in the place of NaN and infinity."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    return [_finite(value) for value in data] if isinstance(data, list | tuple) else data

@@ -7,6 +7,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from dress.terminal import visible
+
 LINE_EVERY = 15.0
 """Seconds between lines where the output is no terminal."""
 
@@ -24,10 +26,10 @@ class CurriculumProgress:
         self.console = console
         self._expected = expected
         self._bars = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[info]}"),
+            TextColumn("{task.fields[info]}", markup=False),
             console=console,
             transient=False,
         )
@@ -50,17 +52,17 @@ class CurriculumProgress:
         number = list(self._expected).index(stage) + 1 if stage in self._expected else 0
         title = f"stage {number}/{len(self._expected)} {stage}" if number else stage
         self._stage, self._total, self._done, self._info = stage, total, done, ""
-        self._title, self._first = title, done
+        self._title, self._first = visible(title), done
         self._began = self._line = time.monotonic()
         if self.console.is_terminal:
-            self._task = self._bars.add_task(title, total=total, completed=done, info="")
+            self._task = self._bars.add_task(self._title, total=total, completed=done, info="")
         else:
-            self.console.print(f"{title}: {total - done} to do", highlight=False)
+            self.console.print(f"{self._title}: {total - done} to do", highlight=False)
 
     def advance(self, n: int = 1, info: str = "") -> None:
         """`n` more are done."""
         self._done += n
-        self._info = info or self._info
+        self._info = visible(info) or self._info
         text = f"{self._info}  {self.time_left()}"
         if self._task is not None:
             self._bars.update(self._task, completed=self._done, info=text)

@@ -18,6 +18,8 @@ CRITERIA: tuple[Criterion, ...] = ("helpfulness", "honesty", "harmlessness")
 TOP_RATING = 4
 MAX_PARTS = 20_000
 """Of a record: dialogues, turns, feedback and whatever else is an object. So many take half a second to read."""
+CUT = "length"
+"""`finish_reason` of an answer that ended because it had no room left."""
 
 
 class RecordError(ValueError):
@@ -89,7 +91,11 @@ class Feedback(_Part):
 
 
 class Turn(_Part):
-    """A user's text and the answer to it; `assistant` is null where no answer was given yet."""
+    """A user's text and the answer to it; `assistant` is null where no answer was given yet.
+
+    `provenance.finish_reason` says how the answer ended: `stop` (by itself), `length` (it was cut), or a server's
+    own word. Where it is missing nobody knows.
+    """
 
     user: str = Field(min_length=1)
     assistant: str | None = None
@@ -103,18 +109,34 @@ class Turn(_Part):
         return min((f.rating for f in self.feedback if f.rating is not None), default=None)
 
     @property
+    def cut(self) -> bool:
+        """Whether the answer is known to have ended for lack of room: its end is no end."""
+        return self.provenance.get("finish_reason") == CUT
+
+    @property
     def critique(self) -> str | None:
         """The first critique of this answer."""
         return next((f.critique for f in self.feedback if f.critique), None)
 
 
 class Dialogue(_Part):
-    """Turns over one image. `reference` is a known good answer to the first question."""
+    """Turns over one image. `reference` is a known good answer to the first question.
+
+    `system` stands before all turns, in place of the chat format's own default; null keeps that.
+    """
 
     criterion: Criterion | None = None
     reference: str | None = None
+    system: str | None = None
     turns: list[Turn] = Field(min_length=1)
     extra: Extra = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _system_of_older_shards(self) -> Dialogue:
+        if self.system is None and isinstance(self.extra.get("system"), str):
+            self.system = self.extra["system"]
+            self.extra = {name: value for name, value in self.extra.items() if name != "system"}
+        return self
 
 
 class ImageRef(_Part):

@@ -23,7 +23,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"|]+")
 _PASSWORD = re.compile(r"(?<=://)([^\s/@:]*:)([^\s/]*)(?=@)|(?<=://)([^\s/@:]*:)(?!\d+/)([^\s@]+)(?=@)")
 _USER = re.compile(r"(?<=://)()([^\s/@:]{20,})(?=@)")
 _QUERY = re.compile(
-    r"([?&;#](?:[^=&;#\s]*(?:sign|token|key|secret|passw|credential|auth)[^=&;#\s]*|sig|pwd)=)([^&;#\s]+)", re.I
+    r"([?&;#](?:[^=&;#\s]*(?:signature|token|key|secret|passw|credential|auth)[^=&;#\s]*|sig|pwd)=)([^&;#\s]+)", re.I
 )
 _HIDDEN = re.compile(rf"<({OURS}[0-9A-F]{{8}})>")
 

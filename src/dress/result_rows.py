@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import math
 import re
@@ -13,10 +14,14 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from dress.files import read_json
+from dress.terminal import visible
 
 if TYPE_CHECKING:
     from dress.data.shards import Sample
     from dress.evaluation.outcomes import Outcome
+
+ENDINGS = "endings.json"
+"""Beside a collect stage's `ratings.json`: how answers ended."""
 
 SAMPLES = 12
 """Scenes in the table of samples."""
@@ -107,14 +112,23 @@ def figures_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def ratings_table(run_dir: Path) -> Table:
-    """How often each rating was given to the answers that the run's collect stages collected."""
+    """How often each rating was given to the answers that the run's collect stages collected; how many were cut."""
     rows = [
-        (file.parent.name, criterion, int(turn), *counts)
+        (file.parent.name, criterion, int(turn), *counts, *_ends(file.with_name(ENDINGS), criterion, turn, counts))
         for file in sorted(run_dir.glob("stages/*/ratings.json"))
         for criterion, turns in read_json(file).items()
         for turn, counts in turns.items()
     ]
-    return Table(("stage", "criterion", "turn", "1", "2", "3", "4", "unrated"), rows)
+    return Table(("stage", "criterion", "turn", "1", "2", "3", "4", "unrated", "cut", "end unknown"), rows)
+
+
+def _ends(file: Path, criterion: str, turn: str, counts: Sequence[int]) -> tuple[float | None, int]:
+    """The share of cut answers among those whose end is known, and how many ends are not."""
+    if not file.exists():  # of an older run
+        return None, sum(counts)
+    ends = read_json(file).get(criterion, {}).get(turn, {"answers": 0, "length": 0, "unknown": 0})
+    known = ends["answers"] - ends["unknown"]
+    return (ends["length"] / known if known else None), ends["unknown"]
 
 
 def _figures(figures: Mapping[str, Any]) -> Iterable[tuple[str, int | None, dict[str, Any]]]:
@@ -136,4 +150,6 @@ def _values(said: Mapping[tuple[str, int], Outcome], models: Sequence[str]) -> t
 
 
 def _cell(value: Any) -> str:
-    return "" if value is None else re.sub(r"[|\n]", " ", str(value))
+    """Foreign text is no markdown, no HTML and no second cell."""
+    plain = " ".join(visible("" if value is None else str(value)).split("\n")).replace("|", " ")
+    return re.sub(r"([\\`*_\[\]~])", r"\\\1", html.escape(plain, quote=False))

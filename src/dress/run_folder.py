@@ -16,11 +16,11 @@ from typing import Any
 import yaml
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich.console import Console
 
 from dress import config
 from dress.files import read_json, required, write_json
 from dress.redaction import redacted
+from dress.terminal import Terminal, visible
 
 ROOT = Path(__file__).resolve().parents[2]
 UNSAFE = re.compile(r"[=,\s\[\](){}]")
@@ -218,8 +218,8 @@ class SweepTable(Callback):
         from dress.evaluation.tables import runs_table
 
         write_json(folder / "runs.json", runs)
-        Console().print(runs_table({label: run["metrics"] for label, run in runs.items()}))
-        print(f"runs: {short(folder / 'runs.json')}")
+        Terminal().print(runs_table({label: run["metrics"] for label, run in runs.items()}))
+        print(visible(f"runs: {short(folder / 'runs.json')}"))
 
 
 def sweep_runs(folder: Path) -> dict[str, dict[str, Any]]:
@@ -230,7 +230,7 @@ def sweep_runs(folder: Path) -> dict[str, dict[str, Any]]:
     """
     jobs = [file.parent for file in folder.glob("*/metrics.json")]
     jobs.sort(key=lambda job: (len(job.name), job.name))  # 2 before 10
-    typed = {job: yaml.safe_load((job / ".hydra" / "overrides.yaml").read_text()) or [] for job in jobs}
+    typed = {job: yaml.safe_load((job / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")) or [] for job in jobs}
     common = set.intersection(*map(set, typed.values())) if len(jobs) > 1 else set()
     return {
         " ".join(text for text in typed[job] if text not in common) or job.name: {

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from dress.dialogue.encode import IMAGE, Encoded, Encoder
 from dress.model.lvlm import LVLM
+from dress.record import CUT
 
 
 def parameter_table(model: LVLM, title: str) -> Table:
@@ -17,30 +23,73 @@ def parameter_table(model: LVLM, title: str) -> Table:
     return table
 
 
-def ratings_as_table(ratings: dict[str, dict[str, list[int]]]) -> Table:
-    """Ratings of collected answers by criterion and turn."""
-    table = Table("criterion", "turn", "1", "2", "3", "4", "unrated", "mean", title="collected ratings")
+def ratings_as_table(
+    ratings: Mapping[str, Mapping[str, Sequence[int]]],
+    endings: Mapping[str, Mapping[str, Mapping[str, int]]],
+    stage: str | None = None,
+) -> Table:
+    """Ratings of collected answers by criterion and turn, and how many of the answers were cut.
+
+    Args:
+        ratings, endings: as `collect.ratings_table` and `collect.endings_table` give them.
+        stage: that collected them.
+    """
+    title = "collected ratings" if stage is None else f"collected ratings, stage {stage}"
+    table = Table("criterion", "turn", "1", "2", "3", "4", "unrated", "mean", "cut", title=escape(title))
     for criterion, turns in ratings.items():
         for turn, counts in turns.items():
             rated = sum(counts[:4])
             mean = sum((i + 1) * n for i, n in enumerate(counts[:4])) / rated if rated else float("nan")
-            table.add_row(criterion, turn, *map(str, counts), f"{mean:.2f}")
+            cut = _cut_share(endings.get(criterion, {}).get(turn, {}))
+            table.add_row(escape(criterion), escape(turn), *map(str, counts), f"{mean:.2f}", cut)
     return table
 
 
+def _cut_share(ends: Mapping[str, int]) -> str:
+    """The share among answers whose end is known, and how many are not."""
+    unknown = ends.get("unknown", 0)
+    known = ends.get("answers", 0) - unknown
+    parts = [f"{ends.get(CUT, 0) / known:.0%}"] if known else []
+    return ", ".join([*parts, *([f"{unknown:,} unknown"] if unknown else [])]) or "–"
+
+
 def coloured(encoder: Encoder, encoded: Encoded) -> Text:
-    """Tokens of one dialogue; those with a loss weight in bold green, the weight where it changes."""
-    text, before, images = Text(f"{encoded.phase:>10}  ", style="bold"), 0.0, 0
-    for token, weight in zip(encoded.ids.tolist(), encoded.weights.tolist(), strict=True):
-        if token == IMAGE:
-            images += 1
+    """Tokens of one dialogue; those with a loss weight in bold green, the weight where it changes.
+
+    Control tokens stand in reverse, so that words which only look like them are told apart. White space is seen:
+    a tab as →, the end of a line as ↵, blanks but single ones between words as ·.
+    """
+    text, before = Text(f"{encoded.phase:>10}  ", style="bold"), 0.0
+    pairs = zip(encoded.ids.tolist(), encoded.weights.tolist(), strict=True)
+
+    def kind(pair: tuple[int, float]) -> tuple[str, float]:
+        token, weight = pair
+        return ("image" if token == IMAGE else "control" if token in encoder.control_ids else "text"), weight
+
+    for (what, weight), group in groupby(pairs, kind):
+        ids = [token for token, _ in group]
+        if what == "image":
+            text.append(f"[image: {len(ids)} tokens]", style="not bold cyan")
             continue
-        if images:
-            text.append(f"[image: {images} tokens]", style="not bold cyan")
-            images = 0
         if weight != before and weight:
             text.append(f" x{weight:g} ", style="not bold yellow")
         before = weight
-        piece = str(encoder.tokenizer.decode([token]))
-        text.append(piece, style="bold green" if weight else "not bold dim")
+        style = "bold green" if weight else "not bold dim"
+        if what == "control":
+            names = encoder.tokenizer.convert_ids_to_tokens(ids)
+            text.append("".join(map(str, names)), style=f"{style} reverse")
+        else:
+            text.append(visible(encoder.text(ids)), style=style)
     return text
+
+
+def visible(text: str) -> str:
+    """The text with its white space to be seen and without control characters of a terminal."""
+    text = re.sub(r"(?:^ | (?= )|(?<= ) | (?=[\n\t\r])|(?<=[\n\t\r]) | $)", "·", text)
+    shown = {"\n": "↵\n", "\t": "→\t", "\r": "␍"}
+    return "".join(shown.get(c) or (c if c.isprintable() or (c.isspace() and c == " ") else escaped(c)) for c in text)
+
+
+def escaped(char: str) -> str:
+    """A character that a terminal may take for a command, as its number."""
+    return f"\\u{ord(char):04x}"

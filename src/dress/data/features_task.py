@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import yaml
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor
@@ -135,7 +134,7 @@ def run(settings: Features, console: Console) -> Written:
     writer = Writer(settings, encoder_of(settings).to(device))
     made_of = {name: shards.fingerprint for name, shards in opened.items()}
     begin(out, {"shards": made_of, "stored": settings.stored, "encoder": writer.facts})
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         for name, shards in opened.items():
             writer.written.rejects += [{"where": line, "reason": line} for line in shards.damage]
@@ -208,7 +207,7 @@ def begin(out: Path, settings: dict[str, Any]) -> None:
 def table(settings: Features, writer: Writer) -> Table:
     """What was written, how large it is, and the error of storing it."""
     written, facts = writer.written, writer.facts
-    result = Table("features", "", title=escape(settings.out))
+    result = Table("features", "", title=settings.out)
     rows = {
         "shards written": f"{written.shards:,}",
         "shards that were there": f"{written.there:,}",
@@ -222,5 +221,5 @@ def table(settings: Features, writer: Writer) -> Table:
         "encoder": f"weights {facts['weights']}, layer {facts['layer']}, {facts['library']}",
     }
     for name, value in rows.items():
-        result.add_row(name, escape(value))
+        result.add_row(name, value)
     return result

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -50,16 +49,16 @@ def run(settings: Index, console: Console) -> None:
     if not samples:
         raise ValueError(f"{folder}: format={form}: expected samples, got none: {problems[:1]}")
     write_index(folder / INDEX, entries, form, settings.ignore)
-    table = Table(title=escape(str(folder)))
+    table = Table(title=str(folder))
     table.add_column("")
     table.add_column("number", justify="right")
     for name, number in (("shards", len(paths)), (f"samples ({form})", samples), ("problems", len(problems))):
         table.add_row(name, f"{number:,}")
     for reason, number in Counter(reason for *_, reason in problems).most_common():
-        table.add_row(f"  {escape(reason[:80])}", f"{number:,}")
+        table.add_row(f"  {reason[:80]}", f"{number:,}")
     console.print(table)
     for name, member, reason in problems[:SHOWN]:
-        console.print(f"{escape(name)}: {escape(member)}: {escape(reason)}", highlight=False)
+        console.print(f"{name}: {member}: {reason}", highlight=False)
     if problems:
         console.print("Training stops at these; data.on_damage=skip passes over them and counts them.")
-    console.print(f"index: {escape(str(folder / INDEX))}", highlight=False)
+    console.print(f"index: {folder / INDEX}", highlight=False)

@@ -1,15 +1,17 @@
-"""Chat formats: the fixed text around user and assistant messages.
+"""Chat formats: the fixed text around system, user and assistant messages.
 
-Pieces are cut only where every supported tokenizer splits (special tokens, or a leading space), so
-that tokenising piece by piece equals tokenising the whole; `check_cuts` proves it at load.
+A dialogue is control text of the format and texts of the record, as they stand. Only the format's own control
+tokens are control tokens; `encode` keeps the two apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from dress.dialogue.spans import Span
+from dress.record import RecordError
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,9 @@ class ChatFormat:
     """The text around messages; the image stands first in the first user message."""
 
     name: str
-    start: str  # before the first message
+    system_open: str | None  # None: the format has no place for a system text
+    system: str  # the default
+    system_close: str
     user_open: str
     user_close: str
     assistant_open: str
@@ -26,69 +30,112 @@ class ChatFormat:
     gap: str  # before a message's text
     special: tuple[str, ...] = ()  # added to a tokenizer made from scratch
 
+    @property
+    def control(self) -> tuple[str, ...]:
+        """Its control texts, in which its control tokens stand."""
+        return (
+            self.system_open or "", self.system_close, self.user_open, self.user_close,
+            self.assistant_open, self.assistant_end, self.assistant_after,
+        )  # fmt: skip
+
 
 FORMATS = {
     "plain": ChatFormat(
-        "plain", "", "<|user|>", "", "<|assistant|>", "<|end|>", "", " ", ("<|user|>", "<|assistant|>", "<|end|>")
+        name="plain",
+        system_open=None,
+        system="",
+        system_close="",
+        user_open="<|user|>",
+        user_close="",
+        assistant_open="<|assistant|>",
+        assistant_end="<|end|>",
+        assistant_after="",
+        gap=" ",
+        special=("<|user|>", "<|assistant|>", "<|end|>"),
     ),
     "chatml": ChatFormat(
-        "chatml",
-        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n",
-        "<|im_start|>user\n",
-        "<|im_end|>\n",
-        "<|im_start|>assistant\n",
-        "<|im_end|>",
-        "\n",
-        "",
+        name="chatml",
+        system_open="<|im_start|>system\n",
+        system="You are a helpful AI assistant named SmolLM, trained by Hugging Face",
+        system_close="<|im_end|>\n",
+        user_open="<|im_start|>user\n",
+        user_close="<|im_end|>\n",
+        assistant_open="<|im_start|>assistant\n",
+        assistant_end="<|im_end|>",
+        assistant_after="\n",
+        gap="",
     ),
     "vicuna": ChatFormat(
-        "vicuna",
-        "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+        name="vicuna",
+        system_open="",
+        system="A chat between a curious user and an artificial intelligence assistant. The assistant gives "
         "helpful, detailed, and polite answers to the user's questions.",
-        " USER:",
-        "",
-        " ASSISTANT:",
-        "</s>",
-        "",
-        " ",
+        system_close="",
+        user_open=" USER:",
+        user_close="",
+        assistant_open=" ASSISTANT:",
+        assistant_end="</s>",
+        assistant_after="",
+        gap=" ",
     ),
 }
+
+Kind = Literal["control", "text", "answer", "image"]
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of tokens of one loss weight; `image` stands for the image's tokens."""
+    """A run of one kind and loss weight: the format's own (`control`), a `text` of the record, an `answer`, or the
+    place of the `image`'s tokens."""
 
     text: str
+    kind: Kind
     weight: float = 0.0
-    image: bool = False
 
 
 def pieces(spans: tuple[Span, ...], chat: ChatFormat, image: bool) -> Iterator[Piece]:
-    """The pieces of a dialogue in order; a last user message is left open for an answer."""
-    if chat.start:
-        yield Piece(chat.start)
+    """The pieces of a dialogue in order; a last user message is left open for an answer.
+
+    Raises:
+        RecordError: a system text, and the format has no place for one.
+    """
+    yield from _system(spans, chat)
+    first = True
     for number, span in enumerate(spans):
-        text = " ".join(span.text.split())
+        last = number + 1 == len(spans)
         match span.role:
             case "user":
-                yield Piece(chat.user_open)
-                if number == 0 and image:
-                    yield Piece("", image=True)
-                yield Piece(chat.gap + text)
-                if number + 1 == len(spans) or spans[number + 1].role != "condition":
+                yield Piece(chat.user_open, "control")
+                if first and image:
+                    yield Piece("", "image")
+                first = False
+                yield Piece(chat.gap + span.text, "text")
+                if last or spans[number + 1].role != "condition":
                     yield from _to_assistant(chat)
             case "condition":
-                yield Piece(" " + text)
+                yield Piece(" " + span.text, "text")
                 yield from _to_assistant(chat)
             case "assistant":
-                yield Piece(chat.gap + text, span.weight)
-                yield Piece(chat.assistant_end, span.weight)
-                if chat.assistant_after:
-                    yield Piece(chat.assistant_after)
+                yield Piece(chat.gap + span.text, "answer", span.weight)
+                if not (last and span.cut):
+                    yield Piece(chat.assistant_end, "control", 0.0 if span.cut else span.weight)
+                    yield Piece(chat.assistant_after, "control")
+
+
+def _system(spans: tuple[Span, ...], chat: ChatFormat) -> Iterator[Piece]:
+    given = spans[0].text if spans and spans[0].role == "system" else None
+    if chat.system_open is None:
+        if given:
+            raise RecordError(
+                f"model.language.chat={chat.name}: this format has no place for a system text, got {given!r:.80}. "
+                f"Choose another (chatml, vicuna), or set the dialogue's `system` to null"
+            )
+        return
+    yield Piece(chat.system_open, "control")
+    yield Piece(chat.system if given is None else given, "text")
+    yield Piece(chat.system_close, "control")
 
 
 def _to_assistant(chat: ChatFormat) -> Iterator[Piece]:
-    if chat.user_close:
-        yield Piece(chat.user_close)
-    yield Piece(chat.assistant_open)
+    yield Piece(chat.user_close, "control")
+    yield Piece(chat.assistant_open, "control")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
+from typing import Any
 
+import jinja2
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from dress.dialogue.chat import FORMATS, ChatFormat, Piece, pieces
 from dress.dialogue.spans import Span, Supervised
-from dress.record import RecordError
+from dress.dialogue.text import TextTokenizer
+from dress.record import CUT, RecordError
 
 IMAGE = -1
 """Stands in `ids` for one token of the record's image; no tokenizer gives it."""
@@ -27,14 +31,35 @@ class Encoded:
     weights: np.ndarray
 
 
+class Completion(str):
+    """The text of an answer, and how it ended: `stop`, `length` (it was cut), a server's word, None (unknown)."""
+
+    finish_reason: str | None
+
+    def __new__(cls, text: str, finish_reason: str | None = None) -> Completion:
+        made = super().__new__(cls, text)
+        made.finish_reason = finish_reason
+        return made
+
+    def __getnewargs__(self) -> tuple[str, str | None]:  # type: ignore[override]
+        return str(self), self.finish_reason
+
+
 class Encoder:
     """Turns dialogues into tokens for one tokenizer, chat format and number of image tokens.
 
+    Texts stand as they are, white space and words that look like control tokens included. A run of text between
+    two control tokens is tokenised as one, but for answers: generation begins there. Before all stands what the
+    tokenizer puts before plain text (BOS), unless its own chat template has none.
+
     Args:
-        tokenizer: any Hugging Face tokenizer.
+        tokenizer: any Hugging Face tokenizer with a backend of the tokenizers library.
         chat: name of the chat format.
         image_tokens: tokens per image.
         max_tokens: longest dialogue.
+
+    Raises:
+        ValueError: what ends an answer is not one token.
     """
 
     def __init__(
@@ -44,21 +69,31 @@ class Encoder:
         self.chat: ChatFormat = FORMATS[chat]
         self.image_tokens = image_tokens
         self.max_tokens = max_tokens
-        self._ids = lru_cache(maxsize=65536)(self._tokenise)
+        self.stop_id = _stop(tokenizer, self.chat)
+        """The token that ends an answer."""
+        used = [text for text in _added(tokenizer) if any(text in control for control in self.chat.control)]
+        controls = {*used, self.chat.assistant_end}
+        self._control = {text: int(tokenizer.convert_tokens_to_ids(text)) for text in controls}
+        self.texts = TextTokenizer(tokenizer, controls)
+        self.before = before_all(tokenizer, self.chat)
+        """Tokens that stand before every dialogue."""
+        self._begin()
 
     @property
-    def stop_id(self) -> int:
-        """The token that ends an answer."""
-        (stop,) = self._ids(self.chat.assistant_end)
-        return stop
+    def control_ids(self) -> frozenset[int]:
+        """Tokens that no text gives."""
+        return self.texts.control_ids
 
     def supervised(self, dialogue: Supervised, where: str) -> Encoded:
         """Tokens and weights of a dialogue to train on.
 
         Raises:
-            RecordError: no supervised token, or more than `max_tokens`.
+            RecordError: no supervised token, more than `max_tokens`, or a system text without a place.
         """
-        ids, weights = self._join(pieces(dialogue.spans, self.chat, dialogue.image))
+        try:
+            ids, weights = self._join(pieces(dialogue.spans, self.chat, dialogue.image))
+        except RecordError as error:
+            raise RecordError(f"{where}: phase {dialogue.phase}: {error}") from None
         if not weights.any():
             raise RecordError(f"{where}: phase {dialogue.phase}: expected a supervised token, got none")
         if len(ids) > self.max_tokens:
@@ -69,31 +104,123 @@ class Encoder:
         return Encoded(dialogue.phase, ids, weights)
 
     def length(self, dialogue: Supervised) -> int:
-        """Tokens of a dialogue, the image's included, however many they are."""
-        return len(self._join(pieces(dialogue.spans, self.chat, dialogue.image))[0])
+        """Tokens of a dialogue, the image's included, however many they are; 0 where its system text has no place."""
+        try:
+            return len(self._join(pieces(dialogue.spans, self.chat, dialogue.image))[0])
+        except RecordError:  # named when it is trained on
+            return 0
 
     def prompt(self, spans: Iterable[Span], image: bool) -> list[int]:
-        """Tokens up to where the next answer begins; the last span is the user's or a condition."""
+        """Tokens up to where the next answer begins; the last span is the user's or a condition.
+
+        Raises:
+            RecordError: a system text, and the chat format has no place for one.
+        """
         return self._join(pieces(tuple(spans), self.chat, image))[0].tolist()
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """Text of generated tokens, up to the first stop token."""
-        stop = self.stop_id
-        answer = list(takewhile(lambda token: token != stop, ids))
-        return str(self.tokenizer.decode(answer, skip_special_tokens=False)).strip()
+    def decode(self, ids: Iterable[int]) -> Completion:
+        """The answer of generated tokens, up to the first stop token; without one it was cut."""
+        every = list(ids)
+        answer = list(takewhile(lambda token: token != self.stop_id, every))
+        text = self.text(answer).removeprefix(self.chat.gap)
+        return Completion(text, "stop" if len(answer) < len(every) else CUT)
 
-    def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "_ids"}
+    def text(self, ids: list[int]) -> str:
+        """Exactly what tokens say behind the opening of an answer: decoders drop a blank that stands first."""
+        before = self._opening
+        both = self._decoded(before + ids)
+        head = self._decoded(before)
+        return both[len(head) :] if both.startswith(head) else self._decoded(ids)
 
-    def __setstate__(self, state: dict) -> None:
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_answer", "_run", "_split")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._ids = lru_cache(maxsize=65536)(self._tokenise)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._run = lru_cache(maxsize=65536)(lambda text, first: np.array(self.texts.encode(text, first), np.int64))
+        self._answer = lru_cache(maxsize=65536)(self._after)
+        longest_first = sorted(self._control, key=len, reverse=True)
+        self._split = re.compile("|".join(map(re.escape, longest_first))).split
+        self._opening = self._join([Piece(self.chat.assistant_open, "control")])[0].tolist()
 
     def _join(self, parts: Iterable[Piece]) -> tuple[np.ndarray, np.ndarray]:
-        image = np.full(self.image_tokens, IMAGE)
-        found = [(image if part.image else self._ids(part.text), part.weight) for part in parts]
+        found: list[tuple[np.ndarray, float]] = [(np.array(self.before, np.int64), 0.0)]
+        run, context, first = "", "", True
+        for part in parts:
+            match part.kind:
+                case "text":
+                    run += part.text
+                case "image":
+                    found += [(self._run(run, first), 0.0), (np.full(self.image_tokens, IMAGE), 0.0)]
+                    run, first = "", False
+                case "answer":
+                    found += [(self._run(run, first), 0.0), (self._answer(context, part.text), part.weight)]
+                    run, first = "", False
+                case "control":
+                    for text, token in self._tokens_in(part.text):
+                        run, context = run + text, text
+                        if token is not None:
+                            found += [(self._run(run, first), 0.0), (np.array([token]), part.weight)]
+                            run, context, first = "", "", False
+        found.append((self._run(run, first), 0.0))
         ids = np.concatenate([new for new, _ in found])
         return ids, np.repeat([weight for _, weight in found], [len(new) for new, _ in found])
 
-    def _tokenise(self, text: str) -> np.ndarray:
-        return np.array(self.tokenizer.encode(text, add_special_tokens=False), np.int64)
+    def _tokens_in(self, control: str) -> list[tuple[str, int | None]]:
+        """Control text as (text before a control token, the token), and the text behind the last."""
+        texts = self._split(control)
+        at, out = 0, []
+        for text in texts[:-1]:
+            at += len(text)
+            token = next(t for t in sorted(self._control, key=len, reverse=True) if control.startswith(t, at))
+            at += len(token)
+            out.append((text, self._control[token]))
+        return [*out, (texts[-1], None)] if texts[-1] else out
+
+    def _after(self, context: str, text: str) -> np.ndarray:
+        """An answer's tokens behind the control text that opens it, as if both were one text where that can be."""
+        before, both = self.texts.encode(context, False), self.texts.encode(context + text, False)
+        if both[: len(before)] != before:
+            return np.array(self.texts.encode(text, False), np.int64)
+        return np.array(both[len(before) :], np.int64)
+
+    def _decoded(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def before_all(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> list[int]:
+    """What the tokenizer puts before plain text: mostly BOS or nothing. A chat template of its own decides."""
+    plain, whole = tokenizer.encode("x", add_special_tokens=False), tokenizer.encode("x")
+    starts = [n for n in range(len(whole)) if whole[n : n + len(plain)] == plain]
+    usual = whole[: starts[0]] if starts else []
+    bos = tokenizer.bos_token
+    if not getattr(tokenizer, "chat_template", None) or bos is None:
+        return usual
+    try:
+        said = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
+        own = str(tokenizer.apply_chat_template(said, tokenize=False))
+    except jinja2.TemplateError:
+        return usual
+    ours = next(pieces((Span("user", "x"),), chat, image=False)).text
+    twice = ours.startswith(bos)  # SmolLM calls the format's own <|im_start|> its BOS
+    return [int(tokenizer.bos_token_id)] if own.startswith(bos * (1 + twice)) else []
+
+
+def _added(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Contents of added tokens that say something; white space stays text."""
+    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
+
+
+def _stop(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> int:
+    end = chat.assistant_end
+    ids = tokenizer.encode(end, add_special_tokens=False)
+    known = tokenizer.get_vocab().get(end)
+    if known is None or (len(ids) != 1 and end not in _added(tokenizer)):
+        raise ValueError(
+            f"model.language.chat={chat.name}: expected {end!r}, which ends an answer, to be one token of this "
+            f"tokenizer, got {len(ids)} tokens. Choose a chat format whose end it knows"
+        )
+    return int(known)

@@ -5,17 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Role = Literal["user", "condition", "assistant"]
+from dress.record import Dialogue, Turn
+
+Role = Literal["system", "user", "condition", "assistant"]
 PHASE_NAMES = ("align", "sft", "critique", "refinement", "rating", "best_of")
 
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of a dialogue. `condition` follows a user span and belongs to the same message."""
+    """A piece of a dialogue. `condition` follows a user span and belongs to the same message.
+
+    `system` stands first, in place of the chat format's default. `cut`: an answer that ended for lack of room;
+    nothing is learned of its end.
+    """
 
     role: Role
     text: str
     weight: float = 0.0
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -25,3 +32,13 @@ class Supervised:
     phase: str
     spans: tuple[Span, ...]
     image: bool = True
+
+
+def opening(dialogue: Dialogue) -> list[Span]:
+    """What stands before the first turn: the dialogue's system text, if it has one."""
+    return [] if dialogue.system is None else [Span("system", dialogue.system)]
+
+
+def answer(turn: Turn, weight: float = 0.0) -> Span:
+    """The turn's answer, cut or not; an empty one where there is none."""
+    return Span("assistant", turn.assistant or "", weight, turn.cut)

@@ -10,12 +10,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from dress.dialogue.chat import ChatFormat, pieces
+from dress.dialogue.encode import Encoder
 from dress.dialogue.spans import Span
 
 PROBES = (
     ("What is in the top left?", "Is it kind?", "A red circle, I think."),
     ("Describe  the picture.\nNow!", "Feedback: it's 100% right (4/4).", "Two: 1) a cat; 2) a dog…"),
 )
+SPACED = ("  def f(x):\n\treturn x\n\n", "Feedback:  So\n  so. ", "Steps:\n\n1. Look.\n    x = 1  ")
+"""A probe with white space at the ends, which other people's chat templates may cut off."""
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, chat: ChatFormat) -> PreTrainedTokenizerFast:
@@ -35,7 +38,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, chat: ChatFormat) -> 
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((" " + " ".join(text.split()) for text in texts), trainer)
+    tokenizer.train_from_iterator((" " + text for text in texts), trainer)
     end = chat.assistant_end
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=end)
 
@@ -57,32 +60,51 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def check_cuts(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> None:
-    """Prove that cutting a dialogue into pieces leaves its tokens as they were.
+    """Prove that tokenising a dialogue in pieces leaves its tokens as they were; no text gives a control token.
 
     Raises:
-        ValueError: the tokenizer merges across a cut, or disagrees with its own chat template.
+        ValueError: the tokenizer merges across a cut, gives a control token for a text, disagrees with its own
+            chat template, or the end of an answer is not one token.
     """
-    for user, condition, answer in PROBES:
+    encoder = Encoder(tokenizer, chat.name, image_tokens=0)
+    for user, condition, answer in (*PROBES, SPACED):
         spans = [Span("user", user), Span("condition", condition), Span("assistant", answer)]
-        spans += [Span("user", condition), Span("assistant", user)]
-        parts = list(pieces(tuple(spans), chat, image=False))
-        whole = tokenizer.encode("".join(part.text for part in parts), add_special_tokens=False)
-        joined = [i for part in parts for i in tokenizer.encode(part.text, add_special_tokens=False)]
-        if joined != whole:
+        spans += [Span("user", condition), Span("assistant", user.lstrip())]
+        text = "".join(part.text for part in pieces(tuple(spans), chat, image=False))
+        if encoder.prompt(spans, image=False)[len(encoder.before) :] != tokenizer.encode(
+            text, add_special_tokens=False
+        ):
             raise ValueError(
                 f"model.language.chat={chat.name}: this tokenizer merges tokens across message borders "
                 f"(probe {user!r}): loss masks would be wrong. Choose another chat format"
             )
-        if getattr(tokenizer, "chat_template", None):
-            messages = [
-                {"role": "user", "content": " ".join(f"{user} {condition}".split())},
-                {"role": "assistant", "content": " ".join(answer.split())},
-                {"role": "user", "content": " ".join(condition.split())},
-                {"role": "assistant", "content": " ".join(user.split())},
-            ]
-            own = tokenizer.apply_chat_template(messages, tokenize=False)
-            if own != "".join(part.text for part in parts):
-                raise ValueError(
-                    f"model.language.chat={chat.name}: expected the tokenizer's own chat template, {own!r:.200}, "
-                    f"got {''.join(part.text for part in parts)!r:.200}"
-                )
+    _check_template(tokenizer, chat)
+    for control in sorted({*chat.special, chat.assistant_end, *tokenizer.all_special_tokens}):
+        given = {*encoder.texts.encode(f"a {control}{control} b", first=False)} - {tokenizer.unk_token_id}
+        if given & encoder.control_ids:
+            raise ValueError(
+                f"model.language.chat={chat.name}: expected {control!r} in a text to be text, got the control token: "
+                f"this tokenizer cannot tell them apart"
+            )
+
+
+def _check_template(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> None:
+    """Raises ValueError: the tokenizer has a chat template of its own that writes a dialogue otherwise."""
+    if not getattr(tokenizer, "chat_template", None):
+        return
+    for user, condition, answer in PROBES:
+        spans = [Span("user", user), Span("condition", condition), Span("assistant", answer)]
+        spans += [Span("user", condition), Span("assistant", user)]
+        messages = [
+            {"role": "user", "content": f"{user} {condition}"},
+            {"role": "assistant", "content": answer},
+            {"role": "user", "content": condition},
+            {"role": "assistant", "content": user},
+        ]
+        own = str(tokenizer.apply_chat_template(messages, tokenize=False))
+        ours = "".join(part.text for part in pieces(tuple(spans), chat, image=False))
+        if own not in (ours, f"{tokenizer.bos_token}{ours}"):
+            raise ValueError(
+                f"model.language.chat={chat.name}: expected the tokenizer's own chat template, {own!r:.200}, "
+                f"got {ours!r:.200}"
+            )

@@ -35,7 +35,7 @@ class Came:
 
     Args:
         next: what follows.
-        reason: see `Reply`; None where it is done.
+        reason: see `Reply`.
         raw: the reply's text, or the error's.
         parsed: the reply in the schema's form.
         problem: what to tell the model when it is asked for a repair, or the user when all stops.
@@ -112,7 +112,8 @@ def read_completion(completion: Any, schema: type[BaseModel] | None, hide: Any =
         if text != as_sent:
             return replace(came, next="again", reason="bad_response")
         said = text or refusal
-        return replace(came, raw=said) if said.strip() else replace(came, next="again", reason="empty")
+        kept = replace(came, raw=said, reason=choice.finish_reason)
+        return kept if said.strip() else replace(came, next="again", reason="empty")
     if choice.finish_reason == "length":
         return replace(came, next="repair", reason="length", problem="it was too long and was cut off; be brief")
     if not text.strip():

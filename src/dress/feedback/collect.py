@@ -12,14 +12,15 @@ from dress import config
 from dress.data.images import MAX_ASPECT, open_image
 from dress.data.shards import INDEX, Sample, Shards, write_shards
 from dress.data.sources.lvlm_nlf import KEPT
-from dress.dialogue.spans import Span
+from dress.dialogue.encode import Completion
+from dress.dialogue.spans import Span, answer, opening
 from dress.feedback.failures import settled
 from dress.feedback.rater import Progress, Rater, ignore
 from dress.feedback.responders import Holds, NoAnswer, Responder, Sampling
 from dress.model.generation import Prompt, check_new_tokens, generate
 from dress.model.lvlm import LVLM
 from dress.model.session import Drawing, Images, Session
-from dress.record import Dialogue, Feedback, Record, Turn
+from dress.record import CUT, Dialogue, Feedback, Record, RecordError, Turn
 from dress.seeding import seed_for
 
 
@@ -58,13 +59,21 @@ class CkptResponder:
         sampling: Sampling,
         seeds: Sequence[int],
         progress: Callable[[int], None] = lambda n: None,
-    ) -> list[str]:
+    ) -> list[Completion]:
         """See `Responder.answer`; inside of `hold`, dialogues that were answered before are not read again.
 
         Raises:
+            RecordError: a system text, and the model's chat format has no place for one.
             ValueError: answers may be longer than the language model has positions.
         """
         check_new_tokens(self.model, sampling.max_new_tokens)
+        chat = self.model.encoder.chat
+        for record, dialogue in zip(records, dialogues, strict=True):
+            if dialogue.system and chat.system_open is None:
+                raise RecordError(
+                    f"{record.key}: system: expected none, since model.language.chat={chat.name} has no place for it, "
+                    f"got {dialogue.system!r:.80}"
+                )
         prompts = [
             Prompt(prompt_spans(dialogue, condition), place)
             for dialogue, condition, place in zip(dialogues, conditions, image, strict=True)
@@ -101,12 +110,12 @@ class CkptResponder:
 
 
 def prompt_spans(dialogue: Dialogue, condition: str) -> tuple[Span, ...]:
-    """History and the open user text; the condition follows the last user text only."""
-    spans: list[Span] = []
+    """System text, history and the open user text; the condition follows the last user text only."""
+    spans = opening(dialogue)
     for turn in dialogue.turns:
         spans.append(Span("user", turn.user))
         if turn is not dialogue.turns[-1]:
-            spans.append(Span("assistant", turn.assistant or ""))
+            spans.append(answer(turn))
     return (*spans, Span("condition", condition)) if condition else tuple(spans)
 
 
@@ -157,9 +166,9 @@ def converse(
                 [seed_for(seed, turn, i) for i in open_],
                 progress,
             )
-            for i, answer in zip(open_, answers, strict=True):
-                held[i].turns[-1] = held[i].turns[-1].model_copy(update=_answered(answer, responder.name))
-            open_ = [i for i, answer in zip(open_, answers, strict=True) if isinstance(answer, str)]
+            for i, said in zip(open_, answers, strict=True):
+                held[i].turns[-1] = held[i].turns[-1].model_copy(update=_answered(said, responder.name))
+            open_ = [i for i, said in zip(open_, answers, strict=True) if isinstance(said, str)]
             feedback = rater.rate(
                 [(samples[dialogues[i][0]][0], held[i]) for i in open_],
                 [samples[dialogues[i][0]][1] for i in open_],
@@ -182,12 +191,14 @@ def _asked(dialogue: Dialogue) -> Dialogue:
     return dialogue.model_copy(update={"turns": [Turn(user=dialogue.turns[0].user)], "extra": extra})
 
 
-def _answered(answer: str | NoAnswer, responder: str) -> dict[str, Any]:
+def _answered(given: str | NoAnswer, responder: str) -> dict[str, Any]:
     """The fields of a turn that the answer fills."""
-    if isinstance(answer, str):
-        return {"assistant": answer, "provenance": {"responder": responder}}
-    call = {} if answer.call is None else {"call": answer.call}
-    return {"provenance": {"responder": responder, "failed": answer.reason, **call}}
+    if isinstance(given, str):
+        ended = getattr(given, "finish_reason", None)
+        end = {} if ended is None else {"finish_reason": ended}
+        return {"assistant": str(given), "provenance": {"responder": responder, **end}}
+    call = {} if given.call is None else {"call": given.call}
+    return {"provenance": {"responder": responder, "failed": given.reason, **call}}
 
 
 def slices(prompts: Shards, stage: config.CollectStage) -> list[range]:
@@ -333,4 +344,18 @@ def ratings_table(shards: Shards) -> dict[str, dict[str, list[int]]]:
             for number, turn in enumerate(dialogue.turns):
                 row = table.setdefault(dialogue.criterion or "none", {}).setdefault(str(number), [0] * 5)
                 row[(turn.rating or 5) - 1] += 1
+    return {criterion: dict(sorted(turns.items())) for criterion, turns in sorted(table.items())}
+
+
+def endings_table(shards: Shards) -> dict[str, dict[str, dict[str, int]]]:
+    """criterion -> turn -> how many answers there are, how many of them were cut, of how many nobody knows."""
+    table: dict[str, dict[str, dict[str, int]]] = {}
+    for record, _ in shards:
+        for dialogue in record.dialogues:
+            for number, turn in enumerate(dialogue.turns):
+                turns = table.setdefault(dialogue.criterion or "none", {})
+                row = turns.setdefault(str(number), {"answers": 0, CUT: 0, "unknown": 0})
+                row["answers"] += turn.assistant is not None
+                row[CUT] += turn.assistant is not None and turn.cut
+                row["unknown"] += turn.assistant is not None and turn.provenance.get("finish_reason") is None
     return {criterion: dict(sorted(turns.items())) for criterion, turns in sorted(table.items())}

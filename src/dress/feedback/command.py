@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from dress.config import CollectCommand, CollectStage, Config, Consent, Data
@@ -15,7 +14,7 @@ from dress.data.shards import Shards
 from dress.data.stream import open_split
 from dress.feedback.annotate import FAILURES, gather, keeping
 from dress.feedback.client import build_client
-from dress.feedback.collect import ratings_table
+from dress.feedback.collect import endings_table, ratings_table
 from dress.feedback.estimate import estimate, estimate_table
 from dress.feedback.lvlm_nlf import write_lvlm_nlf
 from dress.feedback.rater import build_rater, check_rater, identity
@@ -147,7 +146,7 @@ def _begin(out: Path, settings: CollectCommand, prompts: Shards, most: int) -> N
 def _tell(out: Path, failed: list[dict[str, Any]], unused: list[dict[str, Any]], console: Console) -> None:
     shards = Shards(out)
     write_lvlm_nlf(out / "lvlm_nlf", shards)
-    console.print(ratings_as_table(ratings_table(shards)))
+    console.print(ratings_as_table(ratings_table(shards), endings_table(shards)))
     reasons = Counter((row["failed"], row["reason"]) for row in failed) + Counter(
         ("unused", r["reason"]) for r in unused
     )
@@ -156,6 +155,6 @@ def _tell(out: Path, failed: list[dict[str, Any]], unused: list[dict[str, Any]],
     if reasons:
         table = Table("what", "why", "number", title="not as it should be")
         for (what, why), number in sorted(reasons.items()):
-            table.add_row(escape(what), escape(str(why)), f"{number:,}")
+            table.add_row(what, str(why), f"{number:,}")
         console.print(table)
     console.print(f"shards: {out}", highlight=False)

@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS calls (
   image TEXT,                      -- sha256 of the bytes that were sent
   messages TEXT NOT NULL,          -- JSON
   status TEXT NOT NULL CHECK (status IN ('in_flight', 'pending', 'done', 'failed')),
-  reason TEXT,                     -- of a failure
+  reason TEXT,                     -- of a failure; of an answer why it ended (stop, length …)
   raw TEXT,                        -- the last reply, or the server's error
   parsed TEXT,                     -- JSON
   form TEXT,                       -- json_schema, json_object_schema, json_object, text

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from dress.feedback.limits import processes
@@ -129,7 +128,7 @@ def show_preview(preview: Preview, items: Sequence[tuple[Record, Dialogue]], rep
             if reply.status == "done"
             else ("failed", str(reply.reason), reply.text or "")
         )
-        table.add_row(*(escape(text[:SHOWN]) for text in (last.user, last.assistant or "", *judged)))
+        table.add_row(*(text[:SHOWN] for text in (last.user, last.assistant or "", *judged)))
     known = all(reply.recorded for reply in replies)
     if not known:
         preview.console.print(table)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from dress.dialogue.encode import Completion
 from dress.feedback.ledger import Ledger
 from dress.feedback.request import Client, Message, Request
 from dress.files import read_lines
@@ -42,6 +43,7 @@ class NoAnswer:
 
 
 Answer = str | NoAnswer
+"""A text that is a `Completion` says how it ended; of any other nobody knows."""
 
 
 class Responder(Protocol):
@@ -102,7 +104,7 @@ class ServerResponder:
     Args:
         client: a server's, or a replay's.
         sees_image: send the image with the first user message.
-        system: message before all others; None for none.
+        system: message before all others; None for none. A dialogue's own stands in its place.
     """
 
     def __init__(self, client: Client, sees_image: bool = True, system: str | None = None) -> None:
@@ -134,7 +136,9 @@ class ServerResponder:
             )
         replies = self.client.ask_all(requests, lambda n, info: progress(n))
         return [
-            (reply.text or "").strip() if reply.status == "done" else NoAnswer(str(reply.reason), reply.key)
+            Completion(reply.text or "", reply.reason)
+            if reply.status == "done"
+            else NoAnswer(str(reply.reason), reply.key)
             for reply in replies
         ]
 
@@ -143,7 +147,8 @@ class ServerResponder:
         return ServerResponder(self.client.recorded(), self._sees_image, self._system)
 
     def _messages(self, dialogue: Dialogue, condition: str) -> tuple[Message, ...]:
-        messages: list[Message] = [] if self._system is None else [{"role": "system", "content": self._system}]
+        system = self._system if dialogue.system is None else dialogue.system
+        messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         for turn in dialogue.turns[:-1]:
             messages += [
                 {"role": "user", "content": turn.user},
@@ -163,7 +168,8 @@ class FileResponder:
     """Answers out of JSON lines, joined by (key or image id, question); never by position.
 
     A row without a question answers the record's only question. Several rows for one question are
-    several draws. After use, `counts` and `left` tell what did not fit.
+    several draws. `finish_reason` of a row says how its answer ended. After use, `unused` and `left` tell what did
+    not fit.
 
     Args:
         path: of the file.
@@ -174,7 +180,7 @@ class FileResponder:
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
-        self._rows: dict[tuple[str, str], list[tuple[int, str]]] = {}
+        self._rows: dict[tuple[str, str], list[tuple[int, Completion]]] = {}
         self._used: set[int] = set()
         self._lines: dict[int, Any] = {}
         self.left: list[dict[str, Any]] = []
@@ -187,7 +193,8 @@ class FileResponder:
                 self.left.append({"line": line, "reason": reason, "row": row})
                 continue
             self._lines[line] = row
-            self._rows.setdefault((key, _plain(question or "")), []).append((line, answer))
+            said = Completion(answer, _first(found, ("finish_reason",)))
+            self._rows.setdefault((key, _plain(question or "")), []).append((line, said))
         if not self._rows:
             raise ValueError(
                 f"{path}: expected rows with one of {KEYS} and one of {ANSWERS}, got {len(self.left)} rows without"
@@ -271,6 +278,7 @@ class KeptAnswers:
         shown = [hashlib.sha256(data).hexdigest() for data, _ in pixels]
         asked = [
             [None if place is None else shown[place], [[turn.user, turn.assistant] for turn in dialogue.turns]]
+            + ([] if dialogue.system is None else [dialogue.system])
             for dialogue, place in zip(dialogues, image, strict=True)
         ]
         drawn = {name: value for name, value in asdict(sampling).items() if name != "condition"}  # in conditions
@@ -279,14 +287,15 @@ class KeptAnswers:
         kept = self._ledger.answers(key)
         if kept is not None:
             progress(len(kept))
-            return kept
+            return [Completion(*one) if isinstance(one, list) else one for one in kept]  # older ones are texts only
         if self._responder is None:
             return [NoAnswer("not_recorded") for _ in dialogues]
         ready = [self._responder.preprocess(data, where) for data, where in pixels]
         answers = list(self._responder.answer(records, dialogues, image, ready, conditions, sampling, seeds, progress))
         assert all(isinstance(answer, str) for answer in answers), "a model in memory always answers"
         if not self._ledger.readonly:
-            self._ledger.keep_answers(key, answers)
+            ends = (getattr(answer, "finish_reason", None) for answer in answers)
+            self._ledger.keep_answers(key, [list(one) for one in zip(answers, ends, strict=True)])
         return answers
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from dress import config
-from dress.dialogue.chat import FORMATS, ChatFormat, pieces
-from dress.dialogue.spans import Span
+from dress.dialogue.chat import FORMATS, ChatFormat
+from dress.dialogue.encode import Encoder
+from dress.dialogue.spans import Span, answer, opening
 from dress.dialogue.tokenizer import load_tokenizer, train_tokenizer
 from dress.inspection.reading import DataSet
 from dress.model.language import load_own_tokenizer
@@ -49,10 +50,10 @@ class Lengths:
     """Dialogues that are longer with their image than training allows (`data.max_tokens`)."""
 
     def __post_init__(self) -> None:
-        backend = self.scale.tokenizer.backend_tokenizer  # without the wrapper, in a third of the time
+        encoder = self._encoder = Encoder(self.scale.tokenizer, self.scale.chat.name, image_tokens=0)
 
         def count(text: str) -> int:
-            return len(backend.encode(text, add_special_tokens=False))
+            return len(encoder.texts.encode(text, first=False))
 
         self._count: Callable[[str], int] = lru_cache(maxsize=1 << 16)(count)
 
@@ -66,7 +67,7 @@ class Lengths:
                 for feedback in turn.feedback:
                     self._add("critique", feedback.critique)
                     self._add("refinement", feedback.refinement)
-            whole = sum(self._count(piece.text) for piece in pieces(_spans(dialogue), self.scale.chat, image=False))
+            whole = len(self._encoder.prompt(_spans(dialogue, self.scale.chat), image=False))
             self.by_kind["dialogue"][whole] += 1
             image = (self.scale.image_tokens or 0) if record.image is not None else 0
             self.too_long += whole + image > self.scale.max_tokens
@@ -85,15 +86,16 @@ class Lengths:
 
     def _add(self, kind: str, text: str | None) -> None:
         if text is not None:
-            self.by_kind[kind][self._count(self.scale.chat.gap + " ".join(text.split()))] += 1
+            self.by_kind[kind][self._count(self.scale.chat.gap + text)] += 1
 
 
-def _spans(dialogue: Dialogue) -> tuple[Span, ...]:
-    spans = []
+def _spans(dialogue: Dialogue, chat: ChatFormat) -> tuple[Span, ...]:
+    """Without a system text where the format has no place for it: training refuses such a dialogue by name."""
+    spans = opening(dialogue) if chat.system_open is not None else []
     for turn in dialogue.turns:
         spans.append(Span("user", turn.user))
         if turn.assistant is not None:
-            spans.append(Span("assistant", turn.assistant))
+            spans.append(answer(turn))
     return tuple(spans)
 
 

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.markup import escape
 from rich.table import Table as RichTable
 
 from dress.data.counts import Counts, mean_rating
@@ -29,12 +28,12 @@ class Table:
 
     def rich(self) -> RichTable:
         """For the terminal: texts on the left, figures on the right."""
-        table = RichTable(title=escape(self.title), title_justify="left")
+        table = RichTable(title=self.title, title_justify="left")
         for name, cells in zip(self.head, zip(*self.rows, strict=True), strict=True):
             texts = any(cell[:1].isalpha() for cell in cells)
-            table.add_column(escape(name), justify="left" if texts else "right", overflow="fold")
+            table.add_column(name, justify="left" if texts else "right", overflow="fold")
         for row in self.rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*row)
         return table
 
 

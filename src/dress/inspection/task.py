@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dress.data.tasks import Inspect
@@ -37,7 +36,7 @@ def run(settings: Inspect, console: Console) -> Inspection:
         from dress.inspection.lengths import Lengths, open_scale  # here: it loads transformers
 
         lengths = Lengths(open_scale(settings.scale, settings.model, settings.tokenizer, data))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
 
         def track(items: DataSet, what: str) -> Iterable[Item]:
@@ -47,12 +46,12 @@ def run(settings: Inspect, console: Console) -> Inspection:
     for table in tables(found):
         console.print(table.rich())
         if table.words:
-            console.print(escape(table.words), style="dim", highlight=False)
+            console.print(table.words, style="dim", highlight=False)
     for what in data.damage[:SHOWN]:
-        console.print(f"cannot be read: {escape(what)}", highlight=False)
+        console.print(f"cannot be read: {what}", highlight=False)
     if out is not None:
         _write(found, out)
-        console.print(f"Look at it: {escape(str(out / 'inspect.html'))}", highlight=False)
+        console.print(f"Look at it: {out / 'inspect.html'}", highlight=False)
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from dress.dialogue.encode import Completion
 from dress.model.lvlm import LVLM
 from dress.model.memory import rows_that_fit
 from dress.model.packed import Packed
@@ -24,8 +25,8 @@ def generate(
     top_p: float = 1.0,
     seed: int | Sequence[int] = 0,
     progress: Callable[[int], None] = lambda n: None,
-) -> list[str]:
-    """One answer per prompt, in the order of the prompts.
+) -> list[Completion]:
+    """One answer per prompt, in the order of the prompts; each says whether it ended by itself.
 
     An answer depends on its prompt and seed, and but for rounding not on the prompts beside it. A batch
     encodes each image once and reads what prompts share once: equal prompts are branches of one cache.
@@ -45,7 +46,7 @@ def generate(
     seeds = [seed_for(seed, i) for i in range(len(prompts))] if isinstance(seed, int) else seed
     first = {image: i for i, image in reversed(list(enumerate(prompt.image for prompt in prompts)))}
     order = sorted(range(len(prompts)), key=lambda i: first[prompts[i].image])
-    images, packed, answers = Images(model, pixels), Packed(model.language), [""] * len(prompts)
+    images, packed, answers = Images(model, pixels), Packed(model.language), [Completion("")] * len(prompts)
     while order:
         asked = [prompts[i] for i in order[:batch_size]]
         longest = max(len(model.encoder.prompt(prompt.spans, prompt.image is not None)) for prompt in asked)

@@ -16,6 +16,7 @@ from dress import config
 from dress.dialogue.batch import Sample, collate
 from dress.dialogue.encode import Encoded
 from dress.dialogue.tree import Tree, build_tree
+from dress.files import read_json
 from dress.model import attention
 
 PROVED = {"llama", "qwen2", "qwen3", "mistral", "smollm3", "gemma2", "gemma3_text", "gpt2"}
@@ -52,7 +53,7 @@ def build_language(settings: config.Language, vocabulary: int | None) -> PreTrai
                 **_gguf(settings),
             )
         except (OSError, ImportError, ValueError, SafetensorError) as error:
-            raise ValueError(f"model.language: cannot load {source} ({_line(error)})") from error
+            raise ValueError(f"model.language: cannot load {source} ({_line(error, settings)})") from error
     language.generation_config.pad_token_id = None
     refuse_unsupported(language)
     if language.config.get_text_config().model_type not in PROVED:
@@ -73,7 +74,7 @@ def load_own_tokenizer(settings: config.Language) -> PreTrainedTokenizerBase | N
             source, trust_remote_code=settings.trust_remote_code, revision=settings.revision, **gguf
         )
     except Exception as error:  # of the tokenizers library, which raises nothing more special
-        raise ValueError(f"model.language: cannot load the tokenizer of {source} ({_line(error)})") from error
+        raise ValueError(f"model.language: cannot load the tokenizer of {source} ({_line(error, settings)})") from error
 
 
 def _from_config(fields: dict[str, Any]) -> PreTrainedModel:
@@ -97,9 +98,11 @@ def _from_config(fields: dict[str, Any]) -> PreTrainedModel:
         raise ValueError(f"model.language.config: cannot build {kind!r:.40} from it ({_line(error)})") from error
 
 
-def _line(error: Exception) -> str:
+def _line(error: Exception, settings: config.Language | None = None) -> str:
     """An error of a library in one line."""
-    if "trust_remote_code" in str(error):  # transformers speaks of an argument
+    file = Path((settings and settings.name) or ".") / "config.json"
+    code = settings is not None and file.is_file() and "auto_map" in read_json(file, dict)
+    if "trust_remote_code" in str(error) or (code and settings is not None and not settings.trust_remote_code):
         return "it comes with code of its own; if you trust that, set model.language.trust_remote_code=true"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 

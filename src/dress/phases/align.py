@@ -13,7 +13,7 @@ def align(record: Record, settings: config.Phases) -> list[Supervised]:
         return []
     prompt = Span("user", settings.align.prompt)
     return [
-        Supervised("align", (prompt, Span("assistant", caption.strip(), 1.0)))
+        Supervised("align", (prompt, Span("assistant", caption, 1.0)))
         for caption in record.annotation.captions
         if caption.strip()
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from dress import config
-from dress.dialogue.spans import Span, Supervised
+from dress.dialogue.spans import Span, Supervised, answer, opening
 from dress.record import TOP_RATING, Dialogue, Record, Turn
 
 Form = Literal["critique", "rating", "both"]
@@ -33,9 +33,9 @@ def condition_text(form: Form, settings: config.Phases, critique: str | None, ra
             return None
         parts.append(settings.rating_template.format(rating=rating))
     if form in ("critique", "both"):
-        if not critique:
+        if not critique or critique.isspace():
             return None
-        parts.append(settings.critique_template.format(critique=critique.strip()))
+        parts.append(settings.critique_template.format(critique=critique))
     return " ".join(parts)
 
 
@@ -56,7 +56,7 @@ def _conditioned(name: str, record: Record, settings: config.Phases, form: Form)
             spans = [
                 *_before(dialogue, number, settings.critique.history),
                 Span("condition", condition),
-                Span("assistant", turn.assistant, 1.0),
+                answer(turn, 1.0),
             ]
             dialogues.append(Supervised(name, tuple(spans), record.image is not None))
     return dialogues
@@ -64,12 +64,13 @@ def _conditioned(name: str, record: Record, settings: config.Phases, form: Form)
 
 def _before(dialogue: Dialogue, number: int, history: bool) -> list[Span]:
     if not history:
-        return [Span("user", dialogue.turns[0].user)]
+        return [*opening(dialogue), Span("user", dialogue.turns[0].user)]
     return [
+        *opening(dialogue),
         *(span for turn in dialogue.turns[:number] for span in _said(turn)),
         Span("user", dialogue.turns[number].user),
     ]
 
 
 def _said(turn: Turn) -> list[Span]:
-    return [Span("user", turn.user), Span("assistant", turn.assistant or "")]
+    return [Span("user", turn.user), answer(turn)]

@@ -5,8 +5,10 @@ The advice is the next turn's user text. Only dialogues that get better, or stay
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dress import config
-from dress.dialogue.spans import Span, Supervised
+from dress.dialogue.spans import Span, Supervised, answer, opening
 from dress.phases.critique import praise
 from dress.record import TOP_RATING, Dialogue, Record, Turn
 
@@ -33,9 +35,9 @@ def refinement(record: Record, settings: config.Phases) -> list[Supervised]:
         weights = _weights(ratings, settings.refinement)
         if not any(weights):
             continue
-        spans: list[Span] = []
-        for turn, answer, weight in zip(dialogue.turns, answers, weights, strict=False):
-            spans += [Span("user", turn.user), Span("assistant", answer, weight)]
+        spans = opening(dialogue)
+        for turn, said, weight in zip(dialogue.turns, answers, weights, strict=False):
+            spans += [Span("user", turn.user), replace(said, weight=weight)]
         dialogues.append(Supervised("refinement", tuple(spans), record.image is not None))
     return dialogues
 
@@ -44,14 +46,14 @@ def _anchors(record: Record, settings: config.Phases) -> list[Supervised]:
     """First user text, [praise], **first answer**, of every dialogue that got feedback."""
     refinement = settings.refinement
     after = {"none": [], "praise": [Span("condition", praise(settings.critique.condition, settings))]}
-    firsts = [d.turns[0] for d in record.dialogues if d.turns[0].assistant is not None]
+    firsts = [(opening(d), d.turns[0]) for d in record.dialogues if d.turns[0].assistant is not None]
     return [
         Supervised(
             "refinement",
-            (Span("user", turn.user), *after[name], Span("assistant", turn.assistant or "", refinement.anchor)),
+            (*before, Span("user", turn.user), *after[name], answer(turn, refinement.anchor)),
             record.image is not None,
         )
-        for turn in firsts
+        for before, turn in firsts
         for name in refinement.anchor_conditions
         if refinement.anchor and turn.rating is not None
     ]
@@ -61,17 +63,17 @@ def _kept(record: Record) -> list[Supervised]:
     """… top-rated answer, its advice, **the same answer**, where the advice made it worse or nobody answered it yet."""
     dialogues = []
     for dialogue in record.dialogues:
-        spans: list[Span] = []
+        spans = opening(dialogue)
         for number, turn in enumerate(dialogue.turns):
             if turn.assistant is None or turn.rating is None:
                 break
-            spans += [Span("user", turn.user), Span("assistant", turn.assistant)]
+            spans += [Span("user", turn.user), answer(turn)]
             after = dialogue.turns[number + 1] if number + 1 < len(dialogue.turns) else None
             open_ = after is None or after.assistant is None
             lost = after is not None and after.rating is not None and after.rating < TOP_RATING
             advice = after.user if after else _refinement(turn)
             if turn.rating == TOP_RATING and (lost or open_) and advice:
-                again = Span("user", advice), Span("assistant", turn.assistant, 1.0)
+                again = Span("user", advice), answer(turn, 1.0)
                 dialogues.append(Supervised("refinement", (*spans, *again), record.image is not None))
     return dialogues
 
@@ -80,21 +82,21 @@ def _refinement(turn: Turn) -> str | None:
     return next((given.refinement for given in turn.feedback if given.refinement), None)
 
 
-def _chain(dialogue: Dialogue, settings: config.Phases) -> tuple[list[str], list[int]]:
+def _chain(dialogue: Dialogue, settings: config.Phases) -> tuple[list[Span], list[int]]:
     """Answers and ratings up to the one to be learned; fewer than two if there is nothing to learn."""
-    answers: list[str] = []
+    answers: list[Span] = []
     ratings: list[int] = []
     for turn in dialogue.turns:
         if turn.assistant is None or turn.rating is None:
             break
-        answers.append(turn.assistant)
+        answers.append(answer(turn))
         ratings.append(turn.rating)
     if len(answers) < 2:
         return [], []
     if settings.refinement.target == "reference":
         if dialogue.reference is None:
             return [], []
-        return [*answers[:-1], dialogue.reference], [*ratings[:-1], TOP_RATING]
+        return [*answers[:-1], Span("assistant", dialogue.reference)], [*ratings[:-1], TOP_RATING]
     best = max(range(1, len(ratings)), key=lambda turn: (ratings[turn], turn))
     return answers[: best + 1], ratings[: best + 1]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dress import config
-from dress.dialogue.spans import Span, Supervised
+from dress.dialogue.spans import Span, Supervised, answer, opening
 from dress.record import TOP_RATING, Record
 
 
@@ -11,12 +11,12 @@ def sft(record: Record, settings: config.Phases) -> list[Supervised]:
     """Image, user, **assistant**, user, **assistant** … up to the first turn without an answer."""
     dialogues = []
     for dialogue in record.dialogues:
-        spans: list[Span] = []
+        spans = opening(dialogue)
         for turn in dialogue.turns:
             if turn.assistant is None:
                 break
-            spans += [Span("user", turn.user), Span("assistant", turn.assistant, 1.0)]
-        if spans:
+            spans += [Span("user", turn.user), answer(turn, 1.0)]
+        if dialogue.turns[0].assistant is not None:
             dialogues.append(Supervised("sft", tuple(spans), record.image is not None))
     return dialogues
 
@@ -26,7 +26,7 @@ def best_of(record: Record, settings: config.Phases) -> list[Supervised]:
     return [
         Supervised(
             "best_of",
-            (Span("user", dialogue.turns[0].user), Span("assistant", turn.assistant, 1.0)),
+            (*opening(dialogue), Span("user", dialogue.turns[0].user), answer(turn, 1.0)),
             record.image is not None,
         )
         for dialogue in record.dialogues

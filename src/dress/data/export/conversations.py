@@ -9,12 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dress.data.export.writing import IMAGES, NO_DIALOGUES, Writing, answered, split_file
+from dress.data.sources.rows import IMAGE_MARK
 from dress.record import Turn
 
-IMAGE_MARK = "<image>"
-"""Stands for the image in a user's text; in any other text it would be taken for one more image."""
-
-Row = Callable[[str, str | None, Sequence[Turn]], dict[str, Any]]
+Row = Callable[[str, str | None, str | None, Sequence[Turn]], dict[str, Any]]
+"""Of id, image, system text and turns."""
 
 
 def write_llava(to: Writing) -> None:
@@ -34,7 +33,7 @@ def _write(to: Writing, extension: str, row: Row) -> None:
             to.no_place[NO_DIALOGUES] += 1
         for number, dialogue in enumerate(record.dialogues):
             turns = answered(dialogue)
-            texts = [text for turn in turns for text in (turn.user, turn.assistant or "")]
+            texts = [dialogue.system or "", *(text for turn in turns for text in (turn.user, turn.assistant or ""))]
             if not turns:
                 to.leave_out(split, record, number, "no answer")
             elif missing:
@@ -44,21 +43,23 @@ def _write(to: Writing, extension: str, row: Row) -> None:
             else:
                 usual = record.key if len(record.dialogues) == 1 else f"{record.key}-{number}"
                 id_ = dialogue.extra.get("id", usual)  # as LLaVA's files had it
-                to.write(split_file(split, extension), row(str(id_), to.image(record, data), turns))
+                to.write(split_file(split, extension), row(str(id_), to.image(record, data), dialogue.system, turns))
                 to.no_place["questions without answer at the end"] += len(dialogue.turns) > len(turns)
                 to.no_place["feedback on answers"] += sum(len(turn.feedback) for turn in turns)
 
 
-def _llava(id_: str, image: str | None, turns: Sequence[Turn]) -> dict[str, Any]:
-    said: list[dict[str, Any]] = []
+def _llava(id_: str, image: str | None, system: str | None, turns: Sequence[Turn]) -> dict[str, Any]:
+    said: list[dict[str, Any]] = [] if system is None else [{"from": "system", "value": system}]
     for number, turn in enumerate(turns):
         mark = f"{IMAGE_MARK}\n" if image is not None and number == 0 else ""
         said += [{"from": "human", "value": mark + turn.user}, {"from": "gpt", "value": turn.assistant}]
     return {"id": id_} | ({} if image is None else {"image": image}) | {"conversations": said}
 
 
-def _messages(id_: str, image: str | None, turns: Sequence[Turn]) -> dict[str, Any]:
+def _messages(id_: str, image: str | None, system: str | None, turns: Sequence[Turn]) -> dict[str, Any]:
     messages: list[dict[str, Any]] = []
+    if system is not None:
+        messages.append({"role": "system", "content": [{"type": "text", "text": system}]})
     for number, turn in enumerate(turns):
         seen = [{"type": "image"}] if image is not None and number == 0 else []
         messages.append({"role": "user", "content": [*seen, {"type": "text", "text": turn.user}]})

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -45,7 +44,7 @@ def run(settings: Export, console: Console) -> None:
             dataset.write, source=source, title=settings.title or out.name, license=settings.license or ""
         ),
     }
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     aside = out.with_name(out.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)  # of an export that was killed
     aside.mkdir(parents=True)
@@ -105,11 +104,11 @@ def _sha256(path: Path) -> str:
 
 
 def _show(to: Writing, form: str, out: Path, damage: list[str], console: Console) -> None:
-    table = Table(title=f"{escape(str(out))} ({form})")
+    table = Table(title=f"{out} ({form})")
     table.add_column("")
     table.add_column("number", justify="right")
     for name, number in to.rows.items():
-        table.add_row(f"records: {escape(name)}" if form == "dataset" else f"rows: {escape(name)}", f"{number:,}")
+        table.add_row(f"records: {name}" if form == "dataset" else f"rows: {name}", f"{number:,}")
     if (out / IMAGES).is_dir():
         table.add_row(f"files: {IMAGES}/", f"{sum(path.is_file() for path in (out / IMAGES).rglob('*')):,}")
     sections = (
@@ -122,9 +121,9 @@ def _show(to: Writing, form: str, out: Path, damage: list[str], console: Console
             table.add_section()
             table.add_row(title, f"{sum(numbers.values()):,}")
             for what, number in numbers.most_common():
-                table.add_row(f"  {escape(what)}", f"{number:,}")
+                table.add_row(f"  {what}", f"{number:,}")
     console.print(table)
     if (out / REPORT_FILE).exists():
-        console.print(f"Counts, and what was left out: {escape(str(out / REPORT_FILE))}", highlight=False)
+        console.print(f"Counts, and what was left out: {out / REPORT_FILE}", highlight=False)
     if form == "dataset":
-        console.print(f"Before you publish it, read {escape(str(out / 'README.md'))}", highlight=False)
+        console.print(f"Before you publish it, read {out / 'README.md'}", highlight=False)

@@ -50,6 +50,7 @@ class Captions(Source):
     """See `rows.Source`."""
 
     name = "captions"
+    version = 2
     splits = ("align", "sft", "prompts", "eval")
     usual = ("align", "eval")
 
@@ -177,7 +178,7 @@ def _text(text: Any, field: str = "caption") -> str:
         raise Rejected("bad field", f"{field}: expected text, got {text!r:.80}")
     if not text.strip():
         raise Rejected("empty text", f"{field}: expected text, got {text!r:.80}")
-    return text.strip()
+    return text
 
 
 def _are_boxes(boxes: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dress.data.sources.rows import Part, Place, Rejected, Source, Table, plain_path, rating, table_files
+from dress.data.sources.rows import Part, Place, Rejected, Source, Table, plain_path, rating, table_files, without_mark
 from dress.record import Dialogue, Feedback, Turn
 
 LOW, HIGH = 1, 10
@@ -51,6 +51,7 @@ class FIRE(Source):
     """See `rows.Source`."""
 
     name = "fire"
+    version = 2
     splits = ("prompts", "feedback", "eval")
     usual = ("feedback", "eval")
 
@@ -86,19 +87,19 @@ def _turns(question: str, said: list[_Said]) -> list[Turn]:
 
 def _answered(user: str, text: _Said, number: int) -> Turn:
     found = _ANSWER.match(text.value)
-    answer = (found["answer"] if found else text.value).strip()
-    if not answer:
+    answer = _behind_label(found["answer"]) if found else text.value
+    if not answer.strip():
         raise Rejected("empty text", f"conversations[{number}].value: expected an answer, got {text.value!r:.80}")
     extra = dict(text.model_extra or {})
     if found and found["thought"]:
-        extra["thought"] = found["thought"].strip()
+        extra["thought"] = _behind_label(found["thought"])
     return Turn(user=user, assistant=answer, extra=extra)
 
 
 def _verdict(text: _Said, number: int, followed: bool) -> Feedback:
     found = _VERDICT.match(text.value)
-    advice = found["feedback"].strip() if found else ""
-    if not found or not advice:
+    advice = _behind_label(found["feedback"]) if found else ""
+    if not found or not advice.strip():
         expected = "`Score: …` and `Feedback: …`"
         raise Rejected("bad feedback", f"conversations[{number}].value: expected {expected}, got {text.value!r:.80}")
     low = 0 if float(found["score"]) == 0 else LOW  # some teachers go below their scale
@@ -113,8 +114,14 @@ def _verdict(text: _Said, number: int, followed: bool) -> Feedback:
     )
 
 
+def _behind_label(text: str) -> str:
+    """Without the blank or line break behind `Answer:` and the line breaks before the next label, which are the
+    format's; the rest as it stands."""
+    return (text[1:] if text[:1] in (" ", "\n") else text).rstrip("\n")
+
+
 def _plain(text: _Text | str, field: str) -> str:
-    plain = (text if isinstance(text, str) else text.value).replace("<image>", "").strip()
-    if not plain:
+    plain = without_mark(text if isinstance(text, str) else text.value)
+    if not plain.strip():
         raise Rejected("empty text", f"{field}: expected text, got {text!r:.80}")
     return plain

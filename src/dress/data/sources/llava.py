@@ -2,7 +2,7 @@
 
 The 150k files, mix665k (rows without an image, several rounds, `model`), and anything of this shape as JSON or
 JSON lines; `instruction` and `output` in place of `conversations` make one round. `<image>` stands first or last
-in the first human text and is taken out: where the image stands is the chat format's business.
+in the first human text and is taken out with the line break or blank beside it; texts stay as they stand.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dress.data.sources.rows import Part, Place, Rejected, Source, Table, plain_path, table_files
+from dress.data.sources.rows import IMAGE_MARK as IMAGE
+from dress.data.sources.rows import Part, Place, Rejected, Source, Table, plain_path, table_files, without_mark
 from dress.record import Dialogue, Turn
 
-IMAGE = "<image>"
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
@@ -40,6 +40,7 @@ class LLaVA(Source):
     """See `rows.Source`."""
 
     name = "llava"
+    version = 2
     splits = ("sft", "prompts", "eval")
     usual = ("sft", "eval")
 
@@ -51,10 +52,9 @@ class LLaVA(Source):
         row = _Row.model_validate(_with_conversations(value))
         image = _image(row.image)
         extra = dict(row.model_extra or {})
-        said = row.conversations
+        said, system = row.conversations, None
         if ROLES.get(said[0].from_) == "system":
-            extra["system"] = said[0].value
-            said = said[1:]
+            system, said = said[0].value, said[1:]
         tokens = [number for number, text in enumerate(said) for _ in range(text.value.count(IMAGE))]
         if len(tokens) > (image is not None):
             what = "several images" if image else "no image named"
@@ -63,7 +63,7 @@ class LLaVA(Source):
             extra["image_token"] = "last" if said[tokens[0]].value.endswith(IMAGE) else "inside"
         if tokens and tokens[0] > 0:
             extra["image_token"] = f"in text {tokens[0]}"
-        yield Part(image=image, dialogues=[Dialogue(turns=_turns(said), extra=extra)])
+        yield Part(image=image, dialogues=[Dialogue(system=system, turns=_turns(said), extra=extra)])
 
 
 def _with_conversations(value: Any) -> Any:
@@ -90,8 +90,8 @@ def _turns(said: list[_Said]) -> list[Turn]:
         expected = ("user", "assistant")[number % 2]
         if ROLES.get(text.from_) != expected:
             raise Rejected("bad order", f"conversations[{number}].from: expected {expected}, got {text.from_!r:.80}")
-        plain = text.value.replace(IMAGE, "").strip()
-        if not plain:
+        plain = without_mark(text.value)
+        if not plain.strip():
             raise Rejected("empty text", f"conversations[{number}].value: expected text, got {text.value!r:.80}")
         if expected == "user":
             turns.append(Turn(user=plain, extra=text.model_extra or {}))

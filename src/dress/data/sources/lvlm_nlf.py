@@ -27,6 +27,8 @@ CRITERIA_OF_FILES: dict[str, Criterion] = {
     "harmlessness": "harmlessness",
 }
 ROW = ("image_id", "caption", "interaction")
+SYSTEM = "system"
+"""Ours, where a dialogue has a system text: the published rows have none."""
 TURN = ("user", "model", "rating", "critique NLF")
 CRITIQUES = ("critique NLF", "critique_NLF")
 
@@ -91,7 +93,9 @@ def row_of(image_id: str, dialogue: Dialogue, caption: str | list[str] | None = 
         "caption": kept.get("caption", caption),
         "interaction": [_turn_row(turn, dialogue.criterion) for turn in dialogue.turns],
     } | kept.get("more", {})
-    return _ordered(values, ROW, kept)
+    if dialogue.system is not None:
+        values[SYSTEM] = dialogue.system
+    return _ordered(values, ROW if SYSTEM in kept.get("more", {}) else (*ROW, SYSTEM), kept)
 
 
 def feedback_of(turn: Turn, criterion: Criterion | None) -> Feedback | None:
@@ -132,6 +136,7 @@ def _dialogue(row: dict[str, Any], place: Place, criterion: Criterion | None) ->
         kept["image_id"] = row["image_id"]
     return Dialogue(
         criterion=criterion,
+        system=row[SYSTEM] if isinstance(row.get(SYSTEM), str) else None,
         turns=[
             _turn(turn, criterion, refinement, f"interaction.{number}")
             for number, (turn, refinement) in enumerate(zip(turns, refinements, strict=True))

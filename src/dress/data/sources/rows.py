@@ -191,6 +191,23 @@ def table_files(path: Path, *patterns: str) -> list[Path]:
     return found
 
 
+IMAGE_MARK = "<image>"
+"""Stands for the image in a user's text; where the image stands is the chat format's business."""
+
+
+def without_mark(text: str) -> str:
+    """A text without `<image>` and the one line break or blank that parts it from the text; the rest as it stands."""
+    for mark in (IMAGE_MARK + "\n", IMAGE_MARK + " "):
+        if text.startswith(mark):
+            text = text.removeprefix(mark)
+            break
+    for mark in ("\n" + IMAGE_MARK, " " + IMAGE_MARK):
+        if text.endswith(mark):
+            text = text.removesuffix(mark)
+            break
+    return text.replace(IMAGE_MARK, "")
+
+
 def plain_path(value: Any, field: str = "image") -> str:
     """A file name as a row gives it, below a folder; `./a//b.jpg` is `a/b.jpg`.
 
@@ -241,11 +258,11 @@ def _taught(record: Record) -> list[Dialogue]:
 
 def _first_questions(record: Record) -> list[Dialogue]:
     """Each first question once, open; what was taught as its answer is the reference."""
-    asked: dict[tuple[str | None, str], Dialogue] = {}
+    asked: dict[tuple[str | None, str | None, str], Dialogue] = {}
     for dialogue in record.dialogues:
         first = dialogue.turns[0]
         judged = any(turn.feedback for turn in dialogue.turns)
         reference = dialogue.reference or (None if judged else first.assistant)
         question = dialogue.model_copy(update={"reference": reference, "turns": [Turn(user=first.user)]})
-        asked.setdefault((dialogue.criterion, first.user), question)
+        asked.setdefault((dialogue.criterion, dialogue.system, first.user), question)
     return list(asked.values())

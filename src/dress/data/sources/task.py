@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -29,7 +28,7 @@ def run(settings: Import, console: Console) -> Imported:
     except (KeyboardInterrupt, OSError):
         kept = Path(settings.out + ".partial")
         if kept.exists():
-            told = f"What was done is kept in {escape(str(kept))}; the same command goes on there."
+            told = f"What was done is kept in {kept}; the same command goes on there."
             console.print(told, highlight=False)
         raise
     show(result, console)
@@ -40,7 +39,8 @@ class _Bars:
     """A bar on a terminal; elsewhere a line now and then."""
 
     def __init__(self, console: Console) -> None:
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        text = TextColumn("{task.description}", markup=False)
+        columns = text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self._bars = Progress(*columns, console=console, transient=True)
         self._console, self._step, self._total, self._done = console, "", 0, 0
         self._line = time.monotonic()
@@ -71,7 +71,7 @@ class _Bars:
 
 def show(result: Imported, console: Console) -> None:
     """The table: rows read, records written, rows rejected by reason."""
-    out = escape(str(result.out))
+    out = str(result.out)
     table = Table(title=out)
     table.add_column("")
     table.add_column("number", justify="right")
@@ -81,12 +81,12 @@ def show(result: Imported, console: Console) -> None:
         table.add_row(f"records written: {split}", f"{number:,}")
     table.add_row("rows rejected", f"{sum(result.rejected.values()):,}")
     for reason, number in result.rejected.items():
-        table.add_row(f"  {escape(reason)}", f"{number:,}")
+        table.add_row(f"  {reason}", f"{number:,}")
     for what, number in result.noted.items():
         table.add_row(what, f"{number:,}")
     console.print(table)
     if result.kept is not None:
-        console.print(f"What stood there was no import; it is now at {escape(str(result.kept))}.")
+        console.print(f"What stood there was no import; it is now at {result.kept}.")
     if result.unchanged:
         console.print("Nothing to do: it holds this import already (overwrite=true makes it anew).")
         return

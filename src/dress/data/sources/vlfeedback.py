@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dress.data.sources.rows import Part, Place, Rejected, Source, Table, plain_path, rating, table_files
+from dress.data.sources.rows import Part, Place, Rejected, Source, Table, plain_path, rating, table_files, without_mark
 from dress.record import Criterion, Dialogue, Feedback, Turn
 
 LOW, HIGH = 1, 5
@@ -55,6 +55,7 @@ class VLFeedback(Source):
     """See `rows.Source`."""
 
     name = "vlfeedback"
+    version = 2
     splits = ("prompts", "feedback", "eval")
     usual = ("feedback", "eval")
 
@@ -64,8 +65,8 @@ class VLFeedback(Source):
 
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
         row = _Row.model_validate(_listed(value))
-        prompt = row.prompt.replace("<image>", "").strip()
-        if not prompt:
+        prompt = without_mark(row.prompt)
+        if not prompt.strip():
             raise Rejected("empty text", f"prompt: expected text, got {row.prompt!r:.80}")
         dialogues = [
             Dialogue(turns=[_turn(prompt, completion, f"completions[{number}]")], extra=row.model_extra or {})
@@ -94,7 +95,7 @@ def _turn(prompt: str, completion: _Completion, where: str) -> Turn:
         raise Rejected("bad field", f"{where}.annotations: expected {', '.join(ASPECTS)}, got {min(unknown)!r:.80}")
     return Turn(
         user=prompt,
-        assistant=completion.response.strip(),
+        assistant=completion.response,
         feedback=[
             _feedback(ASPECTS[name], aspect, f"{where}.annotations.{name}")
             for name, aspect in completion.annotations.items()

@@ -40,7 +40,7 @@ class VLSafe(Source):
     """See `rows.Source`."""
 
     name = "vlsafe"
-    version = 2
+    version = 3
     splits = ("align", "sft", "prompts", "eval")
 
     def __init__(self) -> None:
@@ -124,7 +124,6 @@ class VLSafe(Source):
 
 
 def _plain(text: str, field: str) -> str:
-    plain = " ".join(text.split())
-    if not plain:
+    if not text.strip():
         raise Rejected("empty text", f"{field}: expected text, got {text!r}")
-    return plain
+    return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,7 +253,7 @@ def _likelihood(
     progress.end()
     for place, (number, turn) in enumerate(places):
         true, shuffled = nll[2 * place : 2 * place + 2]
-        if true is not None and shuffled is not None:
+        if true is not None and shuffled is not None and math.isfinite(true) and math.isfinite(shuffled):
             found[number][turn] = {"nll_true": true, "nll_shuffled": shuffled, "nll_gap": shuffled - true}
     return found
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dress.dialogue.batch import Sample, collate, pack
-from dress.dialogue.spans import Span, Supervised
+from dress.dialogue.spans import Span, Supervised, answer
 from dress.dialogue.tree import build_tree
 from dress.model.lvlm import LVLM
 from dress.record import RecordError, Turn
@@ -26,14 +26,15 @@ class Said:
     turns: Sequence[Turn]
     condition: str
     pixels: Tensor | None
+    system: str | None = None
 
     @property
     def spans(self) -> tuple[Span, ...]:
-        spans: list[Span] = []
+        spans = [] if self.system is None else [Span("system", self.system)]
         for number, turn in enumerate(self.turns):
             last = number == len(self.turns) - 1
             condition = [Span("condition", self.condition)] if last and self.condition else []
-            spans += [Span("user", turn.user), *condition, Span("assistant", turn.assistant or "", float(last))]
+            spans += [Span("user", turn.user), *condition, answer(turn, float(last))]
         return tuple(spans)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,18 +10,9 @@ from rich.console import Console
 from dress.evaluation.suites.measures import Measure, Suite
 from dress.evaluation.suites.outcome import SuiteOutcome, counted
 from dress.evaluation.suites.output import finish
-from dress.evaluation.suites.reading import Row, first_line, read_rows
+from dress.evaluation.suites.reading import Row, read_rows
 from dress.evaluation.suites.settings import LlavaBench
-
-LOWEST, HIGHEST = 1, 10
-_NUMBER = r"(\d+(?:\.\d+)?)"
-_FIRST_LINE = re.compile(rf"{_NUMBER}(?:\s*,\s*|\s+){_NUMBER}\.?")
-_AFTER_NAME = re.compile(
-    rf"^[^\w\n]*assistant[ ]?([12])[^\w\n]*(?:score)?[^\w\n]*[:=–-][^\w\n]*(?:score(?: is| of|:)?[^\w\n]*)?{_NUMBER}"
-    r"(?:[ ]?/[ ]?10)?[*_]*[ ]*(?=[.,;]?$|[(–-]|[,;.][ ])",
-    re.IGNORECASE | re.MULTILINE,
-)
-_IN_BRACKETS = re.compile(rf"\bscores?\b[^.\n()]*\(\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\)", re.IGNORECASE)
+from dress.evaluation.suites.stated_scores import stated_scores
 
 _MEASURES = (
     Measure("relative", "relative score, answer 2 of answer 1, %", lambda o: (o.facts["score_2"], o.facts["score_1"]),
@@ -70,31 +60,6 @@ def outcomes(reviews: Sequence[Row]) -> list[SuiteOutcome]:
     return [_outcome(row, seen) for row in reviews]
 
 
-def scores(review: str) -> tuple[float, float, bool] | str:
-    """The scores of answers 1 and 2, and whether they had to be found in prose; or why there are none.
-
-    LLaVA asks for a first line of two numbers. Where the judge wrote prose first, the scores are taken
-    where they are stated as such: `Assistant 1: 8 …` on a line of its own for both, or `scores … (1, 5)`.
-    Two statements that differ are none.
-    """
-    pair = _FIRST_LINE.fullmatch(first_line(review))
-    if pair:
-        found = {(float(pair[1]), float(pair[2]))}
-    else:
-        by_name = {side: {float(n) for s, n in _AFTER_NAME.findall(review) if s == side} for side in "12"}
-        found = {(float(one), float(two)) for one, two in _IN_BRACKETS.findall(review)}
-        if by_name["1"] and by_name["2"]:
-            found |= {(one, two) for one in by_name["1"] for two in by_name["2"]}
-    if not found:
-        return "no scores in the review"
-    if len(found) > 1:
-        return "several scores in the review"
-    one, two = found.pop()
-    if not (LOWEST <= one <= HIGHEST and LOWEST <= two <= HIGHEST):
-        return f"score is not from {LOWEST} to {HIGHEST}"
-    return one, two, pair is None
-
-
 def _outcome(row: Row, seen: set[str]) -> SuiteOutcome:
     text, category = row.text("content", "text", "review"), row.text("category") or ""
     key = row.text("question_id", "id", "review_id") or row.where
@@ -117,7 +82,7 @@ def _outcome(row: Row, seen: set[str]) -> SuiteOutcome:
 
 
 def _facts(review: str) -> dict[str, Any] | str:
-    read = scores(review)
+    read = stated_scores(review)
     if isinstance(read, str):
         return read
     return {"score_1": read[0], "score_2": read[1], "from_prose": read[2], "review": review}

@@ -76,17 +76,53 @@ class Measure:
         value = self._apart(table.sum(axis=0, keepdims=True))[0]
         return {"value": float(value), "n": len(keys), "low": float(low), "high": float(high)}
 
+    def mean_of(self, categories: Sequence[tuple[Pairs, Pairs | None]]) -> Figure:
+        """The mean over categories, each (pairs, pairs of the baseline or None); None where one counts nothing.
+
+        The interval is a bootstrap over samples: what stands in several categories is drawn for all of them.
+        """
+        parts = [(ours, theirs) if theirs is None else ({k: ours[k] for k in ours.keys() & theirs.keys()}, theirs)
+                 for ours, theirs in categories]  # fmt: skip
+        n = sum(len(ours) for ours, _ in parts)
+        keys = sorted(set().union(*(ours for ours, _ in parts)))
+        nothing = (0.0, 0.0)
+        table = np.array(
+            [[number for ours, theirs in parts
+              for number in (*ours.get(key, nothing), *(theirs or {}).get(key, nothing))] for key in keys],
+            dtype=float,
+        ).reshape(-1, 4 * len(parts))  # fmt: skip
+        minus = [theirs is not None for _, theirs in parts]
+        if not table[:, [4 * i + k for i, m in enumerate(minus) for k in ((1, 3) if m else (1,))]].sum(axis=0).all():
+            return {"value": None, "n": n, "low": None, "high": None}
+
+        def means(sums: np.ndarray) -> np.ndarray:
+            each = [
+                sums[:, 4 * i] / sums[:, 4 * i + 1] - (sums[:, 4 * i + 2] / sums[:, 4 * i + 3] if m else 0)
+                for i, m in enumerate(minus)
+            ]
+            return self.scale * np.mean(each, axis=0)
+
+        with np.errstate(invalid="ignore", divide="ignore"):  # a draw in which a category counts nothing
+            drawn = means(resampled_sums(table, "mean of categories"))
+        low, high = np.percentile(drawn[np.isfinite(drawn)], [2.5, 97.5])
+        value = means(table.sum(axis=0, keepdims=True))[0]
+        return {"value": float(value), "n": n, "low": float(low), "high": float(high)}
+
     def _apart(self, sums: np.ndarray) -> np.ndarray:
         return self.scale * (sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3])
 
 
 @dataclass(frozen=True)
 class Suite:
-    """What a suite computes. `more` adds keys of its own to every set of figures."""
+    """What a suite computes. `more` adds keys of its own to every set of figures.
+
+    `mean_over` names the categories whose mean the figures over all are; none of them: over all samples.
+    """
 
     name: str
     measures: Callable[[Sequence[SuiteOutcome]], Sequence[Measure]]
     more: Callable[[Sequence[SuiteOutcome]], dict[str, Any]] = lambda outcomes: {}
+    mean_over: Callable[[Sequence[SuiteOutcome]], Sequence[str]] = lambda outcomes: ()
 
 
 def summary(
@@ -101,11 +137,14 @@ def summary(
 
     Returns:
         Every measure's value under its key, `n`, `failures`, `failed` (reason → number), `intervals`
-        and `counted` (n of each measure), in all and under `by_category`; `judge`, `prompt_hash`,
-        `responder`, `runs`; `comparison` with a baseline.
+        and `counted` (n of each measure), in all and under `by_category`; `mean_over` where the figures
+        in all are means of categories; `judge`, `prompt_hash`, `responder`, `runs`; `comparison` with a
+        baseline.
     """
     told = figures(suite, outcomes)
-    categories = by_category(outcomes)
+    categories, averaged = by_category(outcomes), list(suite.mean_over(outcomes))
+    if averaged:
+        told |= _means(suite, [categories[name] for name in averaged]) | {"mean_over": averaged}
     result = {
         "suite": suite.name, **told,
         "by_category": {name: figures(suite, members) for name, members in categories.items()},
@@ -114,8 +153,16 @@ def summary(
     }  # fmt: skip
     if baseline is not None:
         others = by_category(baseline)
+        between = compared(suite, outcomes, baseline)
+        if averaged:
+            between["mean_over"] = averaged
+            pairs = [(categories[name], others.get(name, [])) for name in averaged]
+            between["differences"] = {
+                m.key: m.mean_of([(_of(m, ours), _of(m, theirs)) for ours, theirs in pairs])
+                for m in suite.measures(outcomes)
+            }
         result["comparison"] = {
-            **compared(suite, outcomes, baseline),
+            **between,
             "by_category": {
                 name: compared(suite, members, others[name]) for name, members in categories.items() if name in others
             },
@@ -134,6 +181,23 @@ def figures(suite: Suite, outcomes: Sequence[SuiteOutcome]) -> dict[str, Any]:
         "counted": {key: figure["n"] for key, figure in measured.items()},
         **suite.more(outcomes),
     }  # fmt: skip
+
+
+def _means(suite: Suite, categories: Sequence[Sequence[SuiteOutcome]]) -> dict[str, Any]:
+    """Values and intervals of the mean over categories, in the place of those over all samples."""
+    everything = [outcome for members in categories for outcome in members]
+    means = {m.key: m.mean_of([(_of(m, members), None) for members in categories]) for m in suite.measures(everything)}
+    return {
+        **{key: figure["value"] for key, figure in means.items()},
+        "intervals": {key: [figure["low"], figure["high"]] for key, figure in means.items()},
+        "counted": {key: figure["n"] for key, figure in means.items()},
+    }
+
+
+def _of(measure: Measure, members: Sequence[SuiteOutcome]) -> Pairs:
+    """Pairs of one category, by the sample's name in it: several categories may hold one sample."""
+    name = members[0].category if members else ""
+    return {key.removeprefix(f"{name}/"): pair for key, pair in measure.pairs(counted(members)).items()}
 
 
 def compared(suite: Suite, outcomes: Sequence[SuiteOutcome], baseline: Sequence[SuiteOutcome]) -> dict[str, Any]:

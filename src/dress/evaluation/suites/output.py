@@ -113,7 +113,7 @@ def print_figures(
 def _figures_table(result: Mapping[str, Any], measures: Sequence[Measure]) -> Table:
     """A row per figure, a column for all and for each category."""
     categories = _categories(result)
-    table = _table("", "all", *categories)
+    table = _table("", "mean" if "mean_over" in result else "all", *categories)
     sets = [result, *categories.values()]
     for measure in measures:
         table.add_row(_name(measure), *(_cell(measure, figures) for figures in sets))
@@ -125,7 +125,7 @@ def _figures_table(result: Mapping[str, Any], measures: Sequence[Measure]) -> Ta
 
 def _comparison_table(comparison: Mapping[str, Any], measures: Sequence[Measure]) -> Table:
     categories = _categories(comparison)
-    table = _table("", "all", *categories)
+    table = _table("", "mean" if "mean_over" in comparison else "all", *categories)
     for measure in measures:
         found = [figures["differences"].get(measure.key, {}) for figures in (comparison, *categories.values())]
         table.add_row(_name(measure), *(_difference(measure, figure) for figure in found))

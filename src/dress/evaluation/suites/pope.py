@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +20,8 @@ from dress.progress import CurriculumProgress
 
 Key = tuple[str, str]
 """Image and question."""
+Labels = Mapping[str, Sequence[Row]]
+"""Rows by the name of their file."""
 _BOTH = "yes and no"
 
 
@@ -50,7 +53,12 @@ def _unclear(outcomes: Sequence[SuiteOutcome]) -> dict[str, Any]:
     return {"unclear": sum(o.facts["unclear"] for o in counted(outcomes))}
 
 
-SUITE = Suite("pope", lambda outcomes: _MEASURES, _unclear)
+def _label_files(outcomes: Sequence[SuiteOutcome]) -> list[str]:
+    """Where there are several: their names, each a category of its own."""
+    return sorted({str(o.facts["labels"]) for o in outcomes if "labels" in o.facts})
+
+
+SUITE = Suite("pope", lambda outcomes: _MEASURES, _unclear, _label_files)
 
 
 def run(settings: Pope, console: Console) -> dict[str, Any]:
@@ -59,7 +67,10 @@ def run(settings: Pope, console: Console) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: a file that is not there or holds no rows.
     """
-    labels = [row for path in settings.label_files for row in read_rows("labels", path)]
+    paths = settings.label_files
+    stems = [Path(path).stem for path in paths]
+    names = stems if len(set(stems)) == len(stems) else paths
+    labels = {name: read_rows("labels", path) for name, path in zip(names, paths, strict=True)}
     questions = read_rows("questions", settings.questions) if settings.questions else []
     if settings.answers is not None:
         found = outcomes(questions, labels, read_rows("answers", settings.answers))
@@ -68,8 +79,8 @@ def run(settings: Pope, console: Console) -> dict[str, Any]:
     return finish(SUITE, found, settings, console)
 
 
-def _ask(settings: Pope, questions: Sequence[Row], labels: Sequence[Row], console: Console) -> list[SuiteOutcome]:
-    """Outcomes of a responder's answers to the questions; to the labels' own where there are none."""
+def _ask(settings: Pope, questions: Sequence[Row], labels: Labels, console: Console) -> list[SuiteOutcome]:
+    """Outcomes of a responder's answers to the questions; to the labels' own, each once, where there are none."""
     from dress.evaluation.suites.answering import Asker
     from dress.evaluation.suites.asked import Images, question
 
@@ -77,10 +88,13 @@ def _ask(settings: Pope, questions: Sequence[Row], labels: Sequence[Row], consol
     rows: list[Row] = []
     asked = []
     lacking: list[Row] = []
-    for row in questions or labels:
+    seen: set[Key] = set()
+    for row in questions or [row for rows in labels.values() for row in rows]:
         image, text = row.text("image", "image_id"), row.text("text", "question")
         if row.damage is not None or image is None or not text:
             continue  # `outcomes` names it
+        if not questions and (_key(image, text) in seen or seen.add(_key(image, text))):
+            continue  # another label file asks it too
         if images.lacks(image):
             lacking.append(Row(row.where, {**row.data, "prompt": text}, "image is not in images"))
             continue
@@ -110,71 +124,125 @@ class _Question:
     category: str
 
 
-def outcomes(questions: Sequence[Row], labels: Sequence[Row], answers: Sequence[Row]) -> list[SuiteOutcome]:
-    """One outcome per answer, per labelled question without answer, and per row that cannot be used.
+@dataclass(frozen=True)
+class _Answer:
+    """A row of the answers: what it answers, or (`failed`) why that is not known."""
+
+    row: Row
+    category: str
+    key: Key | None
+    question: str
+    text: str | None
+    failed: str | None = None
+
+
+def outcomes(questions: Sequence[Row], labels: Labels, answers: Sequence[Row]) -> list[SuiteOutcome]:
+    """One outcome per labelled question of each file of labels, and per row that is in no figure.
+
+    POPE asks some questions in several categories. One file of labels counts a question once: with the
+    answer of the category that most of its questions were asked in, where there is one.
 
     Args:
         questions: `question_id, image, text` (first line: the question), `category`.
-        labels: `image, text, label`.
+        labels: `image, text, label`, by the name of their file.
         answers: `question_id, prompt, text`; or `image` and `question` of their own, without question_id.
+
+    Returns:
+        Their category is the question's; with several files of labels, the file's name.
     """
     bad: list[SuiteOutcome] = []
     asked = _questions(questions, bad)
-    known = _labels(labels, bad)
-    answered: dict[tuple[Key, str], str] = {}
-    found = [_outcome(row, asked, known, answered) for row in answers]
-    reached, category = {key for key, _ in answered}, _categories(asked)
+    given = [_read(row, asked) for row in answers]
+    known = {name: _labels(rows, bad) for name, rows in labels.items()}
+    chosen = {name: _chosen(given, file) for name, file in known.items()}
+    several, categories = len(known) > 1, _categories(asked)
+    found: list[SuiteOutcome] = []
+    for answer in given:
+        counts = [name for name in known if answer.key is not None and chosen[name].get(answer.key) is answer]
+        for name in counts:
+            assert answer.key is not None
+            found.append(_judged(answer, known[name][answer.key][0], name if several else None))
+        if not counts:
+            found.append(_set_aside(answer, known, chosen, "" if several else answer.category))
     missing = (
-        SuiteOutcome(_name(key), category.get(key, ""), "no answer", {"label": label}, user=key[1], where=where)
-        for key, (label, where) in known.items()
-        if key not in reached
-    )
+        SuiteOutcome(_name(key), name if several else categories.get(key, ""), "no answer",
+                     {"label": label, **({"labels": name} if several else {})}, user=key[1], where=where)
+        for name, file in known.items() for key, (label, where) in file.items() if key not in chosen[name]
+    )  # fmt: skip
     return [*bad, *found, *missing]
 
 
-def _outcome(
-    row: Row,
-    asked: dict[str, _Question | None],
-    known: dict[Key, tuple[str, str]],
-    answered: dict[tuple[Key, str], str],
-) -> SuiteOutcome:
-    number, answer = row.text("question_id", "id"), row.text("text", "answer", "output")
+def _read(row: Row, asked: dict[str, _Question | None]) -> _Answer:
+    number = row.text("question_id", "id")
     question = asked.get(number) if number is not None else None
     image = row.text("image", "image_id") or (question.image if question else None)
     text = first_line(row.text("prompt", "question") or (question.text if question else ""))
-    category = question.category if question else row.text("category") or ""
-    key = _key(image or "", text)
-    label = known[key][0] if key in known else None
+    failed = row.damage
+    if failed is None and number is not None and number in asked and question is None:
+        failed = "its question_id names several questions"
+    elif failed is None and image is None:
+        failed = "unknown question_id" if asked else "no image: give questions=…"
+    elif failed is None and not text:
+        failed = "no question"
+    return _Answer(
+        row, question.category if question else row.text("category") or "",
+        None if image is None or not text else _key(image, text), text, row.text("text", "answer", "output"), failed,
+    )  # fmt: skip
 
-    def failed(reason: str) -> SuiteOutcome:
-        name = _name(key) if image is not None and text else row.where
-        return SuiteOutcome(name, category, reason, {"label": label}, user=text, answer=answer, where=row.where)
 
-    if row.damage is not None:
-        if key in known:  # it was asked, and is missed once only
-            answered.setdefault((key, category), "")
-        return failed(row.damage)
-    if number is not None and number in asked and question is None:
-        return failed("its question_id names several questions")
-    if image is None:
-        return failed("unknown question_id" if asked else "no image: give questions=…")
-    if not text:
-        return failed("no question")
-    if label is None:
-        return failed("no label")
-    if (key, category) in answered:
-        return failed("answered again" if answered[key, category] == answer else "answered again, differently")
-    answered[key, category] = answer or ""
-    if label == _BOTH:
-        return failed("labels contradict each other")
-    if label not in ("yes", "no"):
-        return failed(f"label is neither yes nor no but {label!r:.40}")
-    if answer is None or not answer.strip():
-        return failed("empty answer")
-    facts = {"label": label, "said": said(answer), "unclear": not {"yes", "no", "not"} & set(_words(answer))}
+def _chosen(given: Sequence[_Answer], labels: Mapping[Key, Any]) -> dict[Key, _Answer]:
+    """The answer to each question of one file of labels: the first of the category that has most of them."""
+    here = [answer for answer in given if answer.key in labels and answer.failed in (None, answer.row.damage)]
+    common = Counter(category for category, _ in {(answer.category, answer.key) for answer in here})
+    found: dict[Key, _Answer] = {}
+    for answer in sorted(here, key=lambda answer: -common[answer.category]):
+        assert answer.key is not None
+        found.setdefault(answer.key, answer)
+    return found
+
+
+def _judged(answer: _Answer, label: str, file: str | None) -> SuiteOutcome:
+    """The answer to a labelled question; `file` names the labels where there are several files."""
+    assert answer.key is not None
+    more = {} if file is None else {"labels": file}
+    category = answer.category if file is None else file
+    where, text = answer.row.where, answer.text
+    failed = answer.failed
+    if failed is None and label == _BOTH:
+        failed = "labels contradict each other"
+    elif failed is None and label not in ("yes", "no"):
+        failed = f"label is neither yes nor no but {label!r:.40}"
+    elif failed is None and (text is None or not text.strip()):
+        failed = "empty answer"
+    name = _name(answer.key)
+    if failed is not None or text is None:
+        facts = {"label": label, **more}
+        return SuiteOutcome(name, category, failed, facts, user=answer.question, answer=text, where=where)
+    unclear = not {"yes", "no", "not"} & set(_words(text))
+    facts = {"label": label, "said": said(text), "unclear": unclear, **more}
     # The category is part of the name: POPE asks the same in several of them.
-    name = f"{category}/{_name(key)}" if category else _name(key)
-    return SuiteOutcome(name, category, None, facts, user=text, answer=answer, judge="rules", where=row.where)
+    name = f"{category}/{name}" if category else name
+    return SuiteOutcome(name, category, None, facts, user=answer.question, answer=text, judge="rules", where=where)
+
+
+def _set_aside(
+    answer: _Answer, known: Mapping[str, Any], chosen: Mapping[str, dict[Key, _Answer]], category: str
+) -> SuiteOutcome:
+    """An answer that no label counts, and why."""
+    failed = answer.failed
+    if failed is None:
+        assert answer.key is not None
+        before = [chosen[name][answer.key] for name, file in known.items() if answer.key in file]
+        alike = [other for other in before if other.category == answer.category]
+        if not before:
+            failed = "no label"
+        elif not alike:
+            failed = "counted in another category"
+        else:
+            failed = "answered again" if alike[0].text == answer.text else "answered again, differently"
+    name = answer.row.where if answer.key is None else _name(answer.key)
+    return SuiteOutcome(name, category, failed, {"label": None}, user=answer.question, answer=answer.text,
+                        where=answer.row.where)  # fmt: skip
 
 
 def _questions(rows: Sequence[Row], bad: list[SuiteOutcome]) -> dict[str, _Question | None]:
