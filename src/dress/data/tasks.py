@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, StrictBool, ValidationInfo, field_validator, model_validator
 
 from dress.config import Aspect, Count, Model, Positive, Resize, Section, Whole, check_as
 
@@ -28,12 +28,12 @@ class Import(Task):
     path: str  # a file, a folder, or a reject file
     images: str | None = None  # null = where the publisher puts them
     out: str
-    overwrite: bool = False
+    overwrite: StrictBool = False
     splits: tuple[Literal["align", "sft", "prompts", "feedback", "eval"], ...] | None = None  # null = all it can write
     held_out: Count = 100  # images for eval, at most; and at most one in seven
     per_shard: Positive = 200  # records
     workers: Count | None = None  # processes; 0 = this one only, null = as many as cores
-    allow_missing_images: bool = False
+    allow_missing_images: StrictBool = False
     max_aspect: Aspect = 200.0  # longer side of an image ÷ shorter side
 
 
@@ -53,7 +53,7 @@ class Export(Task):
     path: str
     out: str
     format: Literal["records", "lvlm_nlf", "llava", "messages", "dataset"]
-    images: bool = True  # write images beside the rows
+    images: StrictBool = True  # write images beside the rows
     title: str | None = None  # of a dataset; null = the name of `out`
     license: Annotated[str | None, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$", validate_default=True)] = None
     on_damage: Literal["stop", "skip"] = "stop"  # a dataset is published whole
@@ -83,7 +83,7 @@ class Inspect(Task):
     path: str  # shards, or anybody's rows
     other: str | None = None  # the set that it may leak from
     leaked_by: Literal["text", "image", "text_and_image", "any"] = "text"
-    lengths: bool = True  # in tokens
+    lengths: StrictBool = True  # in tokens
     scale: str  # whose tokens
     model: Model  # of the scale
     tokenizer: str | None = None  # a run folder or a tokenizer.json
@@ -118,7 +118,7 @@ class Features(Task):
     ckpt: str | None = None
     stage: str | None = None
     vision: Encoder = Encoder()
-    trust_remote_code: bool = False
+    trust_remote_code: StrictBool = False
     seed: Count = 0
     stored: Literal["bf16", "int8", "fp32"] = "bf16"
     images: Literal["fast", "exact"] = "fast"

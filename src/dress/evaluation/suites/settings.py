@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Literal
 
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, StrictBool, model_validator
 
 from dress.config import Consent, Positive, Section, TopP, check_as
 from dress.rater_settings import Rater, Real, ResponderName, Server
@@ -156,7 +156,7 @@ class Interaction(Judged):
     refine_condition: str = "none"
     annotator: Rater
     again: str = "Please answer again."
-    nll: bool = True
+    nll: StrictBool = True
 
 
 class Paper(Section):
