@@ -37,7 +37,7 @@ def record(key: str, answer: str | None, **feedback: object) -> Record:
 
 
 def test_a_loss_that_is_not_finite_stops_the_stage_and_the_last_finite_checkpoint_stays(tmp_path):
-    wild = tiny_settings(tmp_path, *ONE, "budget.sft.lr=1e18", "training.checkpoint_every=1")
+    wild = tiny_settings(tmp_path, *ONE, "budget.sft.lr=1e8", "training.checkpoint_every=1")
     with pytest.raises(NotFinite, match=r"stage sft, step \d+: .*(phase sft|weights).*Go on with .*resume=.*sft\.lr"):
         run(wild)
     folder = Path(wild.run_dir) / "stages" / "sft"
@@ -125,7 +125,7 @@ def test_more_tokens_than_positions_are_refused(tmp_path):
 def test_a_changed_rate_beside_resume_is_taken_and_kept(tmp_path):
     folder = tmp_path / "run"
     stages = ["curriculum.order=[align,sft]", f"data.path={tmp_path / 'data'}"]
-    whole = tiny_settings(tmp_path, *stages, "budget.sft.lr=1e18", "training.precision=32-true")
+    whole = tiny_settings(tmp_path, *stages, "budget.sft.lr=1e8", "training.precision=32-true")
     from dress.run_folder import start_run
 
     start_run(whole)

@@ -58,11 +58,14 @@ def language_fields(sizes: Sizes) -> dict[str, Any]:
     }  # fmt: skip
 
 
+NAMES = ("<|user|>", "<|assistant|>", "<|end|>", "<image>", "<pad>", "<unk>")
+"""Tokens that are no words, the last of the vocabulary: those of our chat format, and the others' own."""
+
+
 def tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     """A word is `w` and its id: text and ids say the same, whoever tokenises."""
-    words = {f"w{i}": i for i in range(vocabulary - 3)}
-    names = ["<image>", "<pad>", "<unk>"]
-    special = {name: vocabulary - len(names) + i for i, name in enumerate(names)}
+    words = {f"w{i}": i for i in range(vocabulary - len(NAMES))}
+    special = {name: vocabulary - len(NAMES) + i for i, name in enumerate(NAMES)}
     inner = Tokenizer(WordLevel(words | special, unk_token="<unk>"))
     inner.pre_tokenizer = WhitespaceSplit()
     made = PreTrainedTokenizerFast(

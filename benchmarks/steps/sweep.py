@@ -60,7 +60,7 @@ def sweep(
     until = time.monotonic() + seconds
     keep_freed_memory()
     model = models.ours(spec, Shape(image=16))  # its tower sees nothing: words stand in the image's place
-    words = spec.sizes.vocabulary - 3
+    words = spec.sizes.vocabulary - len(models.NAMES)
     out: list[dict[str, Any]] = []
     todo = list(chosen)
     for number, cell in enumerate(todo):

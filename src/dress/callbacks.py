@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from dress.files import write_aside
 from dress.progress import CurriculumProgress
 
 
@@ -73,10 +74,11 @@ class SaveCheckpoint(L.Callback):
     def _save(self, trainer: L.Trainer) -> None:
         module: Any = trainer.lightning_module
         module.check_weights()
-        aside = self.path.with_suffix(".ckpt.partial")
-        trainer.save_checkpoint(aside)
+        state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         if trainer.is_global_zero:
-            aside.replace(self.path)
+            with write_aside(self.path) as aside:
+                torch.save(state, aside)
+        trainer.strategy.barrier()
 
     def _restore(self) -> None:
         for number, handler in self._handlers.items():

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-WRITING_FAILS = (OSError, RuntimeError)
+WRITING_FAILS: tuple[type[Exception], ...] = (OSError, RuntimeError)
 """What torch (RuntimeError), safetensors and Python raise when a file cannot be written; see `write_aside`."""
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from dress.dialogue.chat import FORMATS, ChatFormat, Piece, pieces
-from dress.dialogue.spans import Span, Supervised
+from dress.dialogue.spans import Completion, Span, Supervised
 from dress.dialogue.text import TextTokenizer
 from dress.record import CUT, RecordError
 
@@ -29,20 +29,6 @@ class Encoded:
     phase: str
     ids: np.ndarray
     weights: np.ndarray
-
-
-class Completion(str):
-    """The text of an answer, and how it ended: `stop`, `length` (it was cut), a server's word, None (unknown)."""
-
-    finish_reason: str | None
-
-    def __new__(cls, text: str, finish_reason: str | None = None) -> Completion:
-        made = super().__new__(cls, text)
-        made.finish_reason = finish_reason
-        return made
-
-    def __getnewargs__(self) -> tuple[str, str | None]:  # type: ignore[override]
-        return str(self), self.finish_reason
 
 
 class Encoder:

@@ -42,3 +42,17 @@ def opening(dialogue: Dialogue) -> list[Span]:
 def answer(turn: Turn, weight: float = 0.0) -> Span:
     """The turn's answer, cut or not; an empty one where there is none."""
     return Span("assistant", turn.assistant or "", weight, turn.cut)
+
+
+class Completion(str):
+    """The text of an answer, and how it ended: `stop`, `length` (it was cut), a server's word, None (unknown)."""
+
+    finish_reason: str | None
+
+    def __new__(cls, text: str, finish_reason: str | None = None) -> Completion:
+        made = super().__new__(cls, text)
+        made.finish_reason = finish_reason
+        return made
+
+    def __getnewargs__(self) -> tuple[str, str | None]:  # type: ignore[override]
+        return str(self), self.finish_reason

@@ -12,8 +12,7 @@ from dress import config
 from dress.data.images import MAX_ASPECT, open_image
 from dress.data.shards import INDEX, Sample, Shards, write_shards
 from dress.data.sources.lvlm_nlf import KEPT
-from dress.dialogue.encode import Completion
-from dress.dialogue.spans import Span, answer, opening
+from dress.dialogue.spans import Completion, Span, answer, opening
 from dress.feedback.failures import settled
 from dress.feedback.rater import Progress, Rater, ignore
 from dress.feedback.responders import Holds, NoAnswer, Responder, Sampling

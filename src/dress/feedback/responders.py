@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from dress.dialogue.encode import Completion
+from dress.dialogue.spans import Completion
 from dress.feedback.ledger import Ledger
 from dress.feedback.request import Client, Message, Request
 from dress.files import read_lines

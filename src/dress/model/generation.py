@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from dress.dialogue.encode import Completion
+from dress.dialogue.spans import Completion
 from dress.model.lvlm import LVLM
 from dress.model.memory import rows_that_fit
 from dress.model.packed import Packed

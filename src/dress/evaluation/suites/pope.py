@@ -93,8 +93,9 @@ def _ask(settings: Pope, questions: Sequence[Row], labels: Labels, console: Cons
         image, text = row.text("image", "image_id"), row.text("text", "question")
         if row.damage is not None or image is None or not text:
             continue  # `outcomes` names it
-        if not questions and (_key(image, text) in seen or seen.add(_key(image, text))):
+        if not questions and _key(image, text) in seen:
             continue  # another label file asks it too
+        seen.add(_key(image, text))
         if images.lacks(image):
             lacking.append(Row(row.where, {**row.data, "prompt": text}, "image is not in images"))
             continue
@@ -216,7 +217,7 @@ def _judged(answer: _Answer, label: str, file: str | None) -> SuiteOutcome:
         failed = "empty answer"
     name = _name(answer.key)
     if failed is not None or text is None:
-        facts = {"label": label, **more}
+        facts: dict[str, Any] = {"label": label, **more}
         return SuiteOutcome(name, category, failed, facts, user=answer.question, answer=text, where=where)
     unclear = not {"yes", "no", "not"} & set(_words(text))
     facts = {"label": label, "said": said(text), "unclear": unclear, **more}
