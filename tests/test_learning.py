@@ -22,6 +22,7 @@ from dress.module import NotFinite
 from dress.phases import supervised
 from dress.progress import CurriculumProgress
 from dress.record import Dialogue, Feedback, Record, Turn
+from dress.run_folder import start_run, unlock
 
 ONE = ["curriculum.order=[sft]", "budget.sft.steps=12", "training.precision=32-true"]
 
@@ -126,11 +127,10 @@ def test_a_changed_rate_beside_resume_is_taken_and_kept(tmp_path):
     folder = tmp_path / "run"
     stages = ["curriculum.order=[align,sft]", f"data.path={tmp_path / 'data'}"]
     whole = tiny_settings(tmp_path, *stages, "budget.sft.lr=1e8", "training.precision=32-true")
-    from dress.run_folder import start_run
-
     start_run(whole)
     with pytest.raises(NotFinite):
         run(whole)
+    unlock(folder)
     done = train(tmp_path, f"resume={folder}", "budget.sft.lr=1e-3")
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(value.isfinite().all() for value in load_file(folder / "stages/sft/model.safetensors").values())

@@ -112,7 +112,6 @@ def test_the_file_says_the_criterion() -> None:
         (usual(model=None), "bad field"),
         *((usual(rating=odd), "bad rating") for odd in ODD),
         (usual(model="half \ud800"), "broken text"),
-        (usual() | {"score": float("inf")}, "cannot be kept"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_rejected_by_reason(row: Any, reason: str) -> None:
@@ -124,6 +123,11 @@ def test_what_cannot_be_used_is_rejected_by_reason(row: Any, reason: str) -> Non
 def test_a_critique_that_is_no_text_does_not_fit() -> None:
     with pytest.raises(ValidationError, match="critique"):
         dialogue_of(usual(**{"critique NLF": ["Curt."]}))
+
+
+def test_a_number_that_is_not_finite_does_not_fit() -> None:
+    with pytest.raises(ValidationError, match="finite"):
+        dialogue_of(usual() | {"score": float("inf")})
 
 
 def test_a_rating_that_was_changed_is_told_and_an_unusual_spelling_otherwise_stays() -> None:

@@ -14,10 +14,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from dress.data.sources.rows import Part, Place, Rejected, Source, Table, plain_path, rating, table_files
-from dress.record import TOP_RATING, Criterion, Dialogue, Feedback, ImageAnnotation, Record, Turn, describe
+from dress.record import TOP_RATING, Criterion, Dialogue, Feedback, ImageAnnotation, Record, Turn
 
 KEPT = "lvlm_nlf"
 """The field of `extra` that holds what the record has no place for."""
@@ -63,10 +61,7 @@ class LVLMNLF(Source):
             raise Rejected("bad field", f"row: expected an object, got {value!r:.80}")
         image = plain_path(value.get("image_id"), "image_id")
         criterion = _criterion(place.file)
-        try:
-            dialogue = _dialogue(value, place, criterion)
-        except ValidationError as error:
-            raise Rejected("cannot be kept", f"expected plain JSON ({describe(error)})") from None
+        dialogue = _dialogue(value, place, criterion)
         _check_kept(value, image, dialogue)
         key = f"coco-{image[:12]}" if re.fullmatch(r"\d{12}\.jpg", image) else None
         source = f"{self.name}/{criterion}" if criterion else self.name
