@@ -29,7 +29,7 @@ from dress.data.shards import ShardError, Shards, write_shard
 from dress.data.splits import open_splits
 from dress.data.tasks import Features
 from dress.files import read_json, write_json, write_lines
-from dress.model.checkpoint import load_model, read_facts
+from dress.model.checkpoint import available_device, load_model, read_facts
 from dress.model.vision import VisionEncoder
 from dress.record import RecordError
 from dress.seeding import seed_for
@@ -130,7 +130,7 @@ def run(settings: Features, console: Console) -> Written:
     if path.resolve().is_relative_to(out.resolve()) or out.resolve().is_relative_to(path.resolve()):
         raise ValueError(f"out={out}: expected a folder beside path={path}, got one that holds it or lies in it")
     opened = open_splits(settings.path, settings.on_damage)
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = settings.device or available_device()
     writer = Writer(settings, encoder_of(settings).to(device))
     made_of = {name: shards.fingerprint for name, shards in opened.items()}
     begin(out, {"shards": made_of, "stored": settings.stored, "encoder": writer.facts})

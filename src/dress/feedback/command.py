@@ -104,11 +104,11 @@ def _responder(settings: CollectCommand, kind: str, trained: Config | None) -> R
     if kind == "file":
         return FileResponder(Path(settings.responder))
     from dress.feedback.collect import CkptResponder
-    from dress.model.checkpoint import load_model
+    from dress.model.checkpoint import available_device, load_model
 
     assert trained is not None
     folder, data = Path(settings.responder) / "stages" / settings.stage, settings.data or trained.data
-    model, _ = load_model(folder, trust_remote_code=settings.trust_remote_code)
+    model, _ = load_model(folder, available_device(), trust_remote_code=settings.trust_remote_code)
     under = "" if settings.condition == "none" else f" ({settings.condition})"
     return CkptResponder(model, f"{trained.name}/{settings.stage}{under}", settings.keep_cache, data.max_aspect)
 

@@ -72,6 +72,11 @@ def _alone(settings: config.Model) -> config.Model:
     return settings.model_copy(update={"vision": settings.vision.model_copy(update={"weights": None})})
 
 
+def available_device() -> str:
+    """Where a command of one process computes: a GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load_model(
     folder: Path, device: torch.device | str = "cpu", trust_remote_code: bool = False
 ) -> tuple[LVLM, dict[str, Any]]:

@@ -100,16 +100,14 @@ class Asker:
         return [next(given) if can else NoAnswer(UNSEEN) for can in shown]
 
     def _load(self) -> None:
-        import torch
-
         from dress.feedback.collect import CkptResponder
-        from dress.model.checkpoint import load_model
+        from dress.model.checkpoint import available_device, load_model
 
         trained = Source(self.name).trained(self.settings)
         assert trained is not None
         name = stage_of(self.settings, trained)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model, facts = load_model(Path(self.name) / "stages" / name, device, self.settings.trust_remote_code)
+        folder, trust = Path(self.name) / "stages" / name, self.settings.trust_remote_code
+        model, facts = load_model(folder, available_device(), trust)
         condition = self.settings.condition or condition_of(trained, name)
         required(facts, ["conditions"], Path(self.name) / "stages" / name / "model.json", DAMAGED)
         if condition not in facts["conditions"]:

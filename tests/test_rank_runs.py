@@ -1,0 +1,57 @@
+"""Whole runs on several processes: more of them than there is work, a server that is asked and paid, equal bytes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY
+from llm_server import Behaviour, serving
+
+from dress.feedback.ledger import Ledger
+
+pytestmark = pytest.mark.slow
+
+
+def train(tmp_path: Path, name: str, *more: str, processes: int = 1) -> Path:
+    """A finished run; its folder."""
+    ranks = [f"training.devices={processes}", "training.accelerator=cpu", "training.threads=1"]
+    ranks += ["training.strategy=ddp"] if processes > 1 else []
+    command = [sys.executable, "src/train.py", *TINY, *ranks, f"data.path={tmp_path / 'data'}", *more]
+    done = subprocess.run(
+        [*command, f"run_dir={tmp_path / name}"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return tmp_path / name
+
+
+def test_three_processes_collect_and_answer_the_bytes_of_one(tmp_path):
+    learned = train(tmp_path, "learned", "curriculum.order=[align,sft,eval]", "budget.eval.records=1")
+    more = [
+        "curriculum.order=[align,sft,collect,eval]", "curriculum.stages.collect.per_shard=10", "budget.eval.records=2",
+        f"reuse={learned}",
+    ]  # fmt: skip
+    runs = {n: train(tmp_path, str(n), *more, processes=n) for n in (1, 3)}
+    shards = {n: sorted((run / "stages/collect/shards").glob("*.tar")) for n, run in runs.items()}
+    assert [file.read_bytes() for file in shards[1]] == [file.read_bytes() for file in shards[3]]
+    assert len(shards[1]) == 3  # 24 records
+    one, three = ((run / "outcomes.jsonl").read_bytes() for run in runs.values())
+    assert one == three and one
+
+
+def test_two_processes_pay_a_server_once(tmp_path):
+    server = Behaviour()
+    with serving(server) as url:
+        llm = [f"{rater}.{text}" for rater in ("annotator", "judge") for text in (f"base_url={url}", "model=m")]
+        few = ["budget.collect.records=6", "budget.eval.records=3", "eval.conditions=[none]"]
+        run = train(
+            tmp_path, "run", "annotator=llm", "judge=llm", *llm, "annotator.api_key_env=null",
+            "judge.api_key_env=null", *few, processes=2,
+        )  # fmt: skip
+    outcomes = [json.loads(line) for line in (run / "outcomes.jsonl").read_text().splitlines()]
+    assert outcomes and all(row["rating"] for row in outcomes)
+    assert set(server.answered.values()) == {1}, "a call was sent twice"
+    assert len(list(Ledger(run / "ledger.sqlite", readonly=True).calls())) == len(server.answered)
