@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ def language(kind: str, dtype: torch.dtype, lora: config.Lora | None = None):
     torch.manual_seed(0)
     model = build_language(config.Language(config={"model_type": kind, **MODELS[kind]}, lora=lora), None).to(dtype)
     for name, parameter in model.named_parameters():  # so that no path is lost in tiny numbers
-        if parameter.ndim > 1 or name.endswith("proj.bias"):
+        if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.1)
         parameter.requires_grad_(lora is None or "lora_" in name)
     return model
@@ -140,7 +141,23 @@ def plain(model):
     return other
 
 
-def compare(one, two, dtype, loss_one, loss_two):
+def rounding(kind: str, other, dialogues: list[Encoded]) -> dict[str, float]:
+    """How far the gradients of the separate sequences in fp32 are from those in fp64, by tensor.
+
+    The terms of a key's bias nearly cancel: fp32 alone loses 1.1e-6 of qwen2's, whoever computes it.
+    """
+    exact = plain(language(kind, torch.float32)).double()
+    in_fp64(exact)
+    of_sequences(exact, dialogues).backward()
+    wanted = {name: p.grad for name, p in exact.named_parameters() if p.grad is not None}
+    return {
+        name: float((p.grad.double() - wanted[name]).norm() / wanted[name].norm().clamp(min=1e-30))
+        for name, p in other.named_parameters() if p.grad is not None
+    }  # fmt: skip
+
+
+def compare(one, two, dtype, loss_one, loss_two, lost: Callable[[], dict[str, float]] = dict):
+    """Loss and gradients within TOLERANCE; a gradient beyond it within twice what the reference itself has `lost`."""
     loss_tolerance, tolerance = TOLERANCE[dtype]
     assert abs(loss_one - loss_two) <= loss_tolerance * abs(loss_two)
     wanted = {name: p.grad for name, p in two.named_parameters() if p.grad is not None}
@@ -148,4 +165,5 @@ def compare(one, two, dtype, loss_one, loss_two):
     assert wanted.keys() == got.keys()
     for name, gradient in wanted.items():
         error = (got[name] - gradient).norm() / gradient.norm().clamp(min=1e-30)
-        assert error <= tolerance or gradient.norm() < 1e-9, (name, float(error))
+        if error > tolerance and gradient.norm() >= 1e-9:
+            assert error <= 2 * lost().get(name, 0.0), (name, float(error))
