@@ -26,12 +26,12 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 from llm_server import started  # noqa: E402
 from openai import AsyncOpenAI  # noqa: E402
 
-from dress.feedback.client import LLMClient  # noqa: E402
-from dress.feedback.ledger import Ledger  # noqa: E402
-from dress.feedback.request import Request  # noqa: E402
+from dress.config.raters import Endpoint  # noqa: E402
 from dress.feedback.rubric import Rubric, Verdict  # noqa: E402
-from dress.feedback.structured import response_format  # noqa: E402
-from dress.rater_settings import Endpoint  # noqa: E402
+from dress.llm.client import LLMClient  # noqa: E402
+from dress.llm.ledger import Ledger  # noqa: E402
+from dress.llm.request import Request  # noqa: E402
+from dress.llm.structured import response_format  # noqa: E402
 from dress.record import Dialogue, ImageAnnotation, Record, Turn  # noqa: E402
 
 

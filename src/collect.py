@@ -4,9 +4,9 @@ import dress  # first: sets how CPU threads wait  # noqa: F401, I001
 
 from typing import Any
 
-from dress.command_line import entry_point
+from dress.run.command_line import entry_point
 from dress.config import CollectCommand, check_as
-from dress.terminal import Terminal
+from dress.base.terminal import Terminal
 
 
 @entry_point("collect")

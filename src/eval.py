@@ -8,12 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
-from dress.command_line import entry_point
+from dress.run.command_line import entry_point
 from dress.config import EvalCommand, Training, check_as
-from dress.consent import read_run
+from dress.config.consent import read_run
 from dress.evaluation.suites.settings import suite
-from dress.files import write_json
-from dress.terminal import Terminal
+from dress.base.files import write_json
+from dress.base.terminal import Terminal
 
 
 def evaluate_run(settings: EvalCommand, console: Console) -> Path:
@@ -23,19 +23,19 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
         FileNotFoundError: no run folder, or a stage of it holds no model.
         ValueError: a model that does not load, or records that the judge cannot judge.
     """
+    from dress.base.progress import CurriculumProgress
+    from dress.base.run_folder import lock
     from dress.data.pixels import resize_note
     from dress.data.stream import open_split
     from dress.evaluation.cells import evaluate_cells
     from dress.evaluation.metrics import metrics
     from dress.evaluation.outcomes import save_outcomes
     from dress.evaluation.report import write_report
-    from dress.evaluation.tables import metrics_table
     from dress.feedback.collect import CkptResponder, Sampling
     from dress.feedback.rater import build_rater
     from dress.model.checkpoint import load_model, read_facts
-    from dress.progress import CurriculumProgress
-    from dress.run_folder import lock
-    from dress.stages import evaluated_stages, headline
+    from dress.report.tables import metrics_table
+    from dress.train.stages import evaluated_stages, headline
     from dress.worlds.prepared import prepared
 
     run, out = Path(settings.ckpt), Path(settings.out)

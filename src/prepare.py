@@ -4,9 +4,9 @@ import dress  # first: sets how CPU threads wait  # noqa: F401, I001
 
 from typing import Any
 
-from dress.command_line import entry_point
-from dress.data.tasks import task
-from dress.terminal import Terminal
+from dress.run.command_line import entry_point
+from dress.config.tasks import task
+from dress.base.terminal import Terminal
 
 
 @entry_point("prepare")

@@ -9,9 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
-from dress import command_line, config, run_folder
-from dress.files import read_json
-from dress.terminal import Terminal
+from dress import config
+from dress.run import command_line
+from dress.base import run_folder
+from dress.base.files import read_json
+from dress.base.terminal import Terminal
 
 
 @command_line.entry_point("train")
@@ -28,7 +30,7 @@ def main(composed: dict[str, Any]) -> None:
         tell(console, folder, read_json(folder / "metrics.json", dict, "Delete it, and resume again"))
         return
     if settings.show == "batch":
-        from dress.curriculum import Curriculum
+        from dress.train.curriculum import Curriculum
 
         Curriculum(settings, console).show_batch()
         return
@@ -38,8 +40,8 @@ def main(composed: dict[str, Any]) -> None:
 
 def run(settings: config.Config, console: Console) -> dict[str, Any]:
     """All stages; returns the metrics. The loggers learn how it ended."""
-    from dress import loggers
-    from dress.curriculum import Curriculum
+    from dress.run import loggers
+    from dress.train.curriculum import Curriculum
 
     quiet()
     code = 1
@@ -61,7 +63,7 @@ def quiet() -> None:
 
 def tell(console: Console, folder: Path, metrics: dict[str, Any]) -> None:
     """The table, and where everything lies."""
-    from dress.evaluation.tables import metrics_table
+    from dress.report.tables import metrics_table
 
     console.print(metrics_table(metrics))
     report = folder / "report.html"

@@ -10,12 +10,12 @@ from typing import Any
 
 from PIL import Image
 
+from dress.base.files import read_lines
+from dress.config.tasks import Import
 from dress.data.shards import Shards
-from dress.data.sources import source
-from dress.data.sources.importing import Imported, run_import
-from dress.data.tasks import Import
-from dress.files import read_lines
 from dress.record import Record
+from dress.sources import source
+from dress.sources.importing import Imported, run_import
 
 
 class Silent:

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from dress import config
 from dress.dialogue.batch import Step
 from dress.dialogue.encode import Encoded
+from dress.kernels.fused import fuse
+from dress.kernels.last_layer import prune_last_layer
 from dress.model import attention
-from dress.model.fused import fuse
 from dress.model.head import head_loss
 from dress.model.language import build_language
-from dress.model.last_layer import prune_last_layer
 
 COMMON = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

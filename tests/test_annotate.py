@@ -17,25 +17,26 @@ from conftest import small_model, tiny_settings
 from llm_server import Behaviour, Started, serving, started
 from rich.console import Console
 
-from dress import config, loggers
-from dress.curriculum import Curriculum
+from dress import config
+from dress.base.files import read_json, read_lines, write_lines
+from dress.base.progress import CurriculumProgress
+from dress.base.run_folder import start_run
+from dress.config.raters import LLM
 from dress.data.shards import Shards, write_shards
-from dress.data.sources.lvlm_nlf import LVLMNLF
-from dress.data.sources.rows import Place
 from dress.feedback.annotate import gather, keeping
 from dress.feedback.collect import CkptResponder
 from dress.feedback.command import collect_from
-from dress.feedback.ledger import Ledger
 from dress.feedback.llm import LLMRater
 from dress.feedback.rater import build_rater, identity
-from dress.feedback.request import Stopped
-from dress.feedback.responders import FileResponder, Sampling
 from dress.feedback.rubric import Rubric
-from dress.files import read_json, read_lines, write_lines
-from dress.progress import CurriculumProgress
-from dress.rater_settings import LLM
+from dress.llm.ledger import Ledger
+from dress.llm.request import Stopped
 from dress.record import Dialogue, ImageAnnotation, Object, Record, Turn
-from dress.run_folder import start_run
+from dress.rollout.responders import FileResponder, Sampling
+from dress.run import loggers
+from dress.sources.lvlm_nlf import LVLMNLF
+from dress.sources.rows import Place
+from dress.train.curriculum import Curriculum
 from dress.worlds.shapes import generate as shapes
 
 QUIET = Console(quiet=True)

@@ -25,8 +25,9 @@ from torch.nn import functional as F
 
 from dress.dialogue.batch import Sample, Step, collate
 from dress.dialogue.tree import build_tree, build_trees
-from dress.model import attention, fused, products
-from dress.model.fused import gated, rms_norm, rotary
+from dress.kernels import fused, products
+from dress.kernels.fused import gated, rms_norm, rotary
+from dress.model import attention
 from dress.model.head import head_loss
 
 

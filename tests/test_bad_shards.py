@@ -16,10 +16,10 @@ import webdataset
 from conftest import huge_png, keys, png, tar, tiny_settings
 from rich.console import Console
 
-from dress.curriculum import Curriculum
-from dress.data.datamodule import StepDataset, rejected
 from dress.data.shards import ShardError, Shards, write_shards
 from dress.record import RecordError
+from dress.train.curriculum import Curriculum
+from dress.train.datamodule import StepDataset, rejected
 from dress.worlds.shapes import generate as shapes
 
 

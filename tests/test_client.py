@@ -21,15 +21,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llm_server import FAULTS, Behaviour, error, reply, serving, started, verdict
 
-from dress.feedback.attempt import retry_after
-from dress.feedback.client import LLMClient
-from dress.feedback.ledger import Begin, End, Ledger, LedgerError, open_ledger
-from dress.feedback.limits import Limits, processes
-from dress.feedback.replay import ReplayClient
-from dress.feedback.request import Request, Stopped
+from dress.config.raters import Endpoint
 from dress.feedback.rubric import Verdict
-from dress.feedback.structured import LADDER, Misfit, parse, storable
-from dress.rater_settings import Endpoint
+from dress.llm.attempt import retry_after
+from dress.llm.client import LLMClient
+from dress.llm.ledger import Begin, End, Ledger, LedgerError, open_ledger
+from dress.llm.limits import Limits, processes
+from dress.llm.replay import ReplayClient
+from dress.llm.request import Request, Stopped
+from dress.llm.structured import LADDER, Misfit, parse, storable
 
 QUICK = {"timeout": 3.0, "concurrency": 32, "retries": 8}
 
@@ -347,11 +347,11 @@ def test_a_request_is_known_by_its_content():
 SHARING = """
 import sys
 from pathlib import Path
-from dress.feedback.client import LLMClient
-from dress.feedback.ledger import open_ledger
-from dress.feedback.request import Request
+from dress.llm.client import LLMClient
+from dress.llm.ledger import open_ledger
+from dress.llm.request import Request
 from dress.feedback.rubric import Verdict
-from dress.rater_settings import Endpoint
+from dress.config.raters import Endpoint
 
 url, folder, step = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 endpoint = Endpoint(base_url=url, model="loopback", timeout=3.0, concurrency=8, retries=8)
@@ -442,7 +442,7 @@ def test_a_ledger_of_before_has_claims_too(tmp_path):
 
 def test_another_machine_keeps_out(tmp_path, monkeypatch):
     ours = Ledger(tmp_path / "ledger.sqlite")
-    monkeypatch.setattr("dress.feedback.sharing.machine", lambda: "elsewhere")
+    monkeypatch.setattr("dress.llm.sharing.machine", lambda: "elsewhere")
     with pytest.raises(LedgerError, match="another process writes this ledger"):
         Ledger(tmp_path / "ledger.sqlite")
     ours.close()

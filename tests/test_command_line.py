@@ -16,7 +16,8 @@ import yaml
 from conftest import ROOT, TINY
 from omegaconf import OmegaConf
 
-from dress import config, run_folder
+from dress import config
+from dress.base import run_folder
 
 FAST = [*(text for text in TINY if text.startswith("model.")), "debug=fast_dev_run"]
 """A run of seconds: few steps on few records of a very small model."""
@@ -94,7 +95,7 @@ def test_a_missing_file_is_a_message(tmp_path: Path) -> None:
 def test_help_and_typos_load_nothing_heavy() -> None:
     heavy = "{'torch', 'lightning', 'transformers'}"
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys, dress.command_line; print({heavy} & set(sys.modules))"],
+        [sys.executable, "-c", f"import sys, dress.run.command_line; print({heavy} & set(sys.modules))"],
         env=environment(PYTHONPATH=str(ROOT / "src")), capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == "set()\n"

@@ -15,10 +15,10 @@ from conftest import ROOT, TINY, tiny_settings
 from rich.console import Console
 from safetensors.torch import load_file
 
-from dress.curriculum import Curriculum
 from dress.data.shards import Shards, write_shards
 from dress.evaluation.metrics import metrics
 from dress.evaluation.outcomes import load_outcomes
+from dress.train.curriculum import Curriculum
 
 
 def run(settings) -> dict:

@@ -17,13 +17,13 @@ from conftest import png, tar
 from imports import do_import, json_lines, photos
 from rich.console import Console
 
+from dress.base.files import read_json
+from dress.config.tasks import Index
 from dress.data import index_task
 from dress.data.cache import ShardCache
 from dress.data.index import index_shard
 from dress.data.index_file import INDEX, known_checksums
 from dress.data.shards import ShardError, Shards, write_shards
-from dress.data.tasks import Index
-from dress.files import read_json
 from dress.record import MAX_PARTS, Record, RecordError
 from dress.worlds.shapes import generate as shapes
 

@@ -10,18 +10,18 @@ import torch
 from conftest import small_model
 from rich.console import Console
 
+from dress.base.files import write_json, write_lines
 from dress.data.shards import Shards, write_shards
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.encode import Completion, Encoder
 from dress.dialogue.spans import Span, Supervised
 from dress.feedback.collect import CkptResponder, endings_table, prompt_spans, ratings_table
-from dress.feedback.ledger import Ledger
-from dress.feedback.responders import FileResponder, KeptAnswers, Sampling
-from dress.files import write_json, write_lines
+from dress.llm.ledger import Ledger
 from dress.model.generation import Prompt, generate
 from dress.record import Dialogue, Record, RecordError, Turn
-from dress.result_rows import ratings_table as rows_of
-from dress.show import coloured, ratings_as_table
+from dress.rollout.responders import FileResponder, KeptAnswers, Sampling
+from dress.run.result_rows import ratings_table as rows_of
+from dress.train.show import coloured, ratings_as_table
 
 
 def drawn(what) -> str:

@@ -19,8 +19,8 @@ from rich.console import Console
 from test_judged_suites import Judge, a_run, vlsafe_answers, vlsafe_files  # noqa: F401
 from test_suites import CAPTIONS, OBJECTS, answer, ask, label, lines
 
+from dress.base.files import read_json
 from dress.evaluation.suites.settings import SUITES
-from dress.files import read_json
 
 
 @pytest.fixture

@@ -20,11 +20,11 @@ from imports import do_import
 from PIL import Image
 from rich.console import Console
 
+from dress.base.files import read_json, read_lines
 from dress.config import ConfigError, check_as
-from dress.data.export.task import run
+from dress.config.tasks import Export
 from dress.data.shards import Sample, ShardError, Shards, write_shards
-from dress.data.tasks import Export
-from dress.files import read_json, read_lines
+from dress.exports.task import run
 from dress.record import Dialogue, Feedback, ImageRef, Record, RecordError, Turn
 from dress.worlds.shapes import generate as shapes
 

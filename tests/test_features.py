@@ -17,22 +17,22 @@ from hypothesis import strategies as st
 from rich.console import Console
 from safetensors.torch import load, save
 
+from dress.base.files import read_json
 from dress.config import ConfigError, Vision
-from dress.curriculum import Curriculum
-from dress.data import features_task
-from dress.data.datamodule import StepDataset
+from dress.config.tasks import Features
 from dress.data.features import FeatureError, check_encoder, decode, encode
 from dress.data.index import FEATURES
 from dress.data.pixels import Pixels
-from dress.data.plain import PlainSteps
 from dress.data.shards import ShardError, Shards, write_shards
 from dress.data.stream import Part, Stream
-from dress.data.tasks import Features
-from dress.files import read_json
 from dress.model.checkpoint import load_model
 from dress.model.lvlm import LVLM
 from dress.model.vision import VisionEncoder
 from dress.record import RecordError
+from dress.train import features_task
+from dress.train.curriculum import Curriculum
+from dress.train.datamodule import StepDataset
+from dress.train.plain import PlainSteps
 from dress.worlds.shapes import generate as shapes
 
 FROZEN = [f"budget.{stage}.trainable=[projector,language]" for stage in ("align", "sft", "dress")]

@@ -14,8 +14,8 @@ from documented import commands
 from documented import run as run_command
 from llm_server import Behaviour, serving
 
+from dress.base.files import read_lines, write_json, write_lines
 from dress.data.shards import Shards, write_shards
-from dress.files import read_lines, write_json, write_lines
 from dress.worlds.shapes import generate as shapes
 
 KEY = "canary-9f8e7d6c5b4a"

@@ -20,20 +20,20 @@ from hypothesis import strategies as st
 from sequences import MODELS
 from transformers import DynamicCache
 
-from dress.callbacks import cpu_multiplies_bf16
 from dress.data.shards import Shards
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.encode import IMAGE
 from dress.dialogue.spans import Span, Supervised
 from dress.dialogue.tokenizer import train_tokenizer
 from dress.feedback.collect import CkptResponder, converse
-from dress.feedback.oracle import OracleRater
-from dress.feedback.responders import Sampling
+from dress.kernels.packed import Packed, packs
 from dress.model import memory, session
 from dress.model.cache import Reading
 from dress.model.generation import generate
-from dress.model.packed import Packed, packs
 from dress.model.session import Drawing, Images, Prompt, Session
+from dress.rollout.responders import Sampling
+from dress.train.callbacks import cpu_multiplies_bf16
+from dress.worlds.shapes.rater import OracleRater
 
 FAMILIES = {
     kind: {"model_type": kind} | {k: v for k, v in fields.items() if k != "vocab_size"}
@@ -319,7 +319,7 @@ def test_draws_follow_the_distribution():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_packed_weights_multiply_alike_and_leave_no_trace(dtype, monkeypatch):
-    monkeypatch.setattr("dress.model.packed.SMALLEST", 1000)
+    monkeypatch.setattr("dress.kernels.packed.SMALLEST", 1000)
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(48, 96), torch.nn.Linear(96, 32, bias=False)).to(dtype)
     x = torch.randn(3, 5, 48, dtype=dtype)
@@ -334,8 +334,8 @@ def test_packed_weights_multiply_alike_and_leave_no_trace(dtype, monkeypatch):
 
 ON_AVX2 = """
 import torch
-from dress.callbacks import cpu_multiplies_bf16
-from dress.model import packed
+from dress.train.callbacks import cpu_multiplies_bf16
+from dress.kernels import packed
 packed.SMALLEST = 1000
 for dtype in (torch.float32, torch.bfloat16):
     layer = torch.nn.Linear(48, 96, bias=False).to(dtype)

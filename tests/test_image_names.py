@@ -13,13 +13,13 @@ from PIL import Image
 from rich.console import Console
 
 from dress.data.shards import write_shards
-from dress.data.sources.lvlm_nlf import row_of
-from dress.data.sources.task import show
 from dress.data.stream import open_split
 from dress.evaluation.suites.asked import Images
 from dress.inspection.inspecting import inspect
 from dress.inspection.reading import DataSet
 from dress.record import ImageRef, Record
+from dress.sources.lvlm_nlf import row_of
+from dress.sources.task import show
 
 SPELLINGS = ("a/b.jpg", "./a/b.jpg", "a//b.jpg", "a/./b.jpg", "./a//./b.jpg")
 

@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from test_sources import coco, fire, said, vlfeedback
 
-from dress.data.sources import SOURCES
-from dress.data.tasks import task
-from dress.files import read_json
+from dress.base.files import read_json
+from dress.config.tasks import task
+from dress.sources import SOURCES
 
 
 @pytest.fixture

@@ -23,13 +23,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
 
+from dress.base.files import read_json, read_lines
 from dress.config import ConfigError
+from dress.config.tasks import task
 from dress.data.shards import Sample, write_shards
-from dress.data.tasks import task
 from dress.dialogue.encode import Encoder
 from dress.dialogue.spans import Span
 from dress.dialogue.tokenizer import save_tokenizer
-from dress.files import read_json, read_lines
 from dress.inspection.inspecting import Inspection
 from dress.inspection.texts import image_name, normalised
 from dress.record import Dialogue, Feedback, ImageRef, Record, Turn

@@ -14,10 +14,10 @@ from imports import json_lines, photos
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from dress.base.files import read_lines
+from dress.config.tasks import TASKS, task
 from dress.data.shards import write_shards
-from dress.data.tasks import TASKS, task
 from dress.dialogue.tokenizer import save_tokenizer
-from dress.files import read_lines
 from dress.worlds.shapes import generate as shapes
 
 

@@ -18,13 +18,13 @@ from pydantic import ValidationError
 from test_suites import ask, evaluate, label, lines
 
 from dress import config
+from dress.base.files import read_json, write_json
 from dress.data.shards import write_shards
 from dress.evaluation.suites.answering import condition_of
 from dress.evaluation.suites.likelihood import Said, answer_nll
 from dress.evaluation.suites.outcome import load
 from dress.evaluation.suites.prompts import JudgePrompt, LlavaScores
 from dress.evaluation.suites.vqa import accuracy, normalised
-from dress.files import read_json, write_json
 from dress.model.checkpoint import save_model
 from dress.record import Dialogue, ImageAnnotation, Object, Record, Turn
 from dress.worlds.shapes import generate as shapes

@@ -17,14 +17,14 @@ from PIL import Image
 from pydantic import ValidationError
 from rich.console import Console
 
-from dress.data.export.task import run as run_export
+from dress.base.files import read_json, read_lines
+from dress.config.tasks import Export
 from dress.data.shards import Shards
-from dress.data.sources.importing import Imported
-from dress.data.sources.lvlm_nlf import LVLMNLF, row_of
-from dress.data.sources.rows import Place, Rejected
-from dress.data.tasks import Export
-from dress.files import read_json, read_lines
+from dress.exports.task import run as run_export
 from dress.record import Dialogue, Feedback, Turn
+from dress.sources.importing import Imported
+from dress.sources.lvlm_nlf import LVLMNLF, row_of
+from dress.sources.rows import Place, Rejected
 
 FILES = ("helpfulness_nlf.jsonl", "honesty_nlf.jsonl", "hallucination_nlf.jsonl", "harmlessness_nlf.jsonl")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)

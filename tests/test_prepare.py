@@ -16,15 +16,15 @@ import pytest
 from imports import content, do_import, photo, records
 from rich.console import Console
 
+from dress.base.files import read_json, read_lines
 from dress.config import ConfigError, check_as
+from dress.config.tasks import Import
 from dress.data.shards import Shards
-from dress.data.sources import source
-from dress.data.sources.importing import Imported
-from dress.data.sources.rows import SourceError
-from dress.data.sources.task import run as run_task
-from dress.data.tasks import Import
-from dress.files import read_json, read_lines
 from dress.record import Record
+from dress.sources import source
+from dress.sources.importing import Imported
+from dress.sources.rows import SourceError
+from dress.sources.task import run as run_task
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLIC = Path(os.environ.get("DRESS_PUBLIC_DATA", ROOT.parent / "shared" / "data"))
@@ -314,7 +314,7 @@ def test_a_failed_write_leaves_out_as_it_was_and_the_next_call_goes_on(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr("dress.data.sources.importing.write_json", no_space)
+        broken.setattr("dress.sources.importing.write_json", no_space)
         with pytest.raises(OSError, match="No space left"):
             run(folder, out, overwrite=True)
     assert content(out) == before

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dress.data.sources import ranges
-from dress.data.sources.ranges import AFTER, CUT, Layout, layout, members
-from dress.data.sources.rows import Rejected, SourceError, Table
-from dress.data.sources.values import parse, value
+from dress.sources import ranges
+from dress.sources.ranges import AFTER, CUT, Layout, layout, members
+from dress.sources.rows import Rejected, SourceError, Table
+from dress.sources.values import parse, value
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

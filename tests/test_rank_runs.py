@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, TINY
 from llm_server import Behaviour, serving
 
-from dress.feedback.ledger import Ledger
+from dress.llm.ledger import Ledger
 
 pytestmark = pytest.mark.slow
 

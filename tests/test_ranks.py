@@ -13,7 +13,7 @@ from torch.multiprocessing import ProcessRaisedException
 from dress.dialogue.batch import Sample
 from dress.dialogue.encode import IMAGE, Encoded
 from dress.dialogue.tree import build_tree
-from dress.module import NotFinite, TrainingStopped
+from dress.train.module import NotFinite, TrainingStopped
 
 RAISED = {2: ProcessRaisedException}
 """What another process raised, as the one that started it sees it."""

@@ -17,9 +17,9 @@ import pytest
 from conftest import ROOT
 from rich.console import Console
 
+from dress.base.files import write_lines
 from dress.data.shards import Shards, write_shards
-from dress.feedback.ledger import Ledger
-from dress.files import write_lines
+from dress.llm.ledger import Ledger
 from dress.worlds.shapes import generate as shapes
 
 PYTHON = ROOT / ".venv-llm" / "bin" / "python"

@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 
 from dress.data import cache as cache_module
 from dress.data.cache import FetchError, ShardCache
-from dress.data.datamodule import StepDataset, rejected
 from dress.data.remote import open_shards
 from dress.data.shards import ShardError, Shards, write_shards
 from dress.data.stream import Part, Stream, open_stream
+from dress.train.datamodule import StepDataset, rejected
 from dress.worlds.shapes import generate as shapes
 
 

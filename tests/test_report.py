@@ -16,14 +16,14 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from dress.base.files import write_json
 from dress.evaluation.metrics import metrics
 from dress.evaluation.outcomes import KINDS, Outcome, kind_of, save_outcomes
 from dress.evaluation.report import write_report
-from dress.evaluation.tables import metrics_table, rows, runs_table, t975
-from dress.feedback.oracle import OracleRater
-from dress.files import write_json
 from dress.record import Record, Turn
+from dress.report.tables import metrics_table, rows, runs_table, t975
 from dress.worlds.shapes import generate
+from dress.worlds.shapes.rater import OracleRater
 from dress.worlds.shapes.requests import Request, good_answer, habitual_answer
 from dress.worlds.shapes.scene import Scene
 

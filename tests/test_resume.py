@@ -17,10 +17,10 @@ from conftest import ROOT, TINY, tiny_settings
 from rich.console import Console
 from safetensors.torch import load_file
 
-from dress import callbacks
-from dress.curriculum import Curriculum
-from dress.data.datamodule import HeldOut, StepDataset
 from dress.data.shards import write_shards
+from dress.train import callbacks
+from dress.train.curriculum import Curriculum
+from dress.train.datamodule import HeldOut, StepDataset
 from dress.worlds.shapes import generate as shapes
 
 STAGES = ["curriculum.order=[align,sft]", "budget.sft.steps=10", "budget.sft.records_per_step=10"]

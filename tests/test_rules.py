@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from dress.coco.mentions import COCO80, a, claims, mentions
 from dress.feedback.rules import RuleRater
-from dress.mentions import COCO80, a, claims, mentions
 from dress.record import Dialogue, Feedback, ImageAnnotation, Object, Record, Turn
 
 RECORD = Record(

@@ -14,22 +14,23 @@ from conftest import ROOT, composed, tiny_settings
 from rich.console import Console
 from test_command_line import FAST, train
 
-from dress import callbacks, config, curriculum
-from dress.curriculum import Curriculum
+from dress import config
+from dress.base.files import read_json, write_json
 from dress.data.shards import Shards
 from dress.data.stream import open_split
 from dress.evaluation.metrics import metrics
 from dress.evaluation.outcomes import Outcome, load_outcomes
 from dress.evaluation.report import write_report
-from dress.evaluation.tables import cells, main_cells
 from dress.feedback.collect import CkptResponder, Sampling, converse
 from dress.feedback.rater import NoRater
-from dress.files import read_json, write_json
 from dress.model.checkpoint import load_model
-from dress.overrides import replacing
 from dress.phases import supervised
 from dress.record import Record
-from dress.stages import conditions, evaluated_stages, headline
+from dress.report.tables import cells, main_cells
+from dress.run.overrides import replacing
+from dress.train import callbacks, curriculum
+from dress.train.curriculum import Curriculum
+from dress.train.stages import conditions, evaluated_stages, headline
 
 ROUNDS = ["align", "sft", "collect", "dress", "collect2", "dress2", "eval"]
 FEW = ["budget.collect.records=12", "training.log_every=1"]
@@ -278,7 +279,7 @@ def test_points_come_as_often_as_log_every_says(rounds: Path) -> None:
 
 
 def test_no_logger_is_none(tmp_path: Path) -> None:
-    from dress.loggers import build_loggers
+    from dress.run.loggers import build_loggers
 
     assert build_loggers(composed("logger=[]", run_dir=tmp_path), "sft", False) == []
     kinds = [
@@ -342,7 +343,7 @@ def test_whole_numbers_may_be_written_as_one_likes() -> None:
 
 @pytest.mark.parametrize(("section", "told"), [("Import", "overwrite"), ("Features", "seed")])
 def test_commands_are_as_strict(section: str, told: str) -> None:
-    from dress.data import tasks
+    from dress.config import tasks
 
     given = {
         "Import": {"task": "import", "source": "vlsafe", "path": "a", "out": "b", "overwrite": "true"},

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, composed
 
-from dress.redaction import OURS, hide, redacted, reveal
+from dress.base.redaction import OURS, hide, redacted, reveal
 
 SECRET_URLS = [
     "http://user:canary1@127.0.0.1:9/data", "https://u:can@ary1@h/x.tar", "http://u:canary/1@h/x", "s3://:canary1@b/k",

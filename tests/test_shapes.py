@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dress.feedback.oracle import OracleRater
 from dress.record import Record, RecordError
 from dress.worlds.shapes import generate as shapes
 from dress.worlds.shapes import oracle, requests
+from dress.worlds.shapes.rater import OracleRater
 from dress.worlds.shapes.scene import COLOURS, SIZE, Scene, Thing, draw
 
 SCENE = Scene((Thing(0, "red", "circle"), Thing(4, "blue", "square")))

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from imports import do_import, json_lines, photo, photos, reasons, records, rejects
 from pydantic import ValidationError
 
-from dress.data.sources import SOURCES, source
-from dress.data.sources.rows import Place, Rejected, SourceError, rating
-from dress.mentions import COCO80
+from dress.coco.mentions import COCO80
 from dress.phases.refinement import refinement
+from dress.sources import SOURCES, source
+from dress.sources.rows import Place, Rejected, SourceError, rating
 
 # --- llava -------------------------------------------------------------------------------------
 

@@ -24,8 +24,8 @@ from dress.data.shards import Shards
 from dress.dialogue.batch import Sample, Step, collate
 from dress.dialogue.tree import build_trees
 from dress.model.lvlm import LVLM
-from dress.module import DressModule
 from dress.phases import supervised
+from dress.train.module import DressModule
 
 SRC = ROOT / "src"
 

@@ -21,15 +21,15 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from dress.config import Mixed
+from dress.config.tasks import Index
 from dress.data import shards as shards_module
-from dress.data.datamodule import StepDataset
 from dress.data.index_task import run as index_task
 from dress.data.order import BLOCK, mixed, quotas
 from dress.data.pixels import Pixels
 from dress.data.shards import ShardError, Shards, write_shards
 from dress.data.stream import Part, Stream, open_stream
-from dress.data.tasks import Index
 from dress.record import RecordError
+from dress.train.datamodule import StepDataset
 from dress.worlds.shapes import generate as shapes
 
 # --- mixtures ---

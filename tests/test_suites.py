@@ -19,17 +19,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from dress.base.files import read_json
+from dress.coco.chair_list import load_words
+from dress.coco.chair_words import chair_mentions
+from dress.coco.mentions import COCO80
 from dress.config import ConfigError
 from dress.evaluation.suites import measures, pope
-from dress.evaluation.suites.chair_list import load_words
-from dress.evaluation.suites.chair_words import chair_mentions
 from dress.evaluation.suites.outcome import SuiteOutcome, load
 from dress.evaluation.suites.output import recompute
 from dress.evaluation.suites.reading import image_key, read_rows
 from dress.evaluation.suites.settings import SUITES, suite
 from dress.evaluation.suites.stated_scores import stated_scores
-from dress.files import read_json
-from dress.mentions import COCO80
 
 PUBLIC = Path(os.environ.get("DRESS_PUBLIC_DATA", ROOT.parent / "shared" / "data"))
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "PYTHONPATH": str(ROOT / "src")}

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from rich.table import Table
 from rich.text import Text
 
-from dress.files import read_json, read_lines, write_json, write_lines
-from dress.progress import CurriculumProgress
-from dress.terminal import Terminal, visible
+from dress.base.files import read_json, read_lines, write_json, write_lines
+from dress.base.progress import CurriculumProgress
+from dress.base.terminal import Terminal, visible
 
 HOSTILE = "name [/b] [bold]x[/bold] :smile: \x1b[31mred\x1b]0;title\x07 \x9b2J \x7f \u202egnp"
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -68,8 +68,8 @@ def test_what_is_visible_holds_no_control_character_and_keeps_its_length(text: s
 
 PRINTS = """
 from pathlib import Path
-from dress.command_line import entry_point
-from dress.terminal import Terminal
+from dress.run.command_line import entry_point
+from dress.base.terminal import Terminal
 
 @entry_point("prepare")
 def main(composed):

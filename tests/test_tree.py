@@ -14,10 +14,10 @@ from dress.data.shards import Shards
 from dress.dialogue.batch import Sample, collate, pack
 from dress.dialogue.encode import IMAGE, Encoded
 from dress.dialogue.tree import build_tree, build_trees
-from dress.feedback.oracle import OracleRater
 from dress.model import attention
 from dress.phases import supervised
 from dress.record import Record, Turn
+from dress.worlds.shapes.rater import OracleRater
 
 DTYPES = {torch.float64: (1e-12, 1e-7), torch.float32: (1e-6, 1e-6)}
 

@@ -21,18 +21,19 @@ import transformers.dynamic_module_utils
 from conftest import ROOT, composed, small_model, tiny_settings
 from rich.console import Console
 
-from dress import config, run_folder
-from dress.command_line import CommandLineError, _resume_arguments
-from dress.curriculum import Curriculum
-from dress.data.features_task import encoder_of
-from dress.data.tasks import Features
+from dress import config
+from dress.base import run_folder
+from dress.base.files import read_json, read_lines, write_aside, write_json
+from dress.config.raters import LLM, Endpoint, PlainRater
+from dress.config.tasks import Features
 from dress.evaluation.suites.answering import Asker
 from dress.evaluation.suites.settings import VLSafe
 from dress.feedback.command import collect_from
-from dress.files import read_json, read_lines, write_aside, write_json
 from dress.model.checkpoint import load_model, read_training_state
 from dress.model.language import build_language, load_own_tokenizer
-from dress.rater_settings import LLM, Endpoint, PlainRater
+from dress.run.command_line import CommandLineError, _resume_arguments
+from dress.train.curriculum import Curriculum
+from dress.train.features_task import encoder_of
 
 QUIET = Console(quiet=True)
 ORACLE = PlainRater(kind="oracle")
@@ -290,7 +291,7 @@ def test_bad_lines_are_named(tmp_path):
 HOLDING = """
 import sys, time
 from pathlib import Path
-from dress.run_folder import lock
+from dress.base.run_folder import lock
 lock(Path(sys.argv[1]))
 print("locked", flush=True)
 time.sleep(60)
@@ -401,8 +402,9 @@ UNPRIVILEGED = """
 import os, sys
 from pathlib import Path
 import torch
-from dress import config, run_folder
-from dress.files import read_json
+from dress import config
+from dress.base import run_folder
+from dress.base.files import read_json
 folder = Path(sys.argv[1])
 settings = config.check(read_json(folder / "config.json") | {"run_dir": str(folder), "resume": str(folder)})
 os.setgid(65534); os.setuid(65534)

@@ -137,7 +137,7 @@ def dress(spec: ArmSpec, meter: Meter, share: bool = True) -> None:
     import lightning as L
     from torch.utils.data import DataLoader, IterableDataset
 
-    from dress.module import DressModule
+    from dress.train.module import DressModule
 
     model = models.ours(spec.model, spec.shape)
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from filelock import FileLock
 
-from dress.redaction import redacted, reveal
+from dress.base.redaction import redacted, reveal
 
 T = TypeVar("T")
 

@@ -18,8 +18,8 @@ from filelock import FileLock
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from dress.base.files import write_json, write_text
 from dress.data.index import MAX_MEMBER_BYTES, Format, check_regular
-from dress.files import write_json, write_text
 
 INDEX = "index.json"
 INDEX_VERSION = 4

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from dress.config.tasks import Index
 from dress.data.index import Format, detect_format, index_shard
 from dress.data.index_file import INDEX, known_checksums, write_index
 from dress.data.shards import check_shard
-from dress.data.tasks import Index
 
 SHOWN = 5
 """Problems that are printed; the index holds all of them."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from dress.seeding import rng_for
+from dress.base.seeding import rng_for
 
 SHUFFLE_WINDOW = 16
 """Shards that are shuffled together."""

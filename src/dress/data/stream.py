@@ -10,11 +10,11 @@ from random import Random
 from typing import NamedTuple
 
 from dress import config
+from dress.base.seeding import rng_for, seed_for
 from dress.data.cache import ShardCache, is_remote
 from dress.data.order import SHUFFLE_WINDOW, epoch_order, mixed, quotas
 from dress.data.remote import RemoteShards, open_shards
 from dress.data.shards import Sample, Shards
-from dress.seeding import rng_for, seed_for
 
 
 @dataclass(frozen=True)

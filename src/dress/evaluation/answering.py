@@ -9,7 +9,7 @@ from dress import config
 from dress.evaluation.gathered import GatheredOutcomes
 from dress.evaluation.outcomes import Outcome
 from dress.model.lvlm import LVLM
-from dress.ranks import share_out
+from dress.train.parallel import share_out
 
 RECORDS_PER_STEP = 64
 """Of one predict step, at most: many dialogues, of which those that fit are decoded together."""

@@ -7,13 +7,13 @@ from itertools import accumulate
 from pathlib import Path
 
 from dress import config
+from dress.base.run_folder import rank
 from dress.data.shards import Sample
 from dress.evaluation.answering import answer_everywhere
 from dress.evaluation.outcomes import Outcome, evaluate, load_outcomes, save_outcomes
 from dress.feedback.collect import CkptResponder
 from dress.feedback.rater import Rater
-from dress.feedback.responders import Sampling
-from dress.run_folder import rank
+from dress.rollout.responders import Sampling
 
 Texts = Mapping[str, Sequence[str]]
 """Condition name to the condition text of each turn."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dress.base.seeding import seed_for
 from dress.record import TOP_RATING
-from dress.seeding import seed_for
 
 if TYPE_CHECKING:  # suites without a model need these figures, but no torch
     from dress.evaluation.outcomes import Outcome

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dress.base.files import read_lines, write_lines
 from dress.data.shards import Sample
 from dress.feedback.collect import converse
 from dress.feedback.rater import Rater
-from dress.feedback.responders import Responder, Sampling
-from dress.files import read_lines, write_lines
 from dress.record import Dialogue
+from dress.rollout.responders import Responder, Sampling
 
 KINDS = ("description", "question", "harmful", "harmless")
 

@@ -9,12 +9,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from dress.evaluation import charts
+from dress.base.files import read_json
 from dress.evaluation.outcomes import KINDS, Outcome, load_outcomes
-from dress.evaluation.page import badge, header, picture, section, side_by_side, write_page
-from dress.evaluation.tables import CONDITIONS, NOTHING, cells, main_cells, rows, weight
-from dress.files import read_json
 from dress.record import Record
+from dress.report import charts
+from dress.report.page import badge, header, picture, section, side_by_side, write_page
+from dress.report.tables import CONDITIONS, NOTHING, cells, main_cells, rows, weight
 
 NAMES = {"sft": "SFT", "dress": "DRESS"}
 OTHERS = ("phase-rating", "phase-refinement", "phase-best_of", "phase-align")

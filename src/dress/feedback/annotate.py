@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from dress import config
+from dress.base.progress import CurriculumProgress
+from dress.base.seeding import seed_for
 from dress.data.shards import Shards
 from dress.feedback.collect import ShareOut, collect, hold_slice, in_turn, slices
 from dress.feedback.failures import write_failures
-from dress.feedback.ledger import Ledger
 from dress.feedback.llm import LLMRater
 from dress.feedback.rater import Progress, Rater
-from dress.feedback.replay import ReplayClient
-from dress.feedback.responders import FileResponder, KeptAnswers, Responder, Sampling, ServerResponder
-from dress.progress import CurriculumProgress
-from dress.seeding import seed_for
+from dress.llm.ledger import Ledger
+from dress.llm.replay import ReplayClient
+from dress.rollout.responders import FileResponder, KeptAnswers, Responder, Sampling, ServerResponder
 
 FAILURES = "failures.jsonl"
 

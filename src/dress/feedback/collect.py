@@ -9,18 +9,18 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dress import config
+from dress.base.seeding import seed_for
 from dress.data.images import MAX_ASPECT, open_image
 from dress.data.shards import INDEX, Sample, Shards, write_shards
-from dress.data.sources.lvlm_nlf import KEPT
 from dress.dialogue.spans import Completion, Span, answer, opening
 from dress.feedback.failures import settled
 from dress.feedback.rater import Progress, Rater, ignore
-from dress.feedback.responders import Holds, NoAnswer, Responder, Sampling
 from dress.model.generation import Prompt, check_new_tokens, generate
 from dress.model.lvlm import LVLM
 from dress.model.session import Drawing, Images, Session
 from dress.record import CUT, Dialogue, Feedback, Record, RecordError, Turn
-from dress.seeding import seed_for
+from dress.rollout.responders import Holds, NoAnswer, Responder, Sampling
+from dress.sources.lvlm_nlf import KEPT
 
 
 class CkptResponder:

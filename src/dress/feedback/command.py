@@ -9,24 +9,24 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dress.base.files import read_json, write_json, write_lines
+from dress.base.progress import CurriculumProgress
+from dress.base.run_folder import lock, read_marker, unlock
 from dress.config import CollectCommand, CollectStage, Config, Consent, Data
+from dress.config.no_result import BY_CONTENT, NO_RESULT
+from dress.config.raters import LLM
 from dress.data.shards import Shards
 from dress.data.stream import open_split
 from dress.feedback.annotate import FAILURES, gather, keeping
-from dress.feedback.client import build_client
 from dress.feedback.collect import endings_table, ratings_table
 from dress.feedback.estimate import estimate, estimate_table
 from dress.feedback.lvlm_nlf import write_lvlm_nlf
 from dress.feedback.rater import build_rater, check_rater, identity
-from dress.feedback.request import Stopped
-from dress.feedback.responders import FileResponder, Responder, Sampling, ServerResponder
-from dress.feedback.source import SERVER_TOKENS, Source
-from dress.files import read_json, write_json, write_lines
-from dress.no_result import BY_CONTENT, NO_RESULT
-from dress.progress import CurriculumProgress
-from dress.rater_settings import LLM
-from dress.run_folder import lock, read_marker, unlock
-from dress.show import ratings_as_table
+from dress.llm.client import build_client
+from dress.llm.request import Stopped
+from dress.rollout.responders import FileResponder, Responder, Sampling, ServerResponder
+from dress.rollout.source import SERVER_TOKENS, Source
+from dress.train.show import ratings_as_table
 from dress.worlds.prepared import prepared
 
 LEDGER, UNUSED, BEGAN = "ledger.sqlite", "unused_answers.jsonl", "collect.json"

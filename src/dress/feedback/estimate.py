@@ -8,13 +8,13 @@ from pathlib import Path
 from rich.table import Table
 
 from dress import config
+from dress.config.raters import LLM, Calls, Server
 from dress.data.shards import Shards
 from dress.feedback.collect import slices
-from dress.feedback.ledger import Ledger
-from dress.feedback.responders import ANSWER_VERSION
 from dress.feedback.rubric import Rubric
-from dress.rater_settings import LLM, Calls, Server
+from dress.llm.ledger import Ledger
 from dress.record import Turn
+from dress.rollout.responders import ANSWER_VERSION
 
 BYTES_PER_TOKEN = 4
 """Of English text, roughly."""

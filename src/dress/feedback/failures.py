@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dress.base.files import write_lines
 from dress.data.shards import Sample
-from dress.feedback.ledger import Ledger
-from dress.files import write_lines
+from dress.llm.ledger import Ledger
 from dress.record import Dialogue, Record, Turn
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from dress.feedback.limits import processes
 from dress.feedback.rater import Images, Progress, ignore
-from dress.feedback.request import Client, Reply, Request, Stopped
 from dress.feedback.rubric import Rubric, Verdict
+from dress.llm.limits import processes
+from dress.llm.request import Client, Reply, Request, Stopped
 from dress.record import Dialogue, Feedback, Record
 
 SHOWN = 300

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dress.base.files import write_lines
 from dress.data.shards import Shards
-from dress.data.sources.lvlm_nlf import caption_of, row_of
-from dress.files import write_lines
 from dress.record import CRITERIA, Dialogue, Record
+from dress.sources.lvlm_nlf import caption_of, row_of
 
 
 def write_lvlm_nlf(folder: Path, shards: Shards) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from rich.console import Console
 
 from dress import config
-from dress.rater_settings import LLM, PlainRater, Replay
+from dress.config.raters import LLM, PlainRater, Replay
 from dress.record import Dialogue, Feedback, Record
 
 Images = Sequence[bytes | None]
@@ -54,16 +54,16 @@ def build_rater(settings: config.Rater, folder: Path | None = None, console: Con
     Raises:
         ValueError: an LLM's key or rubric is not there, or a ledger cannot be used.
     """
-    from dress.feedback.oracle import OracleRater
     from dress.feedback.rules import RuleRater
+    from dress.worlds.shapes.rater import OracleRater
 
     if isinstance(settings, PlainRater):
         raters: dict[str, Callable[[], Rater]] = {"oracle": OracleRater, "rules": RuleRater, "none": NoRater}
         return raters[settings.kind]()
 
-    from dress.feedback.client import build_client
     from dress.feedback.llm import LLMRater, Preview
     from dress.feedback.rubric import Rubric
+    from dress.llm.client import build_client
 
     client, rubric = build_client(settings, folder), Rubric.load(settings.rubric)
     if isinstance(settings, Replay):

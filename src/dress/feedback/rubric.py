@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from dress.feedback.prompt_file import CONFIGS, NOTHING, PromptFile, lines, objects
-from dress.feedback.request import Message
+from dress.llm.prompt_file import CONFIGS, NOTHING, PromptFile, lines, objects
+from dress.llm.request import Message
 from dress.record import Criterion, Dialogue, Record
 
 

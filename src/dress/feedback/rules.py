@@ -9,10 +9,10 @@ import random
 import re
 from collections.abc import Sequence
 
+from dress.base.seeding import rng_for
+from dress.coco.mentions import COCO80, a, claims, mentions, normal, verb
 from dress.feedback.rater import Images, Progress, ignore
-from dress.mentions import COCO80, a, claims, mentions, normal, verb
 from dress.record import Dialogue, Feedback, Record
-from dress.seeding import rng_for
 from dress.worlds.shapes.oracle import Verdict, critique, refinement
 
 _ASKED_TO_DESCRIBE = re.compile(r"\b(describe|description|caption|what do you see|what is in)\b")

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from dress.evaluation import charts
 from dress.evaluation.metrics import mean
-from dress.evaluation.page import badge, header, html_table, picture, section, side_by_side, write_page
 from dress.inspection.inspecting import Inspection
 from dress.inspection.reading import Item
 from dress.inspection.tables import tables
 from dress.record import TOP_RATING, Dialogue, Turn
+from dress.report import charts
+from dress.report.page import badge, header, html_table, picture, section, side_by_side, write_page
 
 OPEN_DIALOGUES = 2
 """Dialogues of a record that are shown at once; the others unfold."""

@@ -9,14 +9,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dress.data.sources.llava import LLaVA
-from dress.data.sources.lvlm_nlf import LVLMNLF
-from dress.data.sources.merging import image_of
-from dress.data.sources.ranges import layout, ranges
-from dress.data.sources.rows import Part, Place, Rejected, Source, Table, table_files
-from dress.data.sources.values import value
 from dress.data.splits import open_splits
 from dress.record import Criterion, Dialogue, ImageAnnotation, Record, RecordError, Turn, describe
+from dress.sources.llava import LLaVA
+from dress.sources.lvlm_nlf import LVLMNLF
+from dress.sources.merging import image_of
+from dress.sources.ranges import layout, ranges
+from dress.sources.rows import Part, Place, Rejected, Source, Table, table_files
+from dress.sources.values import value
 
 QUESTIONS: dict[str, Criterion | None] = {"query": "harmlessness", "safe_query": None, "question": None, "text": None}
 """Fields of a row that hold one question, and what it is a question of (VLSafe, POPE, LLaVA's evaluations)."""

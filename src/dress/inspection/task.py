@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dress.data.tasks import Inspect
-from dress.files import write_json, write_lines
+from dress.base.files import write_json, write_lines
+from dress.config.tasks import Inspect
 from dress.inspection.inspecting import Inspection, inspect
 from dress.inspection.page import write_inspection
 from dress.inspection.reading import DataSet, Item

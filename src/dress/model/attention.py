@@ -34,7 +34,7 @@ from transformers.masking_utils import sdpa_mask
 
 from dress.dialogue.batch import Forest
 from dress.dialogue.tree import Path
-from dress.model.products import Group, path_attention
+from dress.kernels.products import Group, path_attention
 
 NAME = "dress"
 Backend = Literal["dense", "nodes", "flex"]

@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from dress import config
-from dress.consent import DAMAGED, model_of
+from dress.base.files import read_json, write_aside, write_json
+from dress.config.consent import DAMAGED, model_of
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash
-from dress.files import read_json, write_aside, write_json
 from dress.model.language import load_own_tokenizer
 from dress.model.lvlm import LVLM
 from dress.model.vision import from_run

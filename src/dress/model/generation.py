@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from dress.base.seeding import seed_for
 from dress.dialogue.spans import Completion
+from dress.kernels.packed import Packed
 from dress.model.lvlm import LVLM
 from dress.model.memory import rows_that_fit
-from dress.model.packed import Packed
 from dress.model.session import Drawing, Images, Prompt, Session
-from dress.seeding import seed_for
 
 
 def generate(

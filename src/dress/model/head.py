@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dress.model.fused import out_dtype
+from dress.kernels.fused import out_dtype
 
 CHUNK = 2**25
 """Logits in memory at a time."""

@@ -13,10 +13,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.modeling_utils import PreTrainedModel
 
 from dress import config
+from dress.base.files import read_json
 from dress.dialogue.batch import Sample, collate
 from dress.dialogue.encode import Encoded
 from dress.dialogue.tree import Tree, build_tree
-from dress.files import read_json
 from dress.model import attention
 
 PROVED = {"llama", "qwen2", "qwen3", "mistral", "smollm3", "gemma2", "gemma3_text", "gpt2"}

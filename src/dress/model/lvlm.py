@@ -15,11 +15,11 @@ from transformers import PreTrainedTokenizerBase
 from dress import config
 from dress.dialogue.batch import Forest
 from dress.dialogue.encode import IMAGE, Encoder
+from dress.kernels.fused import fuse
+from dress.kernels.last_layer import prune_last_layer
 from dress.model.attention import foreign_mask, plan
-from dress.model.fused import fuse
 from dress.model.head import head_loss
 from dress.model.language import build_language
-from dress.model.last_layer import prune_last_layer
 from dress.model.projector import build_projector
 from dress.model.vision import VisionEncoder
 

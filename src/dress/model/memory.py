@@ -7,8 +7,8 @@ import os
 
 import torch
 
+from dress.kernels.products import KEPT
 from dress.model.lvlm import LVLM
-from dress.model.products import KEPT
 
 SHARE = 0.7
 """Of the memory that is free; the rest is for the allocator, the logits and the data."""

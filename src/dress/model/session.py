@@ -19,11 +19,11 @@ from transformers import TopPLogitsWarper
 from dress.dialogue.encode import IMAGE
 from dress.dialogue.spans import Span
 from dress.dialogue.tree import sorted_prefixes
+from dress.kernels.packed import Packed
 from dress.model.attention import foreign_mask
 from dress.model.cache import Cache, Decoding, Place, Reading, Run, Store
 from dress.model.lvlm import LVLM
 from dress.model.memory import rows_that_fit
-from dress.model.packed import Packed
 
 DROP_SHARE = 0.15
 """Ended rows leave the batch when they are this share of it: each time costs a copy of what they have read."""

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dress.base.files import required
+from dress.base.seeding import seed_for
 from dress.config import Config, TrainStage
-from dress.consent import DAMAGED
+from dress.config.consent import DAMAGED
 from dress.evaluation.suites.answers_file import join
 from dress.evaluation.suites.asked import Asked
 from dress.evaluation.suites.outcome import SuiteOutcome
 from dress.evaluation.suites.reading import read_rows
 from dress.evaluation.suites.settings import Asking
-from dress.feedback.responders import NoAnswer, Responder, Sampling, ServerResponder
-from dress.feedback.source import SERVER_TOKENS, Source
-from dress.files import required
 from dress.record import RecordError
-from dress.seeding import seed_for
+from dress.rollout.responders import NoAnswer, Responder, Sampling, ServerResponder
+from dress.rollout.source import SERVER_TOKENS, Source
 
 Progress = Callable[[int], None]
 EMPTY, UNSEEN = "empty answer", "its image cannot be read"
@@ -52,7 +52,7 @@ class Asker:
         )
         self.responder: Responder | None = None
         if self.kind == "server":
-            from dress.feedback.client import build_client
+            from dress.llm.client import build_client
 
             client = build_client(settings.server.endpoint(self.name), Path(settings.out))
             self.responder = ServerResponder(client, settings.server.sees_image, settings.server.system)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from dress.coco.mentions import normal
 from dress.evaluation.suites.asked import Asked
 from dress.evaluation.suites.outcome import SuiteOutcome
 from dress.evaluation.suites.reading import Row, image_key
-from dress.feedback.responders import NoAnswer
-from dress.mentions import normal
+from dress.rollout.responders import NoAnswer
 
 _PROMPT = ("prompt", "question", "user", "query", "instruction")
 _ANSWER = ("text", "answer", "assistant", "response", "output", "caption")

@@ -6,17 +6,17 @@ from typing import Any
 
 from rich.console import Console
 
+from dress.coco.chair_list import load_words
+from dress.coco.mentions import COCO80
 from dress.evaluation.suites import chair
 from dress.evaluation.suites.asked import Asked, Images, question
-from dress.evaluation.suites.chair_list import load_words
 from dress.evaluation.suites.judging import Judging, Task, judged
 from dress.evaluation.suites.measures import Suite
 from dress.evaluation.suites.outcome import SuiteOutcome
 from dress.evaluation.suites.prompts import JudgePrompt, Named
 from dress.evaluation.suites.reading import image_key, read_rows
 from dress.evaluation.suites.settings import Captioning
-from dress.feedback.source import Source
-from dress.mentions import COCO80
+from dress.rollout.source import Source
 
 INSTRUCTIONS = {
     "short caption": "Generate a short caption of the image.",

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dress.evaluation.suites.chair_list import Words, load_words
+from dress.coco.chair_list import Words, load_words
 from dress.evaluation.suites.measures import Measure, Suite
 from dress.evaluation.suites.outcome import SuiteOutcome, counted
 from dress.evaluation.suites.output import finish

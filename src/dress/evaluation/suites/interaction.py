@@ -10,6 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
+from dress.base.progress import CurriculumProgress
+from dress.base.seeding import rng_for, seed_for
 from dress.config import Config, Data
 from dress.data.shards import Sample
 from dress.data.stream import open_split
@@ -20,11 +22,9 @@ from dress.evaluation.suites.output import finish
 from dress.evaluation.suites.settings import Interaction
 from dress.feedback.collect import CkptResponder, converse
 from dress.feedback.rater import NoRater, Rater, build_rater, check_rater
-from dress.feedback.responders import FileResponder, Responder
-from dress.feedback.source import Source
-from dress.progress import CurriculumProgress
 from dress.record import TOP_RATING, Dialogue, Feedback, Turn
-from dress.seeding import rng_for, seed_for
+from dress.rollout.responders import FileResponder, Responder
+from dress.rollout.source import Source
 from dress.worlds.prepared import prepared
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 from rich.console import Console
 
+from dress.base.progress import CurriculumProgress
+from dress.config.raters import LLM, PlainRater, Replay
 from dress.evaluation.suites.answering import Asker
 from dress.evaluation.suites.asked import Asked
 from dress.evaluation.suites.measures import Suite
@@ -18,10 +20,8 @@ from dress.evaluation.suites.output import finish
 from dress.evaluation.suites.prompts import JudgePrompt
 from dress.evaluation.suites.settings import Judged
 from dress.feedback.rater import check_rater
-from dress.feedback.request import Reply, Request
-from dress.feedback.responders import NoAnswer
-from dress.progress import CurriculumProgress
-from dress.rater_settings import LLM, PlainRater, Replay
+from dress.llm.request import Reply, Request
+from dress.rollout.responders import NoAnswer
 
 Facts = dict[str, Any]
 Progress = Callable[[int, str], None]
@@ -70,7 +70,7 @@ class LLMJudge:
     """
 
     def __init__(self, settings: LLM | Replay, out: Path) -> None:
-        from dress.feedback.client import build_client
+        from dress.llm.client import build_client
 
         self.settings, self.client = settings, build_client(settings, out)
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dress.files import read_lines, write_lines
+from dress.base.files import read_lines, write_lines
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dress.base.files import read_json, write_json
 from dress.evaluation.suites import outcome
 from dress.evaluation.suites.measures import Measure, Suite, summary
 from dress.evaluation.suites.outcome import SuiteOutcome
 from dress.evaluation.suites.reading import fingerprint
 from dress.evaluation.suites.settings import SUITES, SuiteSettings
-from dress.evaluation.tables import NOTHING
-from dress.files import read_json, write_json
+from dress.report.tables import NOTHING
 
 OUTCOMES, BASELINE, FIGURES, RUN = "outcomes.jsonl", "baseline.jsonl", "suite.json", "run.json"
 _SHOWN = 3

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dress.base.files import read_json, write_json, write_text
 from dress.evaluation.suites import output, published
 from dress.evaluation.suites.output import FIGURES, OUTCOMES, RUN, read_figures, say
 from dress.evaluation.suites.paper_pages import html_page, latex_tables, shown
 from dress.evaluation.suites.published import COLUMNS
 from dress.evaluation.suites.settings import Paper
-from dress.files import read_json, write_json, write_text
 
 Figures = Mapping[str, Any]
 INPUTS: dict[str, tuple[str, ...]] = {

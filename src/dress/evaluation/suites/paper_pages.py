@@ -8,7 +8,7 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
-from dress.evaluation.tables import NOTHING
+from dress.report.tables import NOTHING
 
 Row = Mapping[str, float | None]
 Columns = Sequence[Sequence[Any]]

@@ -10,13 +10,13 @@ from typing import Any
 
 from rich.console import Console
 
+from dress.base.progress import CurriculumProgress
+from dress.coco.mentions import normal
 from dress.evaluation.suites.measures import Measure, Suite
 from dress.evaluation.suites.outcome import SuiteOutcome, counted
 from dress.evaluation.suites.output import finish
 from dress.evaluation.suites.reading import Row, first_line, image_key, read_rows
 from dress.evaluation.suites.settings import Pope
-from dress.mentions import normal
-from dress.progress import CurriculumProgress
 
 Key = tuple[str, str]
 """Image and question."""

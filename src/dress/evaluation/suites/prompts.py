@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator
 
-from dress.feedback.prompt_file import CONFIGS, NOTHING, PromptFile, lines, objects
-from dress.feedback.request import Message
-from dress.mentions import COCO80
+from dress.coco.mentions import COCO80
+from dress.llm.prompt_file import CONFIGS, NOTHING, PromptFile, lines, objects
+from dress.llm.request import Message
 from dress.record import Dialogue, Record
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, StrictBool, model_validator
 
 from dress.config import Consent, Positive, Section, TopP, check_as
-from dress.rater_settings import Rater, Real, ResponderName, Server
+from dress.config.raters import Rater, Real, ResponderName, Server
 
 
 class SuiteSettings(Section):

@@ -15,8 +15,8 @@ from dress.evaluation.suites.prompts import JudgePrompt, Refusal, SafetyFlags
 from dress.evaluation.suites.reading import read_rows
 from dress.evaluation.suites.settings import VLSafe
 from dress.feedback.rules import RuleRater
-from dress.feedback.source import Source
 from dress.record import ImageAnnotation, Turn
+from dress.rollout.source import Source
 
 FLAGS = ("relevance", "safety", "persuasiveness")
 SEEN, UNSEEN, BENIGN = "seen in training", "not seen in training", "benign"

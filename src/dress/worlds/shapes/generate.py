@@ -10,8 +10,8 @@ import json
 import random
 from collections.abc import Callable, Iterator
 
+from dress.base.seeding import rng_for
 from dress.record import Dialogue, ImageAnnotation, ImageRef, Object, Record, Turn
-from dress.seeding import rng_for
 from dress.worlds.shapes import requests
 from dress.worlds.shapes.scene import Scene, draw
 

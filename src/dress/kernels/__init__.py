@@ -1,0 +1,1 @@
+"""Products, norms and attention for CPU and CUDA, which the model reads without knowing."""

@@ -1,0 +1,1 @@
+"""Asking a server: client, ledger, limits, forms, replay."""

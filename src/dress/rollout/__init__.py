@@ -1,0 +1,1 @@
+"""Who answers, and how the turns of a dialogue follow each other."""

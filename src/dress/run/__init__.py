@@ -1,0 +1,1 @@
+"""The command line, the beginning of a run folder, and loggers."""

@@ -1,0 +1,261 @@
+"""Where metrics go: CSV (default), Weights & Biases, TensorBoard.
+
+Whatever the logger, everything also lies in the run folder as plain files; nothing here is needed
+to read a run. Secrets are known by the name of an environment variable only and never written.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from dress import config
+from dress.base.files import write_text
+from dress.base.redaction import redacted
+from dress.base.run_folder import rank
+from dress.run.result_rows import (
+    Samples,
+    Table,
+    figures_table,
+    flat_figures,
+    ratings_table,
+    sample_table,
+)
+from dress.train.stages import headline
+
+if TYPE_CHECKING:
+    import wandb
+
+    from dress.data.shards import Sample
+    from dress.evaluation.outcomes import Outcome
+
+X_AXIS = "curriculum/step"
+"""What all curves are drawn over: optimiser steps since the first stage began."""
+
+_runs: dict[str, wandb.Run] = {}
+"""Open Weights & Biases runs by run folder: one for all stages of a curriculum."""
+
+
+def build_loggers(settings: config.Config, stage: str, resumed: bool) -> list[Logger]:
+    """The loggers of one stage; none, one or several.
+
+    Args:
+        settings: `logger` says which, `run_dir` where their files lie.
+        stage: names the files of CSV and TensorBoard; wandb has one run for all stages.
+        resumed: goes on inside a stage, so that files of the first part are kept.
+
+    Raises:
+        ValueError: tensorboard is not installed.
+    """
+    chosen, folder = settings.logger, Path(settings.run_dir)
+    loggers: list[Logger] = []
+    if chosen.csv:
+        version = _version(folder / "csv", stage) if resumed else stage
+        loggers.append(CSVLogger(folder, name="csv", version=version, flush_logs_every_n_steps=1))
+    if chosen.tensorboard:
+        _need_tensorboard()
+        version = _version(folder / "tensorboard", stage) if resumed else stage
+        loggers.append(TensorBoardLogger(folder, name="tensorboard", version=version))
+    if chosen.wandb:
+        loggers.append(WandbStage(settings))
+    return loggers
+
+
+def _version(folder: Path, stage: str) -> str:
+    """A name that no part of the stage before has: `sft-resumed`, then `sft-resumed-2` …"""
+    names = (f"{stage}-resumed{f'-{n}' if n > 1 else ''}" for n in count(1))
+    return next(name for name in names if not (folder / name).exists())
+
+
+def log_results(
+    settings: config.Config,
+    metrics: Mapping[str, Any],
+    outcomes: Sequence[Outcome],
+    samples: Sequence[Sample],
+) -> None:
+    """The end of a curriculum: figures, tables, and sample images with their answers.
+
+    CSV logs nothing here: `metrics.json`, `outcomes.jsonl` and the report are in the run folder.
+
+    Args:
+        settings: of the run.
+        metrics: as in `metrics.json`.
+        outcomes: every judged answer.
+        samples: the evaluated records with image bytes, in order; the first ones are shown.
+    """
+    if rank() > 0 or not (settings.logger.wandb or settings.logger.tensorboard):
+        return
+    tables = {
+        "tables/figures": figures_table(metrics),
+        "tables/ratings": ratings_table(Path(settings.run_dir)),
+    }
+    shown = sample_table(outcomes, samples, headline(settings.curriculum))
+    if settings.logger.wandb:
+        _results_to_wandb(settings, flat_figures(metrics), tables, shown)
+    if settings.logger.tensorboard:
+        _results_to_tensorboard(settings, flat_figures(metrics), tables, shown)
+
+
+def finish(exit_code: int) -> None:
+    """Close what is open, so that a sweep's runs stay apart and a crash is shown as one."""
+    while _runs:
+        folder, run = _runs.popitem()
+        run.finish(exit_code=exit_code)
+        if os.environ.get("WANDB_DATA_DIR") == _data_dir(folder):
+            del os.environ["WANDB_DATA_DIR"]
+
+
+# --- Weights & Biases -----------------------------------------------------------------------------
+
+
+class WandbStage(Logger):
+    """One stage's view of the curriculum's one wandb run."""
+
+    def __init__(self, settings: config.Config) -> None:
+        super().__init__()
+        self.settings = settings
+
+    @property
+    def name(self) -> str:
+        return self.settings.logger.project
+
+    @property
+    def version(self) -> str:
+        return wandb_id(Path(self.settings.run_dir))
+
+    @property
+    def save_dir(self) -> str:
+        return self.settings.run_dir
+
+    @property
+    def experiment(self) -> wandb.Run:
+        return open_run(self.settings)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.experiment.log(metrics)  # wandb's own step would start anew with every stage
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The configuration is given when the run opens."""
+
+
+def open_run(settings: config.Config) -> wandb.Run:
+    """The wandb run of a curriculum: the open one, or one with the id kept in the run folder.
+
+    Offline unless the variable named by `logger.api_key_env` is set (or WANDB_MODE says otherwise).
+    A resumed run has the same id; offline parts of it are joined by `wandb sync`.
+    """
+    if settings.run_dir in _runs:
+        return _runs[settings.run_dir]
+    import wandb
+
+    folder = Path(settings.run_dir)
+    key = os.environ.get(settings.logger.api_key_env)
+    mode = os.environ.get("WANDB_MODE") or ("online" if key else "offline")
+    if mode == "online":
+        wandb.login(key=key)
+    # Pictures of tables wait here for their upload; else in the home folder, apart from their run.
+    os.environ.setdefault("WANDB_DATA_DIR", _data_dir(settings.run_dir))
+    typed = sys.argv
+    sys.argv = redacted(typed)  # wandb keeps them
+    try:
+        run = wandb.init(
+            project=settings.logger.project,
+            entity=settings.logger.entity,
+            id=wandb_id(folder),
+            name=f"{settings.name}-{settings.seed}",
+            group=group_of(folder),
+            job_type=settings.name,
+            tags=[settings.scale],
+            resume="allow",
+            mode=mode,  # type: ignore[arg-type]
+            dir=str(folder),
+            config=redacted(settings.model_dump()),
+            settings=wandb.Settings(console="off", save_code=False, silent=True),
+        )
+    finally:
+        sys.argv = typed
+    run.define_metric(X_AXIS)
+    run.define_metric("*", step_metric=X_AXIS)
+    _runs[settings.run_dir] = run
+    return run
+
+
+def _data_dir(run_dir: str) -> str:
+    return str(Path(run_dir).absolute() / "wandb" / "data")
+
+
+def wandb_id(folder: Path) -> str:
+    """The run's id, the same for every stage and after every resume."""
+    file = folder / "wandb_id.txt"
+    if not file.exists():
+        write_text(file, secrets.token_hex(4))
+    return file.read_text(encoding="utf-8").strip()
+
+
+def group_of(folder: Path) -> str | None:
+    """The sweep a run belongs to: Hydra keeps `multirun.yaml` above its jobs."""
+    return folder.parent.name if (folder.parent / "multirun.yaml").exists() else None
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+def _results_to_wandb(
+    settings: config.Config,
+    flat: dict[str, float],
+    tables: dict[str, Table],
+    shown: Samples,
+) -> None:
+    import wandb
+
+    run = open_run(settings)
+    stages = [settings.curriculum.stages[name] for name in settings.curriculum.order]
+    steps = sum(stage.steps for stage in stages if isinstance(stage, config.TrainStage))
+    rows = []
+    for row in shown.rows:
+        picture = row.picture()
+        rows.append([None if picture is None else wandb.Image(picture), *row.values])
+    logged = {
+        name: wandb.Table(list(table.columns), [list(row) for row in table.rows]) for name, table in tables.items()
+    }
+    logged["tables/samples"] = wandb.Table(["image", *shown.columns], rows)
+    run.log({X_AXIS: float(steps), **flat, **logged})
+
+
+def _results_to_tensorboard(
+    settings: config.Config,
+    flat: dict[str, float],
+    tables: dict[str, Table],
+    shown: Samples,
+) -> None:
+    _need_tensorboard()
+    import numpy as np
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(Path(settings.run_dir) / "tensorboard" / "results"))
+    for name, value in flat.items():
+        writer.add_scalar(name, value)
+    for name, table in tables.items():
+        writer.add_text(name, table.markdown())
+    for number, row in enumerate(shown.rows):
+        writer.add_text(f"samples/{number}", Table(shown.columns, [row.values]).markdown())
+        picture = row.picture()
+        if picture is not None:
+            writer.add_image(f"samples/{number}", np.asarray(picture), dataformats="HWC")
+    writer.close()
+
+
+def _need_tensorboard() -> None:
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ValueError('logger=tensorboard: not installed; pip install -e ".[tensorboard]"')

@@ -1,0 +1,101 @@
+"""LLaVA-Instruct: `[{"id", "image", "conversations": [{"from": "human" | "gpt", "value"}]}]`.
+
+The 150k files, mix665k (rows without an image, several rounds, `model`), and anything of this shape as JSON or
+JSON lines; `instruction` and `output` in place of `conversations` make one round. `<image>` stands first or last
+in the first human text and is taken out with the line break or blank beside it; texts stay as they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dress.record import Dialogue, Turn
+from dress.sources.rows import IMAGE_MARK as IMAGE
+from dress.sources.rows import Part, Place, Rejected, Source, Table, plain_path, table_files, without_mark
+
+ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+
+
+class _Said(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    from_: str = Field(alias="from")
+    value: str
+
+
+class _Row(BaseModel):
+    """A row of the publisher; further fields (`id`, `model` …) are kept."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    image: Any = None
+    conversations: list[_Said] = Field(min_length=1)
+
+
+class LLaVA(Source):
+    """See `rows.Source`."""
+
+    name = "llava"
+    version = 2
+    splits = ("sft", "prompts", "eval")
+    usual = ("sft", "eval")
+
+    def tables(self, path: Path) -> list[Table]:
+        """A file, or all `*.json` and `*.jsonl` of a folder."""
+        return [Table(file) for file in table_files(path, "*.json", "*.jsonl")]
+
+    def parts(self, value: Any, place: Place) -> Iterable[Part]:
+        row = _Row.model_validate(_with_conversations(value))
+        image = _image(row.image)
+        extra = dict(row.model_extra or {})
+        said, system = row.conversations, None
+        if ROLES.get(said[0].from_) == "system":
+            system, said = said[0].value, said[1:]
+        tokens = [number for number, text in enumerate(said) for _ in range(text.value.count(IMAGE))]
+        if len(tokens) > (image is not None):
+            what = "several images" if image else "no image named"
+            raise Rejected(what, f"conversations: expected {IMAGE} at most once and with an image, got {len(tokens)}")
+        if tokens and not said[tokens[0]].value.startswith(IMAGE):
+            extra["image_token"] = "last" if said[tokens[0]].value.endswith(IMAGE) else "inside"
+        if tokens and tokens[0] > 0:
+            extra["image_token"] = f"in text {tokens[0]}"
+        yield Part(image=image, dialogues=[Dialogue(system=system, turns=_turns(said), extra=extra)])
+
+
+def _with_conversations(value: Any) -> Any:
+    """A row of `instruction` and `output`, as one round."""
+    if not isinstance(value, dict) or "conversations" in value or not {"instruction", "output"} <= value.keys():
+        return value
+    rest = {name: given for name, given in value.items() if name not in ("instruction", "output")}
+    said = [{"from": "human", "value": value["instruction"]}, {"from": "gpt", "value": value["output"]}]
+    return rest | {"conversations": said}
+
+
+def _image(image: Any) -> str | None:
+    if isinstance(image, list):
+        if len(image) != 1:
+            raise Rejected("several images", f"image: expected one name, got {len(image)}")
+        image = image[0]
+    return None if image is None else plain_path(image)
+
+
+def _turns(said: list[_Said]) -> list[Turn]:
+    """Rounds of a human text and its answer; the last answer may be missing."""
+    turns = []
+    for number, text in enumerate(said):
+        expected = ("user", "assistant")[number % 2]
+        if ROLES.get(text.from_) != expected:
+            raise Rejected("bad order", f"conversations[{number}].from: expected {expected}, got {text.from_!r:.80}")
+        plain = without_mark(text.value)
+        if not plain.strip():
+            raise Rejected("empty text", f"conversations[{number}].value: expected text, got {text.value!r:.80}")
+        if expected == "user":
+            turns.append(Turn(user=plain, extra=text.model_extra or {}))
+        else:
+            turns[-1].assistant = plain
+            turns[-1].extra.update({f"answer_{name}": given for name, given in (text.model_extra or {}).items()})
+    return turns

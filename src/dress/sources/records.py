@@ -1,0 +1,42 @@
+"""Our own records as JSON lines, images by file name (`image.id`).
+
+A file named after a split (`sft.jsonl`, or any name in a folder `sft/`) fills that folder with its records as they
+are; of other files every record goes where its content belongs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from dress.record import Record
+from dress.sources.rows import SPLITS, Part, Place, Source, Table, plain_path, table_files
+
+
+class Records(Source):
+    """See `rows.Source`."""
+
+    name = "records"
+
+    def tables(self, path: Path) -> list[Table]:
+        """A file, or all `*.jsonl` of a folder and of its folders named after splits."""
+        patterns = ["*.jsonl", *(f"{split}/*.jsonl" for split in SPLITS)]
+        return [Table(file) for file in table_files(path, *patterns)]
+
+    def parts(self, value: Any, place: Place) -> Iterable[Part]:
+        record = Record.model_validate(value)
+        image = record.image
+        if image is not None:
+            image = image.model_copy(update={"id": plain_path(image.id, "image.id")})
+        file = PurePosixPath(place.file)
+        yield Part(
+            image=image,
+            group=record.key,
+            key=record.key,
+            split=next((name for name in (file.stem, file.parent.name) if name in SPLITS), None),
+            source=record.source,
+            annotation=record.annotation,
+            dialogues=record.dialogues,
+            extra=record.extra,
+        )

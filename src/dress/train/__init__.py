@@ -1,0 +1,1 @@
+"""Stages and their curriculum: module, data module, callbacks, devices."""

@@ -1,0 +1,105 @@
+"""Work that the ranks of a run share out: the same number of steps on each, on the devices of the run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from dress import config
+from dress.model.lvlm import LVLM
+from dress.train.callbacks import Interrupted
+
+Work = Callable[[int], None]
+"""Does the share of this number."""
+Finish = Callable[[], None]
+
+
+def build_trainer(training: config.Training, **more: Any) -> L.Trainer:
+    """A Trainer on the devices of the run that shows and saves nothing by itself.
+
+    Lightning's own handler of SIGTERM waits for the other ranks inside of the handler, and can wait for ever; it is
+    never installed: what this process had installed before goes on to count.
+
+    Args:
+        training: accelerator, devices, strategy.
+        more: further arguments of `L.Trainer`.
+    """
+    plain = {"logger": False, "num_sanity_val_steps": 0}
+    trainer = L.Trainer(
+        accelerator=training.accelerator,
+        devices=training.devices,
+        strategy=training.strategy,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **{**plain, **more},
+    )
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+class SharedWork(L.LightningModule):
+    """A predict step does one share; rank r of n takes the shares r, r + n, … A rank without one takes part.
+
+    Args:
+        model: Lightning moves it to its device and back.
+        work: does a share.
+        shares: how many there are.
+        finish: called on every rank when its shares are done, still in the loop; it may hold collectives.
+    """
+
+    def __init__(self, model: LVLM, work: Work, shares: int, finish: Finish = lambda: None) -> None:
+        super().__init__()
+        self.model, self.work, self.shares, self.finish = model, work, shares, finish
+
+    def predict_dataloader(self) -> DataLoader[int]:
+        rounds = math.ceil(self.shares / self.trainer.world_size)
+        mine = range(self.trainer.global_rank, rounds * self.trainer.world_size, self.trainer.world_size)
+        return DataLoader(cast(Any, mine), batch_size=None)
+
+    def predict_step(self, number: int, batch_idx: int) -> int:
+        """Do a share; returns its number, since Lightning warns of a step without a result."""
+        if number < self.shares:
+            try:
+                self.work(number)
+            except KeyboardInterrupt:  # Lightning would end the process with exit code 1
+                raise Interrupted from None
+        return number
+
+    def on_predict_epoch_end(self) -> None:
+        self.finish()
+
+
+def share_out(model: LVLM, training: config.Training, work: Work, shares: int, finish: Finish = lambda: None) -> None:
+    """Do all shares of a work, on all ranks and on the devices of the run, in fp32.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM.
+    """
+    build_trainer(training).predict(SharedWork(model, work, shares, finish), return_predictions=False)
+
+
+@contextmanager
+def on_device(model: LVLM, training: config.Training) -> Iterator[None]:
+    """The model on this process's device, for work of one rank alone."""
+    model.to(build_trainer(training).strategy.root_device)
+    try:
+        yield
+    finally:
+        model.cpu()
+
+
+def of_ranks(lines: list[str]) -> list[str]:
+    """The lines of all ranks, each once, on every rank."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return lines
+    every: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(every, lines)
+    return list(dict.fromkeys(line for part in every for line in part))

@@ -1,0 +1,157 @@
+"""What a stage's records give to learn from, known before training: is there anything, and does it fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from dress import config
+from dress.base.progress import CurriculumProgress
+from dress.data.remote import RemoteShards
+from dress.data.shards import Shards
+from dress.data.stream import Stream
+from dress.dialogue.encode import Encoder
+from dress.dialogue.spans import Span, Supervised
+from dress.phases import supervised
+from dress.record import Record, RecordError
+
+SMALLEST_TURN = 26
+"""Bytes of the JSON of a turn without words: `{"user":"","assistant":""}`."""
+NAMED = 3
+"""Rows that an error names."""
+
+
+@dataclass(frozen=True)
+class TooLong:
+    """A row that training would set aside, with its tokens; or, where nothing was read, that could be one."""
+
+    where: str
+    tokens: int
+
+
+class Supervision:
+    """Looks through the records of a train stage.
+
+    Args:
+        name: of the stage.
+        stage: its mixture of phases.
+        settings: of the run: phases, `data.max_tokens`, `data.on_damage`.
+        encoder: tokens of a dialogue.
+    """
+
+    def __init__(self, name: str, stage: config.TrainStage, settings: config.Config, encoder: Encoder) -> None:
+        self.name, self.stage, self.settings, self.encoder = name, stage, settings, encoder
+        turn = (Span("user", "a"), Span("assistant", "a", 1.0))
+        one, two = (len(encoder.supervised(Supervised("sft", turn * n, image=False), "").ids) for n in (1, 2))
+        self._first, self._turn = one, two - one
+
+    def check(self, stream: Stream, progress: CurriculumProgress) -> Iterator[str]:
+        """Is there something to learn, and does every row fit into `data.max_tokens`?
+
+        Only rows whose text could be too long are tokenised. Remote shards are not fetched for it.
+
+        Yields:
+            What a person should know of rows that are set aside, or may be.
+
+        Raises:
+            ValueError: names stage, data and rows.
+        """
+        self.check_any(stream)
+        rows: list[TooLong] = []
+        for shards in (part.shards for part in stream.parts):
+            doubtful = sum(self.could_be_longer(shards.text_size(index)) for index in range(len(shards)))
+            if doubtful and isinstance(shards, RemoteShards):
+                yield (
+                    f"stage {self.name}: {doubtful:,} rows of {shards.folder} could be longer than data.max_tokens; "
+                    f"known when they are fetched"
+                )
+            elif doubtful:
+                progress.start(f"lengths of data.{self.stage.data}", len(shards))
+                rows += self.too_long(shards, progress.advance)
+                progress.end()
+        if line := self.refuse(rows):
+            yield line
+
+    def check_any(self, stream: Stream) -> None:
+        """Refuse records of which none has a supervised token; reads up to the first that has one.
+
+        Raises:
+            ValueError: names stage, data and phases.
+        """
+        number = 0
+        for part in stream.parts:
+            for record, _ in self._records(part.shards, range(len(part.shards))):
+                number += 1
+                if any(span.weight for dialogue in self._dialogues(record) for span in dialogue.spans):
+                    return
+        phases = ", ".join(self.stage.phases)
+        raise ValueError(
+            f"stage {self.name}: no supervised token in data.{self.stage.data}: none of its {number:,} records gives "
+            f"phase {phases} anything to learn. show=batch shows what a stage learns"
+        )
+
+    def too_long(self, shards: Shards, advance: Callable[[], None] = lambda: None) -> list[TooLong]:
+        """Rows with a dialogue of more than `data.max_tokens` tokens; what cannot be that long is not read.
+
+        A token stands for at least one byte of text, so the size of a record's JSON bounds its tokens.
+
+        Args:
+            shards: local ones.
+            advance: called for each row.
+        """
+        longest = []
+        for index in range(len(shards)):
+            advance()
+            if not self.could_be_longer(shards.text_size(index)):
+                continue
+            for record, where in self._records(shards, [index]):
+                tokens = max(map(self._tokens, self._dialogues(record)), default=0)
+                if tokens > self.settings.data.max_tokens:
+                    longest.append(TooLong(where, tokens))
+        return longest
+
+    def could_be_longer(self, size: int) -> bool:
+        """Whether a record of so many bytes of JSON could hold a dialogue that is too long."""
+        repeated = 2 if "refinement" in self.stage.phases else 1  # an answer may stand there once more
+        phases = self.settings.phases
+        fixed = sum(
+            len(text.encode())
+            for text in (phases.align.prompt, phases.critique_template, phases.rating_template, phases.praise)
+        )
+        turns = size // SMALLEST_TURN + 2
+        bound = repeated * size + turns * self._turn + self._first + fixed + self.encoder.image_tokens
+        return bound > self.settings.data.max_tokens
+
+    def refuse(self, rows: list[TooLong]) -> str | None:
+        """What to say of rows that are too long, or nothing.
+
+        Raises:
+            ValueError: data.on_damage is stop.
+        """
+        if not rows:
+            return None
+        most = f"data.max_tokens={self.settings.data.max_tokens:,}"
+        few = ", ".join(f"{row.where} ({row.tokens:,} tokens)" for row in rows[:NAMED])
+        what = f"stage {self.name}: {len(rows):,} rows of data.{self.stage.data} are longer than {most}"
+        if self.settings.data.on_damage == "stop":
+            raise ValueError(f"{what}: {few}. data.on_damage=skip goes on without them; or enlarge data.max_tokens")
+        return f"{what} and set aside: {few}"
+
+    def _tokens(self, dialogue: Supervised) -> int:
+        size = sum(len(span.text.encode()) for span in dialogue.spans) + len(dialogue.spans) * (self._turn + 1)
+        most = self.settings.data.max_tokens
+        if size + self._first + self.encoder.image_tokens <= most:
+            return 0
+        return self.encoder.length(dialogue)
+
+    def _dialogues(self, record: Record) -> list[Supervised]:
+        return supervised(record, self.stage.phases, self.settings.phases)
+
+    def _records(self, shards: Shards, indices: range | list[int]) -> Iterator[tuple[Record, str]]:
+        """The records that can be read; others are named when they are met."""
+        for index in indices:
+            try:
+                yield shards.record(index), shards.where(index)
+            except RecordError:
+                if self.settings.data.on_damage == "stop":
+                    raise
