@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-MOST = 10**9
-"""Larger numbers are typing errors everywhere but in seeds."""
-
-
-def _whole(given: Any) -> Any:
-    """`1e3` is read as 1000.0."""
-    return int(given) if isinstance(given, float) and given.is_integer() else given
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]
-Positive = Annotated[Whole, Field(gt=0, le=MOST)]
-Count = Annotated[Whole, Field(ge=0, le=2**63 - 1)]
-Real = Annotated[float, Field(ge=0, le=MOST)]
-PositiveReal = Annotated[float, Field(gt=0, le=MOST)]
-# Name of a variable, never a key (keys hold small letters).
-VariableName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
+from dress.config.types import Count, Positive, PositiveReal, Real, Section, VariableName
 
 
 def _address(url: str) -> str:
@@ -40,12 +25,6 @@ ResponderName = Annotated[
     str, AfterValidator(lambda name: _address(name) and name if name.startswith(("http://", "https://")) else name)
 ]
 """A run folder, a file, or a server's address."""
-
-
-class Section(BaseModel):
-    """Settings: no key that does not exist, no `"true"` for true, no infinity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), strict=True, allow_inf_nan=False)
 
 
 class PlainRater(Section):

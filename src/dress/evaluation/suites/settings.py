@@ -12,7 +12,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, StrictBool, model_validator
 
 from dress.config import Consent, Positive, Section, TopP, check_as
-from dress.config.raters import Rater, Real, ResponderName, Server
+from dress.config.raters import Rater, ResponderName, Server
+from dress.config.types import Real
 
 
 class SuiteSettings(Section):

@@ -1,0 +1,123 @@
+"""Checking a composed configuration: one line per problem, with the nearest valid key."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from dress.base.redaction import hide
+from dress.config.nearest import nearest
+from dress.config.run import Config
+from dress.config.stages import CollectStage, EvalStage, TrainStage
+from dress.config.types import PhaseName
+
+
+class ConfigError(ValueError):
+    """A setting that does not exist or does not fit; the message names it."""
+
+
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+def check(composed: dict[str, Any]) -> Config:
+    """Validate the composed and resolved configuration of a training run; see `check_as`."""
+    return check_as(Config, composed)
+
+
+def check_as(model: type[Checked], composed: dict[str, Any]) -> Checked:
+    """Validate a composed and resolved configuration.
+
+    Raises:
+        ConfigError: with one line per problem: key, expected, got, and the nearest valid key.
+    """
+    try:
+        return model.model_validate(hide(composed))
+    except ValidationError as error:
+        lines = [_problem(problem, model) for problem in error.errors(include_url=False)]
+        raise ConfigError("the configuration does not fit:\n  " + "\n  ".join(lines)) from None
+
+
+def valid_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    """Every dotted key of the configuration whose name is fixed."""
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        kind = field.annotation
+        for inner in (kind, *getattr(kind, "__args__", ())):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                keys += valid_keys(inner, f"{prefix}{name}.")
+    return keys
+
+
+def _problem(problem: Any, model: type[BaseModel]) -> str:
+    place = [str(part) for part in problem["loc"]]
+    if place[:2] == ["curriculum", "stages"] and len(place) > 3:
+        del place[3]  # the kind by which pydantic chose the stage's model
+    if place[:1] in (["annotator"], ["judge"]) and len(place) > 1:
+        del place[1]  # the same for a rater
+    key = ".".join(place)
+    message = problem["msg"].removeprefix("Value error, ")
+    if place[:2] == ["curriculum", "stages"] and problem["type"] == "union_tag_not_found":
+        return _no_kind(place[2])
+    if place[-1:] == ["[key]"]:
+        return _unknown_key(place, problem)
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: no such setting.{nearest(key, _keys_around(place, model))}"
+    if key.endswith("api_key_env"):  # what stands there may be the key itself: never print it
+        return f"{key}: expected the NAME of an environment variable, e.g. WANDB_API_KEY, not the key"
+    if key.endswith(("base_url", "responder")):  # the same
+        return f"{key}: {message}"
+    if isinstance(problem["input"], dict):  # a check of a whole section names what it got
+        return f"{key}: {message}" if key else message
+    return f"{key}: {message} (got {problem['input']!r:.80})"
+
+
+def _unknown_key(place: list[str], problem: Any) -> str:
+    """A key of a mapping that is none of those there may be."""
+    *above, name, _ = place
+    if above[-1:] == ["phases"]:
+        return f"{'.'.join(above)}: {no_such_phase(name)}"
+    return f"{'.'.join(above)}: {problem['msg']} (got {name!r:.80})"
+
+
+def _no_kind(name: str) -> str:
+    near = nearest(name, ["align", "sft", "collect", "dress", "eval"])
+    return f"curriculum.stages.{name}: expected kind: train, collect or eval.{near}"
+
+
+def no_such_phase(name: str) -> str:
+    """Names those that exist."""
+    known = list(get_args(PhaseName))
+    return f"no such phase {name!r}. There are: {', '.join(known)}.{nearest(name, known)}"
+
+
+def unknown_in_stages(key: str, stages: list[str]) -> str | None:
+    """What a key like `curriculum.stages.sft.phases.myphase` names that does not exist; None where it is another key.
+
+    Args:
+        key: dotted.
+        stages: that exist.
+    """
+    found = re.match(r"curriculum\.stages\.([^.]+)(?:\.phases\.([^.]+))?", key)
+    if found is None:
+        return None
+    stage, phase = found.groups()
+    if stage not in stages:
+        return (
+            f"curriculum.stages.{stage}: no such stage. There are: {', '.join(stages)}.{nearest(stage, stages)} "
+            f"A new one: +curriculum.stages.{stage}={{kind: …}}"
+        )
+    if phase is None:
+        return None
+    if phase in get_args(PhaseName):
+        return f"{key}: not among this stage's phases; add it with +{key}=…"
+    return f"curriculum.stages.{stage}.phases: {no_such_phase(phase)}"
+
+
+def _keys_around(place: list[str], model: type[BaseModel]) -> list[str]:
+    if place[:2] == ["curriculum", "stages"] and len(place) == 4:
+        names = {n for stage in (TrainStage, CollectStage, EvalStage) for n in stage.model_fields}
+        return [".".join([*place[:3], name]) for name in sorted(names)]
+    return valid_keys(model)

@@ -1,0 +1,42 @@
+"""Settings of `src/eval.py` and `src/collect.py` about a run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from dress.config.data import Data
+from dress.config.raters import Rater, ResponderName, Server
+from dress.config.run import Eval, KeepCache
+from dress.config.stages import CollectStage
+from dress.config.types import Consent, Count, Positive
+
+
+class EvalCommand(Eval, Consent):
+    """`src/eval.py`: a run to evaluate again."""
+
+    suite: Literal["run"] = "run"
+    ckpt: str  # a run folder
+    out: str
+    shards: str | None = None  # null = the run's own eval split
+    records: Positive | None = None
+    max_new_tokens: Positive | None = None  # null = as in the run
+    batch_size: Positive = 256
+    keep_cache: KeepCache = "auto"
+    judge: Rater
+
+
+class CollectCommand(CollectStage, Consent):
+    """`src/collect.py`: whose answers are collected, and who judges them."""
+
+    responder: ResponderName  # a run folder, a file of answers, or the address of a server
+    stage: str = "sft"  # of a run: whose model
+    server: Server = Server()  # where the responder is one
+    out: str
+    data: Data | None = None  # whose prompts are asked; null = the run's own
+    shards: str | None = None  # a folder of shards whose questions are asked instead
+    max_new_tokens: Positive | None = None  # null = as in the run; 512 of a server
+    batch_size: Positive = 256
+    keep_cache: KeepCache = "auto"
+    seed: Count = 0
+    annotator: Rater
+    dry_run: bool = False  # only estimate calls, tokens and cost

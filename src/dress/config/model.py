@@ -1,0 +1,93 @@
+"""Settings of the model: vision encoder, projector, language model, tokenizer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from dress.config.types import Plain, Positive, PositiveReal, Resize, Section, Whole
+
+
+class ViT(Section):
+    """A vision transformer built from scratch (OpenCLIP's `VisionTransformer`)."""
+
+    image_size: Positive  # pixels, square
+    patch_size: Positive  # pixels; image_size / patch_size squared tokens
+    width: Positive
+    layers: Positive
+    heads: Positive
+    mlp_ratio: PositiveReal = 4.0
+
+    @model_validator(mode="after")
+    def _divisible(self) -> ViT:
+        if self.width % self.heads:
+            raise ValueError(f"expected a width that heads={self.heads} divides, got width={self.width}")
+        if self.patch_size > self.image_size:
+            raise ValueError(
+                f"expected patches that fit into the image, got patch_size={self.patch_size} and "
+                f"image_size={self.image_size}"
+            )
+        return self
+
+
+class Vision(Section):
+    """The image encoder: an OpenCLIP model by name, or a ViT from a config."""
+
+    name: str | None = None  # OpenCLIP model name, e.g. ViT-L-14-336, EVA01-g-14
+    weights: str | None = None  # OpenCLIP tag, a local file, or a run's stage folder; null = random weights
+    vit: ViT | None = None
+    layer: Whole = -1  # which block's patch tokens, or which feature map; -1 is the last, -2 the one before (LLaVA)
+    resize: Resize = "native"  # how an image is made to fit; native = the weights' own way
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Vision:
+        if (self.name is None) == (self.vit is None):
+            raise ValueError("expected exactly one of model.vision.name and model.vision.vit")
+        return self
+
+
+class Projector(Section):
+    kind: Literal["linear", "mlp"] = "linear"  # linear as in the paper
+
+
+class Lora(Section):
+    """Low-rank adapters on the language model (peft)."""
+
+    rank: Positive
+    alpha: Positive
+    targets: Annotated[list[str], Field(min_length=1)]  # module names, e.g. q_proj
+
+
+class Language(Section):
+    """The language model: any Hugging Face causal LM by name or folder, or one built from a config."""
+
+    name: str | None = None  # hub id, or a local folder
+    gguf: str | None = None  # a GGUF file in that folder
+    package: str | None = None  # a Python package that carries the files, instead of a hub id
+    config: Plain | None = None  # transformers config fields incl. model_type
+    lora: Lora | None = None
+    chat: Literal["plain", "chatml", "vicuna"] = "plain"
+    trust_remote_code: bool = False  # runs code of the model's author: only if you trust it
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Language:
+        if (self.config is None) == (self.name is None and self.package is None):
+            raise ValueError("expected model.language.config, or one of model.language.name and .package")
+        return self
+
+
+class Tokenizer(Section):
+    """The hermetic tokenizer (byte-level BPE trained on the training shards); unused with a named LM."""
+
+    vocabulary: Positive = 1024
+
+
+class Model(Section):
+    vision: Vision
+    projector: Projector = Projector()
+    language: Language
+    tokenizer: Tokenizer = Tokenizer()
+    attention: Literal["auto", "dense", "nodes", "flex"] = "auto"  # over token trees; auto is flex on CUDA, else nodes
+    fused: bool = True  # hand-written norms, rotary positions and (bf16 on CPU) attention; the same results

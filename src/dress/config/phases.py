@@ -1,0 +1,35 @@
+"""Settings of the phases: prompts, conditions, losses."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dress.config.types import Condition, Real, Section, Whole
+
+
+class Align(Section):
+    prompt: str
+
+
+class Critique(Section):
+    condition: Literal["critique", "rating", "both"] = "critique"
+    history: bool = False  # keep the turns before; false = the dialogue's first user text only
+
+
+class Refinement(Section):
+    loss: Literal["refined_only", "last_only", "all", "rating_at_least"] = "refined_only"
+    target: Literal["best_turn", "reference"] = "best_turn"
+    min_rating: Annotated[Whole, Field(ge=1, le=4)] = 4  # for loss=rating_at_least
+    anchor: Real = 0.5  # weight of the model's own first answers
+    anchor_conditions: list[Condition] = Field(default=["none"])  # what they stand after
+
+
+class Phases(Section):
+    align: Align
+    critique: Critique = Critique()
+    refinement: Refinement = Refinement()
+    critique_template: str  # fields: {critique}
+    rating_template: str  # fields: {rating}
+    praise: str  # the critique that inference is conditioned on under `praise`
