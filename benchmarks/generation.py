@@ -8,7 +8,7 @@ prompts as ready embeddings, so that it encodes no image and embeds no text; our
 small encoder). Before a ratio is printed, both must give the same tokens in fp32. Arms are interleaved, figures
 are medians over rounds, ratios are paired by round.
 
-Arms: `transformers`; `ours`; and `ours` with one thing switched off: `no packed weights` (model.packed), `kept by
+Arms: `transformers`; `ours`; and `ours` with one thing switched off: `no packed weights` (kernels.packed), `kept by
 row` (what rows share is read once, but kept by every row). `turns` is a conversation of three turns: from the
 cache, and read again at every turn.
 """
@@ -40,7 +40,8 @@ from dress.train.callbacks import cpu_multiplies_bf16  # noqa: E402
 from dress.dialogue.chat import FORMATS  # noqa: E402
 from dress.dialogue.spans import Span  # noqa: E402
 from dress.dialogue.tokenizer import train_tokenizer  # noqa: E402
-from dress.model import packed, session  # noqa: E402
+from dress.kernels import packed  # noqa: E402
+from dress.model import session  # noqa: E402
 from dress.model.lvlm import LVLM  # noqa: E402
 from dress.model.session import Drawing, Images, Prompt, Session  # noqa: E402
 
