@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple, NotRequired, cast
+from typing import Any, Literal, NamedTuple, NotRequired, cast
 
 import pyarrow as pa  # type: ignore[import-untyped]
 from pydantic import TypeAdapter
@@ -29,7 +30,8 @@ COMMAND = "python src/prepare.py task=index path="
 Verify = Literal["quick", "full"]
 
 
-class Selection(NamedTuple):
+@dataclass(frozen=True)
+class Selection:
     """Shards of an index: its rows, in the order of the shards. The index may list others."""
 
     index: Index
@@ -78,7 +80,7 @@ class Opening:
 
     def __init__(self, folder: Path, verify: Verify, report: Callable[[str], None]) -> None:
         self.folder, self.verify, self._report = folder, verify, report
-        self._damaged = False
+        self._damage: list[str] = []
 
     def selection(self) -> Selection:
         """The shards that are as indexed. The index is written if it is new and nothing is damaged.
@@ -94,12 +96,13 @@ class Opening:
         for name in sorted(places.keys() - set(names)):
             self._name(f"{self.folder / name}: expected this shard, which {self.folder / INDEX} lists, found none")
         rows = [row for name in names if (row := self._row(name, index, places.get(name), known)) is not None]
+        if not rows:
+            raise ShardError(f"{self.folder}: expected samples, got none that can be read; {self._damage[:1]}")
         chosen = select(index, rows, known.form, known.ignore)
-        if chosen.index is not index and not self._damaged and not any(s.problems for s in chosen.index.shards):
+        if chosen.index is not index and not self._damage and not any(s.problems for s in chosen.index.shards):
             save_index(self.folder / INDEX, chosen.index)
             if (saved := read_index(self.folder / INDEX)) is not None and saved.batch.equals(chosen.index.batch):
-                with contextlib.suppress(OSError):
-                    (self.folder / OLD_INDEX).unlink()
+                drop_old_index(self.folder)
                 return Selection(saved, chosen.rows)
         return chosen
 
@@ -176,7 +179,7 @@ class Opening:
         return row
 
     def _name(self, damage: str) -> None:
-        self._damaged = True
+        self._damage.append(damage)
         self._report(damage)
 
 
@@ -185,9 +188,9 @@ def select(index: Index | None, rows: Sequence[int | pa.RecordBatch], form: Form
     places = [row for row in rows if isinstance(row, int)]
     if index is not None and len(places) == len(rows):
         return Selection(index, places)
-    made = build_index((index.batch.slice(row, 1) if isinstance(row, int) else row for row in rows), form, ignore)
-    same = index is not None and made.batch.equals(index.batch)
-    return Selection(cast(Index, index) if same else made, range(len(rows)))
+    batch = None if index is None else index.batch
+    made = build_index((cast(Any, batch).slice(row, 1) if isinstance(row, int) else row for row in rows), form, ignore)
+    return Selection(index if index is not None and made.batch.equals(batch) else made, range(len(rows)))
 
 
 def read_old_index(path: Path) -> Known | None:
@@ -207,6 +210,13 @@ def read_old_index(path: Path) -> Known | None:
     if old["version"] < 3:
         return None
     return Known(old["format"], old["ignore"], {s["name"]: s["sha256"] for s in old["shards"]}, OLD_INDEX)
+
+
+def drop_old_index(folder: Path) -> None:
+    """Remove an `index.json` that INDEX stands in for now."""
+    if (folder / INDEX).exists():
+        with contextlib.suppress(OSError):
+            (folder / OLD_INDEX).unlink()
 
 
 class _OldShard(TypedDict):
