@@ -223,11 +223,16 @@ def save_index(path: Path, index: Index) -> None:
         with write_aside(aside, pa.ArrowException) as partial:
             with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
                 writer.write_batch(index.batch)
-            with partial.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
-                checksum = _digest(data, token).encode()
-                for at in (data.find(token.encode()), data.rfind(token.encode())):
-                    data[at : at + len(checksum)] = checksum
+            _sign(partial, token)
         aside.replace(path)
+
+
+def _sign(path: Path, token: str) -> None:
+    """Put the checksum of a file in the places of `token`, of the same length."""
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
+        checksum = _digest(data, token).encode()
+        for at in (data.find(token.encode()), data.rfind(token.encode())):
+            data[at : at + len(checksum)] = checksum
 
 
 def _digest(data: mmap.mmap, checksum: str) -> str:

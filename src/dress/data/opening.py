@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, NotRequired, cast
 
 import pyarrow as pa  # type: ignore[import-untyped]
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from dress.data.index import Format, check_regular, detect_format, index_shard
@@ -203,8 +203,9 @@ def read_old_index(path: Path) -> Known | None:
         check_regular(path)
         old = TypeAdapter(_OldIndex).validate_json(path.read_bytes())
     except ValueError as error:
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise ShardError(
-            f"{path}: expected an index of an earlier version, got another file ({error!s:.200}). Delete it: {INDEX} "
+            f"{path}: expected an index of an earlier version, got another file ({why!s:.200}). Delete it: {INDEX} "
             f"is made from the shards"
         ) from None
     if old["version"] < 3:
