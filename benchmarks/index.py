@@ -71,9 +71,7 @@ def opened(folder: str, ready: Any, done: Any, results: Any) -> None:
     shards.longer_texts(480)
     lengths = time.perf_counter() - started
     ready.wait()
-    results.put(
-        {"seconds": seconds, "before": before, "after": memory(), "where": located, "longer": lengths, "n": long}
-    )
+    results.put({"seconds": seconds, "before": before, "after": memory(), "where": located, "longer": lengths})
     done.wait()
 
 
