@@ -28,7 +28,7 @@ PLACEHOLDER = "<image>"
 """Stands in the questions of some tasks where other models want the image; here the image stands before the text."""
 
 
-class DressModel(lmms):  # type: ignore[misc]
+class DressModel(lmms):
     """A stage of a run, asked one question about at most one image at a time.
 
     Args:
@@ -84,7 +84,7 @@ class DressModel(lmms):  # type: ignore[misc]
         """
         answers: dict[int, str] = {}
         for numbers, kwargs in _batches(requests, self.batch_size):
-            prompts, pixels = [], []
+            prompts, pixels = list[Prompt](), list[Tensor]()
             for number in numbers:
                 context, _, doc_to_visual, doc_id, task, split = requests[number].args
                 image = self._pixels(doc_to_visual(self.task_dict[task][split][doc_id]), task, doc_id)
