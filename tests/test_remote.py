@@ -21,7 +21,8 @@ from dress.data.index_file import INDEX, write_index
 from dress.data.remote import open_shards
 from dress.data.shards import ShardError, Shards, write_shards
 from dress.data.stream import Part, Stream, open_stream
-from dress.train.datamodule import StepDataset, rejected
+from dress.train.datamodule import rejected
+from dress.train.steps import StepDataset
 from dress.worlds.shapes import generate as shapes
 
 

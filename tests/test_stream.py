@@ -28,7 +28,7 @@ from dress.data.pixels import Pixels
 from dress.data.shards import ShardError, Shards, write_shards
 from dress.data.stream import Part, Stream, open_stream
 from dress.record import RecordError
-from dress.train.datamodule import StepDataset
+from dress.train.steps import StepDataset
 from dress.worlds.shapes import generate as shapes
 
 # --- mixtures ---
