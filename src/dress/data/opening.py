@@ -102,13 +102,13 @@ class Opening:
                 rows.append(row)
         if not rows:
             raise ShardError(f"{self.folder}: expected samples, got none that can be read; {self._damage[:1]}")
-        chosen = select(index, rows, known.form, known.ignore)
-        if chosen.index is not index and not self._damage and not chosen.index.damaged_shards():
-            save_index(self.folder / INDEX, chosen.index)
-            if (saved := read_index(self.folder / INDEX)) is not None and saved.batch.equals(chosen.index.batch):
+        selection = select(index, rows, known.form, known.ignore)
+        if selection.index is not index and not self._damage and not selection.index.damaged_shards():
+            save_index(self.folder / INDEX, selection.index)
+            if (saved := read_index(self.folder / INDEX)) is not None and saved.batch.equals(selection.index.batch):
                 drop_old_index(self.folder)
-                return Selection(saved, chosen.rows)
-        return chosen
+                return Selection(saved, selection.rows)
+        return selection
 
     def _index(self) -> Index | None:
         try:
@@ -199,8 +199,8 @@ def select(index: Index | None, rows: Sequence[int | pa.RecordBatch], form: Form
     if index is not None and len(places) == len(rows):
         return Selection(index, places if places != list(range(len(places))) else range(len(places)))
     batch = None if index is None else index.batch
-    made = build_index((cast(Any, batch).slice(row, 1) if isinstance(row, int) else row for row in rows), form, ignore)
-    return Selection(index if index is not None and made.batch.equals(batch) else made, range(len(rows)))
+    new = build_index((cast(Any, batch).slice(row, 1) if isinstance(row, int) else row for row in rows), form, ignore)
+    return Selection(index if index is not None and new.batch.equals(batch) else new, range(len(rows)))
 
 
 def read_old_index(path: Path) -> Known | None:
@@ -248,7 +248,7 @@ def known_checksums(folder: Path) -> dict[str, str]:
     Raises:
         ShardError: the file that holds them is damaged.
     """
-    known: dict[str, str] = {}
+    checksums: dict[str, str] = {}
     for above, prefix in ((folder.absolute().parent, f"{folder.absolute().name}/"), (folder, "")):
         for file, read in ((above / SUMS_FILE, _sums), (above / IMPORT_FILE, _imported)):
             if os.path.lexists(file):
@@ -260,8 +260,8 @@ def known_checksums(folder: Path) -> dict[str, str]:
                         f"{file}: expected the checksums of shards, got a damaged file ({error!s:.200}). Restore it, "
                         f"or delete it to go on without"
                     ) from None
-                known |= {n.removeprefix(prefix): sha256 for n, sha256 in sums.items() if n.startswith(prefix)}
-    return known
+                checksums |= {n.removeprefix(prefix): sha256 for n, sha256 in sums.items() if n.startswith(prefix)}
+    return checksums
 
 
 def _imported(text: str) -> Mapping[str, str]:

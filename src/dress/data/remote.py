@@ -113,17 +113,17 @@ class RemoteShards(Shards):
 
     def _checked(self, index: Index) -> Selection:
         """Those that are what the index says, by size and tag, and by checksum where the tag is new."""
-        known = read_tags(self._tags_file)
+        tags_before = read_tags(self._tags_file)
         with ThreadPoolExecutor(LOOKS) as pool:
             files = list(pool.map(self._cache.look, [self._place(shard.name) for shard in index.shards]))
         rows: list[int | pa.RecordBatch] = []
         tags = {}
         for number, (shard, file) in enumerate(zip(index.shards, files, strict=True)):
-            before = known.get(shard.name) or shard.tag
+            before = tags_before.get(shard.name) or shard.tag
             changed = None not in (before, file.tag) and before != file.tag
             if (row := self._compared(index, number, file, changed)) is not None:
                 rows.append(row)
-                if file.tag is not None and known.get(shard.name) != file.tag:
+                if file.tag is not None and tags_before.get(shard.name) != file.tag:
                     tags[shard.name] = file.tag
         if tags:
             update_json(self._tags_file, tags)

@@ -52,13 +52,13 @@ class Written:
     worst: float = 0.0
     rejects: list[dict[str, str]] = field(default_factory=list)
 
-    def stored(self, made: Tensor, data: bytes) -> None:
+    def stored(self, features: Tensor, data: bytes) -> None:
         """Compare what is stored with the features [V, D_v] that the encoder made."""
-        got = decode(np.frombuffer(bytearray(data), np.uint8))
-        square, wrong = made.double().square().sum(-1), (made.double() - got.double()).square().sum(-1)
-        self.squares += square.sum().item()
-        self.wrong += wrong.sum().item()
-        self.worst = max(self.worst, (wrong / square.clamp(min=1e-300)).sqrt().max().item())
+        copy = decode(np.frombuffer(bytearray(data), np.uint8))
+        norm, difference = features.double().square().sum(-1), (features.double() - copy.double()).square().sum(-1)
+        self.squares += norm.sum().item()
+        self.wrong += difference.sum().item()
+        self.worst = max(self.worst, (difference / norm.clamp(min=1e-300)).sqrt().max().item())
         self.images += 1
         self.size += len(data)
 
@@ -87,13 +87,13 @@ class Writer:
         """Samples as webdataset has them, with features beside every image."""
         for first in range(indices.start, indices.stop, self.settings.batch_size):
             batch = range(first, min(first + self.settings.batch_size, indices.stop))
-            read = [pair for index in batch if (pair := self._read(shards, index)) is not None]
-            pixels = [picture for _, picture in read if picture is not None]
-            made = iter(self._features(torch.stack(pixels)) if pixels else ())
+            samples = [pair for index in batch if (pair := self._read(shards, index)) is not None]
+            pixels = [picture for _, picture in samples if picture is not None]
+            features_of_batch = iter(self._features(torch.stack(pixels)) if pixels else ())
             sample: dict[str, Any]
-            for sample, picture in read:
+            for sample, picture in samples:
                 if picture is not None:
-                    features = next(made)
+                    features = next(features_of_batch)
                     sample[FEATURES] = encode(features, self.settings.stored, self.facts)
                     self.written.stored(features, sample[FEATURES])
                 self.written.samples += 1
