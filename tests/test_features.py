@@ -108,7 +108,7 @@ def made(tmp_path_factory) -> Path:
     return tmp
 
 
-def features(tmp: Path, out: Path, **more) -> feature_extraction.Written:
+def features(tmp: Path, out: Path, **more) -> feature_extraction.Totals:
     (world,) = (tmp / "data").iterdir()
     given = {"task": "features", "path": str(world), "out": str(out), "ckpt": str(tmp / "run"), **more}
     return feature_extraction.run(Features.model_validate(given), Console(quiet=True))
