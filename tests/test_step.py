@@ -172,7 +172,7 @@ def test_split_trees_are_counted_in_the_history(tokenizer, shapes_folder, phases
 FAULTS = """
 import resource, sys
 import torch
-from dress.model.memory import keep_freed_memory
+from dress.kernels.memory import keep_freed_memory
 
 kept = keep_freed_memory() if sys.argv[1] == "keep" else None
 if kept is False:

@@ -17,7 +17,7 @@ from torch import Tensor
 from dress import config
 from dress.dialogue.batch import Sample, Step, collate
 from dress.dialogue.tree import build_tree
-from dress.model.memory import keep_freed_memory
+from dress.kernels.memory import keep_freed_memory
 from steps import models
 from steps.gate import Targets, of_forest, of_rows, save
 from steps.machine import Memory, clock

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from dress.dialogue.batch import Forest, Sample, collate
 from dress.dialogue.tree import build_tree
+from dress.kernels.memory import keep_freed_memory
 from dress.model.lvlm import LVLM
-from dress.model.memory import keep_freed_memory
 from steps import models
 from steps.arms import padded
 from steps.machine import Memory, give_memory_back

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from dress.model.memory import keep_freed_memory
+from dress.kernels.memory import keep_freed_memory
 from steps import models
 from steps.ladder import forest_of
 from steps.models import ModelSpec

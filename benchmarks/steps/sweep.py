@@ -14,9 +14,9 @@ from torch import Tensor
 
 from dress.dialogue.batch import Sample, collate
 from dress.dialogue.tree import build_tree
+from dress.kernels.memory import keep_freed_memory
 from dress.model.head import head_loss
 from dress.model.lvlm import LVLM
-from dress.model.memory import keep_freed_memory
 from steps import models
 from steps.models import ModelSpec
 from steps.results import operations_ratio

@@ -20,8 +20,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from dress import config
 from dress.dialogue.batch import Forest, Step, blank_forest
 from dress.dialogue.spans import PHASE_NAMES
+from dress.kernels.memory import keep_freed_memory
 from dress.model.lvlm import LVLM
-from dress.model.memory import keep_freed_memory, needs_checkpointing
+from dress.model.memory import needs_checkpointing
 
 NAMED_RECORDS = 8
 """Of a step that stopped a stage."""
