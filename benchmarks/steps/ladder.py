@@ -70,14 +70,14 @@ def rungs(spec: ModelSpec, shape: Shape) -> tuple[list[Rung], Callable[[int], fl
 
     def forest(model: LVLM, share: bool, count: int = 1, stored: bool = False) -> Callable[[], Tensor]:
         made = forest_of(model, tuples[:count], share, stored)
-        return lambda: model(made, made.weight.sum())[0]
+        return lambda: model(made, made.weight / made.weight.sum())[0]
 
     def expected(count: int) -> float:
         with torch.no_grad():
             losses = []
             for one in tuples[:count]:
                 made = forest_of(plain, [one], False, False)
-                losses.append(float(plain(made, made.weight.sum())[0]))
+                losses.append(float(plain(made, made.weight / made.weight.sum())[0]))
         return sum(losses) / count
 
     climbed = [
