@@ -11,7 +11,8 @@ from torch import Tensor
 from dress import config
 from dress.base.seeding import seed_for
 from dress.data.images import MAX_ASPECT, open_image
-from dress.data.shards import INDEX, Sample, Shards, write_shards
+from dress.data.index_file import INDEX
+from dress.data.shards import Sample, Shards, write_shards
 from dress.dialogue.spans import Completion, prompt
 from dress.feedback.failures import settled
 from dress.feedback.rater import Progress, Rater, ignore
