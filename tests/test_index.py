@@ -180,6 +180,20 @@ def test_empty_values_other_columns_and_compressed_ones_are_refused(tmp_path):
         read_index(tmp_path / INDEX)
 
 
+def test_offsets_that_lead_out_of_the_file_are_refused(tmp_path):
+    row = shard_row(entry(samples=[("a", {"json": (512, 9)})]))
+    samples = row.column("samples")
+    children = [samples.values.field(field.name) for field in SAMPLE]
+    offsets = pa.array([0, 1 << 40], pa.int64()).buffers()[1]
+    children[0] = pa.LargeStringArray.from_buffers(1, offsets, pa.py_buffer(b"a"))
+    for wrong in (children, [pa.array([b"\xff"], pa.large_binary()).view(pa.large_string()), *children[1:]]):
+        values = pa.StructArray.from_arrays(wrong, fields=list(SAMPLE))
+        listed = pa.LargeListArray.from_arrays(samples.offsets, values, type=samples.type)
+        signed(tmp_path / INDEX, pa.RecordBatch.from_arrays([*row.columns[:-1], listed], schema=SCHEMA), None)
+        with pytest.raises(ShardError, match=r"index\.arrow: expected an index of version 5, got another"):
+            read_index(tmp_path / INDEX)
+
+
 def signed(path: Path, batch: pa.RecordBatch, compression: str | None, version: int = 5) -> None:
     """An index with a right checksum, whatever is in it."""
     token = "f" * 64
@@ -213,6 +227,18 @@ def test_an_old_index_tells_format_extensions_and_checksums(tmp_path):
     with pytest.raises(ShardError, match=r"s\.tar: content changed since it was indexed .*index\.json"):
         Shards(tmp_path)
     assert old.exists() and not (tmp_path / INDEX).exists()
+
+
+def test_images_are_compared_when_an_old_index_is_made_anew(folder):
+    """What `task=index` had found in them stood in the old one."""
+    old_index(folder)
+    path, image = folder / "shard-000001.tar", Shards(folder).image(7)
+    (folder / INDEX).unlink()
+    path.write_bytes(path.read_bytes().replace(image, image[:-1] + b"x"))
+    old = {"version": 3, "format": "records", "ignore": [], "shards": []}
+    (folder / "index.json").write_text(json.dumps(old))
+    with pytest.raises(ShardError, match=r"shard-000001\.tar: sft-000007: image\.sha256: expected"):
+        Shards(folder)
 
 
 def test_a_damaged_old_index_is_named(folder):

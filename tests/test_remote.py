@@ -207,6 +207,10 @@ def test_an_index_is_fetched_again_when_it_is_another_one_and_needed(server, tmp
     assert len(open_shards(url, cache=cache)) == 40 and kept.stat().st_ino == first  # one for all processes
     kept.write_bytes(kept.read_bytes()[:-1])
     assert len(open_shards(url, cache=cache)) == 40
+    os.utime(folder / "shard-000001.tar", (0, 0))
+    Shards(folder)  # another index of the same size
+    os.utime(folder / INDEX, (9, 9))
+    assert len(open_shards(url, cache=cache)) == 40 and kept.read_bytes() == (folder / INDEX).read_bytes()
     (folder / "shard-000007.tar").unlink()
     (folder / INDEX).unlink()
     Shards(folder)
@@ -215,6 +219,14 @@ def test_an_index_is_fetched_again_when_it_is_another_one_and_needed(server, tmp
     (folder / INDEX).rename(folder / "index.json")
     with pytest.raises(ShardError, match=r"index\.arrow: expected the index of these shards, found none\. Run `py"):
         open_shards(url, cache=cache)
+
+
+def test_the_index_of_shards_that_were_named_is_kept_and_mapped(server, tmp_path):
+    cache = ShardCache(str(tmp_path / "cache"))
+    for _ in range(2):
+        shards = open_shards(f"{server[0]}/shard-{{000000..000002}}.tar", cache=cache)
+        file, _ = shards._index.file
+        assert len(shards) == 15 and file.name.endswith(".index.arrow") and file.parent == tmp_path / "cache"
 
 
 def test_a_mixture_whose_windows_do_not_fit_into_the_cache_together_is_refused(server, tmp_path):
