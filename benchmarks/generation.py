@@ -43,7 +43,7 @@ from dress.dialogue.tokenizer import train_tokenizer  # noqa: E402
 from dress.kernels import packed  # noqa: E402
 from dress.model import session  # noqa: E402
 from dress.model.lvlm import LVLM  # noqa: E402
-from dress.model.session import Drawing, Images, Prompt, Session  # noqa: E402
+from dress.model.session import SamplingParams, ImageTokens, Prompt, Session  # noqa: E402
 
 SMOLLM2_135M = {
     "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
@@ -96,7 +96,9 @@ def arms(model: LVLM, n: int, tokens: int) -> dict[str, Arm]:
             ).tolist()  # fmt: skip
 
     def ours() -> list[list[int]]:
-        out = Session(model).answer([prompt] * n, range(n), Images(model, pixels), Drawing(tokens), range(n))
+        out = Session(model).answer(
+            [prompt] * n, range(n), ImageTokens(model, pixels), SamplingParams(tokens), range(n)
+        )
         assert out is not None
         return out
 
@@ -118,7 +120,9 @@ def turns(model: LVLM, dialogues: int, tokens: int) -> dict[str, Arm]:
         for _ in range(3):
             prompts = [Prompt(tuple(said), i) for i, said in enumerate(spans)]
             live = live if kept else Session(model)
-            found = live.answer(prompts, range(dialogues), Images(model, pixels), Drawing(tokens), range(dialogues))
+            found = live.answer(
+                prompts, range(dialogues), ImageTokens(model, pixels), SamplingParams(tokens), range(dialogues)
+            )
             assert found is not None
             for said, answer in zip(spans, found, strict=True):
                 said += [Span("assistant", model.encoder.decode(answer)), Span("user", ADVICE)]

@@ -21,7 +21,7 @@ from sequences import (
 )
 from torch.nn import functional as F
 
-from dress.dialogue.batch import Sample, Step, collate
+from dress.dialogue.batch import Batch, Example, collate
 from dress.dialogue.tree import build_tree, build_trees
 from dress.kernels import fused, products
 from dress.kernels.fused import gated, rms_norm, rotary
@@ -29,8 +29,8 @@ from dress.model import attention
 from dress.model.head import head_loss
 
 
-def forests(budget: int) -> Step:
-    return collate([Sample([build_tree(dialogues)], None) for dialogues in tuples()], budget)
+def forests(budget: int) -> Batch:
+    return collate([Example([build_tree(dialogues)], None) for dialogues in tuples()], budget)
 
 
 def sequences() -> list:
@@ -61,8 +61,8 @@ def test_matrix_products_equal_separate_sequences(kind, kept, monkeypatch):
     monkeypatch.setattr(products, "BLOCK", 3)
     monkeypatch.setattr(products, "KEPT", kept)
     called = []
-    inner = products._PathAttention.apply
-    monkeypatch.setattr(products._PathAttention, "apply", lambda *given: called.append(1) or inner(*given))
+    inner = products._SegmentAttention.apply
+    monkeypatch.setattr(products._SegmentAttention, "apply", lambda *given: called.append(1) or inner(*given))
     model, other = ours(kind, torch.float64), plain(language(kind, torch.float64))
     in_fp64(other)
     loss = of_forests(model, forests(90))
@@ -108,8 +108,8 @@ def test_split_trees_give_the_same_loss_and_gradients():
     parts = build_trees(deep, 50)
     assert len(parts) > 1
     losses = (
-        of_forests(model, collate([Sample(parts, None)], 50)),
-        of_forests(other, collate([Sample([build_tree(deep)], None)], 200), "dense"),
+        of_forests(model, collate([Example(parts, None)], 50)),
+        of_forests(other, collate([Example([build_tree(deep)], None)], 200), "dense"),
     )
     for loss in losses:
         loss.backward()
@@ -129,7 +129,7 @@ def test_bf16_is_as_near_as_two_layouts_without_sharing():
     gradients = {}
     for name, (dtype, trees, budget) in layouts.items():
         model = ours("llama", dtype)
-        of_forests(model, collate([Sample(t, None) for t in trees], budget)).backward()
+        of_forests(model, collate([Example(t, None) for t in trees], budget)).backward()
         gradients[name] = torch.cat([p.grad.flatten().float() for p in model.parameters() if p.grad is not None])
     far = {n: float((g - gradients["exact"]).norm() / gradients["exact"].norm()) for n, g in gradients.items()}
     assert 0 < far["tree"] <= 1.2 * max(far["rows"], far["packed"]), far

@@ -23,15 +23,15 @@ from transformers import DynamicCache
 from dress.data.shards import Shards
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.encode import IMAGE
-from dress.dialogue.spans import Span, Supervised
+from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.dialogue.tokenizer import train_tokenizer
 from dress.feedback.collect import CkptResponder, converse
-from dress.kernels.packed import Packed, packs
+from dress.kernels.packed import PackedWeights, packs
 from dress.kernels.precision import cpu_multiplies_bf16
 from dress.model import memory, session
-from dress.model.cache import Reading
+from dress.model.cache import Prefill
 from dress.model.generation import generate
-from dress.model.session import Drawing, Images, Prompt, Session
+from dress.model.session import ImageTokens, Prompt, SamplingParams, Session
 from dress.rollout.responders import Sampling
 from dress.worlds.shapes.rater import OracleRater
 
@@ -120,7 +120,7 @@ def check(kept: Watched, prompts: Sequence[Prompt], keys, out: list[list[int]], 
     for prompt, key, tokens in zip(prompts, keys, out, strict=True):
         image = None if prompt.image is None else images[prompt.image]
         learned = model.encoder.supervised(
-            Supervised("sft", (*prompt.spans, Span("assistant", "A cat.", 1.0)), image is not None), "here"
+            SupervisedDialogue("sft", (*prompt.spans, Span("assistant", "A cat.", 1.0)), image is not None), "here"
         )
         ids = model.encoder.prompt(prompt.spans, image is not None)
         assert ids == learned.ids[: len(ids)].tolist()
@@ -145,17 +145,17 @@ def test_every_kind_of_model_answers_as_without_a_cache(tokenizer, monkeypatch, 
     spans = [(Span("user", word),) for word in (WORDS[0], WORDS[0], WORDS[1], WORDS[1])]
     prompts = [Prompt(s, i) for s, i in zip(spans, (0, 0, 0, 1), strict=True)]
     prompts += [Prompt((*spans[0], FEEDBACK), 0), Prompt((Span("user", "Why?"),), None)]
-    out = kept.answer(prompts, keys, Images(model, images), Drawing(7), keys)
+    out = kept.answer(prompts, keys, ImageTokens(model, images), SamplingParams(7), keys)
     assert any(cache_shared > 9 for cache_shared in kept.cache.shared) == (shared == 0)
     check(kept, prompts, keys, out, images, 7)
     again = [
         Prompt((*spans[i], Span("assistant", model.encoder.decode(out[i])), Span("user", WORDS[3])), prompts[i].image)
         for i in (0, 2, 3)
     ]
-    more = kept.answer(again, [0, 2, 3], Images(model, images), Drawing(7), keys[:3])
+    more = kept.answer(again, [0, 2, 3], ImageTokens(model, images), SamplingParams(7), keys[:3])
     check(kept, again, [0, 2, 3], more, images, 7)
     branches = Watched(model)
-    out = branches.answer([prompts[0]] * 3, range(3), Images(model, images), Drawing(4), range(3))
+    out = branches.answer([prompts[0]] * 3, range(3), ImageTokens(model, images), SamplingParams(4), range(3))
     check(branches, [prompts[0]] * 3, range(3), out, images, 4)
 
 
@@ -186,7 +186,7 @@ def test_a_dialogue_goes_on_as_training_would_read_it(tokenizers, monkeypatch, c
         conditions = [(FEEDBACK,) if (key + turn) % 2 else () for key in keys]
         prompts = [Prompt((*spans[key], *conditions[key]), key % 2 if key < 8 else None) for key in keys]
         before = kept.tokens_read
-        out = kept.answer(prompts, keys, Images(model, images), Drawing(size), keys)
+        out = kept.answer(prompts, keys, ImageTokens(model, images), SamplingParams(size), keys)
         check(kept, prompts, keys, out, images, size)
         ends |= {len(tokens) < size for tokens in out}
         if turn:  # nothing is read again that stands unchanged
@@ -218,21 +218,21 @@ def test_any_order_of_any_rows_turn_by_turn(tokenizer, data):
             spans[key] = [*spans[key], said, word] if key in spans else [word]
         condition = (FEEDBACK,) if data.draw(st.booleans()) else ()
         prompts = [Prompt((*spans[key], *condition), (0, 0, 0, 1, 1, None)[key]) for key in keys]
-        out = kept.answer(prompts, keys, Images(model, images), Drawing(size), keys)
+        out = kept.answer(prompts, keys, ImageTokens(model, images), SamplingParams(size), keys)
         check(kept, prompts, keys, out, images, size)
 
 
 def test_what_is_shared_is_read_once(tokenizer):
     model = small_model(tokenizer)
-    images, encode = Images(model, pixels(1)), model.encoder.prompt
+    images, encode = ImageTokens(model, pixels(1)), model.encoder.prompt
     one = Prompt((Span("user", WORDS[0]),), 0)
     conditioned = Prompt((*one.spans, FEEDBACK), 0)
     other = Prompt((Span("user", WORDS[1]),), 0)
     branches = Session(model)
-    branches.answer([one] * 4, range(4), images, Drawing(2, 1.0), range(4))
+    branches.answer([one] * 4, range(4), images, SamplingParams(2, 1.0), range(4))
     assert branches.tokens_read == len(encode(one.spans, True))
     kept = Session(model)
-    kept.answer([one, conditioned, other], range(3), images, Drawing(2), range(3))
+    kept.answer([one, conditioned, other], range(3), images, SamplingParams(2), range(3))
     question, image = len(encode(one.spans, True)), model.encoder.image_tokens
     assert (
         kept.tokens_read
@@ -311,7 +311,7 @@ def test_samples_depend_on_prompt_and_seed_alone(tokenizer):
 
 def test_draws_follow_the_distribution():
     logits = torch.tensor([[0.5, float("-inf"), 1.5, -1.0]]).expand(20_000, 4)
-    noise = session._noise(Drawing(1, 1.0), range(20_000))[:, 0]
+    noise = session._noise(SamplingParams(1, 1.0), range(20_000))[:, 0]
     drawn = session._choose(logits, 1.0, None, noise).bincount(minlength=4) / 20_000
     assert torch.allclose(drawn, logits[0].softmax(-1), atol=0.015)
     assert drawn[1] == 0
@@ -325,7 +325,7 @@ def test_packed_weights_multiply_alike_and_leave_no_trace(dtype, monkeypatch):
     x = torch.randn(3, 5, 48, dtype=dtype)
     assert packs(dtype) or not (dtype == torch.bfloat16 and cpu_multiplies_bf16())
     with torch.inference_mode():
-        wanted, packed = module(x), Packed(module)
+        wanted, packed = module(x), PackedWeights(module)
         with packed:
             assert ["forward" in vars(layer) for layer in module] == [packs(dtype)] * 2
             assert torch.allclose(module(x), wanted, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-3)
@@ -342,7 +342,7 @@ for dtype in (torch.float32, torch.bfloat16):
     with torch.inference_mode():
         x = torch.randn(3, 48, dtype=dtype)
         wanted = layer(x)
-        with packed.Packed(layer):
+        with packed.PackedWeights(layer):
             print("forward" in vars(layer), torch.allclose(layer(x), wanted, rtol=1e-2, atol=1e-3))
 print(cpu_multiplies_bf16())
 """
@@ -360,8 +360,8 @@ def test_a_session_that_broke_off_is_read_anew(tokenizer, monkeypatch):
     model = sharp(small_model(tokenizer))
     images, kept = pixels(1), Watched(model)
     prompts = [Prompt((Span("user", WORDS[0]),), 0), Prompt((Span("user", WORDS[1]),), 0)]
-    kept.answer(prompts, [0, 1], Images(model, images), Drawing(3), [0, 1])
-    attend = Reading.attend
+    kept.answer(prompts, [0, 1], ImageTokens(model, images), SamplingParams(3), [0, 1])
+    attend = Prefill.attend
 
     def stopped(self, layer, *more):
         """The first layer's keys are written over, the others' are not."""
@@ -370,9 +370,9 @@ def test_a_session_that_broke_off_is_read_anew(tokenizer, monkeypatch):
         return attend(self, layer, *more)
 
     with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr(Reading, "attend", stopped)
-        kept.answer(prompts[::-1], [0, 1], Images(model, images), Drawing(3), [0, 1])
-    out = kept.answer(prompts, [0, 1], Images(model, images), Drawing(3), [0, 1])
+        broken.setattr(Prefill, "attend", stopped)
+        kept.answer(prompts[::-1], [0, 1], ImageTokens(model, images), SamplingParams(3), [0, 1])
+    out = kept.answer(prompts, [0, 1], ImageTokens(model, images), SamplingParams(3), [0, 1])
     check(kept, prompts, [0, 1], out, images, 3)
     assert not any("forward" in vars(module) for module in model.language.modules())
 

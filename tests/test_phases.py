@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dress import config
-from dress.dialogue.spans import Supervised
+from dress.dialogue.spans import SupervisedDialogue
 from dress.phases import PHASES, supervised
 from dress.phases.critique import praise
 from dress.record import Dialogue, Feedback, ImageAnnotation, ImageRef, Record, Turn
@@ -28,7 +28,7 @@ def record(*dialogues: Dialogue) -> Record:
 CHAIN = Dialogue(turns=[turn("q", "a0", 2), turn("r0", "a1", 4), turn("r1", "a2", 3)], reference="ref")
 
 
-def said(dialogues: list[Supervised]) -> list[str]:
+def said(dialogues: list[SupervisedDialogue]) -> list[str]:
     """`user|assistant*`: a star marks what is learned."""
     return ["|".join(s.text + ("*" if s.weight else "") for s in d.spans) for d in dialogues]
 

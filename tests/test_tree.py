@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from dress.data.images import open_image
 from dress.data.shards import Shards
-from dress.dialogue.batch import Sample, collate, pack
-from dress.dialogue.encode import IMAGE, Encoded
+from dress.dialogue.batch import Example, collate, pack
+from dress.dialogue.encode import IMAGE, EncodedDialogue
 from dress.dialogue.tree import build_tree, build_trees
 from dress.model import attention
 from dress.phases import supervised
@@ -48,13 +48,13 @@ def loss_and_gradients(model, samples, tokens_per_forest) -> tuple[float, dict[s
     return total, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def samples_of(model, folder, phases, shared: bool, dtype) -> list[Sample]:
+def samples_of(model, folder, phases, shared: bool, dtype) -> list[Example]:
     mixture = {"align": 0.3, "sft": 1.0, "critique": 0.5, "refinement": 0.5, "rating": 0.2}
     samples = []
     for record, image in list(Shards(folder / "sft"))[:3]:
         encoded = [model.encoder.supervised(d, record.key) for d in supervised(collected(record), mixture, phases)]
         trees = [build_tree(encoded)] if shared else [build_tree([one]) for one in encoded]
-        samples.append(Sample(trees, model.vision.preprocess(open_image(image, "")).to(dtype)))
+        samples.append(Example(trees, model.vision.preprocess(open_image(image, "")).to(dtype)))
     return samples
 
 
@@ -93,7 +93,7 @@ def test_a_tree_is_smaller_than_its_dialogues(tokenizer, shapes_folder, phases):
 
 words = st.integers(0, 3)
 dialogue = st.builds(
-    lambda prefix, rest, flags: Encoded(
+    lambda prefix, rest, flags: EncodedDialogue(
         "sft",
         np.array([IMAGE] * 2 + prefix + rest),
         np.array([0.0, 0.0, *(float(f) for f in (flags + [1] * 20)[: len(prefix + rest)])]),
@@ -174,7 +174,7 @@ def test_a_step_counts_what_was_split_and_how_full_its_forests_are(tokenizer, sh
     model = small_model(tokenizer)
     samples = samples_of(model, shapes_folder, phases, True, torch.float32)
     size = max(len(sample.trees[0]) for sample in samples)
-    step = collate([*samples, Sample(samples[0].trees, samples[0].pixels, split=True)], size)
+    step = collate([*samples, Example(samples[0].trees, samples[0].pixels, split=True)], size)
     assert step.split == 1
     assert step.room == size * (len(step.forests) - 1)
     assert step.filled == sum(forest.tokens for forest in step.forests[:-1])

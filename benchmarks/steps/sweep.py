@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dress.dialogue.batch import Sample, collate
+from dress.dialogue.batch import Example, collate
 from dress.dialogue.tree import build_tree
 from dress.kernels.memory import keep_freed_memory
 from dress.model.head import head_loss
@@ -80,7 +80,7 @@ def sweep(
 def _cell(model: LVLM, cell: Cell, words: int, rounds: int, bf16: bool) -> dict[str, Any]:
     encoded = make(replace(cell.shape, words=words), 0, image=False).encoded()
     shared, separate = ([build_tree(encoded)], [build_tree([one]) for one in encoded])
-    forests = {name: collate([Sample(trees, None)], 10**6).forests[0] for name, trees in
+    forests = {name: collate([Example(trees, None)], 10**6).forests[0] for name, trees in
                (("tree", shared), ("sequences", separate))}  # fmt: skip
     runs: dict[str, Callable[[], Tensor]] = {
         name: lambda forest=forest: model(forest, forest.weight / forest.weight.sum())[0]  # type: ignore[misc]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dress.dialogue.tree import Path, Tree
+from dress.dialogue.tree import Segment, Tree
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Forest:
     depth: Tensor
     subtree_end: Tensor
     starts: tuple[int, ...]
-    paths: tuple[Path, ...]
+    paths: tuple[Segment, ...]
     image: Tensor
     pixels: Tensor | None
     row: Tensor
@@ -53,7 +53,7 @@ class Forest:
 
 
 @dataclass
-class Step:
+class Batch:
     """What one optimiser step trains on, on one rank.
 
     `records` are in the forests; the trees of `split` of them were too long for one. `room` is the token
@@ -72,12 +72,12 @@ class Step:
     idle: int = 0
     places: tuple[str, ...] = ()
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Step:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         return replace(self, forests=[forest.to(device, non_blocking) for forest in self.forests])
 
 
 @dataclass
-class Sample:
+class Example:
     """One record, ready to train on: its trees (one, or one per dialogue), and its pixels or its features [V, D_v].
 
     `split`: it has several because one would have been longer than a forest. `where` names it in an error.
@@ -90,7 +90,7 @@ class Sample:
     where: str = ""
 
 
-def collate(samples: Iterable[Sample], tokens_per_forest: int) -> Step:
+def collate(samples: Iterable[Example], tokens_per_forest: int) -> Batch:
     """Pack whole trees into forests of at most `tokens_per_forest` tokens, as full as can be but the last.
 
     A tree above the budget is a forest of its own (`build_trees` makes none but for one dialogue
@@ -102,7 +102,7 @@ def collate(samples: Iterable[Sample], tokens_per_forest: int) -> Step:
     groups = pack([len(tree) for tree, _ in pairs], tokens_per_forest)
     forests = [_forest([pairs[i] for i in group], kept) for group in groups]
     full = [forest.tokens for forest in forests[:-1] if forest.tokens <= tokens_per_forest]
-    return Step(
+    return Batch(
         forests,
         len(kept),
         split=sum(sample.split for sample in kept),
@@ -122,7 +122,7 @@ def blank_forest(phase: str, device: torch.device | str = "cpu") -> Forest:
         depth=torch.arange(2),
         subtree_end=torch.full((2,), 2),
         starts=(0, 2),
-        paths=(Path(0, 2, ()),),
+        paths=(Segment(0, 2, ()),),
         image=torch.zeros(0, dtype=torch.long),
         pixels=None,
         row=torch.zeros(1, dtype=torch.long),
@@ -169,10 +169,10 @@ def _fullest(sizes: list[int], room: int, names: list[int]) -> list[int]:
     return taken
 
 
-def _forest(group: list[tuple[Tree, int]], samples: list[Sample]) -> Forest:
+def _forest(group: list[tuple[Tree, int]], samples: list[Example]) -> Forest:
     starts = [0, *np.cumsum([len(tree) for tree, _ in group]).tolist()]
     images: list[int] = []
-    shown: list[Sample] = []
+    shown: list[Example] = []
     place: dict[int, int] = {}
     for _, number in group:
         sample = samples[number]
@@ -210,5 +210,5 @@ def _forest(group: list[tuple[Tree, int]], samples: list[Sample]) -> Forest:
     )
 
 
-def _moved(path: Path, at: int) -> Path:
-    return Path(path.start + at, path.stop + at, tuple((start + at, stop + at) for start, stop in path.before))
+def _moved(path: Segment, at: int) -> Segment:
+    return Segment(path.start + at, path.stop + at, tuple((start + at, stop + at) for start, stop in path.before))

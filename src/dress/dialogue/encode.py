@@ -14,7 +14,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from dress.dialogue.chat import FORMATS, ChatFormat, Piece, pieces
-from dress.dialogue.spans import Completion, Span, Supervised
+from dress.dialogue.spans import Completion, Span, SupervisedDialogue
 from dress.dialogue.text import TextTokenizer
 from dress.record import CUT, RecordError
 
@@ -23,7 +23,7 @@ IMAGE = -1
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
+class EncodedDialogue:
     """A dialogue as tokens: `ids` int64 [S]; `weights` float64 [S], the loss weight of predicting each."""
 
     phase: str
@@ -31,7 +31,7 @@ class Encoded:
     weights: np.ndarray
 
 
-class Encoder:
+class DialogueEncoder:
     """Turns dialogues into tokens for one tokenizer, chat format and number of image tokens.
 
     Texts stand as they are, white space and words that look like control tokens included. A run of text between
@@ -70,7 +70,7 @@ class Encoder:
         """Tokens that no text gives."""
         return self.texts.control_ids
 
-    def supervised(self, dialogue: Supervised, where: str) -> Encoded:
+    def supervised(self, dialogue: SupervisedDialogue, where: str) -> EncodedDialogue:
         """Tokens and weights of a dialogue to train on.
 
         Raises:
@@ -87,9 +87,9 @@ class Encoder:
                 f"{where}: phase {dialogue.phase}: expected at most data.max_tokens={self.max_tokens} tokens, "
                 f"got {len(ids)}"
             )
-        return Encoded(dialogue.phase, ids, weights)
+        return EncodedDialogue(dialogue.phase, ids, weights)
 
-    def length(self, dialogue: Supervised) -> int:
+    def length(self, dialogue: SupervisedDialogue) -> int:
         """Tokens of a dialogue, the image's included, however many they are; 0 where its system text has no place."""
         try:
             return len(self._join(pieces(dialogue.spans, self.chat, dialogue.image))[0])

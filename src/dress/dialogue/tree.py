@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dress.dialogue.encode import Encoded
+from dress.dialogue.encode import EncodedDialogue
 
 
 @dataclass(frozen=True)
-class Path:
+class Segment:
     """A run of tokens that descends without branching off: [start, stop) of the layout.
 
     `before` are the runs [start, stop) of its ancestors above it, in order of depth.
@@ -44,7 +44,7 @@ class Tree:
     ids: np.ndarray
     depth: np.ndarray
     subtree_end: np.ndarray
-    paths: tuple[Path, ...]
+    paths: tuple[Segment, ...]
     row: np.ndarray
     target: np.ndarray
     weight: np.ndarray
@@ -67,12 +67,12 @@ class _Node:
     at: int = 0  # place in the layout
 
 
-def build_tree(dialogues: Sequence[Encoded]) -> Tree:
+def build_tree(dialogues: Sequence[EncodedDialogue]) -> Tree:
     """Merge dialogues over one image into a trie and lay it out; costs grow with nodes, not with tokens."""
     return _build(dialogues, *sorted_prefixes([d.ids for d in dialogues]))
 
 
-def _build(dialogues: Sequence[Encoded], order: list[int], shared: list[int]) -> Tree:
+def _build(dialogues: Sequence[EncodedDialogue], order: list[int], shared: list[int]) -> Tree:
     ids = [d.ids for d in dialogues]
     root, ways = _trie(ids, order, shared)
     layout, paths = _lay_out(root)
@@ -86,14 +86,14 @@ def _build(dialogues: Sequence[Encoded], order: list[int], shared: list[int]) ->
     return Tree(tokens, depth, subtree_end, paths, *_entries(dialogues, ways, tokens))
 
 
-def build_trees(dialogues: Sequence[Encoded], budget: int) -> list[Tree]:
+def build_trees(dialogues: Sequence[EncodedDialogue], budget: int) -> list[Tree]:
     """One tree, or several of at most `budget` tokens where one would be longer.
 
     Whole dialogues stay together with their neighbours in sorted order, so a part repeats only the
     prefix that it needs; no dialogue is ever cut. One dialogue above the budget is a tree of its own.
     """
     order, shared = sorted_prefixes([d.ids for d in dialogues])
-    parts: list[list[Encoded]] = []
+    parts: list[list[EncodedDialogue]] = []
     size = budget + 1
     for i, common in zip(order, shared, strict=True):
         size += len(dialogues[i].ids) - common
@@ -148,7 +148,7 @@ def _trie(ids: Sequence[np.ndarray], order: list[int], shared: list[int]) -> tup
     return root, ways
 
 
-def _lay_out(root: _Node) -> tuple[list[_Node], tuple[Path, ...]]:
+def _lay_out(root: _Node) -> tuple[list[_Node], tuple[Segment, ...]]:
     """Nodes in depth-first order, longest way first, with their places; and the paths."""
     nodes, todo = [], [root]
     while todo:
@@ -178,13 +178,13 @@ def _lay_out(root: _Node) -> tuple[list[_Node], tuple[Path, ...]]:
         for number, child in reversed(list(enumerate(node.children))):
             waiting.append((child, path, ()) if number == 0 else (child, -1, here))
     return layout, tuple(
-        Path(start, stop, tuple(run for run in before if run[0] < run[1]))
+        Segment(start, stop, tuple(run for run in before if run[0] < run[1]))
         for (start, stop), before in zip(runs, above, strict=True)
     )
 
 
 def _entries(
-    dialogues: Sequence[Encoded], ways: list[list[_Node]], tokens: np.ndarray
+    dialogues: Sequence[EncodedDialogue], ways: list[list[_Node]], tokens: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
     """Row, target, weight and phase of each supervised token, and the phases; its place says who shares a token."""
     weights: dict[str, np.ndarray] = {}

@@ -27,7 +27,7 @@ KEPT = 1024
 
 
 @dataclass(frozen=True)
-class Group:
+class SegmentGroup:
     """P equal paths. `queries` [P * own] and `keys` [P * seen] are places in the forest, or a run of them."""
 
     paths: int
@@ -37,8 +37,8 @@ class Group:
     keys: Tensor | slice
 
 
-def path_attention(
-    query: Tensor, key: Tensor, value: Tensor, groups: list[Group], scale: float,
+def segment_attention(
+    query: Tensor, key: Tensor, value: Tensor, groups: list[SegmentGroup], scale: float,
     window: int | None = None, softcap: float | None = None,
 ) -> Tensor:  # fmt: skip
     """Attention of every path to its ancestors and itself.
@@ -54,13 +54,13 @@ def path_attention(
     Returns:
         [T, H, d].
     """
-    return _PathAttention.apply(query, key, value, groups, scale, window, softcap)
+    return _SegmentAttention.apply(query, key, value, groups, scale, window, softcap)
 
 
-class _PathAttention(torch.autograd.Function):
+class _SegmentAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, groups: list[Group], scale: float,
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, groups: list[SegmentGroup], scale: float,
         window: int | None, softcap: float | None,
     ) -> Tensor:  # fmt: skip
         out = query.new_empty(query.shape[1], query.shape[0], query.shape[2])
@@ -110,27 +110,27 @@ class _PathAttention(torch.autograd.Function):
         return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None, None, None
 
 
-def _take(x: Tensor, places: Tensor | slice, group: Group, key_heads: int) -> Tensor:
+def _take(x: Tensor, places: Tensor | slice, group: SegmentGroup, key_heads: int) -> Tensor:
     """Queries [H, T, d] of a group as [P * K, G, own, d]."""
     found = x[:, places] if isinstance(places, slice) else x.index_select(1, places)
     found = found.reshape(key_heads, -1, group.paths, group.own, x.shape[2])
     return found.permute(2, 0, 1, 3, 4).reshape(group.paths * key_heads, -1, group.own, x.shape[2])
 
 
-def _keys(x: Tensor, group: Group) -> Tensor:
+def _keys(x: Tensor, group: SegmentGroup) -> Tensor:
     """Keys or values [K, T, d] of a group as [P * K, seen, d]."""
     found = x[:, group.keys] if isinstance(group.keys, slice) else x.index_select(1, group.keys)
     found = found.reshape(len(x), group.paths, group.seen, x.shape[2])
     return found.transpose(0, 1).reshape(-1, group.seen, x.shape[2])
 
 
-def _put(out: Tensor, places: Tensor | slice, answers: Tensor, group: Group) -> None:
+def _put(out: Tensor, places: Tensor | slice, answers: Tensor, group: SegmentGroup) -> None:
     """Write [P * K, G, own, d] into [T, H, d]."""
     rows = answers.view(group.paths, -1, group.own, answers.shape[-1]).transpose(1, 2).flatten(0, 1)
     out[places] = rows
 
 
-def _add(total: Tensor, group: Group, part: Tensor) -> None:
+def _add(total: Tensor, group: SegmentGroup, part: Tensor) -> None:
     """Add [P * K, seen, d] to [K, T, d]; several paths may see one key."""
     rows = part.view(group.paths, len(total), group.seen, -1).transpose(0, 1).reshape(len(total), -1, part.shape[2])
     if isinstance(group.keys, slice):
@@ -139,7 +139,7 @@ def _add(total: Tensor, group: Group, part: Tensor) -> None:
         total.index_add_(1, group.keys, rows)
 
 
-def _blocks(group: Group, window: int | None) -> list[tuple[int, int, int]]:
+def _blocks(group: SegmentGroup, window: int | None) -> list[tuple[int, int, int]]:
     """[first, last) of the queries of each block, and the first key that any of them sees."""
     count = -(-group.own // BLOCK)
     cuts = [group.own * i // count for i in range(count + 1)]
@@ -160,7 +160,14 @@ def _scores(q: Tensor, k: Tensor, scale: float) -> Tensor:
 
 
 def _probabilities(
-    q: Tensor, k: Tensor, group: Group, first: int, low: int, scale: float, window: int | None, softcap: float | None
+    q: Tensor,
+    k: Tensor,
+    group: SegmentGroup,
+    first: int,
+    low: int,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
 ) -> Tensor:
     """Of the queries from `first` on to the keys from `low` on: [B, G * q, keys up to the last query's own]."""
     size = q.shape[2]

@@ -33,8 +33,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from dress.dialogue.batch import Forest
-from dress.dialogue.tree import Path
-from dress.kernels.products import Group, path_attention
+from dress.dialogue.tree import Segment
+from dress.kernels.products import SegmentGroup, segment_attention
 
 NAME = "dress"
 Backend = Literal["dense", "nodes", "flex"]
@@ -68,15 +68,15 @@ class Plan:
         return {place: number for number, place in enumerate(self.cuts)}
 
     @cached_property
-    def groups(self) -> list[list[Path]]:
+    def groups(self) -> list[list[Segment]]:
         """Paths of equal length below equally many ancestors."""
-        groups: dict[tuple[int, int], list[Path]] = defaultdict(list)
+        groups: dict[tuple[int, int], list[Segment]] = defaultdict(list)
         for path in self.forest.paths:
             groups[path.stop - path.start, sum(stop - start for start, stop in path.before)].append(path)
         return list(groups.values())
 
     @cached_property
-    def products(self) -> list[Group]:
+    def products(self) -> list[SegmentGroup]:
         """The groups as places, for matrix products."""
         device = self.forest.ids.device
 
@@ -87,7 +87,7 @@ class Plan:
             return torch.cat([torch.arange(*run) for run in runs]).to(device)
 
         return [
-            Group(
+            SegmentGroup(
                 len(paths),
                 paths[0].stop - paths[0].start,
                 sum(stop - start for start, stop in (*paths[0].before, (paths[0].start, paths[0].stop))),
@@ -208,7 +208,7 @@ def _nodes(
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if plan.fused and query.dtype in PRODUCTS:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return path_attention(query[0], key[0], value[0], plan.products, scale, window, softcap)[None]
+        return segment_attention(query[0], key[0], value[0], plan.products, scale, window, softcap)[None]
     # torch.split: its backward is one cat, that of a slice a whole tensor of zeros
     sizes = [stop - start for start, stop in pairwise(plan.cuts)]
     keys, values = key.split(sizes, 2), value.split(sizes, 2)
@@ -242,7 +242,7 @@ def descend(
     return out.reshape(rows, heads, own, width)
 
 
-def _run(parts: tuple[Tensor, ...], plan: Plan, path: Path) -> Tensor:
+def _run(parts: tuple[Tensor, ...], plan: Plan, path: Segment) -> Tensor:
     """Keys or values of a path's ancestors and its own, in order of depth."""
     runs = (*path.before, (path.start, path.stop))
     found = [part for start, stop in runs for part in parts[plan.number[start] : plan.number[stop]]]

@@ -2,7 +2,7 @@
 
 A token's slot is its position, so rows of any length stand side by side without gaps, cutting a row back
 is forgetting its end, and a mask needs nothing but lengths. New tokens come as one flat sequence of all
-rows (`Reading`) or as one token per row (`Decoding`): both are a `plan` of `attention.attend`, write the
+rows (`Prefill`) or as one token per row (`Decoding`): both are a `plan` of `attention.attend`, write the
 cache and attend to it, layer by layer.
 
 Shapes: T tokens, R rows, A rows that are being decoded, G groups, H query heads, K key heads, g = H / K,
@@ -20,7 +20,7 @@ from torch import Tensor
 from dress.model.attention import additive, descend, softcapped
 
 
-class Store:
+class KVStore:
     """Keys and values of some rows in every layer, [R, K, slots, d].
 
     On CPU bf16 is kept as fp32: one token's attention is faster in it, and more exact.
@@ -64,7 +64,7 @@ class Store:
 
 
 @dataclass
-class Cache:
+class KVCache:
     """Rows in groups; the first `shared[g]` tokens of the rows of group g are kept once, in `common`.
 
     `group` is the group of each row. Position p of a row is slot p of its group's row in `common`, or
@@ -74,11 +74,11 @@ class Cache:
 
     group: list[int]
     shared: list[int]
-    own: Store
+    own: KVStore
 
     def __post_init__(self) -> None:
         assert len(self.group) <= self.own.rows
-        self.common = Store(len(self.shared), max(self.shared)) if any(self.shared) else None
+        self.common = KVStore(len(self.shared), max(self.shared)) if any(self.shared) else None
 
     def offset(self, row: int) -> int:
         """Position of the row's first own slot."""
@@ -100,12 +100,12 @@ class Cache:
             self.group[i], self.group[j] = self.group[j], self.group[i]
 
 
-Place = tuple[Tensor, Tensor, Tensor]
+Slots = tuple[Tensor, Tensor, Tensor]
 """Which token of the flat sequence [W] goes to which row [W] and slot [W] of a store."""
 
 
 @dataclass(frozen=True)
-class Run:
+class Chunk:
     """Tokens [start, stop) of the flat sequence, which end `row` at position `end`."""
 
     start: int
@@ -115,17 +115,17 @@ class Run:
 
 
 @dataclass
-class Reading:
+class Prefill:
     """One forward pass over new tokens of many rows, flat: [1, T].
 
     A run attends to its row's cache before it and to itself. A token that several rows share is computed
     once and written to each: `own` and `common` say where. `rows` [U] are the tokens whose hidden states are wanted.
     """
 
-    cache: Cache
-    runs: list[Run]
-    own: Place
-    common: Place
+    cache: KVCache
+    runs: list[Chunk]
+    own: Slots
+    common: Slots
     rows: Tensor
     masks: dict[tuple, Tensor] = field(default_factory=dict)
 
@@ -156,7 +156,7 @@ class Decoding:
     common and own slots and one softmax: for one token SDPA takes 2 to 4 times as long on CPU.
     """
 
-    cache: Cache
+    cache: KVCache
     lengths: list[int]
     device: torch.device
     rows: None = None

@@ -14,8 +14,8 @@ from transformers.modeling_utils import PreTrainedModel
 
 from dress import config
 from dress.base.files import read_json
-from dress.dialogue.batch import Sample, collate
-from dress.dialogue.encode import Encoded
+from dress.dialogue.batch import Example, collate
+from dress.dialogue.encode import EncodedDialogue
 from dress.dialogue.tree import Tree, build_tree
 from dress.model import attention
 
@@ -161,8 +161,8 @@ def refuse_unequal(language: PreTrainedModel) -> None:
         ValueError: it takes its positions or its mask from elsewhere (ALiBi, for example).
     """
     rows = [[5, 6, 7, 8, 9, 10], [5, 6, 7, 11, 12, 13, 14], [5, 6, 7, 11, 15]]
-    tree = build_tree([Encoded("sft", np.array(ids), np.array([0.0] + [1.0] * (len(ids) - 1))) for ids in rows])
-    forest = collate([Sample([tree], None)], len(tree)).forests[0]
+    tree = build_tree([EncodedDialogue("sft", np.array(ids), np.array([0.0] + [1.0] * (len(ids) - 1))) for ids in rows])
+    forest = collate([Example([tree], None)], len(tree)).forests[0]
     kind = language.config.get_text_config().model_type
     was = language.training
     language.eval()

@@ -19,9 +19,9 @@ from transformers import TopPLogitsWarper
 from dress.dialogue.encode import IMAGE
 from dress.dialogue.spans import Span
 from dress.dialogue.tree import sorted_prefixes
-from dress.kernels.packed import Packed
+from dress.kernels.packed import PackedWeights
 from dress.model.attention import foreign_mask
-from dress.model.cache import Cache, Decoding, Place, Reading, Run, Store
+from dress.model.cache import Chunk, Decoding, KVCache, KVStore, Prefill, Slots
 from dress.model.lvlm import LVLM
 from dress.model.memory import rows_that_fit
 
@@ -40,7 +40,7 @@ class Prompt:
     image: int | None
 
 
-class Images:
+class ImageTokens:
     """Image tokens of the images that prompts name; those of the last call are kept.
 
     Args:
@@ -62,7 +62,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class SamplingParams:
     """How tokens are drawn; temperature 0 is greedy."""
 
     max_new_tokens: int
@@ -90,10 +90,10 @@ class Session:
         packed: its language model, packed; sessions of the same weights may share it.
     """
 
-    def __init__(self, model: LVLM, packed: Packed | None = None) -> None:
-        self.model, self._packed = model, packed or Packed(model.language)
+    def __init__(self, model: LVLM, packed: PackedWeights | None = None) -> None:
+        self.model, self._packed = model, packed or PackedWeights(model.language)
         self.rows: dict[Hashable, _Row] = {}
-        self.cache: Cache | None = None
+        self.cache: KVCache | None = None
         self.tokens_read = 0
         """Computed so far, apart from answers."""
 
@@ -101,8 +101,8 @@ class Session:
         self,
         prompts: Sequence[Prompt],
         keys: Sequence[Hashable],
-        images: Images,
-        drawing: Drawing,
+        images: ImageTokens,
+        drawing: SamplingParams,
         seeds: Sequence[int],
         if_fits: bool = False,
     ) -> list[list[int]] | None:
@@ -193,12 +193,12 @@ class Session:
         shared = [size if n > 1 else 0 for size, n in zip(shared, members, strict=True)]
         if sum(size * (n - 1) for size, n in zip(shared, members, strict=True)) < SHARED_TOKENS * len(rows):
             group, shared = [0] * len(rows), [0]
-        own = self.cache.own if self.cache is not None and self.cache.own.rows >= len(rows) else Store(len(rows))
-        self.cache = Cache(group, shared, own)
+        own = self.cache.own if self.cache is not None and self.cache.own.rows >= len(rows) else KVStore(len(rows))
+        self.cache = KVCache(group, shared, own)
 
     # --- reading ---
 
-    def _read(self, rows: list[_Row], images: Images) -> Tensor:
+    def _read(self, rows: list[_Row], images: ImageTokens) -> Tensor:
         """Hidden states [A, D] of the rows' last tokens; a beginning that rows share is computed once."""
         assert self.cache is not None
         fresh = [row for row in rows if not row.kept]
@@ -207,7 +207,7 @@ class Session:
         plan += [(row, row.kept) for row in rows if row.kept]
         flat: list[np.ndarray] = []
         depth: list[np.ndarray] = []
-        runs: list[Run] = []
+        runs: list[Chunk] = []
         tokens: dict[Hashable, np.ndarray] = {}  # by key: which flat token stands at each position from `kept` on
         total, before = 0, np.empty(0, np.int64)
         for row, start in plan:
@@ -216,7 +216,7 @@ class Session:
             if len(new):
                 flat.append(new)
                 depth.append(np.arange(start, len(row.ids)))
-                runs.append(Run(total, total + len(new), row.place, len(row.ids)))
+                runs.append(Chunk(total, total + len(new), row.place, len(row.ids)))
             tokens[row.key] = here if row.kept else np.concatenate([before[:start], here])
             before, total = tokens[row.key], total + len(new)
         self.tokens_read += total
@@ -225,11 +225,11 @@ class Session:
         hidden = self._forward(
             self._embed(np.concatenate(flat), images),
             torch.from_numpy(np.concatenate(depth)).to(self.model.device)[None],
-            Reading(self.cache, runs, *self._places(self.cache, rows, tokens), wanted),
+            Prefill(self.cache, runs, *self._places(self.cache, rows, tokens), wanted),
         )[0]
         return (hidden if self.model.pruned else hidden[wanted])[where]
 
-    def _places(self, cache: Cache, rows: list[_Row], tokens: dict[Hashable, np.ndarray]) -> tuple[Place, Place]:
+    def _places(self, cache: KVCache, rows: list[_Row], tokens: dict[Hashable, np.ndarray]) -> tuple[Slots, Slots]:
         """Which flat token goes to which row and slot: of the rows' own store, and of the common one."""
         own: list[np.ndarray] = []
         common: list[np.ndarray] = []
@@ -246,7 +246,7 @@ class Session:
         (a, b, c), (d, e, f) = parts
         return (a, b, c), (d, e, f)
 
-    def _embed(self, ids: np.ndarray, images: Images) -> Tensor:
+    def _embed(self, ids: np.ndarray, images: ImageTokens) -> Tensor:
         """Embeddings [1, T, D]; every image that stands in `ids` is encoded once."""
         found = (-1 - ids[ids < 0][:: self.model.encoder.image_tokens]).tolist()  # a run of image tokens is never cut
         unlike = list(dict.fromkeys(found))
@@ -254,7 +254,7 @@ class Session:
         plain = torch.from_numpy(np.where(ids < 0, IMAGE, ids)).to(self.model.device)
         return self.model.embed(plain[None], images(unlike) if unlike else None, image)
 
-    def _forward(self, embeddings: Tensor, position: Tensor, plan: Reading | Decoding) -> Tensor:
+    def _forward(self, embeddings: Tensor, position: Tensor, plan: Prefill | Decoding) -> Tensor:
         return self.model.language.base_model(
             inputs_embeds=embeddings, attention_mask=foreign_mask(embeddings.device), position_ids=position,
             use_cache=False, plan=plan,
@@ -262,7 +262,9 @@ class Session:
 
     # --- answering ---
 
-    def _decode(self, rows: list[_Row], hidden: Tensor, drawing: Drawing, seeds: Sequence[int]) -> list[list[int]]:
+    def _decode(
+        self, rows: list[_Row], hidden: Tensor, drawing: SamplingParams, seeds: Sequence[int]
+    ) -> list[list[int]]:
         """Token by token; rows that have ended change places with the last ones and leave the batch."""
         assert self.cache is not None
         device, embed = hidden.device, self.model.language.get_input_embeddings()
@@ -328,7 +330,7 @@ def _placed(tokens: np.ndarray, row: int, first: int) -> np.ndarray:
     return np.stack([tokens, np.full(len(tokens), row), np.arange(first, first + len(tokens))])
 
 
-def _noise(drawing: Drawing, seeds: list[int]) -> Tensor:
+def _noise(drawing: SamplingParams, seeds: list[int]) -> Tensor:
     """Uniform numbers in (0, 1], [A, max_new_tokens]: a row's own, whatever stands beside it."""
     if drawing.temperature == 0:
         return torch.zeros(len(seeds), drawing.max_new_tokens)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from dress import config
 from dress.config.nearest import nearest
-from dress.dialogue.spans import Supervised
+from dress.dialogue.spans import SupervisedDialogue
 from dress.record import Record
 
-Function = Callable[[Record, config.Phases], list[Supervised]]
+Function = Callable[[Record, config.Phases], list[SupervisedDialogue]]
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Phase:
     feedback: bool = False
     conditioned: bool = False
 
-    def __call__(self, record: Record, settings: config.Phases) -> list[Supervised]:
-        """Supervised dialogues of a record."""
+    def __call__(self, record: Record, settings: config.Phases) -> list[SupervisedDialogue]:
+        """SupervisedDialogue dialogues of a record."""
         return self.function(record, settings)
 
 
