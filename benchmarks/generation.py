@@ -114,18 +114,18 @@ def turns(model: LVLM, dialogues: int, tokens: int) -> dict[str, Arm]:
     size = model.vision.transform.transforms[0].size[0]
     pixels = list(torch.rand(dialogues, 3, size, size))
 
-    def hold(kept: bool) -> list[list[int]]:
+    def hold(cached: bool) -> list[list[int]]:
         live, spans = Session(model), [[Span("user", QUESTION)] for _ in pixels]
         out: list[list[int]] = []
         for _ in range(3):
-            prompts = [Prompt(tuple(said), i) for i, said in enumerate(spans)]
-            live = live if kept else Session(model)
+            prompts = [Prompt(tuple(messages), i) for i, messages in enumerate(spans)]
+            live = live if cached else Session(model)
             found = live.answer(
                 prompts, range(dialogues), ImageTokens(model, pixels), SamplingParams(tokens), range(dialogues)
             )
             assert found is not None
-            for said, answer in zip(spans, found, strict=True):
-                said += [Span("assistant", model.encoder.decode(answer)), Span("user", ADVICE)]
+            for messages, answer in zip(spans, found, strict=True):
+                messages += [Span("assistant", model.encoder.decode(answer)), Span("user", ADVICE)]
             out += found
         return out
 
@@ -152,9 +152,9 @@ def measure(found: dict[str, Arm], rounds: int, gate: bool) -> dict[str, Any]:
     Raises:
         ValueError: `gate`, and an arm gives other tokens than the first one.
     """
-    told = {name: arm() for name, arm in found.items()}  # also warms up
-    first = next(iter(told.values()))
-    same = {name: share(tokens, first) for name, tokens in told.items()}
+    answers_of = {name: arm() for name, arm in found.items()}  # also warms up
+    first = next(iter(answers_of.values()))
+    same = {name: share(tokens, first) for name, tokens in answers_of.items()}
     if gate and min(same.values()) < 1:
         raise ValueError(f"expected the same tokens of every arm, got {same}")
     seconds: dict[str, list[float]] = {name: [] for name in found}

@@ -149,9 +149,9 @@ def compare(one, two, dtype, loss_one, loss_two):
     """Loss and gradients of two models within TOLERANCE."""
     loss_tolerance, tolerance = TOLERANCE[dtype]
     assert abs(loss_one - loss_two) <= loss_tolerance * abs(loss_two)
-    wanted = {name: p.grad for name, p in two.named_parameters() if p.grad is not None}
+    expected = {name: p.grad for name, p in two.named_parameters() if p.grad is not None}
     got = {name: p.grad for name, p in one.named_parameters() if p.grad is not None}
-    assert wanted.keys() == got.keys()
-    for name, gradient in wanted.items():
+    assert expected.keys() == got.keys()
+    for name, gradient in expected.items():
         error = (got[name] - gradient).norm() / gradient.norm().clamp(min=1e-30)
         assert error <= tolerance or gradient.norm() < 1e-9, (name, float(error))

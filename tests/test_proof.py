@@ -54,9 +54,9 @@ def test_random_tries_learn_what_their_sequences_learn(kind, lora, checkpointing
         other.zero_grad()
         loss = of_forests(model, collate([Example([build_tree(d)], None) for d in drawn], budget))
         loss.backward()
-        wanted = of_sequences(other, every)
-        wanted.backward()
-        compare(model, other, torch.float64, loss.item(), wanted.item())
+        expected = of_sequences(other, every)
+        expected.backward()
+        compare(model, other, torch.float64, loss.item(), expected.item())
 
     check()
     assert all(("lora_" in name) == (p.grad is not None) for name, p in model.named_parameters()) or lora is None

@@ -111,9 +111,9 @@ KINDS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
 def built(kind: str, chat: str) -> PreTrainedTokenizerFast:
     if kind != "hermetic":
         return KINDS[kind]()
-    made = hermetic(chat)
-    made.add_tokens([text for text in CONTROLS if text not in made.get_vocab()], special_tokens=True)
-    return made
+    with_controls = hermetic(chat)
+    with_controls.add_tokens([text for text in CONTROLS if text not in with_controls.get_vocab()], special_tokens=True)
+    return with_controls
 
 
 PAIRS = [(kind, chat) for kind in (*KINDS, "hermetic") for chat in FORMATS]
@@ -209,16 +209,16 @@ def test_what_ends_an_answer_must_be_one_token():
 @pytest.mark.parametrize("chat", ["chatml", "vicuna"])
 def test_a_system_text_stands_in_place_of_the_formats_own(chat):
     encoder = encoder_of("gpt2", chat)
-    ask, told = (Span("user", "What?"),), Span("system", "Be a pirate.\n")
-    usual, other = (encoder._decoded(encoder.prompt(spans, False)) for spans in (ask, (told, *ask)))
+    ask, system = (Span("user", "What?"),), Span("system", "Be a pirate.\n")
+    usual, other = (encoder._decoded(encoder.prompt(spans, False)) for spans in (ask, (system, *ask)))
     assert usual.count(FORMATS[chat].system) == 1
     assert other == usual.replace(FORMATS[chat].system, "Be a pirate.\n")
 
 
 def test_plain_writes_a_system_text_before_the_first_user():
     encoder = encoder_of("gpt2", "plain")
-    ask, told = (Span("user", "What?"),), Span("system", "Be <|end|>.\n")
-    usual, other = (encoder._decoded(encoder.prompt(spans, False)) for spans in (ask, (told, *ask)))
+    ask, system = (Span("user", "What?"),), Span("system", "Be <|end|>.\n")
+    usual, other = (encoder._decoded(encoder.prompt(spans, False)) for spans in (ask, (system, *ask)))
     assert other == "Be <|end|>.\n" + usual
 
 

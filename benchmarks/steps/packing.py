@@ -40,14 +40,14 @@ def measure(count: int = 512, per_step: int = 64, rounds: int = 5) -> dict[str, 
         `tuples_per_second`, `fill` of all forests but the last of each step, `tokens`: sequences ÷ trees.
     """
     held = records(count)
-    best, room, filled, unique = float("inf"), 0, 0, 0
+    best, capacity, filled, unique = float("inf"), 0, 0, 0
     for _ in range(rounds):
-        began, room, filled, unique = time.thread_time(), 0, 0, 0
+        began, capacity, filled, unique = time.thread_time(), 0, 0, 0
         for first in range(0, count, per_step):
             samples = [Example(build_trees(one, FOREST), None) for one in held[first : first + per_step]]
             step = collate(samples, FOREST)
-            room, filled = room + step.room, filled + step.filled
+            capacity, filled = capacity + step.capacity, filled + step.filled
             unique += sum(forest.tokens for forest in step.forests)
         best = min(best, time.thread_time() - began)
     every = sum(len(one.ids) for dialogues in held for one in dialogues)
-    return {"tuples_per_second": count / best, "fill": filled / room, "tokens": every / unique}
+    return {"tuples_per_second": count / best, "fill": filled / capacity, "tokens": every / unique}

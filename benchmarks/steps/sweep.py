@@ -69,10 +69,10 @@ def sweep(
             break
         out.append(_cell(model, cell, words, rounds * (3 if cell.branches == 1 else 1), bf16))
         out[-1]["operations"] = operations_ratio(cell.shape, spec.sizes)
-        found = out[-1]
+        figures = out[-1]
         say(
             f"sweep: {cell.branches} x {cell.answer} tokens after {cell.image} image tokens: "
-            f"{found['tokens']:.2f} x the tokens, {found['ratio']['ratio']:.2f} x the time"
+            f"{figures['tokens']:.2f} x the tokens, {figures['ratio']['ratio']:.2f} x the time"
         )
     return out
 
@@ -99,15 +99,15 @@ def _cell(model: LVLM, cell: Cell, words: int, rounds: int, bf16: bool) -> dict[
                 times[name].append(time.perf_counter() - began)
             model.zero_grad()
     sizes = {name: forest.tokens for name, forest in forests.items()}
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "branches": cell.branches, "image": cell.image, "answer": cell.answer,
         "unique": sizes["tree"], "tokens": sizes["sequences"] / sizes["tree"],
         "seconds": {name: statistics.median(one) for name, one in times.items()},
         "ratio": paired(times["sequences"], times["tree"]),
     }  # fmt: skip
     if "plain" in times:
-        found["plain"] = paired(times["tree"], times["plain"])
-    return found
+        figures["plain"] = paired(times["tree"], times["plain"])
+    return figures
 
 
 def _plain(model: LVLM, forest: Any) -> Tensor:

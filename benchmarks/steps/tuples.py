@@ -1,7 +1,7 @@
 """Feedback tuples of random words: the same for every arm, as dialogues and as rows.
 
 A tuple is an image and a question, a chain of answers with advice between them, and answers that
-stand after a critique (DESIGN §5). Lengths are in tokens.
+stand after a critique. Lengths are in tokens.
 """
 
 from __future__ import annotations

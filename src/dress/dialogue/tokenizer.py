@@ -80,8 +80,8 @@ def check_cuts(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> None:
             )
     _check_template(tokenizer, chat)
     for control in sorted({*chat.special, chat.assistant_end, *tokenizer.all_special_tokens}):
-        given = {*encoder.texts.encode(f"a {control}{control} b", first=False)} - {tokenizer.unk_token_id}
-        if given & encoder.control_ids:
+        ids = {*encoder.texts.encode(f"a {control}{control} b", first=False)} - {tokenizer.unk_token_id}
+        if ids & encoder.control_ids:
             raise ValueError(
                 f"model.language.chat={chat.name}: expected {control!r} in a text to be text, got the control token: "
                 f"this tokenizer cannot tell them apart"

@@ -37,9 +37,9 @@ class KVStore:
         """Make room for rows of `slots` tokens; half as much again as there was, if that is more."""
         if slots > self.slots:
             self.slots = max(slots, self.slots + self.slots // 2)
-            for layer, kept in self._layers.items():
-                grown = tuple(self._empty(x) for x in kept)
-                for old, new in zip(kept, grown, strict=True):
+            for layer, stored in self._layers.items():
+                grown = tuple(self._empty(x) for x in stored)
+                for old, new in zip(stored, grown, strict=True):
                     new[:, :, : old.shape[2]] = old
                 self._layers[layer] = grown  # type: ignore[assignment]
 
@@ -48,13 +48,13 @@ class KVStore:
         if layer not in self._layers:
             like = key.transpose(0, 1)[None]
             self._layers[layer] = (self._empty(like), self._empty(like))
-        for kept, new in zip(self._layers[layer], (key, value), strict=True):
-            kept[row, :, slot] = new.to(kept.dtype)
+        for stored, new in zip(self._layers[layer], (key, value), strict=True):
+            stored[row, :, slot] = new.to(stored.dtype)
 
     def swap(self, one: Sequence[int], two: Sequence[int], used: int) -> None:
         """Exchange rows pairwise, their first `used` slots."""
-        for kept in self._layers.values():
-            for x in kept:
+        for stored in self._layers.values():
+            for x in stored:
                 x[[*one, *two], :, :used] = x[[*two, *one], :, :used]
 
     def _empty(self, like: Tensor) -> Tensor:
@@ -215,29 +215,29 @@ class Decoding:
 
     def _own_mask(self, used: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """Additive [A, 1, 1, used], or None where all is seen."""
-        known = ("own", window)
-        if known not in self._masks:
+        mask_key = ("own", window)
+        if mask_key not in self._masks:
             slot = torch.arange(used, device=self.device)
             last = (self.length - self.offset)[:, None]
-            seen = slot <= last if window is None else (slot <= last) & (slot > last - window)
+            visible = slot <= last if window is None else (slot <= last) & (slot > last - window)
             everything = self.even and (window is None or used <= window)
-            self._masks[known] = None if everything else additive(seen, dtype)[:, None, None]
-        return self._masks[known]
+            self._masks[mask_key] = None if everything else additive(visible, dtype)[:, None, None]
+        return self._masks[mask_key]
 
     def _common_mask(self, size: int, window: int | None, scores: Tensor) -> Tensor | None:
         """Additive [G, K, n * g, size], or None where all is seen."""
-        known = ("common", window)
-        if known not in self._masks:
+        mask_key = ("common", window)
+        if mask_key not in self._masks:
             slot = torch.arange(size, device=self.device)
-            seen = slot < self.offset[:, None]
+            visible = slot < self.offset[:, None]
             if window is not None:
-                seen = seen & (slot > self.length[:, None] - window)
+                visible = visible & (slot > self.length[:, None] - window)
             if window is None and min(self.cache.shared) == size:
-                self._masks[known] = None
+                self._masks[mask_key] = None
             else:
-                mask = additive(seen, scores.dtype)[:, None, None].expand(*scores.shape[:3], size)
-                self._masks[known] = self._by_group(mask)
-        return self._masks[known]
+                mask = additive(visible, scores.dtype)[:, None, None].expand(*scores.shape[:3], size)
+                self._masks[mask_key] = self._by_group(mask)
+        return self._masks[mask_key]
 
     # --- rows side by side in their groups ---
 

@@ -46,13 +46,17 @@ def generate(
     seeds = [seed_for(seed, i) for i in range(len(prompts))] if isinstance(seed, int) else seed
     first = {image: i for i, image in reversed(list(enumerate(prompt.image for prompt in prompts)))}
     order = sorted(range(len(prompts)), key=lambda i: first[prompts[i].image])
-    images, packed, answers = ImageTokens(model, pixels), PackedWeights(model.language), [Completion("")] * len(prompts)
+    images, weights, answers = (
+        ImageTokens(model, pixels),
+        PackedWeights(model.language),
+        [Completion("")] * len(prompts),
+    )
     while order:
-        asked = [prompts[i] for i in order[:batch_size]]
-        longest = max(len(model.encoder.prompt(prompt.spans, prompt.image is not None)) for prompt in asked)
+        nearest = [prompts[i] for i in order[:batch_size]]
+        longest = max(len(model.encoder.prompt(prompt.spans, prompt.image is not None)) for prompt in nearest)
         size = max(1, min(batch_size, rows_that_fit(model, longest + max_new_tokens)))
         batch, order = order[:size], order[size:]
-        session = Session(model, packed)
+        session = Session(model, weights)
         out = session.answer([prompts[i] for i in batch], batch, images, drawing, [seeds[i] for i in batch])
         assert out is not None
         for i, tokens in zip(batch, out, strict=True):

@@ -164,9 +164,9 @@ class LVLM(nn.Module):
             dtype: bfloat16 to train; float32 brings them back.
         """
         for _, parameter in self._matrices():
-            held = parameter.data.to(dtype)
-            if not parameter.requires_grad and torch.equal(held.to(parameter.dtype), parameter.data):
-                parameter.data = held
+            rounded = parameter.data.to(dtype)
+            if not parameter.requires_grad and torch.equal(rounded.to(parameter.dtype), parameter.data):
+                parameter.data = rounded
 
     def _matrices(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Weights of linear layers, convolutions and embeddings, without the projector's and LoRA's."""

@@ -73,10 +73,10 @@ def _repeated(record: Record) -> list[SupervisedDialogue]:
             if turn.assistant is None or turn.rating is None:
                 break
             after = dialogue.turns[number + 1] if number + 1 < len(dialogue.turns) else None
-            open_ = after is None or after.assistant is None
+            unanswered = after is None or after.assistant is None
             lost = after is not None and after.rating is not None and after.rating < TOP_RATING
             advice = after.user if after else _refinement(turn)
-            if turn.rating == TOP_RATING and (lost or open_) and advice:
+            if turn.rating == TOP_RATING and (lost or unanswered) and advice:
                 spans = (*history(dialogue, number + 1), Span("user", advice), answer(turn, 1.0))
                 dialogues.append(SupervisedDialogue("refinement", spans, record.image is not None))
     return dialogues

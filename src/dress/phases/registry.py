@@ -107,9 +107,9 @@ def check_phases(stages: Mapping[str, config.Stage], settings: config.Phases) ->
 
 def no_such_phase(name: str) -> str:
     """A message that names the phases that exist."""
-    known = list(PHASES)
+    names = list(PHASES)
     return (
-        f"no such phase {name!r}. There are: {', '.join(known)}.{nearest(name, known)} One of your own stands in a "
+        f"no such phase {name!r}. There are: {', '.join(names)}.{nearest(name, names)} One of your own stands in a "
         f"module that phases.modules names"
     )
 

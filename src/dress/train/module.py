@@ -89,7 +89,7 @@ class DressModule(L.LightningModule):
             NotFinite: on all ranks: a loss or gradient norm that is not finite.
         """
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        self._packing += torch.tensor([step.split, step.room, step.filled, step.idle], dtype=torch.float64)
+        self._packing += torch.tensor([step.split, step.capacity, step.filled, step.idle], dtype=torch.float64)
         assert not isinstance(optimizer, list) and isinstance(scheduler, LRScheduler)
         world = self.trainer.world_size
         shares = self._of_ranks(step.weight, len(step.forests), step.images)
