@@ -44,7 +44,7 @@ def run(settings: Inspect, console: Console) -> Inspection:
 
         found = inspect(data, other, settings.leaked_by, lengths, settings.samples, track, settings.max_aspect)
     for table in tables(found):
-        console.print(table.rich())
+        console.print(table)
         if table.words:
             console.print(table.words, style="dim", highlight=False)
     for what in data.damage[:SHOWN]:

@@ -107,7 +107,12 @@ def losses(title: str, series: Sequence[Series], stages: Sequence[tuple[str, flo
     lowest = min([*(point.y for point in points), highest / 4])  # room for two labels on the axis at least
     scale = alt.Scale(type="log", domain=[lowest / 1.15, highest * 1.6], nice=False)
     x = alt.X("step:Q", title="curriculum step", scale=_scale(0, end), axis=alt.Axis(grid=False, tickCount=5))
-    y = alt.Y("loss:Q", title="loss (nats per token, log scale)", scale=scale, axis=alt.Axis(tickCount=8, format="~g"))
+    y = alt.Y(
+        "loss:Q",
+        title="loss (nats per token, log scale)",
+        scale=scale,
+        axis=alt.Axis(values=_log_ticks(lowest, highest)),
+    )
     tooltip = [alt.Tooltip("phase:N"), alt.Tooltip("step:Q", format=","), alt.Tooltip("loss:Q", format=".3f")]
     base = alt.Chart(alt.InlineData(values)).encode(x=x, y=y, color=_colours("phase", lines), tooltip=tooltip)
     bands = alt.Chart(alt.InlineData(_bands(stages, end))).encode(x=alt.X("first:Q"))
@@ -249,6 +254,13 @@ def _thin(points: Sequence[Point]) -> list[Point]:
 
 def _landmarks(points: Sequence[Point]) -> tuple[Point, Point, Point]:
     return points[0], min(points, key=lambda point: point.y), points[-1]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    # A curve of many decades has room for the powers of ten only.
+    factors = (1, 2, 5) if len(decades) < 6 else (1,)
+    return [float(f"{factor}e{decade}") for decade in decades for factor in factors]
 
 
 def _bands(stages: Sequence[tuple[str, float, float]], end: float) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ Figures = Mapping[str, Any]
 """Key to a figure (`value`, `n`, `low`, `high`), or to a list with one for each turn."""
 CONDITIONS = "conditions"
 """The key of metrics.json under which every cell stands; the others are models."""
-_PER_CENT = "\u00a0%"  # a line must not break between number and sign
+_PER_CENT, _TURN = "\u00a0%", "turn\u00a0"  # a line must not break before the sign and the number
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def quantities(metrics: Figures) -> list[Quantity]:
     listed = list(_FIXED)
     for quantity in _BY_TURN:
         turns = max((len(figures.get(quantity.key) or ()) for figures in cells(metrics).values()), default=0)
-        listed += [replace(quantity, name=f"{quantity.name}, turn {turn}", turn=turn) for turn in range(turns)]
+        listed += [replace(quantity, name=f"{quantity.name}, {_TURN}{turn}", turn=turn) for turn in range(turns)]
     return [*listed, _REGRESSED]
 
 
@@ -170,7 +170,7 @@ def runs_table(runs: Mapping[str, Figures]) -> Table:
     every = {CONDITIONS: {label: figures for label, (_, figures) in last.items()}}
     # After one piece of advice most is said; a third turn would not fit 80 columns.
     listed = [quantity for quantity in quantities(every) if quantity.short and (quantity.turn or 0) < 2]
-    turns = ("" if quantity.turn is None else f"t. {quantity.turn} " for quantity in listed)
+    turns = ("" if quantity.turn is None else f"t. {quantity.turn}" for quantity in listed)
     heads = (Head(f"{quantity.short}\n{turn}", up=quantity.up) for quantity, turn in zip(listed, turns, strict=True))
     rows = [
         Row(Head(label), [Cell(model), *(Cell(q.format(q.figure(figures).get("value"), unit=False)) for q in listed)])

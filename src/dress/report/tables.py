@@ -42,14 +42,12 @@ class Head:
 
     Neighbours of one `group` stand below its name. `up` says whether more is better, None that neither is. `weight`
     is `main` for what the table is about, `base` for what it is compared with, `total` for what sums up the others.
-    A terminal shows `short` where there is one.
     """
 
     name: str
     group: str = ""
     up: bool | None = None
     weight: str = ""
-    short: str = ""
 
     @property
     def arrow(self) -> str:
@@ -76,6 +74,7 @@ class Table:
         title: stands above; empty for none.
         words: how the table is to be read.
         meanings: name of a figure to what it says, for a page.
+        short: name of a column or group to a shorter one, for a terminal.
     """
 
     corner: str
@@ -84,6 +83,7 @@ class Table:
     title: str = ""
     words: str = ""
     meanings: Mapping[str, str] = field(default_factory=dict)
+    short: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_texts(cls, title: str, words: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -102,18 +102,16 @@ class Table:
         return [any(row.cells[n].text[:1].isalpha() for row in self.rows) for n in range(len(self.columns))]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """So that `console.print` takes it."""
-        yield self.rich()
-
-    def rich(self) -> RichTable:
-        """For the terminal; names are never markup."""
-        title = Text(self.title, style="dim") if self.title else None
-        table = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=0)
-        titles = [_column(head, self.columns[n - 1] if n else None) for n, head in enumerate(self.columns)]
-        height = max((title.plain.count("\n") for title in titles), default=0)
+        """For the terminal: `console.print` takes it. Names are never markup."""
+        if self.title:
+            yield Text(f"\n{self.title}", style="italic")
+        padding = 1 if len(self.columns) < 8 else 0
+        table = RichTable(box=SIMPLE_HEAD, show_edge=False, padding=(0, padding, 0, 0))
+        names = self._rich_names()
+        height = max((name.plain.count("\n") for name in names), default=0)
         table.add_column(Text("\n" * height + self.corner), overflow="fold")
-        for title, head, words in zip(titles, self.columns, self.texts(), strict=True):
-            table.add_column(title, justify="left" if words else "right", overflow="fold", style=_STYLES[head.weight])
+        for name, head, words in zip(names, self.columns, self.texts(), strict=True):
+            table.add_column(name, justify="left" if words else "right", overflow="fold", style=_STYLES[head.weight])
         group = ""
         for row in self.rows:
             if row.head.group != group:
@@ -121,14 +119,23 @@ class Table:
                 table.add_row(Text(group, style="bold underline"))
             if row.head.weight == "total":
                 table.add_section()
-            name = " ".join(filter(None, (row.head.arrow, row.head.short or row.head.name)))
-            style = _STYLES[row.head.weight]
-            table.add_row(Text(name), *map(_rich_cell, row.cells), style=style)
-        return table
+            name = Text(f"{row.head.arrow} {row.head.name}".strip())
+            table.add_row(name, *map(_rich_cell, row.cells), style=_STYLES[row.head.weight])
+        yield table
+
+    def _rich_names(self) -> list[Text]:
+        """Names of the columns; that of a group stands above the first of its columns."""
+        names, group = [], ""
+        for head in self.columns:
+            name = f"{self.short.get(head.name, head.name)} {head.arrow}".rstrip()
+            above = f"{self.short.get(head.group, head.group) if head.group != group else ''}\n" if head.group else ""
+            names.append(Text(above + name))
+            group = head.group
+        return names
 
     def latex(self) -> str:
         """A `table` environment; needs the package booktabs."""
-        names = [tex(" ".join(filter(None, (head.name, head.arrow)))) for head in self.columns]
+        names = [tex(f"{head.name} {head.arrow}".rstrip()) for head in self.columns]
         groups = [rf"\multicolumn{{{n}}}{{c}}{{{tex(name)}}}" for name, n in self.groups()]
         rows = [[tex(row.head.name), *map(_tex_cell, row.cells)] for row in self.rows]
         head = [["", *groups]] if groups else []
@@ -148,19 +155,10 @@ def tex(text: str) -> str:
     return re.sub(r"[\\~^&%$#_{}↑↓–]", lambda match: _TEX[match[0]], text)
 
 
-def _column(head: Head, before: Head | None) -> Text:
-    """A column's title; the group's name stands above the first of its columns."""
-    name = " ".join(filter(None, (head.short or head.name, head.arrow)))
-    if not head.group:
-        return Text(name)
-    first = before is None or before.group != head.group
-    return Text(f"{head.group if first else ''}\n{name}")
-
-
 def _rich_cell(cell: Cell) -> Text:
     text = Text(cell.text, style=_STYLES[cell.weight])
     if cell.n:
-        text.append(f" n {cell.n:,}", style="not bold dim")
+        text.append(f" n {cell.n}", style="not bold dim")
     if cell.interval:
         text.append(f"\n{cell.interval}", style="not bold dim")
     return text
