@@ -77,7 +77,7 @@ def ratings_by_turn(title: str, series: Sequence[Series]) -> Chart:
         return alt.Y(field, type="quantitative", title="mean rating (1–4)", scale=_scale(1, 4), axis=rating_axis)
 
     tooltip = [alt.Tooltip("line:N"), alt.Tooltip("turn:Q"), alt.Tooltip("rating:Q", format=".2f"),
-               alt.Tooltip("interval:N", title="95 % interval"), alt.Tooltip("n:Q", format=",")]  # fmt: skip
+               alt.Tooltip("interval:N", title="95 % interval"), alt.Tooltip("n:Q", format=",d")]  # fmt: skip
     base = alt.Chart(alt.InlineData(values)).encode(x=x, color=_colours("line", series), tooltip=tooltip)
     layers = [
         base.mark_line(strokeWidth=2).encode(y=y("rating")),
@@ -113,7 +113,7 @@ def losses(title: str, series: Sequence[Series], stages: Sequence[tuple[str, flo
         scale=scale,
         axis=alt.Axis(values=_log_ticks(lowest, highest)),
     )
-    tooltip = [alt.Tooltip("phase:N"), alt.Tooltip("step:Q", format=","), alt.Tooltip("loss:Q", format=".3f")]
+    tooltip = [alt.Tooltip("phase:N"), alt.Tooltip("step:Q", format=",d"), alt.Tooltip("loss:Q", format=".3f")]
     base = alt.Chart(alt.InlineData(values)).encode(x=x, y=y, color=_colours("phase", lines), tooltip=tooltip)
     bands = alt.Chart(alt.InlineData(_bands(stages, end))).encode(x=alt.X("first:Q"))
     names = bands.mark_text(align="left", dx=4, dy=alt.expr("13 * datum.line"), fontSize=11, color=_SOFT)
@@ -160,8 +160,8 @@ def rating_bars(title: str, table: Mapping[str, Mapping[str, Sequence[int]]], wh
         "criterion:N",
         "turn:N",
         "rating:N",
-        alt.Tooltip("answers:Q", format=","),
-        alt.Tooltip("of:Q", format=","),
+        alt.Tooltip("answers:Q", format=",d"),
+        alt.Tooltip("of:Q", format=",d"),
     ]
     parts = alt.Chart(alt.InlineData([part for bar in bars for part in _parts(*bar)])).encode(y=y)
     ends = [{"row": names[0], "text": "mean · n"}, *(_end(*bar) for bar in bars)]
@@ -188,8 +188,8 @@ def histogram(title: str, bars: Sequence[tuple[str, int]], x_name: str) -> Chart
     """
     values = [{"first": first, "number": number} for first, number in bars]
     x = alt.X("first:N", title=x_name, sort=None, axis=alt.Axis(labelAngle=0, labelOverlap=True))
-    y = alt.Y("number:Q", title="how many", axis=alt.Axis(format=",", tickMinStep=1, tickCount=5))
-    tooltip = [alt.Tooltip("first:N", title=f"{x_name} from"), alt.Tooltip("number:Q", title="how many", format=",")]
+    y = alt.Y("number:Q", title="how many", axis=alt.Axis(format=",d", tickMinStep=1, tickCount=5))
+    tooltip = [alt.Tooltip("first:N", title=f"{x_name} from"), alt.Tooltip("number:Q", title="how many", format=",d")]
     layer = alt.Chart(alt.InlineData(values)).mark_bar(color="var(--dress)").encode(x=x, y=y, tooltip=tooltip)
     return _chart(title, [layer], (f"{x_name} from", "how many"), [(first, f"{number:,}") for first, number in bars])
 

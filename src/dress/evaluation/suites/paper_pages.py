@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dress.report.page import Page, Section, html
 from dress.report.tables import NOTHING, Cell, Head, Row, Table
 
 Figures = Mapping[str, float | None]
@@ -31,6 +30,8 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
 
 def html_page(result: Mapping[str, Any]) -> str:
     """All tables in one page that opens offline."""
+    from dress.report.page import Page, Section, html  # late: it loads Altair and Jinja
+
     sections = [Section(table.title.capitalize(), tables=[table]) for table in tables(result)]
     title, lead = f"{result['name']} beside the tables of DRESS", "Bold: the best of its column."
     return html(Page(title, "DRESS evaluation", title, lead, sections, result["notes"]))
