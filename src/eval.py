@@ -34,7 +34,7 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
     from dress.feedback.collect import CkptResponder, Sampling
     from dress.feedback.rater import build_rater
     from dress.model.checkpoint import load_model, read_facts
-    from dress.report.tables import metrics_table
+    from dress.report.figures import metrics_table
     from dress.train.stages import evaluated_stages, headline
     from dress.worlds.prepared import prepared
 
