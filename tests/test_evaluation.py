@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from dress.evaluation.metrics import figures, mean, metrics, ratio, share
+
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
 
 

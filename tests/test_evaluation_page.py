@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from documented import commands
+from dress.evaluation.suites.settings import SUITES
 from hydra import compose, initialize_config_dir
 from llm_server import serving
 from omegaconf import OmegaConf
@@ -20,7 +21,6 @@ from test_judged_suites import Judge, a_run, vlsafe_answers, vlsafe_files  # noq
 from test_suites import CAPTIONS, OBJECTS, answer, ask, label, lines
 
 from dress.base.files import read_json
-from dress.evaluation.suites.settings import SUITES
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import socket
 import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
-
 from dress.evaluation.gathered import GatheredOutcomes
+
 from dress.evaluation.outcomes import Outcome
 
 

@@ -12,6 +12,10 @@ import pytest
 import torch
 from aiohttp import web
 from conftest import composed, small_model
+from dress.evaluation.suites.answering import condition_of
+from dress.evaluation.suites.likelihood import Said, answer_nll
+from dress.evaluation.suites.outcome import load
+from dress.evaluation.suites.prompts import JudgePrompt, LlavaScores
 from llm_server import Behaviour, reply, serving
 from PIL import Image
 from pydantic import ValidationError
@@ -20,10 +24,6 @@ from test_suites import ask, evaluate, label, lines
 from dress import config
 from dress.base.files import read_json, write_json
 from dress.data.shards import write_shards
-from dress.evaluation.suites.answering import condition_of
-from dress.evaluation.suites.likelihood import Said, answer_nll
-from dress.evaluation.suites.outcome import load
-from dress.evaluation.suites.prompts import JudgePrompt, LlavaScores
 from dress.evaluation.suites.vqa import accuracy, normalised
 from dress.model.checkpoint import save_model
 from dress.record import Dialogue, ImageAnnotation, Object, Record, Turn

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dress.evaluation.metrics import metrics
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from dress.base.files import write_json
-from dress.evaluation.metrics import metrics
 from dress.evaluation.outcomes import KINDS, Outcome, kind_of, save_outcomes
 from dress.evaluation.report import write_report
 from dress.record import Record, Turn

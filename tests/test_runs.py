@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, composed, tiny_settings
+from dress.evaluation.metrics import metrics
 from rich.console import Console
 from test_command_line import FAST, train
 
@@ -18,7 +19,6 @@ from dress import config
 from dress.base.files import read_json, write_json
 from dress.data.shards import Shards
 from dress.data.stream import open_split
-from dress.evaluation.metrics import metrics
 from dress.evaluation.outcomes import Outcome, load_outcomes
 from dress.evaluation.report import write_report
 from dress.feedback.collect import CkptResponder, Sampling, converse

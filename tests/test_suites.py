@@ -14,6 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT
+from dress.evaluation.suites.outcome import SuiteOutcome, load
+from dress.evaluation.suites.output import recompute
+from dress.evaluation.suites.reading import image_key, read_rows
+from dress.evaluation.suites.settings import SUITES, suite
+from dress.evaluation.suites.stated_scores import stated_scores
 from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,11 +30,6 @@ from dress.coco.chair_words import chair_mentions
 from dress.coco.mentions import COCO80
 from dress.config import ConfigError
 from dress.evaluation.suites import measures, pope
-from dress.evaluation.suites.outcome import SuiteOutcome, load
-from dress.evaluation.suites.output import recompute
-from dress.evaluation.suites.reading import image_key, read_rows
-from dress.evaluation.suites.settings import SUITES, suite
-from dress.evaluation.suites.stated_scores import stated_scores
 
 PUBLIC = Path(os.environ.get("DRESS_PUBLIC_DATA", ROOT.parent / "shared" / "data"))
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "PYTHONPATH": str(ROOT / "src")}

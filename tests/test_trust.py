@@ -19,6 +19,8 @@ import pytest
 import torch
 import transformers.dynamic_module_utils
 from conftest import ROOT, composed, small_model, tiny_settings
+from dress.evaluation.suites.answering import Asker
+from dress.evaluation.suites.settings import VLSafe
 from rich.console import Console
 
 from dress import config
@@ -26,8 +28,6 @@ from dress.base import run_folder
 from dress.base.files import read_json, read_lines, write_aside, write_json
 from dress.config.raters import LLM, Endpoint, PlainRater
 from dress.config.tasks import Features
-from dress.evaluation.suites.answering import Asker
-from dress.evaluation.suites.settings import VLSafe
 from dress.feedback.command import collect_from
 from dress.model.checkpoint import load_model, read_training_state
 from dress.model.language import build_language, load_own_tokenizer

@@ -58,7 +58,7 @@ class Outcome:
         return self.key or self.item
 
     def line(self) -> dict[str, Any]:
-        """As `outcomes.jsonl` has it: without what is not said of it; a model's outcome has all fields up to `facts`."""
+        """As `outcomes.jsonl` has it: without empty fields, but a model's outcome has all up to `facts`."""
         names = list(_DEFAULTS)
         always = names[: names.index("facts") + 1] if self.model else ("item", "user", "answer", "facts")
         values = {name: getattr(self, name) for name in names}

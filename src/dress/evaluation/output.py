@@ -1,9 +1,8 @@
-"""What every suite ends with: `outcomes.jsonl`, `suite.json`, `run.json` in `out`, and its tables."""
+"""What a suite ends with: `outcomes.jsonl`, `suite.json`, `run.json` in `out`, and its tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from dress.base.files import read_json, write_json
-from dress.evaluation.suites import outcome
-from dress.evaluation.suites.measures import Measure, Suite, summary
-from dress.evaluation.suites.outcome import SuiteOutcome
-from dress.evaluation.suites.reading import fingerprint
-from dress.evaluation.suites.settings import SUITES, SuiteSettings
+from dress.evaluation.measures import Measure
+from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
+from dress.evaluation.rows import fingerprint
+from dress.evaluation.settings import Measured, SuiteSettings
+from dress.evaluation.suite import Json, Outcomes, Suite, registered
+from dress.evaluation.summary import summary
 from dress.report.tables import NOTHING
 
 OUTCOMES, BASELINE, FIGURES, RUN = "outcomes.jsonl", "baseline.jsonl", "suite.json", "run.json"
@@ -25,7 +25,7 @@ _SHOWN = 3
 """Failures of one reason that are named in the terminal; outcomes.jsonl names all."""
 
 
-def finish(suite: Suite, outcomes: Sequence[SuiteOutcome], settings: SuiteSettings, console: Console) -> dict[str, Any]:
+def finish(suite: Suite, outcomes: Outcomes, settings: SuiteSettings, console: Console) -> Json:
     """Write the outcomes, compute the figures from them, write and print those.
 
     Returns:
@@ -34,54 +34,57 @@ def finish(suite: Suite, outcomes: Sequence[SuiteOutcome], settings: SuiteSettin
     Raises:
         FileNotFoundError, ValueError: the baseline is no output of this suite.
     """
-    out = Path(settings.out)
-    baseline = None if settings.baseline is None else _baseline(suite, Path(settings.baseline))
-    outcome.save(out / OUTCOMES, outcomes)
+    out, compared_with = Path(settings.out), settings.baseline if isinstance(settings, Measured) else None
+    baseline = None if compared_with is None else _baseline(suite, Path(compared_with))
+    save_outcomes(out / OUTCOMES, outcomes)
     (out / BASELINE).unlink(missing_ok=True)
     if baseline is not None:
-        outcome.save(out / BASELINE, baseline)
+        save_outcomes(out / BASELINE, baseline)
     result = summary(suite, outcomes, baseline)
-    write_json(out / FIGURES, result)
+    write_json(out / suite.file, result)
     write_json(out / RUN, {"settings": settings.model_dump(), "files": _files(settings)})
-    print_figures(suite, outcomes, result, str(settings.baseline), console)
-    say(f"figures: {out / FIGURES}; every sample: {out / OUTCOMES}", console)
+    _print_figures(suite, outcomes, result, str(compared_with), console)
+    say(f"figures: {out / suite.file}; every sample: {out / OUTCOMES}", console)
     return result
 
 
-def recompute(folder: Path) -> dict[str, Any]:
-    """What `suite.json` of this folder must hold, from its `outcomes.jsonl` (and `baseline.jsonl`).
+def recompute(folder: Path) -> Json:
+    """What the figures of this folder must be, from its `outcomes.jsonl` (and `baseline.jsonl`).
 
     Raises:
         FileNotFoundError: the folder holds no output of a suite.
-        ValueError: a damaged file.
+        ValueError: a damaged file, or the output of a suite that nothing registers.
     """
-    module = import_module(SUITES[read_figures(folder)["suite"]][1])
-    if hasattr(module, "recompute"):  # it is made of the outputs of several suites
-        return module.recompute(folder)
+    suite = suite_of(folder)
+    if suite.compute:
+        return suite.compute(folder)
     theirs = folder / BASELINE
-    return summary(module.SUITE, outcome.load(folder / OUTCOMES), outcome.load(theirs) if theirs.exists() else None)
+    return summary(suite, load_outcomes(folder / OUTCOMES), load_outcomes(theirs) if theirs.exists() else None)
 
 
-def read_figures(folder: Path) -> dict[str, Any]:
-    """`suite.json` of an earlier evaluation.
+def suite_of(folder: Path) -> Suite:
+    """The suite that wrote a folder; one outside of this package must have been registered (nothing read is imported).
 
     Raises:
         FileNotFoundError, ValueError: none there, or not written by a suite.
     """
-    file = folder / FIGURES
+    known, file = registered(), folder / FIGURES
+    own = next((s for s in known.values() if s.file != FIGURES and (folder / s.file).exists()), None)
+    if own is not None:
+        return own
     if not file.exists():
         raise FileNotFoundError(f"{folder}: expected the output of a suite ({FIGURES}), found none")
-    found = read_json(file)
-    if not isinstance(found, dict) or found.get("suite") not in SUITES:
-        raise ValueError(f"{file}: expected the figures of a suite, one of {', '.join(SUITES)}")
-    return found
+    result = read_json(file)
+    if not isinstance(result, dict) or result.get("suite") not in known:
+        raise ValueError(f"{file}: expected the figures of a suite, one of {', '.join(known)}")
+    return known[result["suite"]]
 
 
-def _baseline(suite: Suite, folder: Path) -> list[SuiteOutcome]:
-    name = read_figures(folder)["suite"]
+def _baseline(suite: Suite, folder: Path) -> list[Outcome]:
+    name = suite_of(folder).name
     if name != suite.name:
         raise ValueError(f"baseline={folder}: expected an output of suite={suite.name}, got one of suite={name}")
-    return outcome.load(folder / OUTCOMES)
+    return load_outcomes(folder / OUTCOMES)
 
 
 def _files(settings: SuiteSettings) -> dict[str, str]:
@@ -91,20 +94,20 @@ def _files(settings: SuiteSettings) -> dict[str, str]:
     return {path: fingerprint(path) for path in paths if isinstance(path, str) and Path(path).is_file()}
 
 
-def print_figures(
-    suite: Suite, outcomes: Sequence[SuiteOutcome], result: Mapping[str, Any], baseline: str, console: Console
+def _print_figures(
+    suite: Suite, outcomes: Outcomes, result: Mapping[str, Any], baseline: str, console: Console
 ) -> None:
     """The figures, their differences to a baseline, and what was not counted."""
-    measures = suite.measures(outcomes)
-    named = (("responder", "responder"), ("judge", "judge"), ("prompts", "prompt_hash"), ("runs", "runs"))
-    who = [f"{name} {result[key]}" for name, key in named if result[key] not in (None, 1)]
+    measures = suite.measures_of(outcomes)
+    names = (("responder", "responder"), ("judge", "judge"), ("prompts", "prompt_hash"), ("runs", "runs"))
+    who = [f"{name} {result[key]}" for name, key in names if result[key] not in (None, 1)]
     say("; ".join([f"suite {result['suite']}: value, n and 95 % interval", *who]), console)
     console.print(_figures_table(result, measures))
     if "comparison" in result:
-        found = result["comparison"]
-        alone = f"{found['only_here']} only here, {found['only_baseline']} only there"
-        say(f"minus {baseline}: {found['pairs']:,} pairs, {alone}; paired bootstrap, 95 %", console)
-        console.print(_comparison_table(found, measures))
+        comparison = result["comparison"]
+        alone = f"{comparison['only_here']} only here, {comparison['only_baseline']} only there"
+        say(f"minus {baseline}: {comparison['pairs']:,} pairs, {alone}; paired bootstrap, 95 %", console)
+        console.print(_comparison_table(comparison, measures))
     if result["failed"]:
         say("not counted", console)
         console.print(_failures_table(result["failed"], outcomes))
@@ -127,18 +130,18 @@ def _comparison_table(comparison: Mapping[str, Any], measures: Sequence[Measure]
     categories = _categories(comparison)
     table = _table("", "mean" if "mean_over" in comparison else "all", *categories)
     for measure in measures:
-        found = [figures["differences"].get(measure.key, {}) for figures in (comparison, *categories.values())]
-        table.add_row(_name(measure), *(_difference(measure, figure) for figure in found))
+        differences = [figures["differences"].get(measure.key, {}) for figures in (comparison, *categories.values())]
+        table.add_row(_name(measure), *(_difference(measure, figure) for figure in differences))
     return table
 
 
-def _failures_table(failed: Mapping[str, int], outcomes: Sequence[SuiteOutcome]) -> Table:
+def _failures_table(failed: Mapping[str, int], outcomes: Outcomes) -> Table:
     """Each reason, how often, and where first."""
     table = _table("reason", "number", "for example")
     table.columns[-1].justify = "left"
     for reason, number in failed.items():
-        named = [o.where or o.key for o in outcomes if o.failed == reason][:_SHOWN]
-        table.add_row(Text(reason), f"{number:,}", Text(", ".join(named)))
+        places = [o.where or o.item for o in outcomes if o.failed == reason][:_SHOWN]
+        table.add_row(Text(reason), f"{number:,}", Text(", ".join(places)))
     return table
 
 
@@ -157,12 +160,12 @@ def say(line: str, console: Console) -> None:
 
 def _categories(result: Mapping[str, Any]) -> dict[str, Any]:
     """Sets of figures by category, without what all names begin with; none where there is one category only."""
-    found = result["by_category"]
-    if len(found) < 2:
+    categories = result["by_category"]
+    if len(categories) < 2:
         return {}
-    first, last = min(found), max(found)
+    first, last = min(categories), max(categories)
     same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
-    return {name[first.rfind("_", 0, same) + 1 :]: figures for name, figures in found.items()}
+    return {name[first.rfind("_", 0, same) + 1 :]: figures for name, figures in categories.items()}
 
 
 def _table(*columns: str) -> Table:

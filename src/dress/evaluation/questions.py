@@ -1,4 +1,4 @@
-"""What a judged suite asks: questions over records, with the images where they are given."""
+"""What a judged suite asks: questions about records, with the images where there are some."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dress.evaluation.suites.outcome import SuiteOutcome
-from dress.evaluation.suites.reading import Row, image_key, read_mapping, read_rows
+from dress.evaluation.outcomes import Outcome
+from dress.evaluation.rows import Row, image_key, read_mapping, read_rows
 from dress.record import Criterion, Dialogue, ImageAnnotation, ImageRef, Object, Record, Turn
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """One question.
 
-    `key` names it among all; `number` is its publisher's question_id; `image` the file that is shown,
-    None where there is none to show; `facts` are known beforehand and join those of the judge.
+    `item` names it among all; `number` is its publisher's question_id; `image` the file that is shown,
+    None where there is none to show; `facts` are known beforehand and join those of the judge; `where`
+    is its place in a file.
     """
 
-    key: str
+    item: str
     category: str
     record: Record
     dialogue: Dialogue
@@ -34,32 +35,39 @@ class Asked:
     def user(self) -> str:
         return self.dialogue.turns[-1].user
 
-    def failed(self, reason: str, **more: Any) -> SuiteOutcome:
-        return SuiteOutcome(self.key, self.category, reason, {**self.facts}, user=self.user, where=self.where, **more)
+    def outcome(self, failed: str | None = None, facts: Mapping[str, Any] | None = None, **more: Any) -> Outcome:
+        """What came of it: `failed` or `facts`, and further fields of the outcome."""
+        image = self.record.image
+        return Outcome(
+            item=self.item, key="" if image is None else image_key(image.id), category=self.category, failed=failed,
+            facts={**self.facts, **(facts or {})}, user=self.user, where=self.where, **more,
+        )  # fmt: skip
 
 
 def question(
-    key: str, category: str, image: str | None, user: str, images: Images, *, criterion: Criterion | None = None,
-    reference: str | None = None, annotation: ImageAnnotation | None = None, kind: str | None = None, **more: Any,
-) -> Asked:  # fmt: skip
+    item: str, category: str, image: str | None, user: str, images: Images, *,
+    annotation: ImageAnnotation | None = None, kind: str | None = None, criterion: Criterion | None = None,
+    reference: str | None = None, **more: Any,
+) -> Question:  # fmt: skip
     """A question about an image.
 
     Args:
-        key, category: names.
+        item, category: names.
         image: id of the image, or None.
         user: what is asked.
         images: where image files lie.
-        criterion, reference, annotation: of the dialogue and the record.
+        annotation: what is known of the image.
         kind: description, question, harmful or harmless: what the rules take it for.
-        more: further fields of `Asked`.
+        criterion, reference: of the dialogue.
+        more: further fields of `Question`.
     """
-    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in (image or key)).lstrip("-") or "x"
+    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in (image or item)).lstrip("-") or "x"
     record = Record(
         key=name, image=ImageRef(id=image) if image is not None else None, annotation=annotation or ImageAnnotation()
     )
     extra = {"request": {"kind": kind}} if kind is not None else {}
     dialogue = Dialogue(criterion=criterion, reference=reference, turns=[Turn(user=user)], extra=extra)
-    return Asked(key, category, record, dialogue, image=images.get(image), **more)
+    return Question(item, category, record, dialogue, image=images.get(image), **more)
 
 
 class Images:
@@ -73,7 +81,7 @@ class Images:
     """
 
     def __init__(self, folder: str | None) -> None:
-        self.given = folder is not None
+        self.has_folder = folder is not None
         self._files: dict[str, Path] = {}
         if folder is not None:
             if not Path(folder).is_dir():
@@ -82,22 +90,23 @@ class Images:
                 self._files = {image_key(entry.name): Path(entry.path) for entry in entries if entry.is_file()}
 
     def get(self, image: str | None) -> Path | None:
+        """The file of an image; None without one."""
         return None if image is None else self._files.get(image_key(image))
 
     def names(self) -> set[str]:
-        """Of all images (see `reading.image_key`)."""
+        """Of all images (see `rows.image_key`)."""
         return set(self._files)
 
     def lacks(self, image: str | None) -> bool:
         """Whether this image ought to be there and is not."""
-        return self.given and image is not None and self.get(image) is None
+        return self.has_folder and image is not None and self.get(image) is None
 
 
 def read_listed(setting: str, path: str, field_name: str) -> list[Row]:
     """Rows of a file; or, where it is one object as VQA has it, of its list `field_name`."""
-    found = read_mapping(setting, path)
-    if isinstance(found, dict) and isinstance(found.get(field_name), list):
-        places = ((f"{Path(path).name}[{n}]", row) for n, row in enumerate(found[field_name]))
+    content = read_mapping(setting, path)
+    if isinstance(content, dict) and isinstance(content.get(field_name), list):
+        places = ((f"{Path(path).name}[{n}]", row) for n, row in enumerate(content[field_name]))
         return [Row(place, row) if isinstance(row, dict) else Row(place, {}, "not an object") for place, row in places]
     return read_rows(setting, path)
 
@@ -109,12 +118,8 @@ def read_annotations(path: str | None) -> dict[str, ImageAnnotation]:
     """
     if path is None:
         return {}
-    found = {}
-    for row in read_rows("context", path):
-        image = row.text("image", "image_id", "id")
-        if row.damage is None and image is not None:
-            found[image_key(image)] = _annotation(row.data)
-    return found
+    rows = ((row.text("image", "image_id", "id"), row) for row in read_rows("context", path) if row.damage is None)
+    return {image_key(image): _annotation(row.data) for image, row in rows if image is not None}
 
 
 def _annotation(data: Mapping[str, Any]) -> ImageAnnotation:
@@ -124,19 +129,13 @@ def _annotation(data: Mapping[str, Any]) -> ImageAnnotation:
     for item in data.get("instances") or []:
         label, box = (item.get("category"), item.get("bbox")) if isinstance(item, dict) else (None, None)
         if isinstance(label, str) and label:
-            whole = isinstance(box, list) and len(box) == 4
-            objects.append(Object(label=label, box=tuple(map(float, box)) if whole else None))  # type: ignore[arg-type]
+            boxed = isinstance(box, list) and len(box) == 4
+            objects.append(Object(label=label, box=tuple(map(float, box)) if boxed else None))  # type: ignore[arg-type]
     return ImageAnnotation(captions=captions, objects=objects)
 
 
-def unique(asked: Sequence[Asked]) -> tuple[list[Asked], list[SuiteOutcome]]:
+def unique(questions: Sequence[Question]) -> tuple[list[Question], list[Outcome]]:
     """Every question once, and an outcome for each that stands in the file again."""
-    seen: set[str] = set()
-    kept, again = [], []
-    for one in asked:
-        if one.key in seen:
-            again.append(one.failed("asked again"))
-        else:
-            kept.append(one)
-        seen.add(one.key)
-    return kept, again
+    first: dict[str, Question] = {}
+    again = [one.outcome("asked again") for one in questions if first.setdefault(one.item, one) is not one]
+    return list(first.values()), again

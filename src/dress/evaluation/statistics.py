@@ -21,6 +21,7 @@ Figure = dict[str, float | int | None]
 """`value`, `n`, `low`, `high`; value and interval are None where nothing was counted."""
 Array = NDArray[np.float64]
 LEVEL = 0.95
+PERCENTILES = (2.5, 97.5)
 RESAMPLES, AT_ONCE = 1000, 50
 """Bootstrap samples, and how many of them are in memory: all at once would take gigabytes for a large evaluation."""
 
@@ -113,7 +114,7 @@ def bootstrap(
         tuple(rows.T), of_resamples, paired=True, vectorized=True, n_resamples=RESAMPLES, batch=AT_ONCE,
         method="percentile", rng=np.random.default_rng(seed),
     )  # fmt: skip
-    low, high = np.nanpercentile(drawn.bootstrap_distribution, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    low, high = np.nanpercentile(drawn.bootstrap_distribution, PERCENTILES)
     return float(low), float(high)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.table import Table as RichTable
 
 from dress.data.counts import Counts, mean_rating
-from dress.evaluation.metrics import mean
+from dress.evaluation.statistics import mean
 from dress.inspection.inspecting import Inspection
 from dress.inspection.leakage import WAYS, Leakage
 from dress.record import TOP_RATING
