@@ -5,7 +5,7 @@ import dress  # first: sets how CPU threads wait  # noqa: F401, I001
 from typing import Any
 
 from dress.base.terminal import Terminal
-from dress.evaluation.suite import evaluate
+from dress.evaluation.suite import evaluate, store_defaults
 from dress.run.command_line import entry_point
 
 
@@ -14,5 +14,6 @@ def main(composed: dict[str, Any]) -> None:
     evaluate(composed, Terminal())
 
 
+store_defaults()
 if __name__ == "__main__":
     main()

@@ -12,6 +12,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+from pydantic import BaseModel
 from rich.console import Console
 
 from dress.config import ConfigError, check_as
@@ -97,6 +100,16 @@ def registered(module: str | None = None) -> Mapping[str, Suite]:
                 f"it is: PYTHONPATH=DIR"
             ) from None
     return SUITES
+
+
+def store_defaults() -> None:
+    """Let Hydra's files name `suite/_NAME`: every setting of a suite of this package, with its default."""
+    for chosen in registered().values():
+        fields = chosen.settings.model_fields.items()
+        node = {name: MISSING if field.is_required() else field.get_default() for name, field in fields}
+        node = {n: value.model_dump() if isinstance(value, BaseModel) else value for n, value in node.items()}
+        node |= {"suite": chosen.name}
+        ConfigStore.instance().store(f"_{chosen.name}", node, "suite", "_global_", chosen.function.__module__)
 
 
 def evaluate(composed: Json, console: Console) -> Json:

@@ -39,6 +39,7 @@ class RunSettings(SuiteSettings, Eval, Consent):
     records: Positive | None = None  # from the first; null = all
     max_new_tokens: Positive | None = None  # null = as in the run
     batch_size: Positive = 256  # prompts
+    scenes: Positive | None = None  # type: ignore[assignment]  # in the report; null = as in the run
     keep_cache: KeepCache = "auto"  # go on from the turn before: auto (where it fits into memory), on, off
     judge: Rater
 
@@ -212,7 +213,8 @@ def run(settings: RunSettings, console: Console) -> Json:
     write_json(out / "run.json", details)
     images = (image for _, image in samples if image is not None)
     note = resize_note(images, responders.preprocessing, trained.data.max_aspect)
-    result = write_results(out, outcomes, meant, samples, trained.eval.scenes, [] if note is None else [note])
+    scenes = settings.scenes or trained.eval.scenes
+    result = write_results(out, outcomes, meant, samples, scenes, [] if note is None else [note])
     console.print(metrics_table(result))
     console.print(f"report: {out / 'report.html'}", highlight=False)
     return result
