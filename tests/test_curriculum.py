@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, TINY, tiny_settings
-from dress.evaluation.metrics import metrics
 from rich.console import Console
 from safetensors.torch import load_file
 
 from dress.data.shards import Shards, write_shards
 from dress.evaluation.outcomes import load_outcomes
+from dress.evaluation.suites.run import metrics
 from dress.train.curriculum import Curriculum
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from conftest import composed
-from dress.evaluation.suites.asked import Images
 from imports import content, do_import, json_lines, photo, photos, records, rejects
 from PIL import Image
 from rich.console import Console
 
 from dress.data.shards import write_shards
 from dress.data.stream import open_split
+from dress.evaluation.questions import Images
 from dress.inspection.inspecting import inspect
 from dress.inspection.reading import DataSet
 from dress.record import ImageRef, Record

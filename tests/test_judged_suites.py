@@ -12,18 +12,19 @@ import pytest
 import torch
 from aiohttp import web
 from conftest import composed, small_model
-from dress.evaluation.suites.answering import condition_of
-from dress.evaluation.suites.likelihood import Said, answer_nll
-from dress.evaluation.suites.outcome import load
-from dress.evaluation.suites.prompts import JudgePrompt, LlavaScores
 from llm_server import Behaviour, reply, serving
 from PIL import Image
 from pydantic import ValidationError
-from test_suites import ask, evaluate, label, lines
+from suite_files import ask, evaluate, label, lines
 
 from dress import config
 from dress.base.files import read_json, write_json
 from dress.data.shards import write_shards
+from dress.evaluation.answers import condition_of
+from dress.evaluation.judging import JudgePrompt
+from dress.evaluation.likelihood import LastAnswer, answer_nll
+from dress.evaluation.outcomes import load_outcomes
+from dress.evaluation.suites.llava_eval import LlavaScores
 from dress.evaluation.suites.vqa import accuracy, normalised
 from dress.model.checkpoint import save_model
 from dress.record import Dialogue, ImageAnnotation, Object, Record, Turn
@@ -371,7 +372,7 @@ def a_run(tmp_path_factory: pytest.TempPathFactory, shapes_folder: Path, tokeniz
 def test_interaction_of_a_run_turn_by_turn(tmp_path: Path, a_run: Path) -> None:
     rated = {"judge": {"kind": "oracle"}, "annotator": {"kind": "oracle"}}
     found = evaluate(tmp_path / "out", suite="interaction", responder=str(a_run), records=4, turns=2, **rated)
-    outcomes = load(tmp_path / "out" / "outcomes.jsonl")
+    outcomes = load_outcomes(tmp_path / "out" / "outcomes.jsonl")
     first = [o for o in outcomes if o.turn == 0 and o.failed is None]
     assert found["rating_turn_0"] == pytest.approx(sum(o.facts["rating"] for o in first) / len(first))
     assert {o.turn for o in outcomes} == {0, 1} and found["responder"] == "sft_only/sft (none)"
@@ -386,7 +387,9 @@ def test_interaction_of_a_run_turn_by_turn(tmp_path: Path, a_run: Path) -> None:
     again = {"judge": {"kind": "oracle"}, "annotator": {"kind": "none"}}
     other = evaluate(tmp_path / "none", suite="interaction", responder=str(a_run), records=4, turns=2, **again)
     assert other["rating_turn_0"] == found["rating_turn_0"] and other["annotator"] == "none"
-    assert {o.user for o in load(tmp_path / "none" / "outcomes.jsonl") if o.turn == 1} == {"Please answer again."}
+    assert {o.user for o in load_outcomes(tmp_path / "none" / "outcomes.jsonl") if o.turn == 1} == {
+        "Please answer again."
+    }
 
 
 def records(number: int) -> list[Any]:
@@ -411,7 +414,7 @@ def test_regressions_solved_dialogues_and_lost_feedback_are_counted(tmp_path: Pa
         tmp_path / "first", responder=lines(tmp_path / "a.jsonl", *rows), annotator={"kind": "rules"}, **settings
     )
     assert first["failed"] == {"responder: missing": 4} and first["rating_turn_0"] == (2 + 4 + 1 + 4) / 4
-    asked = {o.key: o.user for o in load(tmp_path / "first" / "outcomes.jsonl") if o.failed}
+    asked = {o.item: o.user for o in load_outcomes(tmp_path / "first" / "outcomes.jsonl") if o.failed}
     assert asked.keys() == {"r0/0", "r1/0", "r2/0", "r3/0"} and "Describe the picture." not in asked.values()
     rows += [{"key": key, "question": asked[f"{key}/0"], "answer": said[key][1]} for key in ("r0", "r2")]
     rows.append({"key": "r9", "question": "x", "answer": "y"})
@@ -444,7 +447,12 @@ def test_a_shuffled_history_is_likelier_where_the_model_says_so(tokenizer: Any) 
     model = small_model(tokenizer)
     turns = [Turn(user="What is red?", assistant="a red circle"), Turn(user="Look again.", assistant="a blue square")]
     pixels = model.vision.preprocess(Image.new("RGB", (48, 48), (200, 30, 30)))
-    said = [Said(turns, "", pixels), Said(turns[1:], "", pixels), Said(turns, "Good.", None), Said(turns, "", pixels)]
+    said = [
+        LastAnswer(turns, "", pixels),
+        LastAnswer(turns[1:], "", pixels),
+        LastAnswer(turns, "Good.", None),
+        LastAnswer(turns, "", pixels),
+    ]
     together = answer_nll(model, said)
     assert together == [pytest.approx(answer_nll(model, [one])[0], rel=1e-5) for one in said]
     assert together[0] == pytest.approx(together[3]) and together[0] != pytest.approx(together[1], rel=1e-4)
@@ -474,7 +482,7 @@ def test_a_run_answers_with_the_condition_that_its_stage_learned(tmp_path: Path,
     files = {"suite": "captioning", "objects": str(objects), "images": str(photos), "judge": {"kind": "rules"}}
     found = evaluate(tmp_path / "out", responder=str(a_run), condition="praise", **files)
     assert found["responder"] == "sft_only/sft (praise)" and found["failed"].get("its image cannot be read") == 2
-    assert {o.key for o in load(tmp_path / "out" / "outcomes.jsonl")} == {
+    assert {o.item for o in load_outcomes(tmp_path / "out" / "outcomes.jsonl")} == {
         f"{n}/{kind}" for n in (1, 2) for kind in ("short caption", "brief description")
     }
     with pytest.raises(ValueError, match="condition=fear: expected one of none, praise"):

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dress.evaluation.metrics import metrics
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +19,7 @@ from rich.table import Table
 from dress.base.files import write_json
 from dress.evaluation.outcomes import KINDS, Outcome, kind_of, save_outcomes
 from dress.evaluation.report import write_report
+from dress.evaluation.suites.run import metrics
 from dress.record import Record, Turn
 from dress.report.tables import metrics_table, rows, runs_table, t975
 from dress.worlds.shapes import generate

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, composed, tiny_settings
-from dress.evaluation.metrics import metrics
 from rich.console import Console
 from test_command_line import FAST, train
 
@@ -21,6 +20,7 @@ from dress.data.shards import Shards
 from dress.data.stream import open_split
 from dress.evaluation.outcomes import Outcome, load_outcomes
 from dress.evaluation.report import write_report
+from dress.evaluation.suites.run import metrics
 from dress.feedback.collect import CkptResponder, Sampling, converse
 from dress.feedback.rater import NoRater
 from dress.model.checkpoint import load_model

@@ -7,9 +7,10 @@ import re
 import time
 
 import pytest
-from dress.evaluation.suites.stated_scores import stated_scores
 from hypothesis import given
 from hypothesis import strategies as st
+
+from dress.evaluation.stated_scores import stated_scores
 
 
 @pytest.mark.parametrize(
