@@ -6,6 +6,7 @@ import json
 import os
 import pkgutil
 import re
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -20,8 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from suite_files import CAPTIONS, OBJECTS, Json, chair_of, evaluate, lines
 
+from dress.base.files import read_json
 from dress.config import ConfigError, check_as
 from dress.evaluation import suites as package
+from dress.evaluation.outcomes import load_outcomes
 from dress.evaluation.output import recompute
 from dress.evaluation.rows import read_rows
 from dress.evaluation.settings import SuiteSettings
@@ -132,10 +135,10 @@ LIGHT = (
 """Runs a script, and fails if it loaded what only models need."""
 
 
-def eval_py(*arguments: str) -> subprocess.CompletedProcess[str]:
+def eval_py(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", LIGHT, str(ROOT / "src" / "eval.py"), *arguments],
-        capture_output=True, text=True, check=False, timeout=120, env=ENVIRONMENT,
+        capture_output=True, text=True, check=False, timeout=120, **({"env": ENVIRONMENT} | more),
     )  # fmt: skip
 
 
@@ -178,6 +181,33 @@ def test_every_suite_is_found_and_its_file_holds_what_differs_from_its_schema() 
             assert written.pop("defaults")[0] == f"_{name}"
             defaults = {field: info.default for field, info in suite.settings.model_fields.items()}
             assert all(defaults[key] != value for key, value in written.items())
+
+
+def test_a_suite_of_ones_own_is_what_the_page_shows(tmp_path: Path) -> None:
+    """The code of docs/evaluation.md, outside of the package: 40 lines."""
+    text = (ROOT / "docs" / "evaluation.md").read_text().partition("## A suite of your own")[2]
+    (_, code), (_, config), (_, command), *_ = re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)
+    assert len(code.splitlines()) + len(config.splitlines()) <= 40
+    folder = tmp_path / "my_suites"
+    (folder / "suite").mkdir(parents=True)
+    (folder / "counting.py").write_text(code)
+    (folder / "suite" / "counting.yaml").write_text(config)
+    counts = [{"image": f"{n // 2}.jpg", "text": f"How many {'ab'[n % 2]}?", "number": n} for n in range(4)]
+    lines(tmp_path / "counts.jsonl", *counts, {"image": "9.jpg"})
+    answers = [{"item": f"{row['image']}/{row['text']}", "answer": f"I see {row['number'] % 3}."} for row in counts]
+    lines(tmp_path / "counted.jsonl", *answers)
+    words = shlex.split(command)
+    assert words[:3] == ["PYTHONPATH=my_suites", "python", "src/eval.py"]
+    paths = {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT / 'src'}"}
+    done = eval_py(*words[3:], cwd=tmp_path, env=ENVIRONMENT | paths)
+    assert done.returncode == 0, done.stderr
+    found = read_json(tmp_path / "eval" / "counting" / "suite.json")
+    assert (found["suite"], found["accuracy"], found["n"]) == ("counting", 0.75, 4)
+    assert found["failed"] == {"no text or number": 1}
+    assert [o.key for o in load_outcomes(tmp_path / "eval" / "counting" / "outcomes.jsonl")][1:] == ["0", "0", "1", "1"]
+    lost = eval_py(*words[3:], cwd=tmp_path, env=ENVIRONMENT)
+    assert (lost.returncode, lost.stderr.partition(":")[0]) == (1, "suite_module=counting")
+    assert "PYTHONPATH=DIR" in lost.stderr and lost.stderr.count("\n") == 1
 
 
 def test_two_suites_of_one_name_are_refused() -> None:

@@ -21,7 +21,7 @@ from dress.config import ConfigError, check_as
 from dress.evaluation import suites
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome
-from dress.evaluation.settings import SuiteSettings
+from dress.evaluation.settings import Asking, Judged, Measured, SuiteSettings
 
 Json = dict[str, Any]
 Outcomes = Sequence[Outcome]
@@ -57,6 +57,7 @@ class Suite:
         return self.measures(outcomes) if callable(self.measures) else self.measures
 
 
+COMMON: dict[str, type[SuiteSettings]] = {"measured": Measured, "asking": Asking, "judged": Judged}
 SUITES: dict[str, Suite] = {}
 """What has been registered so far."""
 
@@ -103,13 +104,17 @@ def registered(module: str | None = None) -> Mapping[str, Suite]:
 
 
 def store_defaults() -> None:
-    """Let Hydra's files name `suite/_NAME`: every setting of a suite of this package, with its default."""
-    for chosen in registered().values():
-        fields = chosen.settings.model_fields.items()
-        node = {name: MISSING if field.is_required() else field.get_default() for name, field in fields}
-        node = {n: value.model_dump() if isinstance(value, BaseModel) else value for n, value in node.items()}
-        node |= {"suite": chosen.name}
-        ConfigStore.instance().store(f"_{chosen.name}", node, "suite", "_global_", chosen.function.__module__)
+    """Let Hydra's files name the defaults of schemas: `suite/_NAME` of a suite of this package.
+
+    Suites elsewhere begin with what they have in common: `suite/_measured`, `suite/_asking` and `suite/_judged`.
+    """
+    for name, settings in COMMON.items() | {(chosen.name, chosen.settings) for chosen in registered().values()}:
+        fields = settings.model_fields.items()
+        node = {field: MISSING if info.is_required() else info.get_default() for field, info in fields}
+        node = {field: value.model_dump() if isinstance(value, BaseModel) else value for field, value in node.items()}
+        if name not in COMMON:
+            node["suite"] = name
+        ConfigStore.instance().store(f"_{name}", node, "suite", "_global_", settings.__module__)
 
 
 def evaluate(composed: Json, console: Console) -> Json:
