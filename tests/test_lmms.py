@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROOT
-from dress.evaluation.likelihood import LastAnswer, answer_nll
 from test_command_line import FAST, train
 
 from dress.data.images import open_image
 from dress.data.shards import Shards
 from dress.dialogue.spans import Span
+from dress.evaluation.likelihood import LastAnswer, answer_nll
 from dress.model.checkpoint import load_model
 from dress.model.generation import Prompt, generate
 from dress.record import Turn

@@ -26,7 +26,7 @@ from dress.feedback.rater import NoRater
 from dress.model.checkpoint import load_model
 from dress.phases import supervised
 from dress.record import Record
-from dress.report.tables import cells, main_cells
+from dress.report.figures import cells, main_cells
 from dress.run.overrides import replacing
 from dress.train import callbacks, curriculum
 from dress.train.curriculum import Curriculum

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from dress.base.files import read_json, write_json
 from dress.evaluation.measures import Measure
@@ -18,7 +14,7 @@ from dress.evaluation.rows import fingerprint
 from dress.evaluation.settings import Measured, SuiteSettings
 from dress.evaluation.suite import Json, Outcomes, Suite, registered
 from dress.evaluation.summary import summary
-from dress.report.tables import NOTHING
+from dress.report.tables import NOTHING, Cell, Head, Row, Table
 
 OUTCOMES, BASELINE, FIGURES, RUN = "outcomes.jsonl", "baseline.jsonl", "suite.json", "run.json"
 _SHOWN = 3
@@ -94,9 +90,7 @@ def _files(settings: SuiteSettings) -> dict[str, str]:
     return {path: fingerprint(path) for path in paths if isinstance(path, str) and Path(path).is_file()}
 
 
-def _print_figures(
-    suite: Suite, outcomes: Outcomes, result: Mapping[str, Any], baseline: str, console: Console
-) -> None:
+def _print_figures(suite: Suite, outcomes: Outcomes, result: Json, baseline: str, console: Console) -> None:
     """The figures, their differences to a baseline, and what was not counted."""
     measures = suite.measures_of(outcomes)
     names = (("responder", "responder"), ("judge", "judge"), ("prompts", "prompt_hash"), ("runs", "runs"))
@@ -113,44 +107,32 @@ def _print_figures(
         console.print(_failures_table(result["failed"], outcomes))
 
 
-def _figures_table(result: Mapping[str, Any], measures: Sequence[Measure]) -> Table:
+def _figures_table(result: Json, measures: Sequence[Measure]) -> Table:
     """A row per figure, a column for all and for each category."""
-    categories = _categories(result)
-    table = _table("", "mean" if "mean_over" in result else "all", *categories)
-    sets = [result, *categories.values()]
-    for measure in measures:
-        table.add_row(_name(measure), *(_cell(measure, figures) for figures in sets))
-    table.add_section()
+    sets = _columns(result)
+    rows = [Row(_head(measure), [_cell(measure, figures) for figures in sets.values()]) for measure in measures]
     for key in ("n", "failures"):
-        table.add_row(f"  {key}", *(Text(f"{figures[key]:,}", style=_alarm(key, figures)) for figures in sets))
-    return table
+        weight = "alarm" if key == "failures" else ""
+        cells = [Cell(f"{figures[key]:,}", weight=weight if figures[key] else "") for figures in sets.values()]
+        rows.append(Row(Head(key, weight="total" if key == "n" else ""), cells))
+    return Table("", [Head(name) for name in sets], rows)
 
 
-def _comparison_table(comparison: Mapping[str, Any], measures: Sequence[Measure]) -> Table:
-    categories = _categories(comparison)
-    table = _table("", "mean" if "mean_over" in comparison else "all", *categories)
-    for measure in measures:
-        differences = [figures["differences"].get(measure.key, {}) for figures in (comparison, *categories.values())]
-        table.add_row(_name(measure), *(_difference(measure, figure) for figure in differences))
-    return table
+def _comparison_table(comparison: Json, measures: Sequence[Measure]) -> Table:
+    """The differences to a baseline, as `_figures_table` has the figures."""
+    sets = _columns(comparison)
+    rows = [
+        Row(_head(m), [_difference(m, figures["differences"].get(m.key, {})) for figures in sets.values()])
+        for m in measures
+    ]
+    return Table("", [Head(name) for name in sets], rows)
 
 
 def _failures_table(failed: Mapping[str, int], outcomes: Outcomes) -> Table:
     """Each reason, how often, and where first."""
-    table = _table("reason", "number", "for example")
-    table.columns[-1].justify = "left"
-    for reason, number in failed.items():
-        places = [o.where or o.item for o in outcomes if o.failed == reason][:_SHOWN]
-        table.add_row(Text(reason), f"{number:,}", Text(", ".join(places)))
-    return table
-
-
-def value(measure: Measure, number: float | None, sign: bool = False) -> str:
-    """As tables show it: 87.1, 0.52, or a dash."""
-    if number is None:
-        return NOTHING
-    shown = 100 * number if measure.per_cent else number
-    return f"{shown:{'+' if sign else ''}.{1 if measure.per_cent else 2}f}"
+    places = {reason: [o.where or o.item for o in outcomes if o.failed == reason][:_SHOWN] for reason in failed}
+    rows = [[reason, f"{number:,}", ", ".join(places[reason])] for reason, number in failed.items()]
+    return Table.of_texts("", "", ["reason", "number", "for example"], rows)
 
 
 def say(line: str, console: Console) -> None:
@@ -158,43 +140,38 @@ def say(line: str, console: Console) -> None:
     console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
-def _categories(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Sets of figures by category, without what all names begin with; none where there is one category only."""
+def _columns(result: Json) -> dict[str, Json]:
+    """Sets of figures by the name of their column: over all, and of each category where there are several."""
+    columns = {"mean" if "mean_over" in result else "all": result}
     categories = result["by_category"]
     if len(categories) < 2:
-        return {}
+        return columns
     first, last = min(categories), max(categories)
     same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
-    return {name[first.rfind("_", 0, same) + 1 :]: figures for name, figures in categories.items()}
+    # What all names begin with is left out.
+    return columns | {name[first.rfind("_", 0, same) + 1 :]: figures for name, figures in categories.items()}
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for number, name in enumerate(columns):
-        table.add_column(Text(name, overflow="fold"), justify="right" if number else "left", overflow="fold")
-    return table
+def _head(measure: Measure) -> Head:
+    return Head(f"{measure.name}{', %' if measure.per_cent else ''}", up=measure.up)
 
 
-def _name(measure: Measure) -> str:
-    arrow = {True: "↑", False: "↓", None: " "}[measure.up]
-    return f"{arrow} {measure.name}{', %' if measure.per_cent else ''}"
+def _text(measure: Measure, number: float | None, sign: bool = False) -> str:
+    """87.1, 0.52, or a dash."""
+    if number is None:
+        return NOTHING
+    shown = 100 * number if measure.per_cent else number
+    return f"{shown:{'+' if sign else ''}.{1 if measure.per_cent else 2}f}"
 
 
-def _cell(measure: Measure, figures: Mapping[str, Any]) -> Text:
-    text = Text(value(measure, figures.get(measure.key)), style="bold")
-    if n := figures["counted"].get(measure.key):
-        low, high = figures["intervals"][measure.key]
-        text.append(f" n {n:,}\n{value(measure, low)}–{value(measure, high)}", style="not bold dim")
-    return text
+def _cell(measure: Measure, figures: Json) -> Cell:
+    low, high = figures["intervals"].get(measure.key, (None, None))
+    n = figures["counted"].get(measure.key)
+    interval = f"{_text(measure, low)}–{_text(measure, high)}" if n and low is not None else ""
+    return Cell(_text(measure, figures.get(measure.key)), interval, n)
 
 
-def _difference(measure: Measure, figure: Mapping[str, Any]) -> Text:
-    text = Text(value(measure, figure.get("value"), sign=True), style="bold")
-    if figure.get("value") is not None:
-        low, high = (value(measure, figure[end], sign=True) for end in ("low", "high"))
-        text.append(f"\n{low} to {high}", style="not bold dim")
-    return text
-
-
-def _alarm(key: str, figures: Mapping[str, Any]) -> str:
-    return "bold red" if key == "failures" and figures[key] else ""
+def _difference(measure: Measure, figure: Mapping[str, float | None]) -> Cell:
+    interval = " to ".join(_text(measure, figure.get(end), sign=True) for end in ("low", "high"))
+    value = figure.get("value")
+    return Cell(_text(measure, value, sign=True), "" if value is None else interval)

@@ -11,7 +11,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dress.base.files import write_json, write_lines
 from dress.config.tasks import Inspect
 from dress.inspection.inspecting import Inspection, inspect
-from dress.inspection.page import write_inspection
 from dress.inspection.reading import DataSet, Item
 from dress.inspection.tables import tables
 
@@ -44,7 +43,7 @@ def run(settings: Inspect, console: Console) -> Inspection:
 
         found = inspect(data, other, settings.leaked_by, lengths, settings.samples, track, settings.max_aspect)
     for table in tables(found):
-        console.print(table.rich())
+        console.print(table)
         if table.words:
             console.print(table.words, style="dim", highlight=False)
     for what in data.damage[:SHOWN]:
@@ -56,6 +55,8 @@ def run(settings: Inspect, console: Console) -> Inspection:
 
 
 def _write(found: Inspection, out: Path) -> None:
+    from dress.inspection.page import write_inspection  # late: it loads Altair and Jinja
+
     write_json(out / "inspect.json", found.to_json())
     write_inspection(out / "inspect.html", found)
     if found.leakage is not None:

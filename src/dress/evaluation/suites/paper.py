@@ -7,18 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from dress.base.files import read_json, write_json, write_text
-from dress.evaluation import published
+from dress.evaluation import paper_pages, published
 from dress.evaluation.output import FIGURES, OUTCOMES, RUN, recompute, say, suite_of
 from dress.evaluation.published import COLUMNS
 from dress.evaluation.settings import SuiteSettings
 from dress.evaluation.suite import suite
-from dress.evaluation.suites.paper_pages import html_page, latex_tables, shown
 
 Figures = Mapping[str, Any]
 
@@ -98,10 +94,10 @@ def paper(settings: Paper, console: Console) -> dict[str, Any]:
     write_json(out / RUN, {"settings": settings.model_dump(), "tables": _tables(settings.tables)})
     result = compute(out)
     write_json(out / FIGURES, result)
-    write_text(out / "paper.html", html_page(result))
-    write_text(out / "paper.tex", latex_tables(result))
-    for title, table in result["tables"].items():
-        console.print(_terminal(title, result["columns"][title], table, settings.name))
+    write_text(out / "paper.html", paper_pages.html_page(result))
+    write_text(out / "paper.tex", paper_pages.latex_tables(result))
+    for table in paper_pages.tables(result):
+        console.print(table)
     for line in result["notes"]:
         say(line, console)
     say(f"tables: {out / 'paper.html'}, {out / 'paper.tex'}; figures: {out / FIGURES}", console)
@@ -195,28 +191,3 @@ _HEADLINES = {
     "harmlessness": "safety and persuasiveness over miniGPT4, mean relative gain",
     "honesty": "CHAIR against InstructBLIP, mean relative reduction of the four figures",
 }
-
-
-_SHORT = {
-    "conversation": "conv.", "description": "descr.", "reasoning": "reas.", "average": "avg.", "relevance": "relev.",
-    "accuracy": "accur.", "level_of_detail": "detail", "helpfulness": "helpf.", "persuasiveness": "persuas.",
-}  # fmt: skip
-"""Names of columns that fit 80 characters."""
-
-
-def _terminal(title: str, columns: list[list[Any]], table: published.Table, own: str) -> Table:
-    ways = {"↑" if up else "↓" for _, _, up in columns}
-    way = ways.pop() if len(ways) == 1 else ""
-    drawn = Table(title=f"{title} {way}", title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    drawn.add_column("\nmodel", no_wrap=True)
-    for number, (group, name, up) in enumerate(columns):
-        first = number == 0 or columns[number - 1][0] != group
-        head = [group.replace("LLaVA-", "L.-") if first else "", _SHORT.get(name, name.replace("_", " "))]
-        drawn.add_column(Text("\n".join(head) + ("" if way else " ↑" if up else " ↓")), justify="right")
-    for model, row in table.items():
-        cells = shown(row, columns, table)
-        drawn.add_row(
-            Text(model, style="bold cyan" if model == own else ""),
-            *(Text(text, style="bold" if best else "") for text, best in cells),
-        )
-    return drawn

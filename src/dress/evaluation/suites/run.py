@@ -185,7 +185,7 @@ def run(settings: RunSettings, console: Console) -> Json:
     from dress.evaluation.cells import Questions, evaluate_models
     from dress.feedback.rater import build_rater
     from dress.model.checkpoint import read_facts
-    from dress.report.tables import metrics_table
+    from dress.report.figures import metrics_table
     from dress.rollout.responders import Sampling
     from dress.train.stages import evaluated_stages, headline
 
