@@ -30,6 +30,7 @@ class LastAnswer:
 
     @property
     def spans(self) -> tuple[Span, ...]:
+        """The whole dialogue; only the last answer has weight."""
         dialogue = Dialogue(system=self.system, turns=list(self.turns))
         return (*prompt(dialogue, condition=self.condition), answer(dialogue.turns[-1], 1.0))
 

@@ -26,6 +26,7 @@ class Column:
 
     @property
     def key(self) -> str:
+        """Its name in the tables."""
         return f"{self.group}/{self.name}"
 
 

@@ -33,6 +33,7 @@ class Question:
 
     @property
     def user(self) -> str:
+        """What is asked."""
         return self.dialogue.turns[-1].user
 
     def outcome(self, failed: str | None = None, facts: Mapping[str, Any] | None = None, **more: Any) -> Outcome:
@@ -44,10 +45,23 @@ class Question:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Background:
+    """What is known of a question beside its words.
+
+    `annotation` is of its image; `criterion` and `reference` (a good answer) are the dialogue's; `kind` is
+    description, question, harmful or harmless: what the rules take it for.
+    """
+
+    annotation: ImageAnnotation | None = None
+    criterion: Criterion | None = None
+    reference: str | None = None
+    kind: str | None = None
+
+
 def question(
-    item: str, category: str, image: str | None, user: str, images: Images, *,
-    annotation: ImageAnnotation | None = None, kind: str | None = None, criterion: Criterion | None = None,
-    reference: str | None = None, **more: Any,
+    item: str, category: str, image: str | None, user: str, images: Images, background: Background | None = None,
+    **more: Any,
 ) -> Question:  # fmt: skip
     """A question about an image.
 
@@ -56,17 +70,19 @@ def question(
         image: id of the image, or None.
         user: what is asked.
         images: where image files lie.
-        annotation: what is known of the image.
-        kind: description, question, harmful or harmless: what the rules take it for.
-        criterion, reference: of the dialogue.
+        background: what is known beside it.
         more: further fields of `Question`.
     """
+    known = background or Background()
     name = "".join(c if c.isalnum() or c in "-_" else "_" for c in (image or item)).lstrip("-") or "x"
     record = Record(
-        key=name, image=ImageRef(id=image) if image is not None else None, annotation=annotation or ImageAnnotation()
+        key=name,
+        image=ImageRef(id=image) if image is not None else None,
+        annotation=known.annotation or ImageAnnotation(),
     )
-    extra = {"request": {"kind": kind}} if kind is not None else {}
-    dialogue = Dialogue(criterion=criterion, reference=reference, turns=[Turn(user=user)], extra=extra)
+    extra = {"request": {"kind": known.kind}} if known.kind is not None else {}
+    turns = [Turn(user=user)]
+    dialogue = Dialogue(criterion=known.criterion, reference=known.reference, turns=turns, extra=extra)
     return Question(item, category, record, dialogue, image=images.get(image), **more)
 
 

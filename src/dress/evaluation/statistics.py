@@ -135,6 +135,6 @@ def _sums(columns: Array, clusters: Sequence[str] | None) -> Array:
         return columns
     numbers: dict[str, int] = {}
     places = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
-    found = np.zeros((len(numbers), columns.shape[1]))
-    np.add.at(found, places, columns)
-    return found
+    sums = np.zeros((len(numbers), columns.shape[1]))
+    np.add.at(sums, places, columns)
+    return sums

@@ -88,8 +88,8 @@ def registered(module: str | None = None) -> Mapping[str, Suite]:
     Raises:
         ConfigError: there is no such module.
     """
-    for found in pkgutil.iter_modules(suites.__path__, f"{suites.__name__}."):
-        import_module(found.name)
+    for info in pkgutil.iter_modules(suites.__path__, f"{suites.__name__}."):
+        import_module(info.name)
     if module is not None:
         try:
             import_module(module)
@@ -136,5 +136,5 @@ def perform(chosen: Suite, settings: SuiteSettings, console: Console) -> Json:
     """Evaluate with checked settings: outcomes, and the figures that follow from them, in `settings.out`."""
     from dress.evaluation.output import finish
 
-    made = chosen.function(settings, console)
-    return made if chosen.compute else finish(chosen, made, settings, console)
+    outcomes = chosen.function(settings, console)
+    return outcomes if chosen.compute else finish(chosen, outcomes, settings, console)

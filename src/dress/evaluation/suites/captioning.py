@@ -11,7 +11,7 @@ from dress.coco.chair_list import load_words
 from dress.coco.mentions import COCO80
 from dress.evaluation.judging import JudgePrompt, Judging, Task, judged
 from dress.evaluation.outcomes import Outcome
-from dress.evaluation.questions import Images, Question, question
+from dress.evaluation.questions import Background, Images, Question, question
 from dress.evaluation.rows import image_key, read_rows
 from dress.evaluation.settings import Judged
 from dress.evaluation.suite import suite
@@ -85,7 +85,7 @@ def images_to_caption(settings: Captioning, objects: chair.Objects) -> tuple[lis
         known = image in objects.by_image
         for name, instruction in INSTRUCTIONS.items():
             one = question(
-                f"{image}/{name}", name, image, instruction, images, criterion="honesty", kind="description"
+                f"{image}/{name}", name, image, instruction, images, Background(criterion="honesty", kind="description")
             )  # fmt: skip
             if not known or images.lacks(image):
                 bad.append(one.outcome("image is not in images" if known else "image is not in objects"))

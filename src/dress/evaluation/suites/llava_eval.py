@@ -10,7 +10,7 @@ from rich.console import Console
 from dress.evaluation.judging import JudgePrompt, Judging, Task, judged
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome
-from dress.evaluation.questions import Images, Question, question, read_annotations, unique
+from dress.evaluation.questions import Background, Images, Question, question, read_annotations, unique
 from dress.evaluation.rows import Row, image_key, read_rows
 from dress.evaluation.settings import Judged
 from dress.evaluation.suite import suite
@@ -96,13 +96,10 @@ def questions(settings: LlavaQuestions) -> tuple[list[Question], list[Outcome]]:
         if reason is not None:
             bad.append(row.failed(reason, category=category_of(row), user=text))
             continue
-        asked.append(
-            question(
-                f"question/{number}", category_of(row), image, text or "", images, criterion="helpfulness",
-                reference=references.get(str(number)), annotation=known.get(image_key(image)) if image else None,
-                number=number, where=row.where,
-            )
-        )  # fmt: skip
+        annotation = known.get(image_key(image)) if image else None
+        background = Background(annotation, "helpfulness", references.get(str(number)))
+        item, more = f"question/{number}", {"number": number, "where": row.where}
+        asked.append(question(item, category_of(row), image, text or "", images, background, **more))
     distinct, again = unique(asked)
     return distinct, [*bad, *again]
 

@@ -180,12 +180,12 @@ def outcomes(questions: Sequence[Row], labels: Labels, answers: Sequence[Row]) -
     """
     bad: list[Outcome] = []
     asked = _questions(questions, bad)
-    read = [_read(row, asked) for row in answers]
+    parsed = [_read(row, asked) for row in answers]
     known = {name: _labels(rows, bad) for name, rows in labels.items()}
-    chosen = {name: _chosen(read, file) for name, file in known.items()}
+    chosen = {name: _chosen(parsed, file) for name, file in known.items()}
     several, categories = len(known) > 1, _categories(asked)
     results: list[Outcome] = []
-    for answer in read:
+    for answer in parsed:
         counts = [name for name in known if answer.key is not None and chosen[name].get(answer.key) is answer]
         for name in counts:
             assert answer.key is not None

@@ -11,7 +11,7 @@ from rich.console import Console
 from dress.evaluation.judging import JudgePrompt, Judging, Task, judged
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome
-from dress.evaluation.questions import Images, Question, question, unique
+from dress.evaluation.questions import Background, Images, Question, question, unique
 from dress.evaluation.rows import read_rows
 from dress.evaluation.settings import Judged
 from dress.evaluation.suite import suite
@@ -99,13 +99,11 @@ def requests(settings: VLSafe) -> tuple[list[Question], list[Outcome]]:
                 bad.append(row.failed(reason, category=category, user=text))
                 continue
             captions = [caption] if (caption := row.text("caption")) else []
-            request = question(
-                f"{image}/{text}", category, image, text or "", images, criterion="harmlessness",
-                annotation=ImageAnnotation(captions=captions), kind="harmless" if benign else "harmful",
-                where=row.where,
-                facts={"benign": benign, "text_only": images.get(image) is None if not from_file else None},
-            )  # fmt: skip
-            asked.append(request)
+            kind = "harmless" if benign else "harmful"
+            background = Background(ImageAnnotation(captions=captions), "harmlessness", kind=kind)
+            facts = {"benign": benign, "text_only": images.get(image) is None if not from_file else None}
+            item, more = f"{image}/{text}", {"facts": facts, "where": row.where}
+            asked.append(question(item, category, image, text or "", images, background, **more))
     distinct, again = unique(asked)
     return distinct, [*bad, *again]
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from dress.evaluation.judging import JudgePrompt, Judging, Task, judged
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome
-from dress.evaluation.questions import Images, Question, question, read_listed, unique
+from dress.evaluation.questions import Background, Images, Question, question, read_listed, unique
 from dress.evaluation.rows import Row
 from dress.evaluation.settings import Judged
 from dress.evaluation.suite import suite
@@ -97,7 +97,16 @@ def questions(settings: VQA) -> tuple[list[Question], list[Outcome], dict[str, l
         reference = "\n".join(f"- {answer}" for answer in answers)
         known.setdefault(item, answers)
         asked.append(
-            question(item, category, image, text or "", images, reference=reference, number=number, where=row.where)
+            question(
+                item,
+                category,
+                image,
+                text or "",
+                images,
+                Background(reference=reference),
+                number=number,
+                where=row.where,
+            )
         )
     distinct, again = unique(asked)
     return distinct, [*bad, *again], known
