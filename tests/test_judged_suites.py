@@ -369,6 +369,16 @@ def a_run(tmp_path_factory: pytest.TempPathFactory, shapes_folder: Path, tokeniz
     return run
 
 
+def test_a_runs_evaluation_is_a_suite_whose_figures_follow_from_its_outcomes(tmp_path: Path, a_run: Path) -> None:
+    oracle = {"kind": "oracle"}
+    found = evaluate(tmp_path / "out", suite="run", ckpt=str(a_run), judge=oracle, records=3, turns=2, batch_size=8)
+    outcomes = load_outcomes(tmp_path / "out" / "outcomes.jsonl")
+    assert {o.key for o in outcomes} == {o.item.partition("/")[0] for o in outcomes}
+    assert [f["n"] for f in found["conditions"]["sft/none"]["interaction/mean_rating"]] == [12, 12]
+    assert read_json(tmp_path / "out" / "run.json")["headline"] == {"sft": "none"}
+    assert (tmp_path / "out" / "report.html").exists()
+
+
 def test_interaction_of_a_run_turn_by_turn(tmp_path: Path, a_run: Path) -> None:
     rated = {"judge": {"kind": "oracle"}, "annotator": {"kind": "oracle"}}
     found = evaluate(tmp_path / "out", suite="interaction", responder=str(a_run), records=4, turns=2, **rated)

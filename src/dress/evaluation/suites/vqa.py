@@ -94,20 +94,10 @@ def questions(settings: VQA) -> tuple[list[Question], list[Outcome], dict[str, l
             bad.append(row.failed(reason, category=category, user=text))
             continue
         item = f"question/{number}"
-        reference = "\n".join(f"- {answer}" for answer in answers)
+        background = Background(reference="\n".join(f"- {answer}" for answer in answers))
         known.setdefault(item, answers)
-        asked.append(
-            question(
-                item,
-                category,
-                image,
-                text or "",
-                images,
-                Background(reference=reference),
-                number=number,
-                where=row.where,
-            )
-        )
+        more = {"number": number, "where": row.where}
+        asked.append(question(item, category, image, text or "", images, background, **more))
     distinct, again = unique(asked)
     return distinct, [*bad, *again], known
 
