@@ -18,9 +18,9 @@ from dress import config
 from dress.base.files import read_json, write_json
 from dress.data.shards import Shards
 from dress.data.stream import open_split
-from dress.evaluation.metrics import metrics
 from dress.evaluation.outcomes import Outcome, load_outcomes
 from dress.evaluation.report import write_report
+from dress.evaluation.suites.run import metrics
 from dress.feedback.collect import CkptResponder, Sampling, converse
 from dress.feedback.rater import NoRater
 from dress.model.checkpoint import load_model

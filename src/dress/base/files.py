@@ -70,6 +70,21 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, _dumps(data, indent=1))
 
 
+def read_text(setting: str, path: str) -> str:
+    """The text of a file that a setting names, without a byte order mark, with plain line ends.
+
+    Raises:
+        FileNotFoundError: no such file; the message names the setting.
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError):
+        raise FileNotFoundError(f"{setting}={path}: expected a file, found none") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{setting}={path}: expected UTF-8, got byte {error.start}: {error.reason}") from None
+
+
 def read_json(path: Path, expected: type | None = None, remedy: str = "") -> Any:
     """What a JSON file holds.
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from dress.evaluation.metrics import mean
+from dress.evaluation.statistics import mean
 from dress.inspection.inspecting import Inspection
 from dress.inspection.reading import Item
 from dress.inspection.tables import tables

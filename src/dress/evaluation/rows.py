@@ -10,10 +10,12 @@ import json
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from dress.base.files import read_text
+from dress.evaluation.outcomes import Outcome
 
 _NEXT = re.compile(r"\n[ \t]*[{\[]")
 _COCO = re.compile(r"^(?:COCO_(?:train|val|test)\d{4}_)?0*(\d+)(?:\.(?:jpe?g|png|webp))?$", re.IGNORECASE)
@@ -35,20 +37,9 @@ class Row:
                 return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         return None
 
-
-def read_text(setting: str, path: str) -> str:
-    """A file's text, without a byte order mark, with plain line ends.
-
-    Raises:
-        FileNotFoundError: no such file; the message names the setting.
-        ValueError: it is not UTF-8.
-    """
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError):
-        raise FileNotFoundError(f"{setting}={path}: expected a file, found none") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{setting}={path}: expected UTF-8, got byte {error.start}: {error.reason}") from None
+    def failed(self, reason: str, **more: Any) -> Outcome:
+        """The outcome of a row that is in no figure; `more` are further fields, among them perhaps its item."""
+        return Outcome(**({"item": self.where, "failed": reason, "where": self.where} | more))
 
 
 def read_values(setting: str, path: str) -> list[tuple[str, Any, str | None]]:
@@ -60,7 +51,7 @@ def read_values(setting: str, path: str) -> list[tuple[str, Any, str | None]]:
     text = read_text(setting, path)
     breaks = [match.start() for match in re.finditer("\n", text)]
     decoder, place = json.JSONDecoder(), 0
-    found: list[tuple[str, Any, str | None]] = []
+    values: list[tuple[str, Any, str | None]] = []
     while True:
         while place < len(text) and text[place] in " \t\r\n,":
             place += 1
@@ -69,14 +60,14 @@ def read_values(setting: str, path: str) -> list[tuple[str, Any, str | None]]:
         where = f"{Path(path).name}:{bisect_right(breaks, place) + 1}"
         try:
             value, place = decoder.raw_decode(text, place)
-            found.append((where, value, None))
+            values.append((where, value, None))
         except (json.JSONDecodeError, RecursionError):
             further = _NEXT.search(text, place)
-            found.append((where, None, "not JSON"))
+            values.append((where, None, "not JSON"))
             place = further.start() + 1 if further else len(text)
-    if not found:
+    if not values:
         raise ValueError(f"{setting}={path}: expected JSON, got an empty file")
-    return found
+    return values
 
 
 def read_rows(setting: str, path: str) -> list[Row]:
@@ -126,7 +117,3 @@ def fingerprint(path: str) -> str:
 def first_line(text: str) -> str:
     """The first line that says something, with single spaces."""
     return next((" ".join(line.split()) for line in text.splitlines() if line.strip()), "")
-
-
-def without_damage(rows: list[Row]) -> Iterator[Row]:
-    return (row for row in rows if row.damage is None)

@@ -62,12 +62,12 @@ def stated_scores(review: str) -> tuple[float, float, bool] | str:
     text = _plain(review)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     first = _BARE.fullmatch(lines[0]) if lines else None
-    found = {_numbers(first)} if first else {*_pairs(text), *_lone(lines), *_named(text)}
-    if not found:
+    statements = {_numbers(first)} if first else {*_pairs(text), *_lone(lines), *_named(text)}
+    if not statements:
         return "no scores in the review"
-    if len(found) > 1:
+    if len(statements) > 1:
         return "several scores in the review"
-    one, two = found.pop()
+    one, two = statements.pop()
     if not (LOWEST <= one <= HIGHEST and LOWEST <= two <= HIGHEST):
         return f"score is not from {LOWEST} to {HIGHEST}"
     return one, two, first is None
@@ -98,7 +98,7 @@ def _lone(lines: list[str]) -> Iterator[tuple[float, float]]:
 
 def _named(text: str) -> Iterator[tuple[float, float]]:
     """Every pair of what is said of either answer."""
-    said: dict[str, set[float]] = {"1": set(), "2": set()}
+    scores: dict[str, set[float]] = {"1": set(), "2": set()}
     for pattern in (_BY_NAME, _BY_ORDINAL):
         for match in pattern.finditer(text):
             scored = bool(match["before"] or match["ten"] or re.search(_SCORE, match["between"], re.I))
@@ -111,5 +111,5 @@ def _named(text: str) -> Iterator[tuple[float, float]]:
             )
             if (scored or bare) and not listed:
                 side = {"one": "1", "first": "1", "two": "2", "second": "2"}.get(match["side"].lower(), match["side"])
-                said[side].add(float(match["n"]))
-    yield from ((one, two) for one in said["1"] for two in said["2"])
+                scores[side].add(float(match["n"]))
+    yield from ((one, two) for one in scores["1"] for two in scores["2"])

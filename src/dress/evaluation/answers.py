@@ -11,11 +11,11 @@ from dress.base.files import required
 from dress.base.seeding import seed_for
 from dress.config import Config, TrainStage
 from dress.config.consent import DAMAGED
-from dress.evaluation.suites.answers_file import join
-from dress.evaluation.suites.asked import Asked
-from dress.evaluation.suites.outcome import SuiteOutcome
-from dress.evaluation.suites.reading import read_rows
-from dress.evaluation.suites.settings import Asking
+from dress.evaluation.joining import join
+from dress.evaluation.outcomes import Outcome
+from dress.evaluation.questions import Question
+from dress.evaluation.rows import read_rows
+from dress.evaluation.settings import Asking
 from dress.record import RecordError
 from dress.rollout.responders import NoAnswer, Responder, Sampling, ServerResponder
 from dress.rollout.source import SERVER_TOKENS, Source
@@ -28,11 +28,11 @@ CHUNK = 256
 
 @dataclass(frozen=True)
 class Answers:
-    """What came of asking: one answer per question, and rows of a file that answer none."""
+    """What came of asking: one answer per question, and outcomes of rows of a file that answer none."""
 
     responder: str
     answers: Sequence[str | NoAnswer]
-    left: Sequence[SuiteOutcome] = ()
+    unmatched: Sequence[Outcome] = ()
 
 
 class Asker:
@@ -64,20 +64,19 @@ class Asker:
         """Whether another run can give other answers."""
         return self.kind != "file" and self.settings.temperature > 0
 
-    def ask(self, asked: Sequence[Asked], run: int, progress: Progress = lambda n: None) -> Answers:
+    def ask(self, questions: Sequence[Question], run: int, progress: Progress = lambda n: None) -> Answers:
         """Answers of one run."""
         if self.responder is None:
-            rows = read_rows("responder", self.name)
-            answers, left = join(rows, asked)
-            progress(len(asked))
-            return Answers(Path(self.name).name, answers, left)
-        found: list[str | NoAnswer] = []
-        for first in range(0, len(asked), CHUNK):
-            seeds = [seed_for(run, number) for number in range(first, min(first + CHUNK, len(asked)))]
-            found += self._answer(asked[first : first + CHUNK], seeds, progress)
-        return Answers(self.responder.name, [_told(answer) for answer in found])
+            answers, unmatched = join(read_rows("responder", self.name), questions)
+            progress(len(questions))
+            return Answers(Path(self.name).name, answers, unmatched)
+        texts: list[str | NoAnswer] = []
+        for first in range(0, len(questions), CHUNK):
+            seeds = [seed_for(run, number) for number in range(first, min(first + CHUNK, len(questions)))]
+            texts += self._answer(questions[first : first + CHUNK], seeds, progress)
+        return Answers(self.responder.name, [_in_our_words(text) for text in texts])
 
-    def _answer(self, some: Sequence[Asked], seeds: Sequence[int], progress: Progress) -> list[str | NoAnswer]:
+    def _answer(self, some: Sequence[Question], seeds: Sequence[int], progress: Progress) -> list[str | NoAnswer]:
         assert self.responder is not None
         pixels: list[Any] = []
         places: dict[Path, int | None] = {}
@@ -89,7 +88,7 @@ class Asker:
                 places[path] = None
         shown = [one.image is None or places[one.image] is not None for one in some]
         seen = [one for one, can in zip(some, shown, strict=True) if can]
-        given = iter(
+        answers = iter(
             self.responder.answer(
                 [one.record for one in seen], [one.dialogue for one in seen],
                 [None if one.image is None else places[one.image] for one in seen], pixels,
@@ -97,7 +96,7 @@ class Asker:
                 [seed for seed, can in zip(seeds, shown, strict=True) if can], progress,
             )
         )  # fmt: skip
-        return [next(given) if can else NoAnswer(UNSEEN) for can in shown]
+        return [next(answers) if can else NoAnswer(UNSEEN) for can in shown]
 
     def _load(self) -> None:
         from dress.feedback.collect import CkptResponder
@@ -121,7 +120,7 @@ class Asker:
         )
 
 
-def _told(answer: str | NoAnswer) -> str | NoAnswer:
+def _in_our_words(answer: str | NoAnswer) -> str | NoAnswer:
     """The answer, or why there is none in the words of outcomes."""
     if isinstance(answer, str):
         return answer if answer.strip() else NoAnswer(EMPTY)

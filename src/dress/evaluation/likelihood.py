@@ -20,8 +20,8 @@ TOKENS = 8192
 
 
 @dataclass(frozen=True)
-class Said:
-    """The last turn's answer after the turns before it, and the condition that it was given under."""
+class LastAnswer:
+    """The last turn's answer after the turns before it, and the condition that it follows."""
 
     turns: Sequence[Turn]
     condition: str
@@ -30,23 +30,24 @@ class Said:
 
     @property
     def spans(self) -> tuple[Span, ...]:
+        """The whole dialogue; only the last answer has weight."""
         dialogue = Dialogue(system=self.system, turns=list(self.turns))
         return (*prompt(dialogue, condition=self.condition), answer(dialogue.turns[-1], 1.0))
 
 
 def answer_nll(
-    model: LVLM, said: Sequence[Said], progress: Callable[[int], None] = lambda n: None
+    model: LVLM, answers: Sequence[LastAnswer], progress: Callable[[int], None] = lambda n: None
 ) -> list[float | None]:
     """Mean negative log-likelihood per token of each last answer, in nats; None where it is too long.
 
     Args:
         model: put back into its mode afterwards.
-        said: answers in their dialogues.
+        answers: in their dialogues.
         progress: called with the number of finished answers.
     """
-    found: list[float | None] = [None] * len(said)
+    means: list[float | None] = [None] * len(answers)
     samples: dict[int, Example] = {}
-    for number, one in enumerate(said):
+    for number, one in enumerate(answers):
         try:
             encoded = model.encoder.supervised(
                 SupervisedDialogue("sft", one.spans, one.pixels is not None), str(number)
@@ -68,8 +69,8 @@ def answer_nll(
             _, nll = model(forest, forest.weight)
             for number, (start, end) in zip(chosen, pairwise(forest.starts), strict=True):
                 of_tree = (forest.row >= start) & (forest.row < end) & (forest.weight > 0)
-                found[number] = float(nll[of_tree].double().mean())
+                means[number] = float(nll[of_tree].double().mean())
             progress(len(chosen))
     model.train(training)
-    progress(len(said) - len(numbers))
-    return found
+    progress(len(answers) - len(numbers))
+    return means

@@ -26,6 +26,7 @@ class Column:
 
     @property
     def key(self) -> str:
+        """Its name in the tables."""
         return f"{self.group}/{self.name}"
 
 
@@ -71,15 +72,15 @@ _PRINTED = {
 
 def tables() -> dict[str, dict[str, dict[str, float | None]]]:
     """Every published table: criterion to model to column to figure."""
-    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    by_criterion: dict[str, dict[str, dict[str, float | None]]] = {}
     for name, printed in _PRINTED.items():
         lines = [line.split() for line in printed.strip().splitlines()]
         keys = [column.key for column in COLUMNS[name]]
-        found[name] = {model: dict(zip(keys, map(float, row), strict=True)) for model, *row in lines}
-    return found
+        by_criterion[name] = {model: dict(zip(keys, map(float, row), strict=True)) for model, *row in lines}
+    return by_criterion
 
 
-def headline(model: str, shown: Mapping[str, Table]) -> dict[str, float | None]:
+def headline(model: str, rows: Mapping[str, Table]) -> dict[str, float | None]:
     """The paper's two headline figures for a model, in per cent.
 
     `harmlessness`: mean relative gain over miniGPT4 of safety and persuasiveness on VLSafe (DRESS: 21.03).
@@ -90,7 +91,7 @@ def headline(model: str, shown: Mapping[str, Table]) -> dict[str, float | None]:
     def mean(criterion: str, beside: str, keys: list[str], sign: int) -> float | None:
         gains = []
         for key in keys:
-            ours, theirs = (shown[criterion].get(name, {}).get(key) for name in (model, beside))
+            ours, theirs = (rows[criterion].get(name, {}).get(key) for name in (model, beside))
             if ours is None or not theirs:
                 return None
             gains.append(sign * (ours / theirs - 1))
