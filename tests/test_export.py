@@ -24,7 +24,7 @@ from dress.base.files import read_json, read_lines
 from dress.config import ConfigError, check_as
 from dress.config.tasks import Export
 from dress.data.shards import Sample, ShardError, Shards, write_shards
-from dress.exports.task import run
+from dress.exports.export_task import run
 from dress.record import Dialogue, Feedback, ImageRef, Record, RecordError, Turn
 from dress.worlds.shapes import generate as shapes
 

@@ -9,8 +9,8 @@ from html import escape
 from pathlib import Path
 
 from dress.evaluation.metrics import mean
+from dress.inspection.data_set import Item
 from dress.inspection.inspecting import Inspection
-from dress.inspection.reading import Item
 from dress.inspection.tables import tables
 from dress.record import TOP_RATING, Dialogue, Turn
 from dress.report import charts
