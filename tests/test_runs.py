@@ -18,15 +18,15 @@ from dress import config
 from dress.base.files import read_json, write_json
 from dress.data.shards import Shards
 from dress.data.stream import open_split
-from dress.evaluation.metrics import metrics
 from dress.evaluation.outcomes import Outcome, load_outcomes
 from dress.evaluation.report import write_report
+from dress.evaluation.suites.run import metrics
 from dress.feedback.collect import CkptResponder, Sampling, converse
 from dress.feedback.rater import NoRater
 from dress.model.checkpoint import load_model
 from dress.phases import supervised
 from dress.record import Record
-from dress.report.tables import cells, main_cells
+from dress.report.figures import cells, main_cells
 from dress.run.overrides import replacing
 from dress.train import callbacks, curriculum
 from dress.train.curriculum import Curriculum
