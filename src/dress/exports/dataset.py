@@ -35,9 +35,9 @@ def write(to: Writing, source: Path, title: str, license: str) -> None:
 
 def _copy(to: Writing, source: Path, folder: Path) -> None:
     """The shards of a split with an index; times are fixed, so that equal shards give equal files."""
-    known = read_index(source / INDEX)
-    form, ignore = (known["format"], known["ignore"]) if known else ("records", [])
-    sums = {entry["name"]: entry["sha256"] for entry in known["shards"]} if known else {}
+    index = read_index(source / INDEX)
+    form, ignore = (index["format"], index["ignore"]) if index else ("records", [])
+    sums = {entry["name"]: entry["sha256"] for entry in index["shards"]} if index else {}
     entries = []
     for path in to.track(sorted(source.glob("**/*.tar")), f"copy {folder.name}"):
         name = path.relative_to(source).as_posix()

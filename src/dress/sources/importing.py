@@ -174,13 +174,13 @@ def _check(work: _Work) -> None:
 def _write(work: _Work, per_shard: int) -> None:
     counts = work.state.counts()
     for split in work.splits:
-        done = work.state.shards(split)
+        earlier_shards = work.state.shards(split)
         work.progress.start(f"write {split}", work.state.planned(split))
-        work.progress.advance(sum(records for _, records in done.values()))
+        work.progress.advance(sum(records for _, records in earlier_shards.values()))
         calls = (
             (split, number, groups, counts, work.aside)
             for number, groups in enumerate(work.state.plan(split, per_shard))
-            if number not in done or not (work.aside / _shard(split, number)).is_file()
+            if number not in earlier_shards or not (work.aside / _shard(split, number)).is_file()
         )
         for (_, number, groups, *_), (sha256, records) in work.pool.map("shard", calls):
             work.state.shard_done(split, number, sha256, records)
@@ -210,7 +210,8 @@ def _index(work: _Work) -> None:
 
 def _report(work: _Work) -> dict[str, Any]:
     """What `import.json` says; writes the reject file on the way."""
-    state, aside, reasons, read = work.state, work.aside, work.state.reasons(), work.state.rows()
+    state, aside = work.state, work.aside
+    reasons, number_of_rows = state.reasons(), state.rows()
     shards = {split: state.shards(split) for split in work.splits}
     files = {_shard(split, n): sha256 for split in work.splits for n, (sha256, _) in shards[split].items()}
     if reasons:
@@ -220,8 +221,8 @@ def _report(work: _Work) -> dict[str, Any]:
         file.writelines(f"{size}\t{name}\n" for name, size in state.images())
     files[IMAGES_FILE] = checksum(aside / IMAGES_FILE)
     return {
-        "read": read,
-        "used": read - sum(reasons.values()),
+        "read": number_of_rows,
+        "used": number_of_rows - sum(reasons.values()),
         "written": {split: sum(records for _, records in of_split.values()) for split, of_split in shards.items()},
         "rejected": reasons,
         "noted": {word.removeprefix(NOTED): n for word, n in state.counts().items() if word.startswith(NOTED)},
@@ -261,11 +262,11 @@ def _shard(split: str, number: int) -> str:
 
 def _splits(source: Source, settings: Import) -> tuple[str, ...]:
     can = [split for split in SPLITS if split in source.splits]
-    wanted = settings.splits if settings.splits is not None else source.usual or can
-    wrong = [split for split in wanted if split not in can]
+    names = settings.splits if settings.splits is not None else source.usual or can
+    wrong = [split for split in names if split not in can]
     if wrong:
         raise SourceError(f"splits={wrong[0]}: source={source.name} writes {', '.join(can)}")
-    return tuple(split for split in can if split in wanted)
+    return tuple(split for split in can if split in names)
 
 
 def _origin(path: Path) -> tuple[Path, Path | None]:
