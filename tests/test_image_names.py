@@ -14,7 +14,7 @@ from rich.console import Console
 
 from dress.data.shards import write_shards
 from dress.data.stream import open_split
-from dress.evaluation.suites.asked import Images
+from dress.evaluation.questions import Images
 from dress.inspection.data_set import DataSet
 from dress.inspection.inspecting import inspect
 from dress.record import ImageRef, Record

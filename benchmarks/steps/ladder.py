@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dress.dialogue.batch import Forest, Sample, collate
+from dress.dialogue.batch import Example, Forest, collate
 from dress.dialogue.tree import build_tree
+from dress.kernels.memory import keep_freed_memory
 from dress.model.lvlm import LVLM
-from dress.model.memory import keep_freed_memory
 from steps import models
 from steps.arms import padded
 from steps.machine import Memory, give_memory_back
@@ -70,14 +70,14 @@ def rungs(spec: ModelSpec, shape: Shape) -> tuple[list[Rung], Callable[[int], fl
 
     def forest(model: LVLM, share: bool, count: int = 1, stored: bool = False) -> Callable[[], Tensor]:
         made = forest_of(model, tuples[:count], share, stored)
-        return lambda: model(made, made.weight.sum())[0]
+        return lambda: model(made, made.weight / made.weight.sum())[0]
 
     def expected(count: int) -> float:
         with torch.no_grad():
             losses = []
             for one in tuples[:count]:
                 made = forest_of(plain, [one], False, False)
-                losses.append(float(plain(made, made.weight.sum())[0]))
+                losses.append(float(plain(made, made.weight / made.weight.sum())[0]))
         return sum(losses) / count
 
     climbed = [
@@ -104,9 +104,9 @@ def forest_of(model: LVLM, tuples: list[Tuple], share: bool, stored: bool) -> Fo
         pixels = model.vision.preprocess(one.picture) if one.picture else None
         if pixels is not None and stored:
             with torch.no_grad():
-                samples.append(Sample(trees, None, model.vision(pixels[None])[0]))
+                samples.append(Example(trees, None, model.vision(pixels[None])[0]))
         else:
-            samples.append(Sample(trees, pixels))
+            samples.append(Example(trees, pixels))
     return collate(samples, 10**6).forests[0]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from dress.model.memory import keep_freed_memory
+from dress.kernels.memory import keep_freed_memory
 from steps import models
 from steps.ladder import forest_of
 from steps.models import ModelSpec
@@ -44,12 +44,12 @@ def split(spec: ModelSpec, shape: Shape, steps: int, bf16: bool) -> dict[str, di
 
 
 def _profiled(model: Any, forest: Any, steps: int, bf16: bool) -> dict[str, float]:
-    found: list[dict[str, float]] = []
+    figures: list[dict[str, float]] = []
     for number in range(steps + 2):  # the first make the pages of model and profiler
         began = time.perf_counter()
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                loss = model(forest, forest.weight.sum())[0]
+                loss = model(forest, forest.weight / forest.weight.sum())[0]
             loss.backward()
             whole = time.perf_counter() - began
         for parameter in model.parameters():
@@ -62,5 +62,5 @@ def _profiled(model: Any, forest: Any, steps: int, bf16: bool) -> dict[str, floa
                 name = event.key.removeprefix("aten::")
                 kind = next((kind for kind, names in KINDS.items() if name in names), REST)
                 one[kind] += event.self_cpu_time_total / 1e6
-        found.append(one | {PYTHON: whole - sum(one.values())})
-    return {kind: statistics.median(one[kind] for one in found) for kind in found[0]}
+        figures.append(one | {PYTHON: whole - sum(one.values())})
+    return {kind: statistics.median(one[kind] for one in figures) for kind in figures[0]}

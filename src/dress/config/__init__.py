@@ -3,8 +3,9 @@
 Hydra composes the YAML files; `check` validates every key and value before anything loads.
 """
 
-from dress.config.checking import ConfigError, check, check_as, no_such_phase, unknown_in_stages, valid_keys
-from dress.config.commands import CollectCommand, EvalCommand
+from dress.base.errors import ConfigError
+from dress.config.checking import check, check_as, unknown_in_stages, valid_keys
+from dress.config.commands import CollectCommand
 from dress.config.data import Data, Mixed, ShapesSizes, Source
 from dress.config.model import Language, Lora, Model, Projector, Tokenizer, Vision, ViT
 from dress.config.nearest import nearest
@@ -13,8 +14,6 @@ from dress.config.raters import Rater, ResponderName, Server
 from dress.config.run import Config, Eval, Generation, KeepCache, Logger, Training
 from dress.config.stages import CollectStage, Curriculum, EvalStage, Stage, TrainStage
 from dress.config.types import (
-    CONDITIONED_PHASES,
-    FEEDBACK_PHASES,
     MOST,
     Aspect,
     Condition,
@@ -24,7 +23,6 @@ from dress.config.types import (
     ModelName,
     Name,
     Part,
-    PhaseName,
     Plain,
     Positive,
     PositiveReal,
@@ -40,8 +38,6 @@ from dress.config.types import (
 )
 
 __all__ = [
-    "CONDITIONED_PHASES",
-    "FEEDBACK_PHASES",
     "MOST",
     "Align",
     "Aspect",
@@ -56,7 +52,6 @@ __all__ = [
     "Curriculum",
     "Data",
     "Eval",
-    "EvalCommand",
     "EvalStage",
     "Fraction",
     "Generation",
@@ -69,7 +64,6 @@ __all__ = [
     "ModelName",
     "Name",
     "Part",
-    "PhaseName",
     "Phases",
     "Plain",
     "Positive",
@@ -98,7 +92,6 @@ __all__ = [
     "check_as",
     "finite",
     "nearest",
-    "no_such_phase",
     "unknown_in_stages",
     "valid_keys",
     "without_nulls",

@@ -140,7 +140,7 @@ class Features(Task):
 TASKS: dict[str, tuple[type[Task], str]] = {
     "import": (Import, "dress.sources.import_task"),
     "index": (Index, "dress.data.index_task"),
-    "features": (Features, "dress.train.features_task"),
+    "features": (Features, "dress.train.feature_extraction"),
     "export": (Export, "dress.exports.export_task"),
     "inspect": (Inspect, "dress.inspection.inspect_task"),
 }

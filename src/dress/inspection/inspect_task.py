@@ -12,7 +12,6 @@ from dress.base.files import write_json, write_lines
 from dress.config.tasks import Inspect
 from dress.inspection.data_set import DataSet, Item
 from dress.inspection.inspecting import Inspection, inspect
-from dress.inspection.page import write_inspection
 from dress.inspection.tables import tables
 
 SHOWN = 5
@@ -44,7 +43,7 @@ def run(settings: Inspect, console: Console) -> Inspection:
 
         inspection = inspect(data, other, settings.leaked_by, lengths, settings.samples, track, settings.max_aspect)
     for table in tables(inspection):
-        console.print(table.rich())
+        console.print(table)
         if table.words:
             console.print(table.words, style="dim", highlight=False)
     for what in data.damage[:SHOWN]:
@@ -56,6 +55,8 @@ def run(settings: Inspect, console: Console) -> Inspection:
 
 
 def _write(inspection: Inspection, out: Path) -> None:
+    from dress.inspection.page import write_inspection  # late: it loads Altair and Jinja
+
     write_json(out / "inspect.json", inspection.to_json())
     write_inspection(out / "inspect.html", inspection)
     if inspection.leakage is not None:

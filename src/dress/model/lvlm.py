@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dress import config
 from dress.dialogue.batch import Forest
-from dress.dialogue.encode import IMAGE, Encoder
+from dress.dialogue.encode import IMAGE, DialogueEncoder
 from dress.kernels.fused import fuse
 from dress.kernels.last_layer import prune_last_layer
 from dress.model.attention import foreign_mask, plan
@@ -46,7 +46,7 @@ class LVLM(nn.Module):
         embeddings: Any = self.language.get_input_embeddings()
         width = int(embeddings.weight.shape[1])
         self.projector = build_projector(settings.projector.kind, self.vision.width, width)
-        self.encoder = Encoder(tokenizer, settings.language.chat, self.vision.num_tokens, max_tokens)
+        self.encoder = DialogueEncoder(tokenizer, settings.language.chat, self.vision.num_tokens, max_tokens)
         self.attention = settings.attention
         self.rounded: tuple[str, ...] = ()
         text: Any = self.language.config.get_text_config()
@@ -68,7 +68,7 @@ class LVLM(nn.Module):
         return self.project(self.vision(pixels.to(self.projector_weight.dtype)))
 
     def project(self, features: Tensor) -> Tensor:
-        """Encoder features [N, V, D_v] to image tokens in the language model's space [N, V, D]."""
+        """DialogueEncoder features [N, V, D_v] to image tokens in the language model's space [N, V, D]."""
         return self.projector(features.to(self.projector_weight.dtype))
 
     def embed(self, ids: Tensor, images: Tensor | None, image: Tensor) -> Tensor:
@@ -88,15 +88,15 @@ class LVLM(nn.Module):
         features = images[image]
         return embeddings.masked_scatter(place[..., None], features.to(embeddings.dtype))
 
-    def forward(self, forest: Forest, total: Tensor, touch: bool = False) -> tuple[Tensor, Tensor]:
-        """Sum of weight x negative log-likelihood ÷ `total`, and every entry's own [E] in nats, without gradient.
+    def forward(self, forest: Forest, factor: Tensor, touch: bool = False) -> tuple[Tensor, Tensor]:
+        """Sum of factor x negative log-likelihood, and every entry's own [E] in nats, without gradient.
 
         Token trees need mask and positions together: positions alone are silently wrong in
-        transformers (PERFORMANCE §2), so both come from the forest and never from the caller.
+        transformers, so both come from the forest and never from the caller.
 
         Args:
             forest: trees to learn.
-            total: [], float64: the weight of the whole optimiser step, so that forests may be summed.
+            factor: [E], float64: what each entry's negative log-likelihood is multiplied by (objectives).
             touch: send a blank image, times zero, through what is trained of encoder and projector where the forest
                 has no image, so that all ranks exchange the same gradients.
         """
@@ -111,7 +111,6 @@ class LVLM(nn.Module):
         ).last_hidden_state[0]
         hidden = hidden if self.pruned else hidden[rows]
         head: Any = self.language.get_output_embeddings()
-        factor = forest.weight / total
         loss, nll = head_loss(hidden, head.weight, where, forest.target, factor, self.softcap)
         if touch and images is None:
             loss = loss + 0 * self._blank_image().sum()
@@ -165,9 +164,9 @@ class LVLM(nn.Module):
             dtype: bfloat16 to train; float32 brings them back.
         """
         for _, parameter in self._matrices():
-            held = parameter.data.to(dtype)
-            if not parameter.requires_grad and torch.equal(held.to(parameter.dtype), parameter.data):
-                parameter.data = held
+            rounded = parameter.data.to(dtype)
+            if not parameter.requires_grad and torch.equal(rounded.to(parameter.dtype), parameter.data):
+                parameter.data = rounded
 
     def _matrices(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Weights of linear layers, convolutions and embeddings, without the projector's and LoRA's."""

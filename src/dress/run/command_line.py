@@ -32,10 +32,12 @@ from pydantic import BaseModel
 from dress import config
 from dress.base import processes
 from dress.base.files import write_text
+from dress.base.ranks import rank
 from dress.base.redaction import SECRET_NAME, hide, redacted, secrets
-from dress.base.run_folder import rank, short
+from dress.base.run_folder import short
 from dress.base.terminal import accept_any_text, visible
 from dress.config.consent import checked_run
+from dress.phases import PHASES, check_phases
 from dress.run.overrides import replacing, taken_out
 
 Task = Callable[[dict[str, Any]], None]
@@ -251,8 +253,7 @@ def _keep_traceback() -> Path | None:
 def _asked_to_stop(error: BaseException) -> bool:
     if isinstance(error, SystemExit):  # Lightning exits on an interrupt outside of a step
         error = error.__context__ or error
-    callbacks = sys.modules.get("dress.train.callbacks")  # heavy: never loaded only to ask this
-    return isinstance(error, KeyboardInterrupt) or (callbacks is not None and isinstance(error, callbacks.Interrupted))
+    return isinstance(error, KeyboardInterrupt | processes.Interrupted)
 
 
 def _stop(number: int, frame: object) -> None:
@@ -315,7 +316,7 @@ def explain(error: Exception, config_name: str, typed: list[str]) -> str:
             return f"{key}: stands in no file of this configuration; add it with +{key}=…"
         known = _known_keys(config_name, typed)
         stages = {other.split(".")[2] for other in known if re.match(r"curriculum\.stages\.[^.]+\.", other)}
-        told = config.unknown_in_stages(key, sorted(stages))
+        told = config.unknown_in_stages(key, sorted(stages), list(PHASES))
         return told or f"{key}: no such setting.{config.nearest(key, known)}"
     if isinstance(error, OverrideParseException):
         bad = next(filter(_unreadable, typed), None)
@@ -459,6 +460,7 @@ def training_settings(composed: dict[str, Any]) -> config.Config:
     if vision.get("weights") and Path(str(vision["weights"])).is_dir():
         vision["weights"] = str(Path(str(vision["weights"])).resolve())
     settings = config.check(composed)
+    check_phases(settings.curriculum.stages, settings.phases)
     if HydraConfig.get().mode == RunMode.MULTIRUN and settings.training.devices > 1:
         # Lightning starts the other processes with this very command line, -m included: each would
         # run the whole sweep, and with a drawing sweeper other settings than the first process.

@@ -1,0 +1,225 @@
+"""`task=features`: new shards that hold, beside every image, what a frozen encoder makes of it.
+
+A shard is written whole or not at all, so a call that was stopped goes on with the next one. Features
+are made once, in fp32, in batches that start anew with every shard: the same call gives the same bytes.
+
+Shapes: N images of a batch, V tokens, D_v width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import Tensor
+
+from dress import config
+from dress.base.files import read_json, write_json, write_lines
+from dress.base.seeding import seed_for
+from dress.config.tasks import Features
+from dress.data.features import decode, encode
+from dress.data.index import FEATURES, IMAGE_EXTENSIONS
+from dress.data.pixels import Pixels
+from dress.data.shards import ShardError, Shards, write_shard
+from dress.data.splits import open_splits
+from dress.model.checkpoint import available_device, load_model, read_facts
+from dress.model.vision import VisionEncoder
+from dress.record import RecordError
+
+SETTINGS = "features.json"
+SCALES = Path(__file__).resolve().parents[3] / "configs" / "scale"
+
+
+@dataclass
+class Totals:
+    """What was done, and how far the stored numbers are from the encoder's."""
+
+    shards: int = 0
+    skipped: int = 0
+    samples: int = 0
+    images: int = 0
+    size: int = 0
+    squares: float = 0.0
+    error_squares: float = 0.0
+    worst: float = 0.0
+    rejects: list[dict[str, str]] = field(default_factory=list)
+
+    def compare(self, features: Tensor, data: bytes) -> None:
+        """Compare what is stored with the features [V, D_v] that the encoder made."""
+        copy = decode(np.frombuffer(bytearray(data), np.uint8))
+        norm, difference = features.double().square().sum(-1), (features.double() - copy.double()).square().sum(-1)
+        self.squares += norm.sum().item()
+        self.error_squares += difference.sum().item()
+        self.worst = max(self.worst, (difference / norm.clamp(min=1e-300)).sqrt().max().item())
+        self.images += 1
+        self.size += len(data)
+
+    @property
+    def error(self) -> float:
+        """Norm of the difference ÷ norm of the features."""
+        return (self.error_squares / max(self.squares, 1e-300)) ** 0.5
+
+
+class Writer:
+    """Makes the samples of new shards.
+
+    Args:
+        settings: batch size, how features are stored, what to do with damage.
+        vision: the encoder, on its device.
+    """
+
+    def __init__(self, settings: Features, vision: VisionEncoder) -> None:
+        self.settings, self.vision = settings, vision.eval()
+        self.device = next(vision.parameters()).device
+        self.facts = vision.facts(settings.images)
+        self.pixels = Pixels(vision.preprocessing, vision.transform, settings.images, settings.max_aspect)
+        self.totals = Totals()
+
+    def samples(self, shards: Shards, indices: range) -> Iterator[dict[str, Any]]:
+        """Samples as webdataset has them, with features beside every image."""
+        for first in range(indices.start, indices.stop, self.settings.batch_size):
+            batch = range(first, min(first + self.settings.batch_size, indices.stop))
+            samples = [pair for index in batch if (pair := self._read(shards, index)) is not None]
+            pixels = [picture for _, picture in samples if picture is not None]
+            encoded = iter(self._features(torch.stack(pixels)) if pixels else ())
+            sample: dict[str, Any]
+            for sample, picture in samples:
+                if picture is not None:
+                    features = next(encoded)
+                    sample[FEATURES] = encode(features, self.settings.stored, self.facts)
+                    self.totals.compare(features, sample[FEATURES])
+                self.totals.samples += 1
+                yield sample
+        self.totals.shards += 1
+
+    def _read(self, shards: Shards, index: int) -> tuple[dict[str, Any], Tensor | None] | None:
+        """A sample and its pixels; None if it is set aside."""
+        try:
+            members: dict[str, Any] = {**shards.members(index), "__key__": shards.record(index).key}
+            members.pop(FEATURES, None)
+            image = next((members[ext] for ext in IMAGE_EXTENSIONS if ext in members), None)
+            return members, None if image is None else self.pixels(image, shards.where(index))
+        except RecordError as error:
+            if self.settings.on_damage == "stop":
+                raise
+            self.totals.rejects.append({"where": shards.where(index), "reason": str(error)})
+            return None
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        """[N, V, D_v] in fp32, on the CPU."""
+        with torch.inference_mode():
+            return self.vision(pixels.to(self.device)).float().cpu()
+
+
+def run(settings: Features, console: Console) -> Totals:
+    """Write the features of every image; ends with a table.
+
+    Raises:
+        FileNotFoundError: no shards, no run, or no such scale.
+        ValueError: `out` was begun with other settings or holds the input, or what is read is damaged.
+    """
+    path, out = Path(settings.path), Path(settings.out)
+    if path.resolve().is_relative_to(out.resolve()) or out.resolve().is_relative_to(path.resolve()):
+        raise ValueError(f"out={out}: expected a folder beside path={path}, got one that holds it or lies in it")
+    splits = open_splits(settings.path, settings.on_damage)
+    device = settings.device or available_device()
+    writer = Writer(settings, encoder_of(settings).to(device))
+    fingerprints = {name: shards.fingerprint for name, shards in splits.items()}
+    begin(out, {"shards": fingerprints, "stored": settings.stored, "encoder": writer.facts})
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        for name, shards in splits.items():
+            writer.totals.rejects += [{"where": line, "reason": line} for line in shards.damage]
+            bar = progress.add_task(f"features {name}".strip(), total=len(shards))
+            for file, indices in shards.by_file():
+                target = out / name / file
+                if target.exists():
+                    writer.totals.skipped += 1
+                else:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    write_shard(target, writer.samples(shards, indices))
+                progress.advance(bar, len(indices))
+            Shards(out / name)  # writes the index
+    if writer.totals.rejects:
+        write_lines(out / "rejects.jsonl", writer.totals.rejects)
+    console.print(table(settings, writer))
+    console.print(f"Next: python src/train.py data=shards data.path={out} data.features=true", highlight=False)
+    return writer.totals
+
+
+def encoder_of(settings: Features) -> VisionEncoder:
+    """The encoder that the settings name, with the weights that training begins with.
+
+    Raises:
+        FileNotFoundError: no such run, stage or scale.
+    """
+    if settings.ckpt is not None:
+        return _of_run(Path(settings.ckpt), settings.stage, settings.trust_remote_code)
+    vision = settings.vision.model_dump()
+    if settings.encoder is not None:
+        file = SCALES / f"{settings.encoder}.yaml"
+        if not file.exists():
+            names = sorted(other.stem for other in SCALES.iterdir())
+            raise FileNotFoundError(
+                f"encoder={settings.encoder}: expected the name of a scale, one of {', '.join(names)}"
+            )
+        vision = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["vision"]
+    torch.manual_seed(seed_for(settings.seed, "init"))
+    return VisionEncoder(config.Vision.model_validate(vision))
+
+
+def _of_run(run: Path, stage: str | None, trust_remote_code: bool) -> VisionEncoder:
+    facts = [read_facts(file.parent, "stage", "stages") for file in run.glob("stages/*/model.json")]
+    trained = [fact["stage"] for fact in sorted(facts, key=lambda fact: len(fact["stages"]))]
+    if not trained or (stage or trained[-1]) not in trained:
+        raise FileNotFoundError(
+            f"ckpt={run}, stage={stage}: expected a stage of a run that was trained, got {', '.join(trained) or 'none'}"
+        )
+    folder = run / "stages" / (stage or trained[-1])
+    return load_model(folder, trust_remote_code=trust_remote_code)[0].vision
+
+
+def begin(out: Path, settings: dict[str, Any]) -> None:
+    """Note what the features in `out` are made of, or refuse to mix them.
+
+    Raises:
+        ShardError: `out` was begun with other shards or settings.
+    """
+    file = out / SETTINGS
+    before = read_json(file) if file.exists() else settings
+    unlike = [name for name in settings if before.get(name) != settings[name]]
+    if unlike:
+        name = unlike[0]
+        raise ShardError(
+            f"{file}: begun with other {name}: expected {before.get(name)}, got {settings[name]}. Choose another out="
+        )
+    write_json(file, settings)
+
+
+def table(settings: Features, writer: Writer) -> Table:
+    """What was written, how large it is, and the error of storing it."""
+    totals, facts = writer.totals, writer.facts
+    result = Table("features", "", title=settings.out)
+    rows = {
+        "shards written": f"{totals.shards:,}",
+        "shards that were there": f"{totals.skipped:,}",
+        "samples": f"{totals.samples:,}",
+        "images": f"{totals.images:,}",
+        "set aside": f"{len(totals.rejects):,}",
+        "features": f"{writer.vision.num_tokens} x {writer.vision.width}, {settings.stored}",
+        "bytes per image": f"{totals.size // max(1, totals.images):,}",
+        "relative error": f"{totals.error:.2e}",
+        "relative error of the worst token": f"{totals.worst:.2e}",
+        "encoder": f"weights {facts['weights']}, layer {facts['layer']}, {facts['library']}",
+    }
+    for name, value in rows.items():
+        result.add_row(name, value)
+    return result
