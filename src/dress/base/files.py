@@ -98,25 +98,25 @@ def read_json(path: Path, expected: type | None = None, remedy: str = "") -> Any
     """
     tail = f". {remedy}" if remedy else ""
     try:
-        found = json.loads(path.read_bytes().decode("utf-8"))
+        value = json.loads(path.read_bytes().decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON, got a damaged file ({error}){tail}") from None
-    if expected is not None and not isinstance(found, expected):
+    if expected is not None and not isinstance(value, expected):
         name = {"dict": "a JSON object", "list": "a JSON list"}.get(expected.__name__, expected.__name__)
-        raise ValueError(f"{path}: expected {name}, got {json.dumps(found)[:60]}{tail}")
-    return found
+        raise ValueError(f"{path}: expected {name}, got {json.dumps(value)[:60]}{tail}")
+    return value
 
 
-def required(found: dict[str, Any], names: Iterable[str], path: Path, remedy: str = "") -> None:
+def required(value: dict[str, Any], names: Iterable[str], path: Path, remedy: str = "") -> None:
     """Refuse a file's object that lacks a field.
 
     Raises:
         ValueError: names file, field and what is there.
     """
     for name in names:
-        if name not in found:
-            there = ", ".join(map(str, found))[:200] or "none"
-            raise ValueError(f"{path}: expected a field {name!r}, got {there}{f'. {remedy}' if remedy else ''}")
+        if name not in value:
+            fields = ", ".join(map(str, value))[:200] or "none"
+            raise ValueError(f"{path}: expected a field {name!r}, got {fields}{f'. {remedy}' if remedy else ''}")
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> None:

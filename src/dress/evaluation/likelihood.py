@@ -9,8 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dress.dialogue.batch import Sample, collate, pack
-from dress.dialogue.spans import Span, Supervised, answer, prompt
+from dress.dialogue.batch import Example, collate, pack
+from dress.dialogue.spans import Span, SupervisedDialogue, answer, prompt
 from dress.dialogue.tree import build_tree
 from dress.model.lvlm import LVLM
 from dress.record import Dialogue, RecordError, Turn
@@ -46,13 +46,15 @@ def answer_nll(
         progress: called with the number of finished answers.
     """
     means: list[float | None] = [None] * len(answers)
-    samples: dict[int, Sample] = {}
+    samples: dict[int, Example] = {}
     for number, one in enumerate(answers):
         try:
-            encoded = model.encoder.supervised(Supervised("sft", one.spans, one.pixels is not None), str(number))
+            encoded = model.encoder.supervised(
+                SupervisedDialogue("sft", one.spans, one.pixels is not None), str(number)
+            )
         except RecordError:
             continue
-        samples[number] = Sample([build_tree([encoded])], one.pixels)
+        samples[number] = Example([build_tree([encoded])], one.pixels)
     numbers = list(samples)
     training = model.training
     model.eval()
