@@ -16,7 +16,7 @@ from dress.dialogue.chat import FORMATS, ChatFormat
 from dress.dialogue.encode import DialogueEncoder
 from dress.dialogue.spans import Span, history, prompt
 from dress.dialogue.tokenizer import load_tokenizer, train_tokenizer
-from dress.inspection.reading import DataSet
+from dress.inspection.data_set import DataSet
 from dress.model.language import load_own_tokenizer
 from dress.record import Dialogue, Record
 

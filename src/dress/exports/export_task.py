@@ -17,7 +17,7 @@ from rich.table import Table
 from dress.base.files import write_json, write_text
 from dress.config.tasks import Export
 from dress.data.splits import open_splits
-from dress.exports import conversations, dataset, lvlm_nlf, records
+from dress.exports import conversations, dataset, lvlm_nlf_rows, record_rows
 from dress.exports.writing import IMAGES, Writing
 
 SUMS_FILE = "SHA256SUMS"
@@ -36,8 +36,8 @@ def run(settings: Export, console: Console) -> None:
     _check_out(source, out)
     splits = open_splits(settings.path, settings.on_damage, "full" if settings.format == "dataset" else "quick")
     formats: dict[str, Callable[[Writing], None]] = {
-        "records": records.write,
-        "lvlm_nlf": lvlm_nlf.write,
+        "records": record_rows.write,
+        "lvlm_nlf": lvlm_nlf_rows.write,
         "llava": conversations.write_llava,
         "messages": conversations.write_messages,
         "dataset": partial(

@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dress.base.files import write_json, write_lines
 from dress.config.tasks import Inspect
+from dress.inspection.data_set import DataSet, Item
 from dress.inspection.inspecting import Inspection, inspect
-from dress.inspection.reading import DataSet, Item
 from dress.inspection.tables import tables
 
 SHOWN = 5

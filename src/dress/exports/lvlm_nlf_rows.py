@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from dress.exports.writing import NO_DIALOGUES, Writing, answered
 from dress.record import Dialogue, Record, Turn
+from dress.sources.fields import plain_path
 from dress.sources.lvlm_nlf import KEPT, caption_of, feedback_of, row_of
-from dress.sources.rows import plain_path
 
 AFTER_ALL = 1 << 62
 """Row of a dialogue that was none of LVLM_NLF's."""

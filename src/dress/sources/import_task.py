@@ -12,10 +12,11 @@ from rich.table import Table
 from dress.base.progress import LINE_EVERY
 from dress.config.tasks import Import
 from dress.sources import source
-from dress.sources.importing import IMPORT_FILE, REJECTS_FILE, Imported, run_import
+from dress.sources.destination import IMPORT_FILE, ImportResult
+from dress.sources.importing import REJECTS_FILE, run_import
 
 
-def run(settings: Import, console: Console) -> Imported:
+def run(settings: Import, console: Console) -> ImportResult:
     """Import with a progress bar; ends with a table.
 
     Raises:
@@ -26,10 +27,10 @@ def run(settings: Import, console: Console) -> Imported:
         with _Bars(console) as progress:
             result = run_import(source(settings.source), settings, progress)
     except (KeyboardInterrupt, OSError):
-        kept = Path(settings.out + ".partial")
-        if kept.exists():
-            told = f"What was done is kept in {kept}; the same command goes on there."
-            console.print(told, highlight=False)
+        aside = Path(settings.out + ".partial")
+        if aside.exists():
+            message = f"What was done is kept in {aside}; the same command goes on there."
+            console.print(message, highlight=False)
         raise
     show(result, console)
     return result
@@ -69,7 +70,7 @@ class _Bars:
         self._bars.remove_task(self._task)
 
 
-def show(result: Imported, console: Console) -> None:
+def show(result: ImportResult, console: Console) -> None:
     """The table: rows read, records written, rows rejected by reason."""
     out = str(result.out)
     table = Table(title=out)
@@ -85,8 +86,8 @@ def show(result: Imported, console: Console) -> None:
     for what, number in result.noted.items():
         table.add_row(what, f"{number:,}")
     console.print(table)
-    if result.kept is not None:
-        console.print(f"What stood there was no import; it is now at {result.kept}.")
+    if result.moved_to is not None:
+        console.print(f"What stood there was no import; it is now at {result.moved_to}.")
     if result.unchanged:
         console.print("Nothing to do: it holds this import already (overwrite=true makes it anew).")
         return

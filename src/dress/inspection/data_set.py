@@ -14,9 +14,9 @@ from dress.record import Criterion, Dialogue, ImageAnnotation, Record, RecordErr
 from dress.sources.llava import LLaVA
 from dress.sources.lvlm_nlf import LVLMNLF
 from dress.sources.merging import image_of
-from dress.sources.ranges import layout, ranges
-from dress.sources.rows import Part, Place, Rejected, Source, Table, table_files
-from dress.sources.values import value
+from dress.sources.protocol import Part, Place, RowError, Source
+from dress.sources.strict_json import parse_bytes
+from dress.sources.tables import rows_of, tables_of
 
 QUESTIONS: dict[str, Criterion | None] = {"query": "harmlessness", "safe_query": None, "question": None, "text": None}
 """Fields of a row that hold one question, and what it is a question of (VLSafe, POPE, LLaVA's evaluations)."""
@@ -54,8 +54,8 @@ class DataSet:
         self.has_images = place.is_dir() and next(place.glob("**/*.tar"), None) is not None
         """Shards hold images, rows name them."""
         self._shards = open_splits(path, on_damage="skip") if self.has_images else {}
-        self._files = [] if self.has_images else table_files(place, "*.jsonl")
-        self.splits = list(self._shards) or [file.stem for file in self._files]
+        self._tables = [] if self.has_images else tables_of(place, "*.jsonl")
+        self.splits = list(self._shards) or [table.file.stem for table in self._tables]
 
     def __iter__(self) -> Iterator[Item]:
         """Raises ValueError: a file of rows without users' texts."""
@@ -76,29 +76,28 @@ class DataSet:
                     self.damage.append(str(error))
 
     def _rows(self) -> Iterator[Item]:
-        for file in self._files:
-            how, number, found = layout(Table(file)), 0, 0
-            with file.open("rb") as opened:
-                for row in ranges(file, how):
-                    number += 1
-                    opened.seek(row.offset)
-                    try:
-                        got = value(opened.read(row.size), row, how)
-                        records = list(_records(got, Place(file.name, row.number)))
-                    except (Rejected, ValidationError) as error:
-                        why = error.detail if isinstance(error, Rejected) else describe(error)
-                        self.damage.append(f"{file}:{row.number}: {why}")
-                        continue
-                    found += len(records)
-                    yield from (Item(file.stem, record, None) for record in records)
-            if number and not found:
+        for table in self._tables:
+            file, number, size = table.file, 0, 0
+            for row in rows_of(table)(0):
+                number += 1
+                try:
+                    if row.fault:
+                        raise RowError(*row.fault)
+                    records = list(_records(parse_bytes(row.data), Place(file.name, row.number)))
+                except (RowError, ValidationError) as error:
+                    why = error.detail if isinstance(error, RowError) else describe(error)
+                    self.damage.append(f"{file}:{row.number}: {why}")
+                    continue
+                size += len(records)
+                yield from (Item(file.stem, record, None) for record in records)
+            if number and not size:
                 raise ValueError(f"{file}: expected rows with users' texts, found none; first: {self.damage[-number]}")
 
 
 def _records(row: Any, place: Place) -> Iterator[Record]:
-    """Raises Rejected or ValidationError: nothing that this reads."""
+    """Raises RowError or ValidationError: nothing that this reads."""
     if not isinstance(row, dict):
-        raise Rejected("bad field", f"expected an object, got {row!r:.80}")
+        raise RowError("bad field", f"expected an object, got {row!r:.80}")
     if "dialogues" in row:
         yield Record.model_validate(row)
         return
@@ -118,7 +117,7 @@ def _asked(row: dict[str, Any]) -> Part:
     asked = {name: row[name] for name in QUESTIONS if isinstance(row.get(name), str) and row[name].strip()}
     if not asked:
         expected = f"dialogues, {', '.join(name for name, _ in KNOWN)}, {', '.join(QUESTIONS)}"
-        raise Rejected("no users' texts", f"expected one of the fields {expected}, got {', '.join(map(str, row))}")
+        raise RowError("no users' texts", f"expected one of the fields {expected}, got {', '.join(map(str, row))}")
     image = next((row[name] for name in ("image_id", "image") if isinstance(row.get(name), str)), None)
     caption = row.get("caption")
     return Part(
