@@ -21,9 +21,9 @@ from PIL import Image
 from rich.console import Console
 
 from dress.base.files import write_json
-from dress.evaluation.metrics import metrics
 from dress.evaluation.outcomes import KINDS, Outcome, kind_of, save_outcomes
 from dress.evaluation.report import write_report
+from dress.evaluation.suites.run import metrics
 from dress.record import Record, Turn
 from dress.report.charts import MAX_POINTS, Point, Series, histogram, losses
 from dress.report.figures import metrics_table, quantities, runs_table

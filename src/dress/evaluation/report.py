@@ -199,11 +199,11 @@ def _conversation(tries: Mapping[str, Tries], main: Sequence[str]) -> Conversati
     answers = [_answer(_name(tries[cell][0].model), tries[cell][0], weight(cell, main)) for cell in before]
     answers.append(_answer(_name(first.model), first, weight(last, main), comments))
     answers += [_answer("Second try", second, weight(last, main)) for second in later[:1]]
-    return Conversation(f"{first.kind} · {first.criterion or 'no criterion'}", [Exchange(first.user, answers)])
+    return Conversation(f"{first.kind} · {first.criterion or 'no criterion'}", [Exchange(first.user or "", answers)])
 
 
 def _answer(title: str, outcome: Outcome, weight: str, comments: Sequence[Comment] = ()) -> Answer:
-    return Answer(title, outcome.answer, [outcome.rating], comments, weight)
+    return Answer(title, outcome.answer or "", [outcome.rating], comments, weight)
 
 
 def _optional(file: Path) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from dress.evaluation.metrics import mean
+from dress.evaluation.statistics import mean
+from dress.inspection.data_set import Item
 from dress.inspection.inspecting import Inspection
-from dress.inspection.reading import Item
 from dress.inspection.tables import tables
 from dress.record import TOP_RATING, Dialogue, Turn
 from dress.report.cards import Answer, Card, Comment, Conversation, Exchange, picture

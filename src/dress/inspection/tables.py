@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from dress.data.counts import Counts, mean_rating
-from dress.evaluation.metrics import mean
+from dress.evaluation.statistics import mean
 from dress.inspection.inspecting import Inspection
 from dress.inspection.leakage import WAYS, Leakage
 from dress.record import TOP_RATING

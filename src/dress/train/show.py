@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dress.dialogue.encode import IMAGE, Encoded, Encoder
+from dress.dialogue.encode import IMAGE, DialogueEncoder, EncodedDialogue
 from dress.model.lvlm import LVLM
 from dress.record import CUT
 
@@ -53,7 +53,7 @@ def _cut_share(ends: Mapping[str, int]) -> str:
     return ", ".join([*parts, *([f"{unknown:,} unknown"] if unknown else [])]) or "–"
 
 
-def coloured(encoder: Encoder, encoded: Encoded) -> Text:
+def coloured(encoder: DialogueEncoder, encoded: EncodedDialogue) -> Text:
     """Tokens of one dialogue; those with a loss weight in bold green, the weight where it changes.
 
     Control tokens stand in reverse, so that words which only look like them are told apart. White space is seen:
