@@ -31,10 +31,11 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
     from dress.evaluation.metrics import metrics
     from dress.evaluation.outcomes import save_outcomes
     from dress.evaluation.report import write_report
-    from dress.feedback.collect import CkptResponder, Sampling
-    from dress.feedback.rater import build_rater
+    from dress.feedback.raters import build_rater
     from dress.model.checkpoint import load_model, read_facts
     from dress.report.tables import metrics_table
+    from dress.rollout.checkpoint import CkptResponder
+    from dress.rollout.responder import Sampling
     from dress.train.stages import evaluated_stages, headline
     from dress.worlds.prepared import prepared
 

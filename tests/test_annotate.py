@@ -22,16 +22,17 @@ from dress.base.files import read_json, read_lines, write_lines
 from dress.base.progress import CurriculumProgress
 from dress.config.raters import LLM
 from dress.data.shards import Shards, write_shards
-from dress.feedback.annotate import gather, keeping
-from dress.feedback.collect import CkptResponder
+from dress.feedback.annotate import gather
 from dress.feedback.command import collect_from
 from dress.feedback.llm import LLMRater
-from dress.feedback.rater import build_rater, identity
+from dress.feedback.raters import build_rater, identity
 from dress.feedback.rubric import Rubric
 from dress.llm.ledger import Ledger
 from dress.llm.request import Stopped
 from dress.record import Dialogue, ImageAnnotation, Object, Record, Turn
-from dress.rollout.responders import FileResponder, Sampling
+from dress.rollout.answers_file import FileResponder
+from dress.rollout.checkpoint import CkptResponder
+from dress.rollout.responder import Sampling
 from dress.run import loggers
 from dress.run.start import start_run
 from dress.sources.lvlm_nlf import LVLMNLF

@@ -21,12 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llm_server import FAULTS, Behaviour, error, reply, serving, started, verdict
 
+from dress.base.ranks import processes
 from dress.config.raters import Endpoint
-from dress.feedback.rubric import Verdict
 from dress.llm.attempt import retry_after
 from dress.llm.client import LLMClient
 from dress.llm.ledger import Begin, End, Ledger, LedgerError, open_ledger
-from dress.llm.limits import Limits, processes
+from dress.llm.limits import Limits
 from dress.llm.replay import ReplayClient
 from dress.llm.request import Request, Stopped
 from dress.llm.structured import LADDER, Misfit, parse, storable
@@ -41,7 +41,7 @@ def client(url: str, folder: Path, structured: str = "auto", **more: Any) -> LLM
 
 def requests(number: int, first: int = 0, **more: Any) -> list[Request]:
     return [
-        Request(({"role": "user", "content": f"Give a rating to answer {n}."},), "test-1", Verdict, **more)
+        Request(({"role": "user", "content": f"Give a rating to answer {n}."},), "test-1", RubricReply, **more)
         for n in range(first, first + number)
     ]
 
@@ -222,14 +222,14 @@ def test_a_server_that_knows_only_max_completion_tokens(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_json_is_found_in_any_prose(before, after, rating, critique):
     reply = json.dumps({"critique": critique, "rating": rating, "refinement": None}, ensure_ascii=False)
-    found = parse(before + reply + after, Verdict)
-    assert isinstance(found, Verdict) and found.critique == critique and found.rating in (1, 2, 3, 4)
+    found = parse(before + reply + after, RubricReply)
+    assert isinstance(found, RubricReply) and found.critique == critique and found.rating in (1, 2, 3, 4)
 
 
 @pytest.mark.parametrize("rating", [0, 5, "7", 2.5, None, "good", [3], "3/5", True])
 def test_no_other_rating_passes(rating):
     with pytest.raises(Misfit) as misfit:
-        parse(json.dumps({"critique": "x", "rating": rating, "refinement": ""}), Verdict)
+        parse(json.dumps({"critique": "x", "rating": rating, "refinement": ""}), RubricReply)
     assert misfit.value.reason == "schema"
 
 
@@ -337,7 +337,7 @@ def test_a_request_is_known_by_its_content():
     others = [
         requests(1, image=b"x")[0], requests(1, image=b"y")[0], requests(1, temperature=1.0)[0],
         requests(1, max_tokens=9)[0], requests(1, seed=1)[0], requests(1, top_p=0.5)[0], requests(1, first=1)[0],
-        Request(plain.messages, "test-2", Verdict), Request(plain.messages, "test-1"),
+        Request(plain.messages, "test-2", RubricReply), Request(plain.messages, "test-1"),
     ]  # fmt: skip
     keys = {request.key("m") for request in [plain, *others]} | {plain.key("n")}
     assert len(keys) == len(others) + 2
@@ -350,14 +350,14 @@ from pathlib import Path
 from dress.llm.client import LLMClient
 from dress.llm.ledger import open_ledger
 from dress.llm.request import Request
-from dress.feedback.rubric import Verdict
+from dress.feedback.rubric import RubricReply
 from dress.config.raters import Endpoint
 
 url, folder, step = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 endpoint = Endpoint(base_url=url, model="loopback", timeout=3.0, concurrency=8, retries=8)
 ours = LLMClient(endpoint, open_ledger(folder / "ledger.sqlite"), backoff=0.005)
 said = [({"role": "user", "content": f"Give a rating to answer {n}."},) for n in range(120)]
-asked = [Request(messages, "test-1", Verdict) for messages in said]
+asked = [Request(messages, "test-1", RubricReply) for messages in said]
 print("ready", flush=True)
 input()
 replies = ours.ask_all(asked[::step][:80]) + ours.ask_all(asked[::step][80:])
@@ -442,7 +442,7 @@ def test_a_ledger_of_before_has_claims_too(tmp_path):
 
 def test_another_machine_keeps_out(tmp_path, monkeypatch):
     ours = Ledger(tmp_path / "ledger.sqlite")
-    monkeypatch.setattr("dress.llm.sharing.machine", lambda: "elsewhere")
+    monkeypatch.setattr("dress.llm.share.machine", lambda: "elsewhere")
     with pytest.raises(LedgerError, match="another process writes this ledger"):
         Ledger(tmp_path / "ledger.sqlite")
     ours.close()

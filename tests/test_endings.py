@@ -15,13 +15,15 @@ from dress.data.shards import Shards, write_shards
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.encode import Completion, Encoder
 from dress.dialogue.spans import Span, Supervised
-from dress.feedback.collect import CkptResponder, endings_table, prompt_spans, ratings_table
+from dress.feedback.tables import ratings_table
 from dress.llm.ledger import Ledger
 from dress.model.generation import Prompt, generate
 from dress.record import Dialogue, Record, RecordError, Turn
-from dress.rollout.responders import FileResponder, KeptAnswers, Sampling
+from dress.rollout.answers_file import FileResponder
+from dress.rollout.checkpoint import CkptResponder, prompt_spans
+from dress.rollout.responder import Sampling
 from dress.run.result_rows import ratings_table as rows_of
-from dress.train.show import coloured, ratings_as_table
+from dress.train.show import coloured
 
 
 def drawn(what) -> str:
@@ -51,9 +53,9 @@ def test_a_file_and_kept_answers_say_it_too(tmp_path):
     given = FileResponder(tmp_path / "rows.jsonl").answer(*call)
     assert given == [" x ", "y"] and [one.finish_reason for one in given] == ["length", None]
     ledger = Ledger(tmp_path / "ledger.sqlite")
-    kept = KeptAnswers(FileResponder(tmp_path / "rows.jsonl"), "rows", ledger, "weights")
+    kept = StoredAnswers(FileResponder(tmp_path / "rows.jsonl"), "rows", ledger, "weights")
     kept.answer(*call)
-    again = kept.recorded().answer(*call)
+    again = kept.replay().answer(*call)
     assert again == [" x ", "y"] and [one.finish_reason for one in again] == ["length", None]
     ledger.close()
 
@@ -69,11 +71,11 @@ def collected(tmp_path):
 
 def test_the_ratings_table_shows_the_share_of_cut_answers(tmp_path):
     folder, shards = collected(tmp_path)
-    ends = endings_table(shards)
+    ends = count_endings(shards)
     assert ends == {"honesty": {"0": {"answers": 3, "length": 1, "unknown": 1}}}
-    shown = drawn(ratings_as_table(ratings_table(shards), ends, "collect"))
+    shown = drawn(ratings_table(count_ratings(shards), ends, "collect"))
     assert "50%, 1 unknown" in shown and "stage collect" in shown
-    write_json(folder / "ratings.json", ratings_table(shards))
+    write_json(folder / "ratings.json", count_ratings(shards))
     assert rows_of(tmp_path).rows == [("collect", "honesty", 0, 0, 0, 0, 0, 3, None, 3)], "an older run"
     write_json(folder / "endings.json", ends)
     assert rows_of(tmp_path).rows[0][-2:] == (0.5, 1)

@@ -25,14 +25,15 @@ from dress.dialogue.chat import FORMATS
 from dress.dialogue.encode import IMAGE
 from dress.dialogue.spans import Span, Supervised
 from dress.dialogue.tokenizer import train_tokenizer
-from dress.feedback.collect import CkptResponder, converse
 from dress.kernels.packed import Packed, packs
 from dress.kernels.precision import cpu_multiplies_bf16
 from dress.model import memory, session
 from dress.model.cache import Reading
 from dress.model.generation import generate
 from dress.model.session import Drawing, Images, Prompt, Session
-from dress.rollout.responders import Sampling
+from dress.rollout.checkpoint import CkptResponder
+from dress.rollout.conversation import converse
+from dress.rollout.responder import Sampling
 from dress.worlds.shapes.rater import OracleRater
 
 FAMILIES = {

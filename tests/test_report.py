@@ -23,8 +23,8 @@ from dress.evaluation.report import write_report
 from dress.record import Record, Turn
 from dress.report.tables import metrics_table, rows, runs_table, t975
 from dress.worlds.shapes import generate
+from dress.worlds.shapes.instructions import good_answer, habitual_answer
 from dress.worlds.shapes.rater import OracleRater
-from dress.worlds.shapes.requests import Request, good_answer, habitual_answer
 from dress.worlds.shapes.scene import Scene
 
 SAMPLES = list(generate.samples("eval", 8, seed=0))
@@ -40,7 +40,7 @@ def held(cells: Mapping[tuple[str, str], int]) -> list[Outcome]:
         for number, (record, _) in enumerate(SAMPLES):
             scene = Scene.from_json(record.extra["scene"])
             for place, asked in enumerate(record.dialogues):
-                request = Request.from_json(asked.extra["request"], asked.turns[0].user)
+                request = Instruction.from_json(asked.extra["request"], asked.turns[0].user)
                 turns = [Turn(user=request.user)]
                 for turn in range(3):
                     well = number % 3 < good or (model == "dress" and turn > 0)

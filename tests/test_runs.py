@@ -21,12 +21,14 @@ from dress.data.stream import open_split
 from dress.evaluation.metrics import metrics
 from dress.evaluation.outcomes import Outcome, load_outcomes
 from dress.evaluation.report import write_report
-from dress.feedback.collect import CkptResponder, Sampling, converse
-from dress.feedback.rater import NoRater
 from dress.model.checkpoint import load_model
 from dress.phases import supervised
+from dress.rater import NoRater
 from dress.record import Record
 from dress.report.tables import cells, main_cells
+from dress.rollout.checkpoint import CkptResponder
+from dress.rollout.conversation import converse
+from dress.rollout.responder import Sampling
 from dress.run.overrides import replacing
 from dress.train import callbacks, curriculum
 from dress.train.curriculum import Curriculum

@@ -15,7 +15,7 @@ LINE_EVERY = 15.0
 
 
 class Advance(Protocol):
-    """What work calls as it goes on: with the number of things that are done since the last call, and a line about them."""
+    """What work calls as it goes on: with how many more things are done, and a line about how it goes."""
 
     def __call__(self, n: int = 1, info: str = "") -> None: ...
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 from pydantic import ValidationError
 
+from dress.base.files import image_extension
 from dress.data.cache import ChangedShardError
 from dress.data.images import MAX_ASPECT, open_image
 from dress.data.index import FEATURES, IMAGE_EXTENSIONS, Format, check_regular, detect_format, index_shard
@@ -54,15 +55,6 @@ Damage = Literal["stop", "skip"]
 Verify = Literal["quick", "full"]
 
 __all__ = ["INDEX", "Damage", "Sample", "ShardError", "Shards", "Verify", "write_shards"]
-
-
-def image_extension(data: bytes) -> str:
-    """The file extension that the bytes' signature asks for."""
-    if data.startswith(b"\x89PNG"):
-        return "png"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    return "jpg"
 
 
 def write_shards(

@@ -7,13 +7,14 @@ from itertools import accumulate
 from pathlib import Path
 
 from dress import config
+from dress.base.progress import Advance, ignore
 from dress.base.ranks import rank
 from dress.data.shards import Sample
 from dress.evaluation.answering import answer_everywhere
 from dress.evaluation.outcomes import Outcome, evaluate, load_outcomes, save_outcomes
-from dress.feedback.collect import CkptResponder
-from dress.feedback.rater import Rater
-from dress.rollout.responders import Sampling
+from dress.rater import Rater
+from dress.rollout.checkpoint import CkptResponder
+from dress.rollout.responder import Sampling
 
 Texts = Mapping[str, Sequence[str]]
 """Condition name to the condition text of each turn."""
@@ -28,7 +29,7 @@ def evaluate_cells(
     sampling: Sampling,
     folder: Path,
     training: config.Training,
-    progress: Callable[[int], None] = lambda n: None,
+    progress: Advance = ignore,
 ) -> list[Outcome]:
     """Evaluate on all ranks, or read what an earlier call already finished; the first rank writes.
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dress.base.files import read_lines, write_lines
+from dress.base.progress import Advance, ignore
 from dress.data.shards import Sample
-from dress.feedback.collect import converse
-from dress.feedback.rater import Rater
+from dress.rater import Rater
 from dress.record import Dialogue
-from dress.rollout.responders import Responder, Sampling
+from dress.rollout.conversation import Opening, Rollout, converse
+from dress.rollout.responder import Responder, Sampling
 
 KINDS = ("description", "question", "harmful", "harmless")
 
@@ -22,7 +23,7 @@ class Outcome:
     """One answer of one model under one condition.
 
     `model` is its label (the stage that trained it), `condition` none or praise; `item` names the dialogue
-    among all, `turn` counts from 0. `facts` are the judge's (see feedback.rater.Rater.rate).
+    among all, `turn` counts from 0. `facts` are the judge's (see rater.Rater.rate).
     """
 
     model: str
@@ -57,7 +58,7 @@ def evaluate(
     texts: Mapping[str, Sequence[str]],
     sampling: Sampling,
     first: int = 0,
-    progress: Callable[[int], None] = lambda n: None,
+    progress: Advance = ignore,
 ) -> list[Outcome]:
     """Ask everything, judge, give the judge's refinement, ask again: one outcome per answer.
 
@@ -75,16 +76,8 @@ def evaluate(
     """
     questions = [(i, dialogue) for i, (record, _) in enumerate(samples) for dialogue in record.dialogues]
     asked = [(number, condition) for number in range(len(questions)) for condition in texts]
-    held = converse(
-        responder,
-        judge,
-        samples,
-        [questions[number] for number, _ in asked],
-        conditions=[texts[condition] for _, condition in asked],
-        sampling=sampling,
-        seed=0,
-        progress=progress,
-    )
+    openings = [Opening(*questions[number], texts[condition]) for number, condition in asked]
+    held = converse(Rollout(responder, judge, sampling), samples, openings, answered=progress)
     outcomes = []
     for (number, condition), dialogue in zip(asked, held, strict=True):
         position, _ = questions[number]

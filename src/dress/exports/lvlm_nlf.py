@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dress.exports.writing import NO_DIALOGUES, Writing, answered
-from dress.record import Dialogue, Record, Turn
-from dress.sources.lvlm_nlf import KEPT, caption_of, feedback_of, row_of
+from dress.record import PUBLISHED_ROW, Dialogue, Record, Turn
+from dress.sources.lvlm_nlf import caption_of, feedback_of, row_of
 from dress.sources.rows import plain_path
 
 AFTER_ALL = 1 << 62
@@ -60,9 +60,9 @@ def write(to: Writing) -> None:
 
 
 def _place(dialogue: Dialogue) -> tuple[str, int]:
-    kept = dialogue.extra.get(KEPT)
+    kept = dialogue.extra.get(PUBLISHED_ROW)
     if isinstance(kept, dict) and isinstance(kept.get("row"), int):
-        return plain_path(kept.get("file"), f"extra.{KEPT}.file"), kept["row"]
+        return plain_path(kept.get("file"), f"extra.{PUBLISHED_ROW}.file"), kept["row"]
     return f"{dialogue.criterion}_nlf.jsonl", AFTER_ALL
 
 
@@ -72,7 +72,7 @@ def _unfit(record: Record, dialogue: Dialogue, turns: Sequence[Turn]) -> str:
         return "no image"
     if not turns:
         return "no answer"
-    if KEPT in dialogue.extra:
+    if PUBLISHED_ROW in dialogue.extra:
         return ""
     if all(said.rating is None and said.critique is None for turn in turns for said in turn.feedback):
         return "no feedback"

@@ -14,11 +14,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dress.record import TOP_RATING, Criterion, Dialogue, Feedback, ImageAnnotation, Record, Turn
+from dress.record import PUBLISHED_ROW, TOP_RATING, Criterion, Dialogue, Feedback, ImageAnnotation, Record, Turn
 from dress.sources.rows import Part, Place, Rejected, Source, Table, plain_path, rating, table_files
-
-KEPT = "lvlm_nlf"
-"""The field of `extra` that holds what the record has no place for."""
 
 CRITERIA_OF_FILES: dict[str, Criterion] = {
     "helpfulness": "helpfulness",
@@ -87,7 +84,7 @@ def row_of(image_id: str, dialogue: Dialogue, caption: str | list[str] | None = 
         dialogue: all of its turns are answered.
         caption: stands for the row's where the dialogue came from elsewhere.
     """
-    kept = dialogue.extra.get(KEPT, {})
+    kept = dialogue.extra.get(PUBLISHED_ROW, {})
     values = {
         "image_id": kept.get("image_id", image_id),
         "caption": kept.get("caption", caption),
@@ -141,7 +138,7 @@ def _dialogue(row: dict[str, Any], place: Place, criterion: Criterion | None) ->
             _turn(turn, criterion, refinement, f"interaction.{number}")
             for number, (turn, refinement) in enumerate(zip(turns, refinements, strict=True))
         ],
-        extra={KEPT: kept | _deviations(row, ROW, more)},
+        extra={PUBLISHED_ROW: kept | _deviations(row, ROW, more)},
     )
 
 
@@ -160,7 +157,7 @@ def _turn(row: dict[str, Any], criterion: Criterion | None, refinement: str | No
         refinement=refinement,
         annotator="gpt-4",  # says the data card
     )
-    extra = {KEPT: kept} if kept else {}
+    extra = {PUBLISHED_ROW: kept} if kept else {}
     return Turn(user=row["user"], assistant=row["model"], feedback=[feedback], extra=extra)
 
 
@@ -180,7 +177,7 @@ def _ordered(values: dict[str, Any], usual: Sequence[str], kept: dict[str, Any])
 
 
 def _turn_row(turn: Turn, criterion: Criterion | None) -> dict[str, Any]:
-    kept = turn.extra.get(KEPT, {})
+    kept = turn.extra.get(PUBLISHED_ROW, {})
     feedback, more = feedback_of(turn, criterion) or Feedback(), kept.get("more", {})
     told = None if feedback.rating is None else str(feedback.rating)
     if "rating" in kept and rating(kept["rating"], 1, TOP_RATING)[0] == feedback.rating:

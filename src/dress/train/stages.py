@@ -12,7 +12,7 @@ from typing import Any
 from dress import config
 from dress.config.no_result import BY_CONTENT, NO_RESULT
 from dress.config.raters import LLM
-from dress.feedback.rater import identity
+from dress.feedback.raters import identity
 from dress.kernels.precision import precision_for
 from dress.phases import SETTINGS_OF
 from dress.phases.critique import praise

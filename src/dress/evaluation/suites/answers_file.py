@@ -9,7 +9,7 @@ from dress.coco.mentions import normal
 from dress.evaluation.suites.asked import Asked
 from dress.evaluation.suites.outcome import SuiteOutcome
 from dress.evaluation.suites.reading import Row, image_key
-from dress.rollout.responders import NoAnswer
+from dress.rollout.responder import NoAnswer
 
 _PROMPT = ("prompt", "question", "user", "query", "instruction")
 _ANSWER = ("text", "answer", "assistant", "response", "output", "caption")

@@ -16,7 +16,7 @@ from dress.evaluation.suites.outcome import SuiteOutcome
 from dress.evaluation.suites.prompts import JudgePrompt, Named
 from dress.evaluation.suites.reading import image_key, read_rows
 from dress.evaluation.suites.settings import Captioning
-from dress.rollout.source import Source
+from dress.rollout.kinds import responder_kind
 
 INSTRUCTIONS = {
     "short caption": "Generate a short caption of the image.",
@@ -63,7 +63,7 @@ def images_to_caption(settings: Captioning, objects: chair.Objects) -> tuple[lis
     wanted = list(objects.by_image) if objects.complete else []
     if images.given:
         wanted = sorted({*wanted, *images.names()})
-    elif not objects.complete and Source(settings.responder).kind == "file":
+    elif not objects.complete and responder_kind(settings.responder) == "file":
         named = (row.text("image", "image_id") for row in read_rows("responder", settings.responder))
         wanted = list(dict.fromkeys(image_key(name) for name in named if name is not None))
     asked: list[Asked] = []

@@ -20,11 +20,14 @@ from dress.evaluation.suites.measures import Measure, Pair, Suite
 from dress.evaluation.suites.outcome import SuiteOutcome, counted
 from dress.evaluation.suites.output import finish
 from dress.evaluation.suites.settings import Interaction
-from dress.feedback.collect import CkptResponder, converse
-from dress.feedback.rater import NoRater, Rater, build_rater, check_rater
+from dress.feedback.raters import build_rater, check_rater
+from dress.rater import NoRater, Rater
 from dress.record import TOP_RATING, Dialogue, Feedback, Turn
-from dress.rollout.responders import FileResponder, Responder
-from dress.rollout.source import Source
+from dress.rollout.answers_file import FileResponder
+from dress.rollout.checkpoint import CkptResponder
+from dress.rollout.conversation import Opening, Rollout, converse
+from dress.rollout.kinds import run_settings
+from dress.rollout.responder import Responder
 from dress.worlds.prepared import prepared
 
 
@@ -143,7 +146,7 @@ def run(settings: Interaction, console: Console) -> dict[str, Any]:
 
 
 def _samples(settings: Interaction, progress: CurriculumProgress) -> list[Sample]:
-    trained: Config | None = Source(settings.responder).trained(settings)
+    trained: Config | None = run_settings(settings.responder, settings)
     if settings.shards is not None:
         shards = open_split(settings.shards, ".", trained.data if trained else Data(path="."))
     elif trained is not None:
@@ -166,8 +169,8 @@ def _hold(
         asked = [(i, dialogue) for i, (record, _) in enumerate(some) for dialogue in record.dialogues]
         names = [f"{record.key}/{n}" for record, _ in some for n in range(len(record.dialogues))]
         held = converse(
-            responder, annotator, some, asked, conditions=[conditions] * len(asked),
-            sampling=asker.sampling, seed=seed_for(run_, first), progress=progress.advance,
+            Rollout(responder, annotator, asker.sampling, seed_for(run_, first)), some,
+            [Opening(*one, conditions) for one in asked], answered=progress.advance,
         )  # fmt: skip
         parts = [(some[i], dialogue) for (i, _), dialogue in zip(asked, held, strict=True)]
         ratings = _ratings(judge, parts)

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from rich.console import Console
 
-from dress.base.progress import CurriculumProgress
+from dress.base.progress import Advance, CurriculumProgress
 from dress.config.raters import LLM, PlainRater, Replay
 from dress.evaluation.suites.answering import Asker
 from dress.evaluation.suites.asked import Asked
@@ -19,12 +19,12 @@ from dress.evaluation.suites.outcome import SuiteOutcome
 from dress.evaluation.suites.output import finish
 from dress.evaluation.suites.prompts import JudgePrompt
 from dress.evaluation.suites.settings import Judged
-from dress.feedback.rater import check_rater
+from dress.feedback.raters import check_rater
 from dress.llm.request import Reply, Request
-from dress.rollout.responders import NoAnswer
+from dress.rollout.responder import NoAnswer
 
 Facts = dict[str, Any]
-Progress = Callable[[int, str], None]
+Progress = Advance
 
 
 @dataclass(frozen=True)
