@@ -27,7 +27,7 @@ from llm_server import started  # noqa: E402
 from openai import AsyncOpenAI  # noqa: E402
 
 from dress.config.raters import Endpoint  # noqa: E402
-from dress.feedback.rubric import Rubric  # noqa: E402
+from dress.feedback.rubric import Rubric, RubricReply  # noqa: E402
 from dress.llm.client import LLMClient  # noqa: E402
 from dress.llm.ledger import Ledger  # noqa: E402
 from dress.llm.request import Request  # noqa: E402

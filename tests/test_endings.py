@@ -15,13 +15,14 @@ from dress.data.shards import Shards, write_shards
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.encode import Completion, Encoder
 from dress.dialogue.spans import Span, Supervised
-from dress.feedback.tables import ratings_table
+from dress.feedback.tables import count_endings, count_ratings, ratings_table
 from dress.llm.ledger import Ledger
 from dress.model.generation import Prompt, generate
 from dress.record import Dialogue, Record, RecordError, Turn
 from dress.rollout.answers_file import FileResponder
 from dress.rollout.checkpoint import CkptResponder, prompt_spans
-from dress.rollout.responder import Sampling
+from dress.rollout.responder import Question, Sampling
+from dress.rollout.stored import StoredAnswers
 from dress.run.result_rows import ratings_table as rows_of
 from dress.train.show import coloured
 
@@ -48,8 +49,8 @@ def test_a_file_and_kept_answers_say_it_too(tmp_path):
     rows = [{"key": "a", "answer": " x ", "finish_reason": "length"}, {"key": "b", "answer": "y"}]
     write_lines(tmp_path / "rows.jsonl", rows)
     asked = Dialogue(turns=[Turn(user="q")])
-    records = [Record(key=key, dialogues=[asked]) for key in ("a", "b")]
-    call = (records, [asked] * 2, [None] * 2, [], [""] * 2, Sampling(9, 9), [0, 0])
+    questions = [Question(Record(key=key, dialogues=[asked]), asked) for key in ("a", "b")]
+    call = (questions, [], Sampling(9, 9))
     given = FileResponder(tmp_path / "rows.jsonl").answer(*call)
     assert given == [" x ", "y"] and [one.finish_reason for one in given] == ["length", None]
     ledger = Ledger(tmp_path / "ledger.sqlite")
@@ -87,7 +88,7 @@ def test_a_model_without_a_place_for_a_system_text_names_the_record(tokenizer, m
     assert prompt_spans(asked, "c")[0] == Span("system", "Be a pirate.")
     responder = CkptResponder(small_model(tokenizer), "m")
     with pytest.raises(RecordError, match=r"rec: system: .*chat=plain"):
-        responder.answer([Record(key="rec")], [asked], [None], [], [""], Sampling(1, 1), [0])
+        responder.answer([Question(Record(key="rec"), asked)], [], Sampling(1, 1))
 
 
 def test_a_batch_is_shown_as_it_is(tokenizer):

@@ -32,7 +32,7 @@ from dress.model.cache import Reading
 from dress.model.generation import generate
 from dress.model.session import Drawing, Images, Prompt, Session
 from dress.rollout.checkpoint import CkptResponder
-from dress.rollout.conversation import converse
+from dress.rollout.conversation import Opening, Rollout, converse
 from dress.rollout.responder import Sampling
 from dress.worlds.shapes.rater import OracleRater
 
@@ -255,11 +255,11 @@ class Plain:
 
 
 def held(responder, samples, batch_size: int, temperature: float = 0.0, conditions=("", "Feedback: Perfect.", "")):
-    asked = [(i, dialogue) for i, (record, _) in enumerate(samples) for dialogue in record.dialogues]
-    sampling = Sampling(8, batch_size, temperature, 0.9)
-    said = converse(
-        responder, OracleRater(), samples, asked, conditions=[conditions] * len(asked), sampling=sampling, seed=3
-    )
+    rollout = Rollout(responder, OracleRater(), Sampling(8, batch_size, temperature, 0.9), seed=3)
+    openings = [
+        Opening(i, dialogue, conditions) for i, (record, _) in enumerate(samples) for dialogue in record.dialogues
+    ]
+    said = converse(rollout, samples, openings)
     return [[turn.assistant for turn in dialogue.turns] for dialogue in said]
 
 

@@ -23,7 +23,7 @@ from dress.evaluation.report import write_report
 from dress.record import Record, Turn
 from dress.report.tables import metrics_table, rows, runs_table, t975
 from dress.worlds.shapes import generate
-from dress.worlds.shapes.instructions import good_answer, habitual_answer
+from dress.worlds.shapes.instructions import Instruction, good_answer, habitual_answer
 from dress.worlds.shapes.rater import OracleRater
 from dress.worlds.shapes.scene import Scene
 

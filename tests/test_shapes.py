@@ -12,7 +12,7 @@ from PIL import Image
 
 from dress.record import Record, RecordError
 from dress.worlds.shapes import generate as shapes
-from dress.worlds.shapes import oracle
+from dress.worlds.shapes import instructions, oracle
 from dress.worlds.shapes.rater import OracleRater
 from dress.worlds.shapes.scene import COLOURS, SIZE, Scene, Thing, draw
 
