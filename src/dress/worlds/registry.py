@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Protocol
 
 from dress.data.shards import Sample
@@ -17,7 +17,7 @@ class World(Protocol):
         """Names of the splits that it makes."""
         ...
 
-    def fingerprint(self, sizes: Mapping[str, int], seed: int) -> str:
+    def fingerprint(self, sizes: dict[str, int], seed: int) -> str:
         """Equal for settings that give equal records; the name of a folder.
 
         Args:

@@ -4,9 +4,7 @@ It is the embedded default of the project: small enough to train on two cores in
 helpfulness, honesty and harmlessness are measured, not guessed.
 """
 
-from typing import cast
-
-from dress.worlds.registry import World, register
+from dress.worlds.registry import register
 from dress.worlds.shapes import generate, rater  # noqa: F401  # the rater registers itself
 
-register("shapes", cast(World, generate))
+register("shapes", generate)
