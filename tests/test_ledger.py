@@ -28,6 +28,9 @@ def test_a_request_is_known_by_its_content():
     keys = {request.key("m") for request in [plain, *others]} | {plain.key("n")}
     assert len(keys) == len(others) + 2
     assert plain.key("m") == requests(1)[0].key("m")
+    [asked] = requests(1, seed=3)
+    of_before = "ffac8601a50b7313830962d57533f8ce1eeb2416bf09e07127213f6fd573c65c"
+    assert asked.key("m") == of_before, "replies of older ledgers would be paid for again"
 
 
 SHARING = """

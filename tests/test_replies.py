@@ -15,9 +15,15 @@ from hypothesis import strategies as st
 from llm_client import client, reopened, requests
 from llm_server import Behaviour, error, reply, serving, verdict
 
-from dress.feedback.rubric import RubricReply
+from dress.base.files import write_lines
+from dress.feedback.llm import LLMRater
+from dress.feedback.rubric import Rubric, RubricReply
 from dress.llm.request import Request
 from dress.llm.structured import LADDER, Misfit, parse, storable
+from dress.record import Dialogue, Record, Turn
+from dress.rollout.answers_file import FileResponder
+from dress.rollout.conversation import Opening, Rollout, converse
+from dress.rollout.responder import Sampling
 
 
 @pytest.mark.parametrize("refusal", [400, 500, None])
@@ -160,3 +166,26 @@ def test_storable_text_can_be_written(text):
     assert "\0" not in written and written.encode().decode() == storable(written) == written
     if not any("\ud800" <= c <= "\udfff" or c == "\0" for c in text):
         assert written == text
+
+
+def test_the_judges_words_stay_as_they_came(tmp_path):
+    """Blanks and line ends at their ends too, in the record and as the user's next turn."""
+    words = {"critique": " Too short.\n", "rating": 2, "refinement": "\tSay more.  "}
+    replies = [json.dumps(words), json.dumps(words | {"rating": 4, "refinement": " \n"})]
+
+    async def say(request: web.Request) -> web.Response:
+        return reply(replies[(await request.json())["messages"][-1]["content"].count("Say more.")])
+
+    opening = Opening(0, Dialogue(criterion="honesty", turns=[Turn(user="q")]), ["", ""])
+    with serving(Handler(say)) as url:
+        judge = LLMRater(client(url, tmp_path, "json_schema"), Rubric.load("feedback"))
+        write_lines(
+            tmp_path / "answers.jsonl", [{"key": "a", "question": text, "answer": "A"} for text in ("q", "Say more.")]
+        )
+        responder = FileResponder(tmp_path / "answers.jsonl")
+        rollout = Rollout(responder, judge, Sampling(9, 9))
+        [dialogue] = converse(rollout, [(Record(key="a", dialogues=[opening.dialogue]), None)], [opening])
+    first, second = (turn.feedback[0] for turn in dialogue.turns)
+    assert (first.critique, first.refinement) == (words["critique"], words["refinement"]) and first.rating == 2
+    assert dialogue.turns[1].user == words["refinement"]
+    assert (second.critique, second.refinement) == (words["critique"], None), "nothing can be asked with blanks alone"
