@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from typing import Any
 
 import pytest
 from conftest import ROOT
 from llm_client import QUICK, client, reopened, requests
-from llm_server import FAULTS, Behaviour, serving, started
+from llm_server import FAULTS, Behaviour, error, serving, started
 
 from dress.llm.client import LLMClient
 from dress.llm.request import Stopped
@@ -149,3 +154,41 @@ def test_everything_around_a_call_at_most_doubles_its_time(tmp_path):
     assert json.loads(out.read_text()) == measured
     assert all(len(rates) == 3 for rates in measured["rounds"].values())
     assert measured["ledger_over_bare"] >= 0.5
+
+
+WAITING = """
+import sys
+from pathlib import Path
+from llm_client import client, requests
+
+ours = client(sys.argv[1], Path(sys.argv[2]), "json_schema", retries=1000)
+print("ready", flush=True)
+ours.ask_all(requests(3))
+"""
+
+
+def test_an_interrupt_ends_the_waiting_and_gives_the_calls_up(tmp_path):
+    """However long a server asks to wait, Ctrl-C ends it, and the next process may ask at once."""
+    busy = Behaviour()
+
+    async def too_much(request: Any, body: dict[str, Any], asked: str) -> Any:
+        return error(429, "slow down", {"Retry-After": "600"})
+
+    busy._answer = too_much  # type: ignore[method-assign]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}"}
+    with serving(busy) as url:
+        process = subprocess.Popen(
+            [sys.executable, "-c", WAITING, url, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=environment, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        until = time.monotonic() + 30
+        while len(busy.bodies) < 3 and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in process.communicate(timeout=10)[1]
+    with serving(Behaviour()) as url:
+        again = client(url, tmp_path, "json_schema")
+        assert again.ledger.interrupted == 0, "nothing was in flight"
+        assert {reply.status for reply in again.ask_all(requests(3))} == {"done"}
