@@ -10,7 +10,8 @@ from typing import Any
 from dress import config
 from dress.base.progress import Advance, ignore
 from dress.base.seeding import seed_for
-from dress.data.shards import INDEX, Sample, Shards, write_shards
+from dress.data.index_file import INDEX
+from dress.data.shards import Sample, Shards, write_shards
 from dress.feedback.failures import set_failures_aside
 from dress.record import Dialogue
 from dress.rollout.conversation import Opening, Rollout, converse

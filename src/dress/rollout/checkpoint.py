@@ -9,11 +9,11 @@ from torch import Tensor
 
 from dress.base.progress import Advance, ignore
 from dress.data.images import MAX_ASPECT, open_image
-from dress.dialogue.spans import Completion, Span, answer, opening
+from dress.dialogue.spans import Completion, prompt
 from dress.model.generation import Prompt, check_new_tokens, generate
 from dress.model.lvlm import LVLM
 from dress.model.session import Drawing, Images, Session
-from dress.record import Dialogue, RecordError
+from dress.record import RecordError
 from dress.rollout.responder import Question, Sampling
 
 
@@ -59,7 +59,7 @@ class CkptResponder:
                     f"{question.record.key}: system: expected none, since model.language.chat={chat.name} has no place "
                     f"for it, got {question.dialogue.system!r:.80}"
                 )
-        prompts = [Prompt(prompt_spans(one.dialogue, one.condition), one.image) for one in questions]
+        prompts = [Prompt(tuple(prompt(one.dialogue, condition=one.condition)), one.image) for one in questions]
         seeds = [question.seed for question in questions]
         if self._session is not None:
             drawing = Drawing(sampling.max_new_tokens, sampling.temperature, sampling.top_p)
@@ -86,13 +86,3 @@ class CkptResponder:
                 yield range(first, min(first + sampling.batch_size, dialogues))
         finally:
             self._session = None
-
-
-def prompt_spans(dialogue: Dialogue, condition: str) -> tuple[Span, ...]:
-    """System text, history and the open user text; the condition follows the last user text only."""
-    spans = opening(dialogue)
-    for turn in dialogue.turns:
-        spans.append(Span("user", turn.user))
-        if turn is not dialogue.turns[-1]:
-            spans.append(answer(turn))
-    return (*spans, Span("condition", condition)) if condition else tuple(spans)
