@@ -8,11 +8,11 @@ import pytest
 
 import dress.worlds
 from dress.base.progress import ignore
-from dress.config import Data
+from dress.config import CollectCommand, Data, check_as
 from dress.config.raters import PlainRater
 from dress.data.shards import Shards
-from dress.feedback.raters import build_rater
-from dress.rater import NoRater, register, registered
+from dress.feedback.raters import build_rater, check_rater
+from dress.rater import NoRater, register
 from dress.record import Dialogue, Record, Turn
 from dress.worlds import registry
 from dress.worlds.prepared import prepared
@@ -51,6 +51,7 @@ register("words", sys.modules[__name__])
 @pytest.fixture
 def words(tmp_path, monkeypatch):
     """A world that lies elsewhere, as a package below `dress.worlds`."""
+    check_rater(PlainRater(kind="oracle"))  # all that there are without it have registered
     folder = tmp_path / "worlds" / "words"
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text(WORLD)
@@ -66,7 +67,8 @@ def test_a_world_is_found_by_its_name_and_brings_its_rater(words, tmp_path):
     folder = prepared(data, ignore, ignore)
     assert folder == tmp_path / "data" / "words-7"
     assert {split: len(Shards(folder / split)) for split in SIZES} == SIZES
-    assert registered("listener").name == "listener"
+    settings = check_as(CollectCommand, {"responder": "x", "out": "y", "records": 1, "annotator": {"kind": "listener"}})
+    assert build_rater(settings.annotator).name == "listener"
 
 
 def test_a_world_or_rater_that_nobody_registered_is_named_with_those_there_are(tmp_path):
@@ -74,9 +76,8 @@ def test_a_world_or_rater_that_nobody_registered_is_named_with_those_there_are(t
         prepared(Data(world="words", path=str(tmp_path), sizes=SIZES), ignore, ignore)
     with pytest.raises(ValueError, match=r"data\.sizes: expected the number of records of align, .*, got none"):
         prepared(Data(world="shapes", path=str(tmp_path)), ignore, ignore)
-    build_rater(PlainRater(kind="none"))
     with pytest.raises(ValueError, match="expected one of none, oracle, rules, got other"):
-        registered("other")
+        check_rater(PlainRater(kind="other"))
 
 
 def test_a_name_is_one_rater():

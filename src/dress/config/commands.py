@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from dress.config.data import Data
-from dress.config.raters import Rater, ResponderName, Server
+from dress.config.raters import RaterSettings, ResponderName, Server
 from dress.config.run import Eval, KeepCache
 from dress.config.stages import CollectStage
 from dress.config.types import Consent, Count, Positive
@@ -22,7 +22,7 @@ class EvalCommand(Eval, Consent):
     max_new_tokens: Positive | None = None  # null = as in the run
     batch_size: Positive = 256
     keep_cache: KeepCache = "auto"
-    judge: Rater
+    judge: RaterSettings
 
 
 class CollectCommand(CollectStage, Consent):
@@ -38,5 +38,5 @@ class CollectCommand(CollectStage, Consent):
     batch_size: Positive = 256
     keep_cache: KeepCache = "auto"
     seed: Count = 0
-    annotator: Rater
+    annotator: RaterSettings
     dry_run: bool = False  # only estimate calls, tokens and cost

@@ -12,7 +12,7 @@ from dress.config.raters import LLM, PlainRater, Replay
 from dress.rater import Rater, registered
 
 
-def build_rater(settings: config.Rater, folder: Path | None = None, console: Console | None = None) -> Rater:
+def build_rater(settings: config.RaterSettings, folder: Path | None = None, console: Console | None = None) -> Rater:
     """The rater that the settings name.
 
     Args:
@@ -24,11 +24,7 @@ def build_rater(settings: config.Rater, folder: Path | None = None, console: Con
         ValueError: an LLM's key or rubric is not there, a ledger cannot be used, or no rater has this name.
     """
     if isinstance(settings, PlainRater):
-        import dress.feedback.rules  # noqa: F401  # registers
-        from dress.worlds import import_worlds
-
-        import_worlds()
-        return registered(settings.kind)
+        return _plain_rater(settings)
 
     from dress.feedback.llm import LLMRater, Preview
     from dress.feedback.rubric import Rubric
@@ -44,14 +40,23 @@ def build_rater(settings: config.Rater, folder: Path | None = None, console: Con
     )  # fmt: skip
 
 
-def check_rater(settings: config.Rater) -> None:
+def _plain_rater(settings: PlainRater) -> Rater:
+    import dress.feedback.rules  # noqa: F401  # registers
+    from dress.worlds import import_worlds
+
+    import_worlds()
+    return registered(settings.kind)
+
+
+def check_rater(settings: config.RaterSettings) -> None:
     """See early what would stop an LLM rater hours later.
 
     Raises:
-        ValueError: the variable of the key is not set, or the rubric is not there.
+        ValueError: no rater has this name, the variable of the key is not set, or the rubric is not there.
         FileNotFoundError: no ledger to replay.
     """
     if isinstance(settings, PlainRater):
+        _plain_rater(settings)
         return
     from dress.feedback.rubric import Rubric
     from dress.llm.keys import api_key
@@ -63,7 +68,7 @@ def check_rater(settings: config.Rater) -> None:
         raise FileNotFoundError(f"{settings.ledger}: expected a ledger, found none")
 
 
-def identity(settings: config.Rater) -> dict[str, Any]:
+def identity(settings: config.RaterSettings) -> dict[str, Any]:
     """What feedback depends on: equal identities give interchangeable feedback."""
     if isinstance(settings, PlainRater):
         return settings.model_dump()

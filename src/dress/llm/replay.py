@@ -33,6 +33,7 @@ class ReplayClient:
         return self._reply(request)
 
     def ask_all(self, requests: Sequence[Request], progress: Advance = ignore) -> list[Reply]:
+        """See `request.Client.ask_all`."""
         self.tally.total += len(requests)
         replies = []
         for request in requests:

@@ -58,6 +58,7 @@ class Request:
 
     @property
     def sampling(self) -> dict[str, float | int | None]:
+        """How the reply is drawn."""
         return {
             "temperature": self.temperature, "max_tokens": self.max_tokens, "seed": self.seed, "top_p": self.top_p
         }  # fmt: skip

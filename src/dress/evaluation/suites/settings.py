@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, StrictBool, model_validator
 
 from dress.config import Consent, Positive, Section, TopP, check_as
-from dress.config.raters import Rater, ResponderName, Server
+from dress.config.raters import RaterSettings, ResponderName, Server
 from dress.config.types import Real
 
 
@@ -74,7 +74,7 @@ class Judged(Asking):
     """What suites take that have the responder's answers judged."""
 
     responder: ResponderName
-    judge: Rater
+    judge: RaterSettings
 
 
 class LlavaQuestions(Judged):
@@ -155,7 +155,7 @@ class Interaction(Judged):
     records: Positive | None = None
     turns: Positive = 3
     refine_condition: str = "none"
-    annotator: Rater
+    annotator: RaterSettings
     again: str = "Please answer again."
     nll: StrictBool = True
 
