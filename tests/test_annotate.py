@@ -34,11 +34,11 @@ from dress.record import Dialogue, ImageAnnotation, Object, Record, Turn
 from dress.rollout.answers_file import FileResponder
 from dress.rollout.checkpoint import CkptResponder
 from dress.rollout.conversation import Rollout
-from dress.rollout.responder import Question, Sampling
+from dress.rollout.responder import OpenTurn, Sampling
 from dress.run import loggers
 from dress.run.start import start_run
 from dress.sources.lvlm_nlf import LVLMNLF
-from dress.sources.rows import Place
+from dress.sources.protocol import Place
 from dress.train.curriculum import Curriculum
 from dress.worlds.shapes import generate as shapes
 
@@ -343,7 +343,7 @@ def test_several_rows_for_a_question_are_several_draws(prompts, tmp_path):
     write_lines(tmp_path / "draws.jsonl", rows)
     responder = FileResponder(tmp_path / "draws.jsonl")
     asked = dialogue.model_copy(update={"turns": [Turn(user=question)]})
-    given = responder.answer([Question(record, asked)] * 3, [], Sampling(9, 9))
+    given = responder.answer([OpenTurn(record, asked)] * 3, [], Sampling(9, 9))
     assert given[:2] == ["one", "two"] and getattr(given[2], "reason", None) == "missing"
 
 

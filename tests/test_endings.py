@@ -13,15 +13,15 @@ from rich.console import Console
 from dress.base.files import write_json, write_lines
 from dress.data.shards import Shards, write_shards
 from dress.dialogue.chat import FORMATS
-from dress.dialogue.encode import Completion, Encoder
-from dress.dialogue.spans import Span, Supervised, prompt
+from dress.dialogue.encode import Completion, DialogueEncoder
+from dress.dialogue.spans import Span, SupervisedDialogue, prompt
 from dress.feedback.tables import count_endings, count_ratings, ratings_table
 from dress.llm.ledger import Ledger
 from dress.model.generation import Prompt, generate
 from dress.record import Dialogue, Record, RecordError, Turn
 from dress.rollout.answers_file import FileResponder
 from dress.rollout.checkpoint import CkptResponder
-from dress.rollout.responder import Question, Sampling
+from dress.rollout.responder import OpenTurn, Sampling
 from dress.rollout.stored import StoredAnswers
 from dress.run.result_rows import ratings_table as rows_of
 from dress.train.show import coloured
@@ -49,7 +49,7 @@ def test_a_file_and_kept_answers_say_it_too(tmp_path):
     rows = [{"key": "a", "answer": " x ", "finish_reason": "length"}, {"key": "b", "answer": "y"}]
     write_lines(tmp_path / "rows.jsonl", rows)
     asked = Dialogue(turns=[Turn(user="q")])
-    questions = [Question(Record(key=key, dialogues=[asked]), asked) for key in ("a", "b")]
+    questions = [OpenTurn(Record(key=key, dialogues=[asked]), asked) for key in ("a", "b")]
     call = (questions, [], Sampling(9, 9))
     given = FileResponder(tmp_path / "rows.jsonl").answer(*call)
     assert given == [" x ", "y"] and [one.finish_reason for one in given] == ["length", None]
@@ -88,13 +88,13 @@ def test_a_model_without_a_place_for_a_system_text_names_the_record(tokenizer, m
     assert prompt(asked, condition="c")[0] == Span("system", "Be a pirate.")
     responder = CkptResponder(small_model(tokenizer), "m")
     with pytest.raises(RecordError, match=r"rec: system: .*chat=plain"):
-        responder.answer([Question(Record(key="rec"), asked)], [], Sampling(1, 1))
+        responder.answer([OpenTurn(Record(key="rec"), asked)], [], Sampling(1, 1))
 
 
 def test_a_batch_is_shown_as_it_is(tokenizer):
-    encoder = Encoder(tokenizer, "plain", image_tokens=0)
+    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=0)
     spans = (Span("user", "[bold]q[/bold] <|end|>"), Span("assistant", "a:\n\n  b\tc\x1b[2J", 1.0))
-    text = coloured(encoder, encoder.supervised(Supervised("sft", spans, image=False), ""))
+    text = coloured(encoder, encoder.supervised(SupervisedDialogue("sft", spans, image=False), ""))
     shown = drawn(text)
     assert "[bold]q[/bold]" in shown and "a:↵\n↵\n··b→" in shown and "\\u001b[2J" in shown
     styles = [str(part.style) for part in text.spans if text.plain[part.start : part.end] == "<|end|>"]

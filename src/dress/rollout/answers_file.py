@@ -12,7 +12,7 @@ from dress.base.files import read_lines
 from dress.base.progress import Advance, ignore
 from dress.dialogue.spans import Completion
 from dress.record import Dialogue, Record
-from dress.rollout.responder import Answer, NoAnswer, Question, Sampling
+from dress.rollout.responder import Answer, NoAnswer, OpenTurn, Sampling
 
 KEYS, QUESTIONS, ANSWERS = (
     ("key", "image", "image_id"), ("question", "user", "prompt"), ("answer", "assistant", "response", "text")
@@ -59,7 +59,7 @@ class FileResponder:
         """A file looks at no image."""
 
     def answer(
-        self, questions: Sequence[Question], pixels: Sequence[None], sampling: Sampling, progress: Advance = ignore
+        self, questions: Sequence[OpenTurn], pixels: Sequence[None], sampling: Sampling, progress: Advance = ignore
     ) -> list[Answer]:
         """See `Responder.answer`."""
         draws: Counter[str] = Counter()

@@ -12,9 +12,9 @@ from dress.data.images import MAX_ASPECT, open_image
 from dress.dialogue.spans import Completion, prompt
 from dress.model.generation import Prompt, check_new_tokens, generate
 from dress.model.lvlm import LVLM
-from dress.model.session import Drawing, Images, Session
+from dress.model.session import ImageTokens, SamplingParams, Session
 from dress.record import RecordError
-from dress.rollout.responder import Question, Sampling
+from dress.rollout.responder import OpenTurn, Sampling
 
 
 class CkptResponder:
@@ -43,7 +43,7 @@ class CkptResponder:
         return self.model.vision.preprocess(open_image(data, where, self._max_aspect))
 
     def answer(
-        self, questions: Sequence[Question], pixels: Sequence[Tensor], sampling: Sampling, progress: Advance = ignore
+        self, questions: Sequence[OpenTurn], pixels: Sequence[Tensor], sampling: Sampling, progress: Advance = ignore
     ) -> list[Completion]:
         """See `Responder.answer`; inside of `groups`, dialogues that were answered before are not read again.
 
@@ -62,9 +62,9 @@ class CkptResponder:
         prompts = [Prompt(tuple(prompt(one.dialogue, condition=one.condition)), one.image) for one in questions]
         seeds = [question.seed for question in questions]
         if self._session is not None:
-            drawing = Drawing(sampling.max_new_tokens, sampling.temperature, sampling.top_p)
-            keys, images = [id(question.dialogue) for question in questions], Images(self.model, pixels)
-            tokens = self._session.answer(prompts, keys, images, drawing, seeds, if_fits=self._keep == "auto")
+            params = SamplingParams(sampling.max_new_tokens, sampling.temperature, sampling.top_p)
+            keys, images = [id(question.dialogue) for question in questions], ImageTokens(self.model, pixels)
+            tokens = self._session.answer(prompts, keys, images, params, seeds, if_fits=self._keep == "auto")
             if tokens is not None:
                 progress(len(tokens))
                 return [self.model.encoder.decode(ids) for ids in tokens]

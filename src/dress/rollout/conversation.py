@@ -11,7 +11,7 @@ from dress.base.seeding import seed_for
 from dress.data.shards import Sample
 from dress.rater import Rater
 from dress.record import PUBLISHED_ROW, Dialogue, Turn
-from dress.rollout.responder import Answer, Grouping, Question, Responder, Sampling
+from dress.rollout.responder import Answer, Grouping, OpenTurn, Responder, Sampling
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def converse(
         active, turn = list(group), 0
         while active:
             questions = [
-                Question(
+                OpenTurn(
                     samples[openings[i].sample][0], dialogues[i], places[openings[i].sample],
                     openings[i].conditions[turn], seed_for(rollout.seed, turn, i),
                 )

@@ -34,8 +34,8 @@ Answer = str | NoAnswer
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is to be answered.
+class OpenTurn:
+    """The last turn of a dialogue, to be answered.
 
     Args:
         record: whose dialogue it is.
@@ -67,7 +67,7 @@ class Responder(Protocol):
         ...
 
     def answer(
-        self, questions: Sequence[Question], pixels: Sequence[Any], sampling: Sampling, progress: Advance = ignore
+        self, questions: Sequence[OpenTurn], pixels: Sequence[Any], sampling: Sampling, progress: Advance = ignore
     ) -> Sequence[Answer]:
         """An answer to every question, in order, or why there is none.
 

@@ -8,7 +8,7 @@ from dress.base.progress import Advance, ignore
 from dress.dialogue.spans import Completion
 from dress.llm.request import Client, Message, Request
 from dress.record import Dialogue
-from dress.rollout.responder import Answer, NoAnswer, Question, Sampling
+from dress.rollout.responder import Answer, NoAnswer, OpenTurn, Sampling
 
 ANSWER_VERSION = "answer-1"
 """Of the messages that a server's answers are asked with."""
@@ -36,7 +36,7 @@ class ServerResponder:
         return data
 
     def answer(
-        self, questions: Sequence[Question], pixels: Sequence[bytes], sampling: Sampling, progress: Advance = ignore
+        self, questions: Sequence[OpenTurn], pixels: Sequence[bytes], sampling: Sampling, progress: Advance = ignore
     ) -> list[Answer]:
         """See `Responder.answer`."""
         requests = [

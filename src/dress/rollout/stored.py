@@ -10,7 +10,7 @@ from dataclasses import asdict
 from dress.base.progress import Advance, ignore
 from dress.dialogue.spans import Completion
 from dress.llm.ledger import Ledger
-from dress.rollout.responder import Answer, NoAnswer, Question, Responder, Sampling
+from dress.rollout.responder import Answer, NoAnswer, OpenTurn, Responder, Sampling
 
 
 class StoredAnswers:
@@ -36,7 +36,7 @@ class StoredAnswers:
         return data, where
 
     def answer(
-        self, questions: Sequence[Question], pixels: Sequence[tuple[bytes, str]], sampling: Sampling,
+        self, questions: Sequence[OpenTurn], pixels: Sequence[tuple[bytes, str]], sampling: Sampling,
         progress: Advance = ignore,
     ) -> Sequence[Answer]:  # fmt: skip
         """See `Responder.answer`."""
@@ -55,7 +55,7 @@ class StoredAnswers:
             self._ledger.store_answers(key, [list(one) for one in zip(answers, ends, strict=True)])
         return answers
 
-    def _key(self, questions: Sequence[Question], pixels: Sequence[tuple[bytes, str]], sampling: Sampling) -> str:
+    def _key(self, questions: Sequence[OpenTurn], pixels: Sequence[tuple[bytes, str]], sampling: Sampling) -> str:
         """Equal for equal questions to equal weights, drawn alike. Ledgers hold it: its form stays."""
         images = [hashlib.sha256(data).hexdigest() for data, _ in pixels]
         texts = [

@@ -32,10 +32,9 @@ from dress.data.pixels import Pixels, resize_note
 from dress.data.shards import Sample, Shards
 from dress.data.stream import Stream
 from dress.dialogue.tokenizer import tokenizer_hash
-from dress.evaluation.cells import evaluate_cells
-from dress.evaluation.metrics import metrics
-from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
-from dress.evaluation.report import write_report
+from dress.evaluation.cells import Questions, evaluate_models
+from dress.evaluation.outcomes import Outcome, load_outcomes
+from dress.evaluation.suites.run import write_results
 from dress.feedback.annotate import gather, storing
 from dress.feedback.collect import Collection, in_turn
 from dress.feedback.raters import build_rater, check_rater
@@ -140,11 +139,12 @@ class Curriculum:
         if rank() > 0:
             return {}
         outcomes = self._outcomes()
-        result = metrics(outcomes, headline(self.settings.curriculum))
         self._write_run_json(time.monotonic() - began)
-        write_json(self.folder / "metrics.json", result)
         samples = self._eval_samples() if outcomes else []
-        write_report(self.folder, samples, self.settings.eval.scenes, self._notes(samples))
+        result = write_results(
+            self.folder, outcomes, headline(self.settings.curriculum), samples, self.settings.eval.scenes,
+            self._notes(samples),
+        )  # fmt: skip
         log_results(self.settings, result, outcomes, samples)
         return result
 
@@ -357,24 +357,21 @@ class Curriculum:
         self.console.print(ratings_table(table, ends, name))
 
     def _evaluate(self, name: str, stage: config.EvalStage) -> None:
-        samples = self._eval_samples()
+        models, training = self.evaluated(name), self.settings.training
+        texts = {model: conditions(self.settings, source) for model, source in models.items()}
+        questions = Questions(self._eval_samples(), self.judge, self.settings.eval, texts, self._sampling(0.0))
         name_damage(self.stage_folder(name), self.data.shards("eval"))
-        dialogues = sum(len(record.dialogues) for record, _ in samples)
-        settings, models = self.settings.eval, self.evaluated(name)
         self._take_over_cells(name)
         missing = sum(not file.exists() for model in models for file in self._cells(name, model))
-        self.progress.start(name, missing * dialogues * settings.turns)
+        self.progress.start(name, missing * questions.dialogues * self.settings.eval.turns)
 
         def responder(source: str) -> CkptResponder:
             load_weights(self.model, self.settings.model, self.stage_folder(source))
             return self._responder(source)
 
-        evaluate_cells(
-            {model: partial(responder, source) for model, source in models.items()},
-            self.judge, samples, settings,
-            {model: conditions(self.settings, source) for model, source in models.items()},
-            self._sampling(0.0), self.stage_folder(name),
-            self.settings.training, self.progress.advance,
+        evaluate_models(
+            {model: partial(responder, source) for model, source in models.items()}, questions, self.stage_folder(name),
+            share_out=partial(share_out, self.model, training), ranks=training.devices, progress=self.progress.advance,
         )  # fmt: skip
 
     def _take_over_cells(self, name: str) -> None:
@@ -451,17 +448,15 @@ class Curriculum:
         return self.data.stream(source, seed_for(self.settings.seed, name))
 
     def _outcomes(self) -> list[Outcome]:
-        """All cells of the last eval stage, as one file beside the metrics."""
+        """All cells of the last eval stage."""
         stages = self.settings.curriculum.stages
         names = [n for n in self.settings.curriculum.order if isinstance(stages[n], config.EvalStage)]
-        outcomes = [
+        return [
             o
             for name in names[-1:]
             for cell in sorted(cell for model in self.evaluated(name) for cell in self._cells(name, model))
             for o in load_outcomes(cell)
         ]
-        save_outcomes(self.folder / "outcomes.jsonl", outcomes)
-        return outcomes
 
     def _write_run_json(self, seconds: float) -> None:
         file = self.folder / "run.json"

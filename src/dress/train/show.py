@@ -8,7 +8,7 @@ from itertools import groupby
 from rich.table import Table
 from rich.text import Text
 
-from dress.dialogue.encode import IMAGE, Encoded, Encoder
+from dress.dialogue.encode import IMAGE, DialogueEncoder, EncodedDialogue
 from dress.model.lvlm import LVLM
 
 
@@ -20,7 +20,7 @@ def parameter_table(model: LVLM, title: str) -> Table:
     return table
 
 
-def coloured(encoder: Encoder, encoded: Encoded) -> Text:
+def coloured(encoder: DialogueEncoder, encoded: EncodedDialogue) -> Text:
     """Tokens of one dialogue; those with a loss weight in bold green, the weight where it changes.
 
     Control tokens stand in reverse, so that words which only look like them are told apart. White space is seen:
