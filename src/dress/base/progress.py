@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -11,6 +12,16 @@ from dress.base.terminal import visible
 
 LINE_EVERY = 15.0
 """Seconds between lines where the output is no terminal."""
+
+
+class Advance(Protocol):
+    """What work calls as it goes on: with how many more things are done, and a line about how it goes."""
+
+    def __call__(self, n: int = 1, info: str = "") -> None: ...
+
+
+def ignore(n: int = 1, info: str = "") -> None:
+    """Progress that nobody watches."""
 
 
 class CurriculumProgress:

@@ -10,7 +10,7 @@ from dress.config.data import Data, Mixed, ShapesSizes, Source
 from dress.config.model import Language, Lora, Model, Projector, Tokenizer, Vision, ViT
 from dress.config.nearest import nearest
 from dress.config.phases import Align, Critique, Phases, Refinement
-from dress.config.raters import Rater, ResponderName, Server
+from dress.config.raters import RaterSettings, ResponderName, Server
 from dress.config.run import Config, Eval, Generation, KeepCache, Logger, Training
 from dress.config.stages import CollectStage, Curriculum, EvalStage, Stage, TrainStage
 from dress.config.types import (
@@ -69,7 +69,7 @@ __all__ = [
     "Positive",
     "PositiveReal",
     "Projector",
-    "Rater",
+    "RaterSettings",
     "Real",
     "Refinement",
     "Resize",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dress.config.data import Data
-from dress.config.raters import Rater, ResponderName, Server
+from dress.config.raters import RaterSettings, ResponderName, Server
 from dress.config.run import KeepCache
 from dress.config.stages import CollectStage
 from dress.config.types import Consent, Count, Positive
@@ -22,5 +22,5 @@ class CollectCommand(CollectStage, Consent):
     batch_size: Positive = 256
     keep_cache: KeepCache = "auto"
     seed: Count = 0
-    annotator: Rater
+    annotator: RaterSettings
     dry_run: bool = False  # only estimate calls, tokens and cost

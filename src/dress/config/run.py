@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from dress.config.data import Data
 from dress.config.model import Model
 from dress.config.phases import Phases
-from dress.config.raters import Rater
+from dress.config.raters import RaterSettings
 from dress.config.stages import Curriculum, TrainStage
 from dress.config.types import Condition, Count, Name, Positive, PositiveReal, Section, VariableName, finite
 
@@ -88,8 +88,8 @@ class Config(Section):
     phases: Phases
     budget: Annotated[dict[str, dict[str, Any]], AfterValidator(finite)]  # read by the stages through ${budget.…}
     curriculum: Curriculum
-    annotator: Rater
-    judge: Rater
+    annotator: RaterSettings
+    judge: RaterSettings
     generation: Generation
     eval: Eval = Eval()
     training: Training = Training()

@@ -14,12 +14,13 @@ from dress.base.seeding import seed_for
 from dress.config.raters import PlainRater
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.tokenizer import check_cuts, save_tokenizer, train_tokenizer
-from dress.feedback.rater import NoRater, build_rater
+from dress.feedback.raters import build_rater
 from dress.kernels.precision import precision_for
 from dress.model.checkpoint import read_tokenizer
 from dress.model.language import load_own_tokenizer
 from dress.model.lvlm import LVLM
 from dress.phases.critique import praise
+from dress.rater import NoRater
 from dress.train.corpus import corpus
 from dress.train.run_data import RunData
 from dress.train.stages import trained_stages

@@ -35,15 +35,20 @@ from dress.dialogue.tokenizer import tokenizer_hash
 from dress.evaluation.cells import Questions, evaluate_models
 from dress.evaluation.outcomes import Outcome, load_outcomes
 from dress.evaluation.suites.run import write_results
-from dress.feedback.annotate import gather, keeping
-from dress.feedback.collect import CkptResponder, Sampling, endings_table, in_turn, ratings_table
-from dress.feedback.rater import Rater, build_rater, check_rater
+from dress.feedback.annotate import gather, storing
+from dress.feedback.collect import Collection, in_turn
+from dress.feedback.raters import build_rater, check_rater
+from dress.feedback.tables import count_endings, count_ratings, ratings_table
 from dress.kernels.precision import precision_for
 from dress.llm.request import Stopped
 from dress.model.building import build_model
 from dress.model.checkpoint import load_weights, loaded_weights, read_training_state, save_model
 from dress.model.generation import check_new_tokens
 from dress.phases import supervised
+from dress.rater import Rater
+from dress.rollout.checkpoint import CkptResponder
+from dress.rollout.conversation import Rollout
+from dress.rollout.responder import Sampling
 from dress.run.loggers import build_loggers, log_results
 from dress.run.result_rows import ENDINGS
 from dress.train.callbacks import SaveCheckpoint, ShowProgress
@@ -51,7 +56,7 @@ from dress.train.datamodule import StageData
 from dress.train.module import DressModule, NotFinite, TrainingStopped
 from dress.train.parallel import build_trainer, on_device, share_out
 from dress.train.run_data import REJECTS, RunData, name_damage, told
-from dress.train.show import coloured, parameter_table, ratings_as_table
+from dress.train.show import coloured, parameter_table
 from dress.train.stages import (
     cell_depends_on,
     conditions,
@@ -336,20 +341,20 @@ class Curriculum:
             prompts.skipped[:] = of_ranks(prompts.skipped)
 
         with on_device(self.model, training) if alone else nullcontext():
+            responder = storing(self._responder(source, stage.condition), self.annotator, self.chain[source])
             gather(
-                name, keeping(self._responder(source, stage.condition), self.annotator, self.chain[source]),
-                self.annotator, prompts, folder / "shards", stage, sampling,
-                seed_for(self.settings.seed, name), self.progress,
+                name, Rollout(responder, self.annotator, sampling, seed_for(self.settings.seed, name)),
+                Collection(prompts, stage, folder / "shards"), self.progress,
                 in_turn if alone else partial(share_out, self.model, training, finish=gather_skipped),
             )  # fmt: skip
         if rank() > 0:
             return
         name_damage(folder, prompts)
         shards = Shards(folder / "shards")
-        table, ends = ratings_table(shards), endings_table(shards)
+        table, ends = count_ratings(shards), count_endings(shards)
         write_json(folder / "ratings.json", table)
         write_json(folder / ENDINGS, ends)
-        self.console.print(ratings_as_table(table, ends, name))
+        self.console.print(ratings_table(table, ends, name))
 
     def _evaluate(self, name: str, stage: config.EvalStage) -> None:
         models, training = self.evaluated(name), self.settings.training

@@ -12,7 +12,7 @@ from typing import Any
 from dress import config
 from dress.config.no_result import BY_CONTENT, NO_RESULT
 from dress.config.raters import LLM
-from dress.feedback.rater import identity
+from dress.feedback.raters import identity
 from dress.kernels.precision import precision_for
 from dress.phases import PHASES
 from dress.phases.critique import praise
@@ -145,7 +145,7 @@ def cell_depends_on(settings: config.Config, read: RunData, name: str, label: st
     return parts | {"label": label, "conditions": parts["conditions"][label]}
 
 
-def _rater(settings: config.Rater) -> dict[str, Any]:
+def _rater(settings: config.RaterSettings) -> dict[str, Any]:
     """Also how an LLM is reached: whether another server says the same is for nobody to assume."""
     told = identity(settings)
     return told | settings.model_dump(exclude=set(NO_RESULT["rater"])) if isinstance(settings, LLM) else told

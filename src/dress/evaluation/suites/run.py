@@ -17,7 +17,7 @@ from rich.console import Console
 from dress.base.files import read_json, write_json
 from dress.config import Config, Consent, Eval, Positive
 from dress.config.consent import checked_run, read_run
-from dress.config.raters import Rater
+from dress.config.raters import RaterSettings
 from dress.config.run import KeepCache
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
@@ -41,7 +41,7 @@ class RunSettings(SuiteSettings, Eval, Consent):
     batch_size: Positive = 256  # prompts
     scenes: Positive | None = None  # type: ignore[assignment]  # in the report; null = as in the run
     keep_cache: KeepCache = "auto"  # go on from the turn before: auto (where it fits into memory), on, off
-    judge: Rater
+    judge: RaterSettings
 
 
 def _fact(fact: str, kind: str | None = None) -> Callable[[Outcome], tuple[float, float] | None]:
@@ -183,11 +183,11 @@ def run(settings: RunSettings, console: Console) -> Json:
     from dress.base.run_folder import lock
     from dress.data.pixels import resize_note
     from dress.evaluation.cells import Questions, evaluate_models
-    from dress.feedback.collect import CkptResponder
-    from dress.feedback.rater import build_rater
+    from dress.feedback.raters import build_rater
     from dress.model.checkpoint import available_device, load_model, read_facts
     from dress.report.figures import metrics_table
-    from dress.rollout.responders import Sampling
+    from dress.rollout.checkpoint import CkptResponder
+    from dress.rollout.responder import Sampling
     from dress.train.stages import evaluated_stages, headline
 
     ckpt, out = Path(settings.ckpt), Path(settings.out)
