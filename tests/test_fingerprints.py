@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, composed
+from dress.train.stages import cell_depends_on, depends_on, depends_on_first, evaluated_stages, fingerprint
 
 from dress import config
 from dress.config.no_result import BY_CONTENT, NO_RESULT
 from dress.data.shards import write_shards
 from dress.train.run_data import RunData
-from dress.train.stages import cell_depends_on, depends_on, depends_on_first, evaluated_stages, fingerprint
 from dress.worlds.shapes import generate as shapes
 
 PLACES = {"data.path", "data.world", "data.world_seed", "data.sizes"}

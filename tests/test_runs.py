@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, composed, tiny_settings
+from dress.train.stages import conditions, evaluated_stages, headline
 from rich.console import Console
 from test_command_line import FAST, train
 
@@ -30,7 +31,6 @@ from dress.report.tables import cells, main_cells
 from dress.run.overrides import replacing
 from dress.train import callbacks, curriculum
 from dress.train.curriculum import Curriculum
-from dress.train.stages import conditions, evaluated_stages, headline
 
 ROUNDS = ["align", "sft", "collect", "dress", "collect2", "dress2", "eval"]
 FEW = ["budget.collect.records=12", "training.log_every=1"]

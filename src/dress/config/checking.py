@@ -55,8 +55,6 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
         del place[1]  # the same for a rater
     key = ".".join(place)
     message = problem["msg"].removeprefix("Value error, ")
-    if place[:2] == ["curriculum", "stages"] and problem["type"] == "union_tag_not_found":
-        return _no_kind(place[2])
     if place[-1:] == ["[key]"]:
         return _unknown_key(place, problem)
     if problem["type"] == "extra_forbidden":
@@ -65,7 +63,9 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
         return f"{key}: expected the NAME of an environment variable, e.g. WANDB_API_KEY, not the key"
     if key.endswith(("base_url", "responder")):  # the same
         return f"{key}: {message}"
-    if isinstance(problem["input"], dict):  # a check of a whole section names what it got
+    if isinstance(problem["input"], dict):  # a check of a whole section names what it got, and often the key
+        if key and message.startswith(f"{key}."):
+            return message
         return f"{key}: {message}" if key else message
     return f"{key}: {message} (got {problem['input']!r:.80})"
 
@@ -76,11 +76,6 @@ def _unknown_key(place: list[str], problem: Any) -> str:
     if above[-1:] == ["phases"]:
         return f"{'.'.join(above)}: {no_such_phase(name)}"
     return f"{'.'.join(above)}: {problem['msg']} (got {name!r:.80})"
-
-
-def _no_kind(name: str) -> str:
-    near = nearest(name, ["align", "sft", "collect", "dress", "eval"])
-    return f"curriculum.stages.{name}: expected kind: train, collect or eval.{near}"
 
 
 def no_such_phase(name: str) -> str:
@@ -103,7 +98,7 @@ def unknown_in_stages(key: str, stages: list[str]) -> str | None:
     if stage not in stages:
         return (
             f"curriculum.stages.{stage}: no such stage. There are: {', '.join(stages)}.{nearest(stage, stages)} "
-            f"A new one: +curriculum.stages.{stage}={{kind: …}}"
+            f"A new one: +curriculum.stages.{stage}={{like: …}}"
         )
     if phase is None:
         return None
@@ -114,6 +109,6 @@ def unknown_in_stages(key: str, stages: list[str]) -> str | None:
 
 def _keys_around(place: list[str], model: type[BaseModel]) -> list[str]:
     if place[:2] == ["curriculum", "stages"] and len(place) == 4:
-        names = {n for stage in (TrainStage, CollectStage, EvalStage) for n in stage.model_fields}
+        names = {n for stage in (TrainStage, CollectStage, EvalStage) for n in stage.model_fields} | {"like"}
         return [".".join([*place[:3], name]) for name in sorted(names)]
     return valid_keys(model)

@@ -7,7 +7,7 @@ from typing import Literal
 from dress.config.data import Data
 from dress.config.raters import Rater, ResponderName, Server
 from dress.config.run import Eval, KeepCache
-from dress.config.stages import CollectStage
+from dress.config.stages import CollectSettings
 from dress.config.types import Consent, Count, Positive
 
 
@@ -25,11 +25,11 @@ class EvalCommand(Eval, Consent):
     judge: Rater
 
 
-class CollectCommand(CollectStage, Consent):
+class CollectCommand(CollectSettings, Consent):
     """`src/collect.py`: whose answers are collected, and who judges them."""
 
     responder: ResponderName  # a run folder, a file of answers, or the address of a server
-    stage: str = "sft"  # of a run: whose model
+    stage: str  # of a run: whose model
     server: Server = Server()  # where the responder is one
     out: str
     data: Data | None = None  # whose prompts are asked; null = the run's own

@@ -6,7 +6,7 @@ The phases differ in nothing but these functions; the loss is always the weighte
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from dress import config
@@ -38,7 +38,20 @@ SETTINGS_OF: dict[str, tuple[str, ...]] = {
 }
 """Which of the `phases` settings each phase reads: what a stage's result depends on."""
 
-__all__ = ["PHASES", "SETTINGS_OF", "Phase", "condition_text", "supervised"]
+__all__ = ["PHASES", "SETTINGS_OF", "Phase", "condition_text", "supervised", "used_settings"]
+
+
+def used_settings(settings: config.Phases, phases: Iterable[str]) -> config.Phases:
+    """The settings that some phases read; all others are empty, so that they cannot count.
+
+    Args:
+        settings: of all phases.
+        phases: names; one that says nothing of what it reads (`SETTINGS_OF`) reads all.
+    """
+    everything = tuple(config.Phases.model_fields)
+    read = {field for name in phases for field in SETTINGS_OF.get(name, everything)}
+    empty = config.Phases(align=config.Align(prompt=""), critique_template="", rating_template="", praise="")
+    return settings.model_copy(update={field: getattr(empty, field) for field in everything if field not in read})
 
 
 def supervised(record: Record, mixture: Mapping[config.PhaseName, float], settings: config.Phases) -> list[Supervised]:

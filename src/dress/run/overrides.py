@@ -11,11 +11,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
 
-FREE = r"curriculum\.stages\.[^.]+\.(?:phases|models)|data\.(?:align|sft|feedback)|model\.language\.config"
+FREE = r"curriculum\.stages\.[^.]+\.(?:phases|models|data)|data\.(?:align|sft|feedback)|model\.language\.config"
 """Mappings whose keys are free: what is given for one is all of it."""
 
 _FREE = re.compile(FREE)
-_MAY_GO = re.compile(rf"(?:{FREE})\..+|curriculum\.stages\.[^.]+|budget\..+|hydra(?:\..+)?")
+_MAY_GO = re.compile(rf"(?:{FREE})\..+|curriculum\.stages\.[^.]+|hydra(?:\..+)?")
 
 
 def parsed(text: str) -> Override | None:
