@@ -33,7 +33,7 @@ from dress.train import callbacks, curriculum
 from dress.train.curriculum import Curriculum
 
 ROUNDS = ["align", "sft", "collect", "dress", "collect2", "dress2", "eval"]
-FEW = ["budget.collect.records=12", "training.log_every=1"]
+FEW = ["curriculum.stages.collect.records=12", "training.log_every=1"]
 
 
 def run(settings: config.Config) -> dict:
@@ -158,8 +158,8 @@ def answers(folder: Path, settings: config.Config, data: Path, condition: str) -
 def test_given_feedback_without_a_collect_stage_is_evaluated_as_what_it_is(rounds: Path) -> None:
     given = rounds / "stages" / "collect" / "shards"
     settings = tiny_settings(
-        rounds.parent, "experiment=dress_full", "curriculum.order=[align,sft,dress,eval]", f"data.feedback={given}",
-        f"reuse={rounds}", "budget.dress.lr=0.05", *FEW, run="given",
+        rounds.parent, "experiment=dress_full", "curriculum.stages.dress.data=feedback", f"data.feedback={given}",
+        f"reuse={rounds}", "curriculum.stages.dress.lr=0.05", *FEW, run="given",
     )  # fmt: skip
     result = run(settings)
     assert set(result) == {"sft", "dress", "conditions"}
@@ -209,7 +209,7 @@ def test_what_was_made_with_another_setting_is_not_taken_over(rounds: Path, sett
 
 def test_a_copy_that_was_killed_is_not_taken_for_the_stage(rounds: Path, monkeypatch) -> None:
     settings = tiny_settings(
-        rounds.parent, "experiment=rounds", "curriculum.order=[align,sft,eval]", *FEW, f"reuse={rounds}", run="killed"
+        rounds.parent, "experiment=rounds", "curriculum.stages.eval.models=[sft]", *FEW, f"reuse={rounds}", run="killed"
     )
     folder, copied = Path(settings.run_dir) / "stages", []
 
@@ -265,7 +265,7 @@ def test_every_logger_gets_each_point_once(rounds: Path) -> None:
 
 def test_points_come_as_often_as_log_every_says(rounds: Path) -> None:
     settings = tiny_settings(
-        rounds.parent, "curriculum.order=[align]", "budget.align.steps=9", "training.log_every=4",
+        rounds.parent, "curriculum.run=[align]", "curriculum.stages.align.steps=9", "training.log_every=4",
         "data.validation=sft", "training.validate_every=3", "logger=[csv,tensorboard]", run="rare",
     )  # fmt: skip
     run(settings)
@@ -317,8 +317,8 @@ def test_a_run_of_one_logger_is_still_read() -> None:
         ("data.sft={a: {path: x, weight: -1}}", "weight: Input should be greater than 0"),
         ("data.sft={}", "sft"),
         ("seed=1e30", "seed: Input should be less than"),
-        ("budget.sft.lr=1e30", "curriculum.stages.sft.lr: Input should be less than"),
-        ("budget.sft.seconds=inf", "budget: sft.seconds: expected a finite number"),
+        ("curriculum.stages.sft.lr=1e30", "curriculum.stages.sft.lr: Input should be less than"),
+        ("curriculum.stages.sft.seconds=inf", "budget: sft.seconds: expected a finite number"),
         ("+curriculum.stages.sft.weight_decay=-0.1", "greater than or equal to 0"),
         ("+curriculum.stages.sft.warmup=2", "less than or equal to 1"),
         ("curriculum.stages.collect.top_p=0", "greater than 0"),
@@ -337,7 +337,7 @@ def test_what_no_run_can_mean_is_refused_by_type(override: str, told: str) -> No
 
 
 def test_whole_numbers_may_be_written_as_one_likes() -> None:
-    assert composed("budget.sft.steps=1e3").curriculum.stages["sft"].steps == 1000  # type: ignore[union-attr]
+    assert composed("curriculum.stages.sft.steps=1e3").curriculum.stages["sft"].steps == 1000  # type: ignore[union-attr]
     assert composed("training.clip=1").training.clip == 1
 
 
@@ -392,7 +392,7 @@ PHASE = re.compile(r"^ +(critique|rating|refinement): ([\d.]+)$", re.M)
 
 
 def phases_of_dress(*typed: str, cwd: Path) -> list[tuple[str, str]]:
-    done = train(cwd, *typed, "show=config", "curriculum.order=[align,sft,collect,dress,eval]")
+    done = train(cwd, *typed, "show=config", "curriculum.run=[eval]")
     assert done.returncode == 0, done.stderr
     return PHASE.findall(done.stdout)
 
@@ -453,7 +453,7 @@ def test_a_bug_keeps_its_traceback_in_the_log_of_the_run(tmp_path: Path) -> None
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "sitecustomize.py").write_text(BUG)
     path = os.pathsep.join([str(tmp_path / "mine"), str(ROOT / "src")])
-    done = train(tmp_path, *FAST, "curriculum.order=[align]", PYTHONPATH=path)
+    done = train(tmp_path, *FAST, "curriculum.run=[align]", PYTHONPATH=path)
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
     message, _, place = done.stderr.strip().rstrip(")").rpartition(" (traceback: ")
     assert message == "not enough values to unpack"
