@@ -103,7 +103,9 @@ def unknown_in_stages(key: str, stages: list[str]) -> str | None:
     if phase is None:
         return None
     if phase in get_args(PhaseName):
-        return f"{key}: not among this stage's phases; add it with +{key}=…"
+        return (
+            f"{key}: not among this stage's phases; give all of them: curriculum.stages.{stage}.phases={{{phase}: 1.0}}"
+        )
     return f"curriculum.stages.{stage}.phases: {no_such_phase(phase)}"
 
 

@@ -35,7 +35,7 @@ def replacing(typed: Sequence[str]) -> list[str]:
         override = parsed(text)
         if override and override.type in (OverrideType.CHANGE, OverrideType.FORCE_ADD):
             key = override.key_or_group
-            if _FREE.fullmatch(key) and _gives_mapping(override):
+            if _FREE.fullmatch(key) and _gives_several(override):
                 # Not the same prefix twice: Hydra's sweeper keeps one override of each.
                 arguments.append(f"++{key}=null")
                 text = text.lstrip("+")
@@ -43,10 +43,10 @@ def replacing(typed: Sequence[str]) -> list[str]:
     return arguments
 
 
-def _gives_mapping(override: Override) -> bool:
+def _gives_several(override: Override) -> bool:
     value: Any = override.value()
     values = value.list if isinstance(value, ChoiceSweep) else [value]
-    return any(isinstance(one, dict) for one in values)
+    return any(isinstance(one, dict | list) for one in values)
 
 
 def taken_out(typed: Sequence[str], configs: Path) -> str | None:
