@@ -21,6 +21,7 @@ from dress.data.shards import Shards, write_shards
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.tokenizer import train_tokenizer
 from dress.model.lvlm import LVLM
+from dress.phases import check_phases
 from dress.run.overrides import replacing
 from dress.worlds.shapes import generate as shapes
 
@@ -81,7 +82,9 @@ def composed(*overrides: str, run_dir: Path | str = "unused") -> config.Config:
     """The checked configuration of `python src/train.py <overrides>`."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         plain = compose("train", overrides=replacing([f"run_dir={run_dir}", *overrides]))
-    return config.check(OmegaConf.to_container(plain, resolve=True))
+    settings = config.check(OmegaConf.to_container(plain, resolve=True))
+    check_phases(settings.curriculum.stages, settings.phases)
+    return settings
 
 
 def tiny_settings(tmp_path: Path, *overrides: str, run: str = "run") -> config.Config:

@@ -40,7 +40,8 @@ OTHER: dict[str, Any] = {
     "data.features": {"data.features": True, **{
         f"curriculum.stages.{name}.trainable": ["projector"] for name in ("align", "sft", "dress")
     }},
-    "phases.align.prompt": "Say it.", "phases.critique.condition": "both", "phases.refinement.loss": "all",
+    "phases.align.prompt": "Say it.", "phases.modules": ["mine"], "phases.critique.condition": "both",
+    "phases.refinement.loss": "all",
     "phases.refinement.target": "reference", "phases.refinement.min_rating": 3,
     "phases.refinement.anchor_conditions": ["praise"], "phases.praise": "Good.",
     "phases.critique_template": "Said: {critique}", "phases.rating_template": "Number: {rating}",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
-from conftest import composed
+from conftest import ROOT, composed
 
 from dress import config
-from dress.config.graph import evaluated_stages, headline
-from dress.phases.conditions import conditions
+from dress.config.graph import evaluated_stages
+from dress.config.migration_stages import migrate_curriculum
+from dress.phases.conditions import conditions, headline
 
 # --- which model is which -------------------------------------------------------------------------
 
@@ -130,3 +133,51 @@ def test_what_a_stage_like_another_gives_replaces_what_that_one_has() -> None:
 def test_a_curriculum_that_cannot_work_is_refused_by_name(overrides: list[str], message: str) -> None:
     with pytest.raises(config.ConfigError, match=message):
         composed(*overrides)
+
+
+# --- curricula of 0.1 -----------------------------------------------------------------------------
+
+
+OLD = json.loads((ROOT / "tests" / "data" / "curriculum_0.1.json").read_text())
+"""Of the `config.json` of a run of 0.1."""
+
+
+def migrated(order: str, feedback: str | None = None, **stages: dict) -> config.Curriculum:
+    old = OLD["curriculum"]
+    known = old["stages"] | {"collect2": old["stages"]["collect"], "dress2": old["stages"]["dress"]} | stages
+    whole = {"data": {"feedback": feedback}, "curriculum": {"order": order.split(), "stages": known}}
+    return config.Curriculum.model_validate(migrate_curriculum(whole))
+
+
+def test_a_curriculum_of_an_old_run_is_that_of_today() -> None:
+    now = composed().curriculum
+    before = config.Curriculum.model_validate(migrate_curriculum(OLD))
+    assert before.stages == now.stages and before.order == now.order
+    assert migrate_curriculum({"curriculum": now.model_dump()}) == now.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("order", "models"),
+    [
+        ("align sft collect dress eval", {"sft": "none", "dress": "praise"}),
+        ("align sft eval", {"sft": "none"}),
+        ("align eval", {"align": "none"}),
+        ("align collect dress eval", {"align": "none", "dress": "praise"}),
+        ("align sft collect dress collect2 dress2 eval", {"sft": "none", "dress": "praise", "dress2": "praise"}),
+        ("align collect dress sft eval", {"align": "none", "dress": "praise", "sft": "praise"}),
+        ("align sft eval collect dress", {"sft": "none"}),
+    ],
+)
+def test_an_old_order_becomes_names_with_the_same_meaning(order: str, models: dict[str, str]) -> None:
+    curriculum = migrated(order)
+    assert curriculum.order == order.split() and headline(curriculum) == models
+
+
+def test_old_stages_name_what_they_read_from_the_order() -> None:
+    stages = migrated("align sft collect dress collect2 dress2 eval").stages
+    assert [stages[name].weights for name in ("align", "sft", "dress", "dress2")] == [None, "align", "sft", "dress"]
+    assert [stages[name].model for name in ("collect", "collect2")] == ["sft", "dress"]
+    assert stages["dress2"].data == {"collect2": 1.0}
+    assert migrated("align sft dress eval", feedback="given").stages["dress"].data == {"feedback": 1.0}
+    labels = {"kind": "eval", "records": 3, "models": {"a": "align"}}
+    assert migrated("align sft eval", eval=labels).stages["eval"].models == {"a": "align"}

@@ -34,7 +34,7 @@ from dress.model.language import build_language, load_own_tokenizer
 from dress.run.command_line import CommandLineError, _resume_arguments
 from dress.run.start import start_run
 from dress.train.curriculum import Curriculum
-from dress.train.features_task import encoder_of
+from dress.train.feature_extraction import encoder_of
 
 QUIET = Console(quiet=True)
 ORACLE = PlainRater(kind="oracle")

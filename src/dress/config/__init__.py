@@ -4,7 +4,7 @@ Hydra composes the YAML files; `check` validates every key and value before anyt
 """
 
 from dress.base.errors import ConfigError
-from dress.config.checking import check, check_as, no_such_phase, unknown_in_stages, valid_keys
+from dress.config.checking import check, check_as, unknown_in_stages, valid_keys
 from dress.config.commands import CollectCommand, EvalCommand
 from dress.config.data import Data, Mixed, ShapesSizes, Source
 from dress.config.model import Language, Lora, Model, Projector, Tokenizer, Vision, ViT
@@ -14,8 +14,6 @@ from dress.config.raters import Rater, ResponderName, Server
 from dress.config.run import Config, Eval, Generation, KeepCache, Logger, Training
 from dress.config.stages import CollectSettings, CollectStage, Curriculum, EvalStage, Stage, TrainStage
 from dress.config.types import (
-    CONDITIONED_PHASES,
-    FEEDBACK_PHASES,
     MOST,
     Aspect,
     Condition,
@@ -25,7 +23,6 @@ from dress.config.types import (
     ModelName,
     Name,
     Part,
-    PhaseName,
     Plain,
     Positive,
     PositiveReal,
@@ -41,8 +38,6 @@ from dress.config.types import (
 )
 
 __all__ = [
-    "CONDITIONED_PHASES",
-    "FEEDBACK_PHASES",
     "MOST",
     "Align",
     "Aspect",
@@ -71,7 +66,6 @@ __all__ = [
     "ModelName",
     "Name",
     "Part",
-    "PhaseName",
     "Phases",
     "Plain",
     "Positive",
@@ -100,7 +94,6 @@ __all__ = [
     "check_as",
     "finite",
     "nearest",
-    "no_such_phase",
     "unknown_in_stages",
     "valid_keys",
     "without_nulls",

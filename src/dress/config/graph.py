@@ -1,12 +1,8 @@
-"""What follows from the names in a curriculum: which models are evaluated, how they are asked, what they descend from.
-
-Pure functions of the settings.
-"""
+"""What follows from the names in a curriculum: which models are evaluated, and what they descend from."""
 
 from __future__ import annotations
 
 from dress.config.stages import Curriculum, EvalStage, TrainStage
-from dress.config.types import CONDITIONED_PHASES, Condition
 
 
 def evaluation(curriculum: Curriculum) -> str | None:
@@ -36,37 +32,7 @@ def lineage(curriculum: Curriculum, stage: str) -> list[str]:
     return line[::-1]
 
 
-def headline(curriculum: Curriculum) -> dict[str, Condition]:
-    """Label to the condition that its model is meant to be asked under: praise once it has learned from feedback."""
-    return {
-        label: "praise" if any(_learns(curriculum, name) for name in lineage(curriculum, source)) else "none"
-        for label, source in evaluated_stages(curriculum).items()
-    }
-
-
-def taught_by(curriculum: Curriculum, stage: str) -> str | None:
-    """The stage that taught a stage's model what a condition means: the nearest that it descends from.
-
-    A model that was taught none is asked in the form that the next stage after it teaches, to be compared with that
-    one: then the first of its descendants, or of all that follow. None where no stage teaches any.
-    """
-    before = lineage(curriculum, stage)
-    after = [name for name in curriculum.trained() if name not in before]
-    heirs = [name for name in after if stage in lineage(curriculum, name)]
-    return next((name for name in [*reversed(before), *heirs, *after] if _conditioned(curriculum, name)), None)
-
-
 def steps_before(curriculum: Curriculum, stage: str) -> int:
     """Optimiser steps of the train stages that run before a stage: where its curves begin."""
     names = curriculum.order[: curriculum.order.index(stage)]
     return sum(one.steps for name in names if isinstance(one := curriculum.stages[name], TrainStage))
-
-
-def _learns(curriculum: Curriculum, name: str) -> bool:
-    stage = curriculum.stages[name]
-    return isinstance(stage, TrainStage) and stage.learns_from_feedback
-
-
-def _conditioned(curriculum: Curriculum, name: str) -> bool:
-    stage = curriculum.stages[name]
-    return isinstance(stage, TrainStage) and bool(CONDITIONED_PHASES & stage.phases.keys())

@@ -10,13 +10,11 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from dress.config.names import filled, in_order, is_place, known
 from dress.config.types import (
-    FEEDBACK_PHASES,
     Condition,
     Fraction,
     ModelName,
     Name,
     Part,
-    PhaseName,
     Positive,
     PositiveReal,
     Real,
@@ -54,7 +52,7 @@ class TrainStage(Section):
     kind: Literal["train"] = "train"
     weights: str | None  # a train stage, RUN_FOLDER:stage, a folder (with a / in it); null = the initial model
     data: Shares  # a split, what a collect stage wrote, or several of them and their weights
-    phases: Annotated[dict[PhaseName, PositiveReal], BeforeValidator(_shares)] = Field(default={})  # loss weights
+    phases: Annotated[dict[Name, PositiveReal], BeforeValidator(_shares)] = Field(default={})  # loss weights
     trainable: Annotated[list[Part], Field(min_length=1)]
     steps: Positive  # optimiser steps
     records_per_step: Positive  # over all ranks
@@ -63,10 +61,9 @@ class TrainStage(Section):
     weight_decay: Real = 0.01
 
     @property
-    def learns_from_feedback(self) -> bool:
-        """Whether its records hold feedback or its phases read it."""
-        collected = set(self.data) - set(SPLITS)
-        return bool(collected or "feedback" in self.data or FEEDBACK_PHASES & self.phases.keys())
+    def reads_feedback(self) -> bool:
+        """Whether its records hold feedback: the split of that name, or what a collect stage wrote."""
+        return bool(set(self.data) - (set(SPLITS) - {"feedback"}))
 
     @property
     def data_title(self) -> str:

@@ -37,6 +37,7 @@ from dress.base.redaction import SECRET_NAME, hide, redacted, secrets
 from dress.base.run_folder import short
 from dress.base.terminal import accept_any_text, visible
 from dress.config.consent import checked_run
+from dress.phases import PHASES, check_phases
 from dress.run.overrides import replacing, taken_out
 
 Task = Callable[[dict[str, Any]], None]
@@ -315,7 +316,7 @@ def explain(error: Exception, config_name: str, typed: list[str]) -> str:
             return f"{key}: stands in no file of this configuration; add it with +{key}=…"
         known = _known_keys(config_name, typed)
         stages = {other.split(".")[2] for other in known if re.match(r"curriculum\.stages\.[^.]+\.", other)}
-        told = config.unknown_in_stages(key, sorted(stages))
+        told = config.unknown_in_stages(key, sorted(stages), list(PHASES))
         return told or f"{key}: no such setting.{config.nearest(key, known)}"
     if isinstance(error, OverrideParseException):
         bad = next(filter(_unreadable, typed), None)
@@ -457,6 +458,7 @@ def training_settings(composed: dict[str, Any]) -> config.Config:
     if vision.get("weights") and Path(str(vision["weights"])).is_dir():
         vision["weights"] = str(Path(str(vision["weights"])).resolve())
     settings = config.check(composed)
+    check_phases(settings.curriculum.stages, settings.phases)
     if HydraConfig.get().mode == RunMode.MULTIRUN and settings.training.devices > 1:
         # Lightning starts the other processes with this very command line, -m included: each would
         # run the whole sweep, and with a drawing sweeper other settings than the first process.

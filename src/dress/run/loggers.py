@@ -22,7 +22,7 @@ from dress import config
 from dress.base.files import write_text
 from dress.base.ranks import rank
 from dress.base.redaction import redacted
-from dress.config.graph import headline
+from dress.phases.conditions import headline
 from dress.run.result_rows import (
     Samples,
     Table,

@@ -12,7 +12,6 @@ import torch
 from dress import config
 from dress.base.files import write_json
 from dress.base.run_folder import read_run_json
-from dress.config.graph import headline
 from dress.data.pixels import resize_note
 from dress.data.shards import Sample
 from dress.evaluation.metrics import metrics
@@ -20,6 +19,7 @@ from dress.evaluation.outcomes import save_outcomes
 from dress.evaluation.report import write_report
 from dress.kernels.precision import precision_for
 from dress.model.lvlm import LVLM
+from dress.phases.conditions import headline
 from dress.train.eval_stage import outcomes, samples
 from dress.train.run_data import RunData
 from dress.train.tasks import EvalTask

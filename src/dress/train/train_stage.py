@@ -13,11 +13,12 @@ from dress.data.stream import Stream
 from dress.model.checkpoint import read_training_state
 from dress.model.lvlm import LVLM
 from dress.train.callbacks import SaveCheckpoint, ShowProgress
-from dress.train.datamodule import HeldOut, StageData, StepDataset
+from dress.train.datamodule import StageData
 from dress.train.module import DressModule, TrainingStopped
 from dress.train.parallel import build_trainer
 from dress.train.run_data import REJECTS
 from dress.train.show import parameter_table
+from dress.train.steps import HeldOut, StepDataset
 from dress.train.supervision import Supervision
 from dress.train.tasks import TrainTask
 from dress.train.tools import Tools
