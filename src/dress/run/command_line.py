@@ -37,6 +37,7 @@ from dress.base.redaction import SECRET_NAME, hide, redacted, secrets
 from dress.base.run_folder import short
 from dress.base.terminal import accept_any_text, visible
 from dress.config.consent import checked_run
+from dress.config.names import followed
 from dress.phases import PHASES, check_phases
 from dress.run.overrides import replacing, taken_out
 
@@ -454,6 +455,7 @@ def training_settings(composed: dict[str, Any]) -> config.Config:
     if composed.get("reuse") is not None:
         # Links resolved now: `logs/latest` will soon name the run that begins here.
         composed = composed | {"reuse": str(Path(str(composed["reuse"])).resolve())}
+    composed = composed | {"curriculum": followed(composed.get("curriculum") or {})}
     vision = (composed.get("model") or {}).get("vision") or {}
     if vision.get("weights") and Path(str(vision["weights"])).is_dir():
         vision["weights"] = str(Path(str(vision["weights"])).resolve())
