@@ -5,7 +5,7 @@ Hydra composes the YAML files; `check` validates every key and value before anyt
 
 from dress.base.errors import ConfigError
 from dress.config.checking import check, check_as, unknown_in_stages, valid_keys
-from dress.config.commands import CollectCommand, EvalCommand
+from dress.config.commands import CollectCommand
 from dress.config.data import Data, Mixed, ShapesSizes, Source
 from dress.config.model import Language, Lora, Model, Projector, Tokenizer, Vision, ViT
 from dress.config.nearest import nearest
@@ -53,7 +53,6 @@ __all__ = [
     "Curriculum",
     "Data",
     "Eval",
-    "EvalCommand",
     "EvalStage",
     "Fraction",
     "Generation",

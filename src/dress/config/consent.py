@@ -34,9 +34,15 @@ def checked_run(file: Path) -> config.Config:
     """
     found = read_json(file, dict, DAMAGED)
     try:
-        return config.check(found)
+        return _without_modules(config.check(found), [])
     except config.ConfigError as error:
         raise config.ConfigError(f"{file}: {error}. {DAMAGED}") from None
+
+
+def _without_modules(settings: config.Config, trusted: list[str]) -> config.Config:
+    """Without the modules of phases, which are code, but for those of packages that this call trusts."""
+    modules = [name for name in settings.phases.modules if name.partition(".")[0] in ("dress", *trusted)]
+    return settings.model_copy(update={"phases": settings.phases.model_copy(update={"modules": modules})})
 
 
 def model_of(facts: dict[str, object], file: Path, trust_remote_code: bool) -> config.Model:

@@ -37,6 +37,7 @@ from dress.train.collect_stage import collect
 from dress.train.current_model import CurrentModel
 from dress.train.eval_stage import evaluate
 from dress.train.module import NotFinite, TrainingStopped
+from dress.train.parallel import share_out
 from dress.train.results import Results
 from dress.train.reuse import Reuse
 from dress.train.run_data import Output, RunData, set_aside
@@ -257,7 +258,8 @@ class Curriculum:
         sources, folder = evaluated_stages(self.settings.curriculum, name), self.stage_folder(name)
         self.reuse.cells(task, folder)
         responders = {label: partial(self._responder, sources[label], output) for label, output in task.models.items()}
-        evaluate(task, responders, self.judge, folder, self.tools)
+        share = partial(share_out, self.model.lvlm, self.settings.training)
+        evaluate(task, responders, self.judge, folder, self.tools, share)
 
     def _responder(self, stage: str, output: Output, condition: str = "none") -> CkptResponder:
         """Answers with a stage's model."""

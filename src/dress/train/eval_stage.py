@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dress.data.shards import Sample
-from dress.evaluation.cells import evaluate_cells
+from dress.evaluation.cells import Questions, ShareOut, evaluate_models
 from dress.evaluation.outcomes import Outcome, load_outcomes
 from dress.feedback.collect import CkptResponder, Sampling
 from dress.feedback.rater import Rater
@@ -16,7 +16,12 @@ from dress.train.tools import Tools
 
 
 def evaluate(
-    task: EvalTask, responders: Mapping[str, Callable[[], CkptResponder]], judge: Rater, folder: Path, tools: Tools
+    task: EvalTask,
+    responders: Mapping[str, Callable[[], CkptResponder]],
+    judge: Rater,
+    folder: Path,
+    tools: Tools,
+    share: ShareOut,
 ) -> None:
     """Write the outcomes of every model under every condition, but those that are there.
 
@@ -26,16 +31,16 @@ def evaluate(
         judge: that the task names.
         folder: of the stage.
         tools: of the run.
+        share: does the shares of the work, on all ranks.
     """
-    records = samples(task)
-    name_damage(folder, task.questions.shards)
-    dialogues = sum(len(record.dialogues) for record, _ in records)
-    missing = sum(not file.exists() for label in task.models for file in cells(task, folder, label))
-    tools.progress.start(task.name, missing * dialogues * task.eval.turns)
     sampling = Sampling(task.generation.max_new_tokens, task.generation.batch_size)
-    evaluate_cells(
-        responders, judge, records, task.eval, task.conditions, sampling, folder, tools.training,
-        tools.progress.advance,
+    questions = Questions(samples(task), judge, task.eval, task.conditions, sampling)
+    name_damage(folder, task.questions.shards)
+    missing = sum(not file.exists() for label in task.models for file in cells(task, folder, label))
+    tools.progress.start(task.name, missing * questions.dialogues * task.eval.turns)
+    evaluate_models(
+        responders, questions, folder,
+        share_out=share, ranks=tools.training.devices, progress=tools.progress.advance,
     )  # fmt: skip
 
 
