@@ -12,7 +12,7 @@ from dress.config.nearest import nearest
 from dress.config.phases import Align, Critique, Phases, Refinement
 from dress.config.raters import RaterSettings, ResponderName, Server
 from dress.config.run import Config, Eval, Generation, KeepCache, Logger, Training
-from dress.config.stages import CollectStage, Curriculum, EvalStage, Stage, TrainStage
+from dress.config.stages import CollectSettings, CollectStage, Curriculum, EvalStage, Stage, TrainStage
 from dress.config.types import (
     MOST,
     Aspect,
@@ -42,6 +42,7 @@ __all__ = [
     "Align",
     "Aspect",
     "CollectCommand",
+    "CollectSettings",
     "CollectStage",
     "Condition",
     "Config",

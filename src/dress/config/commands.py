@@ -5,11 +5,11 @@ from __future__ import annotations
 from dress.config.data import Data
 from dress.config.raters import RaterSettings, ResponderName, Server
 from dress.config.run import KeepCache
-from dress.config.stages import CollectStage
+from dress.config.stages import CollectSettings
 from dress.config.types import Consent, Count, Positive
 
 
-class CollectCommand(CollectStage, Consent):
+class CollectCommand(CollectSettings, Consent):
     """`src/collect.py`: whose answers are collected, and who judges them."""
 
     responder: ResponderName  # a run folder, a file of answers, or the address of a server

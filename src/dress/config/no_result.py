@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 NO_RESULT: Mapping[str, frozenset[str]] = {
     "": frozenset({"name", "scale", "run_dir", "logger", "show", "stage", "resume", "reuse"}),
-    "budget": frozenset(),  # read through the stages
     "data": frozenset({
         "workers", "start_method", "verify", "cache_dir", "cache_gb", "allow_pipe",
     }),
@@ -27,3 +26,6 @@ BY_CONTENT = frozenset(
     {"path", "world", "world_seed", "sizes", "align", "sft", "prompts", "feedback", "eval", "validation"}
 )
 """Settings of `data` that say where records are: what is there counts, by the shards' own fingerprints."""
+
+NAMES = frozenset({"weights", "data", "model", "models"})
+"""Settings of a stage that name stages and splits: what they name counts, not how it is called."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dress.config.data import Data
 from dress.config.model import Model
 from dress.config.phases import Phases
 from dress.config.raters import RaterSettings
-from dress.config.stages import Curriculum, TrainStage
-from dress.config.types import Condition, Count, Name, Positive, PositiveReal, Section, VariableName, finite
+from dress.config.stages import SPLITS, Curriculum, TrainStage
+from dress.config.types import Condition, Count, Name, Positive, PositiveReal, Section, VariableName
 
 KeepCache = Literal["auto", "on", "off"]
 """Go on from the turn before, a batch of dialogues at a time; auto: where keys and values fit into memory."""
@@ -86,7 +86,6 @@ class Config(Section):
     model: Model
     data: Data
     phases: Phases
-    budget: Annotated[dict[str, dict[str, Any]], AfterValidator(finite)]  # read by the stages through ${budget.…}
     curriculum: Curriculum
     annotator: RaterSettings
     judge: RaterSettings
@@ -111,15 +110,18 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _feedback_is_there(self) -> Config:
-        for name in self.curriculum.trained():
-            stage = self.curriculum.stages[name]
-            given = isinstance(stage, TrainStage) and getattr(self.data, stage.data) is not None
-            if not given and self.curriculum.collected(name) is None:
-                raise ValueError(
-                    f"curriculum.order: {name} learns from feedback, but no collect stage stands before it and "
-                    f"data.feedback is null: name one of them"
-                )
+    def _data_are_there(self) -> Config:
+        for name in self.curriculum.order:
+            stage, key = self.curriculum.stages[name], f"curriculum.stages.{name}.data"
+            splits = stage.data if isinstance(stage, TrainStage) else [stage.data]
+            for split in (one for one in splits if one in SPLITS):
+                source = getattr(self.data, split)
+                if source is None:
+                    raise ValueError(
+                        f"{key}: data.{split} is null: say where it is (data.{split}=DIR), or name a collect stage"
+                    )
+                if isinstance(source, dict) and not isinstance(stage, TrainStage):
+                    raise ValueError(f"{key}: expected one dataset, got data.{split} with {', '.join(source)}")
         return self
 
     @model_validator(mode="after")

@@ -95,7 +95,7 @@ class Inspect(Task):
     @classmethod
     def _of_the_scale(cls, composed: Any) -> Any:
         """A scale's file says more than this needs."""
-        unused = ("generation", "data", "training", "budget")
+        unused = ("generation", "data", "training", "curriculum")
         return {name: value for name, value in composed.items() if name not in unused}
 
 

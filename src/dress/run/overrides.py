@@ -11,11 +11,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
 
-FREE = r"curriculum\.stages\.[^.]+\.(?:phases|models)|data\.(?:align|sft|feedback)|model\.language\.config"
+FREE = r"curriculum\.stages\.[^.]+\.(?:phases|models|data)|data\.(?:align|sft|feedback)|model\.language\.config"
 """Mappings whose keys are free: what is given for one is all of it."""
 
 _FREE = re.compile(FREE)
-_MAY_GO = re.compile(rf"(?:{FREE})\..+|curriculum\.stages\.[^.]+|budget\..+|hydra(?:\..+)?")
+_MAY_GO = re.compile(rf"(?:{FREE})\..+|curriculum\.stages\.[^.]+|hydra(?:\..+)?")
 
 
 def parsed(text: str) -> Override | None:
@@ -35,7 +35,7 @@ def replacing(typed: Sequence[str]) -> list[str]:
         override = parsed(text)
         if override and override.type in (OverrideType.CHANGE, OverrideType.FORCE_ADD):
             key = override.key_or_group
-            if _FREE.fullmatch(key) and _gives_mapping(override):
+            if _FREE.fullmatch(key) and _gives_several(override):
                 # Not the same prefix twice: Hydra's sweeper keeps one override of each.
                 arguments.append(f"++{key}=null")
                 text = text.lstrip("+")
@@ -43,10 +43,10 @@ def replacing(typed: Sequence[str]) -> list[str]:
     return arguments
 
 
-def _gives_mapping(override: Override) -> bool:
+def _gives_several(override: Override) -> bool:
     value: Any = override.value()
     values = value.list if isinstance(value, ChoiceSweep) else [value]
-    return any(isinstance(one, dict) for one in values)
+    return any(isinstance(one, dict | list) for one in values)
 
 
 def taken_out(typed: Sequence[str], configs: Path) -> str | None:

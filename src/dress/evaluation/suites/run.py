@@ -139,7 +139,7 @@ def metrics(outcomes: Iterable[Outcome], headline: Mapping[str, str] | None = No
 
 def compute(folder: Path) -> Json:
     """What `metrics.json` must hold, from the `outcomes.jsonl` beside it; also of a training run."""
-    from dress.train.stages import headline
+    from dress.phases.conditions import headline
 
     details = read_json(folder / "run.json", dict) if (folder / "run.json").exists() else {}
     models = details.get("headline")
@@ -181,14 +181,15 @@ def run(settings: RunSettings, console: Console) -> Json:
     """
     from dress.base.progress import CurriculumProgress
     from dress.base.run_folder import lock
+    from dress.config.graph import evaluated_stages
     from dress.data.pixels import resize_note
     from dress.evaluation.cells import Questions, evaluate_models
     from dress.feedback.raters import build_rater
     from dress.model.checkpoint import available_device, load_model, read_facts
+    from dress.phases.conditions import headline
     from dress.report.figures import metrics_table
     from dress.rollout.checkpoint import CkptResponder
     from dress.rollout.responder import Sampling
-    from dress.train.stages import evaluated_stages, headline
 
     ckpt, out = Path(settings.ckpt), Path(settings.out)
     if not (ckpt / "config.json").exists():
