@@ -36,7 +36,7 @@ import transformers  # noqa: E402
 from tokenizers import AddedToken  # noqa: E402
 
 from dress import config  # noqa: E402
-from dress.train.callbacks import cpu_multiplies_bf16  # noqa: E402
+from dress.kernels.precision import cpu_multiplies_bf16  # noqa: E402
 from dress.dialogue.chat import FORMATS  # noqa: E402
 from dress.dialogue.spans import Span  # noqa: E402
 from dress.dialogue.tokenizer import train_tokenizer  # noqa: E402

@@ -38,7 +38,7 @@ for folder in (HERE.parent / "src", HERE):
 import dress  # noqa: E402, F401, I001 - first: sets how CPU threads wait
 import torch  # noqa: E402
 
-from dress.train.callbacks import cpu_multiplies_bf16  # noqa: E402
+from dress.kernels.precision import cpu_multiplies_bf16  # noqa: E402
 from steps import gpu, ladder, packing, results, rounds, split, sweep, traces  # noqa: E402
 from steps.arms import ARMS, ArmSpec  # noqa: E402
 from steps.flops import SMOLLM2_135M, Sizes  # noqa: E402

@@ -11,7 +11,9 @@ from rich.console import Console
 
 from dress import config
 from dress.run import command_line
-from dress.base import run_folder
+from dress.run.start import finished, start_run
+from dress.base.ranks import rank
+from dress.base.run_folder import short
 from dress.base.files import read_json
 from dress.base.terminal import Terminal
 
@@ -23,10 +25,10 @@ def main(composed: dict[str, Any]) -> None:
     if settings.show == "config":
         command_line.show_config(settings)
         return
-    console = Terminal(quiet=run_folder.rank() > 0)
+    console = Terminal(quiet=rank() > 0)
     folder = Path(settings.run_dir)
-    if settings.resume is not None and run_folder.finished(folder, settings):
-        console.print(f"{run_folder.short(folder)} is finished; this is what it reached:", highlight=False)
+    if settings.resume is not None and finished(folder, settings):
+        console.print(f"{short(folder)} is finished; this is what it reached:", highlight=False)
         tell(console, folder, read_json(folder / "metrics.json", dict, "Delete it, and resume again"))
         return
     if settings.show == "batch":
@@ -34,7 +36,7 @@ def main(composed: dict[str, Any]) -> None:
 
         Curriculum(settings, console).show_batch()
         return
-    run_folder.start_run(settings)
+    start_run(settings)
     tell(console, folder, run(settings, console))
 
 
@@ -68,8 +70,8 @@ def tell(console: Console, folder: Path, metrics: dict[str, Any]) -> None:
     console.print(metrics_table(metrics))
     report = folder / "report.html"
     if report.exists():
-        console.print(f"report: {run_folder.short(report)}", highlight=False, soft_wrap=True)
-    console.print(f"run:    {run_folder.short(folder)}", highlight=False, soft_wrap=True)
+        console.print(f"report: {short(report)}", highlight=False, soft_wrap=True)
+    console.print(f"run:    {short(folder)}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

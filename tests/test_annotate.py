@@ -20,7 +20,6 @@ from rich.console import Console
 from dress import config
 from dress.base.files import read_json, read_lines, write_lines
 from dress.base.progress import CurriculumProgress
-from dress.base.run_folder import start_run
 from dress.config.raters import LLM
 from dress.data.shards import Shards, write_shards
 from dress.feedback.annotate import gather, keeping
@@ -34,6 +33,7 @@ from dress.llm.request import Stopped
 from dress.record import Dialogue, ImageAnnotation, Object, Record, Turn
 from dress.rollout.responders import FileResponder, Sampling
 from dress.run import loggers
+from dress.run.start import start_run
 from dress.sources.lvlm_nlf import LVLMNLF
 from dress.sources.rows import Place
 from dress.train.curriculum import Curriculum

@@ -17,7 +17,8 @@ from conftest import ROOT, TINY
 from omegaconf import OmegaConf
 
 from dress import config
-from dress.base import run_folder
+from dress.run.start import _dirty, _git
+from dress.run.sweep import SweepTable
 
 FAST = [*(text for text in TINY if text.startswith("model.")), "debug=fast_dev_run"]
 """A run of seconds: few steps on few records of a very small model."""
@@ -153,7 +154,7 @@ def test_provenance(finished: Path) -> None:
 
 def test_provenance_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert run_folder._git("rev-parse", "HEAD") is None and run_folder._dirty() is None
+    assert _git("rev-parse", "HEAD") is None and _dirty() is None
 
 
 def test_a_folder_is_never_used_twice(finished: Path) -> None:
@@ -239,7 +240,7 @@ def test_sweep_table_holds_every_finished_run(
         if number != 1:  # this one did not get to its end
             (job / "metrics.json").write_text(metrics)
     sweep = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
-    run_folder.SweepTable().on_multirun_end(sweep)
+    SweepTable().on_multirun_end(sweep)
     runs = json.loads((tmp_path / "runs.json").read_text())
     assert list(runs) == ["seed=0", "seed=2", "seed=10"]
     assert runs["seed=2"]["metrics"] == json.loads(metrics)

@@ -27,12 +27,12 @@ from dress.dialogue.spans import Span, Supervised
 from dress.dialogue.tokenizer import train_tokenizer
 from dress.feedback.collect import CkptResponder, converse
 from dress.kernels.packed import Packed, packs
+from dress.kernels.precision import cpu_multiplies_bf16
 from dress.model import memory, session
 from dress.model.cache import Reading
 from dress.model.generation import generate
 from dress.model.session import Drawing, Images, Prompt, Session
 from dress.rollout.responders import Sampling
-from dress.train.callbacks import cpu_multiplies_bf16
 from dress.worlds.shapes.rater import OracleRater
 
 FAMILIES = {
@@ -334,7 +334,7 @@ def test_packed_weights_multiply_alike_and_leave_no_trace(dtype, monkeypatch):
 
 ON_AVX2 = """
 import torch
-from dress.train.callbacks import cpu_multiplies_bf16
+from dress.kernels.precision import cpu_multiplies_bf16
 from dress.kernels import packed
 packed.SMALLEST = 1000
 for dtype in (torch.float32, torch.bfloat16):

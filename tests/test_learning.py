@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from test_command_line import train
 
 from dress.base.progress import CurriculumProgress
-from dress.base.run_folder import start_run, unlock
+from dress.base.run_folder import unlock
 from dress.data.shards import Shards, write_shards
 from dress.data.stream import Part, Stream
 from dress.phases import supervised
 from dress.record import Dialogue, Feedback, Record, Turn
+from dress.run.start import start_run
 from dress.train.curriculum import Curriculum
 from dress.train.module import NotFinite
 from dress.train.supervision import Supervision
@@ -51,7 +52,7 @@ def test_a_loss_that_is_not_finite_stops_the_stage_and_the_last_finite_checkpoin
 def test_a_stage_goes_on_with_another_learning_rate(tmp_path, monkeypatch):
     from test_resume import stop_after
 
-    from dress.train.callbacks import Interrupted
+    from dress.base.processes import Interrupted
 
     stop_after(monkeypatch, 4)
     with pytest.raises(Interrupted):

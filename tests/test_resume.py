@@ -17,6 +17,7 @@ from conftest import ROOT, TINY, tiny_settings
 from rich.console import Console
 from safetensors.torch import load_file
 
+from dress.base import processes
 from dress.data.shards import write_shards
 from dress.train import callbacks
 from dress.train.curriculum import Curriculum
@@ -60,7 +61,7 @@ def stop_after(monkeypatch, *steps: int) -> None:
         save(self, trainer)
         if left and self.path.parent.name == "sft" and trainer.global_step == left[0]:
             left.pop(0)
-            raise callbacks.Interrupted
+            raise processes.Interrupted
 
     monkeypatch.setattr(callbacks.SaveCheckpoint, "_save", saved)
 
@@ -85,7 +86,7 @@ def test_a_run_that_was_stopped_after_a_save_ends_with_the_same_weights(whole, m
     settings = tiny_settings(whole.parent, *STAGES, "training.checkpoint_every=1", run=f"cut{len(steps)}{steps[0]}")
     stop_after(monkeypatch, *steps)
     for _ in steps:
-        with pytest.raises(callbacks.Interrupted):
+        with pytest.raises(processes.Interrupted):
             run(settings)
     run(settings)
     assert weights(Path(settings.run_dir)) == weights(whole)
@@ -107,7 +108,7 @@ def test_a_run_that_was_stopped_at_a_validation_ends_with_the_same_weights(whole
         reached(self, trainer, module)
 
     monkeypatch.setattr(callbacks.SaveCheckpoint, "on_validation_end", ask)
-    with pytest.raises(callbacks.Interrupted):
+    with pytest.raises(processes.Interrupted):
         run(settings)
     run(settings)
     assert asked == [6] and weights(Path(settings.run_dir)) == weights(whole)
@@ -125,7 +126,7 @@ def test_a_mixture_goes_on_where_it_stood(whole, monkeypatch, seen):
     seen.clear()
     stop_after(monkeypatch, 4)
     settings = tiny_settings(whole.parent, *mixed, run="mixed-cut")
-    with pytest.raises(callbacks.Interrupted):
+    with pytest.raises(processes.Interrupted):
         run(settings)
     run(settings)
     assert [where for where in seen if where.startswith("sft")] == expected
@@ -148,7 +149,7 @@ def test_a_run_that_was_stopped_between_stages_goes_on_with_the_next(whole, monk
 def test_workers_may_change_on_the_way(whole, monkeypatch):
     stop_after(monkeypatch, 3)
     more = ["training.checkpoint_every=1"]
-    with pytest.raises(callbacks.Interrupted):
+    with pytest.raises(processes.Interrupted):
         run(tiny_settings(whole.parent, *STAGES, *more, run="workers"))
     settings = tiny_settings(whole.parent, *STAGES, *more, "data.workers=3", run="workers")
     run(settings)
@@ -160,7 +161,7 @@ def test_other_shards_are_refused_on_the_way(whole, monkeypatch):
     data = whole.parent / "other"
     shutil.copytree(whole.parent / "data", data)
     settings = tiny_settings(whole.parent, *STAGES, "training.checkpoint_every=1", f"data.path={data}", run="other-run")
-    with pytest.raises(callbacks.Interrupted):
+    with pytest.raises(processes.Interrupted):
         run(settings)
     (world,) = data.iterdir()
     shutil.rmtree(world / "sft")
@@ -173,7 +174,7 @@ def test_webdatasets_own_pipeline_trains_and_refuses_to_resume(whole, monkeypatc
     stop_after(monkeypatch, 3)
     more = ["training.checkpoint_every=1", "data.reader=webdataset"]
     settings = tiny_settings(whole.parent, *STAGES, *more, run="plain")
-    with pytest.raises(callbacks.Interrupted):
+    with pytest.raises(processes.Interrupted):
         run(settings)
     with pytest.raises(ValueError, match=r"data\.reader=webdataset: its pipeline cannot go on"):
         run(settings)

@@ -32,6 +32,7 @@ from dress.feedback.command import collect_from
 from dress.model.checkpoint import load_model, read_training_state
 from dress.model.language import build_language, load_own_tokenizer
 from dress.run.command_line import CommandLineError, _resume_arguments
+from dress.run.start import start_run
 from dress.train.curriculum import Curriculum
 from dress.train.features_task import encoder_of
 
@@ -46,7 +47,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = tiny_settings(
         folder, "curriculum.order=[align,sft]", "budget.align.steps=1", "budget.sft.steps=1", "generation.batch_size=8",
     )  # fmt: skip
-    run_folder.start_run(settings)
+    start_run(settings)
     run_folder.unlock(folder / "run")
     Curriculum(settings, QUIET).run()
     return folder / "run"
@@ -262,7 +263,7 @@ def test_a_damaged_provenance_is_named(content, run):
     settings = config.check(read_json(run / "config.json") | {"run_dir": str(run), "resume": str(run)})
     (run / "provenance.json").write_text(content)
     with pytest.raises(ValueError, match=r"provenance\.json: .*expected .*Delete it"):
-        run_folder.start_run(settings)
+        start_run(settings)
     run_folder.unlock(run)
 
 
@@ -314,16 +315,16 @@ def test_a_run_is_trained_by_one_process_at_a_time(run, tmp_path, monkeypatch):
     try:
         before = (run / "provenance.json").read_bytes()
         with pytest.raises(config.ConfigError, match="another process writes this folder now"):
-            run_folder.start_run(settings)
+            start_run(settings)
         assert (run / "provenance.json").read_bytes() == before
         with monkeypatch.context() as further:
             further.setenv("LOCAL_RANK", "1")
-            run_folder.start_run(settings)
+            start_run(settings)
     finally:
         other.kill()
         other.wait()
-    run_folder.start_run(settings)
-    run_folder.start_run(settings)
+    start_run(settings)
+    start_run(settings)
     child = os.fork()
     if child == 0:  # a data worker that outlives its parent
         time.sleep(30)
@@ -403,13 +404,13 @@ import os, sys
 from pathlib import Path
 import torch
 from dress import config
-from dress.base import run_folder
+from dress.run.start import start_run
 from dress.base.files import read_json
 folder = Path(sys.argv[1])
 settings = config.check(read_json(folder / "config.json") | {"run_dir": str(folder), "resume": str(folder)})
 os.setgid(65534); os.setuid(65534)
 try:
-    run_folder.start_run(settings)
+    start_run(settings)
 except OSError as error:
     print(error.filename, error.strerror)
 """

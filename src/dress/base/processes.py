@@ -1,4 +1,4 @@
-"""The processes of a run: none outlives the one that started it."""
+"""The processes of a run: none outlives the one that started it, and each can be asked to stop."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ POLL = 0.5
 """Seconds between looks at whether the process above is alive."""
 GONE = 1
 """Exit code of a process whose starter is gone."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved where it stands."""
 
 
 def end_with_parent() -> None:

@@ -3,7 +3,8 @@
 Hydra composes the YAML files; `check` validates every key and value before anything loads.
 """
 
-from dress.config.checking import ConfigError, check, check_as, no_such_phase, unknown_in_stages, valid_keys
+from dress.base.errors import ConfigError
+from dress.config.checking import check, check_as, no_such_phase, unknown_in_stages, valid_keys
 from dress.config.commands import CollectCommand, EvalCommand
 from dress.config.data import Data, Mixed, ShapesSizes, Source
 from dress.config.model import Language, Lora, Model, Projector, Tokenizer, Vision, ViT

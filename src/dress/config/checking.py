@@ -7,16 +7,12 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from dress.base.errors import ConfigError
 from dress.base.redaction import hide
 from dress.config.nearest import nearest
 from dress.config.run import Config
 from dress.config.stages import CollectStage, EvalStage, TrainStage
 from dress.config.types import PhaseName
-
-
-class ConfigError(ValueError):
-    """A setting that does not exist or does not fit; the message names it."""
-
 
 Checked = TypeVar("Checked", bound=BaseModel)
 

@@ -7,7 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from dress import config
-from dress.base.run_folder import rank
+from dress.base.ranks import rank
 from dress.data.shards import Sample
 from dress.evaluation.answering import answer_everywhere
 from dress.evaluation.outcomes import Outcome, evaluate, load_outcomes, save_outcomes

@@ -9,17 +9,17 @@ import torch
 from rich.console import Console
 
 from dress import config
-from dress.base.run_folder import rank, wait_for
+from dress.base.ranks import rank, wait_for
 from dress.base.seeding import seed_for
 from dress.config.raters import PlainRater
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.tokenizer import check_cuts, save_tokenizer, train_tokenizer
 from dress.feedback.rater import NoRater, build_rater
+from dress.kernels.precision import precision_for
 from dress.model.checkpoint import read_tokenizer
 from dress.model.language import load_own_tokenizer
 from dress.model.lvlm import LVLM
 from dress.phases.critique import praise
-from dress.train.callbacks import precision_for
 from dress.train.corpus import corpus
 from dress.train.run_data import RunData
 from dress.train.stages import trained_stages

@@ -32,8 +32,9 @@ from pydantic import BaseModel
 from dress import config
 from dress.base import processes
 from dress.base.files import write_text
+from dress.base.ranks import rank
 from dress.base.redaction import SECRET_NAME, hide, redacted, secrets
-from dress.base.run_folder import rank, short
+from dress.base.run_folder import short
 from dress.base.terminal import accept_any_text, visible
 from dress.config.consent import checked_run
 from dress.run.overrides import replacing, taken_out
@@ -251,8 +252,7 @@ def _keep_traceback() -> Path | None:
 def _asked_to_stop(error: BaseException) -> bool:
     if isinstance(error, SystemExit):  # Lightning exits on an interrupt outside of a step
         error = error.__context__ or error
-    callbacks = sys.modules.get("dress.train.callbacks")  # heavy: never loaded only to ask this
-    return isinstance(error, KeyboardInterrupt) or (callbacks is not None and isinstance(error, callbacks.Interrupted))
+    return isinstance(error, KeyboardInterrupt | processes.Interrupted)
 
 
 def _stop(number: int, frame: object) -> None:

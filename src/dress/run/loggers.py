@@ -20,8 +20,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from dress import config
 from dress.base.files import write_text
+from dress.base.ranks import rank
 from dress.base.redaction import redacted
-from dress.base.run_folder import rank
 from dress.run.result_rows import (
     Samples,
     Table,

@@ -10,11 +10,8 @@ import lightning as L
 import torch
 
 from dress.base.files import write_aside
+from dress.base.processes import Interrupted
 from dress.base.progress import CurriculumProgress
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and has saved where it stands."""
 
 
 class ShowProgress(L.Callback):
@@ -35,7 +32,7 @@ class SaveCheckpoint(L.Callback):
     """Write `last.ckpt` every so many optimiser steps, and when a signal asks the run to stop.
 
     The signal only sets a flag; ranks agree on it at the end of a step, so that all of them stop at
-    the same one (Lightning's own handler can hang, RELIABILITY §2). Weights that are not finite are not written:
+    the same one (Lightning's own handler can hang). Weights that are not finite are not written:
     the checkpoint before them stays.
     """
 
@@ -83,22 +80,3 @@ class SaveCheckpoint(L.Callback):
     def _restore(self) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-
-
-def precision_for(setting: str) -> str:
-    """`auto`: bf16 where the hardware multiplies it (GPU, AVX512-BF16, AMX), else fp32.
-
-    A CPU without bf16 instructions emulates them, more than a hundred times slower than fp32.
-    """
-    if setting != "auto":
-        return setting
-    if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    return "bf16-mixed" if cpu_multiplies_bf16() else "32-true"
-
-
-def cpu_multiplies_bf16() -> bool:
-    """Whether this CPU has bf16 instructions (AVX512-BF16, AMX, or BF16 of arm64) and oneDNN may use them."""
-    info = Path("/proc/cpuinfo")
-    flags = set(info.read_text().split()) if info.exists() else set()
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & flags) and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -24,7 +24,8 @@ from rich.console import Console
 from dress import config
 from dress.base.files import read_json, write_json
 from dress.base.progress import CurriculumProgress
-from dress.base.run_folder import rank, read_marker, read_run_json, short, wait_for
+from dress.base.ranks import of_ranks, rank, wait_for
+from dress.base.run_folder import read_marker, read_run_json, short
 from dress.base.seeding import seed_for
 from dress.config.raters import PlainRater
 from dress.data.pixels import Pixels, resize_note
@@ -38,6 +39,7 @@ from dress.evaluation.report import write_report
 from dress.feedback.annotate import gather, keeping
 from dress.feedback.collect import CkptResponder, Sampling, endings_table, in_turn, ratings_table
 from dress.feedback.rater import Rater, build_rater, check_rater
+from dress.kernels.precision import precision_for
 from dress.llm.request import Stopped
 from dress.model.building import build_model
 from dress.model.checkpoint import load_weights, loaded_weights, read_training_state, save_model
@@ -45,10 +47,10 @@ from dress.model.generation import check_new_tokens
 from dress.phases import supervised
 from dress.run.loggers import build_loggers, log_results
 from dress.run.result_rows import ENDINGS
-from dress.train.callbacks import SaveCheckpoint, ShowProgress, precision_for
+from dress.train.callbacks import SaveCheckpoint, ShowProgress
 from dress.train.datamodule import HeldOut, StageData, StepDataset
 from dress.train.module import DressModule, NotFinite, TrainingStopped
-from dress.train.parallel import build_trainer, of_ranks, on_device, share_out
+from dress.train.parallel import build_trainer, on_device, share_out
 from dress.train.run_data import REJECTS, RunData, name_damage, told
 from dress.train.show import coloured, parameter_table, ratings_as_table
 from dress.train.stages import (

@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import lightning as L
-import torch
 from torch.utils.data import DataLoader
 
 from dress import config
+from dress.base.processes import Interrupted
 from dress.model.lvlm import LVLM
-from dress.train.callbacks import Interrupted
 
 Work = Callable[[int], None]
 """Does the share of this number."""
@@ -94,12 +93,3 @@ def on_device(model: LVLM, training: config.Training) -> Iterator[None]:
         yield
     finally:
         model.cpu()
-
-
-def of_ranks(lines: list[str]) -> list[str]:
-    """The lines of all ranks, each once, on every rank."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return lines
-    every: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(every, lines)
-    return list(dict.fromkeys(line for part in every for line in part))

@@ -13,9 +13,9 @@ from dress import config
 from dress.config.no_result import BY_CONTENT, NO_RESULT
 from dress.config.raters import LLM
 from dress.feedback.rater import identity
+from dress.kernels.precision import precision_for
 from dress.phases import SETTINGS_OF
 from dress.phases.critique import praise
-from dress.train.callbacks import precision_for
 from dress.train.run_data import RunData
 
 # --- which model is evaluated, asked and conditioned ----------------------------------------------
