@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from dress.run.command_line import entry_point
-from dress.config import EvalCommand, Training, check_as
+from dress.config import Devices, EvalCommand, check_as
 from dress.config.consent import read_run
 from dress.evaluation.suites.settings import suite
 from dress.base.files import write_json
@@ -54,7 +54,7 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
         preprocessing: dict[str, Any] = {}
 
         def responder(stage: str) -> CkptResponder:
-            model, _ = load_model(run / "stages" / stage, trust_remote_code=settings.trust_remote_code)
+            model, _ = load_model(run / "stages" / stage, consent=settings)
             preprocessing.update(model.vision.preprocessing)  # the same in all stages
             return CkptResponder(model, f"{trained.name}/{stage}", settings.keep_cache, trained.data.max_aspect)
 
@@ -66,7 +66,7 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
         outcomes = evaluate_cells(
             {model: partial(responder, stage) for model, stage in stages.items()},
             build_rater(settings.judge, out, console), samples, settings, texts, sampling, out,
-            Training(), progress.advance,
+            Devices(), progress.advance,
         )  # fmt: skip
         progress.end()
     save_outcomes(out / "outcomes.jsonl", outcomes)

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 
 import dress  # noqa: F401 - first: sets how CPU threads wait
@@ -21,6 +19,7 @@ from dress.data.shards import Shards, write_shards
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.tokenizer import train_tokenizer
 from dress.model.lvlm import LVLM
+from dress.run.composing import compose
 from dress.worlds.shapes import generate as shapes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +31,7 @@ TINY = [
     "model.vision.vit={image_size: 48, patch_size: 16, width: 32, layers: 1, heads: 2}",
     "model.language.config.hidden_size=32", "model.language.config.intermediate_size=48",
     "model.language.config.num_hidden_layers=2", "model.language.config.num_attention_heads=2",
-    "model.language.config.num_key_value_heads=2", "training.log_every=1",
+    "model.language.config.num_key_value_heads=2", "trainer.log_every_n_steps=1",
 ]  # fmt: skip
 """Overrides that make a whole curriculum a matter of seconds."""
 
@@ -77,9 +76,9 @@ def huge_png(side: int = 13_000) -> bytes:
 
 def composed(*overrides: str, run_dir: Path | str = "unused") -> config.Config:
     """The checked configuration of `python src/train.py <overrides>`."""
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        plain = compose("train", overrides=[f"run_dir={run_dir}", *overrides])
-    return config.check(OmegaConf.to_container(plain, resolve=True))
+    settings = config.check(compose("train", [f"run_dir={run_dir}", *overrides]))
+    config.check_targets(settings)
+    return settings
 
 
 def tiny_settings(tmp_path: Path, *overrides: str, run: str = "run") -> config.Config:

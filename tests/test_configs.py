@@ -60,7 +60,7 @@ def test_every_setting_stands_in_a_file() -> None:
 
 
 def layered(tmp_path: Path, layers: dict[str, float], *overrides: str) -> Any:
-    """`training.clip` where a copy of the configs sets it in the named layers."""
+    """`trainer.gradient_clip_val` where a copy of the configs sets it in the named layers."""
     folder = tmp_path / "configs"
     shutil.copytree(ROOT / "configs", folder, dirs_exist_ok=True)
     (folder / "local").mkdir(exist_ok=True)
@@ -75,7 +75,7 @@ def layered(tmp_path: Path, layers: dict[str, float], *overrides: str) -> Any:
         plain.setdefault("training", {})["clip"] = value
         files[layer].write_text("# @package _global_\n" + yaml.safe_dump(plain))
     with initialize_config_dir(str(folder), version_base="1.3"):
-        return compose("train", overrides=list(overrides)).training.clip
+        return compose("train", overrides=list(overrides)).trainer.gradient_clip_val
 
 
 def test_precedence(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_precedence(tmp_path: Path) -> None:
     for value, layer in enumerate(("base", "scale", "experiment", "local", "debug"), start=2):
         layers[layer] = float(value)
         assert layered(tmp_path / layer, layers) == value, layer
-    assert layered(tmp_path / "command", layers, "training.clip=9") == 9
+    assert layered(tmp_path / "command", layers, "trainer.gradient_clip_val=9") == 9
 
 
 def test_precedence_is_written_beside_the_defaults_list() -> None:
@@ -115,8 +115,8 @@ def test_overfit_is_a_setting_of_training() -> None:
     ("override", "told"),
     [
         ("+typo=1", "typo: no such setting"),
-        ("+training.clp=1", "Did you mean training.clip?"),
-        ("+curriculum.stages.collect.sample=2", "Did you mean curriculum.stages.collect.samples?"),
+        ("training.clp=1", "Did you mean trainer.gradient_clip_val?"),
+        ("curriculum.stages.collect.sample=2", "Did you mean curriculum.stages.collect.samples?"),
         ("seed=-1", "seed: Input should be greater than or equal to 0 (got -1)"),
         ("name='a b'", "name: String should match pattern"),
         ("curriculum.order=[align,sfd]", "names 'sfd'"),
@@ -130,6 +130,6 @@ def test_what_does_not_fit_is_named(override: str, told: str) -> None:
 
 def test_a_key_in_the_place_of_its_name_is_refused_and_not_repeated() -> None:
     with pytest.raises(config.ConfigError) as caught:
-        composed("logger.api_key_env=0123456789abcdef0123456789abcdef01234567")
+        composed("logger.wandb.api_key_env=0123456789abcdef0123456789abcdef01234567")
     assert "NAME of an environment variable" in str(caught.value)
     assert "0123456789abcdef" not in str(caught.value)

@@ -198,8 +198,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, how):
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path):
-    settings = ["curriculum.order=[align,sft,eval]", "training.accelerator=cpu", "budget.eval.records=2"]
-    for name, more in (("one", []), ("two", ["training.devices=2", "training.strategy=ddp", "training.threads=1"])):
+    settings = ["curriculum.order=[align,sft,eval]", "trainer.accelerator=cpu", "budget.eval.records=2"]
+    for name, more in (("one", []), ("two", ["trainer.devices=2", "parallel.strategy=ddp", "training.threads=1"])):
         process = start(tmp_path / "data", tmp_path / name, *settings, *more)
         assert process.wait(300) == 0, process.stdout.read()
     for stage in ("align", "sft"):
@@ -216,7 +216,7 @@ def test_two_processes_answer_what_one_answers(tmp_path):
     first = tmp_path / "first"
     order = "curriculum.order=[align,sft,eval]"
     assert start(tmp_path / "data", first, order, "budget.eval.records=2").wait(300) == 0
-    two = ["training.accelerator=cpu", "training.devices=2", "training.strategy=ddp", "training.threads=1"]
+    two = ["trainer.accelerator=cpu", "trainer.devices=2", "parallel.strategy=ddp", "training.threads=1"]
     for name, more in (("one", []), ("two", two)):
         process = start(tmp_path / "data", tmp_path / name, order, "budget.eval.records=7", f"reuse={first}", *more)
         assert process.wait(300) == 0, process.stdout.read()
@@ -227,7 +227,7 @@ def test_two_processes_answer_what_one_answers(tmp_path):
 
 def test_bf16_trains_and_stays_near_fp32(finished):
     settings = tiny_settings(
-        finished.parent, "training.precision=bf16-mixed", "curriculum.order=[align,eval]", "eval.turns=1", run="bf16"
+        finished.parent, "trainer.precision=bf16-mixed", "curriculum.order=[align,eval]", "eval.turns=1", run="bf16"
     )
     run(settings)
     folders = (Path(settings.run_dir), finished)

@@ -25,7 +25,7 @@ from dress.train.curriculum import Curriculum
 from dress.train.module import NotFinite
 from dress.train.supervision import Supervision
 
-ONE = ["curriculum.order=[sft]", "budget.sft.steps=12", "training.precision=32-true"]
+ONE = ["curriculum.order=[sft]", "budget.sft.steps=12", "trainer.precision=32-true"]
 
 
 def run(settings) -> Path:
@@ -127,7 +127,7 @@ def test_more_tokens_than_positions_are_refused(tmp_path):
 def test_a_changed_rate_beside_resume_is_taken_and_kept(tmp_path):
     folder = tmp_path / "run"
     stages = ["curriculum.order=[align,sft]", f"data.path={tmp_path / 'data'}"]
-    whole = tiny_settings(tmp_path, *stages, "budget.sft.lr=1e8", "training.precision=32-true")
+    whole = tiny_settings(tmp_path, *stages, "budget.sft.lr=1e8", "trainer.precision=32-true")
     start_run(whole)
     with pytest.raises(NotFinite):
         run(whole)

@@ -176,7 +176,7 @@ def test_resume_asks_for_consent_too(run):
     refused = resumed(run)
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1
     assert "beside resume: +model.language.trust_remote_code=true data.allow_pipe=true" in refused.stderr
-    assert _resume_arguments([f"resume={run}", "+model.language.trust_remote_code=true", "data.allow_pipe=true"])
+    assert _resume_arguments([f"resume={run}", "model.language.trust_remote_code=true", "data.allow_pipe=true"])
     with pytest.raises(CommandLineError, match="a resumed run keeps its own settings"):
         _resume_arguments([f"resume={run}", "model.language.name=x"])
 

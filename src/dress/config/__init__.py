@@ -4,14 +4,15 @@ Hydra composes the YAML files; `check` validates every key and value before anyt
 """
 
 from dress.base.errors import ConfigError
-from dress.config.checking import check, check_as, no_such_phase, unknown_in_stages, valid_keys
+from dress.config.checking import check, check_as, check_targets, no_such_phase, unknown_in_stages, valid_keys
 from dress.config.commands import CollectCommand, EvalCommand
 from dress.config.data import Data, Mixed, ShapesSizes, Source
-from dress.config.model import Language, Lora, Model, Projector, Tokenizer, Vision, ViT
+from dress.config.learning import Devices, Learning, Parallel, Trainer, Training
+from dress.config.model import Language, Lora, Model, Tokenizer, Vision, ViT
 from dress.config.nearest import nearest
 from dress.config.phases import Align, Critique, Phases, Refinement
 from dress.config.raters import Rater, ResponderName, Server
-from dress.config.run import Config, Eval, Generation, KeepCache, Logger, Training
+from dress.config.run import VERSION, Config, Eval, Generation, KeepCache, with_raters
 from dress.config.stages import CollectStage, Curriculum, EvalStage, Stage, TrainStage
 from dress.config.types import (
     CONDITIONED_PHASES,
@@ -44,6 +45,7 @@ __all__ = [
     "CONDITIONED_PHASES",
     "FEEDBACK_PHASES",
     "MOST",
+    "VERSION",
     "Align",
     "Aspect",
     "CollectCommand",
@@ -56,6 +58,7 @@ __all__ = [
     "Critique",
     "Curriculum",
     "Data",
+    "Devices",
     "Eval",
     "EvalCommand",
     "EvalStage",
@@ -63,19 +66,19 @@ __all__ = [
     "Generation",
     "KeepCache",
     "Language",
-    "Logger",
+    "Learning",
     "Lora",
     "Mixed",
     "Model",
     "ModelName",
     "Name",
+    "Parallel",
     "Part",
     "PhaseName",
     "Phases",
     "Plain",
     "Positive",
     "PositiveReal",
-    "Projector",
     "Rater",
     "Real",
     "Refinement",
@@ -90,6 +93,7 @@ __all__ = [
     "Tokenizer",
     "TopP",
     "TrainStage",
+    "Trainer",
     "Training",
     "VariableName",
     "ViT",
@@ -97,10 +101,12 @@ __all__ = [
     "Whole",
     "check",
     "check_as",
+    "check_targets",
     "finite",
     "nearest",
     "no_such_phase",
     "unknown_in_stages",
     "valid_keys",
+    "with_raters",
     "without_nulls",
 ]

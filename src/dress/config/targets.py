@@ -35,17 +35,17 @@ def _closed(spec: dict[str, Any]) -> dict[str, Any]:
     return {TARGET: name} | finite(arguments)
 
 
-def target(default: dict[str, Any] | None = None) -> Any:
-    """The type of a setting that names a class.
+Target = Annotated[dict[str, Any], AfterValidator(_closed)]
+"""A setting that names a class."""
 
-    Args:
-        default: settings whose arguments are changed where no `_target_` is named; with one, nothing of them stays.
-    """
+
+def changing(default: dict[str, Any]) -> BeforeValidator:
+    """Let a setting without `_target_` change the arguments of a default; with one, nothing of the default stays."""
 
     def upon(spec: Any) -> Any:
-        return {**default, **spec} if default and isinstance(spec, dict) and TARGET not in spec else spec
+        return {**default, **spec} if isinstance(spec, dict) and TARGET not in spec else spec
 
-    return Annotated[dict[str, Any], BeforeValidator(upon), AfterValidator(_closed)]
+    return BeforeValidator(upon)
 
 
 def _mappings(value: Any) -> Iterator[dict[str, Any]]:
@@ -75,19 +75,20 @@ class Kind:
     more: tuple[str, ...] = ()
 
 
-_STEPS = "curriculum.stages.<stage>.steps and .warmup"
 OPTIMIZER = Kind(
     "torch.optim.Optimizer",
     {"params": "curriculum.stages.<stage>.trainable", "lr": "curriculum.stages.<stage>.lr",
-     "weight_decay": "curriculum.stages.<stage>.weight_decay"},
+     "weight_decay": "curriculum.stages.<stage>.weight_decay"}, positions=1,
 )  # fmt: skip
 SCHEDULER = Kind(
     "torch.optim.lr_scheduler.LRScheduler",
-    {"optimizer": "optimizer"}, ("num_warmup_steps", "num_training_steps"),
+    {"optimizer": "optimizer", "num_training_steps": "curriculum.stages.<stage>.steps"},
+    ("num_warmup_steps", "num_training_steps"), positions=1,
 )  # fmt: skip
 PROJECTOR = Kind("torch.nn.Module", {}, positions=2)
 CALLBACK = Kind("lightning.pytorch.Callback", {})
 LOGGER = Kind("lightning.pytorch.loggers.Logger", {}, ("save_dir", "name", "version"), more=("api_key_env",))
+TRAINER = Kind("lightning.Trainer", {})
 
 
 def locate(name: str, key: str) -> Any:
@@ -107,13 +108,12 @@ def locate(name: str, key: str) -> Any:
             f"{key}.{TARGET}: no module {error.name!r} for {name}. Install it, or start from its folder"
         ) from None
     if not hasattr(place, attribute):
-        raise ValueError(
-            f"{key}.{TARGET}: {module} has no {attribute!r}.{nearest(attribute, [n for n in dir(place) if n[0] != '_'])}"
-        )
+        near = nearest(attribute, [public for public in dir(place) if not public.startswith("_")])
+        raise ValueError(f"{key}.{TARGET}: {module} has no {attribute!r}.{near}")
     return getattr(place, attribute)
 
 
-def check_target(spec: Mapping[str, Any], key: str, kind: Kind) -> Callable[..., Any]:
+def check_target(spec: Mapping[str, Any], key: str, kind: Kind) -> Any:
     """The class of `spec`, whose name, base and arguments are checked by signature; nothing is built.
 
     Raises:

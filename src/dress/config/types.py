@@ -22,7 +22,8 @@ Count = Annotated[Whole, Field(ge=0, le=2**63 - 1)]
 Real = Annotated[float, Field(ge=0, le=MOST)]
 PositiveReal = Annotated[float, Field(gt=0, le=MOST)]
 # Name of a variable, never a key (keys hold small letters).
-VariableName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
+VARIABLE = r"^[A-Z][A-Z0-9_]*$"
+VariableName = Annotated[str, Field(pattern=VARIABLE)]
 
 
 class Section(BaseModel):
@@ -85,3 +86,4 @@ class Consent(Section):
 
     trust_remote_code: bool = False  # run code that comes with a run's language model
     allow_pipe: bool = False  # run the shell commands of pipe: URLs among a run's data
+    trust_targets: list[Name] = Field(default=[])  # packages beside the known ones whose classes a run may name

@@ -16,7 +16,7 @@ RECORDS_PER_STEP = 64
 
 
 def answer_everywhere(
-    model: LVLM, work: Callable[[range], list[Outcome]], records: int, training: config.Training
+    model: LVLM, work: Callable[[range], list[Outcome]], records: int, devices: config.Devices
 ) -> list[Outcome]:
     """The outcomes of all records, in their order; on every rank.
 
@@ -29,7 +29,7 @@ def answer_everywhere(
     Raises:
         Interrupted: SIGINT or SIGTERM.
     """
-    size = max(1, min(RECORDS_PER_STEP, math.ceil(records / training.devices)))
+    size = max(1, min(RECORDS_PER_STEP, math.ceil(records / devices.processes)))
     slices = [range(at, min(at + size, records)) for at in range(0, records, size)]
     gathered, outcomes = GatheredOutcomes(), list[Outcome]()
     gathered.update([])
@@ -41,5 +41,5 @@ def answer_everywhere(
         gathered.to(model.device)
         outcomes.extend(Outcome(**row) for row in gathered.compute())
 
-    share_out(model, training, answer, len(slices), gather)
+    share_out(model, devices, answer, len(slices), gather)
     return outcomes

@@ -27,7 +27,7 @@ def evaluate_cells(
     texts: Mapping[str, Mapping[str, str]],
     sampling: Sampling,
     folder: Path,
-    training: config.Training,
+    devices: config.Devices,
     progress: Callable[[int], None] = lambda n: None,
 ) -> list[Outcome]:
     """Evaluate on all ranks, or read what an earlier call already finished; the first rank writes.
@@ -65,7 +65,7 @@ def evaluate_cells(
                     sampling=sampling, first=before[records.start], progress=progress,
                 )  # fmt: skip
 
-            found = answer_everywhere(responder.model, work, len(samples), training)
+            found = answer_everywhere(responder.model, work, len(samples), devices)
             if rank() > 0:
                 outcomes += found
                 continue

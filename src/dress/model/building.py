@@ -65,7 +65,7 @@ def build_model(settings: config.Config, read: RunData, folder: Path, console: C
         raise ValueError(
             f"data.max_tokens={data.max_tokens}: expected at most {positions}, the positions that model.language has"
         )
-    if precision_for(settings.training.precision) == "bf16-mixed":
+    if precision_for(settings.trainer.precision) == "bf16-mixed":
         stages = [settings.curriculum.stages[name] for name in trained_stages(settings.curriculum)]
         learned = {part for stage in stages if isinstance(stage, config.TrainStage) for part in stage.trainable}
         model.round({"vision", "language"} - learned)

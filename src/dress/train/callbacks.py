@@ -9,9 +9,11 @@ from typing import Any
 import lightning as L
 import torch
 
+from dress import config
 from dress.base.files import write_aside
 from dress.base.processes import Interrupted
 from dress.base.progress import CurriculumProgress
+from dress.config.targets import CALLBACK, build
 
 
 class ShowProgress(L.Callback):
@@ -80,3 +82,12 @@ class SaveCheckpoint(L.Callback):
     def _restore(self) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+
+
+def build_callbacks(settings: config.Config) -> list[L.Callback]:
+    """The callbacks of `callbacks`, beside DRESS's own; new ones for every stage.
+
+    Raises:
+        ValueError: a class that is no callback of Lightning, or refuses its arguments; names the setting.
+    """
+    return [build(spec, f"callbacks.{name}", CALLBACK) for name, spec in settings.callbacks.items()]

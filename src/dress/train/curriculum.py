@@ -47,7 +47,7 @@ from dress.model.generation import check_new_tokens
 from dress.phases import supervised
 from dress.run.loggers import build_loggers, log_results
 from dress.run.result_rows import ENDINGS
-from dress.train.callbacks import SaveCheckpoint, ShowProgress
+from dress.train.callbacks import SaveCheckpoint, ShowProgress, build_callbacks
 from dress.train.datamodule import HeldOut, StageData, StepDataset
 from dress.train.module import DressModule, NotFinite, TrainingStopped
 from dress.train.parallel import build_trainer, on_device, share_out
@@ -254,7 +254,7 @@ class Curriculum:
         wait_for(target / marker.name)
 
     def _train(self, name: str, stage: config.TrainStage) -> None:
-        training, folder = self.settings.training, self.stage_folder(name)
+        training, trainer_settings, folder = self.settings.training, self.settings.trainer, self.stage_folder(name)
         if getattr(self.settings.data, stage.data) is None:  # not there before
             self._check_supervision(name, stage)
         self.model.set_trainable(list(stage.trainable))
@@ -265,7 +265,7 @@ class Curriculum:
         stages = self.settings.curriculum.stages
         earlier = [stages[n] for n in order[: order.index(name)]]
         before = sum(s.steps for s in earlier if isinstance(s, config.TrainStage))
-        module = DressModule(self.model, stage, training, before, self.settings.data.tokens_per_forest)
+        module = DressModule(self.model, stage, self.settings.learning, before, self.settings.data.tokens_per_forest)
 
         def dataset(kind: type[Made], stream: Stream, rank: int, world: int) -> Made:
             return kind(
@@ -285,16 +285,20 @@ class Curriculum:
         done = read_training_state(last)["global_step"] if resumed else 0
         self.progress.start(name, stage.steps, done)
         trainer = build_trainer(
-            training,
-            precision=cast(Any, precision_for(training.precision)),
+            self.settings.devices,
+            precision=cast(Any, precision_for(trainer_settings.precision)),
             max_steps=stage.steps,
             max_epochs=1,
             logger=build_loggers(self.settings, name, resumed),
-            callbacks=[ShowProgress(self.progress), SaveCheckpoint(last, training.checkpoint_every)],
+            callbacks=[
+                ShowProgress(self.progress),
+                SaveCheckpoint(last, training.checkpoint_every),
+                *build_callbacks(self.settings),
+            ],
             log_every_n_steps=1,
-            val_check_interval=training.validate_every if held_out else None,
+            val_check_interval=trainer_settings.val_check_interval if held_out else None,
             check_val_every_n_epoch=None if held_out else 1,
-            limit_val_batches=1.0 if held_out else 0,
+            **{"limit_val_batches": 1.0 if held_out else 0, **trainer_settings.more()},
         )
         trainer.fit(
             module, datamodule=data,
@@ -323,7 +327,7 @@ class Curriculum:
     def _collect(self, name: str, stage: config.CollectStage) -> None:
         """Answers with feedback: on all ranks, or on the first alone where a server is asked and paid."""
         source, folder = self.settings.curriculum.trained(name)[-1], self.stage_folder(name)
-        training, prompts = self.settings.training, self.data.shards("prompts")
+        devices, prompts = self.settings.devices, self.data.shards("prompts")
         alone = not isinstance(self.settings.annotator, PlainRater)
         if alone and rank() > 0:
             return
@@ -334,12 +338,12 @@ class Curriculum:
         def gather_skipped() -> None:
             prompts.skipped[:] = of_ranks(prompts.skipped)
 
-        with on_device(self.model, training) if alone else nullcontext():
+        with on_device(self.model, devices) if alone else nullcontext():
             gather(
                 name, keeping(self._responder(source, stage.condition), self.annotator, self.chain[source]),
                 self.annotator, prompts, folder / "shards", stage, sampling,
                 seed_for(self.settings.seed, name), self.progress,
-                in_turn if alone else partial(share_out, self.model, training, finish=gather_skipped),
+                in_turn if alone else partial(share_out, self.model, devices, finish=gather_skipped),
             )  # fmt: skip
         if rank() > 0:
             return
@@ -368,7 +372,7 @@ class Curriculum:
             self.judge, samples, settings,
             {model: conditions(self.settings, source) for model, source in models.items()},
             self._sampling(0.0), self.stage_folder(name),
-            self.settings.training, self.progress.advance,
+            self.settings.devices, self.progress.advance,
         )  # fmt: skip
 
     def _take_over_cells(self, name: str) -> None:
@@ -469,7 +473,7 @@ class Curriculum:
                 "seconds": round(seconds, 2),
                 "stages": {name: round(value, 2) for name, value in self.seconds.items()},
                 "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
-                "precision": precision_for(self.settings.training.precision),
+                "precision": precision_for(self.settings.trainer.precision),
                 "threads": torch.get_num_threads(),
             },
         )

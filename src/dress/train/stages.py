@@ -114,7 +114,9 @@ def depends_on(settings: config.Config, read: RunData, name: str) -> dict[str, A
             phases = settings.phases.model_dump()
             parts["phases"] = {key: phases[key] for phase in stage.phases for key in SETTINGS_OF.get(phase, phases)}
             parts["training"] = settings.training.model_dump(exclude=set(NO_RESULT["training"]))
-            parts["training"]["precision"] = precision_for(settings.training.precision)
+            parts["trainer"] = settings.trainer.model_dump(exclude=set(NO_RESULT["trainer"]))
+            parts["trainer"]["precision"] = precision_for(settings.trainer.precision)
+            parts["made_by"] = [settings.optimizer, settings.scheduler, settings.callbacks]
         case config.CollectStage():
             asked = settings.curriculum.trained(name)[-1]
             parts["shards"] = read.shards("prompts").fingerprint
