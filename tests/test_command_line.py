@@ -56,8 +56,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
-        ("trainig.gradient_clip_val=1", "trainig.gradient_clip_val: no such setting. Did you mean trainer.gradient_clip_val?\n"),
-        ("clip=1", "clip: no such setting. Did you mean trainer.gradient_clip_val?\n"),
+        (
+            "trainig.gradient_clip_val=1",
+            "trainig.gradient_clip_val: no such setting. Did you mean trainer.gradient_clip_val?\n",
+        ),
+        ("gradient_clip_val=1", "gradient_clip_val: no such setting. Did you mean trainer.gradient_clip_val?\n"),
         ("experimnt=dress_full", "experimnt: no such setting. Did you mean experiment?\n"),
         ("experiment=dress_ful", "experiment=dress_ful: no such option. Did you mean dress_full? "),
         ("seed=0,1", "seed=0,1: several values; add -m"),

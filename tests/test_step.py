@@ -35,7 +35,9 @@ def module_of(model: LVLM, trainable: list[Any], steps: int = 1) -> DressModule:
         phases={"sft": 1.0}, data="sft", steps=steps, records_per_step=3, lr=1e-3, trainable=trainable
     )
     model.set_trainable(trainable)
-    return DressModule(model, stage, config.Learning(trainer=config.Trainer(log_every_n_steps=1, gradient_clip_val=1e9)), tokens=500)
+    return DressModule(
+        model, stage, config.Learning(trainer=config.Trainer(log_every_n_steps=1, gradient_clip_val=1e9)), tokens=500
+    )
 
 
 class Steps(L.LightningDataModule):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import model_validator
 
 from dress.config.data import Data
 from dress.config.raters import Rater, ResponderName, Server
-from dress.config.run import Eval, KeepCache
+from dress.config.run import Eval, KeepCache, with_raters
 from dress.config.stages import CollectStage
 from dress.config.types import Consent, Count, Positive
 
@@ -38,5 +40,11 @@ class CollectCommand(CollectStage, Consent):
     batch_size: Positive = 256
     keep_cache: KeepCache = "auto"
     seed: Count = 0
-    annotator: Rater
+    annotator: Rater  # auto: the oracle of the data's world, or rules where they come from none
     dry_run: bool = False  # only estimate calls, tokens and cost
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rater_of_the_data(cls, composed: Any) -> Any:
+        """The kind of an annotator that is `auto`."""
+        return with_raters(composed, ("annotator",))

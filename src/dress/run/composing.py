@@ -11,14 +11,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dress.base.errors import ConfigError
+from dress.config.commands import CollectCommand
 from dress.config.defaults import defaults
+from dress.config.run import Config
 from dress.run.overrides import replacing, taken_out
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 SCHEMA = "dress_train"
 """The first entry of the defaults list of configs/train.yaml."""
 
-ConfigStore.instance().store(SCHEMA, defaults(), provider="the defaults of src/dress/config")
+for _name, _section in ((SCHEMA, Config), ("dress_collect", CollectCommand)):
+    ConfigStore.instance().store(_name, defaults(_section), provider="the defaults of src/dress/config")
 
 
 class CommandLineError(ValueError):
