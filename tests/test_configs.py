@@ -85,7 +85,7 @@ def test_no_default_stands_twice() -> None:
         said = yaml.safe_load((ROOT / "configs" / file).read_text()) or {}
         prefix = {"trainer": "trainer.", "data": "data."}.get(file.partition("/")[0], "")
         for key, value in leaves(said):
-            assert base.get(prefix + key, config) != value, f"{file}: {key}"
+            assert value == "???" or base.get(prefix + key, config) != value, f"{file}: {key}"
 
 
 def test_no_link_among_the_configs() -> None:

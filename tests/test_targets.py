@@ -117,8 +117,8 @@ EVIL = {
     "os.system": "may name only classes of dress",
     "subprocess.Popen": "may name only classes of dress",
     "evil_package.Thing": r"say trust_targets=\[evil_package\]",
-    "torch.os.system": "no class of torch",
-    "dress.run.command_line.os.system": "no module|no class of dress",
+    "torch.os.system": "no module .torch.os",
+    "dress.base.files.Path": "which is no class of dress",
 }
 
 

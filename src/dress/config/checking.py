@@ -57,13 +57,15 @@ def check_targets(settings: Config) -> None:
     more = settings.trainer.more()
     if more:
         places.append(("trainer", {TARGET: "lightning.Trainer", **more}, TRAINER))
-    usual = (ADAMW, COSINE, LINEAR, {TARGET: LOGGERS["csv"]})
+    usual = {
+        "optimizer": ADAMW, "scheduler": COSINE, "model.projector": LINEAR, "logger.csv": {TARGET: LOGGERS["csv"]},
+    }  # fmt: skip
     try:
         for key, spec, kind in places:
-            if spec not in usual:
+            if spec != usual.get(key):
                 check_target(spec, key, kind)
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(renamed(str(error).partition(":")[0]) or str(error)) from None
 
 
 def valid_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
