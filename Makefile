@@ -13,7 +13,7 @@ export PYTHONNOUSERSITE := 1
 unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONHASHSEED PYTHONWARNINGS PYTHONSAFEPATH
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_NO_DEPS PIP_REQUIREMENT PYTEST_ADDOPTS
 
-.PHONY: help setup train test test-slow lint format check constraints smollm bench bench-full bench-gpu llm-server llm-test clean
+.PHONY: help setup train test test-slow lint format check constraints smollm bench bench-full bench-gpu llm-server llm-test lmms clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -105,6 +105,19 @@ llm-server: $(LLM_READY) ## Serve SmolLM2-135M-Instruct at http://127.0.0.1:8080
 
 llm-test: setup $(LLM_READY) ## Annotate with that LLM on loopback: installs, serves, tests
 	$(PY) -m pytest -m slow tests/test_real_llm.py $(ARGS)
+
+# lmms-eval pins other versions than constraints.txt, so it has a venv of its own too.
+LMMS := .venv-lmms/bin/python
+LMMS_READY := .venv-lmms/.ready
+
+$(LMMS_READY): constraints-lmms.txt pyproject.toml
+	$(PYTHON) $(NEW_ENOUGH) && $(PYTHON) -m venv --clear .venv-lmms
+	$(LMMS) -m pip install --require-hashes --no-deps -r constraints-lmms.txt
+	$(LMMS) -m pip install --no-deps --no-build-isolation -e .
+	touch $@
+
+lmms: setup $(LMMS_READY) ## Install lmms-eval beside a run of this project, and test both together
+	$(PY) -m pytest -m slow tests/test_lmms.py $(ARGS)
 
 clean: ## Remove .venv and caches; data/ and logs/ stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info

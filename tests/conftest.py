@@ -19,6 +19,7 @@ from dress.data.shards import Shards, write_shards
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.tokenizer import train_tokenizer
 from dress.model.lvlm import LVLM
+from dress.phases import check_phases
 from dress.run.composing import compose
 from dress.worlds.shapes import generate as shapes
 
@@ -78,6 +79,7 @@ def composed(*overrides: str, run_dir: Path | str = "unused") -> config.Config:
     """The checked configuration of `python src/train.py <overrides>`."""
     settings = config.check(compose("train", [f"run_dir={run_dir}", *overrides]))
     config.check_targets(settings)
+    check_phases(settings.curriculum.stages, settings.phases)
     return settings
 
 

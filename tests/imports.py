@@ -12,6 +12,7 @@ from PIL import Image
 
 from dress.base.files import read_lines
 from dress.config.tasks import Import
+from dress.data.index_file import INDEX
 from dress.data.shards import Shards
 from dress.record import Record
 from dress.sources import source
@@ -58,8 +59,8 @@ def reasons(out: Path) -> list[str]:
 
 
 def content(out: Path) -> dict[str, bytes]:
-    """Every file of an import; `index.json` is made by who reads the shards."""
-    files = (file for file in out.rglob("*") if file.is_file() and file.name != "index.json")
+    """Every file of an import but the index, which holds times."""
+    files = (file for file in out.rglob("*") if file.is_file() and file.name != INDEX)
     return {file.relative_to(out).as_posix(): file.read_bytes() for file in files}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -23,12 +22,14 @@ COMMON = {
     "vocab_size": 97, "pad_token_id": 0,
 }  # fmt: skip
 GROUPED = COMMON | dict(num_key_value_heads=2)
+# A bias of the keys acts only by their rotation: where that is slow, its gradient cancels to less than fp32 holds.
+BIASED = GROUPED | dict(rope_parameters={"rope_type": "default", "rope_theta": 10.0})
 MODELS = {
     "llama": GROUPED,
     "smollm2": GROUPED | dict(model_type="llama", hidden_size=36, num_attention_heads=9, num_key_value_heads=3,
                               tie_word_embeddings=True),
-    "qwen2": GROUPED,
-    "qwen2.5": GROUPED | dict(model_type="qwen2", hidden_size=48, num_attention_heads=12, tie_word_embeddings=True),
+    "qwen2": BIASED,
+    "qwen2.5": BIASED | dict(model_type="qwen2", hidden_size=96, num_attention_heads=12, tie_word_embeddings=True),
     "qwen3": GROUPED | dict(head_dim=8),
     "mistral": GROUPED | dict(sliding_window=6),
     "smollm3": GROUPED,
@@ -71,9 +72,12 @@ def language(kind: str, dtype: torch.dtype, lora: config.Lora | None = None):
     """As transformers builds it."""
     torch.manual_seed(0)
     model = build_language(config.Language(config={"model_type": kind, **MODELS[kind]}, lora=lora), None).to(dtype)
+    biases = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():  # so that no path is lost in tiny numbers
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.1)
+        elif name.endswith("proj.bias"):
+            torch.nn.init.normal_(parameter, std=0.1, generator=biases)
         parameter.requires_grad_(lora is None or "lora_" in name)
     return model
 
@@ -141,23 +145,8 @@ def plain(model):
     return other
 
 
-def rounding(kind: str, other, dialogues: list[Encoded]) -> dict[str, float]:
-    """How far the gradients of the separate sequences in fp32 are from those in fp64, by tensor.
-
-    The terms of a key's bias nearly cancel: fp32 alone loses 1.1e-6 of qwen2's, whoever computes it.
-    """
-    exact = plain(language(kind, torch.float32)).double()
-    in_fp64(exact)
-    of_sequences(exact, dialogues).backward()
-    wanted = {name: p.grad for name, p in exact.named_parameters() if p.grad is not None}
-    return {
-        name: float((p.grad.double() - wanted[name]).norm() / wanted[name].norm().clamp(min=1e-30))
-        for name, p in other.named_parameters() if p.grad is not None
-    }  # fmt: skip
-
-
-def compare(one, two, dtype, loss_one, loss_two, lost: Callable[[], dict[str, float]] = dict):
-    """Loss and gradients within TOLERANCE; a gradient beyond it within twice what the reference itself has `lost`."""
+def compare(one, two, dtype, loss_one, loss_two):
+    """Loss and gradients of two models within TOLERANCE."""
     loss_tolerance, tolerance = TOLERANCE[dtype]
     assert abs(loss_one - loss_two) <= loss_tolerance * abs(loss_two)
     wanted = {name: p.grad for name, p in two.named_parameters() if p.grad is not None}
@@ -165,5 +154,4 @@ def compare(one, two, dtype, loss_one, loss_two, lost: Callable[[], dict[str, fl
     assert wanted.keys() == got.keys()
     for name, gradient in wanted.items():
         error = (got[name] - gradient).norm() / gradient.norm().clamp(min=1e-30)
-        if error > tolerance and gradient.norm() >= 1e-9:
-            assert error <= 2 * lost().get(name, 0.0), (name, float(error))
+        assert error <= tolerance or gradient.norm() < 1e-9, (name, float(error))

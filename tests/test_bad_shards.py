@@ -19,7 +19,8 @@ from rich.console import Console
 from dress.data.shards import ShardError, Shards, write_shards
 from dress.record import RecordError
 from dress.train.curriculum import Curriculum
-from dress.train.datamodule import StepDataset, rejected
+from dress.train.datamodule import rejected
+from dress.train.steps import StepDataset
 from dress.worlds.shapes import generate as shapes
 
 

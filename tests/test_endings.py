@@ -14,8 +14,8 @@ from dress.base.files import write_json, write_lines
 from dress.data.shards import Shards, write_shards
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.encode import Completion, Encoder
-from dress.dialogue.spans import Span, Supervised
-from dress.feedback.collect import CkptResponder, endings_table, prompt_spans, ratings_table
+from dress.dialogue.spans import Span, Supervised, prompt
+from dress.feedback.collect import CkptResponder, endings_table, ratings_table
 from dress.llm.ledger import Ledger
 from dress.model.generation import Prompt, generate
 from dress.record import Dialogue, Record, RecordError, Turn
@@ -82,7 +82,7 @@ def test_the_ratings_table_shows_the_share_of_cut_answers(tmp_path):
 def test_a_model_without_a_place_for_a_system_text_names_the_record(tokenizer, monkeypatch):
     monkeypatch.setitem(FORMATS, "plain", replace(FORMATS["plain"], system_open=None))
     asked = Dialogue(system="Be a pirate.", turns=[Turn(user="q")])
-    assert prompt_spans(asked, "c")[0] == Span("system", "Be a pirate.")
+    assert prompt(asked, condition="c")[0] == Span("system", "Be a pirate.")
     responder = CkptResponder(small_model(tokenizer), "m")
     with pytest.raises(RecordError, match=r"rec: system: .*chat=plain"):
         responder.answer([Record(key="rec")], [asked], [None], [], [""], Sampling(1, 1), [0])

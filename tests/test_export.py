@@ -23,6 +23,7 @@ from rich.console import Console
 from dress.base.files import read_json, read_lines
 from dress.config import ConfigError, check_as
 from dress.config.tasks import Export
+from dress.data.index_file import INDEX, read_index
 from dress.data.shards import Sample, ShardError, Shards, write_shards
 from dress.exports.task import run
 from dress.record import Dialogue, Feedback, ImageRef, Record, RecordError, Turn
@@ -209,8 +210,8 @@ def test_a_dataset_has_splits_card_counts_and_checksums(splits: Path, tmp_path: 
     export(splits, out, "dataset", license="cc-by-4.0", title="Buses | and more")
     for split in ("feedback", "prompts"):
         assert list(Shards(out / split, verify="full")) == list(Shards(splits / split))
-        index = read_json(out / split / "index.json")["shards"]  # quickly checked when it is opened
-        assert [(out / split / s["name"]).stat().st_mtime_ns for s in index] == [s["mtime_ns"] for s in index]
+        index = read_index(out / split / INDEX)  # quickly checked when it is opened
+        assert [(out / split / s.name).stat().st_mtime_ns for s in index.shards] == [s.mtime_ns for s in index.shards]
     counts = read_json(out / "counts.json")
     assert counts["feedback"]["annotators"] == [{"annotator": "gpt-4", "prompt_version": "", "answers": 3}]
     assert counts["feedback"]["ratings"]["honesty"] == {"0": [1, 0, 0, 0, 0], "1": [0, 0, 0, 1, 0]}

@@ -29,10 +29,10 @@ from dress.model.checkpoint import load_model
 from dress.model.lvlm import LVLM
 from dress.model.vision import VisionEncoder
 from dress.record import RecordError
-from dress.train import features_task
+from dress.train import feature_extraction
 from dress.train.curriculum import Curriculum
-from dress.train.datamodule import StepDataset
-from dress.train.plain import PlainSteps
+from dress.train.steps import StepDataset
+from dress.train.webdataset_reader import WebdatasetSteps
 from dress.worlds.shapes import generate as shapes
 
 FROZEN = [f"budget.{stage}.trainable=[projector,language]" for stage in ("align", "sft", "dress")]
@@ -108,10 +108,10 @@ def made(tmp_path_factory) -> Path:
     return tmp
 
 
-def features(tmp: Path, out: Path, **more) -> features_task.Written:
+def features(tmp: Path, out: Path, **more) -> feature_extraction.Written:
     (world,) = (tmp / "data").iterdir()
     given = {"task": "features", "path": str(world), "out": str(out), "ckpt": str(tmp / "run"), **more}
-    return features_task.run(Features.model_validate(given), Console(quiet=True))
+    return feature_extraction.run(Features.model_validate(given), Console(quiet=True))
 
 
 def frozen(tmp: Path, data: Path, *more: str, run: str):
@@ -125,7 +125,7 @@ def test_the_table_says_what_storing_costs(made, tmp_path):
     out = io.StringIO()
     (world,) = (made / "data").iterdir()
     given = {"task": "features", "path": str(world / "sft"), "out": str(tmp_path / "f"), "ckpt": str(made / "run")}
-    written = features_task.run(Features(**given, stored="int8"), Console(file=out, width=120))
+    written = feature_extraction.run(Features(**given, stored="int8"), Console(file=out, width=120))
     assert (written.shards, written.images) == (1, 40) and 1e-3 < written.error < written.worst < 2e-2
     assert f"{written.error:.2e}" in out.getvalue() and "9 x 32, int8" in out.getvalue()
 
@@ -135,7 +135,7 @@ def test_features_go_with_the_same_records_and_images(made):
     for split in shapes.SPLITS:
         plain, stored = Shards(world / split), Shards(made / "bf16" / split)
         assert list(plain) == list(stored)
-        assert stored._entries[0]["features"]["encoder"]["layer"] == "-1"
+        assert stored._shards[0].features["encoder"]["layer"] == "-1"
     encoder = load_model(made / "run" / "stages" / "align")[0].vision.eval()
     pixels = Pixels(encoder.preprocessing, encoder.transform, "fast")
     shards = Shards(made / "fp32" / "sft")
@@ -174,7 +174,7 @@ def test_loss_is_the_same_without_encoder_and_images(made):
         assert all((forest.features is None) == (name == "pixels") for forest in step.forests)
         total = sum(forest.weight.sum() for forest in step.forests)
         with torch.no_grad():
-            losses[name] = float(sum(model(forest, total)[0] for forest in step.forests))
+            losses[name] = float(sum(model(forest, forest.weight / total)[0] for forest in step.forests))
     for name, tolerance in {"fp32": 1e-6, "bf16": 1e-3, "int8": 1e-2}.items():
         assert abs(losses[name] - losses["pixels"]) <= tolerance * losses["pixels"], losses
 
@@ -184,7 +184,7 @@ def test_webdatasets_own_pipeline_reads_them_too(made):
     stage = plain.curriculum.stages["sft"].model_copy(update={"records_per_step": 40})
     stream = Stream([Part("", Shards(made / "bf16" / "sft"))], seed=1)
     dataset = StepDataset(stream, stage, plain.data, plain.phases, model.encoder, None, made / "rejects")
-    theirs = next(iter(PlainSteps(dataset)))
+    theirs = next(iter(WebdatasetSteps(dataset)))
     whole = [step.forests[0].features.double().sum() for step in (dataset[0], theirs)]
     assert theirs.records == 40 and torch.isclose(*whole)
 

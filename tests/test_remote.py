@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import http.server
-import json
 import os
 import re
 import threading
@@ -18,10 +17,12 @@ from torch.utils.data import DataLoader
 
 from dress.data import cache as cache_module
 from dress.data.cache import FetchError, ShardCache
+from dress.data.index_file import INDEX, write_index
 from dress.data.remote import open_shards
 from dress.data.shards import ShardError, Shards, write_shards
 from dress.data.stream import Part, Stream, open_stream
-from dress.train.datamodule import StepDataset, rejected
+from dress.train.datamodule import rejected
+from dress.train.steps import StepDataset
 from dress.worlds.shapes import generate as shapes
 
 
@@ -71,7 +72,7 @@ class Dropping(http.server.SimpleHTTPRequestHandler):
 def server(tmp_path):
     folder = tmp_path / "served"
     write_shards(folder, shapes.samples("sft", 40, seed=3), per_shard=5)
-    Shards(folder)  # writes index.json
+    Shards(folder)  # writes the index
     Dropping.served, Dropping.packed = 0, False
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Dropping, directory=str(folder)))
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
@@ -183,19 +184,37 @@ def test_training_passes_over_a_remote_shard_that_changed_and_names_its_records(
 def test_what_a_server_claims_to_have_packed_is_never_unpacked(server, tmp_path):
     url, folder = server
     Dropping.packed = True
-    index = (folder / "index.json").read_bytes()
-    (folder / "index.json").write_bytes(gzip.compress(index))
-    with pytest.raises(ShardError, match=r"index\.json: expected an index of version 4"):
+    index = (folder / INDEX).read_bytes()
+    (folder / INDEX).write_bytes(gzip.compress(index))
+    with pytest.raises(ShardError, match=rf"{url}/index\.arrow: expected an index of version 5, .*upload index\.arrow"):
         open_shards(url, cache=ShardCache(str(tmp_path / "cache")))
 
 
 def test_an_index_that_others_wrote_is_checked(server, tmp_path):
     url, folder = server
-    index = json.loads((folder / "index.json").read_text())
-    index["shards"][0]["samples"][0][1]["json"] = [0, 1 << 40]
-    (folder / "index.json").write_text(json.dumps(index))
-    with pytest.raises(ShardError, match=r"shards\.0\.samples\.0.*less than or equal to"):
+    entry = {"name": "../x.tar", "size": 9, "mtime_ns": 0, "samples": [("a", {"json": (512, 9)})]}
+    write_index(folder / INDEX, [{**entry, "sha256": "0" * 64, "problems": [], "features": None}], "records", ())
+    with pytest.raises(ShardError, match=rf"{url}/index\.arrow: expected names of shards below it, got '\.\./x\.tar'"):
         open_shards(url, cache=ShardCache(str(tmp_path / "cache")))
+
+
+def test_an_index_is_fetched_again_when_it_is_another_one_and_needed(server, tmp_path):
+    url, folder = server
+    cache = ShardCache(str(tmp_path / "cache"))
+    assert len(open_shards(url, cache=cache)) == 40
+    (kept,) = (tmp_path / "cache").glob("*-index.arrow")
+    first = kept.stat().st_ino
+    assert len(open_shards(url, cache=cache)) == 40 and kept.stat().st_ino == first  # one for all processes
+    kept.write_bytes(kept.read_bytes()[:-1])
+    assert len(open_shards(url, cache=cache)) == 40
+    (folder / "shard-000007.tar").unlink()
+    (folder / INDEX).unlink()
+    Shards(folder)
+    os.utime(folder / INDEX, (0, 0))
+    assert len(open_shards(url, cache=cache)) == 35
+    (folder / INDEX).rename(folder / "index.json")
+    with pytest.raises(ShardError, match=r"index\.arrow: expected the index of these shards, found none\. Run `py"):
+        open_shards(url, cache=cache)
 
 
 def test_a_mixture_whose_windows_do_not_fit_into_the_cache_together_is_refused(server, tmp_path):

@@ -21,7 +21,7 @@ from dress.base import processes
 from dress.data.shards import write_shards
 from dress.train import callbacks
 from dress.train.curriculum import Curriculum
-from dress.train.datamodule import HeldOut, StepDataset
+from dress.train.steps import HeldOut, StepDataset
 from dress.worlds.shapes import generate as shapes
 
 STAGES = ["curriculum.order=[align,sft]", "budget.sft.steps=10", "budget.sft.records_per_step=10"]

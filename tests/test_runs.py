@@ -376,10 +376,10 @@ def test_auto_without_bf16_is_fp32(monkeypatch) -> None:
 
 def test_a_negative_loss_weight_is_refused_where_it_arises(phases: config.Phases, monkeypatch) -> None:
     from dress.dialogue.spans import Span, Supervised
-    from dress.phases import PHASES
+    from dress.phases import PHASES, Phase
 
     spans = (Span("user", "u"), Span("assistant", "a", -1.0))
-    monkeypatch.setitem(PHASES, "sft", lambda record, settings: [Supervised("sft", spans)])
+    monkeypatch.setitem(PHASES, "sft", Phase(lambda record, settings: [Supervised("sft", spans)]))
     with pytest.raises(ValueError, match=r"phase sft, record k: expected a loss weight of at least 0, got -1\.0"):
         supervised(Record(key="k", image=None), {"sft": 1.0}, phases)
 
@@ -428,8 +428,11 @@ def test_null_takes_a_phase_out_of_a_file_below() -> None:
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
-        ("curriculum.stages.sft.phases={sft:1.0,myphase:1.0}", "no such phase 'myphase'. There are: align, sft, "),
-        ("curriculum.stages.sft.phases.myphase=1", "no such phase 'myphase'. There are: align, sft, "),
+        ("curriculum.stages.sft.phases={sft:1.0,myphase:1.0}", "no such phase 'myphase'. There are: align, critique, "),
+        (
+            "curriculum.stages.sft.phases.refinment=1",
+            "add it with +curriculum.stages.sft.phases.refinment=…. Did you mean ",
+        ),
         ("curriculum.stages.sfd.phases={sft: 1}", "curriculum.stages.sfd: expected kind: train, collect or eval. Did"),
         ("curriculum.stages.sfd.steps=1", "no such stage. There are: align, collect, dress, eval, sft. Did you mean"),
         ("~data.workers", "~data.workers: a setting has a value in every run; say which: data.workers=…"),
@@ -445,7 +448,7 @@ BUG = """
 from dress import phases
 def broken(record, settings):
     raise ValueError("not enough values to unpack")
-phases.PHASES["align"] = broken
+phases.PHASES["align"] = phases.Phase(broken)
 """
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import random
 import re
@@ -29,7 +28,7 @@ from dress.data.pixels import Pixels
 from dress.data.shards import ShardError, Shards, write_shards
 from dress.data.stream import Part, Stream, open_stream
 from dress.record import RecordError
-from dress.train.datamodule import StepDataset
+from dress.train.steps import StepDataset
 from dress.worlds.shapes import generate as shapes
 
 # --- mixtures ---
@@ -97,13 +96,6 @@ def test_captions_in_json_and_none_at_all(tmp_path):
     assert shards[0][0].annotation.captions == ["a dog"]
     with pytest.raises(RecordError, match=r"s\.tar: b: expected a caption"):
         shards[1]
-
-
-def test_the_index_is_plain_json_and_names_its_version(tmp_path):
-    write_shards(tmp_path, shapes.samples("sft", 3, seed=3))
-    Shards(tmp_path)
-    index = json.loads((tmp_path / "index.json").read_text())
-    assert index["version"] == 4 and index["shards"][0].keys() >= {"name", "size", "mtime_ns", "sha256", "samples"}
 
 
 class _Steps(StepDataset):

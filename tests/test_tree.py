@@ -42,7 +42,7 @@ def loss_and_gradients(model, samples, tokens_per_forest) -> tuple[float, dict[s
     weight = torch.stack([f.weight.sum() for f in step.forests]).sum()
     total = 0.0
     for forest in step.forests:
-        loss, _ = model(forest, weight)
+        loss, _ = model(forest, forest.weight / weight)
         loss.backward()
         total += loss.item()
     return total, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}

@@ -35,7 +35,7 @@ from dress.run.composing import CommandLineError
 from dress.run.resuming import resume_arguments
 from dress.run.start import start_run
 from dress.train.curriculum import Curriculum
-from dress.train.features_task import encoder_of
+from dress.train.feature_extraction import encoder_of
 
 QUIET = Console(quiet=True)
 ORACLE = PlainRater(kind="oracle")

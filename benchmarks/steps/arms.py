@@ -17,7 +17,7 @@ from torch import Tensor
 from dress import config
 from dress.dialogue.batch import Sample, Step, collate
 from dress.dialogue.tree import build_tree
-from dress.model.memory import keep_freed_memory
+from dress.kernels.memory import keep_freed_memory
 from steps import models
 from steps.gate import Targets, of_forest, of_rows, save
 from steps.machine import Memory, clock
@@ -191,8 +191,8 @@ def dress(spec: ArmSpec, meter: Meter, share: bool = True) -> None:
             self.parts, self.since = dict.fromkeys(PARTS, 0.0), clock(spec.device)
 
     stage = config.TrainStage(
-        data="sft", phases={"sft": 1.0}, steps=STEPS, records_per_step=spec.per_step, lr=LR, warmup=0,
-        weight_decay=DECAY, trainable=models.trained(spec.model),
+        data="feedback", phases={"critique": 1.0, "refinement": 1.0}, steps=STEPS, records_per_step=spec.per_step, lr=LR,
+        warmup=0, weight_decay=DECAY, trainable=models.trained(spec.model),
     )  # fmt: skip
     learning = config.Learning(
         trainer=config.Trainer(gradient_clip_val=1e9 if meter.gating else CLIP),

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from dress.dialogue.batch import Forest, Sample, collate
 from dress.dialogue.tree import build_tree
+from dress.kernels.memory import keep_freed_memory
 from dress.model.lvlm import LVLM
-from dress.model.memory import keep_freed_memory
 from steps import models
 from steps.arms import padded
 from steps.machine import Memory, give_memory_back
@@ -70,14 +70,14 @@ def rungs(spec: ModelSpec, shape: Shape) -> tuple[list[Rung], Callable[[int], fl
 
     def forest(model: LVLM, share: bool, count: int = 1, stored: bool = False) -> Callable[[], Tensor]:
         made = forest_of(model, tuples[:count], share, stored)
-        return lambda: model(made, made.weight.sum())[0]
+        return lambda: model(made, made.weight / made.weight.sum())[0]
 
     def expected(count: int) -> float:
         with torch.no_grad():
             losses = []
             for one in tuples[:count]:
                 made = forest_of(plain, [one], False, False)
-                losses.append(float(plain(made, made.weight.sum())[0]))
+                losses.append(float(plain(made, made.weight / made.weight.sum())[0]))
         return sum(losses) / count
 
     climbed = [

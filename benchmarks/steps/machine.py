@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dress.model.memory import free_bytes
+from dress.kernels.memory import free_bytes
 from steps.flops import Sizes
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from dress.model.memory import keep_freed_memory
+from dress.kernels.memory import keep_freed_memory
 from steps import models
 from steps.ladder import forest_of
 from steps.models import ModelSpec
@@ -49,7 +49,7 @@ def _profiled(model: Any, forest: Any, steps: int, bf16: bool) -> dict[str, floa
         began = time.perf_counter()
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                loss = model(forest, forest.weight.sum())[0]
+                loss = model(forest, forest.weight / forest.weight.sum())[0]
             loss.backward()
             whole = time.perf_counter() - began
         for parameter in model.parameters():

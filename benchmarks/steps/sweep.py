@@ -14,9 +14,9 @@ from torch import Tensor
 
 from dress.dialogue.batch import Sample, collate
 from dress.dialogue.tree import build_tree
+from dress.kernels.memory import keep_freed_memory
 from dress.model.head import head_loss
 from dress.model.lvlm import LVLM
-from dress.model.memory import keep_freed_memory
 from steps import models
 from steps.models import ModelSpec
 from steps.results import operations_ratio
@@ -83,7 +83,7 @@ def _cell(model: LVLM, cell: Cell, words: int, rounds: int, bf16: bool) -> dict[
     forests = {name: collate([Sample(trees, None)], 10**6).forests[0] for name, trees in
                (("tree", shared), ("sequences", separate))}  # fmt: skip
     runs: dict[str, Callable[[], Tensor]] = {
-        name: lambda forest=forest: model(forest, forest.weight.sum())[0]  # type: ignore[misc]
+        name: lambda forest=forest: model(forest, forest.weight / forest.weight.sum())[0]  # type: ignore[misc]
         for name, forest in forests.items()
     }
     if cell.branches == 1:

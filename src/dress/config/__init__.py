@@ -4,7 +4,7 @@ Hydra composes the YAML files; `check` validates every key and value before anyt
 """
 
 from dress.base.errors import ConfigError
-from dress.config.checking import check, check_as, check_targets, no_such_phase, unknown_in_stages, valid_keys
+from dress.config.checking import check, check_as, check_targets, unknown_in_stages, valid_keys
 from dress.config.commands import CollectCommand, EvalCommand
 from dress.config.data import Data, Mixed, ShapesSizes, Source
 from dress.config.learning import Devices, Learning, Parallel, Trainer, Training
@@ -15,8 +15,6 @@ from dress.config.raters import Rater, ResponderName, Server
 from dress.config.run import VERSION, Config, Eval, Generation, KeepCache, with_raters
 from dress.config.stages import CollectStage, Curriculum, EvalStage, Stage, TrainStage
 from dress.config.types import (
-    CONDITIONED_PHASES,
-    FEEDBACK_PHASES,
     MOST,
     Aspect,
     Condition,
@@ -26,7 +24,6 @@ from dress.config.types import (
     ModelName,
     Name,
     Part,
-    PhaseName,
     Plain,
     Positive,
     PositiveReal,
@@ -42,8 +39,6 @@ from dress.config.types import (
 )
 
 __all__ = [
-    "CONDITIONED_PHASES",
-    "FEEDBACK_PHASES",
     "MOST",
     "VERSION",
     "Align",
@@ -74,7 +69,6 @@ __all__ = [
     "Name",
     "Parallel",
     "Part",
-    "PhaseName",
     "Phases",
     "Plain",
     "Positive",
@@ -104,7 +98,6 @@ __all__ = [
     "check_targets",
     "finite",
     "nearest",
-    "no_such_phase",
     "unknown_in_stages",
     "valid_keys",
     "with_raters",

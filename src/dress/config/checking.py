@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,7 +16,6 @@ from dress.config.nearest import nearest
 from dress.config.run import Config
 from dress.config.stages import CollectStage, EvalStage, TrainStage
 from dress.config.targets import CALLBACK, LOGGER, OPTIMIZER, PROJECTOR, SCHEDULER, TARGET, TRAINER, Kind, check_target
-from dress.config.types import PhaseName
 
 Checked = TypeVar("Checked", bound=BaseModel)
 
@@ -108,8 +107,6 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
 def _unknown_key(place: list[str], problem: Any) -> str:
     """A key of a mapping that is none of those there may be."""
     *above, name, _ = place
-    if above[-1:] == ["phases"]:
-        return f"{'.'.join(above)}: {no_such_phase(name)}"
     return f"{'.'.join(above)}: {problem['msg']} (got {name!r:.80})"
 
 
@@ -118,18 +115,13 @@ def _no_kind(name: str) -> str:
     return f"curriculum.stages.{name}: expected kind: train, collect or eval.{near}"
 
 
-def no_such_phase(name: str) -> str:
-    """Names those that exist."""
-    known = list(get_args(PhaseName))
-    return f"no such phase {name!r}. There are: {', '.join(known)}.{nearest(name, known)}"
-
-
-def unknown_in_stages(key: str, stages: list[str]) -> str | None:
+def unknown_in_stages(key: str, stages: list[str], phases: list[str]) -> str | None:
     """What a key like `curriculum.stages.sft.phases.myphase` names that does not exist; None where it is another key.
 
     Args:
         key: dotted.
         stages: that exist.
+        phases: that exist.
     """
     found = re.match(r"curriculum\.stages\.([^.]+)(?:\.phases\.([^.]+))?", key)
     if found is None:
@@ -140,11 +132,7 @@ def unknown_in_stages(key: str, stages: list[str]) -> str | None:
             f"curriculum.stages.{stage}: no such stage. There are: {', '.join(stages)}.{nearest(stage, stages)} "
             f"A new one: +curriculum.stages.{stage}={{kind: …}}"
         )
-    if phase is None:
-        return None
-    if phase in get_args(PhaseName):
-        return f"{key}: not among this stage's phases; add it with +{key}=…"
-    return f"curriculum.stages.{stage}.phases: {no_such_phase(phase)}"
+    return phase and f"{key}: not among this stage's phases; add it with +{key}=….{nearest(phase, phases)}"
 
 
 def _keys_around(place: list[str], model: type[BaseModel]) -> list[str]:

@@ -26,7 +26,11 @@ class Refinement(Section):
     anchor_conditions: list[Condition] = Field(default=["none"])  # what they stand after
 
 
+ModuleName = Annotated[str, Field(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*$")]
+
+
 class Phases(Section):
+    modules: list[ModuleName] = Field(default=[])  # of your own phases: each is imported and registers them
     align: Align = Align()
     critique: Critique = Critique()
     refinement: Refinement = Refinement()

@@ -8,13 +8,11 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from dress.config.nearest import nearest
 from dress.config.types import (
-    FEEDBACK_PHASES,
     Condition,
     Fraction,
     ModelName,
     Name,
     Part,
-    PhaseName,
     Positive,
     PositiveReal,
     Real,
@@ -28,7 +26,7 @@ from dress.config.types import (
 class TrainStage(Section):
     kind: Literal["train"] = "train"
     # Loss weight of each phase's tokens; null takes a phase out that a file below has set.
-    phases: Annotated[dict[PhaseName, PositiveReal], BeforeValidator(without_nulls)] = Field(default={})
+    phases: Annotated[dict[Name, PositiveReal], BeforeValidator(without_nulls)] = Field(default={})
     data: Split  # which shards it streams
     steps: Positive  # optimiser steps
     records_per_step: Positive  # over all ranks
@@ -36,10 +34,6 @@ class TrainStage(Section):
     warmup: Fraction = 0.05  # share of steps
     weight_decay: Real = 0.01
     trainable: Annotated[list[Part], Field(min_length=1)]
-
-    @property
-    def learns_from_feedback(self) -> bool:
-        return self.data == "feedback" or bool(FEEDBACK_PHASES & self.phases.keys())
 
 
 class CollectStage(Section):

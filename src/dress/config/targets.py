@@ -190,17 +190,23 @@ def refuse_untrusted(plain: Any, file: Path, allowed: list[str]) -> None:
     Raises:
         ValueError: the file names something else; says what to type.
     """
-    for spec in _mappings(plain):
-        if TARGET not in spec:
-            continue
-        name = str(spec[TARGET])
-        package = name.partition(".")[0]
-        if package not in (*TRUSTED, *allowed):
-            raise ValueError(
-                f"{file}: names {name!r:.120}, and a file that is read may name only classes of {', '.join(TRUSTED)}. "
-                f"If you trust that package, say trust_targets=[{package}]"
-            )
+    for name in (str(spec[TARGET]) for spec in _mappings(plain) if TARGET in spec):
+        refuse_package(name, file, allowed)
         made = locate(name, f"{file}")
         home = str(getattr(made, "__module__", "")).partition(".")[0]
         if not callable(made) or home not in (*TRUSTED, *allowed):
-            raise ValueError(f"{file}: names {name!r:.120}, which is no class of {package}")
+            raise ValueError(f"{file}: names {name!r:.120}, which is no class of {name.partition('.')[0]}")
+
+
+def refuse_package(name: str, file: Path, allowed: list[str]) -> None:
+    """Let a file that is read name only what is of a known package.
+
+    Raises:
+        ValueError: the dotted name begins with another package; says what to type.
+    """
+    package = name.partition(".")[0]
+    if package not in (*TRUSTED, *allowed):
+        raise ValueError(
+            f"{file}: names {name!r:.120}, and a file that is read may name only classes of {', '.join(TRUSTED)}. "
+            f"If you trust that package, say trust_targets=[{package}]"
+        )

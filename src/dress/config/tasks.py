@@ -141,7 +141,7 @@ class Features(Task):
 TASKS: dict[str, tuple[type[Task], str]] = {
     "import": (Import, "dress.sources.task"),
     "index": (Index, "dress.data.index_task"),
-    "features": (Features, "dress.train.features_task"),
+    "features": (Features, "dress.train.feature_extraction"),
     "export": (Export, "dress.exports.task"),
     "inspect": (Inspect, "dress.inspection.task"),
 }

@@ -32,7 +32,6 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), strict=True, allow_inf_nan=False)
 
 
-PhaseName = Literal["align", "sft", "critique", "refinement", "rating", "best_of"]
 Part = Literal["vision", "projector", "language", "lora"]
 Split = Literal["align", "sft", "prompts", "feedback", "eval"]
 Condition = Literal["none", "praise"]
@@ -52,10 +51,6 @@ Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 """Becomes a part of a file's name."""
 ModelName = Annotated[Name, AfterValidator(_no_reserved)]
 """Also becomes a key of metrics.json, where `conditions` is taken."""
-
-FEEDBACK_PHASES = frozenset({"critique", "refinement", "rating", "best_of"})
-CONDITIONED_PHASES = frozenset({"critique", "refinement", "rating"})
-"""Phases after which a model knows what a condition means."""
 
 
 def without_nulls(given: Any) -> Any:

@@ -45,7 +45,7 @@ class ChangedShardError(FetchError):
     """A shard that came whole, twice, and is not the one that was indexed."""
 
 
-class Found(NamedTuple):
+class RemoteFile(NamedTuple):
     """What a server says of a file: its size and what changes with it, as far as it tells."""
 
     size: int | None = None
@@ -92,21 +92,21 @@ class ShardCache:
         name = "".join(c if c.isalnum() or c in ".-" else "_" for c in url.rpartition("/")[2])[-60:]
         return self.folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}{suffix}"
 
-    def look(self, url: str) -> Found:
+    def look(self, url: str) -> RemoteFile:
         """Size and tag of a remote file, without fetching it.
 
         Raises:
             FetchError: the server does not answer.
         """
         if url.startswith("pipe:"):
-            return Found()
+            return RemoteFile()
         try:
             info = self._tried(url, lambda: self._filesystem(url).info(reveal(url)))
         except FileNotFoundError:
-            return Found(missing=True)
+            return RemoteFile(missing=True)
         size = info.get("size")
         tag = next((f"{name} {info[name]}" for name in TAGS if info.get(name)), None)
-        return Found(None if size is None else int(size), tag)
+        return RemoteFile(None if size is None else int(size), tag)
 
     def small_file(self, url: str) -> bytes:
         """A file that is read whole and not kept.
@@ -146,14 +146,14 @@ class ShardCache:
                     self._fill(url, file)
                     file.flush()
                     os.fsync(file.fileno())
-                wrong = _difference(aside, size, sha256)
-                if wrong is None:
+                difference = _difference(aside, size, sha256)
+                if difference is None:
                     aside.replace(path)
                     return path
                 aside.unlink()
                 if last:
                     raise ChangedShardError(
-                        f"{url}: {wrong}, fetched twice. The remote file is not the one that was indexed"
+                        f"{url}: {difference}, fetched twice. The remote file is not the one that was indexed"
                     )
         raise AssertionError("unreachable")
 
@@ -167,8 +167,8 @@ class ShardCache:
             command = reveal(url).removeprefix("pipe:")
             done = subprocess.run(command, shell=True, stdout=file, stderr=subprocess.PIPE)
             if done.returncode:
-                said = redacted(done.stderr.decode(errors="replace"))
-                raise FetchError(f"{url}: the command ended with {done.returncode}: {said[-200:]}")
+                message = redacted(done.stderr.decode(errors="replace"))
+                raise FetchError(f"{url}: the command ended with {done.returncode}: {message[-200:]}")
             return
         total, _, missing = self.look(url)
         if missing:
@@ -226,20 +226,20 @@ class ShardCache:
 
     def _make_room(self, need: int, wanted: Path) -> None:
         with FileLock(self.folder / ".room.lock"):
-            found = []
+            shards = []
             for path in self.folder.iterdir():
                 if path == wanted or not _is_ours(path):
                     continue
                 with contextlib.suppress(FileNotFoundError):
                     stat = path.stat()
                     if path.suffix != ".partial" or time.time() - stat.st_mtime > STALE:
-                        found.append((stat.st_mtime_ns, stat.st_size, path))
-            held = sum(size for _, size, _ in found)
-            for _, size, path in sorted(found):
-                if held + need <= self.bytes:
+                        shards.append((stat.st_mtime_ns, stat.st_size, path))
+            total = sum(size for _, size, _ in shards)
+            for _, size, path in sorted(shards):
+                if total + need <= self.bytes:
                     break
                 path.unlink(missing_ok=True)
-                held -= size
+                total -= size
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_fs": {}}
@@ -250,7 +250,7 @@ def _is_ours(path: Path) -> bool:
     shard = path.with_name(path.name.removesuffix(".partial"))
     return (
         NAME.fullmatch(shard.name) is not None
-        and shard.suffix not in (".lock", ".json")
+        and shard.suffix not in (".lock", ".json", ".arrow")
         and path.is_file()
         and not path.is_symlink()
         and shard.with_name(shard.name + ".lock").is_file()

@@ -1,9 +1,8 @@
 """The index of a shard: where each sample's members lie, and what in it cannot be used.
 
 One pass over the tar headers and what follows the end mark; of the members only the headers of stored features are
-read, and on demand the images. webdataset's
-own reader takes a cut tar for a whole one and unpickles by default (RELIABILITY §1); here every member is
-on a list of what may be read.
+read, and on demand the images. webdataset's own reader takes a cut tar for a whole one and unpickles by default; here
+every member is on a list of what may be read.
 """
 
 from __future__ import annotations
@@ -16,7 +15,9 @@ import tarfile
 import unicodedata
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from dress.data.features import FeatureError, FeatureHeader, read_header
 
@@ -32,6 +33,8 @@ MAX_NAME_BYTES = 64 * 1024
 Format = Literal["records", "captions"]
 """`records`: a record per sample. `captions`: anybody's webdataset of images with `.txt` or `.json` captions."""
 
+Places = dict[str, tuple[int, int]]
+"""Extension to (offset, size) of a sample's members."""
 
 NAME_TYPES = (tarfile.XHDTYPE, tarfile.XGLTYPE, b"X", tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 DAMAGED = (
@@ -44,6 +47,24 @@ PROBED = 200
 """JSON files that are read to tell records from captions, at most."""
 OURS = {"dialogues", "annotation", "version"}
 """Fields that captions do not have."""
+
+
+class Contents(TypedDict):
+    """What is in a shard: its samples by key, what cannot be used, and what its stored features have in common."""
+
+    sha256: str
+    samples: list[tuple[str, Places]]
+    problems: list[tuple[str, str]]  # (member, reason)
+    features: dict[str, Any] | None
+
+
+class Entry(Contents):
+    """A shard of an index."""
+
+    name: str  # its path below the folder, or its URL
+    size: int
+    mtime_ns: int
+    tag: NotRequired[str | None]  # ETag or the like, of a remote shard
 
 
 class _Member(tarfile.TarInfo):
@@ -82,12 +103,8 @@ def printable(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
-def index_shard(
-    path: Path, form: Format = "records", ignore: Collection[str] = (), images: bool = False
-) -> dict[str, Any]:
-    """`{"sha256", "samples": [[key, {extension: [offset, size]}]], "problems": [[member, reason]], "features"}`.
-
-    `features` is what the stored features of the shard have in common (`data.features`), None where it holds none.
+def index_shard(path: Path, form: Format = "records", ignore: Collection[str] = (), images: bool = False) -> Contents:
+    """What is in a shard, read to its last byte. Its `features` are None where it holds none.
 
     Args:
         path: a tar file.
@@ -115,9 +132,12 @@ def index_shard(
             del samples[key][FEATURES]
         file.seek(0)
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    named = [(printable(member), reason) for member, reason in problems]
-    common = None if header is None else header.common()
-    return {"sha256": checksum, "samples": list(samples.items()), "problems": named, "features": common}
+    return {
+        "sha256": checksum,
+        "samples": list(samples.items()),
+        "problems": [(printable(member), reason) for member, reason in problems],
+        "features": None if header is None else header.common(),
+    }
 
 
 def detect_format(path: Path, ignore: Collection[str] = ()) -> Format | None:
@@ -145,17 +165,17 @@ def detect_format(path: Path, ignore: Collection[str] = ()) -> Format | None:
 
 def _members(
     file: BinaryIO, size: int, form: Format, ignore: Collection[str], problems: list[tuple[str, str]]
-) -> dict[str, dict[str, tuple[int, int]]]:
+) -> dict[str, Places]:
     """Key to extension to (offset, size) of every member that may be read; what may not goes to `problems`."""
-    samples: dict[str, dict[str, tuple[int, int]]] = {}
-    end, whole = 0, True
+    samples: dict[str, Places] = {}
+    end, cut = 0, False
     try:
         with tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar:
             for member in _each(tar):
                 reason, end = _refused(member, form, ignore), tar.offset
                 if not reason and member.offset_data + member.size > size:
                     problems.append((member.name, f"the file was cut: {tar.offset} bytes expected, {size} got"))
-                    whole = False
+                    cut = True
                     break
                 if not reason and member.isreg():
                     reason = _enter(samples, member, ignore)
@@ -163,10 +183,10 @@ def _members(
                     problems.append((member.name, reason))
     except DAMAGED as error:
         problems.append(("", f"expected a whole tar file, got one that is damaged behind byte {end} ({error})"))
-        whole = False
-    if whole and end + 512 > size:
+        cut = True
+    if not cut and end + 512 > size:
         problems.append(("", f"expected at least {end + 512} bytes (members and end mark), got {size}: it was cut"))
-    elif whole and (at := _first_byte(file, end)) is not None:
+    elif not cut and (at := _first_byte(file, end)) is not None:
         what = "damaged header" if at < end + 512 else f"expected zeros from the end mark at byte {end} on, got others"
         problems.append(("", f"{what} at byte {at}; {len(samples)} samples stand before it"))
     return samples
@@ -206,20 +226,22 @@ def _incomplete(key: str, members: dict[str, Any], form: Format) -> str | None:
     return f"expected {key}.txt or .json, and its image beside it, found none"
 
 
-def _other_image(file: BinaryIO, members: dict[str, tuple[int, int]]) -> str | None:
+def _other_image(file: BinaryIO, members: Places) -> str | None:
     """Why the image is not the record's, if so; JSON that is no record is named when it is read."""
     image = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
     record = _json(file, members)
-    said = record.get("image") if isinstance(record, dict) else None
-    expected = said.get("sha256") if isinstance(said, dict) else None
+    about = record.get("image") if isinstance(record, dict) else None
+    expected = about.get("sha256") if isinstance(about, dict) else None
     if image is None or not isinstance(expected, str):
         return None
     file.seek(image[0])
-    got = hashlib.sha256(file.read(image[1])).hexdigest()
-    return None if got == expected else f"image.sha256: expected an image of {expected[:64]}, got one of {got}"
+    checksum = hashlib.sha256(file.read(image[1])).hexdigest()
+    return (
+        None if checksum == expected else f"image.sha256: expected an image of {expected[:64]}, got one of {checksum}"
+    )
 
 
-def _json(file: BinaryIO, members: dict[str, tuple[int, int]]) -> Any:
+def _json(file: BinaryIO, members: Places) -> Any:
     """A sample's JSON, None if it has none or a damaged one."""
     if "json" not in members:
         return None
@@ -231,9 +253,7 @@ def _json(file: BinaryIO, members: dict[str, tuple[int, int]]) -> Any:
         return None
 
 
-def _features(
-    samples: dict[str, dict[str, tuple[int, int]]], file: BinaryIO
-) -> tuple[FeatureHeader | None, list[tuple[str, str]]]:
+def _features(samples: dict[str, Places], file: BinaryIO) -> tuple[FeatureHeader | None, list[tuple[str, str]]]:
     """What the features of a shard have in common, and (key, reason) of those that are damaged or unlike the first."""
     first: FeatureHeader | None = None
     damaged = []
@@ -273,9 +293,7 @@ def _refused(member: tarfile.TarInfo, form: Format, ignore: Collection[str]) -> 
     return f"expected at most {limit} bytes, got {member.size}" if member.size > limit else None
 
 
-def _enter(
-    samples: dict[str, dict[str, tuple[int, int]]], member: tarfile.TarInfo, ignore: Collection[str]
-) -> str | None:
+def _enter(samples: dict[str, Places], member: tarfile.TarInfo, ignore: Collection[str]) -> str | None:
     """Enter a member that may be read; a reason if its place is taken."""
     place = PurePosixPath(member.name)
     extension, stem = _extension(place), place.name.partition(".")[0]

@@ -1,6 +1,7 @@
-"""`index.json`: what `index.index_shard` found, kept beside the shards; checked like any file that others wrote.
+"""`index.arrow`: where the samples of a folder's shards lie, in one Arrow file that all its readers map into memory.
 
-Its first line is the checksum of all that follows.
+A row is a shard; its samples are a list of columns, so that no Python object stands for a sample. The file holds its
+own checksum, in the schema's metadata, and is checked like any file that others wrote.
 """
 
 from __future__ import annotations
@@ -8,194 +9,344 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap
 import os
-import re
-from collections.abc import Collection, Mapping, Sequence
+import secrets
+import struct
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Any, Literal, NamedTuple
 
-from filelock import FileLock
-from pydantic import Field, TypeAdapter, ValidationError
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from dress.base.files import write_json, write_text
-from dress.data.index import MAX_MEMBER_BYTES, Format, check_regular
+from dress.base.files import write_aside
+from dress.data.index import FEATURES, IMAGE_EXTENSIONS, MAX_MEMBER_BYTES, Entry, Format, check_regular
 
-INDEX = "index.json"
-INDEX_VERSION = 4
-CHECKSUM = re.compile(rb'\{"checksum": "([0-9a-f]{64})",\n')
-IMPORT_FILE, SUMS_FILE = "import.json", "SHA256SUMS"
-"""What an import and a published dataset write: checksums of files by name."""
+INDEX = "index.arrow"
+INDEX_VERSION = 5
+MAGIC = b"ARROW1\0\0"
+TEXT_EXTENSIONS = ("json", "txt")
+"""What a record or a caption is read from; of a sample with both, the `.txt`."""
 
-Offset = Annotated[int, Field(ge=0, le=1 << 60)]
-Size = Annotated[int, Field(ge=0, le=MAX_MEMBER_BYTES)]
+SAMPLE = pa.struct(
+    [
+        pa.field(name, kind, nullable=False)
+        for name, kind in {
+            "key": pa.large_string(),
+            "text": pa.uint8(),  # which of TEXT_EXTENSIONS
+            "text_at": pa.int64(),
+            "text_size": pa.int32(),
+            "image": pa.uint8(),  # which of IMAGE_EXTENSIONS
+            "image_at": pa.int64(),  # 0: the sample has none, for a tar begins with a header
+            "image_size": pa.int32(),
+            "features_at": pa.int64(),
+            "features_size": pa.int32(),
+            "repeated": pa.uint8(),  # 1: its key stands in another shard, too
+        }.items()
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("mtime_ns", pa.int64(), nullable=False),
+        pa.field("sha256", pa.binary(32), nullable=False),
+        pa.field("tag", pa.string()),  # ETag or the like, of a remote shard
+        pa.field("features", pa.string()),  # JSON: what its stored features have in common
+        pa.field("problems", pa.list_(pa.struct([("member", pa.string()), ("reason", pa.string())])), nullable=False),
+        pa.field("samples", pa.large_list(pa.field("item", SAMPLE, nullable=False)), nullable=False),
+    ]
+)
 
-
-class Entry(TypedDict):
-    """One shard: its file, its samples [(key, {extension: (offset, size)})], and what in it cannot be used."""
-
-    name: str
-    size: Offset
-    mtime_ns: int
-    sha256: str
-    samples: list[tuple[str, dict[str, tuple[Offset, Size]]]]
-    problems: list[tuple[str, str]]
-    features: dict[str, Any] | None
-    tag: NotRequired[str | None]  # ETag or the like, of a remote shard
-
-
-class Index(TypedDict):
-    version: Literal[3, 4]  # 3 had no checksum of its own
-    format: Format
-    ignore: list[str]
-    shards: list[Entry]
-    checksum: NotRequired[str]
-
-
-_INDEX = TypeAdapter(Index)
+MEND = "Delete it: it is made anew from the shards (with format and ignore as task=index was given)"
 
 
 class ShardError(ValueError):
     """A shard that cannot be read whole; the message names the file, expected and got."""
 
 
+class Facts(TypedDict):
+    """What an index says of itself."""
+
+    version: Literal[5]
+    format: Format
+    ignore: list[str]
+
+
+_FACTS = TypeAdapter(Facts)
+
+
+class Shard(NamedTuple):
+    """One shard of an index: its file, and what in it cannot be used."""
+
+    name: str
+    size: int
+    mtime_ns: int
+    sha256: str
+    tag: str | None
+    features: dict[str, Any] | None
+    problems: list[tuple[str, str]]
+
+
+class Index:
+    """The shards of a folder and where their samples lie; a sample is a row number.
+
+    Args:
+        batch: of SCHEMA, a row per shard.
+        form: which members a sample has.
+        ignore: further extensions that may stand in the shards.
+        file: where it is mapped from, if it is, and the checksum in it.
+    """
+
+    def __init__(
+        self, batch: pa.RecordBatch, form: Format, ignore: Collection[str], file: tuple[Path, str] | None = None
+    ) -> None:
+        self.batch, self.form, self.ignore, self.file = batch, form, tuple(ignore), file
+        columns = (column.to_pylist() for column in batch.columns[:-1])
+        self.shards = [_shard(*values) for values in zip(*columns, strict=True)]
+        samples = batch.column("samples")
+        self.starts: np.ndarray = samples.offsets.to_numpy()
+        """Row numbers: shard s has the rows from starts[s] to starts[s + 1]."""
+        self._keys = samples.values.field("key")
+        self._numbers: dict[str, np.ndarray] = {
+            field.name: samples.values.field(field.name).to_numpy() for field in SAMPLE if field.name != "key"
+        }
+
+    def key(self, row: int) -> str:
+        """The key of a sample."""
+        return str(self._keys[row].as_py())
+
+    def members(self, row: int) -> dict[str, tuple[int, int]]:
+        """Extension to (offset, size in bytes) of a sample's files."""
+        columns = self._numbers
+        places = {TEXT_EXTENSIONS[columns["text"][row]]: (int(columns["text_at"][row]), int(columns["text_size"][row]))}
+        if at := int(columns["image_at"][row]):
+            places[IMAGE_EXTENSIONS[columns["image"][row]]] = at, int(columns["image_size"][row])
+        if at := int(columns["features_at"][row]):
+            places[FEATURES] = at, int(columns["features_size"][row])
+        return places
+
+    def column(self, name: str) -> np.ndarray:
+        """A number of every sample, without a copy: [rows]; `name` is one of SAMPLE's."""
+        return self._numbers[name]
+
+    def touched(self, shard: int, mtime_ns: int) -> pa.RecordBatch:
+        """A shard's row with another time of change."""
+        at = SCHEMA.get_field_index("mtime_ns")
+        return self.batch.slice(shard, 1).set_column(at, SCHEMA.field(at), pa.array([mtime_ns], pa.int64()))
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal shards in equal order."""
+        return fingerprint(self.shards)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A process that gets a mapped index maps it, too."""
+        if self.file is None:
+            return Index, (self.batch, self.form, self.ignore)
+        return _map_again, (*self.file, self.fingerprint)
+
+
+def _shard(
+    name: str, size: int, mtime_ns: int, sha256: bytes, tag: str | None, features: str | None, problems: list[Any]
+) -> Shard:
+    named = [(problem["member"], problem["reason"]) for problem in problems]
+    return Shard(name, size, mtime_ns, sha256.hex(), tag, None if features is None else json.loads(features), named)
+
+
+def fingerprint(shards: Iterable[Shard]) -> str:
+    """Equal for equal shards in equal order."""
+    text = "\n".join(f"{shard.name} {shard.sha256}" for shard in shards)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# --- making one ------------------------------------------------------------------------------------
+
+
+def shard_row(entry: Entry) -> pa.RecordBatch:
+    """What was found in a shard, as a row of an index."""
+    samples: dict[str, list[Any]] = {field.name: [] for field in SAMPLE}
+    for key, members in entry["samples"]:
+        text = max(i for i, extension in enumerate(TEXT_EXTENSIONS) if extension in members)
+        image = next((i for i, extension in enumerate(IMAGE_EXTENSIONS) if extension in members), None)
+        row = (
+            key, text, *members[TEXT_EXTENSIONS[text]],
+            image or 0, *((0, 0) if image is None else members[IMAGE_EXTENSIONS[image]]),
+            *members.get(FEATURES, (0, 0)), 0,
+        )  # fmt: skip
+        for column, value in zip(samples.values(), row, strict=True):
+            column.append(value)
+    rows = pa.StructArray.from_arrays(
+        [pa.array(samples[field.name], field.type) for field in SAMPLE], fields=list(SAMPLE)
+    )
+    values = {
+        **entry,
+        "sha256": bytes.fromhex(entry["sha256"]),
+        "tag": entry.get("tag"),
+        "features": entry["features"] and json.dumps(entry["features"]),
+        "problems": [{"member": member, "reason": reason} for member, reason in entry["problems"]],
+    }
+    columns = [pa.array([values[field.name]], field.type) for field in list(SCHEMA)[:-1]]
+    listed = pa.LargeListArray.from_arrays(
+        pa.array([0, len(rows)], pa.int64()), rows, type=SCHEMA.field("samples").type
+    )
+    return pa.RecordBatch.from_arrays([*columns, listed], schema=SCHEMA)
+
+
+def build_index(rows: Iterable[pa.RecordBatch], form: Format, ignore: Collection[str]) -> Index:
+    """The index of shards (`shard_row`) in their order, of which there is at least one."""
+    batch = pa.Table.from_batches(rows, SCHEMA).combine_chunks().to_batches()[0]
+    samples = batch.column("samples")
+    codes = samples.values.field("key").dictionary_encode().indices.to_numpy()
+    repeated = (np.bincount(codes) > 1)[codes].astype(np.uint8) if len(codes) else np.zeros(0, np.uint8)
+    columns = [samples.values.field(field.name) for field in list(SAMPLE)[:-1]]
+    values = pa.StructArray.from_arrays([*columns, pa.array(repeated)], fields=list(SAMPLE))
+    listed = pa.LargeListArray.from_arrays(samples.offsets, values, type=samples.type)
+    return Index(pa.RecordBatch.from_arrays([*batch.columns[:-1], listed], schema=SCHEMA), form, ignore)
+
+
+def write_index(path: Path, entries: Iterable[Entry], form: Format, ignore: Collection[str]) -> None:
+    """Write what was found in shards; a shard at a time is held as Python objects. See `save_index`."""
+    save_index(path, build_index(map(shard_row, entries), form, ignore))
+
+
+def save_index(path: Path, index: Index) -> None:
+    """Write an index; a read-only folder is indexed anew each time. Several processes may write the same one."""
+    facts = {"version": INDEX_VERSION, "format": index.form, "ignore": list(index.ignore)}
+    token = secrets.token_hex(32)
+    schema = SCHEMA.with_metadata({"dress": json.dumps(facts), "checksum": token})
+    with contextlib.suppress(OSError):
+        aside = path.with_name(f"{path.name}.{os.getpid()}")
+        with write_aside(aside, pa.ArrowException) as partial:
+            with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+                writer.write_batch(index.batch)
+            _sign(partial, token)
+        aside.replace(path)
+
+
+def _sign(path: Path, token: str) -> None:
+    """Put the checksum of a file in the places of `token`, of the same length."""
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
+        checksum = _digest(data, token).encode()
+        for at in (data.find(token.encode()), data.rfind(token.encode())):
+            data[at : at + len(checksum)] = checksum
+
+
+def _digest(data: mmap.mmap, checksum: str) -> str:
+    """The sha256 of a file but for its checksum, which stands in the schema at its start and in that at its end."""
+    size = len(checksum)
+    first, last = data.find(checksum.encode()), data.rfind(checksum.encode())
+    with memoryview(data) as view:
+        digest = hashlib.sha256(view[:first])
+        digest.update(view[first + size : last])
+        digest.update(view[last + size :])
+    return digest.hexdigest()
+
+
+# --- reading one -----------------------------------------------------------------------------------
+
+
 def read_index(path: Path) -> Index | None:
-    """An index, or None where there is none, or one of a version that this one does not know any more.
+    """An index, mapped into memory; None where there is none.
 
     Raises:
         ShardError: it was changed since it was written, or is no index.
     """
+    if not os.path.lexists(path):
+        return None
     try:
         check_regular(path)
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        if not path.is_symlink() and not path.exists():
-            return None
-        raise ShardError(str(error)) from None
-    try:
-        return _checked(data, str(path))
-    except ShardError:
-        if _is_older(data):
-            return None
-        raise
-
-
-def parse_index(data: bytes, where: str) -> Index:
-    """The index of remote shards.
-
-    Raises:
-        ShardError: not one that this version reads, or changed since it was written.
-    """
-    make = "Run `python src/prepare.py task=index path=FOLDER` where the shards are, and upload index.json beside them"
-    try:
-        index = _checked(data, where)
-    except ShardError as error:
-        raise ShardError(f"{str(error).removesuffix(MEND)}{make}") from None
-    if index["version"] != INDEX_VERSION:
-        raise ShardError(f"{where}: expected an index of version {INDEX_VERSION}, got {index['version']}. {make}")
-    for entry in index["shards"]:
-        if not _is_below(entry["name"]):
-            raise ShardError(f"{where}: expected names of shards below it, got {entry['name']!r:.80}. {make}")
-    return index
-
-
-MEND = "Delete it: it is made anew from the shards (with format and ignore as task=index was given)"
-
-
-def _checked(data: bytes, where: str) -> Index:
-    """Raises ShardError: no index, or another checksum than it says."""
-    said = CHECKSUM.match(data)
-    if said is not None:
-        got = hashlib.sha256(memoryview(data)[said.end() :]).hexdigest()
-        if got != said[1].decode():
-            raise ShardError(
-                f"{where}: changed or damaged since it was written (sha256 {said[1].decode()[:12]} expected, "
-                f"{got[:12]} got). {MEND}"
-            )
-    try:
-        index = _INDEX.validate_json(data)
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, problem["loc"])) or "(whole)"
+        return _map(path)
+    except (ValueError, OSError, StopIteration, struct.error, pa.ArrowException) as error:
+        why = str(error).partition("\n")[0]
         raise ShardError(
-            f"{where}: expected an index of version {INDEX_VERSION}, got another ({place}: {problem['msg']}). {MEND}"
+            f"{path}: expected an index of version {INDEX_VERSION}, got another ({why:.300}). {MEND}"
         ) from None
-    if index["version"] == INDEX_VERSION and said is None:
-        raise ShardError(f"{where}: expected its checksum in the first line, got {data[:20]!r}. {MEND}")
+
+
+def _map(path: Path, known: str | None = None) -> Index:
+    """Raises ValueError or ArrowException: no index, or another checksum than it says, unless that one is `known`."""
+    with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if data[: len(MAGIC)] != MAGIC:
+        raise ValueError(f"it begins with {data[:16]!r}")
+    messages = pa.MessageReader.open_stream(pa.py_buffer(data)[len(MAGIC) :])
+    schema = pa.ipc.read_schema(messages.read_next_message())
+    metadata = schema.metadata or {}
+    checksum = metadata.get(b"checksum", b"").decode()
+    if len(checksum) != 64:
+        raise ValueError("expected its checksum, found none")
+    if checksum != known and (digest := _digest(data, checksum)) != checksum:
+        raise ValueError(f"changed or damaged since it was written: sha256 {checksum[:12]} expected, {digest[:12]} got")
+    try:
+        facts = _FACTS.validate_json(metadata.get(b"dress", b""))
+    except ValidationError as error:
+        raise ValueError(error.errors(include_url=False, include_input=False)[0]["msg"]) from None
+    message = messages.read_next_message()
+    if not schema.remove_metadata().equals(SCHEMA) or message.type != "record batch" or _compressed(message.metadata):
+        raise ValueError("other columns, or compressed ones")
+    batch = pa.ipc.read_record_batch(message, schema.remove_metadata())
+    if checksum != known:
+        _check(batch)
+    return Index(batch, facts["format"], facts["ignore"], (path, checksum))
+
+
+def _map_again(path: Path, checksum: str, shards: str) -> Index:
+    """The index that another process of this run maps.
+
+    Raises:
+        ShardError: it is there no more, or lists other shards.
+    """
+    try:
+        index = _map(path, checksum)
+    except (ValueError, OSError, StopIteration, struct.error, pa.ArrowException):
+        index = None
+    if index is None or index.fingerprint != shards:
+        raise ShardError(
+            f"{path}: expected the index that this run began with, got another or none: it was changed in use"
+        )
     return index
 
 
-def _is_older(data: bytes) -> bool:
-    """Whether it is an index of the first versions."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and value.get("version") in (1, 2) and "shards" in value
+def _compressed(metadata: pa.Buffer) -> bool:
+    """Whether a record batch's buffers are compressed: what is small on disk may be anything in memory.
 
-
-def _is_below(name: str) -> bool:
-    parts = name.split("/")
-    return bool(name) and ".." not in parts and "" not in parts and "://" not in name and "\\" not in name
-
-
-def write_index(path: Path, entries: Sequence[Any], form: Format, ignore: Collection[str]) -> None:
-    """Write an index; a read-only folder is indexed anew each time. Several processes may write the same one."""
-    index = {"version": INDEX_VERSION, "format": form, "ignore": list(ignore), "shards": list(entries)}
-    rest = json.dumps(index, indent=1, ensure_ascii=False, allow_nan=False).removeprefix("{\n") + "\n"
-    checksum = hashlib.sha256(rest.encode()).hexdigest()
-    with contextlib.suppress(OSError):
-        aside = path.with_name(f"{path.name}.{os.getpid()}")
-        write_text(aside, f'{{"checksum": "{checksum}",\n{rest}')
-        aside.replace(path)
-
-
-def known_checksums(folder: Path) -> dict[str, str]:
-    """The sha256 of files below `folder`, by name, as an import or a published dataset noted them there or above.
-
-    Raises:
-        ShardError: the file that holds them is damaged.
+    Arrow's `Message` and `RecordBatch` are flatbuffers; field 2 of the first is the second, whose field 3 says how.
     """
-    found: dict[str, str] = {}
-    for above, prefix in ((folder.absolute().parent, f"{folder.absolute().name}/"), (folder, "")):
-        for file, read in ((above / SUMS_FILE, _sums), (above / IMPORT_FILE, _imported)):
-            if os.path.lexists(file):
-                try:
-                    check_regular(file)
-                    sums = read(file.read_text(encoding="utf-8"))
-                except (ValueError, RecursionError) as error:
-                    raise ShardError(
-                        f"{file}: expected the checksums of shards, got a damaged file ({error!s:.200}). Restore it, "
-                        f"or delete it to go on without"
-                    ) from None
-                found |= {n.removeprefix(prefix): sha256 for n, sha256 in sums.items() if n.startswith(prefix)}
-    return found
+    data = memoryview(metadata)
+
+    def field(table: int, number: int) -> int:
+        vtable = table - struct.unpack_from("<i", data, table)[0]
+        length = struct.unpack_from("<H", data, vtable)[0]
+        offset = struct.unpack_from("<H", data, vtable + 4 + 2 * number)[0] if 4 + 2 * number < length else 0
+        return table + offset if offset else 0
+
+    root = struct.unpack_from("<I", data, 0)[0]
+    batch = field(root, 2)
+    return field(batch + struct.unpack_from("<I", data, batch)[0], 3) != 0
 
 
-def _imported(text: str) -> Mapping[str, str]:
-    value = json.loads(text)
-    if not isinstance(value, dict) or "files" not in value:
-        return {}
-    return TypeAdapter(dict[str, str]).validate_python(value["files"])
-
-
-def _sums(text: str) -> Mapping[str, str]:
-    """Lines of `sha256sum`."""
-    lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
-    return {name.removeprefix("*"): sha256 for sha256, name in lines}
-
-
-def update_json(path: Path, new: dict[str, str]) -> None:
-    """Put entries into a JSON object that several processes share."""
-    with FileLock(path.with_name(path.name + ".lock")):
-        write_json(path, {**read_tags(path), **new})
-
-
-def read_tags(path: Path) -> dict[str, str]:
-    """The object that `update_json` wrote, empty where there is none."""
-    try:
-        return TypeAdapter(dict[str, str]).validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return {}
+def _check(batch: pa.RecordBatch) -> None:
+    """Raises ValueError or ArrowException: values that an index of ours never has."""
+    batch.validate(full=True)
+    samples = batch.column("samples")
+    columns = {field.name: samples.values.field(field.name) for field in SAMPLE}
+    nulls = [*columns.values(), samples.values, *(batch.column(f.name) for f in SCHEMA if not f.nullable)]
+    if batch.num_rows == 0 or any(column.null_count for column in nulls):
+        raise ValueError("empty values")
+    limits = {
+        "text": len(TEXT_EXTENSIONS), "image": len(IMAGE_EXTENSIONS), "repeated": 2,
+        **dict.fromkeys(("text_at", "image_at", "features_at"), 1 << 60),
+        **dict.fromkeys(("text_size", "image_size", "features_size"), MAX_MEMBER_BYTES + 1),
+    }  # fmt: skip
+    for name, limit in limits.items():
+        values = columns[name].to_numpy()
+        if len(values) and not 0 <= values.min() <= values.max() < limit:
+            raise ValueError(f"{name}: expected 0 to {limit - 1}, got {values.min()} to {values.max()}")
+    for common in batch.column("features").drop_null().unique().to_pylist():
+        TypeAdapter(dict[str, Any]).validate_json(common)
+    if any(None in problem.values() for problems in batch.column("problems").to_pylist() for problem in problems):
+        raise ValueError("empty values")

@@ -6,8 +6,10 @@ enough to stream. Nothing is stored, so a position in the order is all that resu
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 from dress.base.seeding import rng_for
 
@@ -17,9 +19,8 @@ BLOCK = 4096
 """Positions of a mixture in which every dataset has its exact share."""
 
 
-@lru_cache(maxsize=16)
-def epoch_order(seed: int, epoch: int, lengths: tuple[int, ...], window: int = SHUFFLE_WINDOW) -> list[int]:
-    """Sample indices of one epoch, each exactly once.
+def epoch_order(seed: int, epoch: int, lengths: Sequence[int], window: int = SHUFFLE_WINDOW) -> array[int]:
+    """Sample indices of one epoch, each exactly once; four bytes a sample.
 
     Args:
         seed: the run's seed.
@@ -28,28 +29,15 @@ def epoch_order(seed: int, epoch: int, lengths: tuple[int, ...], window: int = S
         window: number of shards shuffled together.
     """
     rng = rng_for(seed, epoch, "order")
-    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    starts = list(accumulate(lengths, initial=0))
     shards = list(range(len(lengths)))
     rng.shuffle(shards)
-    order: list[int] = []
+    order = array("I")
     for first in range(0, len(shards), window):
-        part = [starts[s] + i for s in shards[first : first + window] for i in range(lengths[s])]
-        rng.shuffle(part)
-        order += part
+        samples = [sample for s in shards[first : first + window] for sample in range(starts[s], starts[s + 1])]
+        rng.shuffle(samples)
+        order.extend(samples)
     return order
-
-
-def step_slice(
-    step: int, size: int, seed: int, lengths: Sequence[int], window: int = SHUFFLE_WINDOW
-) -> list[int]:  # fmt: skip
-    """Sample indices of optimiser step `step`: `size` records of the endless sequence of epochs."""
-    return [sample(p, seed, tuple(lengths), window) for p in range(step * size, (step + 1) * size)]
-
-
-def sample(position: int, seed: int, lengths: tuple[int, ...], window: int = SHUFFLE_WINDOW) -> int:
-    """The sample at a position of the endless sequence of epochs."""
-    epoch, place = divmod(position, sum(lengths))
-    return epoch_order(seed, epoch, lengths, window)[place]
 
 
 def quotas(weights: Sequence[float]) -> list[int]:

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import cast
 
+import pyarrow as pa  # type: ignore[import-untyped]
 import webdataset
+from filelock import FileLock
+from pydantic import TypeAdapter, ValidationError
 
-from dress.data.cache import ChangedShardError, Found, ShardCache, is_remote
-from dress.data.index import Format, detect_format, index_shard
-from dress.data.index_file import (
-    INDEX,
-    INDEX_VERSION,
-    Entry,
-    ShardError,
-    parse_index,
-    read_index,
-    read_tags,
-    update_json,
-    write_index,
-)
-from dress.data.shards import Damage, Shards, Verify
+from dress.base.files import write_json
+from dress.data.cache import ChangedShardError, RemoteFile, ShardCache, is_remote
+from dress.data.index import Entry, detect_format, index_shard
+from dress.data.index_file import INDEX, MEND, Index, ShardError, build_index, read_index, save_index, shard_row
+from dress.data.opening import COMMAND, Selection, Verify, select
+from dress.data.shards import Damage, Shards
 
 LOOKS = 16
 """Shards whose size and tag are asked for at once."""
+MAKE = f"Run `{COMMAND}FOLDER` where the shards are, and upload {INDEX} beside them"
 
 
 class RemoteShards(Shards):
@@ -35,9 +29,9 @@ class RemoteShards(Shards):
     the one seen before means that the shard may be another one: it is fetched and its checksum compared.
 
     Args:
-        url: a folder with an `index.json`, or its shards in brace notation
+        url: a folder with an `index.arrow`, or its shards in brace notation
             (`https://host/shard-{000000..000009}.tar`), which are then fetched once and indexed.
-        cache: where fetched shards are kept.
+        cache: where fetched shards and their index are kept.
         window: shards that are shuffled together: all of them must fit into the cache.
         verify: `full` fetches every shard before training and compares its checksum.
 
@@ -49,87 +43,114 @@ class RemoteShards(Shards):
     def __init__(
         self, url: str, cache: ShardCache, window: int, on_damage: Damage = "stop", verify: Verify = "quick"
     ) -> None:
-        self._url, self._cache, self._window = url, cache, window
+        self._cache, self._window = cache, window
+        self._listed = "{" in url or url.endswith(".tar") or url.startswith("pipe:")
+        self._tags_file = cache.beside(url, ".tags.json")
         self._changed: dict[int, str] = {}
-        super().__init__(".", on_damage, verify)
+        super().__init__(url if self._listed else url.rstrip("/"), on_damage, verify)
 
     def window_bytes(self) -> int:
         """What the largest window takes."""
-        return sum(sorted((entry["size"] for entry in self._entries), reverse=True)[: self._window])
+        return sum(sorted((shard.size for shard in self._shards), reverse=True)[: self._window])
 
-    def _open(self) -> list[Entry]:
-        braces = "{" in self._url or self._url.endswith(".tar") or self._url.startswith("pipe:")
-        self.folder = _Remote("" if braces else self._url.rstrip("/"))
-        if braces:
-            listed = self._first_pass()
-        else:
-            index = parse_index(self._cache.small_file(self.folder / INDEX), self.folder / INDEX)
-            self.form, self._ignore, listed = index["format"], index["ignore"], index["shards"]
-        entries = self._checked(listed)
-        self._cache.check_window([entry["size"] for entry in entries], self._window)
-        return entries
+    def _open(self) -> Selection:
+        index = self._first_pass() if self._listed else self._uploaded()
+        selection = self._checked(index)
+        self._cache.check_window([selection.index.shards[row].size for row in selection.rows], self._window)
+        return selection
 
-    def _first_pass(self) -> list[Entry]:
-        """Fetch and index every shard that the cache holds no index of."""
-        entries: list[Entry] = []
-        forms: list[Format] = []
-        for url in webdataset.shardlists.expand_urls(self._url):
-            kept = self._cache.beside(url, ".index.json")
-            known = self._kept(kept, url)
-            if known is None:
-                tag = self._cache.look(url).tag
-                path = self._cache.fetch(url)
-                form = detect_format(path) or "records"
-                place = {"name": url, "size": path.stat().st_size, "mtime_ns": 0, "tag": tag}
-                known = form, cast(Entry, {**place, **index_shard(path, form)})
-                write_index(kept, [known[1]], form, ())
-            forms.append(known[0])
-            entries.append(known[1])
-        self.form = forms[0]
-        return entries
+    def _uploaded(self) -> Index:
+        """The index beside the shards: fetched, unless the copy in the cache is the one that is there.
 
-    def _kept(self, file: Path, url: str) -> tuple[Format, Entry] | None:
-        """The format and index that were kept of a shard; None if they must be made anew."""
-        try:
-            index = read_index(file)
-        except ShardError:
-            return None
-        if index is None or index["version"] != INDEX_VERSION or [e["name"] for e in index["shards"]] != [url]:
-            return None
-        return index["format"], index["shards"][0]
-
-    def _checked(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Those that are what the index says, by size and tag, and by checksum where the tag is new."""
-        file = self._cache.beside(self._url, ".tags.json")
-        known = read_tags(file)
-        with ThreadPoolExecutor(LOOKS) as pool:
-            found = list(pool.map(self._cache.look, [self.folder / entry["name"] for entry in entries]))
-        good, seen = [], {}
-        for entry, now in zip(entries, found, strict=True):
-            before = known.get(entry["name"]) or entry.get("tag")
-            if self._there(entry, now, changed=None not in (before, now.tag) and before != now.tag):
-                good.append(entry)
-                if now.tag is not None and known.get(entry["name"]) != now.tag:
-                    seen[entry["name"]] = now.tag
-        if seen:
-            update_json(file, seen)
-        return good
-
-    def _there(self, entry: Entry, now: Found, changed: bool) -> bool:
-        url = self.folder / entry["name"]
-        if now.missing or (now.size is not None and now.size != entry["size"]):
-            got = "found none" if now.missing else f"got {now.size}"
-            self._damaged(f"{url}: expected {entry['size']} bytes as in its index, {got}")
-            return False
-        if changed or self.verify == "full":
+        Raises:
+            ShardError: there is none that this version reads.
+        """
+        url = self._place(INDEX)
+        remote = self._cache.look(url)
+        if remote.missing:
+            raise ShardError(f"{url}: expected the index of these shards, found none. {MAKE}")
+        same = remote.tag is not None and read_tags(self._tags_file).get(INDEX) == remote.tag
+        index = _kept(self._cache.fetch(url, remote.size)) if same else None
+        if index is None:
+            path = self._cache.fetch(url, remote.size, anew=True)
             try:
-                path = self._cache.fetch(url, entry["size"], entry["sha256"], anew=changed, verify=True)
-            except ChangedShardError as error:
-                self._damaged(str(error))
-                return False
-            if self.verify == "full":  # where samples lie, and each image with the checksum in its record
-                entry.update(cast(Entry, index_shard(path, self.form, self._ignore, images=True)))
-        return True
+                index = read_index(path)
+            except ShardError as error:
+                raise ShardError(str(error).replace(str(path), url).replace(MEND, MAKE)) from None
+        if index is None:
+            raise ShardError(f"{url}: expected its copy in {self._cache.folder}, found none")
+        for shard in index.shards:
+            if not _is_below(shard.name):
+                raise ShardError(f"{url}: expected names of shards below it, got {shard.name!r:.80}. {MAKE}")
+        if not same and remote.tag is not None:
+            update_json(self._tags_file, {INDEX: remote.tag})
+        return index
+
+    def _first_pass(self) -> Index:
+        """Fetch and index every shard that the cache holds no index of; the index of all of them is kept, too."""
+        urls = list(webdataset.shardlists.expand_urls(self.folder))
+        file = self._cache.beside(self.folder, ".index.arrow")
+        if (index := _kept(file, urls)) is None:
+            parts = [self._indexed(url) for url in urls]
+            index = build_index((part.batch for part in parts), parts[0].form, ())
+            save_index(file, index)
+        return _kept(file, urls) or index
+
+    def _indexed(self, url: str) -> Index:
+        file = self._cache.beside(url, ".shard.arrow")
+        if (index := _kept(file, [url])) is None:
+            tag = self._cache.look(url).tag
+            path = self._cache.fetch(url)
+            form = detect_format(path) or "records"
+            size, contents = path.stat().st_size, index_shard(path, form)
+            row = shard_row({"name": url, "size": size, "mtime_ns": 0, "tag": tag, **contents})
+            index = build_index([row], form, ())
+            save_index(file, index)
+        return index
+
+    def _checked(self, index: Index) -> Selection:
+        """Those that are what the index says, by size and tag, and by checksum where the tag is new."""
+        known = read_tags(self._tags_file)
+        with ThreadPoolExecutor(LOOKS) as pool:
+            files = list(pool.map(self._cache.look, [self._place(shard.name) for shard in index.shards]))
+        rows: list[int | pa.RecordBatch] = []
+        tags = {}
+        for number, (shard, file) in enumerate(zip(index.shards, files, strict=True)):
+            before = known.get(shard.name) or shard.tag
+            changed = None not in (before, file.tag) and before != file.tag
+            if (row := self._row(index, number, file, changed)) is not None:
+                rows.append(row)
+                if file.tag is not None and known.get(shard.name) != file.tag:
+                    tags[shard.name] = file.tag
+        if tags:
+            update_json(self._tags_file, tags)
+        if not rows:
+            raise ShardError(f"{self.folder}: expected samples, got none that can be read; {self.damage[:1]}")
+        return select(index, rows, index.form, index.ignore)
+
+    def _row(self, index: Index, number: int, file: RemoteFile, changed: bool) -> int | pa.RecordBatch | None:
+        """A shard's row in the index, or with `verify=full` a new one; None if it is another shard."""
+        shard = index.shards[number]
+        url = self._place(shard.name)
+        if file.missing or (file.size is not None and file.size != shard.size):
+            actual = "found none" if file.missing else f"got {file.size}"
+            self._damaged(f"{url}: expected {shard.size} bytes as in its index, {actual}")
+            return None
+        if not changed and self.verify == "quick":
+            return number
+        try:
+            path = self._cache.fetch(url, shard.size, shard.sha256, anew=changed, verify=True)
+        except ChangedShardError as error:
+            self._damaged(str(error))
+            return None
+        if self.verify == "quick":
+            return number
+        contents = index_shard(path, index.form, index.ignore, images=True)
+        about = Entry(name=shard.name, size=shard.size, mtime_ns=shard.mtime_ns, tag=shard.tag, **contents)
+        return shard_row(about)
+
+    def _place(self, name: str) -> str:
+        return name if self._listed else f"{self.folder}/{name}"
 
     def _path(self, shard: int) -> Path:
         """Fetched if it is not in the cache.
@@ -140,9 +161,9 @@ class RemoteShards(Shards):
         """
         if shard in self._changed:
             raise ChangedShardError(self._changed[shard])
-        entry = self._entries[shard]
+        indexed = self._shards[shard]
         try:
-            return self._cache.fetch(self.folder / entry["name"], entry["size"], entry["sha256"])
+            return self._cache.fetch(self._names[shard], indexed.size, indexed.sha256)
         except ChangedShardError as error:
             self._changed[shard] = str(error)  # its other samples do not fetch it again
             raise
@@ -151,11 +172,32 @@ class RemoteShards(Shards):
         return self._window  # an open file keeps its space in the cache, evicted or not
 
 
-class _Remote(str):
-    """A URL that is joined like a path."""
+def _kept(file: Path, urls: list[str] | None = None) -> Index | None:
+    """The index in the cache, of these shards; None if it is damaged, of others, or not there."""
+    try:
+        index = read_index(file)
+    except ShardError:
+        return None
+    return index if index is None or urls in (None, [shard.name for shard in index.shards]) else None
 
-    def __truediv__(self, name: str) -> _Remote:
-        return _Remote(f"{self}/{name}" if self else name)
+
+def _is_below(name: str) -> bool:
+    parts = name.split("/")
+    return bool(name) and ".." not in parts and "" not in parts and "://" not in name and "\\" not in name
+
+
+def update_json(path: Path, new: dict[str, str]) -> None:
+    """Put entries into a JSON object that several processes share."""
+    with FileLock(path.with_name(path.name + ".lock")):
+        write_json(path, {**read_tags(path), **new})
+
+
+def read_tags(path: Path) -> dict[str, str]:
+    """The object that `update_json` wrote, empty where there is none."""
+    try:
+        return TypeAdapter(dict[str, str]).validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return {}
 
 
 def open_shards(

@@ -1,44 +1,32 @@
 """Shards: plain webdataset tar files, the bytes that webdataset's own writer gives, read by index.
 
-`write_shards` makes them, `Shards` reads them. An index (`index.json` beside the tars) holds offsets,
-sizes and a checksum per shard, so that any sample is one `pread` away and a damaged shard is found
-before training starts. Decoding is an explicit allow-list (`data.index`). webdataset's own `.decode()`
-would unpickle; we never call it (RELIABILITY §1.1). The library is imported only where it does the work: it loads
-torch, 650 MB that an import's worker processes have no use for.
+`write_shards` makes them, `Shards` reads them. An index (`index.arrow` beside the tars) holds offsets, sizes and a
+checksum per shard, so that any sample is one `pread` away and a damaged shard is found before training starts.
+Decoding is an explicit allow-list (`data.index`): webdataset's own `.decode()` would unpickle, and is never called.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
 import re
 import shutil
 import tarfile
-import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import islice
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate, pairwise
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import ValidationError
 
 from dress.data.cache import ChangedShardError
 from dress.data.images import MAX_ASPECT, open_image
-from dress.data.index import FEATURES, IMAGE_EXTENSIONS, Format, check_regular, detect_format, index_shard
-from dress.data.index_file import (
-    IMPORT_FILE,
-    INDEX,
-    INDEX_VERSION,
-    SUMS_FILE,
-    Entry,
-    ShardError,
-    known_checksums,
-    read_index,
-    write_index,
-)
+from dress.data.index import FEATURES, IMAGE_EXTENSIONS, Places
+from dress.data.index_file import ShardError, fingerprint
+from dress.data.opening import Opening, Selection, Verify
 from dress.record import ImageAnnotation, ImageRef, Record, RecordError, describe
 
 if TYPE_CHECKING:
@@ -46,14 +34,10 @@ if TYPE_CHECKING:
 
 OPEN_FILES = 128
 """Shards of a dataset that a process keeps open."""
-PROBED_SHARDS = 3
-"""In which a sample is looked for that tells records from captions."""
 
 Sample = tuple[Record, bytes | None]
+"""A record and its image's bytes."""
 Damage = Literal["stop", "skip"]
-Verify = Literal["quick", "full"]
-
-__all__ = ["INDEX", "Damage", "Sample", "ShardError", "Shards", "Verify", "write_shards"]
 
 
 def image_extension(data: bytes) -> str:
@@ -98,12 +82,12 @@ def write_shards(
 
 def as_members(record: Record, image: bytes | None, features: bytes | None = None) -> dict[str, Any]:
     """A sample as webdataset has it: `{"__key__": …, extension: bytes}`."""
-    found: dict[str, Any] = {"__key__": record.key, "json": record.dump()}
+    members: dict[str, Any] = {"__key__": record.key, "json": record.dump()}
     if image is not None:
-        found[image_extension(image)] = image
+        members[image_extension(image)] = image
     if features is not None:
-        found[FEATURES] = features
-    return found
+        members[FEATURES] = features
+    return members
 
 
 def write_shard(path: Path, samples: Iterable[Mapping[str, Any]]) -> None:
@@ -148,12 +132,12 @@ class Shards:
     dataset (`import.json`, `SHA256SUMS`) are compared.
 
     Raises:
-        FileNotFoundError: no such folder or no shard in it.
+        FileNotFoundError: no shard in it.
         ShardError: a shard is missing, cut, changed since it was indexed, or holds what we do not read.
     """
 
     def __init__(self, folder: str | Path, on_damage: Damage = "stop", verify: Verify = "quick") -> None:
-        self.folder: Any = Path(folder)
+        self.folder = str(folder)
         self.on_damage, self.verify = on_damage, verify
         self.damage: list[str] = []
         """`shard: member: reason` of all that was skipped when the shards were opened."""
@@ -161,24 +145,30 @@ class Shards:
         """`shard: key: reason` of the records that `readable` passed over."""
         self.max_aspect = MAX_ASPECT
         """Longer side ÷ shorter side of an image that `readable` does not pass over."""
-        self.form: Format = "records"
-        self._ignore: Collection[str] = ()
-        self._repeated: set[str] = set()  # keys of captions that stand in several shards
         self._files: dict[int, _File] = {}
-        self._own = threading.local()
-        self._entries = self._open()
-        self._names = [str(self.folder / entry["name"]) for entry in self._entries]
-        for name, entry in zip(self._names, self._entries, strict=True):
-            for member, reason in entry["problems"]:
+        selection = self._open()
+        self._index, places = selection.index, selection.rows
+        self._shards = [self._index.shards[place] for place in places]
+        self._names = [self._place(shard.name) for shard in self._shards]
+        for name, shard in zip(self._names, self._shards, strict=True):
+            for member, reason in shard.problems:
                 self._damaged(f"{name}: {member}: {reason}")
+        starts = self._index.starts
+        spans = [range(int(starts[place]), int(starts[place + 1])) for place in places]
+        self.lengths = [len(span) for span in spans]
+        """Samples of each shard."""
+        self._rows: range | np.ndarray
+        if all(before.stop == span.start for before, span in pairwise(spans)):
+            self._rows = range(spans[0].start, spans[-1].stop)
+        else:
+            self._rows = np.concatenate([np.arange(span.start, span.stop) for span in spans])
+        self._starts = list(accumulate(self.lengths, initial=0))
         self._set_repeated_keys_aside()
-        self.lengths = [len(entry["samples"]) for entry in self._entries]
-        self._where = [(s, i) for s, length in enumerate(self.lengths) for i in range(length)]
-        if not self._where:
+        if not len(self):
             raise ShardError(f"{self.folder}: expected samples, got none that can be read; {self.damage[:1]}")
 
     def __len__(self) -> int:
-        return len(self._where)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> Sample:
         """The record and its image bytes (None for text-only records).
@@ -216,8 +206,8 @@ class Shards:
             RecordError: the JSON is no valid record, or a caption is missing.
         """
         key, members, shard = self._locate(index)
-        if self.form == "captions":
-            return self._captioned(key, members, shard)
+        if self._index.form == "captions":
+            return self._captioned(index)
         where = f"{self._names[shard]}: {key}"
         record = Record.parse(self._pread(shard, *members["json"]), where)
         if record.key != key.rpartition("/")[2]:
@@ -233,8 +223,8 @@ class Shards:
     def members(self, index: int) -> dict[str, bytes]:
         """All files of a sample by extension, as they are; the record's JSON where the shard has captions."""
         _, members, shard = self._locate(index)
-        found = {name: self._pread(shard, *place) for name, place in members.items() if name != "txt"}
-        return found | {"json": self.record(index).dump()} if self.form == "captions" else found
+        files = {name: self._pread(shard, *place) for name, place in members.items() if name != "txt"}
+        return files | {"json": self.record(index).dump()} if self._index.form == "captions" else files
 
     def features(self, index: int) -> Tensor | None:
         """The stored vision features [V, D_v], where the shard holds them; bf16 and fp32 without a copy.
@@ -248,8 +238,8 @@ class Shards:
         if FEATURES not in members:
             return None
         offset, size = members[FEATURES]
-        data = np.empty(size, np.uint8)
-        self._check(shard, offset, size, os.preadv(self._file(shard), [data.data], offset))
+        data, file = np.empty(size, np.uint8), self._file(shard)
+        self._check(shard, offset, size, os.preadv(file.descriptor, [data.data], offset))
         try:
             return decode(data)
         except FeatureError as error:
@@ -271,23 +261,22 @@ class Shards:
         """
         from dress.data.features import check_encoder
 
-        for name, entry in zip(self._names, self._entries, strict=True):
-            held = sum(FEATURES in members for _, members in entry["samples"])
-            pictured = sum(any(ext in members for ext in IMAGE_EXTENSIONS) for _, members in entry["samples"])
-            if held or pictured:
-                check_encoder(entry["features"], encoder, name)
+        pictured = np.cumsum((self._column("image_at") > 0) | (self._column("features_at") > 0))
+        before = 0
+        for name, shard, stop in zip(self._names, self._shards, self._starts[1:], strict=True):
+            if stop and pictured[stop - 1] > before:
+                check_encoder(shard.features, encoder, name)
+                before = pictured[stop - 1]
 
     def by_file(self) -> Iterator[tuple[str, range]]:
         """Each shard's name and the indices of its samples."""
-        start = 0
-        for entry, length in zip(self._entries, self.lengths, strict=True):
-            yield entry["name"], range(start, start + length)
-            start += length
+        for shard, (start, stop) in zip(self._shards, pairwise(self._starts), strict=True):
+            yield shard.name, range(start, stop)
 
-    def text_size(self, index: int) -> int:
-        """Bytes of a sample's JSON or caption."""
-        _, members, _ = self._locate(index)
-        return max(size for name, (_, size) in members.items() if name in ("json", "txt"))
+    def longer_texts(self, size: int) -> list[int]:
+        """The samples whose JSON or caption is longer than `size` bytes; known from the index."""
+        indices: list[int] = np.flatnonzero(self._column("text_size") > size).tolist()
+        return indices
 
     def where(self, index: int) -> str:
         """`shard.tar: key` of a sample, to name it in an error."""
@@ -297,49 +286,59 @@ class Shards:
     @property
     def fingerprint(self) -> str:
         """Equal for equal shards in equal order."""
-        text = "\n".join(f"{entry['name']} {entry['sha256']}" for entry in self._entries)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return fingerprint(self._shards)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_files", "_own")}
+        return {**self.__dict__, "_files": {}}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._files, self._own = {}, threading.local()
+    def _locate(self, index: int) -> tuple[str, Places, int]:
+        """Key, places of the members, and number of the shard of a sample; raises IndexError."""
+        index = range(len(self))[index]
+        row = self._rows[index]
+        return self._index.key(row), self._index.members(row), bisect_right(self._starts, index) - 1
 
-    def _locate(self, index: int) -> tuple[str, dict[str, tuple[int, int]], int]:
-        shard, position = self._where[index]
-        key, members = self._entries[shard]["samples"][position]
-        return key, members, shard
+    def _column(self, name: str) -> np.ndarray:
+        """A number of every sample that the index holds."""
+        column, rows = self._index.column(name), self._rows
+        return column[rows.start : rows.stop] if isinstance(rows, range) else column[rows]
 
     def _pread(self, shard: int, offset: int, size: int) -> bytes:
-        data = os.pread(self._file(shard), size, offset)
+        file = self._file(shard)
+        data = os.pread(file.descriptor, size, offset)
         self._check(shard, offset, size, len(data))
         return data
 
-    def _file(self, shard: int) -> int:
-        """The descriptor of a shard; it stays open as long as this thread does not ask for another."""
+    def _file(self, shard: int) -> _File:
+        """An open shard. Whoever reads from it must hold on to it: other threads close it to open another."""
         file = self._files.get(shard)
         if file is None:
             while len(self._files) >= self._open_files():
                 self._files.pop(next(iter(list(self._files))), None)
             file = self._files[shard] = _File(self._path(shard))
-        self._own.file = file
-        return file.descriptor
+        return file
 
-    def _check(self, shard: int, offset: int, size: int, got: int) -> None:
-        if got != size:
+    def _check(self, shard: int, offset: int, size: int, length: int) -> None:
+        if length != size:
             raise RecordError(
-                f"{self._names[shard]}: expected {size} bytes at {offset}, got {got}: the shard was cut while in use"
+                f"{self._names[shard]}: expected {size} bytes at {offset}, got {length}: the shard was cut while in use"
             )
 
+    def _open(self) -> Selection:
+        return Opening(Path(self.folder), self.verify, self._damaged).selection()
+
+    def _place(self, name: str) -> str:
+        """Where a shard of the index is."""
+        return str(Path(self.folder) / name)
+
     def _path(self, shard: int) -> Path:
-        return Path(self.folder / self._entries[shard]["name"])
+        """The local file of a shard."""
+        return Path(self._names[shard])
 
     def _open_files(self) -> int:
         return OPEN_FILES
 
-    def _captioned(self, key: str, members: dict[str, tuple[int, int]], shard: int) -> Record:
+    def _captioned(self, index: int) -> Record:
+        key, members, shard = self._locate(index)
         where = f"{self._names[shard]}: {key}"
         try:
             if "txt" in members:
@@ -351,8 +350,8 @@ class Shards:
         if not isinstance(caption, str) or not caption.strip():
             raise RecordError(f"{where}: expected a caption, got {caption!r:.80}")
         plain = re.sub(r"[/.]", "-", key).lstrip("-")
-        if key in self._repeated:
-            plain = f"{PurePosixPath(self._entries[shard]['name']).stem}-{plain}".replace(".", "-")
+        if self._column("repeated")[index]:  # captions are often numbered anew in every shard
+            plain = f"{PurePosixPath(self._shards[shard].name).stem}-{plain}".replace(".", "-")
         try:
             return Record(
                 key=plain,
@@ -368,94 +367,24 @@ class Shards:
             raise ShardError(f"{what}. data.on_damage=skip goes on without it")
         self.damage.append(what)
 
-    # --- the index ---
-
-    def _open(self) -> list[Entry]:
-        paths = {path.relative_to(self.folder).as_posix(): path for path in sorted(self.folder.glob("**/*.tar"))}
-        if not paths:
-            raise FileNotFoundError(f"{self.folder}: expected shards (*.tar), found none")
-        for path in paths.values():
-            check_shard(path)
-        try:
-            index = read_index(self.folder / INDEX)
-        except ShardError as error:
-            self._damaged(str(error))
-            index = None
-        if index is not None:
-            self.form, self._ignore = index["format"], index["ignore"]
-        else:
-            self.form = next(filter(None, map(detect_format, islice(paths.values(), PROBED_SHARDS))), "records")
-        known = {entry["name"]: entry for entry in index["shards"]} if index is not None else {}
-        before = {name: entry["mtime_ns"] for name, entry in known.items()}
-        for name in known.keys() - paths.keys():
-            self._damaged(f"{self.folder / name}: expected this shard, which {self.folder / INDEX} lists, found none")
-        sums = {name: entry["sha256"] for name, entry in known.items()}
-        if index is not None and index["version"] != INDEX_VERSION:
-            known, before = {}, {}  # nothing says that it was not changed: made anew, and compared by checksum
-        if paths.keys() - known.keys():
-            sums = self._checksums() | sums
-        entries = [entry for name, path in paths.items() if (entry := self._entry(name, path, known.get(name), sums))]
-        whole = not self.damage and not any(entry["problems"] for entry in entries)
-        if whole and {entry["name"]: entry["mtime_ns"] for entry in entries} != before:
-            write_index(self.folder / INDEX, entries, self.form, self._ignore)
-        return entries
-
-    def _checksums(self) -> dict[str, str]:
-        try:
-            return known_checksums(self.folder)
-        except ShardError as error:
-            self._damaged(str(error))
-            return {}
-
-    def _entry(self, name: str, path: Path, entry: Entry | None, sums: Mapping[str, str]) -> Entry | None:
-        """The index entry of a shard, checked or made; None if the shard is another than was indexed or imported."""
-        stat = path.stat()
-        if entry is not None and entry["size"] != stat.st_size:
-            self._damaged(
-                f"{path}: expected {entry['size']} bytes as indexed, got {stat.st_size}; the shard was cut "
-                f"or changed. Restore it, or delete {self.folder / INDEX} if the change is meant"
-            )
-            return None
-        if entry is not None and entry["mtime_ns"] == stat.st_mtime_ns and self.verify == "quick":
-            return entry
-        if entry is not None and self.verify == "quick":
-            with path.open("rb") as file:
-                got = hashlib.file_digest(file, "sha256").hexdigest()
-        else:
-            place = {"name": name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-            images = self.verify == "full"
-            entry = cast(Entry, {**place, **index_shard(path, self.form, self._ignore, images)})
-            got = entry["sha256"]
-        if got != sums.get(name, got):
-            self._damaged(
-                f"{path}: content changed since it was indexed or imported (sha256 {sums[name][:12]} expected, "
-                f"{got[:12]} got). Restore it, or delete {self.folder / INDEX} (and {IMPORT_FILE} or {SUMS_FILE}) if "
-                f"the change is meant"
-            )
-            return None
-        entry["mtime_ns"] = stat.st_mtime_ns
-        return entry
-
     def _set_repeated_keys_aside(self) -> None:
-        """A key stands for one record. Captions of others are often numbered anew in every shard: they keep theirs."""
-        seen: dict[str, str] = {}
-        for name, entry in zip(self._names, self._entries, strict=True):
-            repeated = {key for key, _ in entry["samples"] if key in seen}
-            if repeated and self.form == "captions":
-                self._repeated |= repeated
-            elif repeated:
-                for key in sorted(repeated):
-                    self._damaged(f"{name}: {key}: expected each key once, got it in {seen[key]} too")
-                entry["samples"] = [sample for sample in entry["samples"] if sample[0] not in repeated]
-            seen.update((key, name) for key, _ in entry["samples"])
-
-
-def check_shard(path: Path) -> None:
-    """Raises ShardError: no regular file."""
-    try:
-        check_regular(path)
-    except ValueError as error:
-        raise ShardError(str(error)) from None
+        """A key stands for one record: that of the first shard that has it. Captions get other keys (`_captioned`)."""
+        first: dict[str, int] = {}
+        again = []
+        repeated = np.flatnonzero(self._column("repeated")).tolist()
+        for index in repeated if self._index.form == "records" else ():
+            key, _, shard = self._locate(index)
+            if first.setdefault(key, shard) != shard:
+                again.append((shard, key, index))
+        for shard, key, _ in sorted(again):
+            self._damaged(
+                f"{self._names[shard]}: {key}: expected each key once, got it in {self._names[first[key]]} too"
+            )
+        if again:
+            self._rows = np.delete(np.asarray(self._rows), [index for *_, index in again])
+            for shard, *_ in again:
+                self.lengths[shard] -= 1
+            self._starts = list(accumulate(self.lengths, initial=0))
 
 
 class _File:

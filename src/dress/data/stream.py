@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ class Stream:
         assert parts
         self.parts, self.seed, self.window = list(parts), seed, window
         self._counts = tuple(quotas([part.weight for part in parts]))
-        self._orders: dict[tuple[int, int], list[int]] = {}
+        self._orders: dict[tuple[int, int], array[int]] = {}
 
     def step(self, step: int, size: int) -> list[Place]:
         """Where each of the `size` records of optimiser step `step` is."""
@@ -62,13 +63,13 @@ class Stream:
         epoch, place = divmod(own, len(self.parts[part].shards))
         return Place(part, self._order(part, epoch)[place], epoch)
 
-    def _order(self, part: int, epoch: int) -> list[int]:
+    def _order(self, part: int, epoch: int) -> array[int]:
         """Of one pass over a dataset; the two used last are kept."""
         order = self._orders.get((part, epoch))
         if order is None:
             chosen = self.parts[part]
             seed = self.seed if len(self.parts) == 1 else seed_for(self.seed, chosen.name)
-            order = epoch_order(seed, epoch, tuple(chosen.shards.lengths), self.window)
+            order = epoch_order(seed, epoch, chosen.shards.lengths, self.window)
             for old in [key for key in self._orders if key[0] == part][:-1]:
                 del self._orders[old]
             self._orders[part, epoch] = order

@@ -24,7 +24,7 @@ class Forest:
     forest. `starts` [R + 1]: tree r is [starts[r], starts[r + 1]). `paths`: runs that descend without
     branching off, places in the forest. `image` [R'] is the row of `pixels` [N, 3, H, W], or of stored
     `features` [N, V, D_v], of each tree that has an image, in order. Entries: `row` [E] predicts
-    `target` [E] with `weight` [E] (float64) for `phase` [E] (index into `spans.PHASE_NAMES`).
+    `target` [E] with `weight` [E] (float64) for `phase` [E] (index into `phases`, names).
     """
 
     ids: Tensor
@@ -38,6 +38,7 @@ class Forest:
     target: Tensor
     weight: Tensor
     phase: Tensor
+    phases: tuple[str, ...]
     features: Tensor | None = None
 
     @property
@@ -114,7 +115,7 @@ def collate(samples: Iterable[Sample], tokens_per_forest: int) -> Step:
     )
 
 
-def blank_forest(device: torch.device | str = "cpu") -> Forest:
+def blank_forest(phase: str, device: torch.device | str = "cpu") -> Forest:
     """Two tokens of weight zero: a pass for a rank whose share of a step is smaller than another's."""
     return Forest(
         ids=torch.zeros(2, dtype=torch.long),
@@ -128,6 +129,7 @@ def blank_forest(device: torch.device | str = "cpu") -> Forest:
         target=torch.zeros(1, dtype=torch.long),
         weight=torch.zeros(1, dtype=torch.float64),
         phase=torch.zeros(1, dtype=torch.long),
+        phases=(phase,),
     ).to(device)
 
 
@@ -189,6 +191,8 @@ def _forest(group: list[tuple[Tree, int]], samples: list[Sample]) -> Forest:
         moved = [part + start for part, start in zip(parts, starts, strict=False)] if shifted else parts
         return torch.from_numpy(np.concatenate(moved))
 
+    names = tuple(dict.fromkeys(name for tree, _ in group for name in tree.phases))
+    phase = [np.array([names.index(name) for name in tree.phases])[tree.phase] for tree, _ in group]
     return Forest(
         ids=joined("ids", False),
         depth=joined("depth", False),
@@ -200,7 +204,8 @@ def _forest(group: list[tuple[Tree, int]], samples: list[Sample]) -> Forest:
         row=joined("row", True),
         target=joined("target", False),
         weight=joined("weight", False),
-        phase=joined("phase", False),
+        phase=torch.from_numpy(np.concatenate(phase)),
+        phases=names,
         features=torch.stack(features) if features else None,
     )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from dress.record import Dialogue, Turn
 
 Role = Literal["system", "user", "condition", "assistant"]
-PHASE_NAMES = ("align", "sft", "critique", "refinement", "rating", "best_of")
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,36 @@ class Supervised:
     image: bool = True
 
 
-def opening(dialogue: Dialogue) -> list[Span]:
-    """What stands before the first turn: the dialogue's system text, if it has one."""
-    return [] if dialogue.system is None else [Span("system", dialogue.system)]
-
-
 def answer(turn: Turn, weight: float = 0.0) -> Span:
     """The turn's answer, cut or not; an empty one where there is none."""
     return Span("assistant", turn.assistant or "", weight, turn.cut)
+
+
+def messages(system: str | None, exchanges: Iterable[tuple[str, Span]]) -> list[Span]:
+    """Spans of a dialogue from (user text, answer) pairs, below its system text if it has one."""
+    opening = [] if system is None else [Span("system", system)]
+    return [*opening, *(span for user, reply in exchanges for span in (Span("user", user), reply))]
+
+
+def history(dialogue: Dialogue, turns: int, weight: float = 0.0) -> list[Span]:
+    """The first `turns` turns, with their answers at this loss weight."""
+    return messages(dialogue.system, ((turn.user, answer(turn, weight)) for turn in dialogue.turns[:turns]))
+
+
+def prompt(dialogue: Dialogue, turn: int = -1, condition: str | None = None) -> list[Span]:
+    """What the answer of a turn stands after, in training and at inference alike.
+
+    System text, the turns before with their answers, the turn's user text, and its condition: one that stood in an
+    earlier turn is not repeated.
+
+    Args:
+        dialogue: whose turn it is.
+        turn: its number; -1 is the last.
+        condition: text that conditions the answer; none where it is empty.
+    """
+    number = turn % len(dialogue.turns)
+    after = [Span("condition", condition)] if condition else []
+    return [*history(dialogue, number), Span("user", dialogue.turns[number].user), *after]
 
 
 class Completion(str):
@@ -50,9 +72,9 @@ class Completion(str):
     finish_reason: str | None
 
     def __new__(cls, text: str, finish_reason: str | None = None) -> Completion:
-        made = super().__new__(cls, text)
-        made.finish_reason = finish_reason
-        return made
+        completion = super().__new__(cls, text)
+        completion.finish_reason = finish_reason
+        return completion
 
     def __getnewargs__(self) -> tuple[str, str | None]:  # type: ignore[override]
         return str(self), self.finish_reason

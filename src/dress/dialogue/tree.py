@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dress.dialogue.encode import Encoded
-from dress.dialogue.spans import PHASE_NAMES
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,8 @@ class Tree:
         paths: the layout cut into runs; every token stands in one.
         row, target, weight, phase: entries [E]. Row `row` predicts `target`: it is the token before it,
             and one row predicts the first token of *every* child. A token supervised by several
-            dialogues of a phase has the sum of their weights (float64). `phase` is an index into PHASE_NAMES.
+            dialogues of a phase has the sum of their weights (float64). `phase` is an index into `phases`.
+        phases: names.
     """
 
     ids: np.ndarray
@@ -49,6 +49,7 @@ class Tree:
     target: np.ndarray
     weight: np.ndarray
     phase: np.ndarray
+    phases: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -82,8 +83,7 @@ def _build(dialogues: Sequence[Encoded], order: list[int], shared: list[int]) ->
         last = node.children[-1] if node.children else None
         end = node.at + node.stop - node.start if last is None else int(subtree_end[last.at])
         subtree_end[node.at : node.at + node.stop - node.start] = end
-    row, target, weight, phase = _entries(dialogues, ways, tokens)
-    return Tree(tokens, depth, subtree_end, paths, row, target, weight, phase)
+    return Tree(tokens, depth, subtree_end, paths, *_entries(dialogues, ways, tokens))
 
 
 def build_trees(dialogues: Sequence[Encoded], budget: int) -> list[Tree]:
@@ -185,23 +185,22 @@ def _lay_out(root: _Node) -> tuple[list[_Node], tuple[Path, ...]]:
 
 def _entries(
     dialogues: Sequence[Encoded], ways: list[list[_Node]], tokens: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Supervised tokens with the row before each: a token's own place says which dialogues share it."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Row, target, weight and phase of each supervised token, and the phases; its place says who shares a token."""
     weights: dict[str, np.ndarray] = {}
     rows = np.arange(-1, len(tokens) - 1)
     for dialogue, way in zip(dialogues, ways, strict=True):
-        given = dialogue.weights
-        assert not len(given) or not given[0], "the first token of a dialogue has no row to be predicted from"
+        assert not dialogue.weights[:1].any(), "the first token of a dialogue has no row to be predicted from"
         sums = weights.setdefault(dialogue.phase, np.zeros(len(tokens)))
         above = None
         for node in way:
-            sums[node.at : node.at + node.stop - node.start] += given[node.start : node.stop]
+            sums[node.at : node.at + node.stop - node.start] += dialogue.weights[node.start : node.stop]
             if above is not None and node.stop > node.start:
                 rows[node.at] = above
             if node.stop > node.start:
                 above = node.at + node.stop - node.start - 1
-    found = [(phase, np.flatnonzero(sums)) for phase, sums in weights.items()]
-    places = np.concatenate([where for _, where in found])
-    values = np.concatenate([weights[phase][where] for phase, where in found])
-    names = np.repeat([PHASE_NAMES.index(phase) for phase, _ in found], [len(where) for _, where in found])
-    return rows[places], tokens[places], values, names
+    by_phase = [np.flatnonzero(sums) for sums in weights.values()]
+    places = np.concatenate(by_phase)
+    values = np.concatenate([sums[where] for sums, where in zip(weights.values(), by_phase, strict=True)])
+    phase = np.repeat(np.arange(len(by_phase)), [len(where) for where in by_phase])
+    return rows[places], tokens[places], values, phase, tuple(weights)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from dress.base.files import write_json, write_text
 from dress.data.counts import Counts
-from dress.data.index import index_shard
-from dress.data.shards import INDEX, ShardError, read_index, write_index
+from dress.data.index import Entry, Format, index_shard
+from dress.data.index_file import INDEX, ShardError, read_index, write_index
 from dress.exports.card import card
 from dress.exports.writing import Writing
 
@@ -36,16 +36,18 @@ def write(to: Writing, source: Path, title: str, license: str) -> None:
 def _copy(to: Writing, source: Path, folder: Path) -> None:
     """The shards of a split with an index; times are fixed, so that equal shards give equal files."""
     known = read_index(source / INDEX)
-    form, ignore = (known["format"], known["ignore"]) if known else ("records", [])
-    sums = {entry["name"]: entry["sha256"] for entry in known["shards"]} if known else {}
-    entries = []
+    form: Format = known.form if known else "records"
+    ignore = known.ignore if known else ()
+    sums = {shard.name: shard.sha256 for shard in known.shards} if known else {}
+    entries: list[Entry] = []
     for path in to.track(sorted(source.glob("**/*.tar")), f"copy {folder.name}"):
         name = path.relative_to(source).as_posix()
         copy = folder / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
         os.utime(copy, ns=(0, 0))
-        entries.append({"name": name, "size": copy.stat().st_size, "mtime_ns": 0, **index_shard(copy, form, ignore)})
+        contents = index_shard(copy, form, ignore)
+        entries.append({"name": name, "size": copy.stat().st_size, "mtime_ns": 0, **contents})
         if entries[-1]["sha256"] != sums.get(name, entries[-1]["sha256"]):
             raise ShardError(f"{path}: changed since it was indexed; run the same command again")
     write_index(folder / INDEX, entries, form, ignore)

@@ -11,8 +11,9 @@ from torch import Tensor
 from dress import config
 from dress.base.seeding import seed_for
 from dress.data.images import MAX_ASPECT, open_image
-from dress.data.shards import INDEX, Sample, Shards, write_shards
-from dress.dialogue.spans import Completion, Span, answer, opening
+from dress.data.index_file import INDEX
+from dress.data.shards import Sample, Shards, write_shards
+from dress.dialogue.spans import Completion, prompt
 from dress.feedback.failures import settled
 from dress.feedback.rater import Progress, Rater, ignore
 from dress.model.generation import Prompt, check_new_tokens, generate
@@ -74,7 +75,7 @@ class CkptResponder:
                     f"got {dialogue.system!r:.80}"
                 )
         prompts = [
-            Prompt(prompt_spans(dialogue, condition), place)
+            Prompt(tuple(prompt(dialogue, condition=condition)), place)
             for dialogue, condition, place in zip(dialogues, conditions, image, strict=True)
         ]
         drawing = Drawing(sampling.max_new_tokens, sampling.temperature, sampling.top_p)
@@ -106,16 +107,6 @@ class CkptResponder:
                 yield range(first, min(first + sampling.batch_size, dialogues))
         finally:
             self._session = None
-
-
-def prompt_spans(dialogue: Dialogue, condition: str) -> tuple[Span, ...]:
-    """System text, history and the open user text; the condition follows the last user text only."""
-    spans = opening(dialogue)
-    for turn in dialogue.turns:
-        spans.append(Span("user", turn.user))
-        if turn is not dialogue.turns[-1]:
-            spans.append(answer(turn))
-    return (*spans, Span("condition", condition)) if condition else tuple(spans)
 
 
 def converse(

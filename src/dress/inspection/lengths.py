@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from dress import config
 from dress.dialogue.chat import FORMATS, ChatFormat
 from dress.dialogue.encode import Encoder
-from dress.dialogue.spans import Span, answer, opening
+from dress.dialogue.spans import Span, history, prompt
 from dress.dialogue.tokenizer import load_tokenizer, train_tokenizer
 from dress.inspection.reading import DataSet
 from dress.model.language import load_own_tokenizer
@@ -91,12 +91,9 @@ class Lengths:
 
 def _spans(dialogue: Dialogue, chat: ChatFormat) -> tuple[Span, ...]:
     """Without a system text where the format has no place for it: training refuses such a dialogue by name."""
-    spans = opening(dialogue) if chat.system_open is not None else []
-    for turn in dialogue.turns:
-        spans.append(Span("user", turn.user))
-        if turn.assistant is not None:
-            spans.append(answer(turn))
-    return tuple(spans)
+    fitting = dialogue if chat.system_open is not None else dialogue.model_copy(update={"system": None})
+    open_ = dialogue.turns[-1].assistant is None
+    return tuple(prompt(fitting) if open_ else history(fitting, len(fitting.turns)))
 
 
 def _summary(numbers: Counter[int]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dress.model.memory import SHARE, free_bytes
+from dress.kernels.memory import SHARE, free_bytes
 
 SMALLEST = 100_000
 """Numbers of a matrix: below it the operator's own time is larger than the gain."""

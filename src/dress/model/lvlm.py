@@ -88,15 +88,15 @@ class LVLM(nn.Module):
         features = images[image]
         return embeddings.masked_scatter(place[..., None], features.to(embeddings.dtype))
 
-    def forward(self, forest: Forest, total: Tensor, touch: bool = False) -> tuple[Tensor, Tensor]:
-        """Sum of weight x negative log-likelihood ÷ `total`, and every entry's own [E] in nats, without gradient.
+    def forward(self, forest: Forest, factor: Tensor, touch: bool = False) -> tuple[Tensor, Tensor]:
+        """Sum of factor x negative log-likelihood, and every entry's own [E] in nats, without gradient.
 
         Token trees need mask and positions together: positions alone are silently wrong in
-        transformers (PERFORMANCE §2), so both come from the forest and never from the caller.
+        transformers, so both come from the forest and never from the caller.
 
         Args:
             forest: trees to learn.
-            total: [], float64: the weight of the whole optimiser step, so that forests may be summed.
+            factor: [E], float64: what each entry's negative log-likelihood is multiplied by (objectives).
             touch: send a blank image, times zero, through what is trained of encoder and projector where the forest
                 has no image, so that all ranks exchange the same gradients.
         """
@@ -111,7 +111,6 @@ class LVLM(nn.Module):
         ).last_hidden_state[0]
         hidden = hidden if self.pruned else hidden[rows]
         head: Any = self.language.get_output_embeddings()
-        factor = forest.weight / total
         loss, nll = head_loss(hidden, head.weight, where, forest.target, factor, self.softcap)
         if touch and images is None:
             loss = loss + 0 * self._blank_image().sum()

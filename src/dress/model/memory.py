@@ -1,17 +1,12 @@
-"""Memory: does a step fit without activation checkpointing, rows of keys and values, and who keeps what is freed."""
+"""The memory of a model: does a step fit without activation checkpointing, and how many rows' keys and values fit."""
 
 from __future__ import annotations
 
-import ctypes
-import os
-
 import torch
 
+from dress.kernels.memory import SHARE, free_bytes
 from dress.kernels.products import KEPT
 from dress.model.lvlm import LVLM
-
-SHARE = 0.7
-"""Of the memory that is free; the rest is for the allocator, the logits and the data."""
 
 
 def activation_bytes(model: LVLM, tokens: int, width: int) -> int:
@@ -40,23 +35,6 @@ def state_bytes(model: LVLM) -> int:
     return sum(12 * p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that can still be had on a device; for the CPU, what the machine and its control group leave."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            kib = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
-        free = kib * 1024
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as limit, \
-             open("/sys/fs/cgroup/memory.current", encoding="ascii") as used:  # fmt: skip
-            free = min(free, int(limit.read()) - int(used.read()))
-    except (OSError, StopIteration, ValueError):
-        pass  # no Linux, or no limit ("max")
-    return free
-
-
 def needs_checkpointing(model: LVLM, tokens: int, device: torch.device, half: bool) -> bool:
     """Whether a stage should recompute activations: without it, its largest forest would not fit."""
     need = activation_bytes(model, tokens, 2 if half else 4) + state_bytes(model)
@@ -79,16 +57,3 @@ def rows_that_fit(model: LVLM, tokens: int) -> int:
     if device.type == "cuda":  # what PyTorch holds and does not use
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(SHARE * free) // cache_bytes(model, tokens)
-
-
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-
-
-def keep_freed_memory() -> bool:
-    """Let this process keep what it frees for its next step; True where the C library can (glibc).
-
-    By default glibc returns large blocks to the kernel at once, and every step pays for fresh, zeroed
-    pages: a fifth of its time for SmolLM2-135M on a CPU (benchmarks/train_step.py).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and bool(mallopt(MMAP_THRESHOLD, 2**30) and mallopt(TRIM_THRESHOLD, -1))

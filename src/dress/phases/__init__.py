@@ -1,4 +1,4 @@
-"""Phases: pure functions from a record to supervised dialogues (DESIGN §5).
+"""Phases: pure functions from a record to supervised dialogues.
 
 The phases differ in nothing but these functions; the loss is always the weighted LM loss.
 """
@@ -6,7 +6,7 @@ The phases differ in nothing but these functions; the loss is always the weighte
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from dress import config
@@ -14,51 +14,45 @@ from dress.dialogue.spans import Span, Supervised
 from dress.phases.align import align
 from dress.phases.critique import condition_text, critique, rating
 from dress.phases.refinement import refinement
+from dress.phases.registry import PHASES, Phase, check_phases, find_phase, phase
 from dress.phases.sft import best_of, sft
 from dress.record import Record
 
-Phase = Callable[[Record, config.Phases], list[Supervised]]
-
-PHASES: dict[str, Phase] = {
-    "align": align,
-    "sft": sft,
-    "critique": critique,
-    "refinement": refinement,
-    "rating": rating,
-    "best_of": best_of,
-}
-
-SETTINGS_OF: dict[str, tuple[str, ...]] = {
-    "align": ("align",),
-    "sft": (),
-    "critique": ("critique", "critique_template", "rating_template"),
-    "refinement": ("refinement", "critique", "critique_template", "rating_template", "praise"),
-    "rating": ("critique", "rating_template"),
-    "best_of": (),
-}
-"""Which of the `phases` settings each phase reads: what a stage's result depends on."""
-
-__all__ = ["PHASES", "SETTINGS_OF", "Phase", "condition_text", "supervised"]
+__all__ = [
+    "PHASES",
+    "Phase",
+    "align",
+    "best_of",
+    "check_phases",
+    "condition_text",
+    "critique",
+    "phase",
+    "rating",
+    "refinement",
+    "sft",
+    "supervised",
+]
 
 
-def supervised(record: Record, mixture: Mapping[config.PhaseName, float], settings: config.Phases) -> list[Supervised]:
+def supervised(record: Record, mixture: Mapping[str, float], settings: config.Phases) -> list[Supervised]:
     """All supervised dialogues of a record under a stage's mixture.
 
     Args:
         record: any record; one without the feedback that a phase needs gives no dialogue of it.
         mixture: phase name to the weight of its tokens in the loss.
-        settings: what the phases are told.
+        settings: of the phases.
 
     Raises:
-        ValueError: a phase gives a span a weight below 0.
+        ValueError: no such phase, or one that gives a span a weight below 0.
     """
     return [
         replace(
             dialogue,
+            phase=name,
             spans=tuple(replace(span, weight=share * _weight(name, span, record)) for span in dialogue.spans),
         )
         for name, share in mixture.items()
-        for dialogue in PHASES[name](record, settings)
+        for dialogue in find_phase(name, settings.modules)(record, settings)
     ]
 
 

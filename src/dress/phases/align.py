@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dress import config
 from dress.dialogue.spans import Span, Supervised
+from dress.phases.registry import phase
 from dress.record import Record
 
 
+@phase("align", settings=("align",))
 def align(record: Record, settings: config.Phases) -> list[Supervised]:
     """One dialogue per caption: image, caption prompt, **caption**."""
     if record.image is None:

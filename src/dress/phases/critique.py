@@ -9,17 +9,20 @@ from __future__ import annotations
 from typing import Literal
 
 from dress import config
-from dress.dialogue.spans import Span, Supervised, answer, opening
-from dress.record import TOP_RATING, Dialogue, Record, Turn
+from dress.dialogue.spans import Supervised, answer, prompt
+from dress.phases.registry import phase
+from dress.record import TOP_RATING, Record
 
 Form = Literal["critique", "rating", "both"]
 
 
+@phase("critique", settings=("critique", "critique_template", "rating_template"), feedback=True, conditioned=True)
 def critique(record: Record, settings: config.Phases) -> list[Supervised]:
     """Image, [history], user, condition, **assistant**, for every answer that has the feedback."""
     return _conditioned("critique", record, settings, settings.critique.condition)
 
 
+@phase("rating", settings=("critique", "rating_template"), feedback=True, conditioned=True)
 def rating(record: Record, settings: config.Phases) -> list[Supervised]:
     """The same, conditioned on the number only (a baseline)."""
     return _conditioned("rating", record, settings, "rating")
@@ -53,24 +56,6 @@ def _conditioned(name: str, record: Record, settings: config.Phases, form: Form)
             condition = condition_text(form, settings, turn.critique, turn.rating)
             if condition is None or turn.assistant is None:
                 continue
-            spans = [
-                *_before(dialogue, number, settings.critique.history),
-                Span("condition", condition),
-                answer(turn, 1.0),
-            ]
-            dialogues.append(Supervised(name, tuple(spans), record.image is not None))
+            before = prompt(dialogue, number if settings.critique.history else 0, condition)
+            dialogues.append(Supervised(name, (*before, answer(turn, 1.0)), record.image is not None))
     return dialogues
-
-
-def _before(dialogue: Dialogue, number: int, history: bool) -> list[Span]:
-    if not history:
-        return [*opening(dialogue), Span("user", dialogue.turns[0].user)]
-    return [
-        *opening(dialogue),
-        *(span for turn in dialogue.turns[:number] for span in _said(turn)),
-        Span("user", dialogue.turns[number].user),
-    ]
-
-
-def _said(turn: Turn) -> list[Span]:
-    return [Span("user", turn.user), answer(turn)]

@@ -8,11 +8,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dress import config
-from dress.dialogue.spans import Span, Supervised, answer, opening
+from dress.dialogue.spans import Span, Supervised, answer, history, messages, prompt
 from dress.phases.critique import praise
+from dress.phases.registry import phase
 from dress.record import TOP_RATING, Dialogue, Record, Turn
 
 
+@phase(
+    "refinement",
+    settings=("refinement", "critique", "critique_template", "rating_template", "praise"),
+    feedback=True,
+    conditioned=True,
+)
 def refinement(record: Record, settings: config.Phases) -> list[Supervised]:
     """Image, user, assistant, advice, **better assistant** …
 
@@ -29,15 +36,15 @@ def refinement(record: Record, settings: config.Phases) -> list[Supervised]:
     what nobody advised on, while refinement moves the answers after advice. `anchor_conditions` says
     what they stand after: a model that no critique phase taught what praise means takes it for advice.
     """
-    dialogues = [*_anchors(record, settings), *_kept(record)]
+    dialogues = [*_anchors(record, settings), *_repeated(record)]
     for dialogue in record.dialogues:
         answers, ratings = _chain(dialogue, settings)
         weights = _weights(ratings, settings.refinement)
         if not any(weights):
             continue
-        spans = opening(dialogue)
-        for turn, said, weight in zip(dialogue.turns, answers, weights, strict=False):
-            spans += [Span("user", turn.user), replace(said, weight=weight)]
+        weighted = (replace(reply, weight=weight) for reply, weight in zip(answers, weights, strict=True))
+        users = (turn.user for turn in dialogue.turns)
+        spans = messages(dialogue.system, zip(users, weighted, strict=False))
         dialogues.append(Supervised("refinement", tuple(spans), record.image is not None))
     return dialogues
 
@@ -45,41 +52,38 @@ def refinement(record: Record, settings: config.Phases) -> list[Supervised]:
 def _anchors(record: Record, settings: config.Phases) -> list[Supervised]:
     """First user text, [praise], **first answer**, of every dialogue that got feedback."""
     refinement = settings.refinement
-    after = {"none": [], "praise": [Span("condition", praise(settings.critique.condition, settings))]}
-    firsts = [(opening(d), d.turns[0]) for d in record.dialogues if d.turns[0].assistant is not None]
+    conditions = {"none": None, "praise": praise(settings.critique.condition, settings)}
     return [
         Supervised(
             "refinement",
-            (*before, Span("user", turn.user), *after[name], answer(turn, refinement.anchor)),
+            (*prompt(dialogue, 0, conditions[name]), answer(dialogue.turns[0], refinement.anchor)),
             record.image is not None,
         )
-        for before, turn in firsts
+        for dialogue in record.dialogues
         for name in refinement.anchor_conditions
-        if refinement.anchor and turn.rating is not None
+        if refinement.anchor and dialogue.turns[0].assistant is not None and dialogue.turns[0].rating is not None
     ]
 
 
-def _kept(record: Record) -> list[Supervised]:
+def _repeated(record: Record) -> list[Supervised]:
     """… top-rated answer, its advice, **the same answer**, where the advice made it worse or nobody answered it yet."""
     dialogues = []
     for dialogue in record.dialogues:
-        spans = opening(dialogue)
         for number, turn in enumerate(dialogue.turns):
             if turn.assistant is None or turn.rating is None:
                 break
-            spans += [Span("user", turn.user), answer(turn)]
             after = dialogue.turns[number + 1] if number + 1 < len(dialogue.turns) else None
             open_ = after is None or after.assistant is None
             lost = after is not None and after.rating is not None and after.rating < TOP_RATING
             advice = after.user if after else _refinement(turn)
             if turn.rating == TOP_RATING and (lost or open_) and advice:
-                again = Span("user", advice), answer(turn, 1.0)
-                dialogues.append(Supervised("refinement", (*spans, *again), record.image is not None))
+                spans = (*history(dialogue, number + 1), Span("user", advice), answer(turn, 1.0))
+                dialogues.append(Supervised("refinement", spans, record.image is not None))
     return dialogues
 
 
 def _refinement(turn: Turn) -> str | None:
-    return next((given.refinement for given in turn.feedback if given.refinement), None)
+    return next((feedback.refinement for feedback in turn.feedback if feedback.refinement), None)
 
 
 def _chain(dialogue: Dialogue, settings: config.Phases) -> tuple[list[Span], list[int]]:

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from dress import config
 from dress.config.migration import renamed
+from dress.phases import PHASES
 from dress.run.composing import CONFIGS
 from dress.run.overrides import parsed
 
@@ -41,7 +42,7 @@ def explain(error: Exception, config_name: str, typed: list[str]) -> str:
             return f"{key}: stands in no file of this configuration; add it with +{key}=…"
         known = _known_keys(config_name, typed)
         stages = {other.split(".")[2] for other in known if re.match(r"curriculum\.stages\.[^.]+\.", other)}
-        message = config.unknown_in_stages(key, sorted(stages))
+        message = config.unknown_in_stages(key, sorted(stages), list(PHASES))
         return message or f"{key}: no such setting.{config.nearest(key, known)}"
     if isinstance(error, OverrideParseException):
         bad = next(filter(unreadable, typed), None)

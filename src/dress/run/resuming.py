@@ -13,6 +13,7 @@ from dress import config
 from dress.base.files import read_json
 from dress.config.consent import DAMAGED, checked_run
 from dress.config.migration import refuse_old
+from dress.phases import check_phases
 from dress.run.composing import CommandLineError
 from dress.run.overrides import parsed
 
@@ -103,6 +104,7 @@ def training_settings(composed: dict[str, Any]) -> config.Config:
         vision["weights"] = str(Path(str(vision["weights"])).resolve())
     settings = config.check(composed)
     config.check_targets(settings)
+    check_phases(settings.curriculum.stages, settings.phases)
     if HydraConfig.get().mode == RunMode.MULTIRUN and settings.trainer.devices > 1:
         # Lightning starts the other processes with this very command line, -m included: each would
         # run the whole sweep, and with a drawing sweeper other settings than the first process.

@@ -48,7 +48,7 @@ from dress.phases import supervised
 from dress.run.loggers import build_loggers, log_results
 from dress.run.result_rows import ENDINGS
 from dress.train.callbacks import SaveCheckpoint, ShowProgress, build_callbacks
-from dress.train.datamodule import HeldOut, StageData, StepDataset
+from dress.train.datamodule import StageData
 from dress.train.module import DressModule, NotFinite, TrainingStopped
 from dress.train.parallel import build_trainer, on_device, share_out
 from dress.train.run_data import REJECTS, RunData, name_damage, told
@@ -63,6 +63,7 @@ from dress.train.stages import (
     headline,
     trained_stages,
 )
+from dress.train.steps import HeldOut, StepDataset
 from dress.train.supervision import Supervision
 from dress.worlds.prepared import prepared
 

@@ -1,8 +1,4 @@
-"""The LightningModule: one training step for every phase.
-
-loss = sum of weight x negative log-likelihood / sum of weight, over the whole optimiser step (all
-forests, all ranks), so that packing and ranks change nothing.
-"""
+"""The LightningModule: one training step for every phase."""
 
 from __future__ import annotations
 
@@ -20,10 +16,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from dress import config
 from dress.config.targets import OPTIMIZER, SCHEDULER, build
 from dress.dialogue.batch import Forest, Step, blank_forest
-from dress.dialogue.spans import PHASE_NAMES
+from dress.kernels.memory import keep_freed_memory
 from dress.model.lvlm import LVLM
-from dress.model.memory import keep_freed_memory, needs_checkpointing
+from dress.model.memory import needs_checkpointing
+from dress.objectives.lm import add_sums, factors, means
 
+PHASES_OF_0_1 = ("align", "sft", "critique", "refinement", "rating", "best_of")
 NAMED_RECORDS = 8
 """Of a step that stopped a stage."""
 
@@ -57,11 +55,12 @@ class DressModule(L.LightningModule):
         self.history: list[dict[str, float]] = []
         """What was logged, by `curriculum/step`; kept in checkpoints."""
         self._since = time.monotonic()
-        self._sums = torch.zeros(3, len(PHASE_NAMES), dtype=torch.float64)
+        self._phases = tuple(stage.phases)
+        self._sums = torch.zeros(3, len(self._phases), dtype=torch.float64)
         self._packing = torch.zeros(4, dtype=torch.float64)  # records split; room in full forests, tokens there; idle
         self._tokens = 0
         self._held = False  # frozen weights, in bf16
-        self._held_out = torch.zeros(2, len(PHASE_NAMES), dtype=torch.float64)
+        self._held_out = torch.zeros_like(self._sums)
         self.unreached_steps = 0
         """Steps whose records reached no trained parameter on any rank (a projector alone, text-only records)."""
 
@@ -99,7 +98,8 @@ class DressModule(L.LightningModule):
         if not weight:
             raise TrainingStopped(self._at(step, "no supervised token"))
         total = torch.tensor(float(weight), dtype=torch.float64, device=self.device)
-        passes = [*step.forests, *[blank_forest(self.device)] * (int(shares[:, 1].max()) - len(step.forests))]
+        blank = blank_forest(self._phases[0], self.device)
+        passes = [*step.forests, *[blank] * (int(shares[:, 1].max()) - len(step.forests))]
         loss = torch.zeros((), device=self.device)
         surprises = []
         for number, forest in enumerate(passes):
@@ -138,7 +138,7 @@ class DressModule(L.LightningModule):
         if bool(figures.isfinite().all()):
             return
         phases = {
-            PHASE_NAMES[number]
+            forest.phases[number]
             for forest, nll in zip(step.forests, surprises, strict=False)
             for number in forest.phase[~nll.isfinite()].unique().tolist()
         }
@@ -173,28 +173,26 @@ class DressModule(L.LightningModule):
 
     def _loss(self, forest: Forest, total: Tensor, touch: bool) -> tuple[Tensor, Tensor]:
         """Sum over entries of weight x negative log-likelihood ÷ total, and the latter of each entry [E]."""
-        loss, nll = self.model(forest, total, touch)
+        loss, nll = self.model(forest, factors(forest.weight, total), touch)
         with torch.no_grad():
-            counts = (forest.weight > 0).double()
-            for row, values in enumerate((nll.double() * forest.weight, forest.weight, counts)):
-                self._sums[row].scatter_add_(0, forest.phase.cpu(), values.cpu())
+            add_sums(self._sums, nll, forest.weight, self._columns(forest))
             self._tokens += forest.tokens
         return loss, nll
 
+    def _columns(self, forest: Forest) -> Tensor:
+        """Each entry's phase [E] as an index into the stage's own phases."""
+        return torch.tensor([self._phases.index(name) for name in forest.phases])[forest.phase.cpu()]
+
     def validation_step(self, step: Step, batch_idx: int) -> None:
-        one = torch.ones((), dtype=torch.float64, device=self.device)
         for forest in step.forests:
-            _, nll = self.model(forest, one)
-            for row, values in enumerate((nll.double() * forest.weight, forest.weight)):
-                self._held_out[row].scatter_add_(0, forest.phase.cpu(), values.cpu())
+            _, nll = self.model(forest, forest.weight)
+            add_sums(self._held_out, nll, forest.weight, self._columns(forest))
 
     def on_validation_epoch_end(self) -> None:
         """Mean loss on held-out records, by phase."""
         sums = self.trainer.strategy.reduce(self._held_out.to(self.device), reduce_op="sum").cpu()
         logged = {"curriculum/step": float(self.steps_before + self.trainer.global_step)}
-        for name, loss, weight in zip(PHASE_NAMES, *sums.tolist(), strict=True):
-            if weight:
-                logged[f"val/{name}/loss"] = loss / weight
+        logged |= {f"val/{name}/loss": loss for name, loss, _ in means(sums, self._phases)}
         self.history.append(logged)
         self._send(logged)
         self._held_out.zero_()
@@ -212,11 +210,9 @@ class DressModule(L.LightningModule):
         sums = self.trainer.strategy.reduce(self._sums.to(self.device), reduce_op="sum").cpu()
         seconds = time.monotonic() - self._since
         logged = {"curriculum/step": float(self.steps_before + done)}
-        for number, name in enumerate(PHASE_NAMES):
-            loss, weight, count = sums[:, number].tolist()
-            if weight:
-                logged[f"{name}/loss"] = loss / weight
-                logged[f"{name}/supervised_tokens"] = count
+        for name, loss, count in means(sums, self._phases):
+            logged[f"{name}/loss"] = loss
+            logged[f"{name}/supervised_tokens"] = count
         split, room, filled, idle = self.trainer.strategy.reduce(
             self._packing.to(self.device), reduce_op="sum"
         ).tolist()
@@ -255,13 +251,19 @@ class DressModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["dress"] = {
-            "history": self.history, "sums": self._sums.tolist(), "packing": self._packing.tolist(),
+            "history": self.history, "sums": dict(zip(self._phases, self._sums.T.tolist(), strict=True)),
+            "packing": self._packing.tolist(),
             "unreached": self.unreached_steps,
         }  # fmt: skip
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = checkpoint["dress"]["history"]
-        self._sums = torch.tensor(checkpoint["dress"]["sums"], dtype=torch.float64)
+        sums = checkpoint["dress"]["sums"]
+        if isinstance(sums, list):  # of 0.1, which had a column for each phase that there was
+            sums = dict(zip(PHASES_OF_0_1, zip(*sums, strict=True), strict=True))
+        self._sums = torch.tensor(
+            [sums.get(name, [0.0] * 3) for name in self._phases], dtype=torch.float64
+        ).T.contiguous()
         self._packing = torch.zeros(4, dtype=torch.float64)
         packing = torch.tensor(checkpoint["dress"]["packing"], dtype=torch.float64)
         self._packing[: len(packing)] = packing

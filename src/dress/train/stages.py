@@ -14,8 +14,9 @@ from dress.config.no_result import BY_CONTENT, NO_RESULT
 from dress.config.raters import LLM
 from dress.feedback.rater import identity
 from dress.kernels.precision import precision_for
-from dress.phases import SETTINGS_OF
+from dress.phases import PHASES
 from dress.phases.critique import praise
+from dress.phases.registry import find_phase
 from dress.train.run_data import RunData
 
 # --- which model is evaluated, asked and conditioned ----------------------------------------------
@@ -70,12 +71,15 @@ def conditions(settings: config.Config, stage: str) -> dict[str, str]:
 def _phases(curriculum: config.Curriculum, name: str) -> set[str]:
     """Those of a train stage that teach a condition."""
     stage = curriculum.stages[name]
-    return set(config.CONDITIONED_PHASES & stage.phases.keys()) if isinstance(stage, config.TrainStage) else set()
+    names = stage.phases if isinstance(stage, config.TrainStage) else ()
+    return {name for name in names if name in PHASES and PHASES[name].conditioned}
 
 
 def _learns_from_feedback(curriculum: config.Curriculum, name: str) -> bool:
     stage = curriculum.stages[name]
-    return isinstance(stage, config.TrainStage) and stage.learns_from_feedback
+    if not isinstance(stage, config.TrainStage):
+        return False
+    return stage.data == "feedback" or any(PHASES[name].feedback for name in stage.phases if name in PHASES)
 
 
 def _has_seen_feedback(curriculum: config.Curriculum, name: str) -> bool:
@@ -112,7 +116,8 @@ def depends_on(settings: config.Config, read: RunData, name: str) -> dict[str, A
             parts["shards"] = read.stream(source).fingerprint if source else "collected"
             parts["validation"] = read.stream(data.validation).fingerprint if data.validation else None
             phases = settings.phases.model_dump()
-            parts["phases"] = {key: phases[key] for phase in stage.phases for key in SETTINGS_OF.get(phase, phases)}
+            names = [find_phase(phase, settings.phases.modules).settings for phase in stage.phases]
+            parts["phases"] = {key: phases[key] for keys in names for key in (phases if keys is None else keys)}
             parts["training"] = settings.training.model_dump(exclude=set(NO_RESULT["training"]))
             parts["trainer"] = settings.trainer.model_dump(exclude=set(NO_RESULT["trainer"]))
             parts["trainer"]["precision"] = precision_for(settings.trainer.precision)

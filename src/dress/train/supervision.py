@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from dress import config
 from dress.base.progress import CurriculumProgress
+from dress.data.index import MAX_JSON_BYTES
 from dress.data.remote import RemoteShards
 from dress.data.shards import Shards
 from dress.data.stream import Stream
@@ -59,14 +61,14 @@ class Supervision:
         self.check_any(stream)
         rows: list[TooLong] = []
         for shards in (part.shards for part in stream.parts):
-            doubtful = sum(self.could_be_longer(shards.text_size(index)) for index in range(len(shards)))
+            doubtful = shards.longer_texts(self.longest_text())
             if doubtful and isinstance(shards, RemoteShards):
                 yield (
-                    f"stage {self.name}: {doubtful:,} rows of {shards.folder} could be longer than data.max_tokens; "
-                    f"known when they are fetched"
+                    f"stage {self.name}: {len(doubtful):,} rows of {shards.folder} could be longer than "
+                    f"data.max_tokens; known when they are fetched"
                 )
             elif doubtful:
-                progress.start(f"lengths of data.{self.stage.data}", len(shards))
+                progress.start(f"lengths of data.{self.stage.data}", len(doubtful))
                 rows += self.too_long(shards, progress.advance)
                 progress.end()
         if line := self.refuse(rows):
@@ -97,18 +99,20 @@ class Supervision:
 
         Args:
             shards: local ones.
-            advance: called for each row.
+            advance: called for each row that is read.
         """
         longest = []
-        for index in range(len(shards)):
+        for index in shards.longer_texts(self.longest_text()):
             advance()
-            if not self.could_be_longer(shards.text_size(index)):
-                continue
             for record, where in self._records(shards, [index]):
                 tokens = max(map(self._tokens, self._dialogues(record)), default=0)
                 if tokens > self.settings.data.max_tokens:
                     longest.append(TooLong(where, tokens))
         return longest
+
+    def longest_text(self) -> int:
+        """The most bytes of JSON of which no dialogue can be too long; -1 where any could be."""
+        return bisect_left(range(MAX_JSON_BYTES), True, key=self.could_be_longer) - 1
 
     def could_be_longer(self, size: int) -> bool:
         """Whether a record of so many bytes of JSON could hold a dialogue that is too long."""

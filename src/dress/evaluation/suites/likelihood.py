@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dress.dialogue.batch import Sample, collate, pack
-from dress.dialogue.spans import Span, Supervised, answer
+from dress.dialogue.spans import Span, Supervised, answer, prompt
 from dress.dialogue.tree import build_tree
 from dress.model.lvlm import LVLM
-from dress.record import RecordError, Turn
+from dress.record import Dialogue, RecordError, Turn
 
 TOKENS = 8192
 """Of one forward pass."""
@@ -30,12 +30,8 @@ class Said:
 
     @property
     def spans(self) -> tuple[Span, ...]:
-        spans = [] if self.system is None else [Span("system", self.system)]
-        for number, turn in enumerate(self.turns):
-            last = number == len(self.turns) - 1
-            condition = [Span("condition", self.condition)] if last and self.condition else []
-            spans += [Span("user", turn.user), *condition, answer(turn, float(last))]
-        return tuple(spans)
+        dialogue = Dialogue(system=self.system, turns=list(self.turns))
+        return (*prompt(dialogue, condition=self.condition), answer(dialogue.turns[-1], 1.0))
 
 
 def answer_nll(
@@ -67,7 +63,7 @@ def answer_nll(
             # `pack` gives the longest first, and so does `collate`: the trees stand as they were chosen.
             assert [end - start for start, end in pairwise(forest.starts)] == sizes
             forest = forest.to(model.device)
-            _, nll = model(forest, torch.ones((), dtype=torch.float64, device=model.device))
+            _, nll = model(forest, forest.weight)
             for number, (start, end) in zip(chosen, pairwise(forest.starts), strict=True):
                 of_tree = (forest.row >= start) & (forest.row < end) & (forest.weight > 0)
                 found[number] = float(nll[of_tree].double().mean())

@@ -1,6 +1,6 @@
-"""`data.reader=webdataset`: webdataset's own pipeline, for comparison and as a test's oracle.
+"""`data.reader=webdataset`: webdataset's own pipeline, for comparison.
 
-It cannot resume, repeats one order of shards and takes a cut shard for a whole one (RELIABILITY §1);
+It cannot resume, repeats one order of shards and takes a cut shard for a whole one;
 `data.reader=indexed` is the engine. Only raw members are taken from it: its decoding would unpickle.
 """
 
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import webdataset
@@ -17,17 +18,16 @@ from torch.utils.data import IterableDataset, get_worker_info
 from dress.base.seeding import rng_for
 from dress.data.features import FeatureError, decode
 from dress.data.index import FEATURES, IMAGE_EXTENSIONS
+from dress.data.remote import RemoteShards
 from dress.dialogue.batch import Step
 from dress.record import Record, RecordError
-
-if TYPE_CHECKING:
-    from dress.train.datamodule import StepDataset
+from dress.train.steps import StepDataset
 
 SHUFFLED = 1000
 """Samples of webdataset's shuffle buffer."""
 
 
-class PlainSteps(IterableDataset[Step]):
+class WebdatasetSteps(IterableDataset[Step]):
     """Steps of `dataset`'s shards in webdataset's order: for this rank, and this worker of it.
 
     Raises:
@@ -36,10 +36,10 @@ class PlainSteps(IterableDataset[Step]):
 
     def __init__(self, dataset: StepDataset) -> None:
         (part, *more) = dataset.stream.parts
-        if more or not hasattr(part.shards.folder, "glob"):
+        if more or isinstance(part.shards, RemoteShards):
             raise ValueError("data.reader=webdataset: expected one local dataset; use data.reader=indexed")
         self.dataset = dataset
-        self.paths = [str(path.absolute()) for path in sorted(part.shards.folder.glob("**/*.tar"))]
+        self.paths = [str(path.absolute()) for path in sorted(Path(part.shards.folder).glob("**/*.tar"))]
 
     def __len__(self) -> int:
         return len(self.dataset)

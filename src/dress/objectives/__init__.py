@@ -1,0 +1,1 @@
+"""What a training step minimises, given the scores of supervised tokens."""

@@ -1,0 +1,118 @@
+"""The phases by name: DRESS's own, and those of a user's modules (`phases.modules`)."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dress import config
+from dress.config.nearest import nearest
+from dress.dialogue.spans import Supervised
+from dress.record import Record
+
+Function = Callable[[Record, config.Phases], list[Supervised]]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a phase makes of a record, and what the stages need to know of it.
+
+    Args:
+        function: record and settings to supervised dialogues; none where the record lacks what the phase needs.
+        settings: the `phases` settings that it reads, which its stage's result depends on; None for all.
+        feedback: it learns from feedback, so its stage's model is meant to be asked under praise.
+        conditioned: it teaches what a condition means.
+    """
+
+    function: Function
+    settings: tuple[str, ...] | None = None
+    feedback: bool = False
+    conditioned: bool = False
+
+    def __call__(self, record: Record, settings: config.Phases) -> list[Supervised]:
+        """Supervised dialogues of a record."""
+        return self.function(record, settings)
+
+
+PHASES: dict[str, Phase] = {}
+"""By name, in the order in which they were registered."""
+
+
+def phase(
+    name: str, settings: tuple[str, ...] | None = None, feedback: bool = False, conditioned: bool = False
+) -> Callable[[Function], Function]:
+    """Register a function from a record to supervised dialogues as a phase; for the arguments see `Phase`.
+
+    Raises:
+        ValueError: another function has this name.
+    """
+
+    def register(function: Function) -> Function:
+        other = PHASES.get(name)
+        if other is not None and _place(other.function) != _place(function):
+            raise ValueError(f"phase {name!r}: expected a new name, got that of {_place(other.function)}")
+        PHASES[name] = Phase(function, settings, feedback, conditioned)
+        return function
+
+    return register
+
+
+def find_phase(name: str, modules: Sequence[str]) -> Phase:
+    """The phase of this name; `modules` are imported only where it is not known yet.
+
+    Raises:
+        ValueError: no such phase, or a module that cannot be imported; names those that exist.
+    """
+    if name not in PHASES:
+        load_phases(modules)
+    if name not in PHASES:
+        raise ValueError(no_such_phase(name))
+    return PHASES[name]
+
+
+def load_phases(modules: Sequence[str]) -> None:
+    """Import a user's modules, which register their phases; modules in the working directory are found too.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"phases.modules: no module {error.name!r} for {module}. Install it, or start from its folder"
+            ) from None
+
+
+def check_phases(stages: Mapping[str, config.Stage], settings: config.Phases) -> None:
+    """Refuse a stage that trains a phase which does not exist.
+
+    Raises:
+        ConfigError: names stage, phase, and those that exist.
+    """
+    for name, stage in stages.items():
+        for key in stage.phases if isinstance(stage, config.TrainStage) else ():
+            try:
+                find_phase(key, settings.modules)
+            except ValueError as error:
+                raise config.ConfigError(f"curriculum.stages.{name}.phases: {error}") from None
+
+
+def no_such_phase(name: str) -> str:
+    """A message that names the phases that exist."""
+    known = list(PHASES)
+    return (
+        f"no such phase {name!r}. There are: {', '.join(known)}.{nearest(name, known)} One of your own stands in a "
+        f"module that phases.modules names"
+    )
+
+
+def _place(function: Function) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
