@@ -25,6 +25,7 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
     """
     from dress.base.progress import CurriculumProgress
     from dress.base.run_folder import lock
+    from dress.config.graph import evaluated_stages
     from dress.data.pixels import resize_note
     from dress.data.stream import open_split
     from dress.evaluation.cells import evaluate_cells
@@ -34,8 +35,8 @@ def evaluate_run(settings: EvalCommand, console: Console) -> Path:
     from dress.feedback.collect import CkptResponder, Sampling
     from dress.feedback.rater import build_rater
     from dress.model.checkpoint import load_model, read_facts
+    from dress.phases.conditions import headline
     from dress.report.tables import metrics_table
-    from dress.train.stages import evaluated_stages, headline
     from dress.worlds.prepared import prepared
 
     run, out = Path(settings.ckpt), Path(settings.out)

@@ -50,7 +50,7 @@ def run(settings: config.Config, console: Console) -> dict[str, Any]:
     quiet()
     code = 1
     try:
-        metrics = Curriculum(settings, console).run()
+        metrics = Curriculum(settings, console, loggers.RunLoggers(settings)).run()
         code = 0
     finally:
         loggers.finish(code)

@@ -26,9 +26,10 @@ from dress.worlds.shapes import generate as shapes
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
     "data.sizes={align: 40, sft: 40, prompts: 24, eval: 8}",
-    "budget.align.steps=4", "budget.sft.steps=4", "budget.dress.steps=4",
-    "budget.align.records_per_step=4", "budget.sft.records_per_step=4", "budget.dress.records_per_step=4",
-    "budget.collect.records=24", "generation.max_new_tokens=12",
+    "curriculum.stages.align.steps=4", "curriculum.stages.sft.steps=4", "curriculum.stages.dress.steps=4",
+    "curriculum.stages.align.records_per_step=4", "curriculum.stages.sft.records_per_step=4",
+    "curriculum.stages.dress.records_per_step=4",
+    "curriculum.stages.collect.records=24", "generation.max_new_tokens=12",
     "model.vision.vit={image_size: 48, patch_size: 16, width: 32, layers: 1, heads: 2}",
     "model.language.config.hidden_size=32", "model.language.config.intermediate_size=48",
     "model.language.config.num_hidden_layers=2", "model.language.config.num_attention_heads=2",

@@ -209,7 +209,7 @@ def wait_for(found: Iterator[bool], process: subprocess.Popen[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_run_goes_on_by_the_command_it_printed(tmp_path: Path, number: int) -> None:
-    arguments = ["experiment=sft_only", *FAST, "budget.sft.steps=400"]
+    arguments = ["experiment=sft_only", *FAST, "curriculum.stages.sft.steps=400"]
     process = subprocess.Popen(
         command(*arguments), cwd=tmp_path, env=environment(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,

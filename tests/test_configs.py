@@ -56,7 +56,9 @@ def test_names_in_files_are_their_files() -> None:
 def test_scale_changes_no_phase_loss_or_order() -> None:
     for option in options("scale"):
         text = yaml.safe_load((ROOT / "configs" / "scale" / f"{option}.yaml").read_text())
-        assert not {"phases", "curriculum", "name", "eval"} & text.keys()
+        assert not {"phases", "name", "eval"} & text.keys() and text["curriculum"].keys() == {"stages"}
+        for stage in text["curriculum"]["stages"].values():
+            assert stage.keys() <= {"steps", "records_per_step", "lr", "trainable", "records", "turns", "samples"}
 
 
 def test_every_setting_is_composed_and_needs_no_plus() -> None:
@@ -153,6 +155,30 @@ def test_debug_run_is_small_in_every_stage() -> None:
             assert stage.records is not None and stage.records <= 12
 
 
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_an_experiment_runs_what_its_file_says_it_evaluates(experiment: str) -> None:
+    text = yaml.safe_load((ROOT / "configs" / "experiment" / f"{experiment}.yaml").read_text())
+    curriculum = composed(f"experiment={experiment}").curriculum
+    named = text["curriculum"]["stages"]["eval"]["models"]
+    assert set(named.values()) <= set(curriculum.order) and curriculum.order[-1] == "eval"
+    assert list(named)[-1] == curriculum.trained()[-1]
+
+
+@pytest.mark.parametrize(
+    "given", ["{phases: {rating: 1.0}}", "{data: {sft: 1.0, align: 3.0}}", "{trainable: [projector]}"]
+)
+def test_what_a_file_gives_for_a_mapping_replaces_the_default(tmp_path: Path, given: str) -> None:
+    folder = tmp_path / "configs"
+    shutil.copytree(ROOT / "configs", folder)
+    (folder / "local").mkdir(exist_ok=True)
+    (folder / "local" / "default.yaml").write_text(
+        f"# @package _global_\ncurriculum: {{stages: {{sft: {given}}}, run: [sft]}}\n"
+    )
+    plain = compose("train", ["run_dir=x"], folder)
+    ((key, value),) = yaml.safe_load(given).items()
+    assert config.check(plain).curriculum.stages["sft"].model_dump()[key] == value
+
+
 def test_overfit_is_a_setting_of_training() -> None:
     assert composed("debug=overfit").training.overfit
 
@@ -165,7 +191,7 @@ def test_overfit_is_a_setting_of_training() -> None:
         ("curriculum.stages.collect.sample=2", "Did you mean curriculum.stages.collect.samples?"),
         ("seed=-1", "seed: Input should be greater than or equal to 0 (got -1)"),
         ("name='a b'", "name: String should match pattern"),
-        ("curriculum.order=[align,sfd]", "names 'sfd'"),
+        ("curriculum.run=[align,sfd]", "got 'sfd'. Did you mean sft?"),
     ],
 )
 def test_what_does_not_fit_is_named(override: str, told: str) -> None:

@@ -33,7 +33,7 @@ SRC = ROOT / "src"
 def module_of(model: LVLM, trainable: list[Any], steps: int = 1) -> DressModule:
     stage = config.TrainStage(
         phases=dict.fromkeys(("align", "sft", "critique", "refinement", "rating"), 1.0),
-        data="sft", steps=steps, records_per_step=3, lr=1e-3, trainable=trainable,
+        weights=None, data={"sft": 1.0}, steps=steps, records_per_step=3, lr=1e-3, trainable=trainable,
     )  # fmt: skip
     model.set_trainable(trainable)
     return DressModule(

@@ -46,7 +46,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two stages, as `src/train.py` leaves it."""
     folder = tmp_path_factory.mktemp("trust")
     settings = tiny_settings(
-        folder, "curriculum.order=[align,sft]", "budget.align.steps=1", "budget.sft.steps=1", "generation.batch_size=8",
+        folder, "curriculum.run=[sft]", "curriculum.stages.align.steps=1", "curriculum.stages.sft.steps=1",
+        "generation.batch_size=8",
     )  # fmt: skip
     start_run(settings)
     run_folder.unlock(folder / "run")

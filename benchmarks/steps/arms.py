@@ -191,8 +191,8 @@ def dress(spec: ArmSpec, meter: Meter, share: bool = True) -> None:
             self.parts, self.since = dict.fromkeys(PARTS, 0.0), clock(spec.device)
 
     stage = config.TrainStage(
-        data="feedback", phases={"critique": 1.0, "refinement": 1.0}, steps=STEPS, records_per_step=spec.per_step,
-        lr=LR, warmup=0, weight_decay=DECAY, trainable=models.trained(spec.model),
+        weights=None, data={"feedback": 1.0}, phases={"critique": 1.0, "refinement": 1.0}, steps=STEPS,
+        records_per_step=spec.per_step, lr=LR, warmup=0, weight_decay=DECAY, trainable=models.trained(spec.model),
     )  # fmt: skip
     learning = config.Learning(
         trainer=config.Trainer(gradient_clip_val=1e9 if meter.gating else CLIP),

@@ -13,7 +13,7 @@ from dress.config.nearest import nearest
 from dress.config.phases import Align, Critique, Phases, Refinement
 from dress.config.raters import Rater, ResponderName, Server
 from dress.config.run import VERSION, Config, Eval, Generation, KeepCache, with_raters
-from dress.config.stages import CollectStage, Curriculum, EvalStage, Stage, TrainStage
+from dress.config.stages import CollectSettings, CollectStage, Curriculum, EvalStage, Stage, TrainStage
 from dress.config.types import (
     MOST,
     Aspect,
@@ -44,6 +44,7 @@ __all__ = [
     "Align",
     "Aspect",
     "CollectCommand",
+    "CollectSettings",
     "CollectStage",
     "Condition",
     "Config",

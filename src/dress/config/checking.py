@@ -87,8 +87,6 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
         del place[1]  # the same for a rater
     key = ".".join(place)
     message = problem["msg"].removeprefix("Value error, ")
-    if place[:2] == ["curriculum", "stages"] and problem["type"] == "union_tag_not_found":
-        return _no_kind(place[2])
     if place[-1:] == ["[key]"]:
         return _unknown_key(place, problem)
     if problem["type"] == "extra_forbidden":
@@ -99,7 +97,9 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
         return f"{key}: expected the NAME of an environment variable, e.g. WANDB_API_KEY, not the key"
     if key.endswith(("base_url", "responder")):  # the same
         return f"{key}: {message}"
-    if isinstance(problem["input"], dict):  # a check of a whole section names what it got
+    if isinstance(problem["input"], dict):  # a check of a whole section names what it got, and often the key
+        if key and message.startswith(f"{key}."):
+            return message
         return f"{key}: {message}" if key else message
     return f"{key}: {message} (got {problem['input']!r:.80})"
 
@@ -108,11 +108,6 @@ def _unknown_key(place: list[str], problem: Any) -> str:
     """A key of a mapping that is none of those there may be."""
     *above, name, _ = place
     return f"{'.'.join(above)}: {problem['msg']} (got {name!r:.80})"
-
-
-def _no_kind(name: str) -> str:
-    near = nearest(name, ["align", "sft", "collect", "dress", "eval"])
-    return f"curriculum.stages.{name}: expected kind: train, collect or eval.{near}"
 
 
 def unknown_in_stages(key: str, stages: list[str], phases: list[str]) -> str | None:
@@ -130,13 +125,18 @@ def unknown_in_stages(key: str, stages: list[str], phases: list[str]) -> str | N
     if stage not in stages:
         return (
             f"curriculum.stages.{stage}: no such stage. There are: {', '.join(stages)}.{nearest(stage, stages)} "
-            f"A new one: +curriculum.stages.{stage}={{kind: …}}"
+            f"A new one: +curriculum.stages.{stage}={{like: …}}"
         )
-    return phase and f"{key}: not among this stage's phases; add it with +{key}=….{nearest(phase, phases)}"
+    if phase is None:
+        return None
+    return (
+        f"{key}: not among this stage's phases; give all of them: curriculum.stages.{stage}.phases={{{phase}: 1.0}}."
+        f"{nearest(phase, phases)}"
+    )
 
 
 def _keys_around(place: list[str], model: type[BaseModel]) -> list[str]:
     if place[:2] == ["curriculum", "stages"] and len(place) == 4:
-        names = {n for stage in (TrainStage, CollectStage, EvalStage) for n in stage.model_fields}
+        names = {n for stage in (TrainStage, CollectStage, EvalStage) for n in stage.model_fields} | {"like"}
         return [".".join([*place[:3], name]) for name in sorted(names)]
     return valid_keys(model)

@@ -9,7 +9,7 @@ from pydantic import model_validator
 from dress.config.data import Data
 from dress.config.raters import Rater, ResponderName, Server
 from dress.config.run import Eval, KeepCache, with_raters
-from dress.config.stages import CollectStage
+from dress.config.stages import CollectSettings
 from dress.config.types import Consent, Count, Positive
 
 
@@ -27,11 +27,11 @@ class EvalCommand(Eval, Consent):
     judge: Rater
 
 
-class CollectCommand(CollectStage, Consent):
+class CollectCommand(CollectSettings, Consent):
     """`src/collect.py`: whose answers are collected, and who judges them."""
 
     responder: ResponderName  # a run folder, a file of answers, or the address of a server
-    stage: str = "sft"  # of a run: whose model
+    stage: str  # of a run: whose model
     server: Server = Server()  # where the responder is one
     out: str
     data: Data | None = None  # whose prompts are asked; null = the run's own

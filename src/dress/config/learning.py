@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from dress.config.targets import Target, changing
-from dress.config.types import Positive, PositiveReal, Section, finite
+from dress.config.types import Name, Positive, PositiveReal, Section, finite, without_nulls
 
 ADAMW = {"_target_": "torch.optim.AdamW", "betas": [0.9, 0.98], "fused": True}
 """lr and weight_decay are the stage's."""
@@ -15,6 +15,7 @@ COSINE = {"_target_": "dress.train.schedules.cosine_with_warmup", "min_lr_rate":
 """The number of steps, and of those that warm up, are the stage's."""
 Optimizer = Annotated[Target, changing(ADAMW)]
 Scheduler = Annotated[Target, changing(COSINE)]
+Callbacks = Annotated[dict[Name, Target], BeforeValidator(without_nulls)]
 
 _STEPS = "steps end a stage; set curriculum.stages.<stage>.steps"
 DECIDED = {
@@ -113,3 +114,4 @@ class Learning(Section):
     training: Training = Training()
     optimizer: Optimizer = Field(default=ADAMW)
     scheduler: Scheduler = Field(default=COSINE)
+    callbacks: Callbacks = Field(default={})

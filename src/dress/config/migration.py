@@ -8,6 +8,7 @@ from typing import Any
 
 from dress.base.errors import ConfigError
 from dress.config.learning import ADAMW, COSINE
+from dress.config.migration_stages import migrate_curriculum
 from dress.config.run import VERSION
 
 RENAMED = {
@@ -85,11 +86,11 @@ def migrate(saved: dict[str, Any], file: Path) -> dict[str, Any]:
             f"{file}: version: expected {VERSION}, or none as DRESS 0.1 wrote, got {saved['version']!r:.40}. "
             f"Read it with the DRESS that made it"
         )
-    old = {name: value for name, value in saved.items() if name not in ("training", "logger")}
+    old = {name: value for name, value in saved.items() if name not in ("training", "logger", "budget")}
     if isinstance(old.get("model"), dict):
         old["model"] = migrate_model(old["model"])
-    return migrate_curriculum(old) | _learning(_mapping(saved, "training")) | {
-        "version": VERSION, "logger": _loggers(_mapping(saved, "logger"))
+    return old | _learning(_mapping(saved, "training")) | {
+        "version": VERSION, "logger": _loggers(_mapping(saved, "logger")), "curriculum": migrate_curriculum(saved)
     }  # fmt: skip
 
 
@@ -99,11 +100,6 @@ def migrate_model(model: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(projector, dict) or "kind" not in projector:
         return model
     return model | {"projector": {"_target_": PROJECTORS.get(projector["kind"], projector["kind"])}}
-
-
-def migrate_curriculum(old: dict[str, Any]) -> dict[str, Any]:
-    """Stages hold what `budget` said, which only named it once more."""
-    return {name: value for name, value in old.items() if name != "budget"}
 
 
 def _mapping(saved: dict[str, Any], name: str) -> dict[str, Any]:

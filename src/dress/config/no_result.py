@@ -9,7 +9,6 @@ NO_RESULT: Mapping[str, frozenset[str]] = {
         "name", "scale", "run_dir", "logger", "show", "stage", "resume", "reuse", "version", "parallel",
         "trust_targets",
     }),
-    "budget": frozenset(),  # read through the stages
     "data": frozenset({
         "workers", "start_method", "verify", "cache_dir", "cache_gb", "allow_pipe",
     }),
@@ -32,3 +31,6 @@ BY_CONTENT = frozenset(
     {"path", "world", "world_seed", "sizes", "align", "sft", "prompts", "feedback", "eval", "validation"}
 )
 """Settings of `data` that say where records are: what is there counts, by the shards' own fingerprints."""
+
+NAMES = frozenset({"weights", "data", "model", "models"})
+"""Settings of a stage that name stages and splits: what they name counts, not how it is called."""

@@ -8,13 +8,24 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dress.config.data import Data
-from dress.config.learning import ADAMW, COSINE, Devices, Learning, Optimizer, Parallel, Scheduler, Trainer, Training
+from dress.config.learning import (
+    ADAMW,
+    COSINE,
+    Callbacks,
+    Devices,
+    Learning,
+    Optimizer,
+    Parallel,
+    Scheduler,
+    Trainer,
+    Training,
+)
 from dress.config.model import Model
 from dress.config.phases import Phases
 from dress.config.raters import Rater
-from dress.config.stages import Curriculum, TrainStage
+from dress.config.stages import SPLITS, Curriculum, TrainStage
 from dress.config.targets import Target
-from dress.config.types import VARIABLE, Condition, Count, Name, Positive, Section, finite, without_nulls
+from dress.config.types import VARIABLE, Condition, Count, Name, Positive, Section, without_nulls
 
 KeepCache = Literal["auto", "on", "off"]
 """Go on from the turn before, a batch of dialogues at a time; auto: where keys and values fit into memory."""
@@ -47,7 +58,6 @@ def _key_names(loggers: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return loggers
 
 
-Callbacks = Annotated[dict[Name, Target], BeforeValidator(without_nulls)]
 Loggers = Annotated[dict[Name, Target], BeforeValidator(without_nulls), AfterValidator(_key_names)]
 """Where curves and results go; any number of places."""
 
@@ -78,7 +88,6 @@ class Config(Section):
     model: Model
     data: Data
     phases: Phases = Phases()
-    budget: Annotated[dict[str, dict[str, Any]], AfterValidator(finite)]  # read by the stages through ${budget.…}
     curriculum: Curriculum
     annotator: Rater  # auto: the oracle of data.world, or rules where data.world is null
     judge: Rater  # the same
@@ -107,7 +116,11 @@ class Config(Section):
     def learning(self) -> Learning:
         """How every train stage makes its steps."""
         return Learning(
-            trainer=self.trainer, training=self.training, optimizer=self.optimizer, scheduler=self.scheduler
+            trainer=self.trainer,
+            training=self.training,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+            callbacks=self.callbacks,
         )
 
     @model_validator(mode="before")
@@ -137,15 +150,18 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _feedback_is_there(self) -> Config:
-        for name in self.curriculum.trained():
-            stage = self.curriculum.stages[name]
-            given = isinstance(stage, TrainStage) and getattr(self.data, stage.data) is not None
-            if not given and self.curriculum.collected(name) is None:
-                raise ValueError(
-                    f"curriculum.order: {name} learns from feedback, but no collect stage stands before it and "
-                    f"data.feedback is null: name one of them"
-                )
+    def _data_are_there(self) -> Config:
+        for name in self.curriculum.order:
+            stage, key = self.curriculum.stages[name], f"curriculum.stages.{name}.data"
+            splits = stage.data if isinstance(stage, TrainStage) else [stage.data]
+            for split in (one for one in splits if one in SPLITS):
+                source = getattr(self.data, split)
+                if source is None:
+                    raise ValueError(
+                        f"{key}: data.{split} is null: say where it is (data.{split}=DIR), or name a collect stage"
+                    )
+                if isinstance(source, dict) and not isinstance(stage, TrainStage):
+                    raise ValueError(f"{key}: expected one dataset, got data.{split} with {', '.join(source)}")
         return self
 
     @model_validator(mode="after")

@@ -47,7 +47,7 @@ def gather(
     rater: Rater,
     prompts: Shards,
     folder: Path,
-    stage: config.CollectStage,
+    stage: config.CollectSettings,
     sampling: Sampling,
     seed: int,
     progress: CurriculumProgress,
@@ -96,7 +96,7 @@ def ask(
     responder: Responder,
     rater: Rater,
     prompts: Shards,
-    stage: config.CollectStage,
+    stage: config.CollectSettings,
     sampling: Sampling,
     seed: int,
     progress: Progress,
@@ -122,5 +122,5 @@ def ask(
         progress(_answers(prompts, indices, stage) - judged, "")
 
 
-def _answers(prompts: Shards, indices: range, stage: config.CollectStage) -> int:
+def _answers(prompts: Shards, indices: range, stage: config.CollectSettings) -> int:
     return sum(len(record.dialogues) for record, _ in prompts.readable(indices)) * stage.samples * stage.turns

@@ -191,7 +191,7 @@ def _answered(given: str | NoAnswer, responder: str) -> dict[str, Any]:
     return {"provenance": {"responder": responder, "failed": given.reason, **call}}
 
 
-def slices(prompts: Shards, stage: config.CollectStage) -> list[range]:
+def slices(prompts: Shards, stage: config.CollectSettings) -> list[range]:
     """Which records make which shard."""
     total = min(stage.records, len(prompts))
     return [range(first, min(first + stage.per_shard, total)) for first in range(0, total, stage.per_shard)]
@@ -201,7 +201,7 @@ def hold_slice(
     responder: Responder,
     rater: Rater,
     samples: Sequence[Sample],
-    stage: config.CollectStage,
+    stage: config.CollectSettings,
     sampling: Sampling,
     seed: int,
     judged: Progress = ignore,
@@ -247,7 +247,7 @@ def collect(
     rater: Rater,
     prompts: Shards,
     folder: Path,
-    stage: config.CollectStage,
+    stage: config.CollectSettings,
     sampling: Sampling,
     seed: int,
     progress: Progress = ignore,

@@ -12,7 +12,7 @@ from rich.table import Table
 from dress.base.files import read_json, write_json, write_lines
 from dress.base.progress import CurriculumProgress
 from dress.base.run_folder import lock, read_marker, unlock
-from dress.config import CollectCommand, CollectStage, Config, Consent, Data
+from dress.config import CollectCommand, CollectSettings, Config, Consent, Data
 from dress.config.no_result import BY_CONTENT, NO_RESULT
 from dress.config.raters import LLM
 from dress.data.shards import Shards
@@ -52,7 +52,7 @@ def _collect(settings: CollectCommand, console: Console) -> Path:
     if settings.condition != "none" and kind != "ckpt":
         raise ValueError(f"condition={settings.condition}: expected a run as responder, got {settings.responder}")
     check_rater(settings.annotator)
-    stage = CollectStage(**{name: getattr(settings, name) for name in CollectStage.model_fields if name != "kind"})
+    stage = CollectSettings(**{name: getattr(settings, name) for name in CollectSettings.model_fields})
     most = settings.max_new_tokens or (trained.generation.max_new_tokens if trained else SERVER_TOKENS)
     with CurriculumProgress(console, {}) as progress:
         prompts = _prompts(settings, trained, progress)

@@ -50,7 +50,7 @@ class Estimate:
 
 
 def estimate(
-    prompts: Shards, stage: config.CollectStage, most_answer: int, annotator: config.Rater, server: Server | None
+    prompts: Shards, stage: config.CollectSettings, most_answer: int, annotator: config.Rater, server: Server | None
 ) -> dict[str, Estimate]:
     """Estimates of `answers` (of a server) and `feedback` (of an LLM), every dialogue going its full length.
 

@@ -42,18 +42,19 @@ def arguments(typed: list[str]) -> list[str]:
     return replacing(typed)
 
 
-def compose(config_name: str, typed: list[str]) -> dict[str, Any]:
+def compose(config_name: str, typed: list[str], configs: Path = CONFIGS) -> dict[str, Any]:
     """The composed and resolved configuration of a command, as plain data and not yet checked.
 
     Args:
-        config_name: file in `configs/` without `.yaml`.
+        config_name: file in `configs` without `.yaml`.
         typed: the arguments of the command.
+        configs: folder of the YAML files.
 
     Raises:
         CommandLineError, HydraException: the arguments do not compose.
         ConfigError: a value is missing.
     """
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with hydra.initialize_config_dir(str(configs), version_base="1.3"):
         composed = hydra.compose(config_name, overrides=arguments(typed))
     return plain(composed)
 

@@ -23,6 +23,7 @@ from dress.base.files import write_text
 from dress.base.ranks import rank
 from dress.base.redaction import redacted
 from dress.config.targets import LOGGER, TARGET, build, check_target
+from dress.phases.conditions import headline
 from dress.run.result_rows import (
     Samples,
     Table,
@@ -31,7 +32,6 @@ from dress.run.result_rows import (
     ratings_table,
     sample_table,
 )
-from dress.train.stages import headline
 
 if TYPE_CHECKING:
     import wandb
@@ -46,6 +46,25 @@ X_AXIS = "curriculum/step"
 
 _runs: dict[str, wandb.Run] = {}
 """Open Weights & Biases runs by run folder: one for all stages of a curriculum."""
+
+
+class RunLoggers:
+    """The loggers of a run, as the curriculum asks for them.
+
+    Args:
+        settings: of the run.
+    """
+
+    def __init__(self, settings: config.Config) -> None:
+        self.settings = settings
+
+    def of_stage(self, stage: str, resumed: bool) -> list[Logger]:
+        """See `build_loggers`."""
+        return build_loggers(self.settings, stage, resumed)
+
+    def results(self, metrics: Mapping[str, Any], outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> None:
+        """See `log_results`."""
+        log_results(self.settings, metrics, outcomes, samples)
 
 
 def build_loggers(settings: config.Config, stage: str, resumed: bool) -> list[Logger]:

@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
 
 FREE = (
-    r"curriculum\.stages\.[^.]+\.(?:phases|models)|data\.(?:align|sft|feedback)|model\.language\.config"
+    r"curriculum\.stages\.[^.]+\.(?:phases|models|data)|data\.(?:align|sft|feedback)|model\.language\.config"
     r"|model\.projector|callbacks\.[^.]+|logger\.[^.]+"
 )
 """Mappings whose keys are free: what is given for one is all of it."""
@@ -29,7 +29,7 @@ GROUPS = ("optimizer", "scheduler")
 """Groups whose options are mappings that may also be typed."""
 
 _FREE, _OPEN = re.compile(FREE), re.compile(OPEN)
-_MAY_GO = re.compile(rf"(?:{FREE})(?:\..+)?|curriculum\.stages\.[^.]+|budget\..+|hydra(?:\..+)?")
+_MAY_GO = re.compile(rf"(?:{FREE})(?:\..+)?|curriculum\.stages\.[^.]+|hydra(?:\..+)?")
 
 
 def parsed(text: str) -> Override | None:
@@ -52,10 +52,10 @@ def replacing(typed: Sequence[str]) -> list[str]:
         override = parsed(text)
         if override and override.type in (OverrideType.CHANGE, OverrideType.ADD, OverrideType.FORCE_ADD):
             key = override.key_or_group
-            if key in GROUPS and _is_mapping(override):
+            if key in GROUPS and isinstance(override.value(), dict):
                 arguments += _one_by_one(override)
                 continue
-            if _FREE.fullmatch(key) and _is_mapping(override):
+            if _FREE.fullmatch(key) and _gives_several(override):
                 # Not the same prefix twice: Hydra's sweeper keeps one override of each.
                 arguments.append(f"++{key}=null")
                 text = text.lstrip("+")
@@ -71,10 +71,10 @@ def _one_by_one(override: Override) -> list[str]:
     return [f"++{override.key_or_group}.{key}={Override._get_value_element_as_str(mapping[key])}" for key in mapping]
 
 
-def _is_mapping(override: Override) -> bool:
+def _gives_several(override: Override) -> bool:
     value: Any = override.value()
     values = value.list if isinstance(value, ChoiceSweep) else [value]
-    return any(isinstance(one, dict) for one in values)
+    return any(isinstance(one, dict | list) for one in values)
 
 
 def taken_out(typed: Sequence[str], configs: Path) -> str | None:

@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from dress.base.files import read_json
+from dress.base.run_folder import ENDINGS
 from dress.base.terminal import visible
 
 if TYPE_CHECKING:
     from dress.data.shards import Sample
     from dress.evaluation.outcomes import Outcome
-
-ENDINGS = "endings.json"
-"""Beside a collect stage's `ratings.json`: how answers ended."""
 
 SAMPLES = 12
 """Scenes in the table of samples."""

@@ -25,7 +25,7 @@ WITH_RESUME = (
     *(f"{rater}.{name}" for rater in ("annotator", "judge") for name in _CALLS),
 )  # fmt: skip
 """Overrides that may stand beside `resume`: they change how a run works, not what it learns."""
-LEARNING = re.compile(r"budget\.[\w-]+\.lr|curriculum\.stages\.[\w-]+\.lr")
+LEARNING = re.compile(r"curriculum\.stages\.[\w.-]+\.lr")
 """Overrides beside `resume` that do change it, for a stage that is not finished: a loss that is not finite asks for a
 smaller learning rate. They are kept in the run's config.json."""
 
@@ -53,7 +53,7 @@ def resume_arguments(typed: list[str]) -> list[str]:
         raise CommandLineError(
             f"{' '.join(refused)}: a resumed run keeps its own settings; beside resume only {', '.join(plain)}, an LLM "
             f"rater's limits (annotator.budget=…) and, for a stage that is not finished, curriculum.stages.<stage>.lr "
-            f"(budget.<stage>.lr) may stand. For other settings start a new run "
+            f"may stand. For other settings start a new run "
             f"(reuse={value} takes over the stages they leave unchanged)"
         )
     folder = run_folder(str(value))
@@ -89,8 +89,6 @@ def training_settings(composed: dict[str, Any]) -> config.Config:
         typed = {text.partition("=")[0].lstrip("+") for text in HydraConfig.get().overrides.task}
         for key in (key for key in typed if key in WITH_RESUME or LEARNING.fullmatch(key)):
             _put(saved, key, _get(composed, key))
-            if key.startswith("budget.") and key.split(".")[1] in saved["curriculum"]["stages"]:
-                _put(saved, f"curriculum.stages.{key.split('.')[1]}.lr", _get(composed, key))
         _refuse_unallowed(saved, typed, folder)
         composed = saved | {"resume": str(folder), "run_dir": str(folder)}
     if composed.get("reuse") is not None:

@@ -9,7 +9,6 @@ from typing import Any
 import lightning as L
 import torch
 
-from dress import config
 from dress.base.files import write_aside
 from dress.base.processes import Interrupted
 from dress.base.progress import CurriculumProgress
@@ -84,10 +83,10 @@ class SaveCheckpoint(L.Callback):
             signal.signal(number, handler)
 
 
-def build_callbacks(settings: config.Config) -> list[L.Callback]:
-    """The callbacks of `callbacks`, beside DRESS's own; new ones for every stage.
+def build_callbacks(callbacks: dict[str, dict[str, Any]]) -> list[L.Callback]:
+    """Callbacks beside DRESS's own, by name and `_target_`; new ones for every stage.
 
     Raises:
         ValueError: a class that is no callback of Lightning, or refuses its arguments; names the setting.
     """
-    return [build(spec, f"callbacks.{name}", CALLBACK) for name, spec in settings.callbacks.items()]
+    return [build(spec, f"callbacks.{name}", CALLBACK) for name, spec in callbacks.items()]
