@@ -93,7 +93,8 @@ def _data(task: TrainTask, model: LVLM, folder: Path) -> StageData:
 
     def dataset(kind: type[Kind], stream: Stream, rank: int, world: int) -> Kind:
         return kind(
-            stream, task.stage, data, task.phases, model.encoder, pixels, folder / REJECTS, task.learning.training.overfit,
+            stream, task.stage, data, task.phases, model.encoder, pixels, folder / REJECTS,
+            task.learning.training.overfit,
             rank, world,
         )  # fmt: skip
 
