@@ -127,16 +127,20 @@ def tokenizer(shapes_folder: Path):
     return train_tokenizer(texts, 1024, FORMATS["plain"])
 
 
-def small_model(tokenizer, chat: str = "plain", **language: object) -> LVLM:
-    """A model of a few thousand weights; the same for the same arguments."""
+def small_settings(chat: str = "plain", **language: object) -> config.Model:
+    """Of a model of a few thousand weights."""
     fields = {
         "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
         "tie_word_embeddings": True,
     } | language  # fmt: skip
-    settings = config.Model(
+    return config.Model(
         vision=config.Vision(vit=config.ViT(image_size=48, patch_size=16, width=32, layers=2, heads=2)),
         language=config.Language(config=fields, chat=chat),
     )
+
+
+def small_model(tokenizer, chat: str = "plain", **language: object) -> LVLM:
+    """A model of `small_settings`; the same for the same arguments."""
     torch.manual_seed(0)
-    return LVLM(settings, tokenizer)
+    return LVLM(small_settings(chat, **language), tokenizer)

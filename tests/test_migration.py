@@ -65,36 +65,24 @@ def test_a_run_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         checked_run(tmp_path / "config.json", [])
 
 
-def test_an_old_model_answers_as_it_was_trained(tmp_path: Path, tokenizer) -> None:
+def test_an_old_model_is_the_one_that_was_trained(tmp_path: Path, tokenizer) -> None:
     model = small_model(tokenizer)
-    settings = read_run_settings(tmp_path)
-    save_model(model, settings.model, tmp_path / "sft", {"stage": "sft", "stages": ["sft"], "conditions": {"none": ""}})
+    facts = {"stage": "sft", "stages": ["sft"], "conditions": {"none": ""}, "config": json.loads(OLD.read_text())}
+    save_model(model, small_settings(), tmp_path / "sft", facts)
     file = tmp_path / "sft" / "model.json"
-    facts = read_json(file)
-    facts["model"] = small_settings(model, tokenizer) | {"projector": {"kind": "linear"}}
-    del facts["model"]["kind"]
-    write_json(file, facts)
+    saved = read_json(file)
+    saved["model"] |= {"projector": {"kind": "linear"}}
+    del saved["model"]["kind"]
+    write_json(file, saved)
     loaded, _ = load_model(tmp_path / "sft")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
 
 
-def read_run_settings(folder: Path) -> config.Config:
-    """The settings of an old run in a folder."""
-    shutil.copy(OLD, folder / "config.json")
-    return read_run(folder, config.Consent())
-
-
-def small_settings(model, tokenizer) -> dict:
-    """How `small_model` is made."""
-    fields = model.language.config.to_dict()
-    names = (
-        "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-        "num_key_value_heads", "max_position_embeddings", "tie_word_embeddings",
-    )  # fmt: skip
-    return config.Model(
-        vision=config.Vision(vit=config.ViT(image_size=48, patch_size=16, width=32, layers=2, heads=2)),
-        language=config.Language(config={name: fields[name] for name in names}),
-    ).model_dump()
+def test_an_old_run_is_read_by_the_commands(tmp_path: Path) -> None:
+    shutil.copy(OLD, tmp_path / "config.json")
+    settings = read_run(tmp_path, config.Consent())
+    assert settings.curriculum.order == ["align", "sft", "collect", "dress", "eval"]
+    assert settings.version == config.VERSION and settings.data.path == "data/shapes"
 
 
 def test_an_old_run_is_shown_but_not_gone_on_with(tmp_path: Path) -> None:

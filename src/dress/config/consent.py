@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from dress import config
 from dress.base.files import read_json
 from dress.config.migration import migrate, migrate_model
-from dress.config.targets import PROJECTOR, check_target, refuse_package, refuse_untrusted
+from dress.config.targets import PROJECTOR, check_target, refuse_untrusted
 
 DAMAGED = "Take this file from a copy of the run, or train it again"
 
@@ -47,8 +47,6 @@ def checked_run(file: Path, trust_targets: list[str]) -> config.Config:
         message = str(error) if str(error).startswith(f"{file}: ") else f"{file}: {error}. {DAMAGED}"
         raise config.ConfigError(message) from None
     refuse_untrusted(settings.model_dump(), file, trust_targets)
-    for module in settings.phases.modules:
-        refuse_package(module, file, trust_targets)
     return settings
 
 
