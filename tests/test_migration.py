@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, composed, small_model
+from conftest import ROOT, composed, small_model, small_settings
 from test_command_line import train
 
 from dress import config
