@@ -67,7 +67,7 @@ def quiet() -> None:
 
 def tell(console: Console, folder: Path, metrics: dict[str, Any]) -> None:
     """The table, and where everything lies."""
-    from dress.report.tables import metrics_table
+    from dress.report.figures import metrics_table
 
     console.print(metrics_table(metrics))
     report = folder / "report.html"

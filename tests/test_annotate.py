@@ -35,7 +35,7 @@ from dress.rollout.responders import FileResponder, Sampling
 from dress.run import loggers
 from dress.run.start import start_run
 from dress.sources.lvlm_nlf import LVLMNLF
-from dress.sources.rows import Place
+from dress.sources.protocol import Place
 from dress.train.curriculum import Curriculum
 from dress.worlds.shapes import generate as shapes
 

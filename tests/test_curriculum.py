@@ -16,8 +16,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from dress.data.shards import Shards, write_shards
-from dress.evaluation.metrics import metrics
 from dress.evaluation.outcomes import load_outcomes
+from dress.evaluation.suites.run import metrics
 from dress.train.curriculum import Curriculum
 
 

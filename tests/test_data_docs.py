@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import webdataset
 from documented import commands, run, run_together
@@ -25,12 +27,15 @@ def test_the_commands_of_the_data_page_run(tmp_path, way):
         for number in range(8):
             writer.write({"__key__": f"{number:03d}", "png": image, "txt": "a red circle", "cls": 1})
     found = commands("docs/data.md")
-    assert len(found) == 8
+    assert len(found) == 9
     more = {
         "src/train.py": ["annotator=oracle", "judge=oracle"],
         "benchmarks/data.py": [
             "--megabytes=1", "--photos=2", "--rounds=1", "--no-litdata", f"--out={tmp_path / 'results'}"
         ],
+        "benchmarks/index.py": ["samples=400", "shards=4", "processes=2", f"out={tmp_path / 'results' / 'index.json'}"],
     }  # fmt: skip
     way([command + more.get(command[1], []) for command in found], tmp_path)
     assert (tmp_path / "results" / "data.json").exists()
+    index = json.loads((tmp_path / "results" / "index.json").read_text())
+    assert index["samples"] == 400 and index["bytes_per_sample"] < 100 + 8000 / 400

@@ -13,8 +13,8 @@ from rich.console import Console
 from dress.base.files import write_json, write_lines
 from dress.data.shards import Shards, write_shards
 from dress.dialogue.chat import FORMATS
-from dress.dialogue.encode import Completion, Encoder
-from dress.dialogue.spans import Span, Supervised, prompt
+from dress.dialogue.encode import Completion, DialogueEncoder
+from dress.dialogue.spans import Span, SupervisedDialogue, prompt
 from dress.feedback.collect import CkptResponder, endings_table, ratings_table
 from dress.llm.ledger import Ledger
 from dress.model.generation import Prompt, generate
@@ -89,9 +89,9 @@ def test_a_model_without_a_place_for_a_system_text_names_the_record(tokenizer, m
 
 
 def test_a_batch_is_shown_as_it_is(tokenizer):
-    encoder = Encoder(tokenizer, "plain", image_tokens=0)
+    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=0)
     spans = (Span("user", "[bold]q[/bold] <|end|>"), Span("assistant", "a:\n\n  b\tc\x1b[2J", 1.0))
-    text = coloured(encoder, encoder.supervised(Supervised("sft", spans, image=False), ""))
+    text = coloured(encoder, encoder.supervised(SupervisedDialogue("sft", spans, image=False), ""))
     shown = drawn(text)
     assert "[bold]q[/bold]" in shown and "a:↵\n↵\n··b→" in shown and "\\u001b[2J" in shown
     styles = [str(part.style) for part in text.spans if text.plain[part.start : part.end] == "<|end|>"]

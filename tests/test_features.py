@@ -110,7 +110,7 @@ def made(tmp_path_factory) -> Path:
     return tmp
 
 
-def features(tmp: Path, out: Path, **more) -> feature_extraction.Written:
+def features(tmp: Path, out: Path, **more) -> feature_extraction.Totals:
     (world,) = (tmp / "data").iterdir()
     given = {"task": "features", "path": str(world), "out": str(out), "ckpt": str(tmp / "run"), **more}
     return feature_extraction.run(Features.model_validate(given), Console(quiet=True))
@@ -137,7 +137,7 @@ def test_features_go_with_the_same_records_and_images(made):
     for split in shapes.SPLITS:
         plain, stored = Shards(world / split), Shards(made / "bf16" / split)
         assert list(plain) == list(stored)
-        assert stored._shards[0].features["encoder"]["layer"] == "-1"
+        assert stored._index.shard(0).features["encoder"]["layer"] == "-1"
     encoder = load_model(made / "run" / "stages" / "align")[0].vision.eval()
     pixels = Pixels(encoder.preprocessing, encoder.transform, "fast")
     shards = Shards(made / "fp32" / "sft")

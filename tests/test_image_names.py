@@ -14,12 +14,12 @@ from rich.console import Console
 
 from dress.data.shards import write_shards
 from dress.data.stream import open_split
-from dress.evaluation.suites.asked import Images
+from dress.evaluation.questions import Images
+from dress.inspection.data_set import DataSet
 from dress.inspection.inspecting import inspect
-from dress.inspection.reading import DataSet
 from dress.record import ImageRef, Record
+from dress.sources.import_task import show
 from dress.sources.lvlm_nlf import row_of
-from dress.sources.task import show
 
 SPELLINGS = ("a/b.jpg", "./a/b.jpg", "a//b.jpg", "a/./b.jpg", "./a//./b.jpg")
 

@@ -27,7 +27,7 @@ from dress.base.files import read_json, read_lines
 from dress.config import ConfigError
 from dress.config.tasks import task
 from dress.data.shards import Sample, write_shards
-from dress.dialogue.encode import Encoder
+from dress.dialogue.encode import DialogueEncoder
 from dress.dialogue.spans import Span
 from dress.dialogue.tokenizer import save_tokenizer
 from dress.inspection.inspecting import Inspection
@@ -128,7 +128,7 @@ def test_lengths_are_those_that_training_counts(judged: Path, tmp_path: Path, to
     found, text = run(judged, lengths=True, tokenizer=tmp_path)
     lengths = found.lengths
     assert lengths is not None and lengths.scale.image_tokens == 9
-    encoder = Encoder(tokenizer, "plain", image_tokens=9)
+    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=9)
     whole = []
     for counts in (d for item in found.data for d in item.record.dialogues):
         spans = [s for t in counts.turns for s in (Span("user", t.user), Span("assistant", t.assistant or ""))]

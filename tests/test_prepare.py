@@ -22,9 +22,9 @@ from dress.config.tasks import Import
 from dress.data.shards import Shards
 from dress.record import Record
 from dress.sources import source
-from dress.sources.importing import Imported
-from dress.sources.rows import SourceError
-from dress.sources.task import run as run_task
+from dress.sources.destination import ImportResult
+from dress.sources.import_task import run as run_task
+from dress.sources.protocol import SourceError
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLIC = Path(os.environ.get("DRESS_PUBLIC_DATA", ROOT.parent / "shared" / "data"))
@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def run(path: Path, out: Path, **more: Any) -> Imported:
+def run(path: Path, out: Path, **more: Any) -> ImportResult:
     return do_import("vlsafe", path, out, **more)
 
 

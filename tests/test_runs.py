@@ -18,16 +18,16 @@ from dress import config
 from dress.base.files import read_json, write_json
 from dress.data.shards import Shards
 from dress.data.stream import open_split
-from dress.evaluation.metrics import metrics
 from dress.evaluation.outcomes import Outcome, load_outcomes
 from dress.evaluation.report import write_report
+from dress.evaluation.suites.run import metrics
 from dress.feedback.collect import CkptResponder, Sampling, converse
 from dress.feedback.rater import NoRater
 from dress.kernels.precision import precision_for
 from dress.model.checkpoint import load_model
 from dress.phases import supervised
 from dress.record import Record
-from dress.report.tables import cells, main_cells
+from dress.report.figures import cells, main_cells
 from dress.run.loggers import RunLoggers
 from dress.run.overrides import replacing
 from dress.train import curriculum, reuse
@@ -340,11 +340,11 @@ def test_auto_without_bf16_is_fp32(monkeypatch) -> None:
 
 
 def test_a_negative_loss_weight_is_refused_where_it_arises(phases: config.Phases, monkeypatch) -> None:
-    from dress.dialogue.spans import Span, Supervised
+    from dress.dialogue.spans import Span, SupervisedDialogue
     from dress.phases import PHASES, Phase
 
     spans = (Span("user", "u"), Span("assistant", "a", -1.0))
-    monkeypatch.setitem(PHASES, "sft", Phase(lambda record, settings: [Supervised("sft", spans)]))
+    monkeypatch.setitem(PHASES, "sft", Phase(lambda record, settings: [SupervisedDialogue("sft", spans)]))
     with pytest.raises(ValueError, match=r"phase sft, record k: expected a loss weight of at least 0, got -1\.0"):
         supervised(Record(key="k", image=None), {"sft": 1.0}, phases)
 

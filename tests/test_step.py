@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from dress import config
 from dress.data.shards import Shards
-from dress.dialogue.batch import Sample, Step, collate
+from dress.dialogue.batch import Batch, Example, collate
 from dress.dialogue.tree import build_trees
 from dress.model.lvlm import LVLM
 from dress.phases import supervised
@@ -44,11 +44,11 @@ def module_of(model: LVLM, trainable: list[Any], steps: int = 1) -> DressModule:
 class Steps(L.LightningDataModule):
     """Each rank's part of every step."""
 
-    def __init__(self, samples: list[Sample], budget: int, steps: int = 1) -> None:
+    def __init__(self, samples: list[Example], budget: int, steps: int = 1) -> None:
         super().__init__()
         self.samples, self.budget, self.steps = samples, budget, steps
 
-    def train_dataloader(self) -> DataLoader[Step]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         assert self.trainer is not None
         mine = self.samples[self.trainer.global_rank :: self.trainer.world_size]
         return DataLoader([collate(mine, self.budget)] * self.steps, batch_size=None)  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ class Watch(L.Callback):
         if trainer.world_size > 1:
             torch.set_num_threads(1)
 
-    def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Step, index: int) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Batch, index: int) -> None:
         self.types = {p.dtype for n, p in module.model.named_parameters() if n.startswith("language") and p.ndim > 1}
 
     def on_before_optimizer_step(self, trainer: L.Trainer, module: Any, optimizer: Any) -> None:
@@ -165,7 +165,7 @@ def test_split_trees_are_counted_in_the_history(tokenizer, shapes_folder, phases
     encoded = [model.encoder.supervised(d, record.key) for d in supervised(collected(record), mixture, phases)]
     parts = build_trees(encoded, max(len(one.ids) for one in encoded))
     assert len(parts) > 1
-    samples[0] = Sample(parts, samples[0].pixels, split=True)
+    samples[0] = Example(parts, samples[0].pixels, split=True)
     module = module_of(model, ["projector"], 2)
     fit(module, Steps(samples, max(len(t) for s in samples for t in s.trees), 2), Watch())
     assert [row["train/split_trees"] for row in module.history] == [1, 1]

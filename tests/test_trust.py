@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import json
 import os
 import pickle
@@ -26,8 +25,9 @@ from dress.base import run_folder
 from dress.base.files import read_json, read_lines, write_aside, write_json
 from dress.config.raters import LLM, Endpoint, PlainRater
 from dress.config.tasks import Features
-from dress.evaluation.suites.answering import Asker
-from dress.evaluation.suites.settings import VLSafe
+from dress.evaluation.answers import Asker
+from dress.evaluation.suite import evaluate as evaluate_suite
+from dress.evaluation.suites.vlsafe import VLSafe
 from dress.feedback.command import collect_from
 from dress.model.checkpoint import load_model, read_training_state
 from dress.model.language import build_language, load_own_tokenizer
@@ -99,13 +99,8 @@ def foreign(run: Path, code: Path) -> Path:
 
 
 def evaluate(run: Path, out: Path, **more: Any) -> None:
-    spec = importlib.util.spec_from_file_location("eval_script", ROOT / "src" / "eval.py")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    script.evaluate_run(
-        config.EvalCommand(ckpt=str(run), out=str(out), judge=ORACLE, records=2, turns=1, **more), QUIET
-    )
+    settings = {"ckpt": str(run), "out": str(out), "judge": {"kind": "oracle"}, "records": 2, "turns": 1}
+    evaluate_suite({"suite": "run", **settings, **more}, QUIET)
 
 
 def collected(run: Path, out: Path, **more: Any) -> None:

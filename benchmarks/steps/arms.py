@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dress import config
-from dress.dialogue.batch import Sample, Step, collate
+from dress.dialogue.batch import Batch, Example, collate
 from dress.dialogue.tree import build_tree
 from dress.kernels.memory import keep_freed_memory
 from steps import models
@@ -141,15 +141,15 @@ def dress(spec: ArmSpec, meter: Meter, share: bool = True) -> None:
 
     model = models.ours(spec.model, spec.shape)
 
-    class Steps(IterableDataset[Step]):
-        def __iter__(self) -> Iterator[Step]:
+    class Steps(IterableDataset[Batch]):
+        def __iter__(self) -> Iterator[Batch]:
             for tuples in spec.data():
                 yield collate([_sample(model, one, share) for one in tuples], spec.forest)
 
     class Module(DressModule):
         losses: float = 0.0
 
-        def training_step(self, step: Step, batch_idx: int) -> Tensor:
+        def training_step(self, step: Batch, batch_idx: int) -> Tensor:
             self.losses = 0.0
             if meter.gating:
                 for forest in step.forests:
@@ -212,10 +212,10 @@ def unshared(spec: ArmSpec, meter: Meter) -> None:
     dress(spec, meter, share=False)
 
 
-def _sample(model: Any, one: Tuple, share: bool) -> Sample:
+def _sample(model: Any, one: Tuple, share: bool) -> Example:
     encoded = one.encoded()
     trees = [build_tree(encoded)] if share else [build_tree([dialogue]) for dialogue in encoded]
-    return Sample(trees, model.vision.preprocess(one.picture) if one.picture else None)
+    return Example(trees, model.vision.preprocess(one.picture) if one.picture else None)
 
 
 # --- plain transformers ---------------------------------------------------------------------------

@@ -70,6 +70,21 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, _dumps(data, indent=1))
 
 
+def read_text(setting: str, path: str) -> str:
+    """The text of a file that a setting names, without a byte order mark, with plain line ends.
+
+    Raises:
+        FileNotFoundError: no such file; the message names the setting.
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError):
+        raise FileNotFoundError(f"{setting}={path}: expected a file, found none") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{setting}={path}: expected UTF-8, got byte {error.start}: {error.reason}") from None
+
+
 def read_json(path: Path, expected: type | None = None, remedy: str = "") -> Any:
     """What a JSON file holds.
 
@@ -83,25 +98,25 @@ def read_json(path: Path, expected: type | None = None, remedy: str = "") -> Any
     """
     tail = f". {remedy}" if remedy else ""
     try:
-        found = json.loads(path.read_bytes().decode("utf-8"))
+        value = json.loads(path.read_bytes().decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON, got a damaged file ({error}){tail}") from None
-    if expected is not None and not isinstance(found, expected):
+    if expected is not None and not isinstance(value, expected):
         name = {"dict": "a JSON object", "list": "a JSON list"}.get(expected.__name__, expected.__name__)
-        raise ValueError(f"{path}: expected {name}, got {json.dumps(found)[:60]}{tail}")
-    return found
+        raise ValueError(f"{path}: expected {name}, got {json.dumps(value)[:60]}{tail}")
+    return value
 
 
-def required(found: dict[str, Any], names: Iterable[str], path: Path, remedy: str = "") -> None:
+def required(value: dict[str, Any], names: Iterable[str], path: Path, remedy: str = "") -> None:
     """Refuse a file's object that lacks a field.
 
     Raises:
         ValueError: names file, field and what is there.
     """
     for name in names:
-        if name not in found:
-            there = ", ".join(map(str, found))[:200] or "none"
-            raise ValueError(f"{path}: expected a field {name!r}, got {there}{f'. {remedy}' if remedy else ''}")
+        if name not in value:
+            fields = ", ".join(map(str, value))[:200] or "none"
+            raise ValueError(f"{path}: expected a field {name!r}, got {fields}{f'. {remedy}' if remedy else ''}")
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> None:

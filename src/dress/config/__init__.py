@@ -5,7 +5,7 @@ Hydra composes the YAML files; `check` validates every key and value before anyt
 
 from dress.base.errors import ConfigError
 from dress.config.checking import check, check_as, check_targets, unknown_in_stages, valid_keys
-from dress.config.commands import CollectCommand, EvalCommand
+from dress.config.commands import CollectCommand
 from dress.config.data import Data, Mixed, ShapesSizes, Source
 from dress.config.learning import Devices, Learning, Parallel, Trainer, Training
 from dress.config.model import Language, Lora, Model, Tokenizer, Vision, ViT
@@ -56,7 +56,6 @@ __all__ = [
     "Data",
     "Devices",
     "Eval",
-    "EvalCommand",
     "EvalStage",
     "Fraction",
     "Generation",

@@ -1,30 +1,16 @@
-"""Settings of `src/eval.py` and `src/collect.py` about a run."""
+"""Settings of `src/collect.py`."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import model_validator
 
 from dress.config.data import Data
 from dress.config.raters import Rater, ResponderName, Server
-from dress.config.run import Eval, KeepCache, with_raters
+from dress.config.run import KeepCache, with_raters
 from dress.config.stages import CollectSettings
 from dress.config.types import Consent, Count, Positive
-
-
-class EvalCommand(Eval, Consent):
-    """`src/eval.py`: a run to evaluate again."""
-
-    suite: Literal["run"] = "run"
-    ckpt: str  # a run folder
-    out: str
-    shards: str | None = None  # null = the run's own eval split
-    records: Positive | None = None
-    max_new_tokens: Positive | None = None  # null = as in the run
-    batch_size: Positive = 256
-    keep_cache: KeepCache = "auto"
-    judge: Rater
 
 
 class CollectCommand(CollectSettings, Consent):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +27,28 @@ def read_run(folder: Path, consent: config.Consent) -> config.Config:
         ValueError: config.json is damaged, no configuration, or names classes of unknown packages; names the file.
     """
     settings = checked_run(folder / "config.json", consent.trust_targets)
+    refuse_untrusted(settings.model_dump(), folder / "config.json", consent.trust_targets)
     return settings.model_copy(update={"data": settings.data.model_copy(update={"allow_pipe": consent.allow_pipe})})
 
 
-def checked_run(file: Path, trust_targets: list[str]) -> config.Config:
+def checked_run(file: Path, trust_targets: Sequence[str] = ()) -> config.Config:
     """The settings in a run's config.json; those of DRESS 0.1 under today's names.
 
     Args:
         file: config.json.
-        trust_targets: packages beside the known ones whose classes it may name.
+        trust_targets: packages of phases (`phases.modules`), which are code; modules of others are left out.
 
     Raises:
         ConfigError: as in `config.check`, with the file's name.
-        ValueError: it names a class of another package.
     """
     saved: dict[str, Any] = read_json(file, dict, DAMAGED)
     try:
-        settings = config.check(migrate(saved, file) | {"trust_targets": trust_targets})
+        settings = config.check(migrate(saved, file) | {"trust_targets": list(trust_targets)})
     except config.ConfigError as error:
         message = str(error) if str(error).startswith(f"{file}: ") else f"{file}: {error}. {DAMAGED}"
         raise config.ConfigError(message) from None
-    refuse_untrusted(settings.model_dump(), file, trust_targets)
-    return settings
+    modules = [name for name in settings.phases.modules if name.partition(".")[0] in ("dress", *trust_targets)]
+    return settings.model_copy(update={"phases": settings.phases.model_copy(update={"modules": modules})})
 
 
 def model_of(facts: dict[str, object], file: Path, consent: config.Consent) -> config.Model:

@@ -139,11 +139,11 @@ class Features(Task):
 
 
 TASKS: dict[str, tuple[type[Task], str]] = {
-    "import": (Import, "dress.sources.task"),
+    "import": (Import, "dress.sources.import_task"),
     "index": (Index, "dress.data.index_task"),
     "features": (Features, "dress.train.feature_extraction"),
-    "export": (Export, "dress.exports.task"),
-    "inspect": (Inspect, "dress.inspection.task"),
+    "export": (Export, "dress.exports.export_task"),
+    "inspect": (Inspect, "dress.inspection.inspect_task"),
 }
 """Task name to its settings and to the module whose `run(settings, console)` does it."""
 

@@ -165,10 +165,10 @@ class ShardCache:
                     f"data.allow_pipe=true (or allow_pipe=true where it stands in a run's files)"
                 )
             command = reveal(url).removeprefix("pipe:")
-            done = subprocess.run(command, shell=True, stdout=file, stderr=subprocess.PIPE)
-            if done.returncode:
-                message = redacted(done.stderr.decode(errors="replace"))
-                raise FetchError(f"{url}: the command ended with {done.returncode}: {message[-200:]}")
+            process = subprocess.run(command, shell=True, stdout=file, stderr=subprocess.PIPE)
+            if process.returncode:
+                message = redacted(process.stderr.decode(errors="replace"))
+                raise FetchError(f"{url}: the command ended with {process.returncode}: {message[-200:]}")
             return
         total, _, missing = self.look(url)
         if missing:
@@ -215,14 +215,14 @@ class ShardCache:
         import fsspec  # type: ignore[import-untyped]
 
         protocol = url.partition("://")[0]
-        known = (os.getpid(), protocol)
-        if known not in self._fs:
+        name = (os.getpid(), protocol)
+        if name not in self._fs:
             try:
                 how = HTTP if protocol in ("http", "https") else {}
-                self._fs[known] = fsspec.filesystem(protocol, skip_instance_cache=True, use_listings_cache=False, **how)
+                self._fs[name] = fsspec.filesystem(protocol, skip_instance_cache=True, use_listings_cache=False, **how)
             except (ImportError, ValueError) as error:
                 raise ValueError(f"{url}: fsspec cannot open {protocol}:// here ({error})") from error
-        return self._fs[known]
+        return self._fs[name]
 
     def _make_room(self, need: int, wanted: Path) -> None:
         with FileLock(self.folder / ".room.lock"):
@@ -262,7 +262,7 @@ def _difference(path: Path, size: int | None, sha256: str | None) -> str | None:
         return f"expected {size} bytes, got {path.stat().st_size}"
     if sha256 is not None:
         with path.open("rb") as file:
-            got = hashlib.file_digest(file, "sha256").hexdigest()
-        if got != sha256:
-            return f"expected sha256 {sha256[:12]}, got {got[:12]}"
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        if checksum != sha256:
+            return f"expected sha256 {sha256[:12]}, got {checksum[:12]}"
     return None

@@ -60,15 +60,15 @@ class Counts:
             for feedback in turn.feedback:
                 if feedback.rating is not None or feedback.critique is not None or feedback.refinement is not None:
                     self.annotators[feedback.annotator or "", feedback.prompt_version or ""] += 1
-            given = dict(ratings_of(dialogue, turn))
-            for criterion, rating in given.items():
+            ratings = dict(ratings_of(dialogue, turn))
+            for criterion, rating in ratings.items():
                 table = self.ratings.setdefault(criterion, {}).setdefault(number, [0] * (TOP_RATING + 1))
                 table[(rating or TOP_RATING + 1) - 1] += 1
                 last = before.get(criterion)
                 if last is not None and rating is not None:
                     pairs = self.changes.setdefault(criterion, {}).setdefault(number - 1, Counter())
                     pairs[last, rating] += 1
-            before = given
+            before = ratings
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, in a fixed order."""

@@ -57,9 +57,9 @@ def encode(features: Tensor, stored: Stored, encoder: Mapping[str, str]) -> byte
 
     metadata = {"encoder": json.dumps(dict(encoder), sort_keys=True)}
     if stored == "int8":
-        whole = features.float()
-        scale = (whole.abs().amax(1) / LEVELS).clamp(min=torch.finfo(torch.float32).tiny)
-        tensors = {"features": (whole / scale[:, None]).round().to(torch.int8), "scale": scale}
+        numbers = features.float()
+        scale = (numbers.abs().amax(1) / LEVELS).clamp(min=torch.finfo(torch.float32).tiny)
+        tensors = {"features": (numbers / scale[:, None]).round().to(torch.int8), "scale": scale}
     else:
         tensors = {"features": features.to(torch.float32 if stored == "fp32" else torch.bfloat16).contiguous()}
     return save(tensors, metadata)

@@ -61,11 +61,11 @@ def open_image(data: bytes, where: str, max_aspect: float = MAX_ASPECT) -> Image
     """
     image = header(data, where, max_aspect)
     try:
-        seen = rgb(image)
+        upright = rgb(image)
     except DAMAGE as error:
         raise undecodable(data, where, error) from None
-    turned = orientation(image)
-    return seen if turned == 1 else seen.transpose(TURNS[turned])
+    turn = orientation(image)
+    return upright if turn == 1 else upright.transpose(TURNS[turn])
 
 
 def header(data: bytes, where: str, max_aspect: float = MAX_ASPECT) -> Image.Image:
@@ -110,10 +110,10 @@ def orientation(image: Image.Image) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            found = image.getexif().get(0x0112, 1)
+            turn = image.getexif().get(0x0112, 1)
     except DAMAGE:
         return 1
-    return found if found in TURNS else 1
+    return turn if turn in TURNS else 1
 
 
 def animated(image: Image.Image) -> bool:
@@ -128,33 +128,33 @@ def rgb(image: Image.Image) -> Image.Image:
         ValueError: a mode that says no range of values (F).
     """
     depth = next((tile.args for tile in getattr(image, "tile", ())), image.mode)  # of a PNG, its raw mode
-    clear = image.info.get("transparency")
+    colour = image.info.get("transparency")
     if image.mode == "F":
         raise ValueError("expected pixels of 1 to 16 bits, got floating point")
     if image.mode in ("P", "PA"):
-        return _on_white(image.convert("RGBA")) if clear is not None or image.mode == "PA" else image.convert("RGB")
+        return _on_white(image.convert("RGBA")) if colour is not None or image.mode == "PA" else image.convert("RGB")
     if image.mode in ("LA", "La", "RGBA", "RGBa"):
         return _on_white(image.convert("RGBA"))
     if image.mode == "1":
         image = image.convert("L")
-    seen = np.asarray(image)
-    there = None if clear is None else _there(seen, clear, depth)
+    pixels = np.asarray(image)
+    mask = None if colour is None else _opaque(pixels, colour, depth)
     if image.mode == "I" or image.mode.startswith("I;16"):
-        wide = seen.astype(np.int64).clip(0, 65535)
+        wide = pixels.astype(np.int64).clip(0, 65535)
         image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
     plain = image.convert("RGB")
-    return plain if there is None else Image.composite(plain, _white(plain.size), there)
+    return plain if mask is None else Image.composite(plain, _white(plain.size), mask)
 
 
-def _there(seen: np.ndarray, clear: int | tuple[int, ...], depth: object) -> Image.Image:
+def _opaque(pixels: np.ndarray, colour: int | tuple[int, ...], depth: object) -> Image.Image:
     """A mask of the pixels that are not of a PNG's one transparent colour, which it states in the file's own depth."""
-    shown = np.asarray(clear)
+    level = np.asarray(colour)
     if depth == "RGB;16B":
-        shown = shown >> 8
+        level = level >> 8
     elif depth in ("L;2", "L;4"):
-        shown = shown * (85 if depth == "L;2" else 17)
-    hidden = (seen == shown) if seen.ndim == 2 else (seen == shown).all(-1)
-    return Image.fromarray(np.where(hidden, 0, 255).astype(np.uint8))
+        level = level * (85 if depth == "L;2" else 17)
+    same = (pixels == level) if pixels.ndim == 2 else (pixels == level).all(-1)
+    return Image.fromarray(np.where(same, 0, 255).astype(np.uint8))
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -199,7 +199,7 @@ def _chunks(data: bytes) -> int:
 def _scans(data: bytes) -> int:
     """Of a JPEG, without those of its thumbnails and of what follows its end."""
     at, number = 2, 0
-    while (found := _MARKER.search(data, at)) and (kind := data[found.end() - 1]) != _END:
+    while (marker := _MARKER.search(data, at)) and (kind := data[marker.end() - 1]) != _END:
         number += kind == _NEW_SCAN
-        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
     return number

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import stat
 import struct
 import tarfile
@@ -84,18 +85,19 @@ class _Member(tarfile.TarInfo):
     _proc_gnusparse_01 = _proc_gnusparse_10 = _proc_gnusparse_00
 
 
-def check_regular(path: Path) -> None:
-    """Refuse what could never end: a FIFO, a device, or a link to one.
+def check_regular(path: Path | str) -> os.stat_result:
+    """What the file system says of a file; refuses what could never end: a FIFO, a device, or a link to one.
 
     Raises:
         ValueError: names the file; also where a link leads nowhere.
     """
     try:
-        mode = path.stat().st_mode
+        result = os.stat(path)
     except FileNotFoundError:
         raise ValueError(f"{path}: expected a regular file, got a link that leads nowhere") from None
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(result.st_mode):
         raise ValueError(f"{path}: expected a regular file, got a folder, a FIFO, a socket or a device")
+    return result
 
 
 def printable(name: str) -> str:

@@ -13,12 +13,12 @@ import mmap
 import os
 import secrets
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
@@ -105,15 +105,30 @@ class Index:
         self, batch: pa.RecordBatch, form: Format, ignore: Collection[str], file: tuple[Path, str] | None = None
     ) -> None:
         self.batch, self.form, self.ignore, self.file = batch, form, tuple(ignore), file
-        columns = (column.to_pylist() for column in batch.columns[:-1])
-        self.shards = [_shard(*values) for values in zip(*columns, strict=True)]
         samples = batch.column("samples")
         self.starts: np.ndarray = samples.offsets.to_numpy()
         """Row numbers: shard s has the rows from starts[s] to starts[s + 1]."""
+        self.names = batch.column("name")
+        self.sizes: np.ndarray = batch.column("size").to_numpy()
+        self.times: np.ndarray = batch.column("mtime_ns").to_numpy()
         self._keys = samples.values.field("key")
         self._numbers: dict[str, np.ndarray] = {
             field.name: samples.values.field(field.name).to_numpy() for field in SAMPLE if field.name != "key"
         }
+
+    @property
+    def shards(self) -> list[Shard]:
+        """All shards; they are not kept."""
+        columns = (column.to_pylist() for column in self.batch.columns[:-1])
+        return [_shard(*values) for values in zip(*columns, strict=True)]
+
+    def shard(self, number: int) -> Shard:
+        """What is known of a shard."""
+        return _shard(*(column[number].as_py() for column in self.batch.columns[:-1]))
+
+    def damaged_shards(self) -> set[int]:
+        """The numbers of those with problems."""
+        return set(np.flatnonzero(np.diff(self.batch.column("problems").offsets.to_numpy())).tolist())
 
     def key(self, row: int) -> str:
         """The key of a sample."""
@@ -138,16 +153,17 @@ class Index:
         at = SCHEMA.get_field_index("mtime_ns")
         return self.batch.slice(shard, 1).set_column(at, SCHEMA.field(at), pa.array([mtime_ns], pa.int64()))
 
-    @property
-    def fingerprint(self) -> str:
+    def fingerprint(self, shards: Sequence[int]) -> str:
         """Equal for equal shards in equal order."""
-        return fingerprint(self.shards)
+        names, sums = (self.batch.column(name).take(pa.array(shards, pa.int64())) for name in ("name", "sha256"))
+        pairs = zip(names.to_pylist(), sums.to_pylist(), strict=True)
+        return hashlib.sha256("\n".join(f"{n} {s.hex()}" for n, s in pairs).encode()).hexdigest()[:16]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A process that gets a mapped index maps it, too."""
         if self.file is None:
             return Index, (self.batch, self.form, self.ignore)
-        return _map_again, (*self.file, self.fingerprint)
+        return _map_again, (*self.file, self.fingerprint(range(len(self.names))))
 
 
 def _shard(
@@ -155,12 +171,6 @@ def _shard(
 ) -> Shard:
     named = [(problem["member"], problem["reason"]) for problem in problems]
     return Shard(name, size, mtime_ns, sha256.hex(), tag, None if features is None else json.loads(features), named)
-
-
-def fingerprint(shards: Iterable[Shard]) -> str:
-    """Equal for equal shards in equal order."""
-    text = "\n".join(f"{shard.name} {shard.sha256}" for shard in shards)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 # --- making one ------------------------------------------------------------------------------------
@@ -304,7 +314,7 @@ def _map_again(path: Path, checksum: str, shards: str) -> Index:
         index = _map(path, checksum)
     except (ValueError, OSError, StopIteration, struct.error, pa.ArrowException):
         index = None
-    if index is None or index.fingerprint != shards:
+    if index is None or index.fingerprint(range(len(index.names))) != shards:
         raise ShardError(
             f"{path}: expected the index that this run began with, got another or none: it was changed in use"
         )

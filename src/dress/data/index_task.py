@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -13,7 +13,7 @@ from rich.table import Table
 from dress.config.tasks import Index
 from dress.data.index import Format, detect_format, index_shard
 from dress.data.index_file import INDEX, build_index, save_index, shard_row
-from dress.data.opening import drop_old_index, known_checksums, shard_names
+from dress.data.opening import drop_old_index, known_checksums, shard_files
 
 SHOWN = 5
 """Problems that are printed; the index holds all of them."""
@@ -27,16 +27,15 @@ def run(settings: Index, console: Console) -> None:
         ValueError: no sample in any of them, or a shard is no regular file.
     """
     folder = Path(settings.path)
-    names = shard_names(folder)
+    files = shard_files(folder)
     form: Format
     if settings.format == "auto":
-        form = next((kind for name in names if (kind := detect_format(folder / name, settings.ignore))), "captions")
+        form = next((kind for name in files if (kind := detect_format(folder / name, settings.ignore))), "captions")
     else:
         form = settings.format
     sums = known_checksums(folder)
     rows: list[pa.RecordBatch] = []
-    for name in track(names, "index", console=console, transient=True):
-        stat = (folder / name).stat()
+    for name, stat in track(files.items(), "index", console=console, transient=True):
         contents = index_shard(folder / name, form, settings.ignore, images=True)
         expected = sums.get(name, contents["sha256"])
         if contents["sha256"] != expected:
@@ -53,7 +52,7 @@ def run(settings: Index, console: Console) -> None:
     table = Table(title=str(folder))
     table.add_column("")
     table.add_column("number", justify="right")
-    for name, number in (("shards", len(names)), (f"samples ({form})", samples), ("problems", len(problems))):
+    for name, number in (("shards", len(files)), (f"samples ({form})", samples), ("problems", len(problems))):
         table.add_row(name, f"{number:,}")
     for reason, number in Counter(reason for *_, reason in problems).most_common():
         table.add_row(f"  {reason[:80]}", f"{number:,}")

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NotRequired, cast
 
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
@@ -47,8 +47,8 @@ class Known(NamedTuple):
     file: str = INDEX
 
 
-def shard_names(folder: Path) -> list[str]:
-    """The tar files below a folder by their path in it, in the order in which they are numbered.
+def shard_files(folder: Path) -> dict[str, os.stat_result]:
+    """The tar files below a folder by their path in it, in the order of these, and what the file system says of them.
 
     Raises:
         FileNotFoundError: none there.
@@ -61,12 +61,10 @@ def shard_names(folder: Path) -> list[str]:
     if not names:
         raise FileNotFoundError(f"{folder}: expected shards (*.tar), found none")
     names.sort(key=lambda name: name.split("/"))
-    for name in names:
-        try:
-            check_regular(folder / name)
-        except ValueError as error:
-            raise ShardError(str(error)) from None
-    return names
+    try:
+        return {name: check_regular(os.path.join(folder, name)) for name in names}
+    except ValueError as error:
+        raise ShardError(str(error)) from None
 
 
 class Opening:
@@ -89,22 +87,28 @@ class Opening:
             FileNotFoundError: no shard there.
             ShardError: a shard is no regular file, or an index of an earlier version cannot be replaced here.
         """
-        names = shard_names(self.folder)
+        files = shard_files(self.folder)
         index = self._index()
-        known = self._known(index, names)
-        places = {} if index is None else {shard.name: row for row, shard in enumerate(index.shards)}
-        for name in sorted(places.keys() - set(names)):
+        places = {} if index is None else {name: row for row, name in enumerate(index.names.to_pylist())}
+        known = self._known(index, [name for name in files if name not in places])
+        for name in sorted(places.keys() - files.keys()):
             self._name(f"{self.folder / name}: expected this shard, which {self.folder / INDEX} lists, found none")
-        rows = [row for name in names if (row := self._row(name, index, places.get(name), known)) is not None]
+        rows: list[int | pa.RecordBatch] = []
+        for name, stat in files.items():
+            place = places.get(name)
+            if index is not None and place is not None and self._unchanged(index, place, stat):
+                rows.append(place)
+            elif (row := self._row(name, stat, index, place, known)) is not None:
+                rows.append(row)
         if not rows:
             raise ShardError(f"{self.folder}: expected samples, got none that can be read; {self._damage[:1]}")
-        chosen = select(index, rows, known.form, known.ignore)
-        if chosen.index is not index and not self._damage and not any(s.problems for s in chosen.index.shards):
-            save_index(self.folder / INDEX, chosen.index)
-            if (saved := read_index(self.folder / INDEX)) is not None and saved.batch.equals(chosen.index.batch):
+        selection = select(index, rows, known.form, known.ignore)
+        if selection.index is not index and not self._damage and not selection.index.damaged_shards():
+            save_index(self.folder / INDEX, selection.index)
+            if (saved := read_index(self.folder / INDEX)) is not None and saved.batch.equals(selection.index.batch):
                 drop_old_index(self.folder)
-                return Selection(saved, chosen.rows)
-        return chosen
+                return Selection(saved, selection.rows)
+        return selection
 
     def _index(self) -> Index | None:
         try:
@@ -113,20 +117,21 @@ class Opening:
             self._name(str(error))
             return None
 
-    def _known(self, index: Index | None, names: Sequence[str]) -> Known:
+    def _known(self, index: Index | None, new: Sequence[str]) -> Known:
+        """What is known of shards that the index does not list."""
         old = self.folder / OLD_INDEX
         if index is not None:
-            known = Known(index.form, index.ignore, {shard.name: shard.sha256 for shard in index.shards})
+            known = Known(index.form, index.ignore, {})
         elif os.path.lexists(old) and not os.path.lexists(self.folder / INDEX):
             if not os.access(self.folder, os.W_OK):
                 raise ShardError(
                     f"{old}: expected {INDEX}, got an index of an earlier version in a folder that cannot be written. "
                     f"Run `{COMMAND}{self.folder}` where it can"
                 )
-            known = self._old(old) or self._detected(names)
+            known = self._old(old) or self._detected(new)
         else:
-            known = self._detected(names)
-        if set(names) <= known.sums.keys():
+            known = self._detected(new)
+        if known.sums.keys() >= set(new):
             return known
         try:
             return known._replace(sums=known_checksums(self.folder) | known.sums)
@@ -145,21 +150,26 @@ class Opening:
         forms = (detect_format(self.folder / name) for name in islice(names, PROBED_SHARDS))
         return Known(next(filter(None, forms), "records"), (), {})
 
-    def _row(self, name: str, index: Index | None, place: int | None, known: Known) -> int | pa.RecordBatch | None:
-        """A shard's row in the index, or a new one; None if the shard is another than was indexed or imported."""
+    def _unchanged(self, index: Index, place: int, stat: os.stat_result) -> bool:
+        same = index.sizes[place] == stat.st_size and index.times[place] == stat.st_mtime_ns
+        return bool(same) and self.verify == "quick"
+
+    def _row(
+        self, name: str, stat: os.stat_result, index: Index | None, place: int | None, known: Known
+    ) -> pa.RecordBatch | None:
+        """The new row of a shard, which has another time than in the index, or is not in it, or is to be verified.
+
+        None if the shard is another than was indexed or imported.
+        """
         path = self.folder / name
-        stat = path.stat()
-        shard = None if index is None or place is None else index.shards[place]
+        shard = None if index is None or place is None else index.shard(place)
         if shard is not None and shard.size != stat.st_size:
             self._name(
                 f"{path}: expected {shard.size} bytes as indexed, got {stat.st_size}; the shard was cut "
                 f"or changed. Restore it, or delete {self.folder / INDEX} if the change is meant"
             )
             return None
-        row: int | pa.RecordBatch
-        if index is not None and shard is not None and place is not None and self.verify == "quick":
-            if shard.mtime_ns == stat.st_mtime_ns:
-                return place
+        if index is not None and place is not None and self.verify == "quick":
             with path.open("rb") as file:
                 checksum = hashlib.file_digest(file, "sha256").hexdigest()
             row = index.touched(place, stat.st_mtime_ns)
@@ -168,7 +178,7 @@ class Opening:
             contents = index_shard(path, known.form, known.ignore, images)
             checksum = contents["sha256"]
             row = shard_row({"name": name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, **contents})
-        expected = known.sums.get(name, checksum)
+        expected = shard.sha256 if shard is not None else known.sums.get(name, checksum)
         if checksum != expected:
             self._name(
                 f"{path}: content changed since it was indexed or imported (sha256 {expected[:12]} expected, "
@@ -187,10 +197,10 @@ def select(index: Index | None, rows: Sequence[int | pa.RecordBatch], form: Form
     """Shards as rows of the index that is there, if it holds all of them as they are; else as those of a new one."""
     places = [row for row in rows if isinstance(row, int)]
     if index is not None and len(places) == len(rows):
-        return Selection(index, places)
+        return Selection(index, places if places != list(range(len(places))) else range(len(places)))
     batch = None if index is None else index.batch
-    made = build_index((cast(Any, batch).slice(row, 1) if isinstance(row, int) else row for row in rows), form, ignore)
-    return Selection(index if index is not None and made.batch.equals(batch) else made, range(len(rows)))
+    new = build_index((cast(Any, batch).slice(row, 1) if isinstance(row, int) else row for row in rows), form, ignore)
+    return Selection(index if index is not None and new.batch.equals(batch) else new, range(len(rows)))
 
 
 def read_old_index(path: Path) -> Known | None:
@@ -238,7 +248,7 @@ def known_checksums(folder: Path) -> dict[str, str]:
     Raises:
         ShardError: the file that holds them is damaged.
     """
-    known: dict[str, str] = {}
+    checksums: dict[str, str] = {}
     for above, prefix in ((folder.absolute().parent, f"{folder.absolute().name}/"), (folder, "")):
         for file, read in ((above / SUMS_FILE, _sums), (above / IMPORT_FILE, _imported)):
             if os.path.lexists(file):
@@ -250,8 +260,8 @@ def known_checksums(folder: Path) -> dict[str, str]:
                         f"{file}: expected the checksums of shards, got a damaged file ({error!s:.200}). Restore it, "
                         f"or delete it to go on without"
                     ) from None
-                known |= {n.removeprefix(prefix): sha256 for n, sha256 in sums.items() if n.startswith(prefix)}
-    return known
+                checksums |= {n.removeprefix(prefix): sha256 for n, sha256 in sums.items() if n.startswith(prefix)}
+    return checksums
 
 
 def _imported(text: str) -> Mapping[str, str]:

@@ -46,9 +46,9 @@ def quotas(weights: Sequence[float]) -> list[int]:
     Raises:
         ValueError: a weight so small that it gets none.
     """
-    exact = [weight / sum(weights) * BLOCK for weight in weights]
-    counts = [int(share) for share in exact]
-    for i in sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])[: BLOCK - sum(counts)]:
+    shares = [weight / sum(weights) * BLOCK for weight in weights]
+    counts = [int(share) for share in shares]
+    for i in sorted(range(len(shares)), key=lambda i: counts[i] - shares[i])[: BLOCK - sum(counts)]:
         counts[i] += 1
     if min(counts) < 1:
         raise ValueError(f"weights {list(weights)}: expected each at least 1/{BLOCK} of their sum, got less")

@@ -109,8 +109,8 @@ def resize_note(images: Iterable[bytes], settings: Mapping[str, Any], max_aspect
             image = header(data, "", max_aspect)
         except ImageError:
             continue
-        turned = orientation(image) >= 5
-        shares.append(hidden_share(*(image.size[::-1] if turned else image.size), settings))
+        on_side = orientation(image) >= 5
+        shares.append(hidden_share(*(image.size[::-1] if on_side else image.size), settings))
     if not shares:
         return None
     how = {"shortest": "crop", "longest": "pad"}.get(settings["resize_mode"], settings["resize_mode"])
@@ -138,7 +138,7 @@ def decode(data: bytes, where: str, max_aspect: float = MAX_ASPECT) -> Tensor:
             pixels = torch.from_numpy(np.array(rgb(image))).permute(2, 0, 1)
     except (RuntimeError, *DAMAGE) as error:
         raise undecodable(data, where, error) from None
-    turned = orientation(image)
-    if turned >= 5:
+    turn = orientation(image)
+    if turn >= 5:
         pixels = pixels.transpose(1, 2)
-    return pixels.flip(FLIPS[turned]) if turned in FLIPS else pixels
+    return pixels.flip(FLIPS[turn]) if turn in FLIPS else pixels

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 import webdataset
 from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
@@ -47,16 +47,19 @@ class RemoteShards(Shards):
         self._listed = "{" in url or url.endswith(".tar") or url.startswith("pipe:")
         self._tags_file = cache.beside(url, ".tags.json")
         self._changed: dict[int, str] = {}
-        super().__init__(url if self._listed else url.rstrip("/"), on_damage, verify)
+        self._url = url if self._listed else url.rstrip("/")
+        super().__init__(self._url, on_damage, verify)
 
     def window_bytes(self) -> int:
         """What the largest window takes."""
-        return sum(sorted((shard.size for shard in self._shards), reverse=True)[: self._window])
+        sizes: list[int] = sorted(self._index.sizes[list(self._places)].tolist(), reverse=True)
+        return sum(sizes[: self._window])
 
     def _open(self) -> Selection:
+        self.folder = self._url
         index = self._first_pass() if self._listed else self._uploaded()
         selection = self._checked(index)
-        self._cache.check_window([selection.index.shards[row].size for row in selection.rows], self._window)
+        self._cache.check_window(selection.index.sizes[list(selection.rows)].tolist(), self._window)
         return selection
 
     def _uploaded(self) -> Index:
@@ -110,17 +113,17 @@ class RemoteShards(Shards):
 
     def _checked(self, index: Index) -> Selection:
         """Those that are what the index says, by size and tag, and by checksum where the tag is new."""
-        known = read_tags(self._tags_file)
+        tags_before = read_tags(self._tags_file)
         with ThreadPoolExecutor(LOOKS) as pool:
             files = list(pool.map(self._cache.look, [self._place(shard.name) for shard in index.shards]))
         rows: list[int | pa.RecordBatch] = []
         tags = {}
         for number, (shard, file) in enumerate(zip(index.shards, files, strict=True)):
-            before = known.get(shard.name) or shard.tag
+            before = tags_before.get(shard.name) or shard.tag
             changed = None not in (before, file.tag) and before != file.tag
-            if (row := self._row(index, number, file, changed)) is not None:
+            if (row := self._compared(index, number, file, changed)) is not None:
                 rows.append(row)
-                if file.tag is not None and known.get(shard.name) != file.tag:
+                if file.tag is not None and tags_before.get(shard.name) != file.tag:
                     tags[shard.name] = file.tag
         if tags:
             update_json(self._tags_file, tags)
@@ -128,9 +131,9 @@ class RemoteShards(Shards):
             raise ShardError(f"{self.folder}: expected samples, got none that can be read; {self.damage[:1]}")
         return select(index, rows, index.form, index.ignore)
 
-    def _row(self, index: Index, number: int, file: RemoteFile, changed: bool) -> int | pa.RecordBatch | None:
+    def _compared(self, index: Index, number: int, file: RemoteFile, changed: bool) -> int | pa.RecordBatch | None:
         """A shard's row in the index, or with `verify=full` a new one; None if it is another shard."""
-        shard = index.shards[number]
+        shard = index.shard(number)
         url = self._place(shard.name)
         if file.missing or (file.size is not None and file.size != shard.size):
             actual = "found none" if file.missing else f"got {file.size}"
@@ -161,9 +164,9 @@ class RemoteShards(Shards):
         """
         if shard in self._changed:
             raise ChangedShardError(self._changed[shard])
-        indexed = self._shards[shard]
+        indexed = self._index.shard(self._places[shard])
         try:
-            return self._cache.fetch(self._names[shard], indexed.size, indexed.sha256)
+            return self._cache.fetch(self._place(indexed.name), indexed.size, indexed.sha256)
         except ChangedShardError as error:
             self._changed[shard] = str(error)  # its other samples do not fetch it again
             raise
@@ -178,7 +181,7 @@ def _kept(file: Path, urls: list[str] | None = None) -> Index | None:
         index = read_index(file)
     except ShardError:
         return None
-    return index if index is None or urls in (None, [shard.name for shard in index.shards]) else None
+    return index if index is None or urls in (None, index.names.to_pylist()) else None
 
 
 def _is_below(name: str) -> bool:

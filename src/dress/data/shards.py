@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from dress.data.cache import ChangedShardError
 from dress.data.images import MAX_ASPECT, open_image
 from dress.data.index import FEATURES, IMAGE_EXTENSIONS, Places
-from dress.data.index_file import ShardError, fingerprint
+from dress.data.index_file import ShardError
 from dress.data.opening import Opening, Selection, Verify
 from dress.record import ImageAnnotation, ImageRef, Record, RecordError, describe
 
@@ -137,7 +137,7 @@ class Shards:
     """
 
     def __init__(self, folder: str | Path, on_damage: Damage = "stop", verify: Verify = "quick") -> None:
-        self.folder = str(folder)
+        self.folder = str(Path(folder))
         self.on_damage, self.verify = on_damage, verify
         self.damage: list[str] = []
         """`shard: member: reason` of all that was skipped when the shards were opened."""
@@ -147,14 +147,13 @@ class Shards:
         """Longer side ÷ shorter side of an image that `readable` does not pass over."""
         self._files: dict[int, _File] = {}
         selection = self._open()
-        self._index, places = selection.index, selection.rows
-        self._shards = [self._index.shards[place] for place in places]
-        self._names = [self._place(shard.name) for shard in self._shards]
-        for name, shard in zip(self._names, self._shards, strict=True):
-            for member, reason in shard.problems:
-                self._damaged(f"{name}: {member}: {reason}")
-        starts = self._index.starts
-        spans = [range(int(starts[place]), int(starts[place + 1])) for place in places]
+        self._index, self._places = selection.index, selection.rows
+        damaged = self._index.damaged_shards()
+        for number, place in enumerate(self._places):
+            for member, reason in self._index.shard(place).problems if place in damaged else ():
+                self._damaged(f"{self._shard_name(number)}: {member}: {reason}")
+        starts = self._index.starts.tolist()
+        spans = [range(starts[place], starts[place + 1]) for place in self._places]
         self.lengths = [len(span) for span in spans]
         """Samples of each shard."""
         self._rows: range | np.ndarray
@@ -208,7 +207,7 @@ class Shards:
         key, members, shard = self._locate(index)
         if self._index.form == "captions":
             return self._captioned(index)
-        where = f"{self._names[shard]}: {key}"
+        where = f"{self._shard_name(shard)}: {key}"
         record = Record.parse(self._pread(shard, *members["json"]), where)
         if record.key != key.rpartition("/")[2]:
             raise RecordError(f"{where}: key: expected the member's name, got {record.key!r:.80}")
@@ -261,17 +260,15 @@ class Shards:
         """
         from dress.data.features import check_encoder
 
-        pictured = np.cumsum((self._column("image_at") > 0) | (self._column("features_at") > 0))
-        before = 0
-        for name, shard, stop in zip(self._names, self._shards, self._starts[1:], strict=True):
-            if stop and pictured[stop - 1] > before:
-                check_encoder(shard.features, encoder, name)
-                before = pictured[stop - 1]
+        pictured = (self._column("image_at") > 0) | (self._column("features_at") > 0)
+        for number, (start, stop) in enumerate(pairwise(self._starts)):
+            if pictured[start:stop].any():
+                check_encoder(self._index.shard(self._places[number]).features, encoder, self._shard_name(number))
 
     def by_file(self) -> Iterator[tuple[str, range]]:
         """Each shard's name and the indices of its samples."""
-        for shard, (start, stop) in zip(self._shards, pairwise(self._starts), strict=True):
-            yield shard.name, range(start, stop)
+        for place, (start, stop) in zip(self._places, pairwise(self._starts), strict=True):
+            yield self._index.names[place].as_py(), range(start, stop)
 
     def longer_texts(self, size: int) -> list[int]:
         """The samples whose JSON or caption is longer than `size` bytes; known from the index."""
@@ -281,12 +278,12 @@ class Shards:
     def where(self, index: int) -> str:
         """`shard.tar: key` of a sample, to name it in an error."""
         key, _, shard = self._locate(index)
-        return f"{self._names[shard]}: {key}"
+        return f"{self._shard_name(shard)}: {key}"
 
     @property
     def fingerprint(self) -> str:
         """Equal for equal shards in equal order."""
-        return fingerprint(self._shards)
+        return self._index.fingerprint(self._places)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": {}}
@@ -319,8 +316,9 @@ class Shards:
 
     def _check(self, shard: int, offset: int, size: int, length: int) -> None:
         if length != size:
+            name = self._shard_name(shard)
             raise RecordError(
-                f"{self._names[shard]}: expected {size} bytes at {offset}, got {length}: the shard was cut while in use"
+                f"{name}: expected {size} bytes at {offset}, got {length}: the shard was cut while in use"
             )
 
     def _open(self) -> Selection:
@@ -328,18 +326,21 @@ class Shards:
 
     def _place(self, name: str) -> str:
         """Where a shard of the index is."""
-        return str(Path(self.folder) / name)
+        return os.path.join("" if self.folder == "." else self.folder, name)
+
+    def _shard_name(self, shard: int) -> str:
+        return self._place(self._index.names[self._places[shard]].as_py())
 
     def _path(self, shard: int) -> Path:
         """The local file of a shard."""
-        return Path(self._names[shard])
+        return Path(self._shard_name(shard))
 
     def _open_files(self) -> int:
         return OPEN_FILES
 
     def _captioned(self, index: int) -> Record:
         key, members, shard = self._locate(index)
-        where = f"{self._names[shard]}: {key}"
+        where = f"{self._shard_name(shard)}: {key}"
         try:
             if "txt" in members:
                 caption = self._pread(shard, *members["txt"]).decode("utf-8")
@@ -351,7 +352,7 @@ class Shards:
             raise RecordError(f"{where}: expected a caption, got {caption!r:.80}")
         plain = re.sub(r"[/.]", "-", key).lstrip("-")
         if self._column("repeated")[index]:  # captions are often numbered anew in every shard
-            plain = f"{PurePosixPath(self._shards[shard].name).stem}-{plain}".replace(".", "-")
+            plain = f"{PurePosixPath(self._shard_name(shard)).stem}-{plain}".replace(".", "-")
         try:
             return Record(
                 key=plain,
@@ -362,10 +363,10 @@ class Shards:
         except ValidationError as error:
             raise RecordError(f"{where}: {describe(error)}") from None
 
-    def _damaged(self, what: str) -> None:
+    def _damaged(self, line: str) -> None:
         if self.on_damage == "stop":
-            raise ShardError(f"{what}. data.on_damage=skip goes on without it")
-        self.damage.append(what)
+            raise ShardError(f"{line}. data.on_damage=skip goes on without it")
+        self.damage.append(line)
 
     def _set_repeated_keys_aside(self) -> None:
         """A key stands for one record: that of the first shard that has it. Captions get other keys (`_captioned`)."""
@@ -377,9 +378,8 @@ class Shards:
             if first.setdefault(key, shard) != shard:
                 again.append((shard, key, index))
         for shard, key, _ in sorted(again):
-            self._damaged(
-                f"{self._names[shard]}: {key}: expected each key once, got it in {self._names[first[key]]} too"
-            )
+            name, other = self._shard_name(shard), self._shard_name(first[key])
+            self._damaged(f"{name}: {key}: expected each key once, got it in {other} too")
         if again:
             self._rows = np.delete(np.asarray(self._rows), [index for *_, index in again])
             for shard, *_ in again:

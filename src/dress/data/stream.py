@@ -67,9 +67,9 @@ class Stream:
         """Of one pass over a dataset; the two used last are kept."""
         order = self._orders.get((part, epoch))
         if order is None:
-            chosen = self.parts[part]
-            seed = self.seed if len(self.parts) == 1 else seed_for(self.seed, chosen.name)
-            order = epoch_order(seed, epoch, chosen.shards.lengths, self.window)
+            dataset = self.parts[part]
+            seed = self.seed if len(self.parts) == 1 else seed_for(self.seed, dataset.name)
+            order = epoch_order(seed, epoch, dataset.shards.lengths, self.window)
             for old in [key for key in self._orders if key[0] == part][:-1]:
                 del self._orders[old]
             self._orders[part, epoch] = order
@@ -125,12 +125,12 @@ def open_stream(
     Raises:
         ValueError: the windows of the mixture's remote datasets do not fit into the cache together.
     """
-    known = {} if opened is None else opened
+    datasets = {} if opened is None else opened
 
     def shards(place: str | Path) -> Shards:
-        if str(place) not in known:
-            known[str(place)] = open_split(place, root, data)
-        return known[str(place)]
+        if str(place) not in datasets:
+            datasets[str(place)] = open_split(place, root, data)
+        return datasets[str(place)]
 
     if isinstance(source, dict):
         parts = [Part(name, shards(one.path), one.weight) for name, one in source.items()]

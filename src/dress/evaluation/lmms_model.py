@@ -19,7 +19,7 @@ from dress.config import Consent
 from dress.config.consent import DAMAGED, read_run
 from dress.data.images import open_image
 from dress.dialogue.spans import Span
-from dress.evaluation.suites.likelihood import Said, answer_nll
+from dress.evaluation.likelihood import LastAnswer, answer_nll
 from dress.model.checkpoint import available_device, load_model
 from dress.model.generation import Prompt, check_new_tokens, generate
 from dress.record import Turn
@@ -135,7 +135,7 @@ class DressModel(lmms):
             continuation = (target if isinstance(target, str) else target(doc)).strip()
             image = self._pixels(doc_to_visual(doc), task, doc_id)
             turn = Turn(user=_question(context), assistant=continuation)
-            (nll,) = answer_nll(self.model, [Said([turn], self.condition, image)])
+            (nll,) = answer_nll(self.model, [LastAnswer([turn], self.condition, image)])
             if nll is None:
                 raise ValueError(f"{task}, document {doc_id}: question and answer are longer than data.max_tokens")
             prompt = Prompt(self._spans(context), None if image is None else 0)

@@ -10,7 +10,7 @@ from typing import Any
 
 from dress.exports.writing import IMAGES, NO_DIALOGUES, Writing, answered, split_file
 from dress.record import Turn
-from dress.sources.rows import IMAGE_MARK
+from dress.sources.fields import IMAGE_MARK
 
 Row = Callable[[str, str | None, str | None, Sequence[Turn]], dict[str, Any]]
 """Of id, image, system text and turns."""

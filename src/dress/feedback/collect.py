@@ -18,7 +18,7 @@ from dress.feedback.failures import settled
 from dress.feedback.rater import Progress, Rater, ignore
 from dress.model.generation import Prompt, check_new_tokens, generate
 from dress.model.lvlm import LVLM
-from dress.model.session import Drawing, Images, Session
+from dress.model.session import ImageTokens, SamplingParams, Session
 from dress.record import CUT, Dialogue, Feedback, Record, RecordError, Turn
 from dress.rollout.responders import Holds, NoAnswer, Responder, Sampling
 from dress.sources.lvlm_nlf import KEPT
@@ -78,11 +78,11 @@ class CkptResponder:
             Prompt(tuple(prompt(dialogue, condition=condition)), place)
             for dialogue, condition, place in zip(dialogues, conditions, image, strict=True)
         ]
-        drawing = Drawing(sampling.max_new_tokens, sampling.temperature, sampling.top_p)
+        drawing = SamplingParams(sampling.max_new_tokens, sampling.temperature, sampling.top_p)
         if self._session is not None:
             keys, images, auto = (
                 [id(dialogue) for dialogue in dialogues],
-                Images(self.model, pixels),
+                ImageTokens(self.model, pixels),
                 self._keep == "auto",
             )
             out = self._session.answer(prompts, keys, images, drawing, seeds, if_fits=auto)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dress.data.images import MAX_ASPECT, NARROW, ImageError, animated, header
-from dress.inspection.reading import Item
+from dress.inspection.data_set import Item
 from dress.inspection.texts import digest, image_name, normalised
 
 EXAMPLES = 20

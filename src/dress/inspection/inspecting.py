@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from dress.data.counts import Counts
 from dress.data.images import MAX_ASPECT
+from dress.inspection.data_set import DataSet, Item
 from dress.inspection.duplicates import Findings, place
 from dress.inspection.leakage import By, Known, Leakage
-from dress.inspection.reading import DataSet, Item
 
 if TYPE_CHECKING:
     from dress.inspection.lengths import Lengths

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dress.data.counts import Counts
-from dress.inspection.reading import Item
+from dress.inspection.data_set import Item
 from dress.inspection.texts import digest, image_name, normalised, questions
 from dress.record import Dialogue
 

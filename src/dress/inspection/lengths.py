@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from dress import config
 from dress.dialogue.chat import FORMATS, ChatFormat
-from dress.dialogue.encode import Encoder
+from dress.dialogue.encode import DialogueEncoder
 from dress.dialogue.spans import Span, history, prompt
 from dress.dialogue.tokenizer import load_tokenizer, train_tokenizer
-from dress.inspection.reading import DataSet
+from dress.inspection.data_set import DataSet
 from dress.model.language import load_own_tokenizer
 from dress.record import Dialogue, Record
 
@@ -50,7 +50,7 @@ class Lengths:
     """Dialogues that are longer with their image than training allows (`data.max_tokens`)."""
 
     def __post_init__(self) -> None:
-        encoder = self._encoder = Encoder(self.scale.tokenizer, self.scale.chat.name, image_tokens=0)
+        encoder = self._encoder = DialogueEncoder(self.scale.tokenizer, self.scale.chat.name, image_tokens=0)
 
         def count(text: str) -> int:
             return len(encoder.texts.encode(text, first=False))

@@ -4,37 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-from rich.table import Table as RichTable
 
 from dress.data.counts import Counts, mean_rating
-from dress.evaluation.metrics import mean
+from dress.evaluation.statistics import mean
 from dress.inspection.inspecting import Inspection
 from dress.inspection.leakage import WAYS, Leakage
 from dress.record import TOP_RATING
-
-NOTHING = "–"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of texts under a head; `words` tell how they are to be read."""
-
-    title: str
-    words: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def rich(self) -> RichTable:
-        """For the terminal: texts on the left, figures on the right."""
-        table = RichTable(title=self.title, title_justify="left")
-        for name, cells in zip(self.head, zip(*self.rows, strict=True), strict=True):
-            texts = any(cell[:1].isalpha() for cell in cells)
-            table.add_column(name, justify="left" if texts else "right", overflow="fold")
-        for row in self.rows:
-            table.add_row(*row)
-        return table
+from dress.report.tables import NOTHING, Table
 
 
 def tables(found: Inspection) -> list[Table]:
@@ -53,7 +29,7 @@ def _records(found: Inspection) -> Table:
     ]
     head = ("split", "records", "with image", "dialogues", "questions", "answers", "rated")
     words = "Rated: ratings of answers; an answer that is rated for several criteria counts for each."
-    return Table("Records", words, head, rows)
+    return Table.of_texts("Records", words, head, rows)
 
 
 def _sources(found: Inspection) -> Table:
@@ -108,14 +84,14 @@ def _change(split: str, criterion: str, turn: int, pairs: Counter[tuple[int, int
 def _by_split(title: str, words: str, head: Sequence[str], rows: list[list[str]]) -> Table:
     """Rows that begin with their split; it is not told where there is only the set itself."""
     if any(row[0] for row in rows):
-        return Table(title, words, ("split", *head), rows)
-    return Table(title, words, head, [row[1:] for row in rows])
+        return Table.of_texts(title, words, ("split", *head), rows)
+    return Table.of_texts(title, words, head, [row[1:] for row in rows])
 
 
 def _lengths(found: Inspection) -> Table:
     head = ("text", "n", "mean", "median", "90 %", "99 %", "longest")
     if found.lengths is None:
-        return Table("Lengths in tokens", "", head, [])
+        return Table.of_texts("Lengths in tokens", "", head, [])
     scale = found.lengths.scale
     rows = [
         _row(kind, int(s["n"]), f"{s['mean']:.1f}", *(int(s[name]) for name in ("median", "p90", "p99", "longest")))
@@ -126,7 +102,7 @@ def _lengths(found: Inspection) -> Table:
         f"scale={scale.name}, tokenizer: {scale.told}. An image adds {image} tokens to a dialogue. "
         f"Dialogues that are then longer than {scale.max_tokens:,}: {found.lengths.too_long:,}."
     )
-    return Table("Lengths in tokens", words, head, rows)
+    return Table.of_texts("Lengths in tokens", words, head, rows)
 
 
 def _findings(found: Inspection) -> Table:
@@ -137,7 +113,7 @@ def _findings(found: Inspection) -> Table:
         number = sum(found.findings.overlap("eval").values())
         rows.append(_row("images of eval that stand in another split", number))
     words = "Within a split. Several sampled answers to a question are the same question on the same image."
-    return Table("Missing and repeated", words, ("what", "number"), rows or [_row("nothing", 0)])
+    return Table.of_texts("Missing and repeated", words, ("what", "number"), rows or [_row("nothing", 0)])
 
 
 def _leakage(leakage: Leakage | None) -> list[Table]:
@@ -161,8 +137,10 @@ def _leakage(leakage: Leakage | None) -> list[Table]:
                 )
     known = f"The other set has {leakage.known.dialogues:,} dialogues."
     return [
-        Table("Leakage", f"Dialogues that stand in the other set too. {known}", ("how", "dialogues", "share"), ways),
-        Table("Figures with and without what leaked", "", ("figure", "all", "clean", "leaked"), rows),
+        Table.of_texts(
+            "Leakage", f"Dialogues that stand in the other set too. {known}", ("how", "dialogues", "share"), ways
+        ),
+        Table.of_texts("Figures with and without what leaked", "", ("figure", "all", "clean", "leaked"), rows),
     ]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from dress import config
-from dress.dialogue.spans import Span, Supervised
+from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.phases.align import align
 from dress.phases.critique import condition_text, critique, rating
 from dress.phases.refinement import refinement
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 
-def supervised(record: Record, mixture: Mapping[str, float], settings: config.Phases) -> list[Supervised]:
+def supervised(record: Record, mixture: Mapping[str, float], settings: config.Phases) -> list[SupervisedDialogue]:
     """All supervised dialogues of a record under a stage's mixture.
 
     Args:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from dress import config
 from dress.config.nearest import nearest
-from dress.dialogue.spans import Supervised
+from dress.dialogue.spans import SupervisedDialogue
 from dress.record import Record
 
-Function = Callable[[Record, config.Phases], list[Supervised]]
+Function = Callable[[Record, config.Phases], list[SupervisedDialogue]]
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Phase:
     feedback: bool = False
     conditioned: bool = False
 
-    def __call__(self, record: Record, settings: config.Phases) -> list[Supervised]:
-        """Supervised dialogues of a record."""
+    def __call__(self, record: Record, settings: config.Phases) -> list[SupervisedDialogue]:
+        """SupervisedDialogue dialogues of a record."""
         return self.function(record, settings)
 
 
@@ -126,9 +126,9 @@ def check_phases(stages: Mapping[str, config.Stage], settings: config.Phases) ->
 
 def no_such_phase(name: str) -> str:
     """A message that names the phases that exist."""
-    known = list(PHASES)
+    names = list(PHASES)
     return (
-        f"no such phase {name!r}. There are: {', '.join(known)}.{nearest(name, known)} One of your own stands in a "
+        f"no such phase {name!r}. There are: {', '.join(names)}.{nearest(name, names)} One of your own stands in a "
         f"module that phases.modules names"
     )
 

@@ -13,7 +13,7 @@ from dress import config
 from dress.base.files import read_json
 from dress.config.consent import DAMAGED, checked_run
 from dress.config.migration import refuse_old
-from dress.config.targets import refuse_package
+from dress.config.targets import refuse_package, refuse_untrusted
 from dress.phases import check_phases
 from dress.run.composing import CommandLineError
 from dress.run.overrides import parsed
@@ -84,11 +84,14 @@ def training_settings(composed: dict[str, Any]) -> config.Config:
     resume = composed.get("resume")
     if resume is not None:
         folder = run_folder(str(resume))
-        saved = checked_run(folder / "config.json", list(composed.get("trust_targets") or [])).model_dump()
+        trusted = list(composed.get("trust_targets") or [])
+        written = read_json(folder / "config.json", dict, DAMAGED)
+        saved = checked_run(folder / "config.json", trusted).model_dump()
+        refuse_untrusted(saved, folder / "config.json", trusted)
         if composed.get("show") is None:
-            refuse_old(read_json(folder / "config.json"), folder, "resume")
-        for module in saved["phases"]["modules"]:  # imported by training only
-            refuse_package(module, folder / "config.json", saved["trust_targets"])
+            refuse_old(written, folder, "resume")
+        for module in written.get("phases", {}).get("modules", ()):  # imported by training only
+            refuse_package(module, folder / "config.json", trusted)
         typed = {text.partition("=")[0].lstrip("+") for text in HydraConfig.get().overrides.task}
         for key in (key for key in typed if key in WITH_RESUME or LEARNING.fullmatch(key)):
             _put(saved, key, _get(composed, key))

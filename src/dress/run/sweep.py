@@ -22,7 +22,7 @@ class SweepTable(Callback):
         runs = sweep_runs(folder)
         if not runs:
             return
-        from dress.report.tables import runs_table
+        from dress.report.figures import runs_table
 
         write_json(folder / "runs.json", runs)
         Terminal().print(runs_table({label: run["metrics"] for label, run in runs.items()}))

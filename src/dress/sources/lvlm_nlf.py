@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from dress.record import TOP_RATING, Criterion, Dialogue, Feedback, ImageAnnotation, Record, Turn
-from dress.sources.rows import Part, Place, Rejected, Source, Table, plain_path, rating, table_files
+from dress.sources.fields import plain_path, rating
+from dress.sources.protocol import Part, Place, RowError, Source, Table
+from dress.sources.tables import tables_of
 
 KEPT = "lvlm_nlf"
 """The field of `extra` that holds what the record has no place for."""
@@ -34,7 +36,7 @@ CRITIQUES = ("critique NLF", "critique_NLF")
 
 
 class LVLMNLF(Source):
-    """See `rows.Source`. Unless `splits=` asks for `eval`, nothing is held out: the rows stay together."""
+    """See `protocol.Source`. Unless `splits=` asks for `eval`, nothing is held out: the rows stay together."""
 
     name = "lvlm_nlf"
     splits = ("align", "prompts", "feedback", "eval")
@@ -48,17 +50,17 @@ class LVLMNLF(Source):
         """
         # The publisher's repository has a folder of its own name.
         patterns = [f"{folder}{name}_nlf.jsonl" for name in CRITERIA_OF_FILES for folder in ("", "LVLM_NLF/")]
-        return [Table(file) for file in table_files(path, *patterns)]
+        return tables_of(path, *patterns)
 
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
         """One dialogue about one photo.
 
         Raises:
-            Rejected: a field is missing or of another kind, or a rating is none of 1-4.
+            RowError: a field is missing or of another kind, or a rating is none of 1-4.
             ValidationError: a text is no text.
         """
         if not isinstance(value, dict):
-            raise Rejected("bad field", f"row: expected an object, got {value!r:.80}")
+            raise RowError("bad field", f"row: expected an object, got {value!r:.80}")
         image = plain_path(value.get("image_id"), "image_id")
         criterion = _criterion(place.file)
         dialogue = _dialogue(value, place, criterion)
@@ -108,27 +110,27 @@ def _criterion(file: str) -> Criterion | None:
 
 
 def _captions(row: dict[str, Any]) -> list[str]:
-    """Raises Rejected: neither a text nor texts."""
+    """Raises RowError: neither a text nor texts."""
     caption = row.get("caption")
     captions = [] if caption is None else [caption] if isinstance(caption, str) else caption
     if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
-        raise Rejected("bad field", f"caption: expected a text or a list of texts, got {caption!r:.80}")
+        raise RowError("bad field", f"caption: expected a text or a list of texts, got {caption!r:.80}")
     return [text for text in captions if text.strip()]
 
 
 def _dialogue(row: dict[str, Any], place: Place, criterion: Criterion | None) -> Dialogue:
     turns = row.get("interaction")
     if not isinstance(turns, list) or not turns:
-        raise Rejected("bad field", f"interaction: expected a list of turns, got {turns!r:.80}")
+        raise RowError("bad field", f"interaction: expected a list of turns, got {turns!r:.80}")
     for number, turn in enumerate(turns):
         where = f"interaction.{number}"
         if not isinstance(turn, dict):
-            raise Rejected("bad field", f"{where}: expected an object, got {turn!r:.80}")
+            raise RowError("bad field", f"{where}: expected an object, got {turn!r:.80}")
         for name in ("user", "model"):
             if not isinstance(turn.get(name), str):
-                raise Rejected("bad field", f"{where}.{name}: expected a text, got {turn.get(name)!r:.80}")
+                raise RowError("bad field", f"{where}.{name}: expected a text, got {turn.get(name)!r:.80}")
         if not turn["user"].strip():
-            raise Rejected("empty text", f"{where}.user: expected a text, got {turn['user']!r:.80}")
+            raise RowError("empty text", f"{where}.user: expected a text, got {turn['user']!r:.80}")
     refinements = [*(turn["user"] for turn in turns[1:]), None]
     more = {name: value for name, value in row.items() if name not in ROW}
     kept = {"file": place.file, "row": place.number, "caption": row.get("caption")}
@@ -191,10 +193,10 @@ def _turn_row(turn: Turn, criterion: Criterion | None) -> dict[str, Any]:
 
 
 def _check_kept(row: dict[str, Any], image_id: str, dialogue: Dialogue) -> None:
-    """Raises Rejected: what is written would not give the row back (NaN, 1e999, half a surrogate pair …)."""
+    """Raises RowError: what is written would not give the row back (NaN, 1e999, half a surrogate pair …)."""
     try:
         again = row_of(image_id, Dialogue.model_validate_json(dialogue.model_dump_json()))
     except ValueError as error:
-        raise Rejected("broken text", f"expected Unicode text and plain JSON ({error})") from None
+        raise RowError("broken text", f"expected Unicode text and plain JSON ({error})") from None
     if json.dumps(again) != json.dumps(row):
-        raise Rejected("cannot be kept", "expected plain JSON, got a row that does not come back equal")
+        raise RowError("cannot be kept", "expected plain JSON, got a row that does not come back equal")

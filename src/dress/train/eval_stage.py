@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from dress.data.shards import Sample
-from dress.evaluation.cells import evaluate_cells
+from dress.evaluation.cells import Questions, evaluate_models
 from dress.evaluation.outcomes import Outcome, load_outcomes
-from dress.feedback.collect import CkptResponder, Sampling
+from dress.feedback.collect import CkptResponder
 from dress.feedback.rater import Rater
+from dress.model.lvlm import LVLM
+from dress.rollout.responders import Sampling
+from dress.train.parallel import Finish, Work, share_out
 from dress.train.run_data import name_damage
 from dress.train.tasks import EvalTask
 from dress.train.tools import Tools
@@ -27,15 +31,24 @@ def evaluate(
         folder: of the stage.
         tools: of the run.
     """
-    records = samples(task)
-    name_damage(folder, task.questions.shards)
-    dialogues = sum(len(record.dialogues) for record, _ in records)
-    missing = sum(not file.exists() for label in task.models for file in cells(task, folder, label))
-    tools.progress.start(task.name, missing * dialogues * task.eval.turns)
     sampling = Sampling(task.generation.max_new_tokens, task.generation.batch_size)
-    evaluate_cells(
-        responders, judge, records, task.eval, task.conditions, sampling, folder, tools.devices,
-        tools.progress.advance,
+    questions = Questions(samples(task), judge, task.eval, task.conditions, sampling)
+    name_damage(folder, task.questions.shards)
+    missing = sum(not file.exists() for label in task.models for file in cells(task, folder, label))
+    tools.progress.start(task.name, missing * questions.dialogues * task.eval.turns)
+    asked: list[LVLM] = []
+
+    def noted(make: Callable[[], CkptResponder]) -> CkptResponder:
+        responder = make()
+        asked[:] = [responder.model]
+        return responder
+
+    def shared(work: Work, shares: int, finish: Finish) -> None:
+        share_out(asked[0], tools.devices, work, shares, finish)
+
+    evaluate_models(
+        {label: partial(noted, make) for label, make in responders.items()}, questions, folder,
+        share_out=shared, ranks=tools.devices.processes, progress=tools.progress.advance,
     )  # fmt: skip
 
 

@@ -39,33 +39,33 @@ SCALES = Path(__file__).resolve().parents[3] / "configs" / "scale"
 
 
 @dataclass
-class Written:
+class Totals:
     """What was done, and how far the stored numbers are from the encoder's."""
 
     shards: int = 0
-    there: int = 0
+    skipped: int = 0
     samples: int = 0
     images: int = 0
     size: int = 0
     squares: float = 0.0
-    wrong: float = 0.0
+    error_squares: float = 0.0
     worst: float = 0.0
     rejects: list[dict[str, str]] = field(default_factory=list)
 
-    def stored(self, made: Tensor, data: bytes) -> None:
+    def compare(self, features: Tensor, data: bytes) -> None:
         """Compare what is stored with the features [V, D_v] that the encoder made."""
-        got = decode(np.frombuffer(bytearray(data), np.uint8))
-        square, wrong = made.double().square().sum(-1), (made.double() - got.double()).square().sum(-1)
-        self.squares += square.sum().item()
-        self.wrong += wrong.sum().item()
-        self.worst = max(self.worst, (wrong / square.clamp(min=1e-300)).sqrt().max().item())
+        copy = decode(np.frombuffer(bytearray(data), np.uint8))
+        norm, difference = features.double().square().sum(-1), (features.double() - copy.double()).square().sum(-1)
+        self.squares += norm.sum().item()
+        self.error_squares += difference.sum().item()
+        self.worst = max(self.worst, (difference / norm.clamp(min=1e-300)).sqrt().max().item())
         self.images += 1
         self.size += len(data)
 
     @property
     def error(self) -> float:
         """Norm of the difference ÷ norm of the features."""
-        return (self.wrong / max(self.squares, 1e-300)) ** 0.5
+        return (self.error_squares / max(self.squares, 1e-300)) ** 0.5
 
 
 class Writer:
@@ -81,24 +81,24 @@ class Writer:
         self.device = next(vision.parameters()).device
         self.facts = vision.facts(settings.images)
         self.pixels = Pixels(vision.preprocessing, vision.transform, settings.images, settings.max_aspect)
-        self.written = Written()
+        self.totals = Totals()
 
     def samples(self, shards: Shards, indices: range) -> Iterator[dict[str, Any]]:
         """Samples as webdataset has them, with features beside every image."""
         for first in range(indices.start, indices.stop, self.settings.batch_size):
             batch = range(first, min(first + self.settings.batch_size, indices.stop))
-            read = [pair for index in batch if (pair := self._read(shards, index)) is not None]
-            pixels = [picture for _, picture in read if picture is not None]
-            made = iter(self._features(torch.stack(pixels)) if pixels else ())
+            samples = [pair for index in batch if (pair := self._read(shards, index)) is not None]
+            pixels = [picture for _, picture in samples if picture is not None]
+            encoded = iter(self._features(torch.stack(pixels)) if pixels else ())
             sample: dict[str, Any]
-            for sample, picture in read:
+            for sample, picture in samples:
                 if picture is not None:
-                    features = next(made)
+                    features = next(encoded)
                     sample[FEATURES] = encode(features, self.settings.stored, self.facts)
-                    self.written.stored(features, sample[FEATURES])
-                self.written.samples += 1
+                    self.totals.compare(features, sample[FEATURES])
+                self.totals.samples += 1
                 yield sample
-        self.written.shards += 1
+        self.totals.shards += 1
 
     def _read(self, shards: Shards, index: int) -> tuple[dict[str, Any], Tensor | None] | None:
         """A sample and its pixels; None if it is set aside."""
@@ -110,7 +110,7 @@ class Writer:
         except RecordError as error:
             if self.settings.on_damage == "stop":
                 raise
-            self.written.rejects.append({"where": shards.where(index), "reason": str(error)})
+            self.totals.rejects.append({"where": shards.where(index), "reason": str(error)})
             return None
 
     def _features(self, pixels: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class Writer:
             return self.vision(pixels.to(self.device)).float().cpu()
 
 
-def run(settings: Features, console: Console) -> Written:
+def run(settings: Features, console: Console) -> Totals:
     """Write the features of every image; ends with a table.
 
     Raises:
@@ -129,30 +129,30 @@ def run(settings: Features, console: Console) -> Written:
     path, out = Path(settings.path), Path(settings.out)
     if path.resolve().is_relative_to(out.resolve()) or out.resolve().is_relative_to(path.resolve()):
         raise ValueError(f"out={out}: expected a folder beside path={path}, got one that holds it or lies in it")
-    opened = open_splits(settings.path, settings.on_damage)
+    splits = open_splits(settings.path, settings.on_damage)
     device = settings.device or available_device()
     writer = Writer(settings, encoder_of(settings).to(device))
-    made_of = {name: shards.fingerprint for name, shards in opened.items()}
-    begin(out, {"shards": made_of, "stored": settings.stored, "encoder": writer.facts})
+    fingerprints = {name: shards.fingerprint for name, shards in splits.items()}
+    begin(out, {"shards": fingerprints, "stored": settings.stored, "encoder": writer.facts})
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        for name, shards in opened.items():
-            writer.written.rejects += [{"where": line, "reason": line} for line in shards.damage]
+        for name, shards in splits.items():
+            writer.totals.rejects += [{"where": line, "reason": line} for line in shards.damage]
             bar = progress.add_task(f"features {name}".strip(), total=len(shards))
             for file, indices in shards.by_file():
                 target = out / name / file
                 if target.exists():
-                    writer.written.there += 1
+                    writer.totals.skipped += 1
                 else:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     write_shard(target, writer.samples(shards, indices))
                 progress.advance(bar, len(indices))
             Shards(out / name)  # writes the index
-    if writer.written.rejects:
-        write_lines(out / "rejects.jsonl", writer.written.rejects)
+    if writer.totals.rejects:
+        write_lines(out / "rejects.jsonl", writer.totals.rejects)
     console.print(table(settings, writer))
     console.print(f"Next: python src/train.py data=shards data.path={out} data.features=true", highlight=False)
-    return writer.written
+    return writer.totals
 
 
 def encoder_of(settings: Features) -> VisionEncoder:
@@ -216,18 +216,18 @@ def begin(out: Path, settings: dict[str, Any]) -> None:
 
 def table(settings: Features, writer: Writer) -> Table:
     """What was written, how large it is, and the error of storing it."""
-    written, facts = writer.written, writer.facts
+    totals, facts = writer.totals, writer.facts
     result = Table("features", "", title=settings.out)
     rows = {
-        "shards written": f"{written.shards:,}",
-        "shards that were there": f"{written.there:,}",
-        "samples": f"{written.samples:,}",
-        "images": f"{written.images:,}",
-        "set aside": f"{len(written.rejects):,}",
+        "shards written": f"{totals.shards:,}",
+        "shards that were there": f"{totals.skipped:,}",
+        "samples": f"{totals.samples:,}",
+        "images": f"{totals.images:,}",
+        "set aside": f"{len(totals.rejects):,}",
         "features": f"{writer.vision.num_tokens} x {writer.vision.width}, {settings.stored}",
-        "bytes per image": f"{written.size // max(1, written.images):,}",
-        "relative error": f"{written.error:.2e}",
-        "relative error of the worst token": f"{written.worst:.2e}",
+        "bytes per image": f"{totals.size // max(1, totals.images):,}",
+        "relative error": f"{totals.error:.2e}",
+        "relative error of the worst token": f"{totals.worst:.2e}",
         "encoder": f"weights {facts['weights']}, layer {facts['layer']}, {facts['library']}",
     }
     for name, value in rows.items():

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from dress import config
 from dress.config.targets import OPTIMIZER, SCHEDULER, build
-from dress.dialogue.batch import Forest, Step, blank_forest
+from dress.dialogue.batch import Batch, Forest, blank_forest
 from dress.kernels.memory import keep_freed_memory
 from dress.model.lvlm import LVLM
 from dress.model.memory import needs_checkpointing
@@ -82,7 +82,7 @@ class DressModule(L.LightningModule):
         if self._held:
             self.model.hold_frozen(torch.float32)
 
-    def training_step(self, step: Step, batch_idx: int) -> Tensor:
+    def training_step(self, step: Batch, batch_idx: int) -> Tensor:
         """One optimiser step: every rank makes the same passes and the same collectives, whatever its share holds.
 
         Raises:
@@ -90,7 +90,7 @@ class DressModule(L.LightningModule):
             NotFinite: on all ranks: a loss or gradient norm that is not finite.
         """
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        self._packing += torch.tensor([step.split, step.room, step.filled, step.idle], dtype=torch.float64)
+        self._packing += torch.tensor([step.split, step.capacity, step.filled, step.idle], dtype=torch.float64)
         assert not isinstance(optimizer, list) and isinstance(scheduler, LRScheduler)
         world = self.trainer.world_size
         shares = self._of_ranks(step.weight, len(step.forests), step.images)
@@ -132,7 +132,7 @@ class DressModule(L.LightningModule):
         torch.distributed.all_gather_into_tensor(every, mine.to(self.device))
         return every.reshape(-1, len(values)).cpu()
 
-    def _check_finite(self, step: Step, loss: Tensor, norm: Tensor, surprises: list[Tensor]) -> None:
+    def _check_finite(self, step: Batch, loss: Tensor, norm: Tensor, surprises: list[Tensor]) -> None:
         """Stop on all ranks, before anything is learned, if the loss or the gradient norm of any is not finite."""
         figures = self._of_ranks(float(loss), float(norm))
         if bool(figures.isfinite().all()):
@@ -159,7 +159,7 @@ class DressModule(L.LightningModule):
                     f"{', '.join(self.stage.phases)})"
                 )
 
-    def _at(self, step: Step, what: str, phases: Collection[str] = ()) -> str:
+    def _at(self, step: Batch, what: str, phases: Collection[str] = ()) -> str:
         """What happened, with the step's phases and records of all ranks."""
         shares: list[Any] = [(set(phases), step.places)]
         if self.trainer.world_size > 1:
@@ -183,7 +183,7 @@ class DressModule(L.LightningModule):
         """Each entry's phase [E] as an index into the stage's own phases."""
         return torch.tensor([self._phases.index(name) for name in forest.phases])[forest.phase.cpu()]
 
-    def validation_step(self, step: Step, batch_idx: int) -> None:
+    def validation_step(self, step: Batch, batch_idx: int) -> None:
         for forest in step.forests:
             _, nll = self.model(forest, forest.weight)
             add_sums(self._held_out, nll, forest.weight, self._columns(forest))

@@ -14,9 +14,7 @@ from dress.base.files import write_json
 from dress.base.run_folder import read_run_json
 from dress.data.pixels import resize_note
 from dress.data.shards import Sample
-from dress.evaluation.metrics import metrics
-from dress.evaluation.outcomes import save_outcomes
-from dress.evaluation.report import write_report
+from dress.evaluation.suites.run import write_results
 from dress.kernels.precision import precision_for
 from dress.model.lvlm import LVLM
 from dress.phases.conditions import headline
@@ -51,10 +49,10 @@ class Results:
         """
         judged = outcomes(self.task, self.folder / "stages" / self.task.name) if self.task else []
         shown = samples(self.task) if self.task and judged else []
-        save_outcomes(self.folder / "outcomes.jsonl", judged)
-        figures = metrics(judged, headline(self.settings.curriculum))
-        write_json(self.folder / "metrics.json", figures)
-        write_report(self.folder, shown, self.settings.eval.scenes, self._notes(shown, model, data))
+        figures = write_results(
+            self.folder, judged, headline(self.settings.curriculum), shown, self.settings.eval.scenes,
+            self._notes(shown, model, data),
+        )  # fmt: skip
         self.loggers.results(figures, judged, shown)
         return figures
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from dress import config
 from dress.data.stream import Stream
-from dress.dialogue.encode import IMAGE, Encoded, Encoder
+from dress.dialogue.encode import IMAGE, DialogueEncoder, EncodedDialogue
 from dress.model.lvlm import LVLM
 from dress.phases import supervised
 from dress.record import CUT
@@ -31,7 +31,7 @@ def parameter_table(model: LVLM, title: str) -> Table:
 
 
 def show_records(
-    stream: Stream, stage: config.TrainStage, phases: config.Phases, encoder: Encoder, console: Console
+    stream: Stream, stage: config.TrainStage, phases: config.Phases, encoder: DialogueEncoder, console: Console
 ) -> None:
     """Print the first records of a train stage as they are learned.
 
@@ -79,7 +79,7 @@ def _cut_share(ends: Mapping[str, int]) -> str:
     return ", ".join([*parts, *([f"{unknown:,} unknown"] if unknown else [])]) or "–"
 
 
-def coloured(encoder: Encoder, encoded: Encoded) -> Text:
+def coloured(encoder: DialogueEncoder, encoded: EncodedDialogue) -> Text:
     """Tokens of one dialogue; those with a loss weight in bold green, the weight where it changes.
 
     Control tokens stand in reverse, so that words which only look like them are told apart. White space is seen:

@@ -12,8 +12,8 @@ from dress.data.index import MAX_JSON_BYTES
 from dress.data.remote import RemoteShards
 from dress.data.shards import Shards
 from dress.data.stream import Stream
-from dress.dialogue.encode import Encoder
-from dress.dialogue.spans import Span, Supervised
+from dress.dialogue.encode import DialogueEncoder
+from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.phases import supervised
 from dress.record import Record, RecordError
 
@@ -43,11 +43,11 @@ class Supervision:
     """
 
     def __init__(
-        self, name: str, stage: config.TrainStage, phases: config.Phases, data: config.Data, encoder: Encoder
+        self, name: str, stage: config.TrainStage, phases: config.Phases, data: config.Data, encoder: DialogueEncoder
     ) -> None:
         self.name, self.stage, self.phases, self.data, self.encoder = name, stage, phases, data, encoder
         turn = (Span("user", "a"), Span("assistant", "a", 1.0))
-        one, two = (len(encoder.supervised(Supervised("sft", turn * n, image=False), "").ids) for n in (1, 2))
+        one, two = (len(encoder.supervised(SupervisedDialogue("sft", turn * n, image=False), "").ids) for n in (1, 2))
         self._first, self._turn = one, two - one
 
     def check(self, stream: Stream, progress: CurriculumProgress) -> Iterator[str]:
@@ -144,14 +144,14 @@ class Supervision:
             raise ValueError(f"{what}: {few}. data.on_damage=skip goes on without them; or enlarge data.max_tokens")
         return f"{what} and set aside: {few}"
 
-    def _tokens(self, dialogue: Supervised) -> int:
+    def _tokens(self, dialogue: SupervisedDialogue) -> int:
         size = sum(len(span.text.encode()) for span in dialogue.spans) + len(dialogue.spans) * (self._turn + 1)
         most = self.data.max_tokens
         if size + self._first + self.encoder.image_tokens <= most:
             return 0
         return self.encoder.length(dialogue)
 
-    def _dialogues(self, record: Record) -> list[Supervised]:
+    def _dialogues(self, record: Record) -> list[SupervisedDialogue]:
         return supervised(record, self.stage.phases, self.phases)
 
     def _records(self, shards: Shards, indices: range | list[int]) -> Iterator[tuple[Record, str]]:
