@@ -161,7 +161,7 @@ def test_an_experiment_runs_what_its_file_says_it_evaluates(experiment: str) -> 
     curriculum = composed(f"experiment={experiment}").curriculum
     named = text["curriculum"]["stages"]["eval"]["models"]
     assert set(named.values()) <= set(curriculum.order) and curriculum.order[-1] == "eval"
-    assert list(named)[-1] == curriculum.trained()[-1]
+    assert list(named)[-1] == curriculum.train_stages()[-1]
 
 
 @pytest.mark.parametrize(

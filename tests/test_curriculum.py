@@ -106,7 +106,7 @@ def test_an_ablation_takes_over_the_stages_that_are_the_same(finished, experimen
         for record, _ in rated:
             record.dialogues[0].turns[0].feedback[0].rating = 4
         write_shards(finished.parent / "rated", rated)
-        more = [f"data.feedback={finished.parent / 'rated'}"]
+        more = [f"data.feedback={finished.parent / 'rated'}", "curriculum.stages.dress.data=feedback"]
     settings = tiny_settings(finished.parent, f"experiment={experiment}", f"reuse={finished}", *more, run=experiment)
     run(settings)
     branch = Path(settings.run_dir)

@@ -114,7 +114,7 @@ def prints(settings: config.Config, read: RunData) -> dict[str, str]:
         if isinstance(task, EvalTask)
         for label in task.models
     }
-    return {name: output.fingerprint for name, output in tasks.made.items()} | cells
+    return {name: output.fingerprint for name, output in tasks.outputs.items()} | cells
 
 
 def of_no_account(path: str) -> bool:

@@ -133,7 +133,8 @@ def test_a_missing_tensorboard_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_sample_rows_pair_the_answers_of_one_dialogue(shapes_folder: Path) -> None:
     sample = Shards(shapes_folder / "eval")[0]
     key = sample[0].key
-    rows = sample_table([outcome(key, m, t) for m in ("sft", "dress") for t in (0, 1)], [sample]).rows
+    answers = [outcome(key, m, t) for m in ("sft", "dress") for t in (0, 1)]
+    rows = sample_table(answers, [sample], {"sft": "none", "dress": "praise"}).rows
     assert rows[0].values == (
         "description", "What is there?", "sft 0", "dress 0", 2, "Bad | really.\nLook again.", "dress 1",
     )  # fmt: skip

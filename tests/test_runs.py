@@ -64,7 +64,7 @@ def test_each_round_asks_and_reads_what_stands_before_it(rounds: Path) -> None:
     for name, source, weights in (("dress", "collect", "sft"), ("dress2", "collect2", "dress")):
         task = tasks.by_name[name]
         assert isinstance(task, TrainTask) and task.records.source == rounds / "stages" / source / "shards"
-        assert task.records.fingerprint == tasks.made[source].fingerprint
+        assert task.records.fingerprint == tasks.outputs[source].fingerprint
         assert task.weights.folder == rounds / "stages" / weights
     result = read_json(rounds / "metrics.json")
     assert list(result) == ["sft", "dress", "dress2", "conditions"]

@@ -27,19 +27,21 @@ def migrate_curriculum(old: Mapping[str, Any]) -> dict[str, Any]:
     if "order" not in curriculum:
         return curriculum
     order, stages = list(curriculum["order"]), curriculum.get("stages") or {}
-    given = (old.get("data") or {}).get("feedback") is not None
-    migrated = {name: _stage(name, order[: order.index(name)], stages, given) for name in order if name in stages}
+    has_feedback = (old.get("data") or {}).get("feedback") is not None
+    migrated = {
+        name: _stage(name, order[: order.index(name)], stages, has_feedback) for name in order if name in stages
+    }
     return {"run": order, "stages": migrated}
 
 
-def _stage(name: str, before: Sequence[str], stages: Mapping[str, Any], given: bool) -> dict[str, Any]:
+def _stage(name: str, before: Sequence[str], stages: Mapping[str, Any], has_feedback: bool) -> dict[str, Any]:
     """One stage.
 
     Args:
         name: of the stage.
         before: the stages before it, in order.
         stages: of 0.1.
-        given: whether `data.feedback` says where feedback is.
+        has_feedback: whether `data.feedback` says where feedback is.
     """
     stage = dict(stages[name])
     trained = [one for one in before if _kind(stages, one) == "train"]
@@ -47,7 +49,7 @@ def _stage(name: str, before: Sequence[str], stages: Mapping[str, Any], given: b
     match _kind(stages, name):
         case "train":
             stage["weights"] = trained[-1] if trained else None
-            if stage.get("data") == "feedback" and collected and not given:
+            if stage.get("data") == "feedback" and collected and not has_feedback:
                 stage["data"] = collected[-1]
         case "collect":
             stage |= {"model": trained[-1] if trained else "", "data": "prompts"}

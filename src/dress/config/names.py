@@ -13,7 +13,7 @@ from dress.config.nearest import nearest
 KINDS = ("train", "collect", "eval")
 
 
-def known(key: str, name: str, names: Collection[str], expected: str = "one of the stages ({})") -> None:
+def check_name(key: str, name: str, names: Collection[str], expected: str = "one of the stages ({})") -> None:
     """Refuse a name that is none of `names`.
 
     Args:
@@ -44,7 +44,20 @@ def place_of(weights: str) -> Path:
     return (Path(run) / "stages" / stage if colon and "/" not in stage else Path(weights)).resolve()
 
 
-def filled(stages: Mapping[str, Any]) -> dict[str, Any]:
+def followed(curriculum: Mapping[str, Any]) -> dict[str, Any]:
+    """A composed curriculum where `weights` from elsewhere are folders without links; see `place_of`."""
+    stages = curriculum.get("stages")
+    if not isinstance(stages, Mapping):
+        return dict(curriculum)
+    places = {
+        name: {**stage, "weights": str(place_of(stage["weights"]))}
+        for name, stage in stages.items()
+        if isinstance(stage, Mapping) and isinstance(stage.get("weights"), str) and is_place(stage["weights"])
+    }
+    return {**curriculum, "stages": {**stages, **places}}
+
+
+def with_likes(stages: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of stages where `like: NAME` has become the settings of that stage; their own stand above them.
 
     A mapping or list of its own replaces that of the other stage.
@@ -61,21 +74,21 @@ def filled(stages: Mapping[str, Any]) -> dict[str, Any]:
         if stage.get("like") is None:
             return own
         other = str(stage["like"])
-        known(f"curriculum.stages.{name}.like", other, [one for one in stages if one != name])
+        check_name(f"curriculum.stages.{name}.like", other, [one for one in stages if one != name])
         if other in above:
             raise ValueError(f"curriculum.stages: a circle of like: {' → '.join((*above, other))}")
         base = settings(other, (*above, other))
         return {**base, **own} if isinstance(base, Mapping) else own
 
-    whole = {name: settings(name, (name,)) for name in stages}
-    kinds = {name: stage["kind"] for name, stage in whole.items() if isinstance(stage, Mapping) and "kind" in stage}
-    for name, stage in whole.items():
+    complete = {name: settings(name, (name,)) for name in stages}
+    kinds = {name: stage["kind"] for name, stage in complete.items() if isinstance(stage, Mapping) and "kind" in stage}
+    for name, stage in complete.items():
         if isinstance(stage, Mapping) and "kind" not in stage:
             raise ValueError(
                 f"curriculum.stages.{name}: expected kind: {', '.join(KINDS[:-1])} or {KINDS[-1]}, or like: another "
                 f"stage.{nearest(name, list(kinds))}"
             )
-    return whole
+    return complete
 
 
 def in_order(needs: Mapping[str, Sequence[str]]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dress.config.names import filled, in_order, is_place, known
+from dress.config.names import check_name, in_order, is_place, with_likes
 from dress.config.types import (
     Condition,
     Fraction,
@@ -115,12 +115,12 @@ class Curriculum(Section):
         """Give each stage with `like` the settings of the stage that it names."""
         if not isinstance(value, Mapping) or not isinstance(value.get("stages"), Mapping):
             return value
-        return {**value, "stages": filled(without_nulls(dict(value["stages"])))}
+        return {**value, "stages": with_likes(without_nulls(dict(value["stages"])))}
 
     @model_validator(mode="after")
     def _works(self) -> Curriculum:
         for name in self.run:
-            known("curriculum.run", name, self.stages)
+            check_name("curriculum.run", name, self.stages)
         for name in self.order:
             stage = self.stages[name]
             if isinstance(stage, TrainStage) and not stage.phases:
@@ -153,26 +153,28 @@ class Curriculum(Section):
             ValueError: one does not exist, or cannot be used there; names the key and the nearest name.
         """
         stage, key = self.stages[name], f"curriculum.stages.{name}"
-        trained = [other for other, one in self.stages.items() if isinstance(one, TrainStage) and other != name]
-        collected = [other for other, one in self.stages.items() if isinstance(one, CollectStage)]
+        trainers = [other for other, one in self.stages.items() if isinstance(one, TrainStage) and other != name]
+        collectors = [other for other, one in self.stages.items() if isinstance(one, CollectStage)]
         match stage:
             case TrainStage():
                 weights = [] if stage.weights is None or is_place(stage.weights) else [stage.weights]
                 for one in weights:
-                    known(f"{key}.weights", one, trained, "null, a train stage ({}), RUN_FOLDER:stage or a folder")
+                    check_name(
+                        f"{key}.weights", one, trainers, "null, a train stage ({}), RUN_FOLDER:stage or a folder"
+                    )
                 for one in stage.data:
-                    known(f"{key}.data", one, [*SPLITS, *collected], "a split or a collect stage ({})")
+                    check_name(f"{key}.data", one, [*SPLITS, *collectors], "a split or a collect stage ({})")
                 return [*weights, *(one for one in stage.data if one not in SPLITS)]
             case CollectStage():
                 if name in SPLITS:
                     raise ValueError(f"{key}: {name} is the name of a split; give this collect stage another one")
-                known(f"{key}.model", stage.model, trained, "a train stage ({})")
+                check_name(f"{key}.model", stage.model, trainers, "a train stage ({})")
                 return [stage.model]
             case EvalStage():
                 for label, one in stage.models.items():
-                    known(f"{key}.models.{label}", one, trained, "a train stage ({})")
+                    check_name(f"{key}.models.{label}", one, trainers, "a train stage ({})")
                 return list(stage.models.values())
 
-    def trained(self) -> list[str]:
+    def train_stages(self) -> list[str]:
         """Names of the train stages that run, in order."""
         return [name for name in self.order if isinstance(self.stages[name], TrainStage)]

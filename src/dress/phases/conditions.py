@@ -36,7 +36,7 @@ def taught_by(curriculum: config.Curriculum, stage: str) -> str | None:
     one: the first of its descendants, or of all that follow. None where no stage teaches any.
     """
     before = lineage(curriculum, stage)
-    after = [name for name in curriculum.trained() if name not in before]
+    after = [name for name in curriculum.train_stages() if name not in before]
     heirs = [name for name in after if stage in lineage(curriculum, name)]
     order = [*reversed(before), *heirs, *after]
     return next((name for name in order if any(one.conditioned for one in _phases(curriculum, name))), None)

@@ -13,6 +13,7 @@ from dress import config
 from dress.base.files import read_json
 from dress.config.consent import DAMAGED, checked_run
 from dress.config.migration import refuse_old
+from dress.config.names import followed
 from dress.config.targets import refuse_package, refuse_untrusted
 from dress.phases import check_phases
 from dress.run.composing import CommandLineError
@@ -103,6 +104,7 @@ def training_settings(composed: dict[str, Any]) -> config.Config:
         if (reuse / "config.json").is_file():
             refuse_old(read_json(reuse / "config.json", dict, DAMAGED), reuse, "reuse")
         composed = composed | {"reuse": str(reuse)}
+    composed = composed | {"curriculum": followed(composed.get("curriculum") or {})}
     vision = (composed.get("model") or {}).get("vision") or {}
     if vision.get("weights") and Path(str(vision["weights"])).is_dir():
         vision["weights"] = str(Path(str(vision["weights"])).resolve())

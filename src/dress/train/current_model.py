@@ -39,6 +39,6 @@ class CurrentModel:
             self._folder = output.folder
         return self.lvlm
 
-    def trained(self, folder: Path) -> None:
+    def wrote(self, folder: Path) -> None:
         """Note that a stage has trained the model in memory and written it to its folder."""
         self._folder = folder

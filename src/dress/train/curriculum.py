@@ -109,18 +109,18 @@ class Curriculum:
             ValueError: `stage` names no train stage that runs, or one whose data are not collected yet.
         """
         curriculum = self.settings.curriculum
-        trained = curriculum.trained()
-        name = self.settings.stage or (trained[0] if trained else "")
+        names = curriculum.train_stages()
+        name = self.settings.stage or (names[0] if names else "")
         stage = curriculum.stages.get(name)
-        if name not in trained or not isinstance(stage, config.TrainStage):
-            raise ValueError(f"stage={name}: expected a train stage of this run, one of {', '.join(trained)}")
+        if name not in names or not isinstance(stage, config.TrainStage):
+            raise ValueError(f"stage={name}: expected a train stage of this run, one of {', '.join(names)}")
         with self.progress:
             self.data = RunData(self.settings.data, self._data_folder())
         with TemporaryDirectory() as aside:
             encoder = self._build(Path(aside)).encoder  # leaves nothing behind
-        made = {one: Output(self.stage_folder(one), "") for one in curriculum.order}
+        outputs = {one: Output(self.stage_folder(one), "") for one in curriculum.order}
         try:
-            stream = self.data.records(stage.data, made).stream(seed_for(self.settings.seed, name))
+            stream = self.data.records(stage.data, outputs).stream(seed_for(self.settings.seed, name))
         except FileNotFoundError as missing:
             raise ValueError(
                 f"stage={name}: its data are not collected yet ({missing}). Name a stage before it, or data.feedback"
@@ -146,14 +146,14 @@ class Curriculum:
         for name, task in self.tasks.by_name.items():
             if settings.data.features and not isinstance(task, EvalTask):
                 self._check_features(task, model)
-            if isinstance(task, TrainTask) and not task.collected:
+            if isinstance(task, TrainTask) and not task.awaits_collection:
                 self._look_through(name, task)
 
     def _build(self, folder: Path) -> LVLM:
         """The model before any stage, with a tokenizer that `folder` keeps if it is the run's own."""
         settings, rounded = self.settings, set[str]()
         if precision_for(settings.trainer.precision) == "bf16-mixed":
-            stages = [settings.curriculum.stages[name] for name in settings.curriculum.trained()]
+            stages = [settings.curriculum.stages[name] for name in settings.curriculum.train_stages()]
             learned = {part for stage in stages if isinstance(stage, config.TrainStage) for part in stage.trainable}
             rounded = {"vision", "language"} - learned
         return build_model(
@@ -164,9 +164,12 @@ class Curriculum:
     def _check_features(self, task: TrainTask | CollectTask, model: LVLM) -> None:
         """Refuse stored features of another encoder before the first stage."""
         facts = model.vision.facts(self.settings.data.images)
-        for records in (task.records, task.validation) if isinstance(task, TrainTask) else (task.questions,):
-            for part in records.stream().parts if records else []:
-                part.shards.check_features(facts)
+        if isinstance(task, TrainTask):
+            sources = [None if task.awaits_collection else task.records, task.validation]
+        else:
+            sources = [task.questions]
+        for part in (part for source in sources if source for part in source.stream().parts):
+            part.shards.check_features(facts)
 
     def _look_through(self, name: str, task: TrainTask) -> None:
         """Look through what a stage will train on; the first process does, and the others begin later."""
@@ -194,16 +197,18 @@ class Curriculum:
         Raises:
             ValueError: it was done with other settings or data.
         """
-        marker, made_from = self.stage_folder(name) / DONE, self.tasks.made[name].fingerprint
-        self.reuse.stage(name, made_from, marker.parent)
+        marker, expected = self.stage_folder(name) / DONE, self.tasks.outputs[name].fingerprint
+        self.reuse.stage(name, expected, marker.parent)
         if marker.exists():
-            done = read_marker(marker)
-            if done["fingerprint"] != made_from:
+            state = read_marker(marker)
+            if state["fingerprint"] != expected:
                 raise ValueError(
                     f"{marker}: stage {name} was made with other settings or data (expected fingerprint "
-                    f"{made_from}, got {done['fingerprint']}). Start a new run, or resume without overrides"
+                    f"{expected}, got {state['fingerprint']}). Start a new run, or resume without overrides"
                 )
-            self.seconds[name] = done["seconds"]
+            self.seconds[name] = state["seconds"]
+            if isinstance(task, TrainTask):
+                self.model.at(self.tasks.outputs[name])  # damage is named now, not when it is needed
             return
         marker.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -227,13 +232,13 @@ class Curriculum:
         if rank() == 0:
             if line := set_aside(marker.parent):
                 self.console.print(line, highlight=False)
-            write_json(marker, {"fingerprint": made_from, "seconds": round(self.seconds[name], 2)})
+            write_json(marker, {"fingerprint": expected, "seconds": round(self.seconds[name], 2)})
         wait_for(marker)
 
     def _train(self, name: str, task: TrainTask) -> None:
         """Train from the weights that the task names; writes the model."""
         curriculum, folder = self.settings.curriculum, self.stage_folder(name)
-        if task.collected:  # its records were not there before
+        if task.awaits_collection:  # its records were not there before
             self._look_through(name, task)
         model = self.model.at(task.weights)
         train(task, model, folder, self.tools, steps_before(curriculum, name))
@@ -246,7 +251,7 @@ class Curriculum:
             }
             save_model(model, self.settings.model, folder, facts)
             (folder / LAST).unlink(missing_ok=True)
-        self.model.trained(folder)
+        self.model.wrote(folder)
 
     def _evaluate(self, name: str, task: EvalTask) -> None:
         sources, folder = evaluated_stages(self.settings.curriculum, name), self.stage_folder(name)

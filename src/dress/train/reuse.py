@@ -34,18 +34,18 @@ class Reuse:
         if run is not None and not (Path(run) / "stages").is_dir():
             raise ValueError(f"reuse={run}: expected a run folder with stages/, found none")
 
-    def stage(self, name: str, made_from: str, folder: Path) -> None:
+    def stage(self, name: str, expected: str, folder: Path) -> None:
         """Take a finished stage over if it was made from the same things.
 
         Args:
             name: of the stage, the same in both runs.
-            made_from: its fingerprint.
+            expected: its fingerprint.
             folder: where it goes.
         """
         if self.run is None or (folder / DONE).exists():
             return
         source = Path(self.run) / "stages" / name
-        if not (source / DONE).exists() or (marker := read_marker(source / DONE))["fingerprint"] != made_from:
+        if not (source / DONE).exists() or (marker := read_marker(source / DONE))["fingerprint"] != expected:
             return
         if rank() == 0:
             shutil.copytree(source, folder, dirs_exist_ok=True, copy_function=link, ignore=shutil.ignore_patterns(DONE))

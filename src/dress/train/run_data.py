@@ -74,34 +74,34 @@ class RunData:
         """Datasets in the order of a seed."""
         return open_stream(source, self.root, self.data, seed, self._opened)
 
-    def records(self, names: Mapping[str, float], made: Mapping[str, Output]) -> Records:
+    def records(self, names: Mapping[str, float], outputs: Mapping[str, Output]) -> Records:
         """What a stage reads.
 
         Args:
             names: splits, and collect stages, with their weights.
-            made: what the stages before make, by name.
+            outputs: what the stages before make, by name.
 
         Raises:
             FileNotFoundError, ValueError: a split that is missing or damaged; names it.
         """
-        parts = [self._part(name, made) for name in names]
+        parts = [self._part(name, outputs) for name in names]
         if len(parts) == 1:
             return parts[0]
         mixture: dict[str, config.Mixed] = {}
         for (name, weight), part in zip(names.items(), parts, strict=True):
             several = part.source if isinstance(part.source, dict) else {"": config.Mixed(path=str(part.source))}
-            whole = sum(one.weight for one in several.values())
+            total = sum(one.weight for one in several.values())
             for inner, one in several.items():
-                share = weight * one.weight / whole
+                share = weight * one.weight / total
                 mixture[f"{name}/{inner}".rstrip("/")] = config.Mixed(path=one.path, weight=share)
         text = "\n".join(f"{name} {names[name]!r} {part.fingerprint}" for name, part in zip(names, parts, strict=True))
         return Records(self, mixture, hashlib.sha256(text.encode()).hexdigest()[:16])
 
-    def _part(self, name: str, made: Mapping[str, Output]) -> Records:
+    def _part(self, name: str, outputs: Mapping[str, Output]) -> Records:
         if name in SPLITS:
             source = getattr(self.data, name)
             return Records(self, source, self.stream(source).fingerprint)
-        output = made[name]
+        output = outputs[name]
         assert output.folder is not None, "a collect stage has one"
         return Records(self, (output.folder / "shards").absolute(), output.fingerprint)
 

@@ -60,7 +60,7 @@ class TrainTask:
     learning: config.Learning  # with the precision that this machine takes
 
     @property
-    def collected(self) -> bool:
+    def awaits_collection(self) -> bool:
         """Whether a collect stage of the run writes some of its records."""
         return not self.stage.data.keys() <= set(SPLITS)
 
@@ -129,7 +129,7 @@ class Tasks:
 
     Args:
         settings: of the run.
-        read: its data.
+        data: of the run.
         initial: fingerprint of the model before any stage.
 
     Raises:
@@ -137,14 +137,14 @@ class Tasks:
         FileNotFoundError: the same.
     """
 
-    def __init__(self, settings: config.Config, read: RunData, initial: str) -> None:
-        self.settings, self.read = settings, read
+    def __init__(self, settings: config.Config, data: RunData, initial: str) -> None:
+        self.settings, self.data = settings, data
         self.initial = Output(None, initial)
-        self.made: dict[str, Output] = {}
+        self.outputs: dict[str, Output] = {}
         self.by_name: dict[str, Task] = {}
         for name in settings.curriculum.order:
             self.by_name[name] = task = self._task(name)
-            self.made[name] = Output(Path(settings.run_dir) / "stages" / name, fingerprint(task))
+            self.outputs[name] = Output(Path(settings.run_dir) / "stages" / name, fingerprint(task))
 
     def _task(self, name: str) -> Task:
         settings, stage = self.settings, self.settings.curriculum.stages[name]
@@ -155,22 +155,23 @@ class Tasks:
                 trainer = settings.trainer.model_copy(update=precision)
                 learning = settings.learning.model_copy(update={"trainer": trainer})
                 return TrainTask(
-                    name, stage, seed, self._weights(name, stage.weights), self.read.records(stage.data, self.made),
-                    self.read.validation,
+                    name, stage, seed, self._weights(name, stage.weights), self.data.records(stage.data, self.outputs),
+                    self.data.validation,
                     settings.data, used_settings(settings.phases, stage.phases), learning,
                 )  # fmt: skip
             case config.CollectStage():
                 text = conditions(settings.curriculum, settings.phases, stage.model)[stage.condition]
                 return CollectTask(
-                    name, stage, seed, self.made[stage.model], self.read.records({stage.data: 1.0}, self.made), text,
-                    settings.annotator, settings.generation, settings.data,
+                    name, stage, seed, self.outputs[stage.model],
+                    self.data.records({stage.data: 1.0}, self.outputs), text, settings.annotator,
+                    settings.generation, settings.data,
                 )  # fmt: skip
             case config.EvalStage():
                 models = evaluated_stages(settings.curriculum, name)
                 texts = {label: conditions(settings.curriculum, settings.phases, one) for label, one in models.items()}
                 return EvalTask(
-                    name, stage, {label: self.made[one] for label, one in models.items()}, texts,
-                    self.read.records({stage.data: 1.0}, self.made), settings.judge, settings.generation,
+                    name, stage, {label: self.outputs[one] for label, one in models.items()}, texts,
+                    self.data.records({stage.data: 1.0}, self.outputs), settings.judge, settings.generation,
                     settings.eval, settings.data,
                 )  # fmt: skip
 
@@ -178,7 +179,7 @@ class Tasks:
         if weights is None:
             return self.initial
         if not is_place(weights):
-            return self.made[weights]
+            return self.outputs[weights]
         folder = place_of(weights)
         try:
             read_facts(folder)
