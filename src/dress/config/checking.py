@@ -118,10 +118,10 @@ def unknown_in_stages(key: str, stages: list[str], phases: list[str]) -> str | N
         stages: that exist.
         phases: that exist.
     """
-    found = re.match(r"curriculum\.stages\.([^.]+)(?:\.phases\.([^.]+))?", key)
-    if found is None:
+    match = re.match(r"curriculum\.stages\.([^.]+)(?:\.phases\.([^.]+))?", key)
+    if match is None:
         return None
-    stage, phase = found.groups()
+    stage, phase = match.groups()
     if stage not in stages:
         return (
             f"curriculum.stages.{stage}: no such stage. There are: {', '.join(stages)}.{nearest(stage, stages)} "

@@ -120,21 +120,22 @@ def check_target(spec: Mapping[str, Any], key: str, kind: Kind) -> Any:
         ValueError: no such class, another kind of class, or an argument that it does not take; names the setting.
     """
     name = spec[TARGET]
-    made = locate(name, key)
+    factory = locate(name, key)
     base = locate(kind.base, key)
-    if not (isinstance(made, type) and issubclass(made, base)) and not (kind is SCHEDULER and _is_schedule(made)):
+    of_kind = isinstance(factory, type) and issubclass(factory, base)
+    if not of_kind and not (kind is SCHEDULER and _is_schedule(factory)):
         raise ValueError(f"{key}.{TARGET}: expected a {kind.base}, got {name}")
-    names, any_name = _parameters(made, kind.positions)
+    names, any_name = _parameters(factory, kind.positions)
     for argument in spec.keys() - {TARGET} - set(kind.more):
         place = f"{key}.{argument}"
         if argument in kind.passed:
             raise ValueError(f"{place}: DRESS passes it; set {kind.passed[argument]}")
         if argument not in names and not any_name:
             raise ValueError(f"{place}: {name} takes no such argument.{nearest(argument, names)}")
-    missing = _needed(made, kind) - spec.keys()
+    missing = _needed(factory, kind) - spec.keys()
     if missing:
         raise ValueError(f"{key}: {name} needs {', '.join(sorted(missing))}")
-    return made
+    return factory
 
 
 def build(spec: Mapping[str, Any], key: str, kind: Kind, *positions: Any, **passed: Any) -> Any:
@@ -150,31 +151,31 @@ def build(spec: Mapping[str, Any], key: str, kind: Kind, *positions: Any, **pass
     Raises:
         ValueError: as `check_target`, or the class refuses a value.
     """
-    made = check_target(spec, key, kind)
-    names, _ = _parameters(made, kind.positions)
+    factory = check_target(spec, key, kind)
+    names, _ = _parameters(factory, kind.positions)
     arguments = {name: value for name, value in spec.items() if name != TARGET and name not in kind.more}
     more = {n: v for n, v in passed.items() if n not in kind.offered or (n in names and n not in arguments)}
     try:
-        return made(*positions, **more, **arguments)
+        return factory(*positions, **more, **arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{key}: {spec[TARGET]} refuses its arguments: {error}") from error
 
 
-def _is_schedule(made: Any) -> bool:
+def _is_schedule(factory: Any) -> bool:
     """Whether a function makes a scheduler of an optimizer, as those of transformers do."""
-    return inspect.isfunction(made) and next(iter(inspect.signature(made).parameters), None) == "optimizer"
+    return inspect.isfunction(factory) and next(iter(inspect.signature(factory).parameters), None) == "optimizer"
 
 
-def _parameters(made: Callable[..., Any], positions: int) -> tuple[list[str], bool]:
+def _parameters(factory: Callable[..., Any], positions: int) -> tuple[list[str], bool]:
     """Names that may be set, and whether any other may."""
-    known = list(inspect.signature(made).parameters.values())[positions:]
+    known = list(inspect.signature(factory).parameters.values())[positions:]
     named = [p.name for p in known if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     return named, any(p.kind == p.VAR_KEYWORD for p in known)
 
 
-def _needed(made: Callable[..., Any], kind: Kind) -> set[str]:
+def _needed(factory: Callable[..., Any], kind: Kind) -> set[str]:
     """Arguments without a default that DRESS does not pass."""
-    known = list(inspect.signature(made).parameters.values())[kind.positions :]
+    known = list(inspect.signature(factory).parameters.values())[kind.positions :]
     named = (p for p in known if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.default is p.empty)
     return {p.name for p in named} - kind.passed.keys() - set(kind.offered)
 
@@ -192,9 +193,9 @@ def refuse_untrusted(plain: Any, file: Path, allowed: list[str]) -> None:
     """
     for name in (str(spec[TARGET]) for spec in _mappings(plain) if TARGET in spec):
         refuse_package(name, file, allowed)
-        made = locate(name, f"{file}")
-        home = str(getattr(made, "__module__", "")).partition(".")[0]
-        if not callable(made) or home not in (*TRUSTED, *allowed):
+        factory = locate(name, f"{file}")
+        home = str(getattr(factory, "__module__", "")).partition(".")[0]
+        if not callable(factory) or home not in (*TRUSTED, *allowed):
             raise ValueError(f"{file}: names {name!r:.120}, which is no class of {name.partition('.')[0]}")
 
 

@@ -11,9 +11,9 @@ MOST = 10**9
 """Larger numbers are typing errors everywhere but in seeds."""
 
 
-def _whole(given: Any) -> Any:
+def _whole(value: Any) -> Any:
     """`1e3` is read as 1000.0."""
-    return int(given) if isinstance(given, float) and given.is_integer() else given
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
@@ -53,12 +53,12 @@ ModelName = Annotated[Name, AfterValidator(_no_reserved)]
 """Also becomes a key of metrics.json, where `conditions` is taken."""
 
 
-def without_nulls(given: Any) -> Any:
+def without_nulls(value: Any) -> Any:
     """A mapping of free keys, where null takes out a key that a file below has set."""
-    return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
+    return {key: one for key, one in value.items() if one is not None} if isinstance(value, dict) else value
 
 
-def finite(given: dict[str, Any]) -> dict[str, Any]:
+def finite(value: dict[str, Any]) -> dict[str, Any]:
     def check(key: str, value: Any) -> None:
         if isinstance(value, dict):
             for inner, one in value.items():
@@ -69,8 +69,8 @@ def finite(given: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= MOST):
             raise ValueError(f"{key}: expected a finite number of at most {MOST:g}, got {value}")
 
-    check("", given)
-    return given
+    check("", value)
+    return value
 
 
 Plain = Annotated[dict[str, Any], AfterValidator(finite)]

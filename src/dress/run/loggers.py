@@ -84,13 +84,13 @@ def build_loggers(settings: config.Config, stage: str, resumed: bool) -> list[Lo
 def _build(settings: config.Config, name: str, stage: str, resumed: bool) -> Logger:
     """One logger; where its files lie and what they are called is passed to those that ask and are not told."""
     spec, key, folder = settings.logger[name], f"logger.{name}", Path(settings.run_dir)
-    made = check_target(spec, key, LOGGER)
-    if issubclass(made, WandbLogger):
+    factory = check_target(spec, key, LOGGER)
+    if issubclass(factory, WandbLogger):
         return WandbStage(settings, name)
-    if issubclass(made, TensorBoardLogger):
+    if issubclass(factory, TensorBoardLogger):
         _need_tensorboard()
     version = _version(folder / name, stage) if resumed else stage
-    more = {"flush_logs_every_n_steps": 1} if issubclass(made, CSVLogger) else {}
+    more = {"flush_logs_every_n_steps": 1} if issubclass(factory, CSVLogger) else {}
     return build({**more, **spec}, key, LOGGER, save_dir=str(folder), name=name, version=version)
 
 
@@ -131,11 +131,11 @@ def log_results(
         "tables/figures": figures_table(metrics),
         "tables/ratings": ratings_table(Path(settings.run_dir)),
     }
-    shown = sample_table(outcomes, samples, headline(settings.curriculum))
+    pictures = sample_table(outcomes, samples, headline(settings.curriculum))
     if wandb_name:
-        _results_to_wandb(settings, wandb_name, flat_figures(metrics), tables, shown)
+        _results_to_wandb(settings, wandb_name, flat_figures(metrics), tables, pictures)
     if tensorboard:
-        _results_to_tensorboard(Path(settings.run_dir) / tensorboard, flat_figures(metrics), tables, shown)
+        _results_to_tensorboard(Path(settings.run_dir) / tensorboard, flat_figures(metrics), tables, pictures)
 
 
 def finish(exit_code: int) -> None:
@@ -259,7 +259,7 @@ def _results_to_wandb(
     key: str,
     flat: dict[str, float],
     tables: dict[str, Table],
-    shown: Samples,
+    pictures: Samples,
 ) -> None:
     import wandb
 
@@ -267,13 +267,13 @@ def _results_to_wandb(
     stages = [settings.curriculum.stages[name] for name in settings.curriculum.order]
     steps = sum(stage.steps for stage in stages if isinstance(stage, config.TrainStage))
     rows = []
-    for row in shown.rows:
+    for row in pictures.rows:
         picture = row.picture()
         rows.append([None if picture is None else wandb.Image(picture), *row.values])
     logged = {
         name: wandb.Table(list(table.columns), [list(row) for row in table.rows]) for name, table in tables.items()
     }
-    logged["tables/samples"] = wandb.Table(["image", *shown.columns], rows)
+    logged["tables/samples"] = wandb.Table(["image", *pictures.columns], rows)
     run.log({X_AXIS: float(steps), **flat, **logged})
 
 
@@ -281,7 +281,7 @@ def _results_to_tensorboard(
     folder: Path,
     flat: dict[str, float],
     tables: dict[str, Table],
-    shown: Samples,
+    pictures: Samples,
 ) -> None:
     _need_tensorboard()
     import numpy as np
@@ -292,8 +292,8 @@ def _results_to_tensorboard(
         writer.add_scalar(name, value)
     for name, table in tables.items():
         writer.add_text(name, table.markdown())
-    for number, row in enumerate(shown.rows):
-        writer.add_text(f"samples/{number}", Table(shown.columns, [row.values]).markdown())
+    for number, row in enumerate(pictures.rows):
+        writer.add_text(f"samples/{number}", Table(pictures.columns, [row.values]).markdown())
         picture = row.picture()
         if picture is not None:
             writer.add_image(f"samples/{number}", np.asarray(picture), dataformats="HWC")

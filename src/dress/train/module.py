@@ -41,7 +41,7 @@ class DressModule(L.LightningModule):
         model: trained in place.
         stage: its steps, learning rate and trainable parts.
         learning: clipping, logging, optimizer and schedule.
-        steps_before: optimiser steps of the stages before, for `curriculum/step`.
+        steps_before: optimizer steps of the stages before, for `curriculum/step`.
         tokens: of the largest forest.
     """
 
@@ -79,11 +79,12 @@ class DressModule(L.LightningModule):
             language.activation_checkpointing_disable()
 
     def on_fit_end(self) -> None:
+        """Give frozen weights their fp32 back."""
         if self._held:
             self.model.hold_frozen(torch.float32)
 
     def training_step(self, step: Batch, batch_idx: int) -> Tensor:
-        """One optimiser step: every rank makes the same passes and the same collectives, whatever its share holds.
+        """One optimizer step: every rank makes the same passes and the same collectives, whatever its share holds.
 
         Raises:
             TrainingStopped: on all ranks: no supervised token.
@@ -184,6 +185,7 @@ class DressModule(L.LightningModule):
         return torch.tensor([self._phases.index(name) for name in forest.phases])[forest.phase.cpu()]
 
     def validation_step(self, step: Batch, batch_idx: int) -> None:
+        """Add a step's weighted loss, by phase."""
         for forest in step.forests:
             _, nll = self.model(forest, forest.weight)
             add_sums(self._held_out, nll, forest.weight, self._columns(forest))
@@ -198,7 +200,7 @@ class DressModule(L.LightningModule):
         self._held_out.zero_()
 
     def _no_sync(self, last: bool) -> Any:
-        """Gradients are exchanged once per optimiser step."""
+        """Gradients are exchanged once per optimizer step."""
         wrapped: Any = self.trainer.strategy.model
         return nullcontext() if last or not hasattr(wrapped, "no_sync") else wrapped.no_sync()
 
@@ -238,6 +240,7 @@ class DressModule(L.LightningModule):
             logger.log_metrics(values, step=int(values["curriculum/step"]))
 
     def configure_optimizers(self) -> Any:
+        """The optimizer and schedule of the settings; biases and norms (vectors) are not decayed."""
         parameters = [p for p in self.parameters() if p.requires_grad]
         decayed = [p for p in parameters if p.ndim >= 2]
         plain = [p for p in parameters if p.ndim < 2]
@@ -250,6 +253,7 @@ class DressModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what was logged, and the sums since the last log."""
         checkpoint["dress"] = {
             "history": self.history, "sums": dict(zip(self._phases, self._sums.T.tolist(), strict=True)),
             "packing": self._packing.tolist(),
@@ -257,6 +261,7 @@ class DressModule(L.LightningModule):
         }  # fmt: skip
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take back what `on_save_checkpoint` kept, and go on with the stage's own learning rate."""
         self.history = checkpoint["dress"]["history"]
         sums = checkpoint["dress"]["sums"]
         if isinstance(sums, list):  # of 0.1, which had a column for each phase that there was

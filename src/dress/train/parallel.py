@@ -60,6 +60,7 @@ class SharedWork(L.LightningModule):
         self.model, self.work, self.shares, self.finish = model, work, shares, finish
 
     def predict_dataloader(self) -> DataLoader[int]:
+        """Numbers of this rank's shares; as many on every rank."""
         rounds = math.ceil(self.shares / self.trainer.world_size)
         mine = range(self.trainer.global_rank, rounds * self.trainer.world_size, self.trainer.world_size)
         return DataLoader(cast(Any, mine), batch_size=None)
@@ -74,6 +75,7 @@ class SharedWork(L.LightningModule):
         return number
 
     def on_predict_epoch_end(self) -> None:
+        """Call `finish` on every rank."""
         self.finish()
 
 
