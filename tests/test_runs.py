@@ -37,7 +37,7 @@ from dress.train.curriculum import Curriculum
 from dress.train.run_data import RunData
 from dress.train.tasks import Tasks, TrainTask
 
-FEW = ["curriculum.stages.collect.records=12", "training.log_every=1"]
+FEW = ["curriculum.stages.collect.records=12", "trainer.log_every_n_steps=1"]
 
 
 def run(settings: config.Config) -> dict:
@@ -230,8 +230,8 @@ def test_every_logger_gets_each_point_once(rounds: Path) -> None:
 
 def test_points_come_as_often_as_log_every_says(rounds: Path) -> None:
     settings = tiny_settings(
-        rounds.parent, "curriculum.run=[align]", "curriculum.stages.align.steps=9", "training.log_every=4",
-        "data.validation=sft", "training.validate_every=3", "logger=[csv,tensorboard]", run="rare",
+        rounds.parent, "curriculum.run=[align]", "curriculum.stages.align.steps=9", "trainer.log_every_n_steps=4",
+        "data.validation=sft", "trainer.val_check_interval=3", "logger=[csv,tensorboard]", run="rare",
     )  # fmt: skip
     run(settings)
     folder = Path(settings.run_dir)
@@ -266,10 +266,10 @@ def test_a_run_of_one_logger_is_still_read() -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("training.clip=-1", "training.clip: Input should be greater than 0"),
-        ("training.clip=0", "training.clip: Input should be greater than 0"),
-        ("training.clip=nan", "training.clip: Input should be a finite number"),
-        ("training.precision=16-mixed", r"training\.precision: fp16 .* \(got '16-mixed'\)"),
+        ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val: Input should be greater than 0"),
+        ("trainer.gradient_clip_val=0", "trainer.gradient_clip_val: Input should be greater than 0"),
+        ("trainer.gradient_clip_val=nan", "trainer.gradient_clip_val: Input should be a finite number"),
+        ("trainer.precision=16-mixed", r"training\.precision: fp16 .* \(got '16-mixed'\)"),
         (
             "generation.max_new_tokens=99999",
             "generation.max_new_tokens: expected less than the model's 4,096 positions",
@@ -289,7 +289,7 @@ def test_a_run_of_one_logger_is_still_read() -> None:
         ("curriculum.stages.collect.temperature=inf", "finite"),
         ("model.vision.vit.heads=3", "expected a width that heads=3 divides, got width=128"),
         ("model.vision.vit.patch_size=50", "expected patches that fit into the image"),
-        ("+model.vision.vit.mlp_ratio=0", "greater than 0"),
+        ("model.vision.vit.mlp_ratio=0", "greater than 0"),
         ("model.language.config.initializer_range=inf", "initializer_range: expected a finite number"),
         ("phases.refinement.anchor=nan", "finite"),
         ("eval.conditions=[]", "at least 1 item"),
@@ -302,7 +302,7 @@ def test_what_no_run_can_mean_is_refused_by_type(override: str, told: str) -> No
 
 def test_whole_numbers_may_be_written_as_one_likes() -> None:
     assert composed("curriculum.stages.sft.steps=1e3").curriculum.stages["sft"].steps == 1000  # type: ignore[union-attr]
-    assert composed("training.clip=1").training.clip == 1
+    assert composed("trainer.gradient_clip_val=1").trainer.gradient_clip_val == 1
 
 
 @pytest.mark.parametrize(("section", "told"), [("Import", "overwrite"), ("Features", "seed")])
@@ -365,7 +365,7 @@ def test_what_is_given_for_a_mapping_replaces_it(tmp_path: Path, plus: str) -> N
 
 
 def test_what_is_added_after_it_stays(tmp_path: Path) -> None:
-    typed = ["curriculum.stages.dress.phases={critique:1.0}", "+curriculum.stages.dress.phases.rating=2"]
+    typed = ["curriculum.stages.dress.phases={critique:1.0}", "curriculum.stages.dress.phases.rating=2"]
     assert phases_of_dress(*typed, cwd=tmp_path) == [("critique", "1.0"), ("rating", "2.0")]
 
 
@@ -428,7 +428,7 @@ def test_a_bug_keeps_its_traceback_in_the_log_of_the_run(tmp_path: Path) -> None
 
 
 def test_a_mistake_before_a_run_begins_is_one_line_and_leaves_no_log(tmp_path: Path) -> None:
-    done = train(tmp_path, "training.clip=-1")
+    done = train(tmp_path, "trainer.gradient_clip_val=-1")
     assert done.returncode == 1 and "traceback" not in done.stderr.lower()
     assert not list(tmp_path.rglob("*.log"))
 

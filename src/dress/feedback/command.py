@@ -120,7 +120,7 @@ def _responder(settings: CollectCommand, kind: str, run: Config | None) -> Respo
 
     assert run is not None
     folder, data = Path(settings.responder) / "stages" / settings.stage, settings.data or run.data
-    model, _ = load_model(folder, available_device(), trust_remote_code=settings.trust_remote_code)
+    model, _ = load_model(folder, available_device(), consent=settings)
     under = "" if settings.condition == "none" else f" ({settings.condition})"
     return CkptResponder(model, f"{run.name}/{settings.stage}{under}", settings.keep_cache, data.max_aspect)
 

@@ -67,7 +67,7 @@ class LLMRater:
             self.request(*item, image) for item, image in zip(items, images or [None] * len(items), strict=True)
         ]
         if self._preview is not None and self._preview.confirm and processes() > 1:
-            raise Stopped("confirm=true: one process waits for your answer while others ask; use training.devices=1")
+            raise Stopped("confirm=true: one process waits for your answer while others ask; use trainer.devices=1")
         first = self._preview.number if self._preview is not None else 0
         replies = self.client.ask_all(requests[:first], progress) if first else []
         if self._preview is not None and replies:

@@ -53,8 +53,8 @@ def collect(task: CollectTask, responder: CkptResponder, annotator: Rater, folde
     def gather_skipped() -> None:
         questions.skipped[:] = of_ranks(questions.skipped)
 
-    share = in_turn if alone(task) else partial(share_out, responder.model, tools.training, finish=gather_skipped)
-    with on_device(responder.model, tools.training) if alone(task) else nullcontext():
+    share = in_turn if alone(task) else partial(share_out, responder.model, tools.devices, finish=gather_skipped)
+    with on_device(responder.model, tools.devices) if alone(task) else nullcontext():
         stored = storing(responder, annotator, task.model.fingerprint)
         rollout = Rollout(stored, annotator, sampling, task.seed)
         gather(task.name, rollout, Collection(questions, stage, folder / "shards"), tools.progress, share)

@@ -69,7 +69,7 @@ class Curriculum:
             check_rater(rater)  # now, not after hours of training
         self.loggers = loggers or NoLoggers()
         self.progress = CurriculumProgress(console, settings.curriculum.order)
-        self.tools = Tools(console, self.progress, settings.training, self.loggers)
+        self.tools = Tools(console, self.progress, settings.devices, self.loggers)
         self.seconds: dict[str, float] = {}
 
     @cached_property
@@ -154,7 +154,7 @@ class Curriculum:
     def _build(self, folder: Path) -> LVLM:
         """The model before any stage, with a tokenizer that `folder` keeps if it is the run's own."""
         settings, rounded = self.settings, set[str]()
-        if precision_for(settings.training.precision) == "bf16-mixed":
+        if precision_for(settings.trainer.precision) == "bf16-mixed":
             stages = [settings.curriculum.stages[name] for name in settings.curriculum.train_stages()]
             learned = {part for stage in stages if isinstance(stage, config.TrainStage) for part in stage.trainable}
             rounded = {"vision", "language"} - learned
@@ -259,7 +259,7 @@ class Curriculum:
         sources, folder = evaluated_stages(self.settings.curriculum, name), self.stage_folder(name)
         self.reuse.cells(task, folder)
         responders = {label: partial(self._responder, sources[label], output) for label, output in task.models.items()}
-        share = partial(share_out, self.model.lvlm, self.settings.training)
+        share = partial(share_out, self.model.lvlm, self.tools.devices)
         evaluate(task, responders, self.judge, folder, self.tools, share)
 
     def _responder(self, stage: str, output: Output, condition: str = "none") -> CkptResponder:

@@ -209,7 +209,7 @@ def run(settings: RunSettings, console: Console) -> Json:
         preprocessing: dict[str, Any] = {}  # the same in all stages
 
         def responder(stage: str) -> CkptResponder:
-            model, _ = load_model(ckpt / "stages" / stage, available_device(), settings.trust_remote_code)
+            model, _ = load_model(ckpt / "stages" / stage, available_device(), settings)
             preprocessing.update(model.vision.preprocessing)
             return CkptResponder(model, f"{trained.name}/{stage}", settings.keep_cache, trained.data.max_aspect)
 
