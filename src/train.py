@@ -11,6 +11,8 @@ from rich.console import Console
 
 from dress import config
 from dress.run import command_line
+from dress.run.resuming import training_settings
+from dress.run.showing import show_config
 from dress.run.start import finished, start_run
 from dress.base.ranks import rank
 from dress.base.run_folder import short
@@ -21,9 +23,9 @@ from dress.base.terminal import Terminal
 @command_line.entry_point("train")
 def main(composed: dict[str, Any]) -> None:
     """Run the stages of the composed experiment, or go on with a run."""
-    settings = command_line.training_settings(composed)
+    settings = training_settings(composed)
     if settings.show == "config":
-        command_line.show_config(settings)
+        show_config(settings)
         return
     console = Terminal(quiet=rank() > 0)
     folder = Path(settings.run_dir)
@@ -48,7 +50,7 @@ def run(settings: config.Config, console: Console) -> dict[str, Any]:
     quiet()
     code = 1
     try:
-        metrics = Curriculum(settings, console).run()
+        metrics = Curriculum(settings, console, loggers.RunLoggers(settings)).run()
         code = 0
     finally:
         loggers.finish(code)

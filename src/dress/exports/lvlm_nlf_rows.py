@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dress.exports.writing import NO_DIALOGUES, Writing, answered
-from dress.record import Dialogue, Record, Turn
+from dress.record import PUBLISHED_ROW, Dialogue, Record, Turn
 from dress.sources.fields import plain_path
-from dress.sources.lvlm_nlf import KEPT, caption_of, feedback_of, row_of
+from dress.sources.lvlm_nlf import caption_of, feedback_of, row_of
 
 AFTER_ALL = 1 << 62
 """Row of a dialogue that was none of LVLM_NLF's."""
@@ -60,9 +60,9 @@ def write(to: Writing) -> None:
 
 
 def _place(dialogue: Dialogue) -> tuple[str, int]:
-    origin = dialogue.extra.get(KEPT)
+    origin = dialogue.extra.get(PUBLISHED_ROW)
     if isinstance(origin, dict) and isinstance(origin.get("row"), int):
-        return plain_path(origin.get("file"), f"extra.{KEPT}.file"), origin["row"]
+        return plain_path(origin.get("file"), f"extra.{PUBLISHED_ROW}.file"), origin["row"]
     return f"{dialogue.criterion}_nlf.jsonl", AFTER_ALL
 
 
@@ -72,7 +72,7 @@ def _unfit(record: Record, dialogue: Dialogue, turns: Sequence[Turn]) -> str:
         return "no image"
     if not turns:
         return "no answer"
-    if KEPT in dialogue.extra:
+    if PUBLISHED_ROW in dialogue.extra:
         return ""
     if all(feedback.rating is None and feedback.critique is None for turn in turns for feedback in turn.feedback):
         return "no feedback"

@@ -14,13 +14,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dress.record import TOP_RATING, Criterion, Dialogue, Feedback, ImageAnnotation, Record, Turn
+from dress.record import PUBLISHED_ROW, TOP_RATING, Criterion, Dialogue, Feedback, ImageAnnotation, Record, Turn
 from dress.sources.fields import plain_path, rating
 from dress.sources.protocol import Part, Place, RowError, Source, Table
 from dress.sources.tables import tables_of
-
-KEPT = "lvlm_nlf"
-"""The field of `extra` that holds what the record has no place for."""
 
 CRITERIA_OF_FILES: dict[str, Criterion] = {
     "helpfulness": "helpfulness",
@@ -89,7 +86,7 @@ def row_of(image_id: str, dialogue: Dialogue, caption: str | list[str] | None = 
         dialogue: all of its turns are answered.
         caption: stands for the row's where the dialogue came from elsewhere.
     """
-    rest = dialogue.extra.get(KEPT, {})
+    rest = dialogue.extra.get(PUBLISHED_ROW, {})
     values = {
         "image_id": rest.get("image_id", image_id),
         "caption": rest.get("caption", caption),
@@ -143,7 +140,7 @@ def _dialogue(row: dict[str, Any], place: Place, criterion: Criterion | None) ->
             _turn(turn, criterion, refinement, f"interaction.{number}")
             for number, (turn, refinement) in enumerate(zip(turns, refinements, strict=True))
         ],
-        extra={KEPT: rest | _deviations(row, ROW, more)},
+        extra={PUBLISHED_ROW: rest | _deviations(row, ROW, more)},
     )
 
 
@@ -162,7 +159,7 @@ def _turn(row: dict[str, Any], criterion: Criterion | None, refinement: str | No
         refinement=refinement,
         annotator="gpt-4",  # says the data card
     )
-    extra = {KEPT: rest} if rest else {}
+    extra = {PUBLISHED_ROW: rest} if rest else {}
     return Turn(user=row["user"], assistant=row["model"], feedback=[feedback], extra=extra)
 
 
@@ -182,7 +179,7 @@ def _ordered(values: dict[str, Any], usual: Sequence[str], rest: dict[str, Any])
 
 
 def _turn_row(turn: Turn, criterion: Criterion | None) -> dict[str, Any]:
-    rest = turn.extra.get(KEPT, {})
+    rest = turn.extra.get(PUBLISHED_ROW, {})
     feedback, more = feedback_of(turn, criterion) or Feedback(), rest.get("more", {})
     score = None if feedback.rating is None else str(feedback.rating)
     if "rating" in rest and rating(rest["rating"], 1, TOP_RATING)[0] == feedback.rating:
