@@ -79,6 +79,7 @@ class Writing:
                     yield Read(split, index, record, image)
 
     def leave_out(self, split: str, record: Record, dialogue: int, reason: str) -> None:
+        """Note a dialogue that the format has no place for, and why."""
         self.left_out.append({"split": split, "key": record.key, "dialogue": dialogue, "reason": reason})
 
     def write(self, name: str, row: Any) -> None:

@@ -66,6 +66,7 @@ class Findings:
         return {other: len(mine & theirs) for other, theirs in self.images.items() if other != split}
 
     def to_json(self) -> dict[str, Any]:
+        """What was found, with its number and where it was first, as plain data."""
         return {what: {"number": number, "first": self.examples[what]} for what, number in sorted(self.counts.items())}
 
     def _image(self, item: Item, data: bytes) -> str:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dress.base.files import write_json, write_lines
 from dress.config.tasks import Inspect
 from dress.inspection.data_set import DataSet, Item
-from dress.inspection.inspecting import Inspection, inspect
+from dress.inspection.inspecting import Inspection, Options, inspect
 from dress.inspection.tables import tables
 
 SHOWN = 5
@@ -41,7 +41,8 @@ def run(settings: Inspect, console: Console) -> Inspection:
         def track(items: DataSet, what: str) -> Iterable[Item]:
             return progress.track(items, total=items.size, description=what)
 
-        inspection = inspect(data, other, settings.leaked_by, lengths, settings.samples, track, settings.max_aspect)
+        options = Options(settings.leaked_by, settings.samples, settings.max_aspect)
+        inspection = inspect(data, other, lengths, track, options)
     for table in tables(inspection):
         console.print(table)
         if table.words:

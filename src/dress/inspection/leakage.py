@@ -105,6 +105,7 @@ class Leakage:
         return ({k: v for k, v in row.items() if k != "leaked"} for row in self.rows if row["leaked"] == leaked)
 
     def to_json(self) -> dict[str, Any]:
+        """All figures as plain data."""
         return {
             "by": self.by, "dialogues": self.all.dialogues, "known_dialogues": self.known.dialogues,
             "ways": {way: self.ways[way] for way in WAYS}, "leaked": self.leaked.dialogues,

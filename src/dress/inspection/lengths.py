@@ -58,6 +58,7 @@ class Lengths:
         self._count: Callable[[str], int] = lru_cache(maxsize=1 << 16)(count)
 
     def add(self, record: Record) -> None:
+        """Count the tokens of a record's texts and dialogues."""
         for caption in record.annotation.captions:
             self._add("caption", caption)
         for dialogue in record.dialogues:
@@ -77,6 +78,7 @@ class Lengths:
         return {kind: _summary(numbers) for kind, numbers in self.by_kind.items() if numbers}
 
     def to_json(self) -> dict[str, Any]:
+        """All figures as plain data."""
         scale = self.scale
         return {
             "scale": scale.name, "tokenizer": scale.origin, "image_tokens": scale.image_tokens,

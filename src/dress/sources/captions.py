@@ -62,6 +62,7 @@ class Captions(Source):
         self._categories: dict[str, dict[int, str]] = {}
 
     def tables(self, path: Path) -> list[Table]:
+        """Files of the format; see `protocol.Source.tables`."""
         tables = tables_of(path, "*.json", "*.jsonl", "*.csv", "*.tsv")
         if path.is_file() and path.name.startswith("captions_"):
             instances = path.with_name(path.name.replace("captions_", "instances_", 1))
@@ -82,6 +83,7 @@ class Captions(Source):
         return [*super().image_roots(path), *coco]
 
     def open(self, path: Path, images: Path | None) -> list[Path]:
+        """Read what rows refer to; see `protocol.Source.open`."""
         folder = path if path.is_dir() else path.parent
         for file in folder.glob("*.json"):
             wanted = path.is_dir() or file == path or file.name.startswith("instances_")
@@ -90,6 +92,7 @@ class Captions(Source):
         return []
 
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
+        """One part a row; see `protocol.Source.parts`."""
         if place.array == "images":
             yield self._image(_Image.model_validate(value), place)
         elif place.array == "annotations":
@@ -118,6 +121,7 @@ class Captions(Source):
         return Part(group=group, annotation=ImageAnnotation(objects=[thing]))
 
     def finish(self, record: Record) -> Record:
+        """See `protocol.Source.finish`."""
         if record.image is None:
             raise RowError("no image row", f"{record.key}: expected a row of `images` for this annotation, found none")
         objects = [_in_fractions(thing, record.image.extra) for thing in record.annotation.objects]
@@ -125,11 +129,13 @@ class Captions(Source):
         return record.model_copy(update={"annotation": annotation})
 
     def split(self, record: Record, held_out: bool) -> Collection[str]:
+        """See `protocol.Source.split`."""
         if not record.annotation.captions:
             return ()
         return ("eval",) if held_out else ("align", "sft", "prompts")
 
     def counted(self, record: Record) -> Iterable[str]:
+        """Labels of the record's objects."""
         return {thing.label for thing in record.annotation.objects}
 
     def written(self, record: Record, split: str, counts: Mapping[str, int]) -> Record:

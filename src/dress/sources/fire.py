@@ -62,6 +62,7 @@ class FIRE(Source):
         return tables_of(path, "*.json", "*.jsonl")
 
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
+        """One part a row; see `protocol.Source.parts`."""
         row = _Row.model_validate(value)
         dialogue = Dialogue(
             reference=None if row.groundtruth is None else _plain(row.groundtruth, "groundtruth"),

@@ -56,10 +56,12 @@ class _Bars:
             self._bars.stop()
 
     def start(self, step: str, total: int) -> None:
+        """See `importing.Progress`."""
         self._step, self._total, self._done = step, total, 0
         self._task = self._bars.add_task(step, total=total)
 
     def advance(self, number: int) -> None:
+        """See `importing.Progress`."""
         self._done += number
         self._bars.advance(self._task, number)
         if not self._console.is_terminal and time.monotonic() - self._line > LINE_EVERY:
@@ -67,6 +69,7 @@ class _Bars:
             self._console.print(f"{self._step}: {self._done:,} of {self._total:,}", highlight=False)
 
     def end(self) -> None:
+        """See `importing.Progress`."""
         self._bars.remove_task(self._task)
 
 

@@ -50,6 +50,7 @@ class LLaVA(Source):
         return tables_of(path, "*.json", "*.jsonl")
 
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
+        """One part a row; see `protocol.Source.parts`."""
         row = _Row.model_validate(_with_conversations(value))
         image = _image(row.image)
         extra = dict(row.model_extra or {})

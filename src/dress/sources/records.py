@@ -27,6 +27,7 @@ class Records(Source):
         return tables_of(path, *patterns)
 
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
+        """One part a row; see `protocol.Source.parts`."""
         record = Record.model_validate(value)
         image = record.image
         if image is not None:

@@ -68,6 +68,7 @@ class VLFeedback(Source):
         return tables_of(path, "*.json", "*.jsonl")
 
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
+        """One part a row; see `protocol.Source.parts`."""
         row = _Row.model_validate(_listed(value))
         prompt = without_mark(row.prompt)
         if not prompt.strip():

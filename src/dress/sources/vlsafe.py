@@ -48,9 +48,11 @@ class VLSafe(Source):
         self._objects: dict[str, Any] | None = None
 
     def tables(self, path: Path) -> list[Table]:
+        """Files of the format; see `protocol.Source.tables`."""
         return tables_of(path, "*.jsonl")
 
     def open(self, path: Path, images: Path | None) -> list[Path]:
+        """Read what rows refer to; see `protocol.Source.open`."""
         folder = path if path.is_dir() else path.parent
         file = folder / OBJECTS
         if images is None:
@@ -66,6 +68,7 @@ class VLSafe(Source):
         return [file]
 
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
+        """One part a row; see `protocol.Source.parts`."""
         row = _Row.model_validate(value)
         query = Dialogue(
             criterion="harmlessness",
@@ -81,6 +84,7 @@ class VLSafe(Source):
         )
 
     def finish(self, record: Record) -> Record:
+        """See `protocol.Source.finish`."""
         assert record.image is not None
         queries: dict[str, Dialogue] = {}
         for dialogue in record.dialogues:
@@ -109,9 +113,11 @@ class VLSafe(Source):
         return list(dict.fromkeys(labels))
 
     def split(self, record: Record, held_out: bool) -> Collection[str]:
+        """See `protocol.Source.split`."""
         return ("eval",) if held_out else ("align", "sft", "prompts")
 
     def counted(self, record: Record) -> Iterable[str]:
+        """Labels of the record's objects."""
         return (thing.label for thing in record.annotation.objects)
 
     def written(self, record: Record, split: str, counts: Mapping[str, int]) -> Record:
