@@ -26,7 +26,7 @@ from dress.base.files import read_json, read_lines, write_aside, write_json
 from dress.config.raters import LLM, Endpoint, PlainRater
 from dress.config.tasks import Features
 from dress.evaluation.answers import Asker
-from dress.evaluation.suite import evaluate as evaluate_suite
+from dress.evaluation.command import evaluate as evaluate_suite
 from dress.evaluation.suites.vlsafe import VLSafe
 from dress.feedback.command import collect_from
 from dress.model.checkpoint import load_model, read_training_state

@@ -13,7 +13,8 @@ from rich.table import Table
 from dress.base.progress import Advance, ignore
 from dress.base.ranks import processes
 from dress.feedback.rubric import Rubric, RubricReply
-from dress.llm.request import Client, Reply, Request, Stopped
+from dress.llm.interface import Client
+from dress.llm.request import Reply, Request, Stopped
 from dress.rater import Images
 from dress.record import Dialogue, Feedback, Record
 
