@@ -67,14 +67,14 @@ def sample_table(outcomes: Sequence[Outcome], samples: Sequence[Sample], headlin
         samples: the evaluated records with image bytes, in order.
         headline: model to the condition whose answers are shown, in order of training.
     """
-    said: dict[str, dict[str, dict[tuple[str, int], Outcome]]] = {}  # by key, item, model and turn
+    answers: dict[str, dict[str, dict[tuple[str, int], Outcome]]] = {}  # by key, item, model and turn
     for outcome in outcomes:
         if headline.get(outcome.model) == outcome.condition:
-            items = said.setdefault(outcome.key, {})
+            items = answers.setdefault(outcome.key, {})
             items.setdefault(outcome.item, {})[outcome.model, outcome.turn] = outcome
     rows = []
     for number, (record, image) in enumerate(samples[:SAMPLES]):
-        dialogues = list(said.get(record.key, {}).values())
+        dialogues = list(answers.get(record.key, {}).values())
         if dialogues:
             rows.append(SampleRow(image, _values(dialogues[number % len(dialogues)], list(headline))))
     return Samples(("kind", "question", *headline, "rating", "feedback", "second try"), rows)
@@ -130,13 +130,13 @@ def _figures(figures: Mapping[str, Any]) -> Iterable[tuple[str, int | None, dict
             yield name, None, figure
 
 
-def _values(said: Mapping[tuple[str, int], Outcome], models: Sequence[str]) -> tuple[Any, ...]:
-    firsts = [said.get((model, 0)) for model in models]
+def _values(answers: Mapping[tuple[str, int], Outcome], models: Sequence[str]) -> tuple[Any, ...]:
+    firsts = [answers.get((model, 0)) for model in models]
     last = [model for model, one in zip(models, firsts, strict=True) if one][-1]
-    judged, again = said[last, 0], said.get((last, 1))
+    judged, again = answers[last, 0], answers.get((last, 1))
     feedback = "\n".join(filter(None, (judged.critique, judged.refinement)))
-    answers = (one.answer if one else None for one in firsts)
-    return (judged.kind, judged.user, *answers, judged.rating, feedback, again.answer if again else None)
+    texts = (one.answer if one else None for one in firsts)
+    return (judged.kind, judged.user, *texts, judged.rating, feedback, again.answer if again else None)
 
 
 def _cell(value: Any) -> str:
