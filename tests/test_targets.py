@@ -41,7 +41,7 @@ def saved(folder: Path, **changes: object) -> Path:
         (["logger.csv.folder=x"], r"logger\.csv\.folder: .*CSVLogger takes no such argument"),
         (["logger=wandb", "logger.wandb.projct=x"], r"logger\.wandb\.projct: .* Did you mean project\?"),
         (["logger=wandb", "logger.wandb.id=x"], r"logger\.wandb\.id: DRESS passes it"),
-        (["annotator.concurrency=3"], r"annotator\.concurrency: no such setting"),
+        (["annotator.concurrency=3"], r"annotator\.concurrency: a setting of another kind"),
         (["callbacks.mine.x=1"], r"callbacks\.mine: expected _target_: package\.module\.Class"),
         (["optimizer={_target_: torch.optim.SGD, x: {_target_: os.system}}"], r"expected plain arguments"),
     ],
