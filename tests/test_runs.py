@@ -21,13 +21,15 @@ from dress.data.stream import open_split
 from dress.evaluation.outcomes import Outcome, load_outcomes
 from dress.evaluation.report import write_report
 from dress.evaluation.suites.run import metrics
-from dress.feedback.collect import CkptResponder, Sampling, converse
-from dress.feedback.rater import NoRater
 from dress.kernels.precision import precision_for
 from dress.model.checkpoint import load_model
 from dress.phases import supervised
+from dress.rater import NoRater
 from dress.record import Record
 from dress.report.figures import cells, main_cells
+from dress.rollout.checkpoint import CkptResponder
+from dress.rollout.conversation import Opening, Rollout, converse
+from dress.rollout.responder import Sampling
 from dress.run.loggers import RunLoggers
 from dress.run.overrides import replacing
 from dress.train import curriculum, reuse
@@ -80,11 +82,8 @@ def answers(folder: Path, settings: config.Config, data: Path, condition: str) -
     shards = open_split("eval", data, settings.data)
     samples = [shards[i] for i in range(len(shards))]
     asked = [(i, dialogue) for i, (record, _) in enumerate(samples) for dialogue in record.dialogues]
-    dialogues = converse(
-        CkptResponder(model, "x"), NoRater(), samples, asked,
-        conditions=[[facts["conditions"][condition]]] * len(asked),
-        sampling=Sampling(settings.generation.max_new_tokens, 64), seed=0,
-    )  # fmt: skip
+    rollout = Rollout(CkptResponder(model, "x"), NoRater(), Sampling(settings.generation.max_new_tokens, 64))
+    dialogues = converse(rollout, samples, [Opening(*one, [facts["conditions"][condition]]) for one in asked])
     return {
         f"{samples[i][0].key}/{number}": dialogue.turns[0].assistant or ""
         for number, ((i, _), dialogue) in enumerate(zip(asked, dialogues, strict=True))
@@ -322,12 +321,9 @@ def test_a_named_model_has_a_last_position_too(rounds: Path) -> None:
     model, _ = load_model(rounds / "stages" / "sft")
     (data,) = (rounds.parent / "data").iterdir()
     samples = [open_split("eval", data, composed().data)[0]]
-    asked = [(0, dialogue) for dialogue in samples[0][0].dialogues]
+    openings = [Opening(0, dialogue, [""]) for dialogue in samples[0][0].dialogues]
     with pytest.raises(ValueError, match=r"max_new_tokens: expected less than the language model's 4,096 positions"):
-        converse(
-            CkptResponder(model, "x"), NoRater(), samples, asked, conditions=[[""]] * len(asked),
-            sampling=Sampling(99_999, 8), seed=0,
-        )  # fmt: skip
+        converse(Rollout(CkptResponder(model, "x"), NoRater(), Sampling(99_999, 8)), samples, openings)
 
 
 def test_auto_without_bf16_is_fp32(monkeypatch) -> None:

@@ -11,7 +11,7 @@ from dress.config.learning import Devices, Learning, Parallel, Trainer, Training
 from dress.config.model import Language, Lora, Model, Tokenizer, Vision, ViT
 from dress.config.nearest import nearest
 from dress.config.phases import Align, Critique, Phases, Refinement
-from dress.config.raters import Rater, ResponderName, Server
+from dress.config.raters import RaterSettings, ResponderName, Server
 from dress.config.run import VERSION, Config, Eval, Generation, KeepCache, with_raters
 from dress.config.stages import CollectSettings, CollectStage, Curriculum, EvalStage, Stage, TrainStage
 from dress.config.types import (
@@ -73,7 +73,7 @@ __all__ = [
     "Plain",
     "Positive",
     "PositiveReal",
-    "Rater",
+    "RaterSettings",
     "Real",
     "Refinement",
     "Resize",

@@ -22,7 +22,7 @@ from dress.config.learning import (
 )
 from dress.config.model import Model
 from dress.config.phases import Phases
-from dress.config.raters import Rater
+from dress.config.raters import RaterSettings
 from dress.config.stages import SPLITS, Curriculum, TrainStage
 from dress.config.targets import Target
 from dress.config.types import VARIABLE, Condition, Count, Name, Positive, Section, without_nulls
@@ -93,8 +93,8 @@ class Config(Section):
     data: Data
     phases: Phases = Phases()
     curriculum: Curriculum
-    annotator: Rater  # auto: the oracle of data.world, or rules where data.world is null
-    judge: Rater  # the same
+    annotator: RaterSettings  # auto: the oracle of data.world, or rules where data.world is null
+    judge: RaterSettings  # the same
     generation: Generation
     eval: Eval = Eval()
     trainer: Trainer = Trainer()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel
 
+from dress.base.progress import Advance, ignore
 from dress.llm.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
 Message = dict[str, str]
 """`role` (system, user, assistant) and `content`."""
-
-Progress = Callable[[int, str], None]
-"""Called with the number of calls that are settled since, and a line of live counters."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,7 @@ class Request:
 
     @property
     def sampling(self) -> dict[str, float | int | None]:
+        """How the reply is drawn."""
         return {
             "temperature": self.temperature, "max_tokens": self.max_tokens, "seed": self.seed, "top_p": self.top_p
         }  # fmt: skip
@@ -107,15 +106,19 @@ class Client(Protocol):
         """The reply, from the ledger where it is known; a call that fails is a reply with a reason."""
         ...
 
-    def ask_all(self, requests: Sequence[Request], progress: Progress = lambda n, info: None) -> list[Reply]:
+    def ask_all(self, requests: Sequence[Request], progress: Advance = ignore) -> list[Reply]:
         """Replies in the order of the requests, asked side by side; equal requests share one call.
+
+        Args:
+            requests: what is asked.
+            progress: called with the number of calls that are settled since, and a line of live counters.
 
         Raises:
             Stopped: budget reached, key refused, server not there. What was settled stays in the ledger.
         """
         ...
 
-    def recorded(self) -> Client:
+    def replay(self) -> Client:
         """The same with what the ledger holds; asks nobody."""
         ...
 

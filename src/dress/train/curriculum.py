@@ -24,8 +24,7 @@ from dress.base.run_folder import DONE, read_marker, short
 from dress.base.seeding import seed_for
 from dress.config.graph import evaluated_stages, evaluation, lineage, steps_before
 from dress.dialogue.tokenizer import tokenizer_hash
-from dress.feedback.collect import CkptResponder
-from dress.feedback.rater import Rater, build_rater, check_rater
+from dress.feedback.raters import build_rater, check_rater
 from dress.kernels.precision import precision_for
 from dress.llm.request import Stopped
 from dress.model.building import build_model
@@ -33,10 +32,13 @@ from dress.model.checkpoint import loaded_weights, save_model
 from dress.model.generation import check_new_tokens
 from dress.model.lvlm import LVLM
 from dress.phases.conditions import conditions
+from dress.rater import Rater
+from dress.rollout.checkpoint import CkptResponder
 from dress.train.collect_stage import collect
 from dress.train.current_model import CurrentModel
 from dress.train.eval_stage import evaluate
 from dress.train.module import NotFinite, TrainingStopped
+from dress.train.parallel import share_out
 from dress.train.results import Results
 from dress.train.reuse import Reuse
 from dress.train.run_data import Output, RunData, set_aside
@@ -257,7 +259,8 @@ class Curriculum:
         sources, folder = evaluated_stages(self.settings.curriculum, name), self.stage_folder(name)
         self.reuse.cells(task, folder)
         responders = {label: partial(self._responder, sources[label], output) for label, output in task.models.items()}
-        evaluate(task, responders, self.judge, folder, self.tools)
+        share = partial(share_out, self.model.lvlm, self.tools.devices)
+        evaluate(task, responders, self.judge, folder, self.tools, share)
 
     def _responder(self, stage: str, output: Output, condition: str = "none") -> CkptResponder:
         """Answers with a stage's model."""

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
 from dress.data.shards import Sample
-from dress.evaluation.cells import Questions, evaluate_models
+from dress.evaluation.cells import Questions, ShareOut, evaluate_models
 from dress.evaluation.outcomes import Outcome, load_outcomes
-from dress.feedback.collect import CkptResponder
-from dress.feedback.rater import Rater
-from dress.model.lvlm import LVLM
-from dress.rollout.responders import Sampling
-from dress.train.parallel import Finish, Work, share_out
+from dress.rater import Rater
+from dress.rollout.checkpoint import CkptResponder
+from dress.rollout.responder import Sampling
 from dress.train.run_data import name_damage
 from dress.train.tasks import EvalTask
 from dress.train.tools import Tools
 
 
 def evaluate(
-    task: EvalTask, responders: Mapping[str, Callable[[], CkptResponder]], judge: Rater, folder: Path, tools: Tools
+    task: EvalTask,
+    responders: Mapping[str, Callable[[], CkptResponder]],
+    judge: Rater,
+    folder: Path,
+    tools: Tools,
+    share: ShareOut,
 ) -> None:
     """Write the outcomes of every model under every condition, but those that are there.
 
@@ -30,25 +32,16 @@ def evaluate(
         judge: that the task names.
         folder: of the stage.
         tools: of the run.
+        share: does the shares of the work, on all ranks.
     """
     sampling = Sampling(task.generation.max_new_tokens, task.generation.batch_size)
     questions = Questions(samples(task), judge, task.eval, task.conditions, sampling)
     name_damage(folder, task.questions.shards)
     missing = sum(not file.exists() for label in task.models for file in cells(task, folder, label))
     tools.progress.start(task.name, missing * questions.dialogues * task.eval.turns)
-    asked: list[LVLM] = []
-
-    def noted(make: Callable[[], CkptResponder]) -> CkptResponder:
-        responder = make()
-        asked[:] = [responder.model]
-        return responder
-
-    def shared(work: Work, shares: int, finish: Finish) -> None:
-        share_out(asked[0], tools.devices, work, shares, finish)
-
     evaluate_models(
-        {label: partial(noted, make) for label, make in responders.items()}, questions, folder,
-        share_out=shared, ranks=tools.devices.processes, progress=tools.progress.advance,
+        responders, questions, folder,
+        share_out=share, ranks=tools.devices.processes, progress=tools.progress.advance,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from dress.config.names import is_place, place_of
 from dress.config.no_result import BY_CONTENT, NAMES, NO_RESULT
 from dress.config.raters import LLM, PlainRater, Replay
 from dress.config.stages import SPLITS
-from dress.feedback.rater import identity
+from dress.feedback.raters import identity
 from dress.kernels.precision import precision_for
 from dress.model.checkpoint import read_facts
 from dress.phases import used_settings
@@ -75,7 +75,7 @@ class CollectTask:
     model: Output
     questions: Records
     condition: str  # text that the first answer stands after
-    annotator: config.Rater
+    annotator: config.RaterSettings
     generation: config.Generation
     data: config.Data
 
@@ -89,7 +89,7 @@ class EvalTask:
     models: Mapping[str, Output]  # by label
     conditions: Mapping[str, Mapping[str, str]]  # by label: condition to text
     questions: Records
-    judge: config.Rater
+    judge: config.RaterSettings
     generation: config.Generation
     eval: config.Eval
     data: config.Data
