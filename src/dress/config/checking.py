@@ -92,7 +92,10 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
     if problem["type"] == "extra_forbidden":
         if message := renamed(key):
             return message
-        return f"{key}: no such setting.{nearest(key, _keys_around(place, model))}"
+        keys = _keys_around(place, model)
+        if key in keys:
+            return f"{key}: a setting of another kind than the one that is chosen there"
+        return f"{key}: no such setting.{nearest(key, keys)}"
     if key.endswith("api_key_env"):  # what stands there may be the key itself: never print it
         return f"{key}: expected the NAME of an environment variable, e.g. WANDB_API_KEY, not the key"
     if key.endswith(("base_url", "responder")):  # the same

@@ -74,7 +74,11 @@ def with_raters(composed: Any, raters: tuple[str, ...]) -> Any:
     data = composed.get("data")
     world = data.get("world") if isinstance(data, dict) else "the run's own"
     kind = "rules" if world is None else "oracle"
-    return composed | {name: {"kind": kind} for name in raters if composed.get(name) == {"kind": "auto"}}
+    sections = {name: composed.get(name) for name in raters}
+    chosen = {
+        name: rater for name, rater in sections.items() if isinstance(rater, dict) and rater.get("kind") == "auto"
+    }
+    return composed | {name: rater | {"kind": kind} for name, rater in chosen.items()}
 
 
 class Config(Section):

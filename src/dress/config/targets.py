@@ -88,6 +88,9 @@ SCHEDULER = Kind(
 PROJECTOR = Kind("torch.nn.Module", {}, positions=2)
 CALLBACK = Kind("lightning.pytorch.Callback", {})
 LOGGER = Kind("lightning.pytorch.loggers.Logger", {}, ("save_dir", "name", "version"), more=("api_key_env",))
+WANDB = "lightning.pytorch.loggers.WandbLogger"
+WANDB_PASSED = dict.fromkeys(("id", "resume", "mode", "dir", "config", "settings"), "WANDB_MODE, or nothing")
+"""Arguments of `wandb.init` that DRESS passes: there is one run for all stages."""
 TRAINER = Kind("lightning.Trainer", {})
 
 
@@ -125,11 +128,13 @@ def check_target(spec: Mapping[str, Any], key: str, kind: Kind) -> Any:
     of_kind = isinstance(factory, type) and issubclass(factory, base)
     if not of_kind and not (kind is SCHEDULER and _is_schedule(factory)):
         raise ValueError(f"{key}.{TARGET}: expected a {kind.base}, got {name}")
-    names, any_name = _parameters(factory, kind.positions)
+    wandb = name == WANDB
+    names, any_name = _parameters(locate("wandb.init", key) if wandb else factory, kind.positions)
+    passed = WANDB_PASSED if wandb else kind.passed
     for argument in spec.keys() - {TARGET} - set(kind.more):
         place = f"{key}.{argument}"
-        if argument in kind.passed:
-            raise ValueError(f"{place}: DRESS passes it; set {kind.passed[argument]}")
+        if argument in passed:
+            raise ValueError(f"{place}: DRESS passes it; set {passed[argument]}")
         if argument not in names and not any_name:
             raise ValueError(f"{place}: {name} takes no such argument.{nearest(argument, names)}")
     missing = _needed(factory, kind) - spec.keys()

@@ -71,7 +71,8 @@ def refuse_secrets_in_sweeps(typed: list[str]) -> None:
         CommandLineError: one of them holds a secret.
     """
     shown = next((text for text, public in zip(typed, redacted(typed), strict=True) if public != text), None)
-    if {"-m", "--multirun"} & set(typed) and shown is not None:
+    sweep = any(text in ("-m", "--multirun") or text.startswith(("hparams_search=", "hydra.mode=")) for text in typed)
+    if sweep and shown is not None:
         raise CommandLineError(
             f"{redacted(shown)}: Hydra would write this secret down for every job of a sweep. "
             f"Start one run per setting, without -m"

@@ -40,7 +40,7 @@ def sweep_runs(folder: Path) -> dict[str, dict[str, Any]]:
     typed = {job: yaml.safe_load((job / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")) or [] for job in jobs}
     common = set.intersection(*map(set, typed.values())) if len(jobs) > 1 else set()
     return {
-        " ".join(text for text in typed[job] if text not in common) or job.name: {
+        " ".join(text.lstrip("+") for text in typed[job] if text not in common) or job.name: {
             "run_dir": str(job),
             "overrides": typed[job],
             "metrics": read_json(job / "metrics.json"),
