@@ -27,6 +27,7 @@ from dress.record import TOP_RATING
 
 if TYPE_CHECKING:
     from dress.data.shards import Sample
+    from dress.feedback.collect import CkptResponder
 
 
 class RunSettings(SuiteSettings, Eval, Consent):
@@ -183,9 +184,8 @@ def run(settings: RunSettings, console: Console) -> Json:
     from dress.base.run_folder import lock
     from dress.data.pixels import resize_note
     from dress.evaluation.cells import Questions, evaluate_models
-    from dress.feedback.collect import CkptResponder
     from dress.feedback.rater import build_rater
-    from dress.model.checkpoint import available_device, load_model, read_facts
+    from dress.model.checkpoint import read_facts
     from dress.report.figures import metrics_table
     from dress.rollout.responders import Sampling
     from dress.train.stages import evaluated_stages, headline
@@ -208,6 +208,9 @@ def run(settings: RunSettings, console: Console) -> Json:
         preprocessing: dict[str, Any] = {}  # the same in all stages
 
         def responder(stage: str) -> CkptResponder:
+            from dress.feedback.collect import CkptResponder
+            from dress.model.checkpoint import available_device, load_model
+
             model, _ = load_model(ckpt / "stages" / stage, available_device(), settings.trust_remote_code)
             preprocessing.update(model.vision.preprocessing)
             return CkptResponder(model, f"{trained.name}/{stage}", settings.keep_cache, trained.data.max_aspect)
