@@ -9,7 +9,7 @@ from dress.coco.mentions import normal
 from dress.evaluation.outcomes import Outcome
 from dress.evaluation.questions import Question
 from dress.evaluation.rows import FileRow, image_key
-from dress.rollout.responders import NoAnswer
+from dress.rollout.responder import NoAnswer
 
 _PROMPT = ("prompt", "question", "user", "query", "instruction")
 _ANSWER = ("text", "answer", "assistant", "response", "output", "caption")

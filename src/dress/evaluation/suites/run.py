@@ -17,7 +17,7 @@ from rich.console import Console
 from dress.base.files import read_json, write_json
 from dress.config import Config, Consent, Eval, Positive
 from dress.config.consent import checked_run, read_run
-from dress.config.raters import Rater
+from dress.config.raters import RaterSettings
 from dress.config.run import KeepCache
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
@@ -42,7 +42,7 @@ class RunSettings(SuiteSettings, Eval, Consent):
     batch_size: Positive = 256  # prompts
     scenes: Positive | None = None  # type: ignore[assignment]  # in the report; null = as in the run
     keep_cache: KeepCache = "auto"  # go on from the turn before: auto (where it fits into memory), on, off
-    judge: Rater
+    judge: RaterSettings
 
 
 def _fact(fact: str, kind: str | None = None) -> Callable[[Outcome], tuple[float, float] | None]:
@@ -140,7 +140,7 @@ def metrics(outcomes: Iterable[Outcome], headline: Mapping[str, str] | None = No
 
 def compute(folder: Path) -> Json:
     """What `metrics.json` must hold, from the `outcomes.jsonl` beside it; also of a training run."""
-    from dress.train.stages import headline
+    from dress.phases.conditions import headline
 
     details = read_json(folder / "run.json", dict) if (folder / "run.json").exists() else {}
     models = details.get("headline")
@@ -182,13 +182,15 @@ def run(settings: RunSettings, console: Console) -> Json:
     """
     from dress.base.progress import CurriculumProgress
     from dress.base.run_folder import lock
+    from dress.config.graph import evaluated_stages
     from dress.data.pixels import resize_note
     from dress.evaluation.cells import Questions, evaluate_models
-    from dress.feedback.rater import build_rater
-    from dress.model.checkpoint import read_facts
+    from dress.feedback.raters import build_rater
+    from dress.model.checkpoint import available_device, load_model, read_facts
+    from dress.phases.conditions import headline
     from dress.report.figures import metrics_table
-    from dress.rollout.responders import Sampling
-    from dress.train.stages import evaluated_stages, headline
+    from dress.rollout.checkpoint import CkptResponder
+    from dress.rollout.responder import Sampling
 
     ckpt, out = Path(settings.ckpt), Path(settings.out)
     if not (ckpt / "config.json").exists():
@@ -208,10 +210,7 @@ def run(settings: RunSettings, console: Console) -> Json:
         preprocessing: dict[str, Any] = {}  # the same in all stages
 
         def responder(stage: str) -> CkptResponder:
-            from dress.feedback.collect import CkptResponder
-            from dress.model.checkpoint import available_device, load_model
-
-            model, _ = load_model(ckpt / "stages" / stage, available_device(), settings.trust_remote_code)
+            model, _ = load_model(ckpt / "stages" / stage, available_device(), settings)
             preprocessing.update(model.vision.preprocessing)
             return CkptResponder(model, f"{trained.name}/{stage}", settings.keep_cache, trained.data.max_aspect)
 
