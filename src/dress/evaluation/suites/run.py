@@ -27,7 +27,6 @@ from dress.record import TOP_RATING
 
 if TYPE_CHECKING:
     from dress.data.shards import Sample
-    from dress.feedback.collect import CkptResponder
 
 
 class RunSettings(SuiteSettings, Eval, Consent):
