@@ -120,11 +120,11 @@ class Index:
     def shards(self) -> list[Shard]:
         """All shards; they are not kept."""
         columns = (column.to_pylist() for column in self.batch.columns[:-1])
-        return [_shard(*values) for values in zip(*columns, strict=True)]
+        return [_shard(values) for values in zip(*columns, strict=True)]
 
     def shard(self, number: int) -> Shard:
         """What is known of a shard."""
-        return _shard(*(column[number].as_py() for column in self.batch.columns[:-1]))
+        return _shard(column[number].as_py() for column in self.batch.columns[:-1])
 
     def damaged_shards(self) -> set[int]:
         """The numbers of those with problems."""
@@ -166,11 +166,11 @@ class Index:
         return _map_again, (*self.file, self.fingerprint(range(len(self.names))))
 
 
-def _shard(
-    name: str, size: int, mtime_ns: int, sha256: bytes, tag: str | None, features: str | None, problems: list[Any]
-) -> Shard:
-    named = [(problem["member"], problem["reason"]) for problem in problems]
-    return Shard(name, size, mtime_ns, sha256.hex(), tag, None if features is None else json.loads(features), named)
+def _shard(values: Iterable[Any]) -> Shard:
+    """What a row says, in the order of the columns."""
+    name, size, mtime_ns, sha256, tag, features, problems = values
+    common = None if features is None else json.loads(features)
+    return Shard(name, size, mtime_ns, sha256.hex(), tag, common, [(p["member"], p["reason"]) for p in problems])
 
 
 # --- making one ------------------------------------------------------------------------------------
