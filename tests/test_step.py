@@ -34,10 +34,12 @@ SRC = ROOT / "src"
 def module_of(model: LVLM, trainable: list[Any], steps: int = 1) -> DressModule:
     stage = config.TrainStage(
         phases=dict.fromkeys(("align", "sft", "critique", "refinement", "rating"), 1.0),
-        data="sft", steps=steps, records_per_step=3, lr=1e-3, trainable=trainable,
+        weights=None, data={"sft": 1.0}, steps=steps, records_per_step=3, lr=1e-3, trainable=trainable,
     )  # fmt: skip
     model.set_trainable(trainable)
-    return DressModule(model, stage, config.Training(log_every=1, clip=1e9), tokens=500)
+    return DressModule(
+        model, stage, config.Learning(trainer=config.Trainer(log_every_n_steps=1, gradient_clip_val=1e9)), tokens=500
+    )
 
 
 class Steps(L.LightningDataModule):
