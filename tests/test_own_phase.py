@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, tiny_settings
-from dress.train.stages import headline
+from dress.phases.conditions import headline
 from test_command_line import FAST, train
 
 from dress import config
