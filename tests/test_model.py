@@ -174,7 +174,7 @@ def test_families_train_through_the_tree(tokenizer, family):
     model = small_model(tokenizer, **({"model_type": family} | (gpt2 if family == "gpt2" else {})))
     dialogue = SupervisedDialogue("sft", (*ASK, Span("assistant", "There is a cross.", 1.0)))
     step = collate([Example([build_tree([model.encoder.supervised(dialogue, "")])], pixels(1)[0])], 1000)
-    model(step.forests[0], step.forests[0].weight.sum())[0].backward()
+    model(step.forests[0], step.forests[0].weight / step.forests[0].weight.sum())[0].backward()
     assert all(p.grad is not None for n, p in model.named_parameters() if p.requires_grad and "projector" in n)
 
 

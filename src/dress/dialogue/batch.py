@@ -43,9 +43,12 @@ class Forest:
 
     @property
     def tokens(self) -> int:
+        """T."""
         return len(self.ids)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Forest:
+        """The same forest with its tensors on a device."""
+
         def move(value: Any) -> Any:
             return value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
 
@@ -73,6 +76,7 @@ class Batch:
     places: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch with its forests on a device."""
         return replace(self, forests=[forest.to(device, non_blocking) for forest in self.forests])
 
 

@@ -128,7 +128,9 @@ class CachePlan(Protocol):
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor,
         scaling: float | None, window: int | None, softcap: float | None,
-    ) -> Tensor: ...  # fmt: skip
+    ) -> Tensor:  # fmt: skip
+        """Query, key and value of the new tokens to [B, T, H, d]; see `attend` below."""
+        ...
 
 
 def plan(forest: Forest, backend: str, rows: Tensor | None = None, fused: bool = True) -> Plan:

@@ -57,10 +57,12 @@ class LVLM(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.projector_weight.device
 
     @property
     def projector_weight(self) -> Tensor:
+        """The projector's first parameter: its dtype is what images and features are cast to."""
         return next(self.projector.parameters())
 
     def encode_images(self, pixels: Tensor) -> Tensor:

@@ -92,6 +92,7 @@ class VisionEncoder(nn.Module):
         return super().train(False)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels [N, 3, H, W] to tokens [N, V, D_v]."""
         return _tokens(self.tower, pixels, self.layer, self._form)
 
     def _probe(self, settings: config.Vision) -> tuple[str, Tensor]:
