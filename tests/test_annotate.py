@@ -369,7 +369,7 @@ def test_a_server_has_no_prompts_of_its_own_and_needs_a_models_name(prompts, tmp
 
 
 def test_answers_of_a_model_are_drawn_once_for_the_llm_that_judges_them(prompts, tmp_path, tokenizer):
-    stage = config.CollectStage(kind="collect", records=2, turns=2, per_shard=1)
+    stage = config.CollectSettings(records=2, turns=2, per_shard=1)
     model = small_model(tokenizer)
 
     def collect_into(folder: Path, weights: str) -> Ledger:
@@ -460,11 +460,11 @@ def test_a_curriculum_judged_by_an_llm_works_and_keeps_the_key_to_itself(tmp_pat
             for text in (f"base_url={url}", f"model={rater}-model", "api_key_env=OUR_ACCOUNT", "preview=2")
         ]
         settings = tiny_settings(
-            tmp_path, "annotator=llm", "judge=llm", *llm, "logger=wandb", "budget.collect.records=6",
+            tmp_path, "annotator=llm", "judge=llm", *llm, "logger=wandb", "curriculum.stages.collect.records=6",
             "data.sizes={align: 20, sft: 20, prompts: 6, eval: 2}", "eval.conditions=[none]", "eval.turns=2",
         )  # fmt: skip
         start_run(settings)
-        Curriculum(settings, Console(file=screen, width=200)).run()
+        Curriculum(settings, Console(file=screen, width=200), loggers.RunLoggers(settings)).run()
         loggers.finish(0)
         monkeypatch.setenv("OUR_ACCOUNT", "another-" + key)
         with serving(Behaviour(key="not it")) as refusing, pytest.raises(Stopped) as stopped:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, tiny_settings
+from dress.train.stages import headline
 from test_command_line import FAST, train
 
 from dress import config
 from dress.config.consent import checked_run
 from dress.phases import PHASES, check_phases, phase
-from dress.train.stages import headline
 
 DOCUMENTED = re.search(
     r"# my_pkg/my_phases\.py\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(encoding="utf-8"), re.S

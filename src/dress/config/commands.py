@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from pydantic import model_validator
+
 from dress.config.data import Data
 from dress.config.raters import RaterSettings, ResponderName, Server
-from dress.config.run import KeepCache
-from dress.config.stages import CollectStage
+from dress.config.run import KeepCache, with_raters
+from dress.config.stages import CollectSettings
 from dress.config.types import Consent, Count, Positive
 
 
-class CollectCommand(CollectStage, Consent):
+class CollectCommand(CollectSettings, Consent):
     """`src/collect.py`: whose answers are collected, and who judges them."""
 
     responder: ResponderName  # a run folder, a file of answers, or the address of a server
@@ -22,5 +26,11 @@ class CollectCommand(CollectStage, Consent):
     batch_size: Positive = 256
     keep_cache: KeepCache = "auto"
     seed: Count = 0
-    annotator: RaterSettings
+    annotator: RaterSettings  # auto: the oracle of the data's world, or rules where they come from none
     dry_run: bool = False  # only estimate calls, tokens and cost
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rater_of_the_data(cls, composed: Any) -> Any:
+        """The kind of an annotator that is `auto`."""
+        return with_raters(composed, ("annotator",))

@@ -109,8 +109,8 @@ class Asker:
         trained = run_settings(self.name, self.settings)
         assert trained is not None
         name = stage_of(self.settings, trained)
-        folder, trust = Path(self.name) / "stages" / name, self.settings.trust_remote_code
-        model, facts = load_model(folder, available_device(), trust)
+        folder = Path(self.name) / "stages" / name
+        model, facts = load_model(folder, available_device(), self.settings)
         condition = self.settings.condition or condition_of(trained, name)
         required(facts, ["conditions"], Path(self.name) / "stages" / name / "model.json", DAMAGED)
         if condition not in facts["conditions"]:

@@ -10,9 +10,9 @@ from dress.base.seeding import seed_for
 from dress.feedback.collect import Collection, ShareOut, collect, collect_slice, in_turn
 from dress.feedback.failures import write_failures
 from dress.feedback.llm import LLMRater
+from dress.llm.interface import Client
 from dress.llm.ledger import Ledger
 from dress.llm.replay import ReplayClient
-from dress.llm.request import Client
 from dress.rater import Rater
 from dress.rollout.answers_file import FileResponder
 from dress.rollout.conversation import Rollout

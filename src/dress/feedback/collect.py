@@ -37,7 +37,7 @@ class Collection:
     """
 
     prompts: Shards
-    stage: config.CollectStage
+    stage: config.CollectSettings
     folder: Path
 
     @property
@@ -46,14 +46,14 @@ class Collection:
         return slices(self.prompts, self.stage)
 
 
-def slices(prompts: Shards, stage: config.CollectStage) -> list[range]:
+def slices(prompts: Shards, stage: config.CollectSettings) -> list[range]:
     """Which records make which shard."""
     total = min(stage.records, len(prompts))
     return [range(first, min(first + stage.per_shard, total)) for first in range(0, total, stage.per_shard)]
 
 
 def collect_slice(
-    rollout: Rollout, samples: Sequence[Sample], stage: config.CollectStage, *,
+    rollout: Rollout, samples: Sequence[Sample], stage: config.CollectSettings, *,
     answered: Advance = ignore, judged: Advance = ignore,
 ) -> list[Sample]:  # fmt: skip
     """The records of one shard with the dialogues that were held over them.

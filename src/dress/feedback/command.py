@@ -13,7 +13,7 @@ from dress.base.files import read_json, write_json, write_lines
 from dress.base.progress import CurriculumProgress
 from dress.base.run_folder import lock, read_marker, unlock
 from dress.base.terminal import Terminal
-from dress.config import CollectCommand, CollectStage, Config, Consent, Data
+from dress.config import CollectCommand, CollectSettings, Config, Consent, Data
 from dress.config.no_result import BY_CONTENT, NO_RESULT
 from dress.config.raters import LLM
 from dress.data.shards import Shards
@@ -63,7 +63,7 @@ def _collect(settings: CollectCommand, console: Console) -> Path:
     if settings.condition != "none" and kind != "checkpoint":
         raise ValueError(f"condition={settings.condition}: expected a run as responder, got {settings.responder}")
     check_rater(settings.annotator)
-    stage = CollectStage(**{name: getattr(settings, name) for name in CollectStage.model_fields if name != "kind"})
+    stage = CollectSettings(**{name: getattr(settings, name) for name in CollectSettings.model_fields})
     most = settings.max_new_tokens or (run.generation.max_new_tokens if run else SERVER_TOKENS)
     with CurriculumProgress(console, {}) as progress:
         prompts = _prompts(settings, run, progress)
@@ -120,7 +120,7 @@ def _responder(settings: CollectCommand, kind: str, run: Config | None) -> Respo
 
     assert run is not None
     folder, data = Path(settings.responder) / "stages" / settings.stage, settings.data or run.data
-    model, _ = load_model(folder, available_device(), trust_remote_code=settings.trust_remote_code)
+    model, _ = load_model(folder, available_device(), consent=settings)
     under = "" if settings.condition == "none" else f" ({settings.condition})"
     return CkptResponder(model, f"{run.name}/{settings.stage}{under}", settings.keep_cache, data.max_aspect)
 

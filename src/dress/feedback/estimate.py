@@ -51,7 +51,7 @@ class Estimate:
 
 def estimate(
     prompts: Shards,
-    stage: config.CollectStage,
+    stage: config.CollectSettings,
     most_answer: int,
     annotator: config.RaterSettings,
     server: Server | None,

@@ -13,7 +13,8 @@ from rich.table import Table
 from dress.base.progress import Advance, ignore
 from dress.base.ranks import processes
 from dress.feedback.rubric import Rubric, RubricReply
-from dress.llm.request import Client, Reply, Request, Stopped
+from dress.llm.interface import Client
+from dress.llm.request import Reply, Request, Stopped
 from dress.rater import Images
 from dress.record import Dialogue, Feedback, Record
 
@@ -67,7 +68,7 @@ class LLMRater:
             self.request(*item, image) for item, image in zip(items, images or [None] * len(items), strict=True)
         ]
         if self._preview is not None and self._preview.confirm and processes() > 1:
-            raise Stopped("confirm=true: one process waits for your answer while others ask; use training.devices=1")
+            raise Stopped("confirm=true: one process waits for your answer while others ask; use trainer.devices=1")
         first = self._preview.number if self._preview is not None else 0
         replies = self.client.ask_all(requests[:first], progress) if first else []
         if self._preview is not None and replies:

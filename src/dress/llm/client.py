@@ -21,12 +21,13 @@ from dress.base.redaction import replaced, secrets
 from dress.config.raters import LLM, Endpoint, Replay
 from dress.llm.attempt import Attempt, repair
 from dress.llm.connection import Connection
+from dress.llm.interface import Client
 from dress.llm.journal import Journal
 from dress.llm.keys import api_key
 from dress.llm.ledger import Begin, End, Ledger, open_ledger
 from dress.llm.limits import Limits
 from dress.llm.replay import ReplayClient, recorded_model, recorded_reply
-from dress.llm.request import Client, Message, Reply, Request, Stopped
+from dress.llm.request import Message, Reply, Request, Stopped
 from dress.llm.structured import Form, forms, storable, with_schema
 from dress.llm.tally import Tally
 

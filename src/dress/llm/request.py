@@ -1,21 +1,14 @@
-"""What is asked of a language model and what came of it. Who answers is a `Client`: a server, or a ledger."""
+"""What is asked of a language model and what came of it."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal
 
 from pydantic import BaseModel
-
-from dress.base.progress import Advance, ignore
-from dress.llm.ledger import Ledger
-
-if TYPE_CHECKING:
-    from dress.llm.tally import Tally
 
 Message = dict[str, str]
 """`role` (system, user, assistant) and `content`."""
@@ -93,34 +86,6 @@ class Reply:
     cost: float = 0.0
     attempts: int = 0
     recorded: bool = False
-
-
-class Client(Protocol):
-    """Settles requests: asks a server by way of a ledger (`LLMClient`), or answers from one (`ReplayClient`)."""
-
-    model: str
-    ledger: Ledger
-    tally: Tally
-
-    async def ask(self, request: Request) -> Reply:
-        """The reply, from the ledger where it is known; a call that fails is a reply with a reason."""
-        ...
-
-    def ask_all(self, requests: Sequence[Request], progress: Advance = ignore) -> list[Reply]:
-        """Replies in the order of the requests, asked side by side; equal requests share one call.
-
-        Args:
-            requests: what is asked.
-            progress: called with the number of calls that are settled since, and a line of live counters.
-
-        Raises:
-            Stopped: budget reached, key refused, server not there. What was settled stays in the ledger.
-        """
-        ...
-
-    def replay(self) -> Client:
-        """The same with what the ledger holds; asks nobody."""
-        ...
 
 
 class Stopped(ValueError):

@@ -14,7 +14,7 @@ from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.phases.align import align
 from dress.phases.critique import condition_text, critique, rating
 from dress.phases.refinement import refinement
-from dress.phases.registry import PHASES, Phase, check_phases, find_phase, phase
+from dress.phases.registry import PHASES, Phase, check_phases, find_phase, phase, used_settings
 from dress.phases.sft import best_of, sft
 from dress.record import Record
 
@@ -31,6 +31,7 @@ __all__ = [
     "refinement",
     "sft",
     "supervised",
+    "used_settings",
 ]
 
 

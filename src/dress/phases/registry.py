@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +71,25 @@ def find_phase(name: str, modules: Sequence[str]) -> Phase:
     if name not in PHASES:
         raise ValueError(no_such_phase(name))
     return PHASES[name]
+
+
+def used_settings(settings: config.Phases, names: Iterable[str]) -> config.Phases:
+    """The settings that some phases read; all others are empty, so that they cannot count.
+
+    Args:
+        settings: of all phases.
+        names: of the phases; one that does not say what it reads reads all.
+
+    Raises:
+        ValueError: no such phase.
+    """
+    everything = tuple(config.Phases.model_fields)
+    read = {"modules"}
+    for name in names:
+        own = find_phase(name, settings.modules).settings
+        read |= set(everything if own is None else own)
+    empty = config.Phases(align=config.Align(prompt=""), critique_template="", rating_template="", praise="")
+    return settings.model_copy(update={field: getattr(empty, field) for field in everything if field not in read})
 
 
 def load_phases(modules: Sequence[str]) -> None:

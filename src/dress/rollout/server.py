@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from dress.base.progress import Advance, ignore
 from dress.dialogue.spans import Completion
-from dress.llm.request import Client, Message, Request
+from dress.llm.interface import Client
+from dress.llm.request import Message, Request
 from dress.record import Dialogue
 from dress.rollout.responder import Answer, NoAnswer, OpenTurn, Sampling
 

@@ -14,20 +14,15 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from dress.base.files import read_json
+from dress.base.run_folder import ENDINGS
 from dress.base.terminal import visible
 
 if TYPE_CHECKING:
     from dress.data.shards import Sample
     from dress.evaluation.outcomes import Outcome
 
-ENDINGS = "endings.json"
-"""Beside a collect stage's `ratings.json`: how answers ended."""
-
 SAMPLES = 12
 """Scenes in the table of samples."""
-
-HEADLINE = {"sft": "none", "dress": "praise"}
-"""Model to the condition it is meant to answer under, where nobody says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +57,7 @@ class Samples:
     rows: list[SampleRow]
 
 
-def sample_table(
-    outcomes: Sequence[Outcome], samples: Sequence[Sample], headline: Mapping[str, str] = HEADLINE
-) -> Samples:
+def sample_table(outcomes: Sequence[Outcome], samples: Sequence[Sample], headline: Mapping[str, str]) -> Samples:
     """One dialogue of each of the first samples, the kinds of requests taking turns.
 
     Rating, feedback (critique, refinement) and second try are those of the last model that answered.
@@ -88,13 +81,10 @@ def sample_table(
 
 
 def flat_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """`final/dress/honesty/chair_i`, `final/sft/interaction/mean_rating/turn_1`, and so on.
-
-    Where there was nothing to count, the value is NaN, so that every run has the same names.
-    """
+    """`final/dress/honesty/chair_i`, `final/sft/interaction/mean_rating/turn_1` and so on; NaN where none counted."""
     flat = {}
-    for model in dict.fromkeys([*HEADLINE, *(name for name in metrics if name != "conditions")]):
-        for name, turn, one in _figures(metrics.get(model, {})):
+    for model in (name for name in metrics if name != "conditions"):
+        for name, turn, one in _figures(metrics[model]):
             suffix = "" if turn is None else f"/turn_{turn}"
             value = one["value"]
             flat[f"final/{model}/{name}{suffix}"] = math.nan if value is None else float(value)

@@ -85,7 +85,7 @@ class StageData(L.LightningDataModule):
         now = dataset.stream.fingerprint
         if self._fingerprint and self._fingerprint != now:
             raise ValueError(
-                f"data.{dataset.stage.data}: expected the shards that this run began with "
+                f"{dataset.stage.data_title}: expected the shards that this run began with "
                 f"({self._fingerprint}), got others ({now}). Restore them or start a new run"
             )
         self._fingerprint = now

@@ -5,11 +5,18 @@ from __future__ import annotations
 import re
 from itertools import groupby
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dress import config
+from dress.data.stream import Stream
 from dress.dialogue.encode import IMAGE, DialogueEncoder, EncodedDialogue
 from dress.model.lvlm import LVLM
+from dress.phases import supervised
+
+SHOWN_RECORDS = 4
+"""Records that `show=batch` prints."""
 
 
 def parameter_table(model: LVLM, title: str) -> Table:
@@ -18,6 +25,25 @@ def parameter_table(model: LVLM, title: str) -> Table:
     for part, total, trainable in model.parameter_table():
         table.add_row(part, f"{total:,}", f"{trainable:,}" if trainable else "frozen")
     return table
+
+
+def show_records(
+    stream: Stream, stage: config.TrainStage, phases: config.Phases, encoder: DialogueEncoder, console: Console
+) -> None:
+    """Print the first records of a train stage as they are learned.
+
+    Args:
+        stream: of the stage.
+        stage: its phases, and how many records a step has.
+        phases: their settings.
+        encoder: tokens and loss weights.
+        console: where to print.
+    """
+    for place in stream.step(0, stage.records_per_step)[:SHOWN_RECORDS]:
+        record, _ = stream[place]
+        console.print(f"\n{stream.where(place)}", style="dim", highlight=False, markup=False)
+        for dialogue in supervised(record, stage.phases, phases):
+            console.print(coloured(encoder, encoder.supervised(dialogue, stream.where(place))))
 
 
 def coloured(encoder: DialogueEncoder, encoded: EncodedDialogue) -> Text:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,6 @@ from dress.record import TOP_RATING
 
 if TYPE_CHECKING:
     from dress.data.shards import Sample
-    from dress.rollout.checkpoint import CkptResponder
 
 
 class RunSettings(SuiteSettings, Eval, Consent):
@@ -139,7 +139,7 @@ def metrics(outcomes: Iterable[Outcome], headline: Mapping[str, str] | None = No
 
 def compute(folder: Path) -> Json:
     """What `metrics.json` must hold, from the `outcomes.jsonl` beside it; also of a training run."""
-    from dress.train.stages import headline
+    from dress.phases.conditions import headline
 
     details = read_json(folder / "run.json", dict) if (folder / "run.json").exists() else {}
     models = details.get("headline")
@@ -181,13 +181,15 @@ def run(settings: RunSettings, console: Console) -> Json:
     """
     from dress.base.progress import CurriculumProgress
     from dress.base.run_folder import lock
+    from dress.config.graph import evaluated_stages
     from dress.data.pixels import resize_note
     from dress.evaluation.cells import Questions, evaluate_models
     from dress.feedback.raters import build_rater
-    from dress.model.checkpoint import read_facts
+    from dress.model.checkpoint import available_device, load_model, read_facts
+    from dress.phases.conditions import headline
     from dress.report.figures import metrics_table
+    from dress.rollout.checkpoint import CkptResponder
     from dress.rollout.responder import Sampling
-    from dress.train.stages import evaluated_stages, headline
 
     ckpt, out = Path(settings.ckpt), Path(settings.out)
     if not (ckpt / "config.json").exists():
@@ -204,41 +206,26 @@ def run(settings: RunSettings, console: Console) -> Json:
             old.unlink()
         questions = Questions(samples, build_rater(settings.judge, out, console), settings, texts, sampling)
         progress.start("eval", questions.dialogues * settings.turns * len(settings.conditions) * len(stages))
-        responders = _Responders(settings, trained)
-        models = {label: responders.of(stage) for label, stage in stages.items()}
+        preprocessing: dict[str, Any] = {}  # the same in all stages
+
+        def responder(stage: str) -> CkptResponder:
+            model, _ = load_model(ckpt / "stages" / stage, available_device(), settings)
+            preprocessing.update(model.vision.preprocessing)
+            return CkptResponder(model, f"{trained.name}/{stage}", settings.keep_cache, trained.data.max_aspect)
+
+        models = {label: partial(responder, stage) for label, stage in stages.items()}
         outcomes = evaluate_models(models, questions, out, progress=progress.advance)
         progress.end()
     meant = headline(trained.curriculum)
     details = {"name": f"{trained.name}, evaluated again", "seed": trained.seed, "headline": meant}
     write_json(out / "run.json", details)
     images = (image for _, image in samples if image is not None)
-    note = resize_note(images, responders.preprocessing, trained.data.max_aspect)
+    note = resize_note(images, preprocessing, trained.data.max_aspect)
     scenes = settings.scenes or trained.eval.scenes
     result = write_results(out, outcomes, meant, samples, scenes, [] if note is None else [note])
     console.print(metrics_table(result))
     console.print(f"report: {out / 'report.html'}", highlight=False)
     return result
-
-
-class _Responders:
-    """The models of a run, each loaded when it is asked."""
-
-    def __init__(self, settings: RunSettings, trained: Config) -> None:
-        self.settings, self.trained = settings, trained
-        self.preprocessing: dict[str, Any] = {}  # the same in all stages
-
-    def of(self, stage: str) -> Callable[[], CkptResponder]:
-        def load() -> CkptResponder:
-            from dress.model.checkpoint import available_device, load_model
-            from dress.rollout.checkpoint import CkptResponder
-
-            folder = Path(self.settings.ckpt) / "stages" / stage
-            model, _ = load_model(folder, available_device(), self.settings.trust_remote_code)
-            self.preprocessing = model.vision.preprocessing
-            name, cache = f"{self.trained.name}/{stage}", self.settings.keep_cache
-            return CkptResponder(model, name, cache, self.trained.data.max_aspect)
-
-        return load
 
 
 def _samples(settings: RunSettings, trained: Config, progress: Any) -> list[Sample]:
