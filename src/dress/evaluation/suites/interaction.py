@@ -261,7 +261,7 @@ def _likelihood(
     another image, of the same criterion where there is one. Only a model in memory can tell.
     """
     by_turn: list[dict[int, dict[str, float]]] = [{} for _ in conversations]
-    if not (parties.settings.nll and parties.asker.kind == "ckpt"):
+    if not (parties.settings.nll and parties.asker.kind == "checkpoint"):
         return by_turn
     from dress.evaluation.likelihood import LastAnswer, answer_nll
     from dress.rollout.checkpoint import CkptResponder
