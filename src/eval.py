@@ -5,7 +5,8 @@ import dress  # first: sets how CPU threads wait  # noqa: F401, I001
 from typing import Any
 
 from dress.base.terminal import Terminal
-from dress.evaluation.suite import evaluate, store_defaults
+from dress.evaluation.command import evaluate
+from dress.evaluation.suite import store_defaults
 from dress.run.command_line import entry_point
 
 

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 
 import dress  # noqa: F401 - first: sets how CPU threads wait
@@ -22,7 +20,7 @@ from dress.dialogue.chat import FORMATS
 from dress.dialogue.tokenizer import train_tokenizer
 from dress.model.lvlm import LVLM
 from dress.phases import check_phases
-from dress.run.overrides import replacing
+from dress.run.composing import compose
 from dress.worlds.shapes import generate as shapes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +33,7 @@ TINY = [
     "model.vision.vit={image_size: 48, patch_size: 16, width: 32, layers: 1, heads: 2}",
     "model.language.config.hidden_size=32", "model.language.config.intermediate_size=48",
     "model.language.config.num_hidden_layers=2", "model.language.config.num_attention_heads=2",
-    "model.language.config.num_key_value_heads=2", "training.log_every=1",
+    "model.language.config.num_key_value_heads=2", "trainer.log_every_n_steps=1",
 ]  # fmt: skip
 """Overrides that make a whole curriculum a matter of seconds."""
 
@@ -80,9 +78,8 @@ def huge_png(side: int = 13_000) -> bytes:
 
 def composed(*overrides: str, run_dir: Path | str = "unused") -> config.Config:
     """The checked configuration of `python src/train.py <overrides>`."""
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        plain = compose("train", overrides=replacing([f"run_dir={run_dir}", *overrides]))
-    settings = config.check(OmegaConf.to_container(plain, resolve=True))
+    settings = config.check(compose("train", [f"run_dir={run_dir}", *overrides]))
+    config.check_targets(settings)
     check_phases(settings.curriculum.stages, settings.phases)
     return settings
 
@@ -130,16 +127,20 @@ def tokenizer(shapes_folder: Path):
     return train_tokenizer(texts, 1024, FORMATS["plain"])
 
 
-def small_model(tokenizer, chat: str = "plain", **language: object) -> LVLM:
-    """A model of a few thousand weights; the same for the same arguments."""
+def small_settings(chat: str = "plain", **language: object) -> config.Model:
+    """Of a model of a few thousand weights."""
     fields = {
         "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
         "tie_word_embeddings": True,
     } | language  # fmt: skip
-    settings = config.Model(
+    return config.Model(
         vision=config.Vision(vit=config.ViT(image_size=48, patch_size=16, width=32, layers=2, heads=2)),
         language=config.Language(config=fields, chat=chat),
     )
+
+
+def small_model(tokenizer, chat: str = "plain", **language: object) -> LVLM:
+    """A model of `small_settings`; the same for the same arguments."""
     torch.manual_seed(0)
-    return LVLM(settings, tokenizer)
+    return LVLM(small_settings(chat, **language), tokenizer)

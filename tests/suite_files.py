@@ -10,8 +10,9 @@ from rich.console import Console
 
 from dress.base.files import read_json
 from dress.config import check_as
+from dress.evaluation.command import perform
 from dress.evaluation.output import recompute
-from dress.evaluation.suite import perform, registered
+from dress.evaluation.suite import registered
 
 Json = dict[str, Any]
 

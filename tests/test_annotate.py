@@ -22,16 +22,19 @@ from dress.base.files import read_json, read_lines, write_lines
 from dress.base.progress import CurriculumProgress
 from dress.config.raters import LLM
 from dress.data.shards import Shards, write_shards
-from dress.feedback.annotate import gather, keeping
-from dress.feedback.collect import CkptResponder
+from dress.feedback.annotate import gather, storing
+from dress.feedback.collect import Collection
 from dress.feedback.command import collect_from
 from dress.feedback.llm import LLMRater
-from dress.feedback.rater import build_rater, identity
+from dress.feedback.raters import build_rater, identity
 from dress.feedback.rubric import Rubric
 from dress.llm.ledger import Ledger
 from dress.llm.request import Stopped
 from dress.record import Dialogue, ImageAnnotation, Object, Record, Turn
-from dress.rollout.responders import FileResponder, Sampling
+from dress.rollout.answers_file import FileResponder
+from dress.rollout.checkpoint import CkptResponder
+from dress.rollout.conversation import Rollout
+from dress.rollout.responder import OpenTurn, Sampling
 from dress.run import loggers
 from dress.run.start import start_run
 from dress.sources.lvlm_nlf import LVLMNLF
@@ -340,7 +343,7 @@ def test_several_rows_for_a_question_are_several_draws(prompts, tmp_path):
     write_lines(tmp_path / "draws.jsonl", rows)
     responder = FileResponder(tmp_path / "draws.jsonl")
     asked = dialogue.model_copy(update={"turns": [Turn(user=question)]})
-    given = responder.answer([record] * 3, [asked] * 3, [None] * 3, [], "", Sampling(9, 9), 0)
+    given = responder.answer([OpenTurn(record, asked)] * 3, [], Sampling(9, 9))
     assert given[:2] == ["one", "two"] and getattr(given[2], "reason", None) == "missing"
 
 
@@ -373,10 +376,9 @@ def test_answers_of_a_model_are_drawn_once_for_the_llm_that_judges_them(prompts,
         rater = build_rater(annotator, folder)
         assert isinstance(rater, LLMRater)
         with CurriculumProgress(QUIET, {}) as progress:
-            gather(
-                "collect", keeping(CkptResponder(model, "run/sft"), rater, weights), rater, Shards(prompts), folder,
-                stage, Sampling(4, 64, 1.0), 0, progress,
-            )  # fmt: skip
+            responder = storing(CkptResponder(model, "run/sft"), rater, weights)
+            rollout = Rollout(responder, rater, Sampling(4, 64, 1.0))
+            gather("collect", rollout, Collection(Shards(prompts), stage, folder), progress)
         return rater.client.ledger
 
     server = Behaviour()

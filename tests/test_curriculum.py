@@ -202,8 +202,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, how):
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path):
-    settings = ["curriculum.stages.eval.models=[sft]", "training.accelerator=cpu", "curriculum.stages.eval.records=2"]
-    for name, more in (("one", []), ("two", ["training.devices=2", "training.strategy=ddp", "training.threads=1"])):
+    settings = ["curriculum.stages.eval.models=[sft]", "trainer.accelerator=cpu", "curriculum.stages.eval.records=2"]
+    for name, more in (("one", []), ("two", ["trainer.devices=2", "parallel.strategy=ddp", "training.threads=1"])):
         process = start(tmp_path / "data", tmp_path / name, *settings, *more)
         assert process.wait(300) == 0, process.stdout.read()
     for stage in ("align", "sft"):
@@ -220,7 +220,7 @@ def test_two_processes_answer_what_one_answers(tmp_path):
     first = tmp_path / "first"
     order = "curriculum.stages.eval.models=[sft]"
     assert start(tmp_path / "data", first, order, "curriculum.stages.eval.records=2").wait(300) == 0
-    two = ["training.accelerator=cpu", "training.devices=2", "training.strategy=ddp", "training.threads=1"]
+    two = ["trainer.accelerator=cpu", "trainer.devices=2", "parallel.strategy=ddp", "training.threads=1"]
     for name, more in (("one", []), ("two", two)):
         process = start(
             tmp_path / "data", tmp_path / name, order, "curriculum.stages.eval.records=7", f"reuse={first}", *more
@@ -234,7 +234,7 @@ def test_two_processes_answer_what_one_answers(tmp_path):
 def test_bf16_trains_and_stays_near_fp32(finished):
     settings = tiny_settings(
         finished.parent,
-        "training.precision=bf16-mixed",
+        "trainer.precision=bf16-mixed",
         "curriculum.stages.eval.models=[align]",
         "eval.turns=1",
         run="bf16",

@@ -25,14 +25,15 @@ from dress.dialogue.chat import FORMATS
 from dress.dialogue.encode import IMAGE
 from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.dialogue.tokenizer import train_tokenizer
-from dress.feedback.collect import CkptResponder, converse
 from dress.kernels.packed import PackedWeights, packs
 from dress.kernels.precision import cpu_multiplies_bf16
 from dress.model import memory, session
 from dress.model.cache import Prefill
 from dress.model.generation import generate
 from dress.model.session import ImageTokens, Prompt, SamplingParams, Session
-from dress.rollout.responders import Sampling
+from dress.rollout.checkpoint import CkptResponder
+from dress.rollout.conversation import Opening, Rollout, converse
+from dress.rollout.responder import Sampling
 from dress.worlds.shapes.rater import OracleRater
 
 FAMILIES = {
@@ -254,12 +255,11 @@ class Plain:
 
 
 def conversed(responder, samples, batch_size: int, temperature: float = 0.0, conditions=("", "Feedback: Perfect.", "")):
-    asked = [(i, dialogue) for i, (record, _) in enumerate(samples) for dialogue in record.dialogues]
-    sampling = Sampling(8, batch_size, temperature, 0.9)
-    reply = converse(
-        responder, OracleRater(), samples, asked, conditions=[conditions] * len(asked), sampling=sampling, seed=3
-    )
-    return [[turn.assistant for turn in dialogue.turns] for dialogue in reply]
+    rollout = Rollout(responder, OracleRater(), Sampling(8, batch_size, temperature, 0.9), seed=3)
+    openings = [
+        Opening(i, dialogue, conditions) for i, (record, _) in enumerate(samples) for dialogue in record.dialogues
+    ]
+    return [[turn.assistant for turn in dialogue.turns] for dialogue in converse(rollout, samples, openings)]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -176,7 +176,7 @@ def test_a_scale_whose_tokenizer_is_not_installed_says_how_to_install_it(judged:
 
 def test_settings_that_do_not_fit_are_named(judged: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.tokenizer\.vocab: no such setting\. Did you mean model"):
-        run(judged, "+model.tokenizer.vocab=5")
+        run(judged, "model.tokenizer.vocab=5")
     with pytest.raises(ConfigError, match="leaked_by"):
         run(judged, leaked_by="name")
     with pytest.raises(ValueError, match="expected a run folder or a tokenizer"):

@@ -29,7 +29,7 @@ ONE = [
     "curriculum.run=[sft]",
     "curriculum.stages.sft.weights=null",
     "curriculum.stages.sft.steps=12",
-    "training.precision=32-true",
+    "trainer.precision=32-true",
 ]
 
 
@@ -134,7 +134,7 @@ def test_more_tokens_than_positions_are_refused(tmp_path):
 def test_a_changed_rate_beside_resume_is_taken_and_kept(tmp_path):
     folder = tmp_path / "run"
     stages = ["curriculum.run=[sft]", f"data.path={tmp_path / 'data'}"]
-    whole = tiny_settings(tmp_path, *stages, "curriculum.stages.sft.lr=1e8", "training.precision=32-true")
+    whole = tiny_settings(tmp_path, *stages, "curriculum.stages.sft.lr=1e8", "trainer.precision=32-true")
     start_run(whole)
     with pytest.raises(NotFinite):
         run(whole)

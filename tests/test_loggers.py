@@ -25,8 +25,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a real tiny run with logger=wandb, offline, with a secret around."""
     cwd = tmp_path_factory.mktemp("wandb")
     done = train(
-        cwd, *FAST, "eval.turns=3", "curriculum.stages.sft.steps=5", "training.log_every=2", "logger=[csv,wandb]",
-        "logger.api_key_env=MY_KEY",
+        cwd, *FAST, "eval.turns=3", "curriculum.stages.sft.steps=5", "trainer.log_every_n_steps=2",
+        "logger=[csv,wandb]", "logger.wandb.api_key_env=MY_KEY",
         MY_KEY=CANARY, WANDB_MODE="offline",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

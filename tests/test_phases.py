@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 import pytest
 
 from dress import config
-from dress.dialogue.spans import SupervisedDialogue
+from dress.dialogue.encode import DialogueEncoder
+from dress.dialogue.spans import SupervisedDialogue, prompt
 from dress.phases import PHASES, supervised
 from dress.phases.critique import praise
 from dress.record import Dialogue, Feedback, ImageAnnotation, ImageRef, Record, Turn
@@ -182,3 +185,20 @@ def test_older_shards_keep_their_system_text():
     old = Dialogue.model_validate({"turns": [{"user": "q"}], "extra": {"system": "Be brief.", "id": "1"}})
     assert old.system == "Be brief." and old.extra == {"id": "1"}
     assert Dialogue.model_validate_json(old.model_dump_json()) == old
+
+
+@pytest.mark.parametrize("phase", ["sft", "critique", "rating", "refinement", "best_of"])
+def test_an_answer_is_trained_after_the_very_tokens_that_inference_gives(phase, phases, tokenizer):
+    history = phases.critique.model_copy(update={"history": True})
+    anchors = phases.refinement.model_copy(update={"anchor_conditions": ["none", "praise"]})
+    settings = phases.model_copy(update={"critique": history, "refinement": anchors})
+    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=3)
+    dialogues = PHASES[phase](record(CHAIN.model_copy(update={"system": "s"})), settings)
+    assert dialogues
+    for one in dialogues:
+        *before, _ = one.spans
+        condition = before[-1].text if before[-1].role == "condition" else ""
+        users, answers = ([span.text for span in before if span.role == role] for role in ("user", "assistant"))
+        turns = [Turn(user=user, assistant=reply) for user, reply in zip_longest(users, answers)]
+        ids = encoder.prompt(prompt(Dialogue(system="s", turns=turns), condition=condition), image=True)
+        assert encoder.supervised(one, "").ids[: len(ids)].tolist() == ids

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.slow
 
 def train(tmp_path: Path, name: str, *more: str, processes: int = 1) -> Path:
     """A finished run; its folder."""
-    ranks = [f"training.devices={processes}", "training.accelerator=cpu", "training.threads=1"]
-    ranks += ["training.strategy=ddp"] if processes > 1 else []
+    ranks = [f"trainer.devices={processes}", "trainer.accelerator=cpu", "training.threads=1"]
+    ranks += ["parallel.strategy=ddp"] if processes > 1 else []
     command = [sys.executable, "src/train.py", *TINY, *ranks, f"data.path={tmp_path / 'data'}", *more]
     done = subprocess.run(
         [*command, f"run_dir={tmp_path / name}"], cwd=ROOT, capture_output=True, text=True, timeout=300

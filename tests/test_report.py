@@ -30,8 +30,8 @@ from dress.report.figures import metrics_table, quantities, runs_table
 from dress.report.page import Page, Section, html
 from dress.report.tables import Cell, Head, Row, Table
 from dress.worlds.shapes import generate
+from dress.worlds.shapes.instructions import Instruction, good_answer, habitual_answer
 from dress.worlds.shapes.rater import OracleRater
-from dress.worlds.shapes.requests import Request, good_answer, habitual_answer
 from dress.worlds.shapes.scene import Scene
 
 SAMPLES = list(generate.samples("eval", 8, seed=0))
@@ -51,7 +51,7 @@ def rated(cells: Mapping[tuple[str, str], int]) -> list[Outcome]:
         for number, (record, _) in enumerate(SAMPLES):
             scene = Scene.from_json(record.extra["scene"])
             for place, asked in enumerate(record.dialogues):
-                request = Request.from_json(asked.extra["request"], asked.turns[0].user)
+                request = Instruction.from_json(asked.extra["request"], asked.turns[0].user)
                 turns = [Turn(user=request.user)]
                 for turn in range(3):
                     well = number % 3 < good or (model == "dress" and turn > 0)

@@ -95,7 +95,7 @@ def test_a_run_that_was_stopped_after_a_save_ends_with_the_same_weights(whole, m
 
 def test_a_run_that_was_stopped_at_a_validation_ends_with_the_same_weights(whole, monkeypatch, seen):
     settings = tiny_settings(
-        whole.parent, *STAGES, "data.validation=sft", "training.validate_every=3", "training.checkpoint_every=100",
+        whole.parent, *STAGES, "data.validation=sft", "trainer.val_check_interval=3", "training.checkpoint_every=100",
         run="validation",
     )  # fmt: skip
     asked = []
@@ -219,8 +219,8 @@ def test_a_process_killed_in_the_middle_of_a_save_loses_at_most_that_save(whole,
 @pytest.mark.parametrize("ranks", [(2, 1), (1, 2)], ids=["2 to 1", "1 to 2"])
 def test_ranks_may_change_on_the_way(whole, tmp_path, ranks):
     folder = tmp_path / "run"
-    common = [*STAGES, "training.checkpoint_every=3", "training.accelerator=cpu", "training.threads=1"]
-    strategy = {1: ["training.devices=1"], 2: ["training.devices=2", "training.strategy=ddp"]}
+    common = [*STAGES, "training.checkpoint_every=3", "trainer.accelerator=cpu", "training.threads=1"]
+    strategy = {1: ["trainer.devices=1"], 2: ["trainer.devices=2", "parallel.strategy=ddp"]}
     process = start(whole.parent / "data", folder, *common, *strategy[ranks[0]])
     last = folder / "stages" / "sft" / "last.ckpt"
     end = time.monotonic() + 200
@@ -230,7 +230,7 @@ def test_ranks_may_change_on_the_way(whole, tmp_path, ranks):
     os.kill(process.pid, signal.SIGTERM)
     process.wait(100)
     done = subprocess.run(
-        [sys.executable, "src/train.py", f"resume={folder}", f"training.devices={ranks[1]}"],
+        [sys.executable, "src/train.py", f"resume={folder}", f"trainer.devices={ranks[1]}"],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -21,13 +21,15 @@ from dress.data.stream import open_split
 from dress.evaluation.outcomes import Outcome, load_outcomes
 from dress.evaluation.report import write_report
 from dress.evaluation.suites.run import metrics
-from dress.feedback.collect import CkptResponder, Sampling, converse
-from dress.feedback.rater import NoRater
 from dress.kernels.precision import precision_for
 from dress.model.checkpoint import load_model
 from dress.phases import supervised
+from dress.rater import NoRater
 from dress.record import Record
 from dress.report.figures import cells, main_cells
+from dress.rollout.checkpoint import CkptResponder
+from dress.rollout.conversation import Opening, Rollout, converse
+from dress.rollout.responder import Sampling
 from dress.run.loggers import RunLoggers
 from dress.run.overrides import replacing
 from dress.train import curriculum, reuse
@@ -35,7 +37,7 @@ from dress.train.curriculum import Curriculum
 from dress.train.run_data import RunData
 from dress.train.tasks import Tasks, TrainTask
 
-FEW = ["curriculum.stages.collect.records=12", "training.log_every=1"]
+FEW = ["curriculum.stages.collect.records=12", "trainer.log_every_n_steps=1"]
 
 
 def run(settings: config.Config) -> dict:
@@ -80,11 +82,8 @@ def answers(folder: Path, settings: config.Config, data: Path, condition: str) -
     shards = open_split("eval", data, settings.data)
     samples = [shards[i] for i in range(len(shards))]
     asked = [(i, dialogue) for i, (record, _) in enumerate(samples) for dialogue in record.dialogues]
-    dialogues = converse(
-        CkptResponder(model, "x"), NoRater(), samples, asked,
-        conditions=[[facts["conditions"][condition]]] * len(asked),
-        sampling=Sampling(settings.generation.max_new_tokens, 64), seed=0,
-    )  # fmt: skip
+    rollout = Rollout(CkptResponder(model, "x"), NoRater(), Sampling(settings.generation.max_new_tokens, 64))
+    dialogues = converse(rollout, samples, [Opening(*one, [facts["conditions"][condition]]) for one in asked])
     return {
         f"{samples[i][0].key}/{number}": dialogue.turns[0].assistant or ""
         for number, ((i, _), dialogue) in enumerate(zip(asked, dialogues, strict=True))
@@ -231,8 +230,8 @@ def test_every_logger_gets_each_point_once(rounds: Path) -> None:
 
 def test_points_come_as_often_as_log_every_says(rounds: Path) -> None:
     settings = tiny_settings(
-        rounds.parent, "curriculum.run=[align]", "curriculum.stages.align.steps=9", "training.log_every=4",
-        "data.validation=sft", "training.validate_every=3", "logger=[csv,tensorboard]", run="rare",
+        rounds.parent, "curriculum.run=[align]", "curriculum.stages.align.steps=9", "trainer.log_every_n_steps=4",
+        "data.validation=sft", "trainer.val_check_interval=3", "logger=[csv,tensorboard]", run="rare",
     )  # fmt: skip
     run(settings)
     folder = Path(settings.run_dir)
@@ -267,10 +266,10 @@ def test_a_run_of_one_logger_is_still_read() -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("training.clip=-1", "training.clip: Input should be greater than 0"),
-        ("training.clip=0", "training.clip: Input should be greater than 0"),
-        ("training.clip=nan", "training.clip: Input should be a finite number"),
-        ("training.precision=16-mixed", r"training\.precision: fp16 .* \(got '16-mixed'\)"),
+        ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val: Input should be greater than 0"),
+        ("trainer.gradient_clip_val=0", "trainer.gradient_clip_val: Input should be greater than 0"),
+        ("trainer.gradient_clip_val=nan", "trainer.gradient_clip_val: Input should be a finite number"),
+        ("trainer.precision=16-mixed", r"training\.precision: fp16 .* \(got '16-mixed'\)"),
         (
             "generation.max_new_tokens=99999",
             "generation.max_new_tokens: expected less than the model's 4,096 positions",
@@ -290,7 +289,7 @@ def test_a_run_of_one_logger_is_still_read() -> None:
         ("curriculum.stages.collect.temperature=inf", "finite"),
         ("model.vision.vit.heads=3", "expected a width that heads=3 divides, got width=128"),
         ("model.vision.vit.patch_size=50", "expected patches that fit into the image"),
-        ("+model.vision.vit.mlp_ratio=0", "greater than 0"),
+        ("model.vision.vit.mlp_ratio=0", "greater than 0"),
         ("model.language.config.initializer_range=inf", "initializer_range: expected a finite number"),
         ("phases.refinement.anchor=nan", "finite"),
         ("eval.conditions=[]", "at least 1 item"),
@@ -303,7 +302,7 @@ def test_what_no_run_can_mean_is_refused_by_type(override: str, told: str) -> No
 
 def test_whole_numbers_may_be_written_as_one_likes() -> None:
     assert composed("curriculum.stages.sft.steps=1e3").curriculum.stages["sft"].steps == 1000  # type: ignore[union-attr]
-    assert composed("training.clip=1").training.clip == 1
+    assert composed("trainer.gradient_clip_val=1").trainer.gradient_clip_val == 1
 
 
 @pytest.mark.parametrize(("section", "told"), [("Import", "overwrite"), ("Features", "seed")])
@@ -322,12 +321,9 @@ def test_a_named_model_has_a_last_position_too(rounds: Path) -> None:
     model, _ = load_model(rounds / "stages" / "sft")
     (data,) = (rounds.parent / "data").iterdir()
     samples = [open_split("eval", data, composed().data)[0]]
-    asked = [(0, dialogue) for dialogue in samples[0][0].dialogues]
+    openings = [Opening(0, dialogue, [""]) for dialogue in samples[0][0].dialogues]
     with pytest.raises(ValueError, match=r"max_new_tokens: expected less than the language model's 4,096 positions"):
-        converse(
-            CkptResponder(model, "x"), NoRater(), samples, asked, conditions=[[""]] * len(asked),
-            sampling=Sampling(99_999, 8), seed=0,
-        )  # fmt: skip
+        converse(Rollout(CkptResponder(model, "x"), NoRater(), Sampling(99_999, 8)), samples, openings)
 
 
 def test_auto_without_bf16_is_fp32(monkeypatch) -> None:
@@ -369,7 +365,7 @@ def test_what_is_given_for_a_mapping_replaces_it(tmp_path: Path, plus: str) -> N
 
 
 def test_what_is_added_after_it_stays(tmp_path: Path) -> None:
-    typed = ["curriculum.stages.dress.phases={critique:1.0}", "+curriculum.stages.dress.phases.rating=2"]
+    typed = ["curriculum.stages.dress.phases={critique:1.0}", "curriculum.stages.dress.phases.rating=2"]
     assert phases_of_dress(*typed, cwd=tmp_path) == [("critique", "1.0"), ("rating", "2.0")]
 
 
@@ -432,7 +428,7 @@ def test_a_bug_keeps_its_traceback_in_the_log_of_the_run(tmp_path: Path) -> None
 
 
 def test_a_mistake_before_a_run_begins_is_one_line_and_leaves_no_log(tmp_path: Path) -> None:
-    done = train(tmp_path, "training.clip=-1")
+    done = train(tmp_path, "trainer.gradient_clip_val=-1")
     assert done.returncode == 1 and "traceback" not in done.stderr.lower()
     assert not list(tmp_path.rglob("*.log"))
 

@@ -7,6 +7,7 @@ import platform
 import statistics
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ def module_of(model: LVLM, trainable: list[Any], steps: int = 1) -> DressModule:
         weights=None, data={"sft": 1.0}, steps=steps, records_per_step=3, lr=1e-3, trainable=trainable,
     )  # fmt: skip
     model.set_trainable(trainable)
-    return DressModule(model, stage, config.Training(log_every=1, clip=1e9), tokens=500)
+    return DressModule(
+        model, stage, config.Learning(trainer=config.Trainer(log_every_n_steps=1, gradient_clip_val=1e9)), tokens=500
+    )
 
 
 class Steps(L.LightningDataModule):
@@ -168,6 +171,19 @@ def test_split_trees_are_counted_in_the_history(tokenizer, shapes_folder, phases
     fit(module, Steps(samples, max(len(t) for s in samples for t in s.trees), 2), Watch())
     assert [row["train/split_trees"] for row in module.history] == [1, 1]
     assert all(0.3 < row["train/forest_fill"] <= 1 for row in module.history)
+
+
+def test_the_sums_of_a_checkpoint_go_to_their_phases_by_name_also_those_of_0_1(tokenizer):
+    module = module_of(small_model(tokenizer), ["projector"])
+    state = {"lr_schedulers": [{"base_lrs": [1.0], "_last_lr": [1.0]}], "optimizer_states": []}
+    saved: dict[str, Any] = {}
+    columns = {"align": [1.0, 2.0, 3.0], "sft": [4.0, 5.0, 6.0], "rating": [7.0, 8.0, 9.0]}
+    none = [0.0] * 3
+    of_0_1 = [columns["align"], columns["sft"], none, none, columns["rating"], none]  # the six phases that there were
+    for sums in (columns, [list(row) for row in zip(*of_0_1, strict=True)]):
+        module.on_load_checkpoint({"dress": {"history": [], "sums": sums, "packing": [0.0] * 4}, **deepcopy(state)})
+        module.on_save_checkpoint(saved)
+        assert saved["dress"]["sums"] == columns | {"critique": none, "refinement": none}
 
 
 FAULTS = """

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, TINY
 
 SETTINGS = [
-    *TINY, "training.accelerator=cpu", "training.devices=2", "training.strategy=ddp", "training.threads=1",
+    *TINY, "trainer.accelerator=cpu", "trainer.devices=2", "parallel.strategy=ddp", "training.threads=1",
     "curriculum.stages.sft.steps=4000", "curriculum.stages.collect.per_shard=1", "curriculum.stages.collect.samples=8",
     "generation.max_new_tokens=100", "generation.batch_size=2", "training.checkpoint_every=2", "data.sizes.eval=400",
     "eval.turns=6",

@@ -26,12 +26,13 @@ from dress.base.files import read_json, read_lines, write_aside, write_json
 from dress.config.raters import LLM, Endpoint, PlainRater
 from dress.config.tasks import Features
 from dress.evaluation.answers import Asker
-from dress.evaluation.suite import evaluate as evaluate_suite
+from dress.evaluation.command import evaluate as evaluate_suite
 from dress.evaluation.suites.vlsafe import VLSafe
 from dress.feedback.command import collect_from
 from dress.model.checkpoint import load_model, read_training_state
 from dress.model.language import build_language, load_own_tokenizer
-from dress.run.command_line import CommandLineError, _resume_arguments
+from dress.run.composing import CommandLineError
+from dress.run.resuming import resume_arguments
 from dress.run.start import start_run
 from dress.train.curriculum import Curriculum
 from dress.train.feature_extraction import encoder_of
@@ -171,10 +172,10 @@ def test_resume_asks_for_consent_too(run):
     change(run / "config.json", data__allow_pipe=True, data__align="pipe:true", model__language__trust_remote_code=True)
     refused = resumed(run)
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1
-    assert "beside resume: +model.language.trust_remote_code=true data.allow_pipe=true" in refused.stderr
-    assert _resume_arguments([f"resume={run}", "+model.language.trust_remote_code=true", "data.allow_pipe=true"])
+    assert "beside resume: model.language.trust_remote_code=true data.allow_pipe=true" in refused.stderr
+    assert resume_arguments([f"resume={run}", "model.language.trust_remote_code=true", "data.allow_pipe=true"])
     with pytest.raises(CommandLineError, match="a resumed run keeps its own settings"):
-        _resume_arguments([f"resume={run}", "model.language.name=x"])
+        resume_arguments([f"resume={run}", "model.language.name=x"])
 
 
 # --- damage ---

@@ -194,14 +194,17 @@ def dress(spec: ArmSpec, meter: Meter, share: bool = True) -> None:
         weights=None, data={"feedback": 1.0}, phases={"critique": 1.0, "refinement": 1.0}, steps=STEPS,
         records_per_step=spec.per_step, lr=LR, warmup=0, weight_decay=DECAY, trainable=models.trained(spec.model),
     )  # fmt: skip
-    training = config.Training(clip=1e9 if meter.gating else CLIP, checkpointing="on" if spec.checkpointing else "auto")
+    learning = config.Learning(
+        trainer=config.Trainer(gradient_clip_val=1e9 if meter.gating else CLIP),
+        training=config.Training(checkpointing="on" if spec.checkpointing else "auto"),
+    )
     trainer = L.Trainer(
         accelerator="gpu" if spec.device == "cuda" else "cpu", devices=1,
         precision="bf16-mixed" if spec.bf16 else "32-true", max_steps=STEPS, logger=False,
         callbacks=[Watch()], enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0,
     )  # fmt: skip
-    trainer.fit(Module(model, stage, training, tokens=4096), DataLoader(Steps(), batch_size=None))
+    trainer.fit(Module(model, stage, learning, tokens=4096), DataLoader(Steps(), batch_size=None))
 
 
 def unshared(spec: ArmSpec, meter: Meter) -> None:

@@ -21,6 +21,9 @@ MAX_PARTS = 20_000
 CUT = "length"
 """`finish_reason` of an answer that ended because it had no room left."""
 
+PUBLISHED_ROW = "lvlm_nlf"
+"""Name in the `extra` of a dialogue or turn under which an importer keeps what else its published row says."""
+
 
 class RecordError(ValueError):
     """A record that cannot be used; the message names file, key, field, expected and got."""

@@ -137,6 +137,15 @@ def read_lines(path: Path) -> list[Any]:
     return rows
 
 
+def image_extension(data: bytes) -> str:
+    """The file extension that the bytes' signature asks for."""
+    if data.startswith(b"\x89PNG"):
+        return "png"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    return "jpg"
+
+
 def _dumps(data: Any, indent: int | None = None) -> str:
     try:
         return json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False)

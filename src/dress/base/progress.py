@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -14,6 +15,16 @@ LINE_EVERY = 15.0
 """Seconds between lines where the output is no terminal."""
 PACE_OVER = 120.0
 """Seconds that the measured pace looks back."""
+
+
+class Advance(Protocol):
+    """What work calls as it goes on: with how many more things are done, and a line about how it goes."""
+
+    def __call__(self, n: int = 1, info: str = "") -> None: ...
+
+
+def ignore(n: int = 1, info: str = "") -> None:
+    """Progress that nobody watches."""
 
 
 class CurriculumProgress:

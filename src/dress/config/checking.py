@@ -9,9 +9,13 @@ from pydantic import BaseModel, ValidationError
 
 from dress.base.errors import ConfigError
 from dress.base.redaction import hide
+from dress.config.learning import ADAMW, COSINE
+from dress.config.migration import LOGGERS, renamed
+from dress.config.model import LINEAR
 from dress.config.nearest import nearest
 from dress.config.run import Config
 from dress.config.stages import CollectStage, EvalStage, TrainStage
+from dress.config.targets import CALLBACK, LOGGER, OPTIMIZER, PROJECTOR, SCHEDULER, TARGET, TRAINER, Kind, check_target
 
 Checked = TypeVar("Checked", bound=BaseModel)
 
@@ -32,6 +36,35 @@ def check_as(model: type[Checked], composed: dict[str, Any]) -> Checked:
     except ValidationError as error:
         lines = [_problem(problem, model) for problem in error.errors(include_url=False)]
         raise ConfigError("the configuration does not fit:\n  " + "\n  ".join(lines)) from None
+
+
+def check_targets(settings: Config) -> None:
+    """Check the classes that a configuration names, and the arguments of Lightning's Trainer, by their signatures.
+
+    Those of the defaults are not looked at, so that nothing heavy is imported for them.
+
+    Raises:
+        ConfigError: no such class, not of the kind that is needed, or an argument that it does not take.
+    """
+    places: list[tuple[str, dict[str, Any], Kind]] = [
+        ("optimizer", settings.optimizer, OPTIMIZER),
+        ("scheduler", settings.scheduler, SCHEDULER),
+        ("model.projector", settings.model.projector, PROJECTOR),
+        *((f"callbacks.{name}", spec, CALLBACK) for name, spec in settings.callbacks.items()),
+        *((f"logger.{name}", spec, LOGGER) for name, spec in settings.logger.items()),
+    ]
+    more = settings.trainer.more()
+    if more:
+        places.append(("trainer", {TARGET: "lightning.Trainer", **more}, TRAINER))
+    usual = {
+        "optimizer": ADAMW, "scheduler": COSINE, "model.projector": LINEAR, "logger.csv": {TARGET: LOGGERS["csv"]},
+    }  # fmt: skip
+    try:
+        for key, spec, kind in places:
+            if spec != usual.get(key):
+                check_target(spec, key, kind)
+    except ValueError as error:
+        raise ConfigError(renamed(str(error).partition(":")[0]) or str(error)) from None
 
 
 def valid_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
@@ -57,6 +90,8 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
     if place[-1:] == ["[key]"]:
         return _unknown_key(place, problem)
     if problem["type"] == "extra_forbidden":
+        if message := renamed(key):
+            return message
         return f"{key}: no such setting.{nearest(key, _keys_around(place, model))}"
     if key.endswith("api_key_env"):  # what stands there may be the key itself: never print it
         return f"{key}: expected the NAME of an environment variable, e.g. WANDB_API_KEY, not the key"
@@ -83,10 +118,10 @@ def unknown_in_stages(key: str, stages: list[str], phases: list[str]) -> str | N
         stages: that exist.
         phases: that exist.
     """
-    found = re.match(r"curriculum\.stages\.([^.]+)(?:\.phases\.([^.]+))?", key)
-    if found is None:
+    match = re.match(r"curriculum\.stages\.([^.]+)(?:\.phases\.([^.]+))?", key)
+    if match is None:
         return None
-    stage, phase = found.groups()
+    stage, phase = match.groups()
     if stage not in stages:
         return (
             f"curriculum.stages.{stage}: no such stage. There are: {', '.join(stages)}.{nearest(stage, stages)} "

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from pydantic import model_validator
+
 from dress.config.data import Data
-from dress.config.raters import Rater, ResponderName, Server
-from dress.config.run import KeepCache
+from dress.config.raters import RaterSettings, ResponderName, Server
+from dress.config.run import KeepCache, with_raters
 from dress.config.stages import CollectSettings
 from dress.config.types import Consent, Count, Positive
 
@@ -22,5 +26,11 @@ class CollectCommand(CollectSettings, Consent):
     batch_size: Positive = 256
     keep_cache: KeepCache = "auto"
     seed: Count = 0
-    annotator: Rater
+    annotator: RaterSettings  # auto: the oracle of the data's world, or rules where they come from none
     dry_run: bool = False  # only estimate calls, tokens and cost
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rater_of_the_data(cls, composed: Any) -> Any:
+        """The kind of an annotator that is `auto`."""
+        return with_raters(composed, ("annotator",))

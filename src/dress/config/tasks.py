@@ -95,7 +95,7 @@ class Inspect(Task):
     @classmethod
     def _of_the_scale(cls, composed: Any) -> Any:
         """A scale's file says more than this needs."""
-        unused = ("generation", "data", "training", "curriculum")
+        unused = ("generation", "data", "trainer", "parallel", "training", "curriculum", "budget")
         return {name: value for name, value in composed.items() if name not in unused}
 
 
@@ -119,6 +119,7 @@ class Features(Task):
     stage: str | None = None
     vision: Encoder = Encoder()
     trust_remote_code: StrictBool = False
+    trust_targets: tuple[str, ...] = ()  # packages beside the known ones whose classes the run may name
     seed: Count = 0
     stored: Literal["bf16", "int8", "fp32"] = "bf16"
     images: Literal["fast", "exact"] = "fast"

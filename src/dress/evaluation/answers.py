@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dress.base.files import required
+from dress.base.progress import Advance, ignore
 from dress.base.seeding import seed_for
 from dress.config import Config, TrainStage
 from dress.config.consent import DAMAGED
@@ -17,10 +18,10 @@ from dress.evaluation.questions import Question
 from dress.evaluation.rows import read_rows
 from dress.evaluation.settings import Asking
 from dress.record import RecordError
-from dress.rollout.responders import NoAnswer, Responder, Sampling, ServerResponder
-from dress.rollout.source import SERVER_TOKENS, Source
+from dress.rollout.kinds import responder_kind, run_settings
+from dress.rollout.responder import NoAnswer, OpenTurn, Responder, Sampling
+from dress.rollout.server import SERVER_TOKENS, ServerResponder
 
-Progress = Callable[[int], None]
 EMPTY, UNSEEN = "empty answer", "its image cannot be read"
 CHUNK = 256
 """Images in memory at a time."""
@@ -45,7 +46,7 @@ class Asker:
     def __init__(self, settings: Asking) -> None:
         assert settings.responder is not None
         self.settings, self.name = settings, settings.responder
-        self.kind = Source(self.name).kind
+        self.kind = responder_kind(self.name)
         self.condition, self.conditions = "", dict[str, str]()
         self.sampling = Sampling(
             settings.max_new_tokens or SERVER_TOKENS, settings.batch_size, settings.temperature, settings.top_p
@@ -56,7 +57,7 @@ class Asker:
 
             client = build_client(settings.server.endpoint(self.name), Path(settings.out))
             self.responder = ServerResponder(client, settings.server.sees_image, settings.server.system)
-        elif self.kind == "ckpt":
+        elif self.kind == "checkpoint":
             self._load()
 
     @property
@@ -64,7 +65,7 @@ class Asker:
         """Whether another run can give other answers."""
         return self.kind != "file" and self.settings.temperature > 0
 
-    def ask(self, questions: Sequence[Question], run: int, progress: Progress = lambda n: None) -> Answers:
+    def ask(self, questions: Sequence[Question], run: int, progress: Advance = ignore) -> Answers:
         """Answers of one run."""
         if self.responder is None:
             answers, unmatched = join(read_rows("responder", self.name), questions)
@@ -76,7 +77,7 @@ class Asker:
             texts += self._answer(questions[first : first + CHUNK], seeds, progress)
         return Answers(self.responder.name, [_in_our_words(text) for text in texts])
 
-    def _answer(self, some: Sequence[Question], seeds: Sequence[int], progress: Progress) -> list[str | NoAnswer]:
+    def _answer(self, some: Sequence[Question], seeds: Sequence[int], progress: Advance) -> list[str | NoAnswer]:
         assert self.responder is not None
         pixels: list[Any] = []
         places: dict[Path, int | None] = {}
@@ -87,26 +88,29 @@ class Asker:
             except RecordError:
                 places[path] = None
         shown = [one.image is None or places[one.image] is not None for one in some]
-        seen = [one for one, can in zip(some, shown, strict=True) if can]
         answers = iter(
             self.responder.answer(
-                [one.record for one in seen], [one.dialogue for one in seen],
-                [None if one.image is None else places[one.image] for one in seen], pixels,
-                [self.condition] * len(seen), self.sampling,
-                [seed for seed, can in zip(seeds, shown, strict=True) if can], progress,
+                [
+                    OpenTurn(
+                        one.record, one.dialogue, None if one.image is None else places[one.image], self.condition, seed
+                    )
+                    for one, seed, can in zip(some, seeds, shown, strict=True)
+                    if can
+                ],
+                pixels, self.sampling, progress,
             )
         )  # fmt: skip
         return [next(answers) if can else NoAnswer(UNSEEN) for can in shown]
 
     def _load(self) -> None:
-        from dress.feedback.collect import CkptResponder
         from dress.model.checkpoint import available_device, load_model
+        from dress.rollout.checkpoint import CkptResponder
 
-        trained = Source(self.name).trained(self.settings)
+        trained = run_settings(self.name, self.settings)
         assert trained is not None
         name = stage_of(self.settings, trained)
-        folder, trust = Path(self.name) / "stages" / name, self.settings.trust_remote_code
-        model, facts = load_model(folder, available_device(), trust)
+        folder = Path(self.name) / "stages" / name
+        model, facts = load_model(folder, available_device(), self.settings)
         condition = self.settings.condition or condition_of(trained, name)
         required(facts, ["conditions"], Path(self.name) / "stages" / name / "model.json", DAMAGED)
         if condition not in facts["conditions"]:

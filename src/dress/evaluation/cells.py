@@ -12,17 +12,18 @@ from typing import Any
 import torch
 
 from dress import config
+from dress.base.progress import Advance, ignore
 from dress.base.ranks import rank
 from dress.data.shards import Sample
 from dress.evaluation.outcomes import Outcome, kind_of, load_outcomes, save_outcomes
-from dress.feedback.collect import CkptResponder, converse
-from dress.feedback.rater import Rater
-from dress.rollout.responders import Responder, Sampling
+from dress.rater import Rater
+from dress.rollout.checkpoint import CkptResponder
+from dress.rollout.conversation import Opening, Rollout, converse
+from dress.rollout.responder import Responder, Sampling
 
 RECORDS_PER_STEP = 64
 """Of one share, at most: many dialogues, of which those that fit are decoded together."""
 
-Progress = Callable[[int], None]
 ShareOut = Callable[[Callable[[int], None], int, Callable[[], None]], None]
 """Who does which share of a work: called with the work on a share, their number, and what every rank does after its
 shares (it may hold collectives)."""
@@ -65,7 +66,7 @@ class Questions:
 
 def evaluate_models(
     models: Mapping[str, Callable[[], CkptResponder]], questions: Questions, folder: Path, *,
-    share_out: ShareOut = alone, ranks: int = 1, progress: Progress = lambda n: None,
+    share_out: ShareOut = alone, ranks: int = 1, progress: Advance = ignore,
 ) -> list[Outcome]:  # fmt: skip
     """Evaluate on all ranks, or read what an earlier call already finished; the first rank writes.
 
@@ -101,7 +102,7 @@ def evaluate_models(
 
 def _answered(
     responder: CkptResponder, questions: Questions, cells: tuple[str, Sequence[str]], share_out: ShareOut, ranks: int,
-    progress: Progress,
+    progress: Advance,
 ) -> list[Outcome]:  # fmt: skip
     """The outcomes of one model under some conditions for all records, on every rank."""
     records = len(questions.samples)
@@ -118,7 +119,7 @@ def _answered(
 
 def ask(
     responder: Responder, questions: Questions, cells: tuple[str, Sequence[str]], records: range,
-    progress: Progress = lambda n: None,
+    progress: Advance = ignore,
 ) -> list[Outcome]:  # fmt: skip
     """Ask everything, judge, give the judge's refinement, ask again: one outcome per answer.
 
@@ -139,9 +140,8 @@ def ask(
     dialogues = [(place, dialogue) for place, (record, _) in enumerate(samples) for dialogue in record.dialogues]
     pairs = [(number, condition) for number in range(len(dialogues)) for condition in conditions]
     answered = converse(
-        responder, questions.judge, samples, [dialogues[number] for number, _ in pairs],
-        conditions=[[texts[condition], *later] for _, condition in pairs],
-        sampling=questions.sampling, seed=0, progress=progress,
+        Rollout(responder, questions.judge, questions.sampling), samples,
+        [Opening(*dialogues[number], [texts[condition], *later]) for number, condition in pairs], answered=progress,
     )  # fmt: skip
     outcomes = []
     for (number, condition), dialogue in zip(pairs, answered, strict=True):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dress.coco.mentions import normal
 from dress.evaluation.outcomes import Outcome
 from dress.evaluation.questions import Question
-from dress.evaluation.rows import Row, image_key
-from dress.rollout.responders import NoAnswer
+from dress.evaluation.rows import FileRow, image_key
+from dress.rollout.responder import NoAnswer
 
 _PROMPT = ("prompt", "question", "user", "query", "instruction")
 _ANSWER = ("text", "answer", "assistant", "response", "output", "caption")
@@ -34,7 +34,7 @@ class _Finder:
             if one.record.image is not None:
                 self._by_image[image_key(one.record.image.id)].append(n)
 
-    def find(self, row: Row) -> int | str:
+    def find(self, row: FileRow) -> int | str:
         """Index of the question, or why there is none."""
         item, number, image = row.text("item", "key"), row.text("question_id", "id"), row.text("image", "image_id")
         words = _words(row.text(*_PROMPT) or "")
@@ -53,7 +53,7 @@ class _Finder:
         return max(matches, key=lambda n: len(self._words[n])) if matches else "unknown question"
 
 
-def join(rows: Sequence[Row], questions: Sequence[Question]) -> tuple[list[str | NoAnswer], list[Outcome]]:
+def join(rows: Sequence[FileRow], questions: Sequence[Question]) -> tuple[list[str | NoAnswer], list[Outcome]]:
     """An answer to every question, or why there is none; and an outcome for each row that answers none.
 
     Args:

@@ -10,21 +10,20 @@ from typing import Any
 from pydantic import BaseModel
 from rich.console import Console
 
-from dress.base.progress import CurriculumProgress
+from dress.base.progress import Advance, CurriculumProgress
 from dress.coco.mentions import COCO80
 from dress.config.raters import LLM, PlainRater, Replay
 from dress.evaluation.answers import Asker
 from dress.evaluation.outcomes import Outcome
 from dress.evaluation.questions import Question
 from dress.evaluation.settings import Judged
-from dress.feedback.rater import check_rater
+from dress.feedback.raters import check_rater
 from dress.llm.prompt_file import CONFIGS, NOTHING, PromptFile, lines, objects
 from dress.llm.request import Message, Reply, Request
 from dress.record import Dialogue, Record
-from dress.rollout.responders import NoAnswer
+from dress.rollout.responder import NoAnswer
 
 Facts = dict[str, Any]
-Progress = Callable[[int, str], None]
 
 
 class JudgePrompt(PromptFile):
@@ -97,7 +96,7 @@ class LLMJudge:
         self.settings, self.client = settings, build_client(settings, out)
 
     def judge(
-        self, judging: Judging, pairs: Sequence[tuple[Question, str]], run: int, progress: Progress
+        self, judging: Judging, pairs: Sequence[tuple[Question, str]], run: int, progress: Advance
     ) -> list[Judgement]:
         """Judgements in order.
 
@@ -194,7 +193,7 @@ def check_judge(settings: Judged, judging: Judging) -> None:
     check_rater(settings.judge)
 
 
-def _by_rules(judging: Judging, pairs: Sequence[tuple[Question, str]], progress: Progress) -> list[Judgement]:
+def _by_rules(judging: Judging, pairs: Sequence[tuple[Question, str]], progress: Advance) -> list[Judgement]:
     assert judging.rules is not None
     judgements = []
     for pair in pairs:

@@ -55,7 +55,8 @@ class DressModel(lmms):
                 f"--model_args {', '.join(sorted(unknown))}: no such argument. There are: run, stage, condition, "
                 f"max_new_tokens, batch_size, device, trust_remote_code"
             )
-        settings = read_run(Path(run), Consent(trust_remote_code=bool(trust_remote_code)))
+        consent = Consent(trust_remote_code=bool(trust_remote_code))
+        settings = read_run(Path(run), consent)
         folders = sorted((Path(run) / "stages").glob("*/model.json"))
         names = [file.parent.name for file in folders]
         if stage is None and names:
@@ -63,7 +64,7 @@ class DressModel(lmms):
         if stage not in names:
             raise ValueError(f"--model_args stage={stage}: expected one of {', '.join(names) or 'the stages of a run'}")
         place = torch.device(device) if device else available_device()
-        self.model, facts = load_model(Path(run) / "stages" / stage, place, bool(trust_remote_code))
+        self.model, facts = load_model(Path(run) / "stages" / stage, place, consent)
         required(facts, ["conditions"], Path(run) / "stages" / stage / "model.json", DAMAGED)
         if condition not in facts["conditions"]:
             raise ValueError(

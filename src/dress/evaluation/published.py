@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-Table = Mapping[str, Mapping[str, float | None]]
+Scores = Mapping[str, Mapping[str, float | None]]
 """Model to column to figure."""
 
 
@@ -80,7 +80,7 @@ def tables() -> dict[str, dict[str, dict[str, float | None]]]:
     return by_criterion
 
 
-def headline(model: str, rows: Mapping[str, Table]) -> dict[str, float | None]:
+def headline(model: str, rows: Mapping[str, Scores]) -> dict[str, float | None]:
     """The paper's two headline figures for a model, in per cent.
 
     `harmlessness`: mean relative gain over miniGPT4 of safety and persuasiveness on VLSafe (DRESS: 21.03).

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dress.evaluation.outcomes import Outcome
-from dress.evaluation.rows import Row, image_key, read_mapping, read_rows
+from dress.evaluation.rows import FileRow, image_key, read_mapping, read_rows
 from dress.record import Criterion, Dialogue, ImageAnnotation, ImageRef, Object, Record, Turn
 
 
@@ -118,12 +118,15 @@ class Images:
         return self.has_folder and image is not None and self.get(image) is None
 
 
-def read_listed(setting: str, path: str, field_name: str) -> list[Row]:
+def read_listed(setting: str, path: str, field_name: str) -> list[FileRow]:
     """Rows of a file; or, where it is one object as VQA has it, of its list `field_name`."""
     content = read_mapping(setting, path)
     if isinstance(content, dict) and isinstance(content.get(field_name), list):
         places = ((f"{Path(path).name}[{n}]", row) for n, row in enumerate(content[field_name]))
-        return [Row(place, row) if isinstance(row, dict) else Row(place, {}, "not an object") for place, row in places]
+        return [
+            FileRow(place, row) if isinstance(row, dict) else FileRow(place, {}, "not an object")
+            for place, row in places
+        ]
     return read_rows(setting, path)
 
 

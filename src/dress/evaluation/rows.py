@@ -22,7 +22,7 @@ _COCO = re.compile(r"^(?:COCO_(?:train|val|test)\d{4}_)?0*(\d+)(?:\.(?:jpe?g|png
 
 
 @dataclass(frozen=True)
-class Row:
+class FileRow:
     """One object of a file and its place (`answers.jsonl:7`); `damage` says why it is none."""
 
     where: str
@@ -70,7 +70,7 @@ def read_values(setting: str, path: str) -> list[tuple[str, Any, str | None]]:
     return values
 
 
-def read_rows(setting: str, path: str) -> list[Row]:
+def read_rows(setting: str, path: str) -> list[FileRow]:
     """The objects of a file: JSON lines, objects one after the other, or one list of them.
 
     Raises:
@@ -82,15 +82,15 @@ def read_rows(setting: str, path: str) -> list[Row]:
         for number, item in enumerate(inside):
             place = f"{where}[{number}]" if isinstance(value, list) else where
             if damage is None and not isinstance(item, dict):
-                rows.append(Row(place, {}, f"not an object but {json.dumps(item, ensure_ascii=False):.40}"))
+                rows.append(FileRow(place, {}, f"not an object but {json.dumps(item, ensure_ascii=False):.40}"))
             else:
-                rows.append(Row(place, item or {}, damage))
+                rows.append(FileRow(place, item or {}, damage))
     if not any(row.damage is None for row in rows):
         raise ValueError(f"{setting}={path}: expected JSON objects, got {rows[0].damage if rows else 'an empty list'}")
     return rows
 
 
-def read_mapping(setting: str, path: str) -> dict[str, Any] | list[Row]:
+def read_mapping(setting: str, path: str) -> dict[str, Any] | list[FileRow]:
     """One object alone, as a mapping; anything else as rows."""
     values = read_values(setting, path)
     if len(values) == 1 and isinstance(values[0][1], dict):

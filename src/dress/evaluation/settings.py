@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ConfigDict
 
 from dress.config import Consent, Positive, Section, TopP
-from dress.config.raters import Rater, ResponderName, Server
+from dress.config.raters import RaterSettings, ResponderName, Server
 from dress.config.types import Real
 
 
@@ -43,4 +43,4 @@ class Judged(Asking):
     """What suites take that have the responder's answers judged."""
 
     responder: ResponderName
-    judge: Rater
+    judge: RaterSettings

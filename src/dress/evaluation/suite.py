@@ -17,7 +17,7 @@ from omegaconf import MISSING
 from pydantic import BaseModel
 from rich.console import Console
 
-from dress.config import ConfigError, check_as
+from dress.config import ConfigError
 from dress.evaluation import suites
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome
@@ -115,26 +115,3 @@ def store_defaults() -> None:
         if name not in COMMON:
             node["suite"] = name
         ConfigStore.instance().store(f"_{name}", node, "suite", "_global_", settings.__module__)
-
-
-def evaluate(composed: Json, console: Console) -> Json:
-    """Do what the composed `suite` says; returns its figures.
-
-    Raises:
-        ConfigError: no such suite, or a setting that does not exist or does not fit.
-    """
-    known, name = registered(composed.get("suite_module")), composed["suite"]
-    if name not in known:
-        raise ConfigError(
-            f"suite={name}: expected one of {', '.join(known)}; where it is your own, name the module that registers "
-            f"it: suite_module=PACKAGE.MODULE"
-        )
-    return perform(known[name], check_as(known[name].settings, composed), console)
-
-
-def perform(chosen: Suite, settings: SuiteSettings, console: Console) -> Json:
-    """Evaluate with checked settings: outcomes, and the figures that follow from them, in `settings.out`."""
-    from dress.evaluation.output import finish
-
-    outcomes = chosen.function(settings, console)
-    return outcomes if chosen.compute else finish(chosen, outcomes, settings, console)

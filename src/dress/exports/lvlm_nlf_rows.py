@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dress.exports.writing import NO_DIALOGUES, Writing, answered
-from dress.record import Dialogue, Record, Turn
+from dress.record import PUBLISHED_ROW, Dialogue, Record, Turn
 from dress.sources.fields import plain_path
-from dress.sources.lvlm_nlf import KEPT, caption_of, feedback_of, row_of
+from dress.sources.lvlm_nlf import caption_of, feedback_of, row_of
 
 AFTER_ALL = 1 << 62
 """Row of a dialogue that was none of LVLM_NLF's."""
 
 
-class _Found(NamedTuple):
+class _Row(NamedTuple):
     row: int
     order: int  # of the record in the export
     dialogue: int
@@ -32,23 +32,23 @@ def write(to: Writing) -> None:
     Raises:
         Rejected: a dialogue says that it came from a file outside of the folder.
     """
-    found: dict[str, list[_Found]] = {}
-    for order, read in enumerate(to.samples()):
-        if not read.record.dialogues:
+    rows_of_file: dict[str, list[_Row]] = {}
+    for order, sample in enumerate(to.samples()):
+        if not sample.record.dialogues:
             to.no_place[NO_DIALOGUES] += 1
-        for number, dialogue in enumerate(read.record.dialogues):
+        for number, dialogue in enumerate(sample.record.dialogues):
             turns = answered(dialogue)
             file, row = _place(dialogue)
-            reason = _unfit(read.record, dialogue, turns)
-            if reason or read.record.image is None:
-                to.leave_out(read.split, read.record, number, reason)
+            reason = _unfit(sample.record, dialogue, turns)
+            if reason or sample.record.image is None:
+                to.leave_out(sample.split, sample.record, number, reason)
                 continue
             # A row gets its image's id back, whatever the file is called here.
-            name = to.image(read.record, read.image) or ""
-            image_id = read.record.image.id if row < AFTER_ALL else name
-            found.setdefault(file, []).append(_Found(row, order, number, read.split, read.number, image_id))
+            name = to.image(sample.record, sample.image) or ""
+            image_id = sample.record.image.id if row < AFTER_ALL else name
+            rows_of_file.setdefault(file, []).append(_Row(row, order, number, sample.split, sample.number, image_id))
             _count(to, dialogue, turns)
-    places = [(file, place) for file, places in sorted(found.items()) for place in sorted(places)]
+    places = [(file, place) for file, places in sorted(rows_of_file.items()) for place in sorted(places)]
     last: tuple[str, int] | None = None
     for file, place in to.track(places, "write rows"):
         record = to.splits[place.split].record(place.number)
@@ -60,9 +60,9 @@ def write(to: Writing) -> None:
 
 
 def _place(dialogue: Dialogue) -> tuple[str, int]:
-    kept = dialogue.extra.get(KEPT)
-    if isinstance(kept, dict) and isinstance(kept.get("row"), int):
-        return plain_path(kept.get("file"), f"extra.{KEPT}.file"), kept["row"]
+    origin = dialogue.extra.get(PUBLISHED_ROW)
+    if isinstance(origin, dict) and isinstance(origin.get("row"), int):
+        return plain_path(origin.get("file"), f"extra.{PUBLISHED_ROW}.file"), origin["row"]
     return f"{dialogue.criterion}_nlf.jsonl", AFTER_ALL
 
 
@@ -72,16 +72,16 @@ def _unfit(record: Record, dialogue: Dialogue, turns: Sequence[Turn]) -> str:
         return "no image"
     if not turns:
         return "no answer"
-    if KEPT in dialogue.extra:
+    if PUBLISHED_ROW in dialogue.extra:
         return ""
-    if all(said.rating is None and said.critique is None for turn in turns for said in turn.feedback):
+    if all(feedback.rating is None and feedback.critique is None for turn in turns for feedback in turn.feedback):
         return "no feedback"
     return "" if dialogue.criterion else "no criterion"
 
 
 def _row(record: Record, dialogue: Dialogue, image_id: str) -> dict[str, object]:
-    whole = dialogue.model_copy(update={"turns": answered(dialogue)})
-    return row_of(image_id, whole, caption_of(record, dialogue))
+    complete = dialogue.model_copy(update={"turns": answered(dialogue)})
+    return row_of(image_id, complete, caption_of(record, dialogue))
 
 
 def _count(to: Writing, dialogue: Dialogue, turns: Sequence[Turn]) -> None:
@@ -89,8 +89,8 @@ def _count(to: Writing, dialogue: Dialogue, turns: Sequence[Turn]) -> None:
     to.no_place["questions without answer at the end"] += len(dialogue.turns) > len(turns)
     to.no_place["references"] += dialogue.reference is not None
     for number, turn in enumerate(turns):
-        told = feedback_of(turn, dialogue.criterion)
+        judgement = feedback_of(turn, dialogue.criterion)
         to.no_place["further feedback on an answer"] += max(len(turn.feedback) - 1, 0)
         following = dialogue.turns[number + 1].user if number + 1 < len(turns) else None
-        if told is not None and told.refinement is not None and told.refinement != following:
+        if judgement is not None and judgement.refinement is not None and judgement.refinement != following:
             to.no_place["refinements that are not the next user's text"] += 1

@@ -114,8 +114,8 @@ def _records(row: Any, place: Place) -> Iterator[Record]:
 
 
 def _asked(row: dict[str, Any]) -> Part:
-    asked = {name: row[name] for name in QUESTIONS if isinstance(row.get(name), str) and row[name].strip()}
-    if not asked:
+    texts = {name: row[name] for name in QUESTIONS if isinstance(row.get(name), str) and row[name].strip()}
+    if not texts:
         expected = f"dialogues, {', '.join(name for name, _ in KNOWN)}, {', '.join(QUESTIONS)}"
         raise RowError("no users' texts", f"expected one of the fields {expected}, got {', '.join(map(str, row))}")
     image = next((row[name] for name in ("image_id", "image") if isinstance(row.get(name), str)), None)
@@ -123,5 +123,5 @@ def _asked(row: dict[str, Any]) -> Part:
     return Part(
         image=image or None,
         annotation=ImageAnnotation(captions=[caption] if isinstance(caption, str) else []),
-        dialogues=[Dialogue(criterion=QUESTIONS[name], turns=[Turn(user=text)]) for name, text in asked.items()],
+        dialogues=[Dialogue(criterion=QUESTIONS[name], turns=[Turn(user=text)]) for name, text in texts.items()],
     )

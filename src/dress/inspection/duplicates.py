@@ -84,20 +84,20 @@ class Findings:
         return sha256
 
     def _repeated(self, where: str, about: tuple[str, str], texts: list[str]) -> None:
-        question, said = texts[0], digest(*about, *texts)
-        asked = digest(*about, question)
-        if asked in self._questions:
+        question, answer = texts[0], digest(*about, *texts)
+        question_digest = digest(*about, question)
+        if question_digest in self._questions:
             self._found("same question, same image", f"{where}: {question:.100}")
-            if said in self._answers:
+            if answer in self._answers:
                 self._found("same question and answers", f"{where}: {question:.100}")
-        self._questions.add(asked)
-        self._answers.add(said)
+        self._questions.add(question_digest)
+        self._answers.add(answer)
         words = normalised(question)
-        known = self._spelled.setdefault(digest(about[0], words), set())
-        spelled = digest(question)
-        if words and known and spelled not in known:
+        spellings = self._spelled.setdefault(digest(about[0], words), set())
+        spelling = digest(question)
+        if words and spellings and spelling not in spellings:
             self._found("nearly the same question", f"{where}: {question:.100}")
-        known.add(spelled)
+        spellings.add(spelling)
 
     def _found(self, what: str, where: str) -> None:
         self.counts[what] += 1

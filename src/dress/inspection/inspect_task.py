@@ -41,24 +41,24 @@ def run(settings: Inspect, console: Console) -> Inspection:
         def track(items: DataSet, what: str) -> Iterable[Item]:
             return progress.track(items, total=items.size, description=what)
 
-        found = inspect(data, other, settings.leaked_by, lengths, settings.samples, track, settings.max_aspect)
-    for table in tables(found):
+        inspection = inspect(data, other, settings.leaked_by, lengths, settings.samples, track, settings.max_aspect)
+    for table in tables(inspection):
         console.print(table)
         if table.words:
             console.print(table.words, style="dim", highlight=False)
     for what in data.damage[:SHOWN]:
         console.print(f"cannot be read: {what}", highlight=False)
     if out is not None:
-        _write(found, out)
+        _write(inspection, out)
         console.print(f"Look at it: {out / 'inspect.html'}", highlight=False)
-    return found
+    return inspection
 
 
-def _write(found: Inspection, out: Path) -> None:
+def _write(inspection: Inspection, out: Path) -> None:
     from dress.inspection.page import write_inspection  # late: it loads Altair and Jinja
 
-    write_json(out / "inspect.json", found.to_json())
-    write_inspection(out / "inspect.html", found)
-    if found.leakage is not None:
-        write_lines(out / "leaked.jsonl", found.leakage.listed(leaked=True))
-        write_lines(out / "clean.jsonl", found.leakage.listed(leaked=False))
+    write_json(out / "inspect.json", inspection.to_json())
+    write_inspection(out / "inspect.html", inspection)
+    if inspection.leakage is not None:
+        write_lines(out / "leaked.jsonl", inspection.leakage.listed(leaked=True))
+        write_lines(out / "clean.jsonl", inspection.leakage.listed(leaked=False))

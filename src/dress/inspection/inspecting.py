@@ -62,23 +62,23 @@ def inspect(
     Raises:
         ValueError: rows without users' texts.
     """
-    found = Inspection(data, findings=Findings(max_aspect), lengths=lengths)
+    inspection = Inspection(data, findings=Findings(max_aspect), lengths=lengths)
     if other is not None:
-        known = Known()
+        other_set = Known()
         for item in track(other, "read the other set"):
-            known.add(item, None if item.image is None else hashlib.sha256(item.image).hexdigest())
-        found.leakage = Leakage(known, by)
+            other_set.add(item, None if item.image is None else hashlib.sha256(item.image).hexdigest())
+        inspection.leakage = Leakage(other_set, by)
     picked = _Picked(samples)
     for item in track(data, "inspect"):
-        sha256 = found.findings.add(item, data.has_images)
-        found.counts.setdefault(item.split, Counts()).add(item.record)
-        if found.leakage is not None:
-            found.leakage.add(item, sha256)
+        sha256 = inspection.findings.add(item, data.has_images)
+        inspection.counts.setdefault(item.split, Counts()).add(item.record)
+        if inspection.leakage is not None:
+            inspection.leakage.add(item, sha256)
         if lengths is not None:
             lengths.add(item.record)
         picked.add(item)
-    found.samples = list(picked)
-    return found
+    inspection.samples = list(picked)
+    return inspection
 
 
 class _Picked:
@@ -93,7 +93,7 @@ class _Picked:
         self._seen += 1
         self._held.append((hashlib.sha256(place(item).encode()).digest(), self._seen, item))
         if len(self._held) > 2 * self.number:
-            self._held = sorted(self._held, key=lambda held: held[:2])[: self.number]
+            self._held = sorted(self._held, key=lambda entry: entry[:2])[: self.number]
 
     def __iter__(self) -> Iterator[Item]:
-        return (item for *_, item in sorted(self._held, key=lambda held: held[:2])[: self.number])
+        return (item for *_, item in sorted(self._held, key=lambda entry: entry[:2])[: self.number])

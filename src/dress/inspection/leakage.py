@@ -56,16 +56,16 @@ class Known:
     def ways(self, item: Item, dialogue: Dialogue | None, sha256: str | None) -> list[str]:
         """How a dialogue (or, without one, a record) stands in the other set, in the order of `WAYS`."""
         images = _images(item, sha256)
-        found: set[str] = {"image"} if images & self.images else set()
+        ways_of_leaking: set[str] = {"image"} if images & self.images else set()
         for question in questions(dialogue) if dialogue else ():
             words = normalised(question)
             if digest(question) in self.verbatim:
-                found.add("verbatim")
+                ways_of_leaking.add("verbatim")
             if words and digest(words) in self.normalised:
-                found.add("normalised")
+                ways_of_leaking.add("normalised")
             if words and any(digest(image.hex(), words) in self.asked for image in images):
-                found.add("text_and_image")
-        return [way for way in WAYS if way in found]
+                ways_of_leaking.add("text_and_image")
+        return [way for way in WAYS if way in ways_of_leaking]
 
 
 @dataclass

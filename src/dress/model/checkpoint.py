@@ -80,21 +80,21 @@ def available_device() -> str:
 
 
 def load_model(
-    folder: Path, device: torch.device | str = "cpu", trust_remote_code: bool = False
+    folder: Path, device: torch.device | str = "cpu", consent: config.Consent | None = None
 ) -> tuple[LVLM, dict[str, Any]]:
     """Read a model and the facts beside it.
 
     Args:
         folder: of the stage.
         device: where the model goes.
-        trust_remote_code: run code that comes with its language model; without it such a model is refused.
+        consent: to code that its files name; without it such a model is refused.
 
     Raises:
         FileNotFoundError: no model in this folder.
         ValueError: a file is damaged, or the base weights are others than it was trained on.
     """
     facts = read_facts(folder)
-    settings = model_of(facts, folder / "model.json", trust_remote_code)
+    settings = model_of(facts, folder / "model.json", consent or config.Consent())
     model = LVLM(settings, stored_tokenizer(folder, settings), facts["max_tokens"])
     model.round(facts.get("rounded", []))
     load_weights(model, settings, folder)

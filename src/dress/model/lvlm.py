@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from dress import config
+from dress.config.targets import PROJECTOR, build
 from dress.dialogue.batch import Forest
 from dress.dialogue.encode import IMAGE, DialogueEncoder
 from dress.kernels.fused import fuse
@@ -20,7 +21,6 @@ from dress.kernels.last_layer import prune_last_layer
 from dress.model.attention import foreign_mask, plan
 from dress.model.head import head_loss
 from dress.model.language import build_language
-from dress.model.projector import build_projector
 from dress.model.vision import VisionEncoder
 
 PARTS = ("vision", "projector", "language", "lora")
@@ -45,7 +45,7 @@ class LVLM(nn.Module):
             fuse(self.language)
         embeddings: Any = self.language.get_input_embeddings()
         width = int(embeddings.weight.shape[1])
-        self.projector = build_projector(settings.projector.kind, self.vision.width, width)
+        self.projector = build(settings.projector, "model.projector", PROJECTOR, self.vision.width, width)
         self.encoder = DialogueEncoder(tokenizer, settings.language.chat, self.vision.num_tokens, max_tokens)
         self.attention = settings.attention
         self.rounded: tuple[str, ...] = ()

@@ -32,6 +32,6 @@ def source(name: str) -> Source:
         SourceError: unknown; the message lists what there is.
     """
     if name not in SOURCES:
-        known = ", ".join(sorted(SOURCES))
-        raise SourceError(f"source={name}: no such source; expected one of {known}")
+        names = ", ".join(sorted(SOURCES))
+        raise SourceError(f"source={name}: no such source; expected one of {names}")
     return SOURCES[name]()

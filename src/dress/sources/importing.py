@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from dress.base.files import read_json, write_json
 from dress.config.tasks import Import
+from dress.data.index import Entry
 from dress.data.index_file import INDEX, write_index
 from dress.sources.destination import (
     COUNTS,
@@ -115,11 +116,10 @@ def run_import(source: Source, settings: Import, progress: Progress) -> ImportRe
             _check(work)
             _refuse_if_none(work, path)
             state.hold_out(settings.held_out if "eval" in splits else 0, HELD_OUT_SHARE)
-            _write(work, settings.per_shard)
-            _index(work)
+            files = _write(work, settings.per_shard)
             if _stats(inputs) != before:
                 raise SourceError(f"{path}: changed while it was read; run the same command again")
-            report = _report(work)
+            report = _report(work, files)
         about = {"source": source.name, "version": source.version, "path": str(path), "origin": str(origin)}
         about |= {"images": None if images is None else str(images)}
         write_json(aside / IMPORT_FILE, {**about, "fingerprint": fingerprint, **report, "inputs": sums})
@@ -171,48 +171,41 @@ def _check(work: _Work) -> None:
     work.progress.end()
 
 
-def _write(work: _Work, per_shard: int) -> None:
-    counts = work.state.counts()
+def _write(work: _Work, per_shard: int) -> dict[str, str]:
+    """The shards and the index of each split, so that nobody has to take the shards for what they are when they are
+    first read; returns their checksums by name."""
+    checksums: dict[str, str] = {}
     for split in work.splits:
-        done = work.state.shards(split)
-        work.progress.start(f"write {split}", work.state.planned(split))
-        work.progress.advance(sum(records for _, records in done.values()))
-        calls = (
-            (split, number, groups, counts, work.aside)
-            for number, groups in enumerate(work.state.plan(split, per_shard))
-            if number not in done or not (work.aside / _shard(split, number)).is_file()
-        )
-        for (_, number, groups, *_), (sha256, records) in work.pool.map("shard", calls):
-            work.state.shard_done(split, number, sha256, records)
-            work.progress.advance(len(groups))
+        number = work.state.planned(split)
+        work.progress.start(f"write {split}", number)
+        if number:
+            (work.aside / split).mkdir(exist_ok=True)
+            write_index(work.aside / split / INDEX, _entries(work, split, per_shard, checksums), "records", ())
         work.progress.end()
+    return checksums
 
 
-def _index(work: _Work) -> None:
-    """Each split gets its index: nobody has to take the shards for what they are when they are first read.
+def _entries(work: _Work, split: str, per_shard: int, checksums: dict[str, str]) -> Iterator[Entry]:
+    """What the index says of each shard as it is written.
 
     Raises:
-        OSError: a shard is not the one that was written; the same command writes it again.
+        OSError: one that a killed run left is damaged; the same command writes it again.
     """
-    for split in work.splits:
-        shards = work.state.shards(split)
-        calls = ((work.aside / _shard(split, number),) for number in shards)
-        entries = [entry for _, entry in work.pool.map("index", calls)]
-        for entry, (sha256, _) in zip(entries, shards.values(), strict=True):
-            if entry["sha256"] != sha256 or entry["problems"]:
-                path = work.aside / split / entry["name"]
-                path.unlink()
-                why = f"damaged since it was written {entry['problems'][:1]}; run the same command again"
-                raise OSError(f"{path}: {why}")
-        if entries:
-            write_index(work.aside / split / INDEX, entries, "records", ())
+    counts = work.state.counts()
+    calls = ((work.aside / split / f"shard-{n:06d}.tar", split, groups, counts)
+             for n, groups in enumerate(work.state.plan(split, per_shard)))  # fmt: skip
+    for (path, _, groups, _), entry in work.pool.map("shard", calls):
+        if entry["problems"]:
+            path.unlink()
+            raise OSError(f"{path}: damaged since it was written {entry['problems'][:1]}; run the same command again")
+        checksums[f"{split}/{path.name}"] = entry["sha256"]
+        work.progress.advance(len(groups))
+        yield entry
 
 
-def _report(work: _Work) -> dict[str, Any]:
-    """What `import.json` says; writes the reject file on the way."""
-    state, aside, reasons, read = work.state, work.aside, work.state.reasons(), work.state.rows()
-    shards = {split: state.shards(split) for split in work.splits}
-    files = {_shard(split, n): sha256 for split in work.splits for n, (sha256, _) in shards[split].items()}
+def _report(work: _Work, files: dict[str, str]) -> dict[str, Any]:
+    """What `import.json` says, with the checksums of all files; writes the reject file on the way."""
+    state, aside, reasons = work.state, work.aside, work.state.reasons()
     if reasons:
         _write_rejects(work)
         files[REJECTS_FILE] = checksum(aside / REJECTS_FILE)
@@ -220,9 +213,9 @@ def _report(work: _Work) -> dict[str, Any]:
         file.writelines(f"{size}\t{name}\n" for name, size in state.images())
     files[IMAGES_FILE] = checksum(aside / IMAGES_FILE)
     return {
-        "read": read,
-        "used": read - sum(reasons.values()),
-        "written": {split: sum(records for _, records in of_split.values()) for split, of_split in shards.items()},
+        "read": state.rows(),
+        "used": state.rows() - sum(reasons.values()),
+        "written": {split: state.planned(split) for split in work.splits},
         "rejected": reasons,
         "noted": {word.removeprefix(NOTED): n for word, n in state.counts().items() if word.startswith(NOTED)},
         "files": files,
@@ -252,20 +245,16 @@ def _refuse_if_none(work: _Work, path: Path) -> None:
         raise SourceError(f"{path}: expected rows, got none that can be used{why}")
 
 
-def _shard(split: str, number: int) -> str:
-    return f"{split}/shard-{number:06d}.tar"
-
-
 # --- settings and inputs -----------------------------------------------------------------------
 
 
 def _splits(source: Source, settings: Import) -> tuple[str, ...]:
     can = [split for split in SPLITS if split in source.splits]
-    wanted = settings.splits if settings.splits is not None else source.usual or can
-    wrong = [split for split in wanted if split not in can]
+    names = settings.splits if settings.splits is not None else source.usual or can
+    wrong = [split for split in names if split not in can]
     if wrong:
         raise SourceError(f"splits={wrong[0]}: source={source.name} writes {', '.join(can)}")
-    return tuple(split for split in can if split in wanted)
+    return tuple(split for split in can if split in names)
 
 
 def _origin(path: Path) -> tuple[Path, Path | None]:

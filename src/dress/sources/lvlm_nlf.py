@@ -14,13 +14,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dress.record import TOP_RATING, Criterion, Dialogue, Feedback, ImageAnnotation, Record, Turn
+from dress.record import PUBLISHED_ROW, TOP_RATING, Criterion, Dialogue, Feedback, ImageAnnotation, Record, Turn
 from dress.sources.fields import plain_path, rating
 from dress.sources.protocol import Part, Place, RowError, Source, Table
 from dress.sources.tables import tables_of
-
-KEPT = "lvlm_nlf"
-"""The field of `extra` that holds what the record has no place for."""
 
 CRITERIA_OF_FILES: dict[str, Criterion] = {
     "helpfulness": "helpfulness",
@@ -89,15 +86,15 @@ def row_of(image_id: str, dialogue: Dialogue, caption: str | list[str] | None = 
         dialogue: all of its turns are answered.
         caption: stands for the row's where the dialogue came from elsewhere.
     """
-    kept = dialogue.extra.get(KEPT, {})
+    rest = dialogue.extra.get(PUBLISHED_ROW, {})
     values = {
-        "image_id": kept.get("image_id", image_id),
-        "caption": kept.get("caption", caption),
+        "image_id": rest.get("image_id", image_id),
+        "caption": rest.get("caption", caption),
         "interaction": [_turn_row(turn, dialogue.criterion) for turn in dialogue.turns],
-    } | kept.get("more", {})
+    } | rest.get("more", {})
     if dialogue.system is not None:
         values[SYSTEM] = dialogue.system
-    return _ordered(values, ROW if SYSTEM in kept.get("more", {}) else (*ROW, SYSTEM), kept)
+    return _ordered(values, ROW if SYSTEM in rest.get("more", {}) else (*ROW, SYSTEM), rest)
 
 
 def feedback_of(turn: Turn, criterion: Criterion | None) -> Feedback | None:
@@ -133,9 +130,9 @@ def _dialogue(row: dict[str, Any], place: Place, criterion: Criterion | None) ->
             raise RowError("empty text", f"{where}.user: expected a text, got {turn['user']!r:.80}")
     refinements = [*(turn["user"] for turn in turns[1:]), None]
     more = {name: value for name, value in row.items() if name not in ROW}
-    kept = {"file": place.file, "row": place.number, "caption": row.get("caption")}
+    rest = {"file": place.file, "row": place.number, "caption": row.get("caption")}
     if row["image_id"] != plain_path(row["image_id"], "image_id"):
-        kept["image_id"] = row["image_id"]
+        rest["image_id"] = row["image_id"]
     return Dialogue(
         criterion=criterion,
         system=row[SYSTEM] if isinstance(row.get(SYSTEM), str) else None,
@@ -143,53 +140,53 @@ def _dialogue(row: dict[str, Any], place: Place, criterion: Criterion | None) ->
             _turn(turn, criterion, refinement, f"interaction.{number}")
             for number, (turn, refinement) in enumerate(zip(turns, refinements, strict=True))
         ],
-        extra={KEPT: kept | _deviations(row, ROW, more)},
+        extra={PUBLISHED_ROW: rest | _deviations(row, ROW, more)},
     )
 
 
 def _turn(row: dict[str, Any], criterion: Criterion | None, refinement: str | None, where: str) -> Turn:
-    spelled = next((name for name in CRITIQUES if name in row), CRITIQUES[0])
-    given = row.get("rating")
-    number = None if given is None else rating(given, 1, TOP_RATING, f"{where}.rating")[0]
-    more = {name: value for name, value in row.items() if name not in ("user", "model", "rating", spelled)}
-    kept = _deviations(row, TURN, more)
-    if given is not None and given != str(number):
-        kept["rating"] = given
+    spelling = next((name for name in CRITIQUES if name in row), CRITIQUES[0])
+    score = row.get("rating")
+    number = None if score is None else rating(score, 1, TOP_RATING, f"{where}.rating")[0]
+    more = {name: value for name, value in row.items() if name not in ("user", "model", "rating", spelling)}
+    rest = _deviations(row, TURN, more)
+    if score is not None and score != str(number):
+        rest["rating"] = score
     feedback = Feedback(
         criterion=criterion,
         rating=number,
-        critique=row.get(spelled),
+        critique=row.get(spelling),
         refinement=refinement,
         annotator="gpt-4",  # says the data card
     )
-    extra = {KEPT: kept} if kept else {}
+    extra = {PUBLISHED_ROW: rest} if rest else {}
     return Turn(user=row["user"], assistant=row["model"], feedback=[feedback], extra=extra)
 
 
 def _deviations(row: dict[str, Any], usual: Sequence[str], more: dict[str, Any]) -> dict[str, Any]:
     """What is kept of a row or a turn beside the values of its usual fields."""
-    kept: dict[str, Any] = {"more": more} if more else {}
-    if list(row) != list(_ordered(row, usual, kept)):
-        kept["order"] = list(row)
-    return kept
+    rest: dict[str, Any] = {"more": more} if more else {}
+    if list(row) != list(_ordered(row, usual, rest)):
+        rest["order"] = list(row)
+    return rest
 
 
-def _ordered(values: dict[str, Any], usual: Sequence[str], kept: dict[str, Any]) -> dict[str, Any]:
+def _ordered(values: dict[str, Any], usual: Sequence[str], rest: dict[str, Any]) -> dict[str, Any]:
     """The fields as they stood; without a note of that the usual ones that are not null, then the others."""
-    names = [*(name for name in usual if values.get(name) is not None), *kept.get("more", ())]
-    order = kept.get("order", names)
+    names = [*(name for name in usual if values.get(name) is not None), *rest.get("more", ())]
+    order = rest.get("order", names)
     return {name: values[name] for name in [*order, *(name for name in names if name not in order)]}
 
 
 def _turn_row(turn: Turn, criterion: Criterion | None) -> dict[str, Any]:
-    kept = turn.extra.get(KEPT, {})
-    feedback, more = feedback_of(turn, criterion) or Feedback(), kept.get("more", {})
-    told = None if feedback.rating is None else str(feedback.rating)
-    if "rating" in kept and rating(kept["rating"], 1, TOP_RATING)[0] == feedback.rating:
-        told = kept["rating"]
-    spelled = next((name for name in CRITIQUES if name in kept.get("order", ()) and name not in more), CRITIQUES[0])
-    values = {"user": turn.user, "model": turn.assistant, "rating": told, spelled: feedback.critique}
-    return _ordered(values | more, (*TURN[:3], spelled), kept)
+    rest = turn.extra.get(PUBLISHED_ROW, {})
+    feedback, more = feedback_of(turn, criterion) or Feedback(), rest.get("more", {})
+    score = None if feedback.rating is None else str(feedback.rating)
+    if "rating" in rest and rating(rest["rating"], 1, TOP_RATING)[0] == feedback.rating:
+        score = rest["rating"]
+    spelling = next((name for name in CRITIQUES if name in rest.get("order", ()) and name not in more), CRITIQUES[0])
+    values = {"user": turn.user, "model": turn.assistant, "rating": score, spelling: feedback.critique}
+    return _ordered(values | more, (*TURN[:3], spelling), rest)
 
 
 def _check_kept(row: dict[str, Any], image_id: str, dialogue: Dialogue) -> None:

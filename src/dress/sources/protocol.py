@@ -147,13 +147,13 @@ class Source:
         """The folders that this record goes to."""
         if held_out:
             return ("eval",) if "eval" in self.splits and _first_questions(record) else ()
-        wanted = {
+        contents = {
             "align": record.image is not None and record.annotation.captions,
             "sft": _taught(record),
             "prompts": _first_questions(record),
             "feedback": _rated(record),
         }
-        return [split for split, there in wanted.items() if there and split in self.splits]
+        return [split for split, content in contents.items() if content and split in self.splits]
 
     def counted(self, record: Record) -> Iterable[str]:
         """Words counted over all records of the import; `written` is given the counts."""
@@ -187,11 +187,11 @@ def _taught(record: Record) -> list[Dialogue]:
 
 def _first_questions(record: Record) -> list[Dialogue]:
     """Each first question once, open; what was taught as its answer is the reference."""
-    asked: dict[tuple[str | None, str | None, str], Dialogue] = {}
+    questions: dict[tuple[str | None, str | None, str], Dialogue] = {}
     for dialogue in record.dialogues:
         first = dialogue.turns[0]
         judged = any(turn.feedback for turn in dialogue.turns)
         reference = dialogue.reference or (None if judged else first.assistant)
         question = dialogue.model_copy(update={"reference": reference, "turns": [Turn(user=first.user)]})
-        asked.setdefault((dialogue.criterion, dialogue.system, first.user), question)
-    return list(asked.values())
+        questions.setdefault((dialogue.criterion, dialogue.system, first.user), question)
+    return list(questions.values())

@@ -1,4 +1,4 @@
-"""What an unfinished import knows, in one SQLite file: its rows, which of them belong together, and what is done.
+"""What an unfinished import knows, in one SQLite file: its rows, which of them belong together, which can be used.
 
 Every change is one transaction: after a SIGKILL the import goes on where it stood and gives the same bytes.
 """
@@ -31,7 +31,6 @@ CREATE INDEX parts_of_row ON parts(row);
 CREATE INDEX new_groups ON groups(state, id);
 CREATE UNIQUE INDEX keys ON groups(coalesce(split, ''), key) WHERE state = 'good';
 CREATE TABLE counts(word TEXT PRIMARY KEY, number INTEGER) WITHOUT ROWID;
-CREATE TABLE shards(split TEXT, number INTEGER, sha256 TEXT, records INTEGER, PRIMARY KEY(split, number)) WITHOUT ROWID;
 """
 _IN_SPLIT = "state = 'good' AND CASE WHEN held_out THEN evaluation ELSE training END LIKE '%,' || ? || ',%'"
 
@@ -248,17 +247,7 @@ class State:
         own = "image IS NOT NULL AND image NOT IN (SELECT name FROM images)"
         yield from self._db.execute(f"SELECT image, bytes FROM groups WHERE {own} ORDER BY id")
 
-    # --- shards and rejects ---
-
-    def shards(self, split: str) -> dict[int, tuple[str, int]]:
-        """Number of each finished shard to its sha256 and how many records it holds, by number."""
-        rows = self._db.execute("SELECT number, sha256, records FROM shards WHERE split = ? ORDER BY number", (split,))
-        return {number: (sha256, records) for number, sha256, records in rows}
-
-    def shard_done(self, split: str, number: int, sha256: str, records: int) -> None:
-        """Enter a shard that is written."""
-        with self._db:
-            self._db.execute("INSERT OR REPLACE INTO shards VALUES (?, ?, ?, ?)", (split, number, sha256, records))
+    # --- rejects ---
 
     def rows(self) -> int:
         """Rows read."""

@@ -6,10 +6,9 @@ import json
 import math
 import re
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, NoReturn
 
-from dress.sources.protocol import Place, RowError, SourceError
+from dress.sources.protocol import Place, RowError
 
 MAX_DEPTH = 100
 """Brackets inside brackets: what is deeper could be read here, but not from the finished record."""
@@ -50,18 +49,6 @@ def parse(text: str) -> Any:
         except UnicodeEncodeError as error:
             raise RowError("broken text", f"expected Unicode text, got half of a pair ({error.reason})") from None
     return value
-
-
-def read_whole(path: Path) -> Any:
-    """The value of a JSON file that is small beside the rows.
-
-    Raises:
-        SourceError: no such file, or not JSON in UTF-8.
-    """
-    try:
-        return parse(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{path}: expected JSON in UTF-8, got something else ({error})") from None
 
 
 def unwrapped(reject: Any) -> tuple[Any, Place]:

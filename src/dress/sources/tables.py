@@ -9,8 +9,7 @@ from typing import Any
 from dress.sources.arrow_rows import arrow_rows
 from dress.sources.protocol import SourceError, Table
 from dress.sources.rows import Rows
-from dress.sources.strict_json import read_whole
-from dress.sources.text_rows import text_rows
+from dress.sources.text_rows import read_whole, text_rows
 
 PARQUET = ("*.parquet", "data/*.parquet")
 """In a folder that holds none of the format's own files; `data/` is where repositories of sets have them."""
@@ -50,20 +49,8 @@ def tables_of(path: Path, *patterns: str) -> list[Table]:
     files = [Table(file) for file in _matches(path, patterns) if file.name not in NO_ROWS]
     tables = _saved_tables(path) or files or [Table(file, test=_is_test(file.name)) for file in _matches(path, PARQUET)]
     if not tables:
-        raise SourceError(f"{path}: expected {' or '.join((*patterns, *PARQUET))} in it, found none")
+        raise SourceError(f"{path}: expected {' or '.join(patterns)} or Parquet in it, found none")
     return tables
-
-
-def table_files(path: Path, *patterns: str) -> list[Path]:
-    """The file itself, or the files of a folder that fit, by name.
-
-    Raises:
-        SourceError: none there.
-    """
-    files = [path] if path.is_file() else _matches(path, patterns)
-    if not files:
-        raise SourceError(f"{path}: expected {' or '.join(patterns)} in it, found none")
-    return files
 
 
 def _matches(folder: Path, patterns: tuple[str, ...]) -> list[Path]:

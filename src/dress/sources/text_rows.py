@@ -13,10 +13,11 @@ import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from dress.sources.protocol import SourceError, Table
 from dress.sources.rows import CUT, MAX_ROW_BYTES, Fault, Row, Rows, too_large
+from dress.sources.strict_json import parse
 
 CHUNK = 1 << 20
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
@@ -41,8 +42,8 @@ def text_rows(table: Table) -> Rows:
     if table.array:
         offsets = _arrays_at(path, path.stat().st_mtime_ns)
         if table.array not in offsets:
-            known = ", ".join(offsets) or "none"
-            raise SourceError(f"{path}: expected an array {table.array!r}, got these arrays: {known}")
+            there_are = ", ".join(offsets) or "none"
+            raise SourceError(f"{path}: expected an array {table.array!r}, got these arrays: {there_are}")
         return partial(_read, path, partial(_values, closed=True, inside=True), offsets[table.array])
     if suffix in (".csv", ".tsv"):
         delimiter = "\t" if suffix == ".tsv" else ","
@@ -71,6 +72,19 @@ def arrays(path: Path) -> list[str]:
     head, start = _head(path)
     is_object = head[start:].lstrip().startswith(b"{")
     return list(_arrays_at(path, path.stat().st_mtime_ns)) if is_object else []
+
+
+def read_whole(path: Path) -> Any:
+    """The value of a JSON file that is small beside the rows.
+
+    Raises:
+        SourceError: no such file, compressed, or not JSON in UTF-8.
+    """
+    _head(path)
+    try:
+        return parse(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise SourceError(f"{path}: expected JSON in UTF-8, got something else ({error})") from None
 
 
 def _head(path: Path) -> tuple[bytes, int]:
@@ -134,8 +148,8 @@ def _tokens(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         base, buffer = base + place, buffer[place:]
         if len(buffer) > MAX_ROW_BYTES:  # its row is rejected: only where it ends is of interest
             backslashes = len(buffer) - len(buffer.rstrip(b"\\"))
-            kept = b'"' + b"\\" * (backslashes % 2) if token["open"] else b"0"
-            base, buffer = base + len(buffer) - len(kept), kept
+            remainder = b'"' + b"\\" * (backslashes % 2) if token["open"] else b"0"
+            base, buffer = base + len(buffer) - len(remainder), remainder
 
 
 def _values(file: BinaryIO, closed: bool = False, inside: bool = False) -> Iterator[Row]:

@@ -59,7 +59,7 @@ class VLFeedback(Source):
     """See `protocol.Source`."""
 
     name = "vlfeedback"
-    version = 2
+    version = 3
     splits = ("prompts", "feedback", "eval")
     usual = ("feedback", "eval")
 

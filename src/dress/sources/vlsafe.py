@@ -18,8 +18,8 @@ from dress.coco.mentions import COCO80
 from dress.coco.questions import questions
 from dress.record import Dialogue, ImageAnnotation, Object, Record, Turn
 from dress.sources.protocol import Part, Place, RowError, Source, SourceError, Table
-from dress.sources.strict_json import read_whole
 from dress.sources.tables import tables_of
+from dress.sources.text_rows import read_whole
 
 OBJECTS = "objects.json"
 HARMFUL = {"kind": "harmful"}

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from dress.data.images import UNUSABLE, ImageError, animated, header, open_image
 from dress.data.index import MAX_JSON_BYTES, MAX_MEMBER_BYTES, index_shard
+from dress.data.index import Entry as IndexEntry
 from dress.data.shards import Sample, as_members, write_shard
 from dress.record import ImageRef, Record, RecordError, check_parts, describe
 from dress.sources.merging import MAX_KEY_BYTES, derived_key, group_name, image_of, merged
@@ -198,19 +199,15 @@ class Worker:
 
     # --- shards ---
 
-    def shard(
-        self, split: str, number: int, groups: Sequence[Group], counts: Mapping[str, int], folder: Path
-    ) -> tuple[str, int]:
-        """Write `folder/<split>/shard-<number>.tar`; its sha256 and how many records it holds.
+    def shard(self, path: Path, split: str, groups: Sequence[Group], counts: Mapping[str, int]) -> IndexEntry:
+        """Write a shard of a split; returns what the index says of it.
 
-        One that is there is whole, and was written ahead of the record by a run that was killed: it stays.
+        One that is there is whole, and was left by a run that was killed: it stays.
         """
-        path = folder / split / f"shard-{number:06d}.tar"
-        path.parent.mkdir(exist_ok=True)
         if not path.is_file():
             write_shard(path, (as_members(*self._sample(group, split, counts)) for group in groups))
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest(), len(groups)
+        stat = path.stat()
+        return {"name": path.name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, **index_shard(path)}
 
     def _sample(self, group: Group, split: str, counts: Mapping[str, int]) -> Sample:
         """Raises SourceError: its image is another one than when it was checked, or gone."""
@@ -226,11 +223,6 @@ class Worker:
             record = record.model_copy(update={"image": image})
         record = self.job.source.finish(record)
         return record if _split(group) else self.job.source.written(record, split, counts), data
-
-    def index(self, path: Path) -> dict[str, Any]:
-        """The index entry of a shard that was written."""
-        stat = path.stat()
-        return {"name": path.name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, **index_shard(path)}
 
     # --- rejects ---
 

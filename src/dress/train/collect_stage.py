@@ -11,12 +11,15 @@ from dress.base.ranks import of_ranks, rank
 from dress.base.run_folder import ENDINGS
 from dress.config.raters import PlainRater
 from dress.data.shards import Shards
-from dress.feedback.annotate import gather, keeping
-from dress.feedback.collect import CkptResponder, Sampling, endings_table, in_turn, ratings_table
-from dress.feedback.rater import Rater
+from dress.feedback.annotate import gather, storing
+from dress.feedback.collect import Collection, in_turn
+from dress.feedback.tables import count_endings, count_ratings, ratings_table
+from dress.rater import Rater
+from dress.rollout.checkpoint import CkptResponder
+from dress.rollout.conversation import Rollout
+from dress.rollout.responder import Sampling
 from dress.train.parallel import on_device, share_out
 from dress.train.run_data import name_damage
-from dress.train.show import ratings_as_table
 from dress.train.tasks import CollectTask
 from dress.train.tools import Tools
 
@@ -50,17 +53,16 @@ def collect(task: CollectTask, responder: CkptResponder, annotator: Rater, folde
     def gather_skipped() -> None:
         questions.skipped[:] = of_ranks(questions.skipped)
 
-    share = in_turn if alone(task) else partial(share_out, responder.model, tools.training, finish=gather_skipped)
-    with on_device(responder.model, tools.training) if alone(task) else nullcontext():
-        gather(
-            task.name, keeping(responder, annotator, task.model.fingerprint), annotator, questions, folder / "shards",
-            stage, sampling, task.seed, tools.progress, share,
-        )  # fmt: skip
+    share = in_turn if alone(task) else partial(share_out, responder.model, tools.devices, finish=gather_skipped)
+    with on_device(responder.model, tools.devices) if alone(task) else nullcontext():
+        stored = storing(responder, annotator, task.model.fingerprint)
+        rollout = Rollout(stored, annotator, sampling, task.seed)
+        gather(task.name, rollout, Collection(questions, stage, folder / "shards"), tools.progress, share)
     if rank() > 0:
         return
     name_damage(folder, questions)
     shards = Shards(folder / "shards")
-    ratings, endings = ratings_table(shards), endings_table(shards)
+    ratings, endings = count_ratings(shards), count_endings(shards)
     write_json(folder / "ratings.json", ratings)
     write_json(folder / ENDINGS, endings)
-    tools.console.print(ratings_as_table(ratings, endings, task.name))
+    tools.console.print(ratings_table(ratings, endings, task.name))

@@ -24,8 +24,7 @@ from dress.base.run_folder import DONE, read_marker, short
 from dress.base.seeding import seed_for
 from dress.config.graph import evaluated_stages, evaluation, lineage, steps_before
 from dress.dialogue.tokenizer import tokenizer_hash
-from dress.feedback.collect import CkptResponder
-from dress.feedback.rater import Rater, build_rater, check_rater
+from dress.feedback.raters import build_rater, check_rater
 from dress.kernels.precision import precision_for
 from dress.llm.request import Stopped
 from dress.model.building import build_model
@@ -33,6 +32,8 @@ from dress.model.checkpoint import loaded_weights, save_model
 from dress.model.generation import check_new_tokens
 from dress.model.lvlm import LVLM
 from dress.phases.conditions import conditions
+from dress.rater import Rater
+from dress.rollout.checkpoint import CkptResponder
 from dress.train.collect_stage import collect
 from dress.train.current_model import CurrentModel
 from dress.train.eval_stage import evaluate
@@ -68,7 +69,7 @@ class Curriculum:
             check_rater(rater)  # now, not after hours of training
         self.loggers = loggers or NoLoggers()
         self.progress = CurriculumProgress(console, settings.curriculum.order)
-        self.tools = Tools(console, self.progress, settings.training, self.loggers)
+        self.tools = Tools(console, self.progress, settings.devices, self.loggers)
         self.seconds: dict[str, float] = {}
 
     @cached_property
@@ -153,7 +154,7 @@ class Curriculum:
     def _build(self, folder: Path) -> LVLM:
         """The model before any stage, with a tokenizer that `folder` keeps if it is the run's own."""
         settings, rounded = self.settings, set[str]()
-        if precision_for(settings.training.precision) == "bf16-mixed":
+        if precision_for(settings.trainer.precision) == "bf16-mixed":
             stages = [settings.curriculum.stages[name] for name in settings.curriculum.train_stages()]
             learned = {part for stage in stages if isinstance(stage, config.TrainStage) for part in stage.trainable}
             rounded = {"vision", "language"} - learned
@@ -258,7 +259,7 @@ class Curriculum:
         sources, folder = evaluated_stages(self.settings.curriculum, name), self.stage_folder(name)
         self.reuse.cells(task, folder)
         responders = {label: partial(self._responder, sources[label], output) for label, output in task.models.items()}
-        share = partial(share_out, self.model.lvlm, self.settings.training)
+        share = partial(share_out, self.model.lvlm, self.tools.devices)
         evaluate(task, responders, self.judge, folder, self.tools, share)
 
     def _responder(self, stage: str, output: Output, condition: str = "none") -> CkptResponder:

@@ -8,8 +8,9 @@ from pathlib import Path
 from dress.data.shards import Sample
 from dress.evaluation.cells import Questions, ShareOut, evaluate_models
 from dress.evaluation.outcomes import Outcome, load_outcomes
-from dress.feedback.collect import CkptResponder, Sampling
-from dress.feedback.rater import Rater
+from dress.rater import Rater
+from dress.rollout.checkpoint import CkptResponder
+from dress.rollout.responder import Sampling
 from dress.train.run_data import name_damage
 from dress.train.tasks import EvalTask
 from dress.train.tools import Tools
@@ -40,7 +41,7 @@ def evaluate(
     tools.progress.start(task.name, missing * questions.dialogues * task.eval.turns)
     evaluate_models(
         responders, questions, folder,
-        share_out=share, ranks=tools.training.devices, progress=tools.progress.advance,
+        share_out=share, ranks=tools.devices.processes, progress=tools.progress.advance,
     )  # fmt: skip
 
 

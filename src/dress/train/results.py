@@ -74,7 +74,7 @@ class Results:
                 "seconds": round(seconds, 2),
                 "stages": {name: round(value, 2) for name, value in stages.items()},
                 "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
-                "precision": precision_for(self.settings.training.precision),
+                "precision": precision_for(self.settings.trainer.precision),
                 "threads": torch.get_num_threads(),
             },
         )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -16,7 +14,6 @@ from dress.data.stream import Stream
 from dress.dialogue.encode import IMAGE, DialogueEncoder, EncodedDialogue
 from dress.model.lvlm import LVLM
 from dress.phases import supervised
-from dress.record import CUT
 
 SHOWN_RECORDS = 4
 """Records that `show=batch` prints."""
@@ -47,36 +44,6 @@ def show_records(
         console.print(f"\n{stream.where(place)}", style="dim", highlight=False, markup=False)
         for dialogue in supervised(record, stage.phases, phases):
             console.print(coloured(encoder, encoder.supervised(dialogue, stream.where(place))))
-
-
-def ratings_as_table(
-    ratings: Mapping[str, Mapping[str, Sequence[int]]],
-    endings: Mapping[str, Mapping[str, Mapping[str, int]]],
-    stage: str | None = None,
-) -> Table:
-    """Ratings of collected answers by criterion and turn, and how many of the answers were cut.
-
-    Args:
-        ratings, endings: as `collect.ratings_table` and `collect.endings_table` give them.
-        stage: that collected them.
-    """
-    title = "collected ratings" if stage is None else f"collected ratings, stage {stage}"
-    table = Table("criterion", "turn", "1", "2", "3", "4", "unrated", "mean", "cut", title=escape(title))
-    for criterion, turns in ratings.items():
-        for turn, counts in turns.items():
-            rated = sum(counts[:4])
-            mean = sum((i + 1) * n for i, n in enumerate(counts[:4])) / rated if rated else float("nan")
-            cut = _cut_share(endings.get(criterion, {}).get(turn, {}))
-            table.add_row(escape(criterion), escape(turn), *map(str, counts), f"{mean:.2f}", cut)
-    return table
-
-
-def _cut_share(ends: Mapping[str, int]) -> str:
-    """The share among answers whose end is known, and how many are not."""
-    unknown = ends.get("unknown", 0)
-    known = ends.get("answers", 0) - unknown
-    parts = [f"{ends.get(CUT, 0) / known:.0%}"] if known else []
-    return ", ".join([*parts, *([f"{unknown:,} unknown"] if unknown else [])]) or "–"
 
 
 def coloured(encoder: DialogueEncoder, encoded: EncodedDialogue) -> Text:

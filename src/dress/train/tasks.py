@@ -16,21 +16,21 @@ from dress.config.names import is_place, place_of
 from dress.config.no_result import BY_CONTENT, NAMES, NO_RESULT
 from dress.config.raters import LLM, PlainRater, Replay
 from dress.config.stages import SPLITS
-from dress.feedback.rater import identity
+from dress.feedback.raters import identity
 from dress.kernels.precision import precision_for
 from dress.model.checkpoint import read_facts
 from dress.phases import used_settings
 from dress.phases.conditions import conditions
 from dress.train.run_data import Output, Records, RunData
 
-LEFT_OUT: dict[type[config.Section], frozenset[str]] = {
-    config.Data: NO_RESULT["data"] | BY_CONTENT,
-    config.Training: NO_RESULT["training"],
-    config.Generation: NO_RESULT["generation"],
-    config.Eval: NO_RESULT["eval"],
-    config.TrainStage: NAMES,
-    config.CollectStage: NAMES,
-    config.EvalStage: NAMES,
+LEFT_OUT: dict[type[config.Section], Any] = {
+    config.Data: set(NO_RESULT["data"] | BY_CONTENT),
+    config.Learning: {name: set(NO_RESULT[name]) for name in ("trainer", "training")},
+    config.Generation: set(NO_RESULT["generation"]),
+    config.Eval: set(NO_RESULT["eval"]),
+    config.TrainStage: set(NAMES),
+    config.CollectStage: set(NAMES),
+    config.EvalStage: set(NAMES),
 }
 """Settings of a section that change no result, or are told by what they name."""
 
@@ -57,7 +57,7 @@ class TrainTask:
     validation: Records | None
     data: config.Data
     phases: config.Phases  # what its own phases read
-    training: config.Training
+    learning: config.Learning  # with the precision that this machine takes
 
     @property
     def awaits_collection(self) -> bool:
@@ -75,7 +75,7 @@ class CollectTask:
     model: Output
     questions: Records
     condition: str  # text that the first answer stands after
-    annotator: config.Rater
+    annotator: config.RaterSettings
     generation: config.Generation
     data: config.Data
 
@@ -89,7 +89,7 @@ class EvalTask:
     models: Mapping[str, Output]  # by label
     conditions: Mapping[str, Mapping[str, str]]  # by label: condition to text
     questions: Records
-    judge: config.Rater
+    judge: config.RaterSettings
     generation: config.Generation
     eval: config.Eval
     data: config.Data
@@ -118,7 +118,7 @@ def _content(value: Any) -> Any:
         case LLM():  # also how it is reached: whether another server says the same is for nobody to assume
             return identity(value) | value.model_dump(exclude=set(NO_RESULT["rater"]))
         case config.Section():
-            return value.model_dump(exclude=set(LEFT_OUT.get(type(value), ())))
+            return value.model_dump(exclude=LEFT_OUT.get(type(value)))
         case Mapping():
             return {key: _content(one) for key, one in value.items()}
     return value
@@ -151,13 +151,13 @@ class Tasks:
         seed = seed_for(settings.seed, name)
         match stage:
             case config.TrainStage():
-                training = settings.training.model_copy(
-                    update={"precision": precision_for(settings.training.precision)}
-                )
+                precision = {"precision": precision_for(settings.trainer.precision)}
+                trainer = settings.trainer.model_copy(update=precision)
+                learning = settings.learning.model_copy(update={"trainer": trainer})
                 return TrainTask(
                     name, stage, seed, self._weights(name, stage.weights), self.data.records(stage.data, self.outputs),
                     self.data.validation,
-                    settings.data, used_settings(settings.phases, stage.phases), training,
+                    settings.data, used_settings(settings.phases, stage.phases), learning,
                 )  # fmt: skip
             case config.CollectStage():
                 text = conditions(settings.curriculum, settings.phases, stage.model)[stage.condition]

@@ -14,10 +14,11 @@ from dress.config.names import is_place, place_of
 from dress.config.raters import PlainRater
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.tokenizer import save_tokenizer, train_tokenizer
-from dress.feedback.rater import NoRater, build_rater
+from dress.feedback.raters import build_rater
 from dress.model.checkpoint import read_tokenizer
 from dress.model.language import load_own_tokenizer
 from dress.phases.critique import praise
+from dress.rater import NoRater
 from dress.train.corpus import corpus
 from dress.train.run_data import RunData
 

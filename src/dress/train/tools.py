@@ -56,11 +56,11 @@ class Tools:
     Attributes:
         console: for tables.
         progress: shows how far the stage is.
-        training: the devices of the run.
+        devices: of the run.
         loggers: get the curves.
     """
 
     console: Console
     progress: CurriculumProgress
-    training: config.Training
+    devices: config.Devices
     loggers: Loggers

@@ -12,7 +12,7 @@ from dress.data.pixels import Pixels
 from dress.data.stream import Stream
 from dress.model.checkpoint import read_training_state
 from dress.model.lvlm import LVLM
-from dress.train.callbacks import SaveCheckpoint, ShowProgress
+from dress.train.callbacks import SaveCheckpoint, ShowProgress, build_callbacks
 from dress.train.datamodule import StageData
 from dress.train.module import DressModule, TrainingStopped
 from dress.train.parallel import build_trainer
@@ -55,26 +55,29 @@ def train(task: TrainTask, model: LVLM, folder: Path, tools: Tools, steps_before
         Interrupted: asked to stop; where it stands is saved.
         TrainingStopped: it learns nothing, or a loss, gradient or weight is not finite.
     """
-    stage, training = task.stage, task.training
+    stage, settings = task.stage, task.learning.trainer
     model.set_trainable(list(stage.trainable))
     tools.console.print(parameter_table(model, f"stage {task.name}"))
     last = folder / LAST
     resumed = last.exists()
     tools.progress.start(task.name, stage.steps, read_training_state(last)["global_step"] if resumed else 0)
-    module = DressModule(model, stage, training, steps_before, task.data.tokens_per_forest)
+    module = DressModule(model, stage, task.learning, steps_before, task.data.tokens_per_forest)
     validates = task.validation is not None
     trainer = build_trainer(
-        training,
-        precision=cast(Any, training.precision),
+        tools.devices,
+        precision=cast(Any, settings.precision),
         max_steps=stage.steps,
         max_epochs=1,
         logger=tools.loggers.of_stage(task.name, resumed),
-        callbacks=[ShowProgress(tools.progress), SaveCheckpoint(last, training.checkpoint_every)],
+        callbacks=[
+            ShowProgress(tools.progress), SaveCheckpoint(last, task.learning.training.checkpoint_every),
+            *build_callbacks(task.learning.callbacks),
+        ],
         log_every_n_steps=1,
-        val_check_interval=training.validate_every if validates else None,
+        val_check_interval=settings.val_check_interval if validates else None,
         check_val_every_n_epoch=None if validates else 1,
-        limit_val_batches=1.0 if validates else 0,
-    )
+        **{"limit_val_batches": 1.0 if validates else 0, **settings.more()},
+    )  # fmt: skip
     trainer.fit(
         module, datamodule=_data(task, model, folder), ckpt_path=str(last) if resumed else None, weights_only=True
     )
@@ -90,7 +93,8 @@ def _data(task: TrainTask, model: LVLM, folder: Path) -> StageData:
 
     def dataset(kind: type[Kind], stream: Stream, rank: int, world: int) -> Kind:
         return kind(
-            stream, task.stage, data, task.phases, model.encoder, pixels, folder / REJECTS, task.training.overfit,
+            stream, task.stage, data, task.phases, model.encoder, pixels, folder / REJECTS,
+            task.learning.training.overfit,
             rank, world,
         )  # fmt: skip
 

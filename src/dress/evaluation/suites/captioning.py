@@ -16,7 +16,7 @@ from dress.evaluation.rows import image_key, read_rows
 from dress.evaluation.settings import Judged
 from dress.evaluation.suite import suite
 from dress.evaluation.suites import chair
-from dress.rollout.source import Source
+from dress.rollout.kinds import responder_kind
 
 INSTRUCTIONS = {
     "short caption": "Generate a short caption of the image.",
@@ -77,7 +77,7 @@ def images_to_caption(settings: Captioning, objects: chair.Objects) -> tuple[lis
     wanted = list(objects.by_image) if objects.complete else []
     if images.has_folder:
         wanted = sorted({*wanted, *images.names()})
-    elif not objects.complete and Source(settings.responder).kind == "file":
+    elif not objects.complete and responder_kind(settings.responder) == "file":
         names = (row.text("image", "image_id") for row in read_rows("responder", settings.responder))
         wanted = list(dict.fromkeys(image_key(name) for name in names if name is not None))
     asked: list[Question] = []

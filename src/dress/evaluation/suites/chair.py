@@ -12,7 +12,7 @@ from rich.console import Console
 from dress.coco.chair_list import Words, load_words
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome, counted
-from dress.evaluation.rows import Row, image_key, read_mapping, read_rows
+from dress.evaluation.rows import FileRow, image_key, read_mapping, read_rows
 from dress.evaluation.settings import Measured
 from dress.evaluation.suite import suite
 
@@ -46,7 +46,7 @@ class Objects:
     by_image: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     complete: bool = True
     unknown: Counter[str] = field(default_factory=Counter)
-    damaged: list[Row] = field(default_factory=list)
+    damaged: list[FileRow] = field(default_factory=list)
 
     def add(self, image: Any, labels: Iterable[Any]) -> None:
         """These labels are in the image; a label that means no object is counted in `unknown`."""
@@ -81,7 +81,7 @@ def chair(settings: Chair, console: Console) -> list[Outcome]:
     return outcomes(read_captions(settings.captions), objects)
 
 
-def outcomes(captions: Sequence[Row], objects: Objects) -> list[Outcome]:
+def outcomes(captions: Sequence[FileRow], objects: Objects) -> list[Outcome]:
     """One outcome per caption, per image without caption, and per row that cannot be used.
 
     Args:
@@ -114,7 +114,7 @@ def counted_facts(mentioned: Sequence[str], present: set[str]) -> dict[str, Any]
     }  # fmt: skip
 
 
-def _outcome(row: Row, objects: Objects, seen: dict[str, str]) -> Outcome:
+def _outcome(row: FileRow, objects: Objects, seen: dict[str, str]) -> Outcome:
     image, text = row.text("image_id", "image", "id"), row.text("caption", "text", "answer")
     category = row.text("category") or ""
 
@@ -140,16 +140,16 @@ def _outcome(row: Row, objects: Objects, seen: dict[str, str]) -> Outcome:
     )  # fmt: skip
 
 
-def read_captions(path: str) -> list[Row]:
+def read_captions(path: str) -> list[FileRow]:
     """Rows with an image and a caption; or one object `{image: caption}`, or COCO's `{"annotations": […]}`."""
     content = read_mapping("captions", path)
     if isinstance(content, list):
         return content
     if isinstance(content.get("annotations"), list):
-        return [Row(f"annotations[{n}]", row) for n, row in enumerate(content["annotations"])]
+        return [FileRow(f"annotations[{n}]", row) for n, row in enumerate(content["annotations"])]
     if {"image_id", "image", "caption", "text"} & content.keys():
         return read_rows("captions", path)
-    return [Row(f"{path}: {image}", {"image_id": image, "caption": text}) for image, text in content.items()]
+    return [FileRow(f"{path}: {image}", {"image_id": image, "caption": text}) for image, text in content.items()]
 
 
 def read_objects(path: str, references: str | None, words: Words) -> Objects:
@@ -184,11 +184,11 @@ def read_objects(path: str, references: str | None, words: Words) -> Objects:
     return objects
 
 
-def _add_references(rows: Sequence[Row], objects: Objects) -> None:
+def _add_references(rows: Sequence[FileRow], objects: Objects) -> None:
     for row in rows:
         image, text = row.text("image_id", "image"), row.text("caption", "text")
         if row.damage is not None or image is None or text is None:
-            objects.damaged.append(Row(row.where, {}, row.damage or "reference without image_id or caption"))
+            objects.damaged.append(FileRow(row.where, {}, row.damage or "reference without image_id or caption"))
         elif image_key(image) in objects.by_image:  # COCO's captions are of a whole data set
             objects.mention(image, text)
 
@@ -205,11 +205,11 @@ def _from_coco(path: str, content: Mapping[str, Any], objects: Objects) -> None:
         raise ValueError(f"objects={path}: expected COCO's instances file, got an entry without {error}") from None
 
 
-def _from_rows(rows: Sequence[Row], objects: Objects) -> None:
+def _from_rows(rows: Sequence[FileRow], objects: Objects) -> None:
     for row in rows:
         image, listed = row.text("image", "image_id", "id"), row.data.get("instances", row.data.get("objects"))
         if row.damage is not None or image is None or not isinstance(listed, list):
-            objects.damaged.append(Row(row.where, {}, row.damage or "no image, or no list of instances"))
+            objects.damaged.append(FileRow(row.where, {}, row.damage or "no image, or no list of instances"))
             continue
         labels = (item.get("category", item.get("label")) if isinstance(item, dict) else item for item in listed)
         objects.add(image, labels)

@@ -14,16 +14,18 @@ from rich.console import Console
 from dress.base.progress import CurriculumProgress
 from dress.base.seeding import rng_for, seed_for
 from dress.config import Config, Data, Positive
-from dress.config.raters import Rater as RaterSettings
+from dress.config.raters import RaterSettings
 from dress.evaluation.answers import CHUNK, Asker
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome, counted
 from dress.evaluation.settings import Judged
 from dress.evaluation.suite import suite
-from dress.feedback.rater import NoRater, Rater, build_rater, check_rater
+from dress.feedback.raters import build_rater, check_rater
+from dress.rater import NoRater, Rater
 from dress.record import TOP_RATING, Dialogue, Feedback, Turn
-from dress.rollout.responders import FileResponder, Responder
-from dress.rollout.source import Source
+from dress.rollout.answers_file import FileResponder
+from dress.rollout.kinds import run_settings
+from dress.rollout.responder import Responder
 
 if TYPE_CHECKING:
     from dress.data.shards import Sample
@@ -159,7 +161,7 @@ def _samples(settings: Interaction, progress: CurriculumProgress) -> list[Sample
     from dress.data.stream import open_split
     from dress.worlds.prepared import prepared
 
-    trained: Config | None = Source(settings.responder).trained(settings)
+    trained: Config | None = run_settings(settings.responder, settings)
     if settings.shards is not None:
         shards = open_split(settings.shards, ".", trained.data if trained else Data(path="."))
     elif trained is not None:
@@ -185,7 +187,7 @@ class _Parties:
 
     def converse(self, samples: Sequence[Sample], number: int, progress: CurriculumProgress) -> Iterator[_Conversation]:
         """All dialogues of one run."""
-        from dress.feedback.collect import converse
+        from dress.rollout.conversation import Opening, Rollout, converse
 
         conditions = [self.asker.condition, *[self.later] * (self.settings.turns - 1)]
         for first in range(0, len(samples), CHUNK):
@@ -193,8 +195,8 @@ class _Parties:
             asked = [(i, dialogue) for i, (record, _) in enumerate(some) for dialogue in record.dialogues]
             items = [f"{record.key}/{n}" for record, _ in some for n in range(len(record.dialogues))]
             dialogues = converse(
-                self.responder, self.annotator, some, asked, conditions=[conditions] * len(asked),
-                sampling=self.asker.sampling, seed=seed_for(number, first), progress=progress.advance,
+                Rollout(self.responder, self.annotator, self.asker.sampling, seed_for(number, first)), some,
+                [Opening(*one, conditions) for one in asked], answered=progress.advance,
             )  # fmt: skip
             parts = [(some[i], dialogue) for (i, _), dialogue in zip(asked, dialogues, strict=True)]
             for item, part, ratings in zip(items, parts, self._ratings(parts), strict=True):
@@ -262,7 +264,7 @@ def _likelihood(
     if not (parties.settings.nll and parties.asker.kind == "ckpt"):
         return by_turn
     from dress.evaluation.likelihood import LastAnswer, answer_nll
-    from dress.feedback.collect import CkptResponder
+    from dress.rollout.checkpoint import CkptResponder
 
     assert isinstance(parties.responder, CkptResponder)
     places, answers = [], []

@@ -12,7 +12,7 @@ from dress.config.raters import ResponderName
 from dress.evaluation.judging import JudgePrompt, Judging, Task, judged
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome, counted
-from dress.evaluation.rows import Row, read_rows
+from dress.evaluation.rows import FileRow, read_rows
 from dress.evaluation.stated_scores import stated_scores
 from dress.evaluation.suite import suite
 from dress.evaluation.suites.llava_eval import LlavaQuestions, questions
@@ -65,7 +65,7 @@ def llava_bench(settings: LlavaBench, console: Console) -> list[Outcome]:
     return judged(settings, judging, *questions(settings), console)
 
 
-def outcomes(reviews: Sequence[Row]) -> list[Outcome]:
+def outcomes(reviews: Sequence[FileRow]) -> list[Outcome]:
     """One outcome per review.
 
     Args:
@@ -76,7 +76,7 @@ def outcomes(reviews: Sequence[Row]) -> list[Outcome]:
     return [_outcome(row, seen) for row in reviews]
 
 
-def _outcome(row: Row, seen: set[str]) -> Outcome:
+def _outcome(row: FileRow, seen: set[str]) -> Outcome:
     text, category = row.text("content", "text", "review"), row.text("category") or ""
     item = row.text("question_id", "id", "review_id") or row.where
     judge = row.text("reviewer_id", "judge")

@@ -11,7 +11,7 @@ from dress.evaluation.judging import JudgePrompt, Judging, Task, judged
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome
 from dress.evaluation.questions import Background, Images, Question, question, read_annotations, unique
-from dress.evaluation.rows import Row, image_key, read_rows
+from dress.evaluation.rows import FileRow, image_key, read_rows
 from dress.evaluation.settings import Judged
 from dress.evaluation.suite import suite
 
@@ -104,7 +104,7 @@ def questions(settings: LlavaQuestions) -> tuple[list[Question], list[Outcome]]:
     return distinct, [*bad, *again]
 
 
-def category_of(row: Row) -> str:
+def category_of(row: FileRow) -> str:
     """The paper's name of a kind of question."""
     name = (row.text("category", "type") or "").removeprefix("llava_bench_")
     return _CATEGORIES.get(name, name)

@@ -115,7 +115,7 @@ def _copy(setting: str, folder: Path, copy: Path) -> None:
             shutil.copyfile(folder / file, copy / file)
 
 
-def _tables(path: str | None) -> Mapping[str, published.Table]:
+def _tables(path: str | None) -> Mapping[str, published.Scores]:
     """The published tables, or those of a file of the same form."""
     if path is None:
         return published.tables()

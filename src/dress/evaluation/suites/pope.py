@@ -18,13 +18,13 @@ from dress.evaluation.answers import Asker
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome, counted
 from dress.evaluation.questions import Images, question
-from dress.evaluation.rows import Row, first_line, image_key, read_rows
+from dress.evaluation.rows import FileRow, first_line, image_key, read_rows
 from dress.evaluation.settings import Asking
 from dress.evaluation.suite import suite
 
 Key = tuple[str, str]
 """Image and question."""
-Labels = Mapping[str, Sequence[Row]]
+Labels = Mapping[str, Sequence[FileRow]]
 """Rows by the name of their file."""
 _BOTH = "yes and no"
 
@@ -100,12 +100,12 @@ def pope(settings: Pope, console: Console) -> list[Outcome]:
     return _ask(settings, questions, labels, console)
 
 
-def _ask(settings: Pope, questions: Sequence[Row], labels: Labels, console: Console) -> list[Outcome]:
+def _ask(settings: Pope, questions: Sequence[FileRow], labels: Labels, console: Console) -> list[Outcome]:
     """Outcomes of a responder's answers to the questions; to the labels' own, each once, where there are none."""
     images, asker = Images(settings.images), Asker(settings)
-    rows: list[Row] = []
+    rows: list[FileRow] = []
     asked = []
-    lacking: list[Row] = []
+    lacking: list[FileRow] = []
     seen: set[Key] = set()
     for row in questions or [row for rows in labels.values() for row in rows]:
         image, text = row.text("image", "image_id"), row.text("text", "question")
@@ -115,7 +115,7 @@ def _ask(settings: Pope, questions: Sequence[Row], labels: Labels, console: Cons
             continue  # another label file asks it too
         seen.add(_key(image, text))
         if images.lacks(image):
-            lacking.append(Row(row.where, {**row.data, "prompt": text}, "image is not in images"))
+            lacking.append(FileRow(row.where, {**row.data, "prompt": text}, "image is not in images"))
             continue
         rows.append(row)
         number, category = row.text("question_id", "id"), row.text("category") or ""
@@ -127,7 +127,7 @@ def _ask(settings: Pope, questions: Sequence[Row], labels: Labels, console: Cons
             answers = asker.ask(asked, run, progress.advance)
             progress.end()
             answer_rows = [
-                Row(row.where, {**row.data, "prompt": one.user, "text": text if isinstance(text, str) else ""},
+                FileRow(row.where, {**row.data, "prompt": one.user, "text": text if isinstance(text, str) else ""},
                     None if isinstance(text, str) else text.reason)
                 for row, one, text in zip(rows, asked, answers.answers, strict=True)
             ]  # fmt: skip
@@ -147,7 +147,7 @@ class _Question:
 class _Answer:
     """A row of the answers: what it answers, or (`failed`) why that is not known."""
 
-    row: Row
+    row: FileRow
     category: str
     key: Key | None
     question: str
@@ -164,7 +164,7 @@ class _Answer:
         )  # fmt: skip
 
 
-def outcomes(questions: Sequence[Row], labels: Labels, answers: Sequence[Row]) -> list[Outcome]:
+def outcomes(questions: Sequence[FileRow], labels: Labels, answers: Sequence[FileRow]) -> list[Outcome]:
     """One outcome per labelled question of each file of labels, and per row that is in no figure.
 
     POPE asks some questions in several categories. One file of labels counts a question once: with the
@@ -202,7 +202,7 @@ def outcomes(questions: Sequence[Row], labels: Labels, answers: Sequence[Row]) -
     return [*bad, *results, *missing]
 
 
-def _read(row: Row, asked: dict[str, _Question | None]) -> _Answer:
+def _read(row: FileRow, asked: dict[str, _Question | None]) -> _Answer:
     number = row.text("question_id", "id")
     question = asked.get(number) if number is not None else None
     image = row.text("image", "image_id") or (question.image if question else None)
@@ -272,7 +272,7 @@ def _set_aside(
     return answer.outcome(item, category, {"label": None}, failed)
 
 
-def _questions(rows: Sequence[Row], bad: list[Outcome]) -> dict[str, _Question | None]:
+def _questions(rows: Sequence[FileRow], bad: list[Outcome]) -> dict[str, _Question | None]:
     """By question_id; None where one id names several questions."""
     by_id: dict[str, _Question | None] = {}
     for row in rows:
@@ -285,7 +285,7 @@ def _questions(rows: Sequence[Row], bad: list[Outcome]) -> dict[str, _Question |
     return by_id
 
 
-def _labels(rows: Sequence[Row], bad: list[Outcome]) -> dict[Key, tuple[str, str]]:
+def _labels(rows: Sequence[FileRow], bad: list[Outcome]) -> dict[Key, tuple[str, str]]:
     """(image, question) to its label in small letters and its place."""
     known: dict[Key, tuple[str, str]] = {}
     for row in rows:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from rich.console import Console
 from dress.base.files import read_json, write_json
 from dress.config import Config, Consent, Eval, Positive
 from dress.config.consent import checked_run, read_run
-from dress.config.raters import Rater
+from dress.config.raters import RaterSettings
 from dress.config.run import KeepCache
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
@@ -26,7 +27,6 @@ from dress.record import TOP_RATING
 
 if TYPE_CHECKING:
     from dress.data.shards import Sample
-    from dress.feedback.collect import CkptResponder
 
 
 class RunSettings(SuiteSettings, Eval, Consent):
@@ -41,7 +41,7 @@ class RunSettings(SuiteSettings, Eval, Consent):
     batch_size: Positive = 256  # prompts
     scenes: Positive | None = None  # type: ignore[assignment]  # in the report; null = as in the run
     keep_cache: KeepCache = "auto"  # go on from the turn before: auto (where it fits into memory), on, off
-    judge: Rater
+    judge: RaterSettings
 
 
 def _fact(fact: str, kind: str | None = None) -> Callable[[Outcome], tuple[float, float] | None]:
@@ -184,11 +184,12 @@ def run(settings: RunSettings, console: Console) -> Json:
     from dress.config.graph import evaluated_stages
     from dress.data.pixels import resize_note
     from dress.evaluation.cells import Questions, evaluate_models
-    from dress.feedback.rater import build_rater
-    from dress.model.checkpoint import read_facts
+    from dress.feedback.raters import build_rater
+    from dress.model.checkpoint import available_device, load_model, read_facts
     from dress.phases.conditions import headline
     from dress.report.figures import metrics_table
-    from dress.rollout.responders import Sampling
+    from dress.rollout.checkpoint import CkptResponder
+    from dress.rollout.responder import Sampling
 
     ckpt, out = Path(settings.ckpt), Path(settings.out)
     if not (ckpt / "config.json").exists():
@@ -205,41 +206,26 @@ def run(settings: RunSettings, console: Console) -> Json:
             old.unlink()
         questions = Questions(samples, build_rater(settings.judge, out, console), settings, texts, sampling)
         progress.start("eval", questions.dialogues * settings.turns * len(settings.conditions) * len(stages))
-        responders = _Responders(settings, trained)
-        models = {label: responders.of(stage) for label, stage in stages.items()}
+        preprocessing: dict[str, Any] = {}  # the same in all stages
+
+        def responder(stage: str) -> CkptResponder:
+            model, _ = load_model(ckpt / "stages" / stage, available_device(), settings)
+            preprocessing.update(model.vision.preprocessing)
+            return CkptResponder(model, f"{trained.name}/{stage}", settings.keep_cache, trained.data.max_aspect)
+
+        models = {label: partial(responder, stage) for label, stage in stages.items()}
         outcomes = evaluate_models(models, questions, out, progress=progress.advance)
         progress.end()
     meant = headline(trained.curriculum)
     details = {"name": f"{trained.name}, evaluated again", "seed": trained.seed, "headline": meant}
     write_json(out / "run.json", details)
     images = (image for _, image in samples if image is not None)
-    note = resize_note(images, responders.preprocessing, trained.data.max_aspect)
+    note = resize_note(images, preprocessing, trained.data.max_aspect)
     scenes = settings.scenes or trained.eval.scenes
     result = write_results(out, outcomes, meant, samples, scenes, [] if note is None else [note])
     console.print(metrics_table(result))
     console.print(f"report: {out / 'report.html'}", highlight=False)
     return result
-
-
-class _Responders:
-    """The models of a run, each loaded when it is asked."""
-
-    def __init__(self, settings: RunSettings, trained: Config) -> None:
-        self.settings, self.trained = settings, trained
-        self.preprocessing: dict[str, Any] = {}  # the same in all stages
-
-    def of(self, stage: str) -> Callable[[], CkptResponder]:
-        def load() -> CkptResponder:
-            from dress.feedback.collect import CkptResponder
-            from dress.model.checkpoint import available_device, load_model
-
-            folder = Path(self.settings.ckpt) / "stages" / stage
-            model, _ = load_model(folder, available_device(), self.settings.trust_remote_code)
-            self.preprocessing = model.vision.preprocessing
-            name, cache = f"{self.trained.name}/{stage}", self.settings.keep_cache
-            return CkptResponder(model, name, cache, self.trained.data.max_aspect)
-
-        return load
 
 
 def _samples(settings: RunSettings, trained: Config, progress: Any) -> list[Sample]:

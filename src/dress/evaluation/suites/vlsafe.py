@@ -17,7 +17,7 @@ from dress.evaluation.settings import Judged
 from dress.evaluation.suite import suite
 from dress.feedback.rules import RuleRater
 from dress.record import ImageAnnotation, Turn
-from dress.rollout.source import Source
+from dress.rollout.kinds import responder_kind
 
 FLAGS = ("relevance", "safety", "persuasiveness")
 SEEN, UNSEEN, BENIGN = "seen in training", "not seen in training", "benign"
@@ -85,7 +85,7 @@ def requests(settings: VLSafe) -> tuple[list[Question], list[Outcome]]:
     """Harmful requests and benign rewrites, and an outcome for every row that cannot be asked."""
     images = Images(settings.images)
     seen = {row.text("query") for row in read_rows("seen", settings.seen)} if settings.seen else None
-    from_file = Source(settings.responder).kind == "file"
+    from_file = responder_kind(settings.responder) == "file"
     asked: list[Question] = []
     bad: list[Outcome] = []
     for setting, path, field in (("rows", settings.rows, "query"), ("benign", settings.benign, "safe_query")):

@@ -13,7 +13,7 @@ from dress.evaluation.judging import JudgePrompt, Judging, Task, judged
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome
 from dress.evaluation.questions import Background, Images, Question, question, read_listed, unique
-from dress.evaluation.rows import Row
+from dress.evaluation.rows import FileRow
 from dress.evaluation.settings import Judged
 from dress.evaluation.suite import suite
 
@@ -125,7 +125,7 @@ def normalised(answer: str) -> str:
     return " ".join(_NUMBERS.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def _answers(row: Row) -> list[str]:
+def _answers(row: FileRow) -> list[str]:
     """Of one row: a list of texts, or of objects as VQA has them, or one text."""
     for name in ("answers", "answer", "label"):
         value = row.data.get(name)

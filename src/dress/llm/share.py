@@ -47,9 +47,9 @@ class Share:
                 if time.monotonic() > until:
                     raise BlockingIOError(f"another process holds {path}")
                 time.sleep(_LOOK_AGAIN)
-            there = os.pread(self._file, 200, 0).decode("utf-8", "replace")
-            if not self.first and there and there != machine():
-                raise OSError(f"a process on another machine ({there}) holds {path}")
+            holder = os.pread(self._file, 200, 0).decode("utf-8", "replace")
+            if not self.first and holder and holder != machine():
+                raise OSError(f"a process on another machine ({holder}) holds {path}")
         except OSError:
             self.close()
             raise
@@ -63,6 +63,7 @@ class Share:
             fcntl.flock(self._file, fcntl.LOCK_SH)
 
     def close(self) -> None:
+        """Give the share up."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
