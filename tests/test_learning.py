@@ -121,9 +121,9 @@ def test_a_record_has_no_more_tokens_than_its_size_says(texts, phases):
     look = supervision(phases)
     turns = [Turn(user=text, assistant=text[::-1]) for text in texts]
     one = Record(key="k", dialogues=[Dialogue(turns=turns)])
-    longest = max(look.encoder.length(d) for d in supervised(one, look.stage.phases, look.settings.phases))
-    tight = look.settings.model_copy(update={"data": look.settings.data.model_copy(update={"max_tokens": longest - 1})})
-    assert Supervision("sft", look.stage, tight, look.encoder).could_be_longer(len(one.dump()))
+    longest = max(look.encoder.length(d) for d in supervised(one, look.stage.phases, look.phases))
+    tight = look.data.model_copy(update={"max_tokens": longest - 1})
+    assert Supervision("sft", look.stage, look.phases, tight, look.encoder).could_be_longer(len(one.dump()))
 
 
 def test_more_tokens_than_positions_are_refused(tmp_path):

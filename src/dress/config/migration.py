@@ -26,6 +26,7 @@ RENAMED = {
     r"budget\.([\w-]+)\.([\w-]+)": r"curriculum.stages.\1.\2",
     r"budget\.([\w-]+)": r"curriculum.stages.\1",
     r"budget": "curriculum.stages",
+    r"curriculum\.order": "what the stages name, and curriculum.run: the stages that are wanted (docs/stages.md)",
 }
 """Patterns of old settings, to the new name."""
 
