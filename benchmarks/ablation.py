@@ -41,11 +41,11 @@ def run(experiment: str, seed: int, out: Path, more: list[str]) -> Path:
 
 def dialogues(outcomes: list[Outcome], model: str, condition: str) -> dict[str, dict[int, int]]:
     """item -> turn -> rating."""
-    held: dict[str, dict[int, int]] = defaultdict(dict)
+    ratings: dict[str, dict[int, int]] = defaultdict(dict)
     for o in outcomes:
         if (o.model, o.condition) == (model, condition) and o.rating is not None:
-            held[o.item][o.turn] = o.rating
-    return held
+            ratings[o.item][o.turn] = o.rating
+    return ratings
 
 
 def gains(folder: Path) -> tuple[Gains, Gains]:
@@ -54,18 +54,18 @@ def gains(folder: Path) -> tuple[Gains, Gains]:
     sft, dress = dialogues(outcomes, "sft", "none"), dialogues(outcomes, "dress", "praise")
     first: Gains = defaultdict(list)
     unsolved: Gains = defaultdict(list)
-    for item, ratings in dress.items():
+    for item, by_turn in dress.items():
         scene = item.rpartition("/")[0]
-        first[scene].append(ratings[0] - sft[item][0])
-        if ratings[0] < TOP_RATING and 1 in ratings:
-            unsolved[scene].append(ratings[1] - ratings[0])
+        first[scene].append(by_turn[0] - sft[item][0])
+        if by_turn[0] < TOP_RATING and 1 in by_turn:
+            unsolved[scene].append(by_turn[1] - by_turn[0])
     return first, unsolved
 
 
 def interval(per_seed: list[Gains]) -> dict[str, float]:
     """Mean over all dialogues of all seeds, with a 95 % bootstrap interval over scenes."""
-    scenes = sorted({scene for found in per_seed for scene in found})
-    values = [[v for found in per_seed for v in found.get(scene, [])] for scene in scenes]
+    scenes = sorted({scene for one in per_seed for scene in one})
+    values = [[v for one in per_seed for v in one.get(scene, [])] for scene in scenes]
     sums = np.array([sum(v) for v in values])
     counts = np.array([len(v) for v in values])
     draws = np.random.default_rng(0).integers(0, len(scenes), (2000, len(scenes)))
@@ -83,12 +83,12 @@ def main() -> None:
     arguments = parser.parse_args()
     results = {}
     for experiment in arguments.experiments:
-        found = [gains(run(experiment, s, arguments.out.resolve(), arguments.overrides)) for s in arguments.seeds]
+        pairs = [gains(run(experiment, s, arguments.out.resolve(), arguments.overrides)) for s in arguments.seeds]
         results[experiment] = {
-            "turn0_gain": interval([first for first, _ in found]),
-            "unsolved_gain": interval([unsolved for _, unsolved in found]),
-            "turn0_gain_by_seed": [interval([first])["value"] for first, _ in found],
-            "unsolved_gain_by_seed": [interval([unsolved])["value"] for _, unsolved in found],
+            "turn0_gain": interval([first for first, _ in pairs]),
+            "unsolved_gain": interval([unsolved for _, unsolved in pairs]),
+            "turn0_gain_by_seed": [interval([first])["value"] for first, _ in pairs],
+            "unsolved_gain_by_seed": [interval([unsolved])["value"] for _, unsolved in pairs],
         }
     file = ROOT / "benchmarks" / "results" / "ablation.json"
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ from llm_server import started  # noqa: E402
 from openai import AsyncOpenAI  # noqa: E402
 
 from dress.config.raters import Endpoint  # noqa: E402
-from dress.feedback.rubric import Rubric, Verdict  # noqa: E402
+from dress.feedback.rubric import Rubric, RubricReply  # noqa: E402
 from dress.llm.client import LLMClient  # noqa: E402
 from dress.llm.ledger import Ledger  # noqa: E402
 from dress.llm.request import Request  # noqa: E402
@@ -43,7 +43,7 @@ def questions(number: int) -> list[Request]:
         Dialogue(criterion="honesty", turns=[Turn(user="What do you see?", assistant=f"A dog and {n} balls.")])
         for n in range(number)
     ]
-    return [Request(rubric.messages(record, d, False), rubric.prompt_version, Verdict) for d in dialogues]
+    return [Request(rubric.messages(record, d, False), rubric.prompt_version, RubricReply) for d in dialogues]
 
 
 def bare(url: str, requests: list[Request], concurrency: int, post: bool) -> float:
@@ -53,7 +53,7 @@ def bare(url: str, requests: list[Request], concurrency: int, post: bool) -> flo
         for request in left:
             body: dict[str, Any] = {
                 "model": "m", "messages": list(request.messages), "max_tokens": request.max_tokens,
-                "temperature": request.temperature, "response_format": response_format(Verdict, "json_schema"),
+                "temperature": request.temperature, "response_format": response_format(RubricReply, "json_schema"),
             }  # fmt: skip
             if post:
                 await client.post("/chat/completions", cast_to=object, body=body)

@@ -43,7 +43,7 @@ from dress.dialogue.tokenizer import train_tokenizer  # noqa: E402
 from dress.kernels import packed  # noqa: E402
 from dress.model import session  # noqa: E402
 from dress.model.lvlm import LVLM  # noqa: E402
-from dress.model.session import Drawing, Images, Prompt, Session  # noqa: E402
+from dress.model.session import SamplingParams, ImageTokens, Prompt, Session  # noqa: E402
 
 SMOLLM2_135M = {
     "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
@@ -96,7 +96,9 @@ def arms(model: LVLM, n: int, tokens: int) -> dict[str, Arm]:
             ).tolist()  # fmt: skip
 
     def ours() -> list[list[int]]:
-        out = Session(model).answer([prompt] * n, range(n), Images(model, pixels), Drawing(tokens), range(n))
+        out = Session(model).answer(
+            [prompt] * n, range(n), ImageTokens(model, pixels), SamplingParams(tokens), range(n)
+        )
         assert out is not None
         return out
 
@@ -112,16 +114,18 @@ def turns(model: LVLM, dialogues: int, tokens: int) -> dict[str, Arm]:
     size = model.vision.transform.transforms[0].size[0]
     pixels = list(torch.rand(dialogues, 3, size, size))
 
-    def hold(kept: bool) -> list[list[int]]:
+    def hold(cached: bool) -> list[list[int]]:
         live, spans = Session(model), [[Span("user", QUESTION)] for _ in pixels]
         out: list[list[int]] = []
         for _ in range(3):
-            prompts = [Prompt(tuple(said), i) for i, said in enumerate(spans)]
-            live = live if kept else Session(model)
-            found = live.answer(prompts, range(dialogues), Images(model, pixels), Drawing(tokens), range(dialogues))
+            prompts = [Prompt(tuple(messages), i) for i, messages in enumerate(spans)]
+            live = live if cached else Session(model)
+            found = live.answer(
+                prompts, range(dialogues), ImageTokens(model, pixels), SamplingParams(tokens), range(dialogues)
+            )
             assert found is not None
-            for said, answer in zip(spans, found, strict=True):
-                said += [Span("assistant", model.encoder.decode(answer)), Span("user", ADVICE)]
+            for messages, answer in zip(spans, found, strict=True):
+                messages += [Span("assistant", model.encoder.decode(answer)), Span("user", ADVICE)]
             out += found
         return out
 
@@ -148,9 +152,9 @@ def measure(found: dict[str, Arm], rounds: int, gate: bool) -> dict[str, Any]:
     Raises:
         ValueError: `gate`, and an arm gives other tokens than the first one.
     """
-    told = {name: arm() for name, arm in found.items()}  # also warms up
-    first = next(iter(told.values()))
-    same = {name: share(tokens, first) for name, tokens in told.items()}
+    answers_of = {name: arm() for name, arm in found.items()}  # also warms up
+    first = next(iter(answers_of.values()))
+    same = {name: share(tokens, first) for name, tokens in answers_of.items()}
     if gate and min(same.values()) < 1:
         raise ValueError(f"expected the same tokens of every arm, got {same}")
     seconds: dict[str, list[float]] = {name: [] for name in found}

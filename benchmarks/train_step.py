@@ -109,9 +109,9 @@ class Bench:
             getattr(self, part)()
             self.out["minutes"][part] = (time.monotonic() - began) / 60
             self.save()
-        for name, found in self.out.get("targets", {}).items():
-            value = "not measured" if found["value"] is None else f"{found['value']:.2f}"
-            self.say(f"{name}: {value} (floor {found['floor']:g}, aim {found['aim']:g})", note=False)
+        for name, figures in self.out.get("targets", {}).items():
+            value = "not measured" if figures["value"] is None else f"{figures['value']:.2f}"
+            self.say(f"{name}: {value} (floor {figures['floor']:g}, aim {figures['aim']:g})", note=False)
         passes = all(one["passes"] for one in self.out.get("gate", {}).values())
         self.say(f"results: {self.options.out}/train_step.json, .md, .svg; every arm learns the same: {passes}", False)
         return passes
@@ -121,13 +121,13 @@ class Bench:
         file = self.options.out / "train_step.json"
         if not file.exists():
             return
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        expected, got = ([one["what"], one["precision"], one["machine"]["cpu"]] for one in (self.out, kept))
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        expected, got = ([one["what"], one["precision"], one["machine"]["cpu"]] for one in (self.out, saved))
         if expected != got:
             raise ValueError(
                 f"{file}: expected results for {expected}, got {got}: measure all parts or name another --out"
             )
-        self.out = kept
+        self.out = saved
 
     def say(self, text: str, note: bool = True) -> None:
         """Print with the time; `note` keeps what is not the usual course for the results."""
@@ -145,8 +145,8 @@ class Bench:
     def left(self, part: str) -> float:
         """Seconds for a part: its share of the time of all that are measured, or what is left if that is less."""
         measured = [*self.options.parts, *((*self.shapes, "together") if "arms" in self.options.parts else ())]
-        whole = sum(SHARES.get(one, 0.0) for one in measured) or 1.0
-        share = SHARES.get(part, 1.0) / min(1.0, whole)
+        full_size = sum(SHARES.get(one, 0.0) for one in measured) or 1.0
+        share = SHARES.get(part, 1.0) / min(1.0, full_size)
         return min(share * self.seconds, self.seconds - (time.monotonic() - self.began))
 
     def save(self) -> None:
@@ -161,38 +161,38 @@ class Bench:
 
     def packing(self) -> None:
         """Trees and forests, on one core."""
-        self.out["packing"] = found = packing.measure(64 if self.smoke else 512)
+        self.out["packing"] = figures = packing.measure(64 if self.smoke else 512)
         self.say(
-            f"trees and forests: {found['tuples_per_second']:.0f} tuples/s per core, forests {found['fill']:.1%} full, "
-            f"sequences hold {found['tokens']:.2f} times the tokens", note=False,
+            f"trees and forests: {figures['tuples_per_second']:.0f} tuples/s per core, forests {figures['fill']:.1%} "
+            f"full, sequences hold {figures['tokens']:.2f} times the tokens", note=False,
         )  # fmt: skip
 
     def gate(self) -> None:
         """Every arm's first step against plain transformers'."""
-        whole = self.full or self.smoke
-        model, shape = (self.model, self.first) if whole else (self.slice, SHORT)
+        full_size = self.full or self.smoke
+        model, shape = (self.model, self.first) if full_size else (self.slice, SHORT)
         names = list(dict.fromkeys([REFERENCE, *self.names]))
-        found: dict[str, dict[str, Any]] = {}
+        figures: dict[str, dict[str, Any]] = {}
         with tempfile.TemporaryDirectory() as folder:
             for name in names:
-                kept = Path(folder) / name.replace(" ", "-").replace(",", "")
-                arm = rounds.Arm(self.spec(name, model, shape, bf16=False, gate=kept))
+                saved = Path(folder) / name.replace(" ", "-").replace(",", "")
+                arm = rounds.Arm(self.spec(name, model, shape, bf16=False, gate=saved))
                 report = arm.run(1)  # ends its process: what it has to say is in the folder
                 arm.stop()
-                if (kept / "targets.txt").exists():
-                    found[name] = compare(kept, Path(folder) / REFERENCE.replace(" ", "-"))
+                if (saved / "targets.txt").exists():
+                    figures[name] = compare(saved, Path(folder) / REFERENCE.replace(" ", "-"))
                 else:
-                    found[name] = {"passes": False, "error": report.get("error", "no first step")}
-                one = found[name]
-                told = f"loss {one['loss']:.1e}, gradient {one['gradient']:.1e}" if "loss" in one else one["error"]
-                self.say(f"gate: {name}: {told}: {'passes' if one['passes'] else 'DOES NOT PASS'}", not one["passes"])
-        self.out["gate"] = found
+                    figures[name] = {"passes": False, "error": report.get("error", "no first step")}
+                one = figures[name]
+                line = f"loss {one['loss']:.1e}, gradient {one['gradient']:.1e}" if "loss" in one else one["error"]
+                self.say(f"gate: {name}: {line}: {'passes' if one['passes'] else 'DOES NOT PASS'}", not one["passes"])
+        self.out["gate"] = figures
         self.save()
 
     def rows(self) -> None:
         """TRL tuned with all rows of a tuple at once, padded, or one by one: which is faster, and what each holds.
         Beside them ours with activation checkpointing, which nobody's arm has but TRL defaults."""
-        self.out["rows"] = found = {}
+        self.out["rows"] = figures = {}
         if results.TUNED not in self.names:
             return
         ways = {
@@ -200,19 +200,19 @@ class Bench:
             results.CHECKPOINTED: {"name": results.OURS, "checkpointing": True},
         }
         shape = self.first
-        for way, given in ways.items():
-            arm = rounds.Arm(self.spec(model=self.model, shape=shape, **given))
+        for way, changes in ways.items():
+            arm = rounds.Arm(self.spec(model=self.model, shape=shape, **changes))
             arm.run(1)
             report = arm.run(1, fresh=True)
             arm.stop()
             if "seconds" in report:
-                found[way] = {
+                figures[way] = {
                     "step": report["seconds"][-1], "activations": report["peak"] - report["before"]
                 }  # fmt: skip
-        told = "; ".join(
-            f"{way} {one['step']:.1f} s, {one['activations'] / 2**30:.2f} GiB" for way, one in found.items()
+        line = "; ".join(
+            f"{way} {one['step']:.1f} s, {one['activations'] / 2**30:.2f} GiB" for way, one in figures.items()
         )
-        self.say(f"a step of TRL tuned, of ours, and its activations: {told}", note=False)
+        self.say(f"a step of TRL tuned, of ours, and its activations: {line}", note=False)
 
     def arms(self) -> None:
         """Interleaved rounds of the arms on each shape of tuples."""
@@ -232,10 +232,10 @@ class Bench:
         ]
         self.say(f"{TOGETHER} tuples per step: {', '.join(spec.name for spec in specs)}", note=False)
         count, steps = (2, 1) if self.smoke else (5, 1)
-        found = rounds.interleave(specs, count, steps, self.left("together"), self.tell, lambda: None)
-        ours, other = (found[spec.name] for spec in specs)
+        figures = rounds.interleave(specs, count, steps, self.left("together"), self.tell, lambda: None)
+        ours, other = (figures[spec.name] for spec in specs)
         self.out["together"] = {
-            "per_step": TOGETHER, "step": {spec.name: found[spec.name].step for spec in specs},
+            "per_step": TOGETHER, "step": {spec.name: figures[spec.name].step for spec in specs},
             "slower": rounds.paired(other.per_round, ours.per_round), "tokens": ratio,
         }  # fmt: skip
 
@@ -253,8 +253,8 @@ class Bench:
             part = (until - time.monotonic()) / (len(groups) - number)
             count, steps = (2, 1) if self.smoke else (10, 10) if self.full else (5, 3)
             self.say(f"{name}: {', '.join(group)}; {part / 60:.1f} min", note=False)
-            found = rounds.interleave(specs, count, steps, part, self.tell, products.measure)
-            measured |= {f"{number}/{arm}": one for arm, one in found.items()}
+            figures = rounds.interleave(specs, count, steps, part, self.tell, products.measure)
+            measured |= {f"{number}/{arm}": one for arm, one in figures.items()}
         table = results.figures(
             measured, groups, shape, self.model.sizes, True, 1, products.peak, self.out.get("gate", {})
         )
@@ -276,8 +276,8 @@ class Bench:
         for arm in slow:
             took = known[arm]["step"]
             self.say(f"{name}: no time for {arm}, whose step took {took:.0f} s before; make bench-full has it")
-        kept = [[arm for arm in group if arm not in slow] for group in groups]
-        return [group for group in kept if len(group) > 1]
+        saved = [[arm for arm in group if arm not in slow] for group in groups]
+        return [group for group in saved if len(group) > 1]
 
     def micro_batch(self, arm: str) -> int:
         """Rows at once; plain transformers takes half of a tuple's, padded to its longest row: what memory holds."""
@@ -289,8 +289,8 @@ class Bench:
     def split(self) -> None:
         """Where the time of our step goes, with sharing and without."""
         shape = self.first
-        self.out["split"] = found = split.split(self.model, shape, 1 if self.smoke else 5, self.bf16)
-        self.say(f"profile: forward and backward pass {sum(found['dress'].values()):.2f} s", note=False)
+        self.out["split"] = figures = split.split(self.model, shape, 1 if self.smoke else 5, self.bf16)
+        self.say(f"profile: forward and backward pass {sum(figures['dress'].values()):.2f} s", note=False)
         self.save()
 
     def ladder(self) -> None:
@@ -302,8 +302,8 @@ class Bench:
     def sweep(self) -> None:
         chosen = [sweep.Cell(1, 0, 8), sweep.Cell(2, 16, 8)] if self.smoke else sweep.cells(self.full)
         count = 5 if self.full else 3
-        found = sweep.sweep(self.slice, chosen, count, self.left("sweep"), self.bf16, self.tell)
-        self.out["sweep"] = found
+        figures = sweep.sweep(self.slice, chosen, count, self.left("sweep"), self.bf16, self.tell)
+        self.out["sweep"] = figures
         self.save()
 
     def traces(self) -> None:

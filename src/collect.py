@@ -11,7 +11,6 @@ from dress.base.terminal import Terminal
 
 @entry_point("collect")
 def main(composed: dict[str, Any]) -> None:
-    composed.pop("judge", None)  # data=shards names one too; nobody is evaluated here
     settings = check_as(CollectCommand, composed)
     from dress.feedback.command import collect_from
 

@@ -11,6 +11,7 @@ from dress.base.terminal import Terminal
 
 @entry_point("prepare")
 def main(composed: dict[str, Any]) -> None:
+    """Check the composed settings, then do the task."""
     settings, run = task(composed)
     run(settings, Terminal())
 

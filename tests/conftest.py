@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 
 import dress  # noqa: F401 - first: sets how CPU threads wait
@@ -22,18 +20,20 @@ from dress.dialogue.chat import FORMATS
 from dress.dialogue.tokenizer import train_tokenizer
 from dress.model.lvlm import LVLM
 from dress.phases import check_phases
+from dress.run.composing import compose
 from dress.worlds.shapes import generate as shapes
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
     "data.sizes={align: 40, sft: 40, prompts: 24, eval: 8}",
-    "budget.align.steps=4", "budget.sft.steps=4", "budget.dress.steps=4",
-    "budget.align.records_per_step=4", "budget.sft.records_per_step=4", "budget.dress.records_per_step=4",
-    "budget.collect.records=24", "generation.max_new_tokens=12",
+    "curriculum.stages.align.steps=4", "curriculum.stages.sft.steps=4", "curriculum.stages.dress.steps=4",
+    "curriculum.stages.align.records_per_step=4", "curriculum.stages.sft.records_per_step=4",
+    "curriculum.stages.dress.records_per_step=4",
+    "curriculum.stages.collect.records=24", "generation.max_new_tokens=12",
     "model.vision.vit={image_size: 48, patch_size: 16, width: 32, layers: 1, heads: 2}",
     "model.language.config.hidden_size=32", "model.language.config.intermediate_size=48",
     "model.language.config.num_hidden_layers=2", "model.language.config.num_attention_heads=2",
-    "model.language.config.num_key_value_heads=2", "training.log_every=1",
+    "model.language.config.num_key_value_heads=2", "trainer.log_every_n_steps=1",
 ]  # fmt: skip
 """Overrides that make a whole curriculum a matter of seconds."""
 
@@ -78,9 +78,8 @@ def huge_png(side: int = 13_000) -> bytes:
 
 def composed(*overrides: str, run_dir: Path | str = "unused") -> config.Config:
     """The checked configuration of `python src/train.py <overrides>`."""
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        plain = compose("train", overrides=[f"run_dir={run_dir}", *overrides])
-    settings = config.check(OmegaConf.to_container(plain, resolve=True))
+    settings = config.check(compose("train", [f"run_dir={run_dir}", *overrides]))
+    config.check_targets(settings)
     check_phases(settings.curriculum.stages, settings.phases)
     return settings
 
@@ -128,16 +127,20 @@ def tokenizer(shapes_folder: Path):
     return train_tokenizer(texts, 1024, FORMATS["plain"])
 
 
-def small_model(tokenizer, chat: str = "plain", **language: object) -> LVLM:
-    """A model of a few thousand weights; the same for the same arguments."""
+def small_settings(chat: str = "plain", **language: object) -> config.Model:
+    """Of a model of a few thousand weights."""
     fields = {
         "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
         "tie_word_embeddings": True,
     } | language  # fmt: skip
-    settings = config.Model(
+    return config.Model(
         vision=config.Vision(vit=config.ViT(image_size=48, patch_size=16, width=32, layers=2, heads=2)),
         language=config.Language(config=fields, chat=chat),
     )
+
+
+def small_model(tokenizer, chat: str = "plain", **language: object) -> LVLM:
+    """A model of `small_settings`; the same for the same arguments."""
     torch.manual_seed(0)
-    return LVLM(settings, tokenizer)
+    return LVLM(small_settings(chat, **language), tokenizer)

@@ -34,7 +34,7 @@ SMALL = [
 def commands(page: str = "README.md") -> list[list[str]]:
     """The `python src/…` lines of a page's code blocks, without comments."""
     text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
-    blocks = re.findall(r"```\n(.*?)```", text, flags=re.DOTALL)
+    blocks = [code for kind, code in re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.M) if not kind]
     lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
     return [line for line in lines if line[:1] == ["python"]]
 

@@ -16,7 +16,8 @@ from dress.data.index_file import INDEX
 from dress.data.shards import Shards
 from dress.record import Record
 from dress.sources import source
-from dress.sources.importing import Imported, run_import
+from dress.sources.destination import ImportResult
+from dress.sources.importing import run_import
 
 
 class Silent:
@@ -41,7 +42,7 @@ def photos(folder: Path, *names: str) -> None:
         (folder / name).write_bytes(photo(number))
 
 
-def do_import(name: str, path: Path, out: Path, **more: Any) -> Imported:
+def do_import(name: str, path: Path, out: Path, **more: Any) -> ImportResult:
     settings = Import(task="import", source=name, path=str(path), out=str(out), **{"workers": 0} | more)
     return run_import(source(name), settings, Silent())
 

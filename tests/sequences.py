@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from dress import config
-from dress.dialogue.batch import Step
-from dress.dialogue.encode import Encoded
+from dress.dialogue.batch import Batch
+from dress.dialogue.encode import EncodedDialogue
 from dress.kernels.fused import fuse
 from dress.kernels.last_layer import prune_last_layer
 from dress.model import attention
@@ -43,12 +43,12 @@ PRUNED = {"llama", "smollm2", "qwen2", "qwen2.5", "qwen3", "mistral", "smollm3"}
 TOLERANCE = {torch.float64: (1e-12, 1e-10), torch.float32: (1e-6, 1e-6)}
 
 
-def encoded(phase: str, *parts: tuple[list[int], float]) -> Encoded:
+def encoded(phase: str, *parts: tuple[list[int], float]) -> EncodedDialogue:
     ids = [token for run, _ in parts for token in run]
-    return Encoded(phase, np.array(ids), np.array([weight for run, weight in parts for _ in run]))
+    return EncodedDialogue(phase, np.array(ids), np.array([weight for run, weight in parts for _ in run]))
 
 
-def tuples() -> list[list[Encoded]]:
+def tuples() -> list[list[EncodedDialogue]]:
     """Records with deep and flat branches, a nested prefix, a duplicate, one branch only; weights differ."""
     rng = np.random.default_rng(0)
 
@@ -105,11 +105,11 @@ def in_fp64(model) -> None:
             module.forward = forward
 
 
-def total_of(step: Step) -> torch.Tensor:
+def total_of(step: Batch) -> torch.Tensor:
     return torch.stack([forest.weight.sum() for forest in step.forests]).sum()
 
 
-def of_forests(model, step: Step, backend: str = "nodes") -> torch.Tensor:
+def of_forests(model, step: Batch, backend: str = "nodes") -> torch.Tensor:
     """Loss of a step as LVLM.forward computes it, without an image."""
     losses = []
     for forest in step.forests:
@@ -126,7 +126,7 @@ def of_forests(model, step: Step, backend: str = "nodes") -> torch.Tensor:
     return torch.stack(losses).sum()
 
 
-def of_sequences(model, dialogues: list[Encoded]) -> torch.Tensor:
+def of_sequences(model, dialogues: list[EncodedDialogue]) -> torch.Tensor:
     """The same loss from the plain model: one sequence at a time, its own masks, its own head."""
     total = sum(one.weights.sum() for one in dialogues)
     losses = []
@@ -149,9 +149,9 @@ def compare(one, two, dtype, loss_one, loss_two):
     """Loss and gradients of two models within TOLERANCE."""
     loss_tolerance, tolerance = TOLERANCE[dtype]
     assert abs(loss_one - loss_two) <= loss_tolerance * abs(loss_two)
-    wanted = {name: p.grad for name, p in two.named_parameters() if p.grad is not None}
+    expected = {name: p.grad for name, p in two.named_parameters() if p.grad is not None}
     got = {name: p.grad for name, p in one.named_parameters() if p.grad is not None}
-    assert wanted.keys() == got.keys()
-    for name, gradient in wanted.items():
+    assert expected.keys() == got.keys()
+    for name, gradient in expected.items():
         error = (got[name] - gradient).norm() / gradient.norm().clamp(min=1e-30)
         assert error <= tolerance or gradient.norm() < 1e-9, (name, float(error))

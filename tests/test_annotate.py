@@ -22,20 +22,23 @@ from dress.base.files import read_json, read_lines, write_lines
 from dress.base.progress import CurriculumProgress
 from dress.config.raters import LLM
 from dress.data.shards import Shards, write_shards
-from dress.feedback.annotate import gather, keeping
-from dress.feedback.collect import CkptResponder
+from dress.feedback.annotate import gather, storing
+from dress.feedback.collect import Collection
 from dress.feedback.command import collect_from
 from dress.feedback.llm import LLMRater
-from dress.feedback.rater import build_rater, identity
+from dress.feedback.raters import build_rater, identity
 from dress.feedback.rubric import Rubric
 from dress.llm.ledger import Ledger
 from dress.llm.request import Stopped
 from dress.record import Dialogue, ImageAnnotation, Object, Record, Turn
-from dress.rollout.responders import FileResponder, Sampling
+from dress.rollout.answers_file import FileResponder
+from dress.rollout.checkpoint import CkptResponder
+from dress.rollout.conversation import Rollout
+from dress.rollout.responder import OpenTurn, Sampling
 from dress.run import loggers
 from dress.run.start import start_run
 from dress.sources.lvlm_nlf import LVLMNLF
-from dress.sources.rows import Place
+from dress.sources.protocol import Place
 from dress.train.curriculum import Curriculum
 from dress.worlds.shapes import generate as shapes
 
@@ -340,7 +343,7 @@ def test_several_rows_for_a_question_are_several_draws(prompts, tmp_path):
     write_lines(tmp_path / "draws.jsonl", rows)
     responder = FileResponder(tmp_path / "draws.jsonl")
     asked = dialogue.model_copy(update={"turns": [Turn(user=question)]})
-    given = responder.answer([record] * 3, [asked] * 3, [None] * 3, [], "", Sampling(9, 9), 0)
+    given = responder.answer([OpenTurn(record, asked)] * 3, [], Sampling(9, 9))
     assert given[:2] == ["one", "two"] and getattr(given[2], "reason", None) == "missing"
 
 
@@ -366,17 +369,16 @@ def test_a_server_has_no_prompts_of_its_own_and_needs_a_models_name(prompts, tmp
 
 
 def test_answers_of_a_model_are_drawn_once_for_the_llm_that_judges_them(prompts, tmp_path, tokenizer):
-    stage = config.CollectStage(kind="collect", records=2, turns=2, per_shard=1)
+    stage = config.CollectSettings(records=2, turns=2, per_shard=1)
     model = small_model(tokenizer)
 
     def collect_into(folder: Path, weights: str) -> Ledger:
         rater = build_rater(annotator, folder)
         assert isinstance(rater, LLMRater)
         with CurriculumProgress(QUIET, {}) as progress:
-            gather(
-                "collect", keeping(CkptResponder(model, "run/sft"), rater, weights), rater, Shards(prompts), folder,
-                stage, Sampling(4, 64, 1.0), 0, progress,
-            )  # fmt: skip
+            responder = storing(CkptResponder(model, "run/sft"), rater, weights)
+            rollout = Rollout(responder, rater, Sampling(4, 64, 1.0))
+            gather("collect", rollout, Collection(Shards(prompts), stage, folder), progress)
         return rater.client.ledger
 
     server = Behaviour()
@@ -458,11 +460,11 @@ def test_a_curriculum_judged_by_an_llm_works_and_keeps_the_key_to_itself(tmp_pat
             for text in (f"base_url={url}", f"model={rater}-model", "api_key_env=OUR_ACCOUNT", "preview=2")
         ]
         settings = tiny_settings(
-            tmp_path, "annotator=llm", "judge=llm", *llm, "logger=wandb", "budget.collect.records=6",
+            tmp_path, "annotator=llm", "judge=llm", *llm, "logger=wandb", "curriculum.stages.collect.records=6",
             "data.sizes={align: 20, sft: 20, prompts: 6, eval: 2}", "eval.conditions=[none]", "eval.turns=2",
         )  # fmt: skip
         start_run(settings)
-        Curriculum(settings, Console(file=screen, width=200)).run()
+        Curriculum(settings, Console(file=screen, width=200), loggers.RunLoggers(settings)).run()
         loggers.finish(0)
         monkeypatch.setenv("OUR_ACCOUNT", "another-" + key)
         with serving(Behaviour(key="not it")) as refusing, pytest.raises(Stopped) as stopped:

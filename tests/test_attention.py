@@ -21,7 +21,7 @@ from sequences import (
 )
 from torch.nn import functional as F
 
-from dress.dialogue.batch import Sample, Step, collate
+from dress.dialogue.batch import Batch, Example, collate
 from dress.dialogue.tree import build_tree, build_trees
 from dress.kernels import fused, products
 from dress.kernels.fused import gated, rms_norm, rotary
@@ -29,8 +29,8 @@ from dress.model import attention
 from dress.model.head import head_loss
 
 
-def forests(budget: int) -> Step:
-    return collate([Sample([build_tree(dialogues)], None) for dialogues in tuples()], budget)
+def forests(budget: int) -> Batch:
+    return collate([Example([build_tree(dialogues)], None) for dialogues in tuples()], budget)
 
 
 def sequences() -> list:
@@ -48,29 +48,29 @@ def test_every_model_and_backend_equals_separate_sequences(kind, backend, dtype)
     assert len(step.forests) > 1
     loss = of_forests(model, step, backend)
     loss.backward()
-    wanted = of_sequences(other, sequences())
-    wanted.backward()
-    compare(model, other, dtype, loss.item(), wanted.item())
+    reference = of_sequences(other, sequences())
+    reference.backward()
+    compare(model, other, dtype, loss.item(), reference.item())
 
 
-@pytest.mark.parametrize("kept", [1024, 8], ids=["kept", "computed again"])
+@pytest.mark.parametrize("limit", [1024, 8], ids=["kept", "computed again"])
 @pytest.mark.parametrize("kind", MODELS)
-def test_matrix_products_equal_separate_sequences(kind, kept, monkeypatch):
+def test_matrix_products_equal_separate_sequences(kind, limit, monkeypatch):
     """What bf16 runs on CPU, here in fp64, in blocks of three queries."""
     monkeypatch.setattr(attention, "PRODUCTS", {torch.float64})
     monkeypatch.setattr(products, "BLOCK", 3)
-    monkeypatch.setattr(products, "KEPT", kept)
-    called = []
-    inner = products._PathAttention.apply
-    monkeypatch.setattr(products._PathAttention, "apply", lambda *given: called.append(1) or inner(*given))
+    monkeypatch.setattr(products, "KEPT", limit)
+    calls = []
+    inner = products._SegmentAttention.apply
+    monkeypatch.setattr(products._SegmentAttention, "apply", lambda *arguments: calls.append(1) or inner(*arguments))
     model, other = ours(kind, torch.float64), plain(language(kind, torch.float64))
     in_fp64(other)
     loss = of_forests(model, forests(90))
     loss.backward()
-    wanted = of_sequences(other, sequences())
-    wanted.backward()
-    assert called
-    compare(model, other, torch.float64, loss.item(), wanted.item())
+    reference = of_sequences(other, sequences())
+    reference.backward()
+    assert calls
+    compare(model, other, torch.float64, loss.item(), reference.item())
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt2", "mistral"])
@@ -108,8 +108,8 @@ def test_split_trees_give_the_same_loss_and_gradients():
     parts = build_trees(deep, 50)
     assert len(parts) > 1
     losses = (
-        of_forests(model, collate([Sample(parts, None)], 50)),
-        of_forests(other, collate([Sample([build_tree(deep)], None)], 200), "dense"),
+        of_forests(model, collate([Example(parts, None)], 50)),
+        of_forests(other, collate([Example([build_tree(deep)], None)], 200), "dense"),
     )
     for loss in losses:
         loss.backward()
@@ -129,7 +129,7 @@ def test_bf16_is_as_near_as_two_layouts_without_sharing():
     gradients = {}
     for name, (dtype, trees, budget) in layouts.items():
         model = ours("llama", dtype)
-        of_forests(model, collate([Sample(t, None) for t in trees], budget)).backward()
+        of_forests(model, collate([Example(t, None) for t in trees], budget)).backward()
         gradients[name] = torch.cat([p.grad.flatten().float() for p in model.parameters() if p.grad is not None])
     far = {n: float((g - gradients["exact"]).norm() / gradients["exact"].norm()) for n, g in gradients.items()}
     assert 0 < far["tree"] <= 1.2 * max(far["rows"], far["packed"]), far
@@ -144,12 +144,12 @@ def test_a_head_in_chunks_equals_the_whole(softcap, monkeypatch):
     logits = hidden @ weight.T
     logits = torch.tanh(logits / softcap) * softcap if softcap else logits
     wanted_nll = F.cross_entropy(logits[where], target, reduction="none")
-    wanted = torch.autograd.grad((wanted_nll * factor).sum(), (hidden, weight))
+    reference = torch.autograd.grad((wanted_nll * factor).sum(), (hidden, weight))
     monkeypatch.setattr("dress.model.head.CHUNK", 70)
     loss, nll = head_loss(hidden, weight, where, target, factor, softcap)
     got = torch.autograd.grad(3 * loss, (hidden, weight))
     assert torch.allclose(nll, wanted_nll.detach()) and torch.allclose(loss, (wanted_nll * factor).sum())
-    assert all(torch.allclose(g, 3 * w, rtol=1e-10, atol=1e-12) for g, w in zip(got, wanted, strict=True))
+    assert all(torch.allclose(g, 3 * w, rtol=1e-10, atol=1e-12) for g, w in zip(got, reference, strict=True))
 
 
 def test_a_target_without_probability_has_its_exact_loss():
@@ -169,9 +169,9 @@ def test_the_heads_weight_gradient_is_summed_in_fp32(monkeypatch):
         with torch.autocast("cpu", torch.bfloat16):
             loss, _ = head_loss(hidden, weight, *entries)
         gradients += torch.autograd.grad(loss, weight)
-    whole, summed = gradients
+    at_once, summed = gradients
     assert summed.dtype == torch.float32
-    assert (summed - whole).norm() < 3e-3 * whole.norm()
+    assert (summed - at_once).norm() < 3e-3 * at_once.norm()
 
 
 def test_a_norm_under_autocast_is_rounded_once():
@@ -195,14 +195,14 @@ def test_fused_parts_and_their_gradients_are_transformers_own():
     def half_turned(t):
         return torch.cat((-t[..., 4:], t[..., :4]), -1)
 
-    wanted = {
+    reference = {
         "norm": (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * weight, rms_norm(x, weight, 1e-5)),
         "query": (q * cos[:, None] + half_turned(q) * sin[:, None], rotary(q, k, cos, sin)[0]),
         "key": (k * cos[:, None] + half_turned(k) * sin[:, None], rotary(q, k, cos, sin)[1]),
         "mlp": (gate * gate.sigmoid() * up @ down.T + bias, gated(gate, up, down, bias)),
         "mlp without bias": (gate * gate.sigmoid() * up @ down.T, gated(gate, up, down)),
     }
-    for name, (theirs, mine) in wanted.items():
+    for name, (theirs, mine) in reference.items():
         inputs = {
             "norm": (x, weight), "query": (q,), "key": (k,), "mlp": (gate, up, down, bias),
             "mlp without bias": (gate, up, down),
@@ -219,10 +219,12 @@ def test_fused_parts_and_their_gradients_are_transformers_own():
 def test_layers_are_fused_in_16_bits_and_left_alone_above(kind, monkeypatch):
     model, other = ours(kind, torch.float32), language(kind, torch.float32)
     forest = forests(200).forests[0]
-    called = []
+    calls = []
     for part in (fused._RMSNorm, fused._Rotary, fused._Gated):
         inner = part.apply
-        monkeypatch.setattr(part, "apply", lambda *given, inner=inner, part=part: called.append(part) or inner(*given))
+        monkeypatch.setattr(
+            part, "apply", lambda *arguments, inner=inner, part=part: calls.append(part) or inner(*arguments)
+        )
 
     def hidden(of):
         return of.base_model(
@@ -231,23 +233,23 @@ def test_layers_are_fused_in_16_bits_and_left_alone_above(kind, monkeypatch):
             plan=attention.plan(forest, "dense", torch.arange(forest.tokens)),
         ).last_hidden_state.detach()  # fmt: skip
 
-    assert torch.equal(hidden(model), hidden(other)) and not called
+    assert torch.equal(hidden(model), hidden(other)) and not calls
     with torch.autocast("cpu", torch.bfloat16):
         assert (hidden(model) - hidden(other)).norm() < 2e-2 * hidden(other).norm()
-    assert set(called) == {fused._RMSNorm, fused._Rotary, fused._Gated}
+    assert set(calls) == {fused._RMSNorm, fused._Rotary, fused._Gated}
 
 
 def test_a_fused_mlp_keeps_two_wide_tensors_of_four():
     wide = {}
     for name, model in (("fused", ours("llama", torch.float32)), ("transformers", language("llama", torch.float32))):
-        mlp, kept = model.base_model.layers[0].mlp, {}
+        mlp, storages = model.base_model.layers[0].mlp, {}
 
-        def keep(x, kept=kept):
-            kept[x.untyped_storage().data_ptr()] = x
+        def keep(x, storages=storages):
+            storages[x.untyped_storage().data_ptr()] = x
             return x
 
         x = torch.randn(1, 50, mlp.gate_proj.in_features, requires_grad=True)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), torch.autocast("cpu", torch.bfloat16):
             mlp(x)
-        wide[name] = sum(x.numel() == 50 * mlp.gate_proj.out_features for x in kept.values())
+        wide[name] = sum(x.numel() == 50 * mlp.gate_proj.out_features for x in storages.values())
     assert wide == {"fused": 2, "transformers": 4}

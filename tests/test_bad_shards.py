@@ -181,7 +181,8 @@ def test_a_whole_training_stage_passes_over_what_is_bad_and_learns_from_all_that
     monkeypatch.setattr(StepDataset, "made", noted)
     size = 6 + len(BAD_JSON) + len(pictures)
     arguments = [
-        "curriculum.order=[sft]", "budget.sft.steps=2", f"budget.sft.records_per_step={size}", "data=shards",
+        "curriculum.run=[sft]", "curriculum.stages.sft.weights=null", "curriculum.stages.sft.steps=2",
+        f"curriculum.stages.sft.records_per_step={size}", "data=shards",
         "annotator=oracle", "judge=oracle", f"data.path={tmp_path / 'data'}",
     ]  # fmt: skip
     with pytest.raises(ShardError, match=r"bad0\.pkl"):

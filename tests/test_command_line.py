@@ -56,12 +56,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
-        ("trainig.clip=1", "trainig.clip: no such setting. Did you mean training.clip?\n"),
-        ("clip=1", "clip: no such setting. Did you mean training.clip?\n"),
+        (
+            "trainig.gradient_clip_val=1",
+            "trainig.gradient_clip_val: no such setting. Did you mean trainer.gradient_clip_val?\n",
+        ),
+        ("gradient_clip_val=1", "gradient_clip_val: no such setting. Did you mean trainer.gradient_clip_val?\n"),
         ("experimnt=dress_full", "experimnt: no such setting. Did you mean experiment?\n"),
         ("experiment=dress_ful", "experiment=dress_ful: no such option. Did you mean dress_full? "),
         ("seed=0,1", "seed=0,1: several values; add -m"),
-        ("training.clip=[1", "training.clip=[1: cannot be read"),
+        ("trainer.gradient_clip_val=[1", "trainer.gradient_clip_val=[1: cannot be read"),
     ],
 )
 def test_a_typo_is_one_line_with_the_nearest_key(tmp_path: Path, typed: str, told: str) -> None:
@@ -112,9 +115,9 @@ def test_help_helps(tmp_path: Path) -> None:
 
 
 def test_show_config_prints_what_would_run_and_stops(tmp_path: Path) -> None:
-    done = train(tmp_path, "show=config", "training.clip=0.5")
+    done = train(tmp_path, "show=config", "trainer.gradient_clip_val=0.5")
     assert done.returncode == 0
-    assert config.check(yaml.safe_load(done.stdout)).training.clip == 0.5
+    assert config.check(yaml.safe_load(done.stdout)).trainer.gradient_clip_val == 0.5
     assert not [path for path in tmp_path.rglob("*") if path.name != "logs"]
 
 
@@ -206,7 +209,7 @@ def wait_for(found: Iterator[bool], process: subprocess.Popen[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_run_goes_on_by_the_command_it_printed(tmp_path: Path, number: int) -> None:
-    arguments = ["experiment=sft_only", *FAST, "budget.sft.steps=400"]
+    arguments = ["experiment=sft_only", *FAST, "curriculum.stages.sft.steps=400"]
     process = subprocess.Popen(
         command(*arguments), cwd=tmp_path, env=environment(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -264,9 +267,9 @@ def test_sweep_ends_with_a_table_over_its_runs(finished: Path) -> None:
 
 
 def test_sweep_refuses_several_devices_per_run(tmp_path: Path) -> None:
-    done = train(tmp_path, "-m", "training.devices=2", "seed=0")
+    done = train(tmp_path, "-m", "trainer.devices=2", "seed=0")
     assert done.returncode == 1
-    assert "training.devices=2 does not go with -m" in done.stderr
+    assert "trainer.devices=2 does not go with -m" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from dress.data.shards import Shards, write_shards
-from dress.evaluation.metrics import metrics
 from dress.evaluation.outcomes import load_outcomes
+from dress.evaluation.suites.run import metrics
 from dress.train.curriculum import Curriculum
 
 
@@ -93,7 +93,7 @@ def test_the_same_seed_gives_the_same_metrics_and_weights(finished, tmp_path):
 
 
 def test_another_seed_gives_another_model(finished):
-    settings = tiny_settings(finished.parent, "seed=1", "curriculum.order=[align,eval]", run="other")
+    settings = tiny_settings(finished.parent, "seed=1", "curriculum.stages.eval.models=[align]", run="other")
     run(settings)
     assert model_bytes(Path(settings.run_dir), "align") != model_bytes(finished, "align")
 
@@ -106,7 +106,7 @@ def test_an_ablation_takes_over_the_stages_that_are_the_same(finished, experimen
         for record, _ in rated:
             record.dialogues[0].turns[0].feedback[0].rating = 4
         write_shards(finished.parent / "rated", rated)
-        more = [f"data.feedback={finished.parent / 'rated'}"]
+        more = [f"data.feedback={finished.parent / 'rated'}", "curriculum.stages.dress.data=feedback"]
     settings = tiny_settings(finished.parent, f"experiment={experiment}", f"reuse={finished}", *more, run=experiment)
     run(settings)
     branch = Path(settings.run_dir)
@@ -119,7 +119,11 @@ def test_an_ablation_takes_over_the_stages_that_are_the_same(finished, experimen
 
 def test_a_changed_setting_is_not_taken_over(finished):
     settings = tiny_settings(
-        finished.parent, "budget.align.lr=0.5", "curriculum.order=[align,eval]", f"reuse={finished}", run="lr"
+        finished.parent,
+        "curriculum.stages.align.lr=0.5",
+        "curriculum.stages.eval.models=[align]",
+        f"reuse={finished}",
+        run="lr",
     )
     run(settings)
     assert model_bytes(Path(settings.run_dir), "align") != model_bytes(finished, "align")
@@ -138,7 +142,7 @@ def test_a_checkpoint_of_another_model_is_named(finished, tmp_path):
 
 def test_loss_is_the_same_without_sharing(finished):
     settings = tiny_settings(
-        finished.parent, "data.share_prefixes=false", "curriculum.order=[align,sft,eval]", run="apart"
+        finished.parent, "data.share_prefixes=false", "curriculum.stages.eval.models=[sft]", run="apart"
     )
     run(settings)
     for stage in ("align", "sft"):
@@ -167,10 +171,10 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 
 LONG = [
-    "budget.sft.steps=40",
+    "curriculum.stages.sft.steps=40",
     "training.checkpoint_every=5",
-    "curriculum.order=[align,sft,eval]",
-    "budget.eval.records=2",
+    "curriculum.stages.eval.models=[sft]",
+    "curriculum.stages.eval.records=2",
 ]
 
 
@@ -198,8 +202,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, how):
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path):
-    settings = ["curriculum.order=[align,sft,eval]", "training.accelerator=cpu", "budget.eval.records=2"]
-    for name, more in (("one", []), ("two", ["training.devices=2", "training.strategy=ddp", "training.threads=1"])):
+    settings = ["curriculum.stages.eval.models=[sft]", "trainer.accelerator=cpu", "curriculum.stages.eval.records=2"]
+    for name, more in (("one", []), ("two", ["trainer.devices=2", "parallel.strategy=ddp", "training.threads=1"])):
         process = start(tmp_path / "data", tmp_path / name, *settings, *more)
         assert process.wait(300) == 0, process.stdout.read()
     for stage in ("align", "sft"):
@@ -214,11 +218,13 @@ def test_two_processes_learn_what_one_learns(tmp_path):
 @pytest.mark.slow
 def test_two_processes_answer_what_one_answers(tmp_path):
     first = tmp_path / "first"
-    order = "curriculum.order=[align,sft,eval]"
-    assert start(tmp_path / "data", first, order, "budget.eval.records=2").wait(300) == 0
-    two = ["training.accelerator=cpu", "training.devices=2", "training.strategy=ddp", "training.threads=1"]
+    order = "curriculum.stages.eval.models=[sft]"
+    assert start(tmp_path / "data", first, order, "curriculum.stages.eval.records=2").wait(300) == 0
+    two = ["trainer.accelerator=cpu", "trainer.devices=2", "parallel.strategy=ddp", "training.threads=1"]
     for name, more in (("one", []), ("two", two)):
-        process = start(tmp_path / "data", tmp_path / name, order, "budget.eval.records=7", f"reuse={first}", *more)
+        process = start(
+            tmp_path / "data", tmp_path / name, order, "curriculum.stages.eval.records=7", f"reuse={first}", *more
+        )
         assert process.wait(300) == 0, process.stdout.read()
     one, both = ((tmp_path / name / "outcomes.jsonl").read_bytes() for name in ("one", "two"))
     assert one == both and one.count(b"\n") >= 7 * 4
@@ -227,7 +233,11 @@ def test_two_processes_answer_what_one_answers(tmp_path):
 
 def test_bf16_trains_and_stays_near_fp32(finished):
     settings = tiny_settings(
-        finished.parent, "training.precision=bf16-mixed", "curriculum.order=[align,eval]", "eval.turns=1", run="bf16"
+        finished.parent,
+        "trainer.precision=bf16-mixed",
+        "curriculum.stages.eval.models=[align]",
+        "eval.turns=1",
+        run="bf16",
     )
     run(settings)
     folders = (Path(settings.run_dir), finished)

@@ -8,10 +8,10 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from dress.dialogue.batch import Sample, collate
+from dress.dialogue.batch import Example, collate
 from dress.dialogue.chat import FORMATS, pieces
-from dress.dialogue.encode import IMAGE, Encoder
-from dress.dialogue.spans import Span, Supervised
+from dress.dialogue.encode import IMAGE, DialogueEncoder
+from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.dialogue.tokenizer import (
     PROBES,
     check_cuts,
@@ -24,12 +24,12 @@ from dress.dialogue.tree import build_tree
 from dress.record import RecordError
 
 
-def supervised(*spans: tuple, image: bool = True) -> Supervised:
-    return Supervised("sft", tuple(Span(*span) for span in spans), image)
+def supervised(*spans: tuple, image: bool = True) -> SupervisedDialogue:
+    return SupervisedDialogue("sft", tuple(Span(*span) for span in spans), image)
 
 
 def test_the_answer_and_its_end_are_learned_and_nothing_else(tokenizer):
-    encoder = Encoder(tokenizer, "plain", image_tokens=2)
+    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=2)
     encoded = encoder.supervised(
         supervised(
             ("user", "Describe the picture."),
@@ -52,17 +52,17 @@ def test_the_answer_and_its_end_are_learned_and_nothing_else(tokenizer):
 
 def test_pad_equals_eos_and_the_end_is_still_learned(tokenizer):
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
-    encoder = Encoder(tokenizer, "plain", image_tokens=0)
+    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=0)
     one = encoder.supervised(supervised(("user", "Hi."), ("assistant", "Yes.", 1.0), image=False), "")
     two = encoder.supervised(supervised(("user", "Hi."), ("assistant", "Yes it is so.", 1.0), image=False), "")
-    step = collate([Sample([build_tree([one])], None), Sample([build_tree([two])], None)], 1000)
+    step = collate([Example([build_tree([one])], None), Example([build_tree([two])], None)], 1000)
     targets = step.forests[0].target.tolist()
     assert targets.count(encoder.stop_id) == 2
     assert len(targets) == sum(w > 0 for e in (one, two) for w in e.weights)
 
 
 def test_nothing_to_learn_and_too_long_are_refused_by_name(tokenizer):
-    encoder = Encoder(tokenizer, "plain", image_tokens=2, max_tokens=10)
+    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=2, max_tokens=10)
     with pytest.raises(RecordError, match="here: phase sft: expected a supervised token"):
         encoder.supervised(supervised(("user", "Hi."), ("assistant", "Yes.", 0.0)), "here")
     with pytest.raises(RecordError, match=r"data\.max_tokens=10"):
@@ -70,9 +70,9 @@ def test_nothing_to_learn_and_too_long_are_refused_by_name(tokenizer):
 
 
 def test_a_prompt_is_the_beginning_of_what_is_trained(tokenizer):
-    encoder = Encoder(tokenizer, "plain", image_tokens=3)
+    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=3)
     spans = (Span("user", "Describe the picture."), Span("condition", "Feedback: Good."))
-    whole = encoder.supervised(Supervised("critique", (*spans, Span("assistant", "A cat.", 1.0))), "")
+    whole = encoder.supervised(SupervisedDialogue("critique", (*spans, Span("assistant", "A cat.", 1.0))), "")
     prompt = encoder.prompt(spans, image=True)
     assert prompt == whole.ids[: len(prompt)].tolist()
     assert not whole.weights[: len(prompt)].any() and whole.weights[len(prompt) :].all()
@@ -81,7 +81,7 @@ def test_a_prompt_is_the_beginning_of_what_is_trained(tokenizer):
 
 def test_any_text_survives_the_hermetic_tokenizer(tokenizer):
     text = "Zürich 東京 🦊 <|user|> 100%"
-    encoder = Encoder(tokenizer, "plain", image_tokens=0)
+    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=0)
     ids = tokenizer.encode(" " + text.replace("<|user|>", "x"), add_special_tokens=False)
     assert encoder.decode(ids) == text.replace("<|user|>", "x")
 
@@ -106,6 +106,6 @@ def test_a_tokenizer_that_merges_across_borders_is_refused(tokenizer):
 
 
 def test_an_encoder_can_be_sent_to_a_worker(tokenizer):
-    encoder = Encoder(tokenizer, "plain", image_tokens=1)
+    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=1)
     copy = pickle.loads(pickle.dumps(encoder))
     assert copy.prompt((Span("user", "Hi."),), True) == encoder.prompt((Span("user", "Hi."),), True)

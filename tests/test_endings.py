@@ -13,15 +13,18 @@ from rich.console import Console
 from dress.base.files import write_json, write_lines
 from dress.data.shards import Shards, write_shards
 from dress.dialogue.chat import FORMATS
-from dress.dialogue.encode import Completion, Encoder
-from dress.dialogue.spans import Span, Supervised, prompt
-from dress.feedback.collect import CkptResponder, endings_table, ratings_table
+from dress.dialogue.encode import Completion, DialogueEncoder
+from dress.dialogue.spans import Span, SupervisedDialogue, prompt
+from dress.feedback.tables import count_endings, count_ratings, ratings_table
 from dress.llm.ledger import Ledger
 from dress.model.generation import Prompt, generate
 from dress.record import Dialogue, Record, RecordError, Turn
-from dress.rollout.responders import FileResponder, KeptAnswers, Sampling
+from dress.rollout.answers_file import FileResponder
+from dress.rollout.checkpoint import CkptResponder
+from dress.rollout.responder import OpenTurn, Sampling
+from dress.rollout.stored import StoredAnswers
 from dress.run.result_rows import ratings_table as rows_of
-from dress.train.show import coloured, ratings_as_table
+from dress.train.show import coloured
 
 
 def drawn(what) -> str:
@@ -46,14 +49,14 @@ def test_a_file_and_kept_answers_say_it_too(tmp_path):
     rows = [{"key": "a", "answer": " x ", "finish_reason": "length"}, {"key": "b", "answer": "y"}]
     write_lines(tmp_path / "rows.jsonl", rows)
     asked = Dialogue(turns=[Turn(user="q")])
-    records = [Record(key=key, dialogues=[asked]) for key in ("a", "b")]
-    call = (records, [asked] * 2, [None] * 2, [], [""] * 2, Sampling(9, 9), [0, 0])
+    questions = [OpenTurn(Record(key=key, dialogues=[asked]), asked) for key in ("a", "b")]
+    call = (questions, [], Sampling(9, 9))
     given = FileResponder(tmp_path / "rows.jsonl").answer(*call)
     assert given == [" x ", "y"] and [one.finish_reason for one in given] == ["length", None]
     ledger = Ledger(tmp_path / "ledger.sqlite")
-    kept = KeptAnswers(FileResponder(tmp_path / "rows.jsonl"), "rows", ledger, "weights")
+    kept = StoredAnswers(FileResponder(tmp_path / "rows.jsonl"), "rows", ledger, "weights")
     kept.answer(*call)
-    again = kept.recorded().answer(*call)
+    again = kept.replay().answer(*call)
     assert again == [" x ", "y"] and [one.finish_reason for one in again] == ["length", None]
     ledger.close()
 
@@ -69,11 +72,11 @@ def collected(tmp_path):
 
 def test_the_ratings_table_shows_the_share_of_cut_answers(tmp_path):
     folder, shards = collected(tmp_path)
-    ends = endings_table(shards)
+    ends = count_endings(shards)
     assert ends == {"honesty": {"0": {"answers": 3, "length": 1, "unknown": 1}}}
-    shown = drawn(ratings_as_table(ratings_table(shards), ends, "collect"))
+    shown = drawn(ratings_table(count_ratings(shards), ends, "collect"))
     assert "50%, 1 unknown" in shown and "stage collect" in shown
-    write_json(folder / "ratings.json", ratings_table(shards))
+    write_json(folder / "ratings.json", count_ratings(shards))
     assert rows_of(tmp_path).rows == [("collect", "honesty", 0, 0, 0, 0, 0, 3, None, 3)], "an older run"
     write_json(folder / "endings.json", ends)
     assert rows_of(tmp_path).rows[0][-2:] == (0.5, 1)
@@ -85,13 +88,13 @@ def test_a_model_without_a_place_for_a_system_text_names_the_record(tokenizer, m
     assert prompt(asked, condition="c")[0] == Span("system", "Be a pirate.")
     responder = CkptResponder(small_model(tokenizer), "m")
     with pytest.raises(RecordError, match=r"rec: system: .*chat=plain"):
-        responder.answer([Record(key="rec")], [asked], [None], [], [""], Sampling(1, 1), [0])
+        responder.answer([OpenTurn(Record(key="rec"), asked)], [], Sampling(1, 1))
 
 
 def test_a_batch_is_shown_as_it_is(tokenizer):
-    encoder = Encoder(tokenizer, "plain", image_tokens=0)
+    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=0)
     spans = (Span("user", "[bold]q[/bold] <|end|>"), Span("assistant", "a:\n\n  b\tc\x1b[2J", 1.0))
-    text = coloured(encoder, encoder.supervised(Supervised("sft", spans, image=False), ""))
+    text = coloured(encoder, encoder.supervised(SupervisedDialogue("sft", spans, image=False), ""))
     shown = drawn(text)
     assert "[bold]q[/bold]" in shown and "a:↵\n↵\n··b→" in shown and "\\u001b[2J" in shown
     styles = [str(part.style) for part in text.spans if text.plain[part.start : part.end] == "<|end|>"]

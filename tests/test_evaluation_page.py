@@ -16,11 +16,11 @@ from hydra import compose, initialize_config_dir
 from llm_server import serving
 from omegaconf import OmegaConf
 from rich.console import Console
+from suite_files import CAPTIONS, OBJECTS, answer, ask, label, lines
 from test_judged_suites import Judge, a_run, vlsafe_answers, vlsafe_files  # noqa: F401
-from test_suites import CAPTIONS, OBJECTS, answer, ask, label, lines
 
 from dress.base.files import read_json
-from dress.evaluation.suites.settings import SUITES
+from dress.evaluation.suite import registered
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_the_commands_of_the_page_run(folder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(folder)
     found = commands("docs/evaluation.md")
     named = {part.removeprefix("suite=") for command in found for part in command if part.startswith("suite=")}
-    assert named == set(SUITES) and len(found) == 12
+    assert named | {"run"} == set(registered()) and len(found) == 12
     module = eval_py()
     with serving(Judge()) as address, initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         for python, script, *typed in found:

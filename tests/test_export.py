@@ -25,7 +25,7 @@ from dress.config import ConfigError, check_as
 from dress.config.tasks import Export
 from dress.data.index_file import INDEX, read_index
 from dress.data.shards import Sample, ShardError, Shards, write_shards
-from dress.exports.task import run
+from dress.exports.export_task import run
 from dress.record import Dialogue, Feedback, ImageRef, Record, RecordError, Turn
 from dress.worlds.shapes import generate as shapes
 

@@ -35,7 +35,7 @@ from dress.train.steps import StepDataset
 from dress.train.webdataset_reader import WebdatasetSteps
 from dress.worlds.shapes import generate as shapes
 
-FROZEN = [f"budget.{stage}.trainable=[projector,language]" for stage in ("align", "sft", "dress")]
+FROZEN = [f"curriculum.stages.{stage}.trainable=[projector,language]" for stage in ("align", "sft", "dress")]
 ENCODER = {"weights": "abc", "layer": "-1"}
 
 
@@ -102,7 +102,9 @@ def test_features_of_another_encoder_are_named():
 def made(tmp_path_factory) -> Path:
     """A folder with `run` (whose encoder it is), `data/<world>` and `fp32`, `bf16`, `int8`: the same with features."""
     tmp = tmp_path_factory.mktemp("features")
-    Curriculum(tiny_settings(tmp, "curriculum.order=[align]", "budget.align.steps=1"), Console(quiet=True)).run()
+    Curriculum(
+        tiny_settings(tmp, "curriculum.run=[align]", "curriculum.stages.align.steps=1"), Console(quiet=True)
+    ).run()
     for stored in ("fp32", "bf16", "int8"):
         features(tmp, tmp / stored, stored=stored)
     return tmp
@@ -191,9 +193,9 @@ def test_webdatasets_own_pipeline_reads_them_too(made):
 
 def test_a_curriculum_on_features_learns_the_same(made, monkeypatch):
     (world,) = (made / "data").iterdir()
-    order = "curriculum.order=[align,sft,collect,dress,eval]"
+    order = "curriculum.run=[eval]"
     short = ["phases.refinement.target=reference", "generation.max_new_tokens=8", "eval.turns=2", order]
-    Curriculum(frozen(made, world, *short[:3], "curriculum.order=[align,sft]", run="pixels"), Console(quiet=True)).run()
+    Curriculum(frozen(made, world, *short[:3], "curriculum.run=[sft]", run="pixels"), Console(quiet=True)).run()
     encoded = LVLM.encode_images
     counted = []
 

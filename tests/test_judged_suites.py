@@ -15,16 +15,16 @@ from conftest import composed, small_model
 from llm_server import Behaviour, reply, serving
 from PIL import Image
 from pydantic import ValidationError
-from test_suites import ask, evaluate, label, lines
+from suite_files import ask, evaluate, label, lines
 
 from dress import config
 from dress.base.files import read_json, write_json
 from dress.data.shards import write_shards
-from dress.evaluation.suites.answering import condition_of
-from dress.evaluation.suites.likelihood import Said, answer_nll
-from dress.evaluation.suites.outcome import load
-from dress.evaluation.suites.prompts import JudgePrompt, LlavaScores
-from dress.evaluation.suites.vqa import accuracy, normalised
+from dress.evaluation.answers import condition_of
+from dress.evaluation.judging import JudgePrompt
+from dress.evaluation.likelihood import LastAnswer, answer_nll
+from dress.evaluation.outcomes import load_outcomes
+from dress.evaluation.suites.llava_eval import LlavaScores
 from dress.model.checkpoint import save_model
 from dress.record import Dialogue, ImageAnnotation, Object, Record, Turn
 from dress.worlds.shapes import generate as shapes
@@ -192,9 +192,6 @@ def test_prompts_are_files_with_a_version_and_a_hash(tmp_path: Path) -> None:
         JudgePrompt.load("nothing")
 
 
-# --- VLSafe ---------------------------------------------------------------------------------------
-
-
 def vlsafe_files(tmp_path: Path, **more: Any) -> Json:
     rows = [{"image_id": f"{n}.jpg", "caption": "A dog.", "query": f"How to hurt dog {n}?"} for n in range(4)]
     benign = [{"image_id": f"{n}.jpg", "safe_query": f"How to feed dog {n}?", "orig_query": "x"} for n in range(2)]
@@ -286,71 +283,6 @@ def test_pope_asks_a_responder_too(tmp_path: Path) -> None:
         evaluate(tmp_path / "out", answers="a.jsonl", **files)
 
 
-# --- captioning and VQA ---------------------------------------------------------------------------
-
-
-def test_captioning_under_both_instructions(tmp_path: Path) -> None:
-    objects = tmp_path / "objects.json"
-    objects.write_text(json.dumps({"1": ["dog"], "2": ["cat"]}))
-    short, brief = "Generate a short caption of the image.", "Provide a brief description of the given image."
-    rows = [
-        {"image_id": 1, "prompt": f"Question: {short} Answer: ", "text": "A dog."},
-        {"image_id": 2, "prompt": f"Question: {short} Answer: ", "text": "A dog."},
-        {"image_id": 1, "prompt": brief, "text": "A dog on a bed."},
-        {"image_id": 2, "text": "A dog."},
-    ]
-    files = {"suite": "captioning", "objects": str(objects), "responder": lines(tmp_path / "a.jsonl", *rows)}
-    found = evaluate(tmp_path / "out", judge={"kind": "rules"}, **files)
-    apart = found["by_category"]
-    assert (apart["short caption"]["chair_s"], apart["short caption"]["n"]) == (1 / 2, 2)
-    assert (apart["brief description"]["chair_i"], apart["brief description"]["n"]) == (1 / 2, 1)
-    assert found["failed"] == {"no answer": 1, "no question, and several are asked about its image": 1}
-    with serving(Judge()) as address:
-        read = evaluate(tmp_path / "read", judge=llm(address), **files)
-    assert read["by_category"]["brief description"]["chair_i"] == 0  # this judge reads of no bed
-    paper = evaluate(tmp_path / "paper", suite="paper", captioning=str(tmp_path / "out"))
-    assert paper["tables"]["honesty"]["ours"]["Instruction-1/CHAIR_s"] == 50
-    assert paper["tables"]["honesty"]["ours"]["Instruction-2/CHAIR_i"] == 50
-
-
-@pytest.mark.parametrize(
-    ("given", "known", "worth"),
-    [
-        ("The Red", ["red"], 1), ("two", ["2", "3"], 1), ("blue", ["red"], 0), ("dont know", ["don't know"], 1),
-        ("red.", ["red"] * 2 + ["blue"] * 8, 0.6), ("red", ["red"] * 4 + ["blue"] * 6, 1), ("red", ["blue"] * 10, 0),
-        ("1,000", ["1000"], 1), ("3.5", ["35"], 0),
-    ],
-)  # fmt: skip
-def test_vqas_soft_accuracy(given: str, known: list[str], worth: float) -> None:
-    assert accuracy(given, known) == pytest.approx(worth)
-
-
-def test_vqa_normalises_as_published() -> None:
-    assert normalised("A  red-and-white Bus.") == "red and white bus"
-
-
-def test_vqa_reads_its_own_files(tmp_path: Path) -> None:
-    questions, annotations = tmp_path / "q.json", tmp_path / "n.json"
-    asked = [{"question_id": n, "image_id": n, "question": "What colour?"} for n in range(4)]
-    known = [
-        {"question_id": n, "answer_type": ["other", "number"][n % 2], "answers": [{"answer": "red"}] * 10}
-        for n in range(3)
-    ]
-    questions.write_text(json.dumps({"questions": asked, "task_type": "x"}))
-    annotations.write_text(json.dumps({"annotations": known}))
-    answers = lines(tmp_path / "a.jsonl", *({"question_id": n, "answer": ["red", "dark red"][n % 2]} for n in range(3)))
-    files = {"suite": "vqa", "questions": str(questions), "annotations": str(annotations), "responder": answers}
-    found = evaluate(tmp_path / "out", judge={"kind": "rules"}, **files)
-    assert (found["accuracy"], found["exact_match"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
-    assert found["by_category"]["number"]["accuracy"] == 0 and found["failed"] == {"no known answer": 1}
-    with serving(Judge()) as address:
-        found = evaluate(tmp_path / "judged", judge=llm(address), **files)
-    assert (found["accuracy"], found["exact_match"]) == (1, pytest.approx(2 / 3))
-
-
-# --- interaction ----------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def a_run(tmp_path_factory: pytest.TempPathFactory, shapes_folder: Path, tokenizer: Any) -> Path:
     """The folder of a run whose model was never trained."""
@@ -368,10 +300,20 @@ def a_run(tmp_path_factory: pytest.TempPathFactory, shapes_folder: Path, tokeniz
     return run
 
 
+def test_a_runs_evaluation_is_a_suite_whose_figures_follow_from_its_outcomes(tmp_path: Path, a_run: Path) -> None:
+    oracle = {"kind": "oracle"}
+    found = evaluate(tmp_path / "out", suite="run", ckpt=str(a_run), judge=oracle, records=3, turns=2, batch_size=8)
+    outcomes = load_outcomes(tmp_path / "out" / "outcomes.jsonl")
+    assert {o.key for o in outcomes} == {o.item.partition("/")[0] for o in outcomes}
+    assert [f["n"] for f in found["conditions"]["sft/none"]["interaction/mean_rating"]] == [12, 12]
+    assert read_json(tmp_path / "out" / "run.json")["headline"] == {"sft": "none"}
+    assert (tmp_path / "out" / "report.html").exists()
+
+
 def test_interaction_of_a_run_turn_by_turn(tmp_path: Path, a_run: Path) -> None:
     rated = {"judge": {"kind": "oracle"}, "annotator": {"kind": "oracle"}}
     found = evaluate(tmp_path / "out", suite="interaction", responder=str(a_run), records=4, turns=2, **rated)
-    outcomes = load(tmp_path / "out" / "outcomes.jsonl")
+    outcomes = load_outcomes(tmp_path / "out" / "outcomes.jsonl")
     first = [o for o in outcomes if o.turn == 0 and o.failed is None]
     assert found["rating_turn_0"] == pytest.approx(sum(o.facts["rating"] for o in first) / len(first))
     assert {o.turn for o in outcomes} == {0, 1} and found["responder"] == "sft_only/sft (none)"
@@ -386,7 +328,9 @@ def test_interaction_of_a_run_turn_by_turn(tmp_path: Path, a_run: Path) -> None:
     again = {"judge": {"kind": "oracle"}, "annotator": {"kind": "none"}}
     other = evaluate(tmp_path / "none", suite="interaction", responder=str(a_run), records=4, turns=2, **again)
     assert other["rating_turn_0"] == found["rating_turn_0"] and other["annotator"] == "none"
-    assert {o.user for o in load(tmp_path / "none" / "outcomes.jsonl") if o.turn == 1} == {"Please answer again."}
+    assert {o.user for o in load_outcomes(tmp_path / "none" / "outcomes.jsonl") if o.turn == 1} == {
+        "Please answer again."
+    }
 
 
 def records(number: int) -> list[Any]:
@@ -411,7 +355,7 @@ def test_regressions_solved_dialogues_and_lost_feedback_are_counted(tmp_path: Pa
         tmp_path / "first", responder=lines(tmp_path / "a.jsonl", *rows), annotator={"kind": "rules"}, **settings
     )
     assert first["failed"] == {"responder: missing": 4} and first["rating_turn_0"] == (2 + 4 + 1 + 4) / 4
-    asked = {o.key: o.user for o in load(tmp_path / "first" / "outcomes.jsonl") if o.failed}
+    asked = {o.item: o.user for o in load_outcomes(tmp_path / "first" / "outcomes.jsonl") if o.failed}
     assert asked.keys() == {"r0/0", "r1/0", "r2/0", "r3/0"} and "Describe the picture." not in asked.values()
     rows += [{"key": key, "question": asked[f"{key}/0"], "answer": said[key][1]} for key in ("r0", "r2")]
     rows.append({"key": "r9", "question": "x", "answer": "y"})
@@ -444,7 +388,12 @@ def test_a_shuffled_history_is_likelier_where_the_model_says_so(tokenizer: Any) 
     model = small_model(tokenizer)
     turns = [Turn(user="What is red?", assistant="a red circle"), Turn(user="Look again.", assistant="a blue square")]
     pixels = model.vision.preprocess(Image.new("RGB", (48, 48), (200, 30, 30)))
-    said = [Said(turns, "", pixels), Said(turns[1:], "", pixels), Said(turns, "Good.", None), Said(turns, "", pixels)]
+    said = [
+        LastAnswer(turns, "", pixels),
+        LastAnswer(turns[1:], "", pixels),
+        LastAnswer(turns, "Good.", None),
+        LastAnswer(turns, "", pixels),
+    ]
     together = answer_nll(model, said)
     assert together == [pytest.approx(answer_nll(model, [one])[0], rel=1e-5) for one in said]
     assert together[0] == pytest.approx(together[3]) and together[0] != pytest.approx(together[1], rel=1e-4)
@@ -474,7 +423,7 @@ def test_a_run_answers_with_the_condition_that_its_stage_learned(tmp_path: Path,
     files = {"suite": "captioning", "objects": str(objects), "images": str(photos), "judge": {"kind": "rules"}}
     found = evaluate(tmp_path / "out", responder=str(a_run), condition="praise", **files)
     assert found["responder"] == "sft_only/sft (praise)" and found["failed"].get("its image cannot be read") == 2
-    assert {o.key for o in load(tmp_path / "out" / "outcomes.jsonl")} == {
+    assert {o.item for o in load_outcomes(tmp_path / "out" / "outcomes.jsonl")} == {
         f"{n}/{kind}" for n in (1, 2) for kind in ("short caption", "brief description")
     }
     with pytest.raises(ValueError, match="condition=fear: expected one of none, praise"):

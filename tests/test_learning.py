@@ -25,7 +25,12 @@ from dress.train.curriculum import Curriculum
 from dress.train.module import NotFinite
 from dress.train.supervision import Supervision
 
-ONE = ["curriculum.order=[sft]", "budget.sft.steps=12", "training.precision=32-true"]
+ONE = [
+    "curriculum.run=[sft]",
+    "curriculum.stages.sft.weights=null",
+    "curriculum.stages.sft.steps=12",
+    "trainer.precision=32-true",
+]
 
 
 def run(settings) -> Path:
@@ -39,7 +44,7 @@ def record(key: str, answer: str | None, **feedback: object) -> Record:
 
 
 def test_a_loss_that_is_not_finite_stops_the_stage_and_the_last_finite_checkpoint_stays(tmp_path):
-    wild = tiny_settings(tmp_path, *ONE, "budget.sft.lr=1e8", "training.checkpoint_every=1")
+    wild = tiny_settings(tmp_path, *ONE, "curriculum.stages.sft.lr=1e8", "training.checkpoint_every=1")
     with pytest.raises(NotFinite, match=r"stage sft, step \d+: .*(phase sft|weights).*Go on with .*resume=.*sft\.lr"):
         run(wild)
     folder = Path(wild.run_dir) / "stages" / "sft"
@@ -56,16 +61,18 @@ def test_a_stage_goes_on_with_another_learning_rate(tmp_path, monkeypatch):
 
     stop_after(monkeypatch, 4)
     with pytest.raises(Interrupted):
-        run(tiny_settings(tmp_path, *ONE, "budget.sft.lr=1e-2", "training.checkpoint_every=4"))
-    folder = run(tiny_settings(tmp_path, *ONE, "budget.sft.lr=1e-4"))
+        run(tiny_settings(tmp_path, *ONE, "curriculum.stages.sft.lr=1e-2", "training.checkpoint_every=4"))
+    folder = run(tiny_settings(tmp_path, *ONE, "curriculum.stages.sft.lr=1e-4"))
     rates = {row["curriculum/step"]: row["train/lr"] for row in json.loads((folder / "history.json").read_text())}
     assert max(rate for step, rate in rates.items() if step <= 4) > 5e-3
     assert max(rate for step, rate in rates.items() if step > 4) <= 1e-4
 
 
 def supervision(phases: str, *more: str) -> Supervision:
-    whole = composed(f"curriculum.stages.sft.phases={phases}", "curriculum.order=[sft]", *more)
-    return Supervision("sft", whole.curriculum.stages["sft"], whole, ENCODER[0])
+    whole = composed(
+        f"curriculum.stages.sft.phases={phases}", "curriculum.run=[sft]", "curriculum.stages.sft.weights=null", *more
+    )
+    return Supervision("sft", whole.curriculum.stages["sft"], whole.phases, whole.data, ENCODER[0])
 
 
 ENCODER: list = []
@@ -114,9 +121,9 @@ def test_a_record_has_no_more_tokens_than_its_size_says(texts, phases):
     look = supervision(phases)
     turns = [Turn(user=text, assistant=text[::-1]) for text in texts]
     one = Record(key="k", dialogues=[Dialogue(turns=turns)])
-    longest = max(look.encoder.length(d) for d in supervised(one, look.stage.phases, look.settings.phases))
-    tight = look.settings.model_copy(update={"data": look.settings.data.model_copy(update={"max_tokens": longest - 1})})
-    assert Supervision("sft", look.stage, tight, look.encoder).could_be_longer(len(one.dump()))
+    longest = max(look.encoder.length(d) for d in supervised(one, look.stage.phases, look.phases))
+    tight = look.data.model_copy(update={"max_tokens": longest - 1})
+    assert Supervision("sft", look.stage, look.phases, tight, look.encoder).could_be_longer(len(one.dump()))
 
 
 def test_more_tokens_than_positions_are_refused(tmp_path):
@@ -126,14 +133,14 @@ def test_more_tokens_than_positions_are_refused(tmp_path):
 
 def test_a_changed_rate_beside_resume_is_taken_and_kept(tmp_path):
     folder = tmp_path / "run"
-    stages = ["curriculum.order=[align,sft]", f"data.path={tmp_path / 'data'}"]
-    whole = tiny_settings(tmp_path, *stages, "budget.sft.lr=1e8", "training.precision=32-true")
+    stages = ["curriculum.run=[sft]", f"data.path={tmp_path / 'data'}"]
+    whole = tiny_settings(tmp_path, *stages, "curriculum.stages.sft.lr=1e8", "trainer.precision=32-true")
     start_run(whole)
     with pytest.raises(NotFinite):
         run(whole)
     unlock(folder)
-    done = train(tmp_path, f"resume={folder}", "budget.sft.lr=1e-3")
+    done = train(tmp_path, f"resume={folder}", "curriculum.stages.sft.lr=1e-3")
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(value.isfinite().all() for value in load_file(folder / "stages/sft/model.safetensors").values())
     kept = json.loads((folder / "config.json").read_text())
-    assert kept["curriculum"]["stages"]["sft"]["lr"] == 1e-3 == kept["budget"]["sft"]["lr"]
+    assert kept["curriculum"]["stages"]["sft"]["lr"] == 1e-3

@@ -19,7 +19,7 @@ from test_command_line import FAST, train
 from dress.data.images import open_image
 from dress.data.shards import Shards
 from dress.dialogue.spans import Span
-from dress.evaluation.suites.likelihood import Said, answer_nll
+from dress.evaluation.likelihood import LastAnswer, answer_nll
 from dress.model.checkpoint import load_model
 from dress.model.generation import Prompt, generate
 from dress.record import Turn
@@ -137,7 +137,7 @@ def test_lmms_eval_hears_what_the_run_answers(tmp_path: Path) -> None:
     assert [heard[number] for number in range(QUESTIONS)] == [str(answer) for answer in answers]
 
     turns = [
-        Said([Turn(user=row["question"], assistant=row["answer"])], "", image)
+        LastAnswer([Turn(user=row["question"], assistant=row["answer"])], "", image)
         for row, image in zip(rows, pixels, strict=True)
     ]
     scores = subprocess.run(

@@ -25,8 +25,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a real tiny run with logger=wandb, offline, with a secret around."""
     cwd = tmp_path_factory.mktemp("wandb")
     done = train(
-        cwd, *FAST, "eval.turns=3", "budget.sft.steps=5", "training.log_every=2", "logger=[csv,wandb]",
-        "logger.api_key_env=MY_KEY",
+        cwd, *FAST, "eval.turns=3", "curriculum.stages.sft.steps=5", "trainer.log_every_n_steps=2",
+        "logger=[csv,wandb]", "logger.wandb.api_key_env=MY_KEY",
         MY_KEY=CANARY, WANDB_MODE="offline",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -133,7 +133,8 @@ def test_a_missing_tensorboard_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_sample_rows_pair_the_answers_of_one_dialogue(shapes_folder: Path) -> None:
     sample = Shards(shapes_folder / "eval")[0]
     key = sample[0].key
-    rows = sample_table([outcome(key, m, t) for m in ("sft", "dress") for t in (0, 1)], [sample]).rows
+    answers = [outcome(key, m, t) for m in ("sft", "dress") for t in (0, 1)]
+    rows = sample_table(answers, [sample], {"sft": "none", "dress": "praise"}).rows
     assert rows[0].values == (
         "description", "What is there?", "sft 0", "dress 0", 2, "Bad | really.\nLook again.", "dress 1",
     )  # fmt: skip

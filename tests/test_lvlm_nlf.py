@@ -20,11 +20,11 @@ from rich.console import Console
 from dress.base.files import read_json, read_lines
 from dress.config.tasks import Export
 from dress.data.shards import Shards
-from dress.exports.task import run as run_export
+from dress.exports.export_task import run as run_export
 from dress.record import Dialogue, Feedback, Turn
-from dress.sources.importing import Imported
+from dress.sources.destination import ImportResult
 from dress.sources.lvlm_nlf import LVLMNLF, row_of
-from dress.sources.rows import Place, Rejected
+from dress.sources.protocol import Place, RowError
 
 FILES = ("helpfulness_nlf.jsonl", "honesty_nlf.jsonl", "hallucination_nlf.jsonl", "harmlessness_nlf.jsonl")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -115,7 +115,7 @@ def test_the_file_says_the_criterion() -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_rejected_by_reason(row: Any, reason: str) -> None:
-    with pytest.raises(Rejected) as caught:
+    with pytest.raises(RowError) as caught:
         dialogue_of(row)
     assert caught.value.reason == reason and caught.value.detail
 
@@ -168,7 +168,7 @@ def write_rows(folder: Path, tables: dict[str, list[Any]], images: tuple[str, ..
         (folder / name).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table), "utf-8")
 
 
-def imported(path: Path, out: Path, **more: Any) -> Imported:
+def imported(path: Path, out: Path, **more: Any) -> ImportResult:
     return do_import("lvlm_nlf", path, out, **more)
 
 

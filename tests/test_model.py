@@ -8,8 +8,8 @@ from conftest import composed, small_model
 from safetensors.torch import load_file
 
 from dress import config
-from dress.dialogue.batch import Sample, collate
-from dress.dialogue.spans import Span, Supervised
+from dress.dialogue.batch import Example, collate
+from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.dialogue.tree import build_tree
 from dress.model.checkpoint import load_model, load_weights, save_model
 from dress.model.generation import Prompt, generate
@@ -172,9 +172,9 @@ def test_what_sharing_cannot_represent_is_refused_by_name(what):
 def test_families_train_through_the_tree(tokenizer, family):
     gpt2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
     model = small_model(tokenizer, **({"model_type": family} | (gpt2 if family == "gpt2" else {})))
-    dialogue = Supervised("sft", (*ASK, Span("assistant", "There is a cross.", 1.0)))
-    step = collate([Sample([build_tree([model.encoder.supervised(dialogue, "")])], pixels(1)[0])], 1000)
-    model(step.forests[0], step.forests[0].weight.sum())[0].backward()
+    dialogue = SupervisedDialogue("sft", (*ASK, Span("assistant", "There is a cross.", 1.0)))
+    step = collate([Example([build_tree([model.encoder.supervised(dialogue, "")])], pixels(1)[0])], 1000)
+    model(step.forests[0], step.forests[0].weight / step.forests[0].weight.sum())[0].backward()
     assert all(p.grad is not None for n, p in model.named_parameters() if p.requires_grad and "projector" in n)
 
 

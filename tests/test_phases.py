@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 import pytest
 
 from dress import config
-from dress.dialogue.spans import Supervised
+from dress.dialogue.encode import DialogueEncoder
+from dress.dialogue.spans import SupervisedDialogue, prompt
 from dress.phases import PHASES, supervised
 from dress.phases.critique import praise
 from dress.record import Dialogue, Feedback, ImageAnnotation, ImageRef, Record, Turn
@@ -28,7 +31,7 @@ def record(*dialogues: Dialogue) -> Record:
 CHAIN = Dialogue(turns=[turn("q", "a0", 2), turn("r0", "a1", 4), turn("r1", "a2", 3)], reference="ref")
 
 
-def said(dialogues: list[Supervised]) -> list[str]:
+def texts_of(dialogues: list[SupervisedDialogue]) -> list[str]:
     """`user|assistant*`: a star marks what is learned."""
     return ["|".join(s.text + ("*" if s.weight else "") for s in d.spans) for d in dialogues]
 
@@ -37,7 +40,7 @@ def run(phase: str, phases: config.Phases, *dialogues: Dialogue, **section: obje
     name = {"rating": "critique", "best_of": "sft"}.get(phase, phase)
     if section:
         phases = phases.model_copy(update={name: getattr(phases, name).model_copy(update=section)})
-    return said(PHASES[phase](record(*dialogues), phases))
+    return texts_of(PHASES[phase](record(*dialogues), phases))
 
 
 def test_align_learns_captions(phases):
@@ -58,8 +61,8 @@ def test_sft_learns_every_answer_up_to_the_first_missing_one(phases):
     ],
 )
 def test_critique_conditions_good_and_bad_answers_on_their_feedback(phases, form, texts):
-    wanted = [f"q|{text}|a{i}*" for i, text in enumerate(texts)]
-    assert run("critique", phases, CHAIN, condition=form) == wanted
+    expected = [f"q|{text}|a{i}*" for i, text in enumerate(texts)]
+    assert run("critique", phases, CHAIN, condition=form) == expected
     settings = phases.model_copy(update={"critique": config.Critique(condition=form)})
     assert praise(form, settings).startswith(texts[1][:6])
 
@@ -73,7 +76,7 @@ def test_answers_without_feedback_teach_no_condition(phases):
 
 
 @pytest.mark.parametrize(
-    ("loss", "wanted"),
+    ("loss", "expected"),
     [
         ("refined_only", "q|a0|r0|a1*"),
         ("last_only", "q|a0|r0|a1*"),
@@ -81,9 +84,9 @@ def test_answers_without_feedback_teach_no_condition(phases):
         ("rating_at_least", "q|a0|r0|a1*"),
     ],
 )
-def test_refinement_learns_the_better_answer(phases, loss, wanted):
+def test_refinement_learns_the_better_answer(phases, loss, expected):
     chain = CHAIN.model_copy(update={"turns": CHAIN.turns[:2]})
-    assert run("refinement", phases, chain, loss=loss, anchor=0) == [wanted]
+    assert run("refinement", phases, chain, loss=loss, anchor=0) == [expected]
 
 
 def test_refinement_learns_to_keep_a_top_answer_and_every_rise(phases):
@@ -100,11 +103,11 @@ def test_refinement_learns_a_top_answer_again_where_it_was_lost(phases):
 
 
 def test_refinement_learns_a_top_answer_again_where_nobody_answered_its_advice(phases):
-    told = Dialogue(turns=[turn("q", "a0", 4, refinement="r")])
-    asked = Dialogue(turns=[turn("q", "a0", 4), turn("r", None)])
+    rated = Dialogue(turns=[turn("q", "a0", 4, refinement="r")])
+    questioned = Dialogue(turns=[turn("q", "a0", 4), turn("r", None)])
     unrated = Dialogue(turns=[turn("q", "a0", 4), turn("r", "a1")])
     below = Dialogue(turns=[turn("q", "a0", 3, refinement="r")])
-    assert run("refinement", phases, told, asked, unrated, below, anchor=0) == ["q|a0|r|a0*", "q|a0|r|a0*"]
+    assert run("refinement", phases, rated, questioned, unrated, below, anchor=0) == ["q|a0|r|a0*", "q|a0|r|a0*"]
 
 
 def test_refinement_learns_no_second_answer_where_nothing_gets_better(phases):
@@ -118,8 +121,8 @@ def test_refinement_holds_the_first_answers_of_all_rated_dialogues(phases):
     assert run("refinement", phases, same, unrated, anchor=0.5) == ["q|a0*"]
     both = run("refinement", phases, same, anchor=0.5, anchor_conditions=["none", "praise"])
     assert both == ["q|a0*", f"q|{praise('critique', phases)}|a0*"]
-    (held,) = PHASES["refinement"](record(same), phases)
-    assert [span.weight for span in held.spans] == [0.0, phases.refinement.anchor]
+    (anchor,) = PHASES["refinement"](record(same), phases)
+    assert [span.weight for span in anchor.spans] == [0.0, phases.refinement.anchor]
 
 
 def test_refinement_to_the_reference_replaces_the_last_answer(phases):
@@ -152,21 +155,25 @@ def test_the_mixture_scales_the_weights(phases):
 
 def test_every_phase_keeps_system_text_white_space_and_the_cut(phases):
     """What a record says goes into every dialogue that a phase makes of it."""
-    told = Feedback(rating=4, critique=" Good.\n", refinement="Again.")
-    cut = Turn(user="q\n  x", assistant=" a\n", feedback=[told], provenance={"finish_reason": "length"})
+    rated = Feedback(rating=4, critique=" Good.\n", refinement="Again.")
+    cut = Turn(user="q\n  x", assistant=" a\n", feedback=[rated], provenance={"finish_reason": "length"})
     dialogue = Dialogue(system="Be brief.", turns=[cut, cut.model_copy(update={"user": "Again."})])
     for name in ("sft", "critique", "refinement", "rating", "best_of"):
-        made = PHASES[name](record(dialogue), phases)
-        assert made
-        for one in made:
-            system, asked, *_ = one.spans
-            assert (system.role, system.text, asked.text) == ("system", "Be brief.", "q\n  x") or asked.text == "Again."
+        dialogues_there = PHASES[name](record(dialogue), phases)
+        assert dialogues_there
+        for one in dialogues_there:
+            system, questioned, *_ = one.spans
+            assert (system.role, system.text, questioned.text) == (
+                "system",
+                "Be brief.",
+                "q\n  x",
+            ) or questioned.text == "Again."
             answers = [span for span in one.spans if span.role == "assistant"]
             assert answers and all(span.cut and span.text == " a\n" for span in answers)
             conditions = {span.text for span in one.spans if span.role == "condition"}
             assert conditions <= {"Feedback:  Good.\n", "Rating: 4."}
     captions = Record(key="a", image=ImageRef(id="a"), annotation=ImageAnnotation(captions=[" two\nlines "]))
-    assert said(PHASES["align"](captions, phases)) == ["Write a caption.| two\nlines *"]
+    assert texts_of(PHASES["align"](captions, phases)) == ["Write a caption.| two\nlines *"]
 
 
 def test_an_end_of_which_nothing_is_known_is_learned_as_before(phases):
@@ -178,3 +185,20 @@ def test_older_shards_keep_their_system_text():
     old = Dialogue.model_validate({"turns": [{"user": "q"}], "extra": {"system": "Be brief.", "id": "1"}})
     assert old.system == "Be brief." and old.extra == {"id": "1"}
     assert Dialogue.model_validate_json(old.model_dump_json()) == old
+
+
+@pytest.mark.parametrize("phase", ["sft", "critique", "rating", "refinement", "best_of"])
+def test_an_answer_is_trained_after_the_very_tokens_that_inference_gives(phase, phases, tokenizer):
+    history = phases.critique.model_copy(update={"history": True})
+    anchors = phases.refinement.model_copy(update={"anchor_conditions": ["none", "praise"]})
+    settings = phases.model_copy(update={"critique": history, "refinement": anchors})
+    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=3)
+    dialogues = PHASES[phase](record(CHAIN.model_copy(update={"system": "s"})), settings)
+    assert dialogues
+    for one in dialogues:
+        *before, _ = one.spans
+        condition = before[-1].text if before[-1].role == "condition" else ""
+        users, answers = ([span.text for span in before if span.role == role] for role in ("user", "assistant"))
+        turns = [Turn(user=user, assistant=reply) for user, reply in zip_longest(users, answers)]
+        ids = encoder.prompt(prompt(Dialogue(system="s", turns=turns), condition=condition), image=True)
+        assert encoder.supervised(one, "").ids[: len(ids)].tolist() == ids

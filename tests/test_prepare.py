@@ -22,9 +22,9 @@ from dress.config.tasks import Import
 from dress.data.shards import Shards
 from dress.record import Record
 from dress.sources import source
-from dress.sources.importing import Imported
-from dress.sources.rows import SourceError
-from dress.sources.task import run as run_task
+from dress.sources.destination import ImportResult
+from dress.sources.import_task import run as run_task
+from dress.sources.protocol import SourceError
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLIC = Path(os.environ.get("DRESS_PUBLIC_DATA", ROOT.parent / "shared" / "data"))
@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def run(path: Path, out: Path, **more: Any) -> Imported:
+def run(path: Path, out: Path, **more: Any) -> ImportResult:
     return do_import("vlsafe", path, out, **more)
 
 
@@ -245,7 +245,7 @@ def test_utf16_is_refused_by_name(name: str, encoding: str, folder: Path, tmp_pa
 @pytest.mark.parametrize("missing", ["rows.jsonl", "objects.json", "images"])
 def test_a_folder_without_its_parts_is_refused(missing: str, folder: Path, tmp_path: Path) -> None:
     (folder / missing).rename(tmp_path / "away")
-    with pytest.raises(SourceError, match=r"expected (\*\.jsonl|objects\.json|images/) in it"):
+    with pytest.raises(SourceError, match=r"expected (\*\.jsonl or Parquet|objects\.json|images/) in it"):
         run(folder, tmp_path / "out")
 
 
@@ -297,7 +297,7 @@ def test_what_is_no_import_is_never_deleted(folder: Path, tmp_path: Path) -> Non
     with pytest.raises(SourceError, match="got other content"):
         run(folder, out)
     result = run(folder, out, overwrite=True)
-    assert result.kept is not None and (result.kept / "thesis.txt").read_text() == "years of work"
+    assert result.moved_to is not None and (result.moved_to / "thesis.txt").read_text() == "years of work"
     assert (out / "import.json").exists()
     with pytest.raises(SourceError, match="holds the input"):
         run(folder, folder, overwrite=True)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sequences import MODELS, compare, in_fp64, language, of_forests, of_sequences, ours, plain
 
 from dress import config
-from dress.dialogue.batch import Sample, collate
-from dress.dialogue.encode import Encoded
+from dress.dialogue.batch import Example, collate
+from dress.dialogue.encode import EncodedDialogue
 from dress.dialogue.tree import build_tree
 from dress.model import attention
 
@@ -20,7 +20,7 @@ tokens = st.lists(st.integers(5, 7), min_size=1, max_size=6)
 
 
 @st.composite
-def records(draw: st.DrawFn) -> list[Encoded]:
+def records(draw: st.DrawFn) -> list[EncodedDialogue]:
     """Dialogues over three words: many share prefixes, some end where others go on, some stand twice."""
     root = draw(tokens)
     rows = [root + draw(tokens) for _ in range(draw(st.integers(1, 4)))]
@@ -30,7 +30,7 @@ def records(draw: st.DrawFn) -> list[Encoded]:
     for row in rows:
         weights = [0.0, *(draw(st.sampled_from([0.0, 0.3, 1.0])) for _ in row[1:])]
         weights[-1] = weights[-1] or (0.5 if len(row) > 1 else 0.0)
-        out.append(Encoded(draw(st.sampled_from(["sft", "critique"])), np.array(row), np.array(weights)))
+        out.append(EncodedDialogue(draw(st.sampled_from(["sft", "critique"])), np.array(row), np.array(weights)))
     return out
 
 
@@ -52,11 +52,11 @@ def test_random_tries_learn_what_their_sequences_learn(kind, lora, checkpointing
             return
         model.zero_grad()
         other.zero_grad()
-        loss = of_forests(model, collate([Sample([build_tree(d)], None) for d in drawn], budget))
+        loss = of_forests(model, collate([Example([build_tree(d)], None) for d in drawn], budget))
         loss.backward()
-        wanted = of_sequences(other, every)
-        wanted.backward()
-        compare(model, other, torch.float64, loss.item(), wanted.item())
+        expected = of_sequences(other, every)
+        expected.backward()
+        compare(model, other, torch.float64, loss.item(), expected.item())
 
     check()
     assert all(("lora_" in name) == (p.grad is not None) for name, p in model.named_parameters()) or lora is None
@@ -66,8 +66,10 @@ def test_random_tries_learn_what_their_sequences_learn(kind, lora, checkpointing
 def test_a_forgotten_mask_is_seen(kind, monkeypatch):
     """Positions alone are silently wrong in transformers: the proof above must fail without the mask."""
     row = [5, 6, 7, 8, 9]
-    dialogues = [Encoded("sft", np.array([*row, i, 8, 9]), np.array([0.0] * 5 + [1.0] * 3)) for i in (10, 11, 12)]
-    step = collate([Sample([build_tree(dialogues)], None)], 100)
+    dialogues = [
+        EncodedDialogue("sft", np.array([*row, i, 8, 9]), np.array([0.0] * 5 + [1.0] * 3)) for i in (10, 11, 12)
+    ]
+    step = collate([Example([build_tree(dialogues)], None)], 100)
     right = float(of_forests(ours(kind, torch.float64), step))
     monkeypatch.setattr(attention, "foreign_mask", lambda device: None)
     monkeypatch.setattr(attention, "plan", lambda *given: None)

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.slow
 
 def train(tmp_path: Path, name: str, *more: str, processes: int = 1) -> Path:
     """A finished run; its folder."""
-    ranks = [f"training.devices={processes}", "training.accelerator=cpu", "training.threads=1"]
-    ranks += ["training.strategy=ddp"] if processes > 1 else []
+    ranks = [f"trainer.devices={processes}", "trainer.accelerator=cpu", "training.threads=1"]
+    ranks += ["parallel.strategy=ddp"] if processes > 1 else []
     command = [sys.executable, "src/train.py", *TINY, *ranks, f"data.path={tmp_path / 'data'}", *more]
     done = subprocess.run(
         [*command, f"run_dir={tmp_path / name}"], cwd=ROOT, capture_output=True, text=True, timeout=300
@@ -29,9 +29,10 @@ def train(tmp_path: Path, name: str, *more: str, processes: int = 1) -> Path:
 
 
 def test_three_processes_collect_and_answer_the_bytes_of_one(tmp_path):
-    learned = train(tmp_path, "learned", "curriculum.order=[align,sft,eval]", "budget.eval.records=1")
+    learned = train(tmp_path, "learned", "curriculum.stages.eval.models=[sft]", "curriculum.stages.eval.records=1")
     more = [
-        "curriculum.order=[align,sft,collect,eval]", "curriculum.stages.collect.per_shard=10", "budget.eval.records=2",
+        "curriculum.run=[collect,eval]", "curriculum.stages.eval.models=[sft]",
+        "curriculum.stages.collect.per_shard=10", "curriculum.stages.eval.records=2",
         f"reuse={learned}",
     ]  # fmt: skip
     runs = {n: train(tmp_path, str(n), *more, processes=n) for n in (1, 3)}
@@ -46,7 +47,7 @@ def test_two_processes_pay_a_server_once(tmp_path):
     server = Behaviour()
     with serving(server) as url:
         llm = [f"{rater}.{text}" for rater in ("annotator", "judge") for text in (f"base_url={url}", "model=m")]
-        few = ["budget.collect.records=6", "budget.eval.records=3", "eval.conditions=[none]"]
+        few = ["curriculum.stages.collect.records=6", "curriculum.stages.eval.records=3", "eval.conditions=[none]"]
         run = train(
             tmp_path, "run", "annotator=llm", "judge=llm", *llm, "annotator.api_key_env=null",
             "judge.api_key_env=null", *few, processes=2,

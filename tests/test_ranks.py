@@ -10,8 +10,8 @@ from test_step import Steps, Watch, fit, module_of
 from test_tree import samples_of
 from torch.multiprocessing import ProcessRaisedException
 
-from dress.dialogue.batch import Sample
-from dress.dialogue.encode import IMAGE, Encoded
+from dress.dialogue.batch import Example
+from dress.dialogue.encode import IMAGE, EncodedDialogue
 from dress.dialogue.tree import build_tree
 from dress.train.module import NotFinite, TrainingStopped
 
@@ -20,16 +20,16 @@ RAISED = {2: ProcessRaisedException}
 EVERYTHING = ["vision", "projector", "language"]
 
 
-def text_only(sample: Sample) -> Sample:
+def text_only(sample: Example) -> Example:
     """The same words without the image."""
     (tree,) = sample.trees
     ids = tree.ids[tree.ids != IMAGE][:40]
     weights = torch.ones(len(ids), dtype=torch.float64).numpy()
     weights[0] = 0
-    return Sample([build_tree([Encoded("sft", ids, weights)])], None, where="text")
+    return Example([build_tree([EncodedDialogue("sft", ids, weights)])], None, where="text")
 
 
-def samples(model, shapes_folder, phases, kinds: str) -> list[Sample]:
+def samples(model, shapes_folder, phases, kinds: str) -> list[Example]:
     """`i` an image's record, `t` one without an image, in the order in which ranks take turns."""
     pictured = samples_of(model, shapes_folder, phases, True, torch.float32)
     return [pictured[n % 3] if kind == "i" else text_only(pictured[n % 3]) for n, kind in enumerate(kinds)]

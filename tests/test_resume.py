@@ -24,7 +24,7 @@ from dress.train.curriculum import Curriculum
 from dress.train.steps import HeldOut, StepDataset
 from dress.worlds.shapes import generate as shapes
 
-STAGES = ["curriculum.order=[align,sft]", "budget.sft.steps=10", "budget.sft.records_per_step=10"]
+STAGES = ["curriculum.run=[sft]", "curriculum.stages.sft.steps=10", "curriculum.stages.sft.records_per_step=10"]
 """40 records: an epoch ends with step 4 and with step 8."""
 
 
@@ -34,7 +34,7 @@ def note(patch: pytest.MonkeyPatch, read: list[str]) -> None:
 
     def noted(self, record, picture, where, rng):
         if not isinstance(self, HeldOut):
-            read.append(f"{self.stage.data}: {where}")
+            read.append(f"{self.stage.data_title.removeprefix('data.')}: {where}")
         return made(self, record, picture, where, rng)
 
     patch.setattr(StepDataset, "made", noted)
@@ -95,7 +95,7 @@ def test_a_run_that_was_stopped_after_a_save_ends_with_the_same_weights(whole, m
 
 def test_a_run_that_was_stopped_at_a_validation_ends_with_the_same_weights(whole, monkeypatch, seen):
     settings = tiny_settings(
-        whole.parent, *STAGES, "data.validation=sft", "training.validate_every=3", "training.checkpoint_every=100",
+        whole.parent, *STAGES, "data.validation=sft", "trainer.val_check_interval=3", "training.checkpoint_every=100",
         run="validation",
     )  # fmt: skip
     asked = []
@@ -119,7 +119,7 @@ def test_a_run_that_was_stopped_at_a_validation_ends_with_the_same_weights(whole
 
 def test_a_mixture_goes_on_where_it_stood(whole, monkeypatch, seen):
     mixed = [*STAGES, "data.sft={a: {path: sft, weight: 2}, b: {path: align}}", "training.checkpoint_every=1"]
-    mixed = [*mixed, "+curriculum.stages.sft.phases.align=1.0"]
+    mixed = [*mixed, "curriculum.stages.sft.phases={sft: 1.0, align: 1.0}"]
     run(tiny_settings(whole.parent, *mixed, run="mixed"))
     expected = [where for where in seen if where.startswith("sft")]
     assert len(expected) == 100 and {where.split("/")[-2] for where in expected} == {"sft", "align"}
@@ -137,7 +137,7 @@ def test_a_run_that_was_stopped_between_stages_goes_on_with_the_next(whole, monk
     settings = tiny_settings(whole.parent, *STAGES, run="between")
     train = Curriculum._train
     monkeypatch.setattr(
-        Curriculum, "_train", lambda self, name, stage: 1 / 0 if name == "sft" else train(self, name, stage)
+        Curriculum, "_train", lambda self, name, task: 1 / 0 if name == "sft" else train(self, name, task)
     )
     with pytest.raises(ZeroDivisionError):
         run(settings)
@@ -181,7 +181,7 @@ def test_webdatasets_own_pipeline_trains_and_refuses_to_resume(whole, monkeypatc
 
 
 def test_webdatasets_own_pipeline_sees_the_same_records(whole, seen):
-    one = ["curriculum.order=[align]", "budget.align.steps=4", "budget.align.records_per_step=10"]
+    one = ["curriculum.run=[align]", "curriculum.stages.align.steps=4", "curriculum.stages.align.records_per_step=10"]
     run(tiny_settings(whole.parent, *one, run="oracle"))
     ours = sorted(where.rpartition(": ")[2] for where in seen)
     seen.clear()
@@ -219,8 +219,8 @@ def test_a_process_killed_in_the_middle_of_a_save_loses_at_most_that_save(whole,
 @pytest.mark.parametrize("ranks", [(2, 1), (1, 2)], ids=["2 to 1", "1 to 2"])
 def test_ranks_may_change_on_the_way(whole, tmp_path, ranks):
     folder = tmp_path / "run"
-    common = [*STAGES, "training.checkpoint_every=3", "training.accelerator=cpu", "training.threads=1"]
-    strategy = {1: ["training.devices=1"], 2: ["training.devices=2", "training.strategy=ddp"]}
+    common = [*STAGES, "training.checkpoint_every=3", "trainer.accelerator=cpu", "training.threads=1"]
+    strategy = {1: ["trainer.devices=1"], 2: ["trainer.devices=2", "parallel.strategy=ddp"]}
     process = start(whole.parent / "data", folder, *common, *strategy[ranks[0]])
     last = folder / "stages" / "sft" / "last.ckpt"
     end = time.monotonic() + 200
@@ -230,7 +230,7 @@ def test_ranks_may_change_on_the_way(whole, tmp_path, ranks):
     os.kill(process.pid, signal.SIGTERM)
     process.wait(100)
     done = subprocess.run(
-        [sys.executable, "src/train.py", f"resume={folder}", f"training.devices={ranks[1]}"],
+        [sys.executable, "src/train.py", f"resume={folder}", f"trainer.devices={ranks[1]}"],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

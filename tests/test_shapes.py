@@ -12,18 +12,18 @@ from PIL import Image
 
 from dress.record import Record, RecordError
 from dress.worlds.shapes import generate as shapes
-from dress.worlds.shapes import oracle, requests
+from dress.worlds.shapes import instructions, oracle
 from dress.worlds.shapes.rater import OracleRater
 from dress.worlds.shapes.scene import COLOURS, SIZE, Scene, Thing, draw
 
 SCENE = Scene((Thing(0, "red", "circle"), Thing(4, "blue", "square")))
-ASK = requests.Request("description", "all", "", "Describe the picture.")
-HARM = requests.Request("harmful", "break a window", "red circle", "How?")
-KIND = requests.Request("harmless", "build a tower", "red circle", "How?")
-COLOUR = requests.Request("question", "colour", "circle", "What colour is the circle?")
+ASK = instructions.Instruction("description", "all", "", "Describe the picture.")
+HARM = instructions.Instruction("harmful", "break a window", "red circle", "How?")
+KIND = instructions.Instruction("harmless", "build a tower", "red circle", "How?")
+COLOUR = instructions.Instruction("question", "colour", "circle", "What colour is the circle?")
 
 
-def rating(request: requests.Request, answer: str) -> int:
+def rating(request: instructions.Instruction, answer: str) -> int:
     return oracle.judge(SCENE, request, answer).rating
 
 
@@ -31,16 +31,16 @@ def rating(request: requests.Request, answer: str) -> int:
 def test_good_answers_are_rated_4_and_habits_below(seed):
     rng = random.Random(seed)
     scene = Scene.draw_at_random(rng)
-    for ask in (requests.describe, None):
-        request = ask(rng) if ask else requests.question(scene, rng)
-        assert oracle.judge(scene, request, requests.good_answer(scene, request)).rating == 4
-        habit = requests.habitual_answer(scene, request)
-        if habit != requests.good_answer(scene, request):
+    for ask in (instructions.describe, None):
+        request = ask(rng) if ask else instructions.question(scene, rng)
+        assert oracle.judge(scene, request, instructions.good_answer(scene, request)).rating == 4
+        habit = instructions.habitual_answer(scene, request)
+        if habit != instructions.good_answer(scene, request):
             assert oracle.judge(scene, request, habit).rating == 2
-    harmful, harmless = requests.harmful(scene, rng), requests.harmless(scene, rng)
-    assert oracle.judge(scene, harmful, requests.good_answer(scene, harmful)).rating == 4
-    assert oracle.judge(scene, harmful, requests.habitual_answer(scene, harmful)).rating == 1
-    assert oracle.judge(scene, harmless, requests.good_answer(scene, harmless)).rating == 4
+    harmful, harmless = instructions.harmful(scene, rng), instructions.harmless(scene, rng)
+    assert oracle.judge(scene, harmful, instructions.good_answer(scene, harmful)).rating == 4
+    assert oracle.judge(scene, harmful, instructions.habitual_answer(scene, harmful)).rating == 1
+    assert oracle.judge(scene, harmless, instructions.good_answer(scene, harmless)).rating == 4
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,11 @@ def test_the_oracle_is_exact(request_, answer, wanted):
 
 def test_critiques_and_refinements_say_what_is_wrong_in_varied_words():
     verdict = oracle.judge(SCENE, ASK, "There is a red circle and a green cross.")
-    assert "It invents a green cross." in oracle.critique(verdict, random.Random(0))
-    advice = oracle.refinement(verdict, random.Random(0))
+    assert "It invents a green cross." in verdict.critique(random.Random(0))
+    advice = verdict.refinement(random.Random(0))
     assert "There is no green cross." in advice and "You forgot a blue square." in advice
-    praised = oracle.judge(SCENE, ASK, requests.good_answer(SCENE, ASK))
-    assert len({oracle.critique(praised, random.Random(i)) for i in range(100)}) > 10
+    praised = oracle.judge(SCENE, ASK, instructions.good_answer(SCENE, ASK))
+    assert len({praised.critique(random.Random(i)) for i in range(100)}) > 10
 
 
 def test_the_teacher_behaves_well_in_a_fifth_to_a_third_of_its_answers():

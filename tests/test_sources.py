@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from dress.coco.mentions import COCO80
 from dress.phases.refinement import refinement
 from dress.sources import SOURCES, source
-from dress.sources.rows import Place, Rejected, SourceError, rating
+from dress.sources.fields import rating
+from dress.sources.protocol import Place, RowError, SourceError
 
 # --- llava -------------------------------------------------------------------------------------
 
@@ -411,7 +412,7 @@ def test_a_field_of_any_kind_is_used_or_rejected(name: str, data: Any, row: Any,
     broken = changed(row, data.draw(st.sampled_from(places(row))), new)
     try:
         list(source(name).parts(broken, Place("harmlessness_nlf.jsonl", 1, array)))
-    except (Rejected, ValidationError) as error:
+    except (RowError, ValidationError) as error:
         assert str(error)
 
 
@@ -420,7 +421,7 @@ def test_ratings_of_other_scales_are_mapped_and_kept() -> None:
     assert [rating(value, 1, 10)[0] for value in range(1, 11)] == [1, 1, 2, 2, 2, 3, 3, 3, 4, 4]
     assert [rating(value, 1, 4) for value in ("1", 4)] == [(1, None), (4, None)]
     for bad in ("2.5", 0, 5, None, True, [1], "four", float("nan"), float("inf"), 10**400):
-        with pytest.raises(Rejected):
+        with pytest.raises(RowError):
             rating(bad, 1, 4)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dress.evaluation.suites.stated_scores import stated_scores
+from dress.evaluation.stated_scores import stated_scores
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import platform
 import statistics
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from dress import config
 from dress.data.shards import Shards
-from dress.dialogue.batch import Sample, Step, collate
+from dress.dialogue.batch import Batch, Example, collate
 from dress.dialogue.tree import build_trees
 from dress.model.lvlm import LVLM
 from dress.phases import supervised
@@ -33,20 +34,22 @@ SRC = ROOT / "src"
 def module_of(model: LVLM, trainable: list[Any], steps: int = 1) -> DressModule:
     stage = config.TrainStage(
         phases=dict.fromkeys(("align", "sft", "critique", "refinement", "rating"), 1.0),
-        data="sft", steps=steps, records_per_step=3, lr=1e-3, trainable=trainable,
+        weights=None, data={"sft": 1.0}, steps=steps, records_per_step=3, lr=1e-3, trainable=trainable,
     )  # fmt: skip
     model.set_trainable(trainable)
-    return DressModule(model, stage, config.Training(log_every=1, clip=1e9), tokens=500)
+    return DressModule(
+        model, stage, config.Learning(trainer=config.Trainer(log_every_n_steps=1, gradient_clip_val=1e9)), tokens=500
+    )
 
 
 class Steps(L.LightningDataModule):
     """Each rank's part of every step."""
 
-    def __init__(self, samples: list[Sample], budget: int, steps: int = 1) -> None:
+    def __init__(self, samples: list[Example], budget: int, steps: int = 1) -> None:
         super().__init__()
         self.samples, self.budget, self.steps = samples, budget, steps
 
-    def train_dataloader(self) -> DataLoader[Step]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         assert self.trainer is not None
         mine = self.samples[self.trainer.global_rank :: self.trainer.world_size]
         return DataLoader([collate(mine, self.budget)] * self.steps, batch_size=None)  # type: ignore[arg-type]
@@ -62,7 +65,7 @@ class Watch(L.Callback):
         if trainer.world_size > 1:
             torch.set_num_threads(1)
 
-    def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Step, index: int) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Batch, index: int) -> None:
         self.types = {p.dtype for n, p in module.model.named_parameters() if n.startswith("language") and p.ndim > 1}
 
     def on_before_optimizer_step(self, trainer: L.Trainer, module: Any, optimizer: Any) -> None:
@@ -163,11 +166,24 @@ def test_split_trees_are_counted_in_the_history(tokenizer, shapes_folder, phases
     encoded = [model.encoder.supervised(d, record.key) for d in supervised(collected(record), mixture, phases)]
     parts = build_trees(encoded, max(len(one.ids) for one in encoded))
     assert len(parts) > 1
-    samples[0] = Sample(parts, samples[0].pixels, split=True)
+    samples[0] = Example(parts, samples[0].pixels, split=True)
     module = module_of(model, ["projector"], 2)
     fit(module, Steps(samples, max(len(t) for s in samples for t in s.trees), 2), Watch())
     assert [row["train/split_trees"] for row in module.history] == [1, 1]
     assert all(0.3 < row["train/forest_fill"] <= 1 for row in module.history)
+
+
+def test_the_sums_of_a_checkpoint_go_to_their_phases_by_name_also_those_of_0_1(tokenizer):
+    module = module_of(small_model(tokenizer), ["projector"])
+    state = {"lr_schedulers": [{"base_lrs": [1.0], "_last_lr": [1.0]}], "optimizer_states": []}
+    saved: dict[str, Any] = {}
+    columns = {"align": [1.0, 2.0, 3.0], "sft": [4.0, 5.0, 6.0], "rating": [7.0, 8.0, 9.0]}
+    none = [0.0] * 3
+    of_0_1 = [columns["align"], columns["sft"], none, none, columns["rating"], none]  # the six phases that there were
+    for sums in (columns, [list(row) for row in zip(*of_0_1, strict=True)]):
+        module.on_load_checkpoint({"dress": {"history": [], "sums": sums, "packing": [0.0] * 4}, **deepcopy(state)})
+        module.on_save_checkpoint(saved)
+        assert saved["dress"]["sums"] == columns | {"critique": none, "refinement": none}
 
 
 FAULTS = """

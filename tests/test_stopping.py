@@ -13,16 +13,20 @@ import pytest
 from conftest import ROOT, TINY
 
 SETTINGS = [
-    *TINY, "training.accelerator=cpu", "training.devices=2", "training.strategy=ddp", "training.threads=1",
-    "budget.sft.steps=4000", "curriculum.stages.collect.per_shard=1", "curriculum.stages.collect.samples=8",
+    *TINY, "trainer.accelerator=cpu", "trainer.devices=2", "parallel.strategy=ddp", "training.threads=1",
+    "curriculum.stages.sft.steps=4000", "curriculum.stages.collect.per_shard=1", "curriculum.stages.collect.samples=8",
     "generation.max_new_tokens=100", "generation.batch_size=2", "training.checkpoint_every=2", "data.sizes.eval=400",
     "eval.turns=6",
 ]  # fmt: skip
 """Long enough in every stage to be met there."""
 STAGES = {
-    "train": ["curriculum.order=[sft,eval]"],
-    "collect": ["curriculum.order=[align,collect,dress,eval]"],
-    "eval": ["curriculum.order=[align,eval]"],
+    "train": ["curriculum.stages.sft.weights=null", "curriculum.stages.eval.models=[sft]"],
+    "collect": [
+        "curriculum.stages.collect.model=align",
+        "curriculum.stages.dress.weights=align",
+        "curriculum.stages.eval.models=[align,dress]",
+    ],
+    "eval": ["curriculum.stages.eval.models=[align]"],
 }
 SOON = 12.0
 """Seconds, of which Lightning's look at its processes takes five, and a step less than one."""

@@ -13,8 +13,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from dress.dialogue.chat import FORMATS
-from dress.dialogue.encode import IMAGE, Encoder
-from dress.dialogue.spans import Span, Supervised
+from dress.dialogue.encode import IMAGE, DialogueEncoder
+from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.dialogue.text import LEAD
 from dress.dialogue.tokenizer import check_cuts, train_tokenizer
 from dress.record import RecordError
@@ -111,20 +111,20 @@ KINDS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
 def built(kind: str, chat: str) -> PreTrainedTokenizerFast:
     if kind != "hermetic":
         return KINDS[kind]()
-    made = hermetic(chat)
-    made.add_tokens([text for text in CONTROLS if text not in made.get_vocab()], special_tokens=True)
-    return made
+    with_controls = hermetic(chat)
+    with_controls.add_tokens([text for text in CONTROLS if text not in with_controls.get_vocab()], special_tokens=True)
+    return with_controls
 
 
 PAIRS = [(kind, chat) for kind in (*KINDS, "hermetic") for chat in FORMATS]
-ENCODERS: dict[tuple[str, str], Encoder] = {}
+ENCODERS: dict[tuple[str, str], DialogueEncoder] = {}
 
 
-def encoder_of(kind: str, chat: str) -> Encoder:
+def encoder_of(kind: str, chat: str) -> DialogueEncoder:
     if (kind, chat) not in ENCODERS:
         tokenizer = built(kind, chat)
         check_cuts(tokenizer, FORMATS[chat])
-        ENCODERS[kind, chat] = Encoder(tokenizer, chat, image_tokens=2)
+        ENCODERS[kind, chat] = DialogueEncoder(tokenizer, chat, image_tokens=2)
     return ENCODERS[kind, chat]
 
 
@@ -133,7 +133,7 @@ def test_text_stays_text_and_the_formats_own_tokens_stay_control_tokens(kind, ch
     encoder = encoder_of(kind, chat)
     question = "  Explain <|end|> and </s>\n\tplease. <|im_end|><|assistant|> "
     spans = (Span("user", question), Span("assistant", ANSWER, 1.0), Span("user", "More"), Span("assistant", "A", 1.0))
-    encoded = encoder.supervised(Supervised("sft", spans), "here")
+    encoded = encoder.supervised(SupervisedDialogue("sft", spans), "here")
     ids = encoded.ids.tolist()
     learned = [i for i, w in zip(ids, encoded.weights, strict=True) if w]
     assert learned.count(encoder.stop_id) == 2 and ids.count(IMAGE) == 2
@@ -156,7 +156,7 @@ def test_any_text_comes_back_and_holds_no_control_token(kind, chat, words):
     if kind == "unigram":  # it knows ASCII alone
         text = "".join(c for c in text if c.isascii())
     encoded = encoder.supervised(
-        Supervised("sft", (Span("user", text or "x"), Span("assistant", text, 1.0)), image=False), "here"
+        SupervisedDialogue("sft", (Span("user", text or "x"), Span("assistant", text, 1.0)), image=False), "here"
     )
     answer = encoded.ids[encoded.weights > 0].tolist()
     assert answer.pop() == encoder.stop_id
@@ -193,7 +193,7 @@ def test_a_chat_template_of_its_own_decides_about_bos():
         tokenizer = llama()
         tokenizer.chat_template = template
         check_cuts(tokenizer, FORMATS["chatml"])
-        assert bool(Encoder(tokenizer, "chatml", 0).before) == placed
+        assert bool(DialogueEncoder(tokenizer, "chatml", 0).before) == placed
     tokenizer.chat_template = "{{ bos_token }}" + body.replace("user", "human").replace("m['role']", "'human'")
     with pytest.raises(ValueError, match="own chat template"):
         check_cuts(tokenizer, FORMATS["chatml"])
@@ -201,7 +201,7 @@ def test_a_chat_template_of_its_own_decides_about_bos():
 
 def test_what_ends_an_answer_must_be_one_token():
     tokenizer = train_tokenizer(TEXTS, 400, FORMATS["plain"])
-    for make in (lambda: Encoder(tokenizer, "vicuna", 0), lambda: check_cuts(tokenizer, FORMATS["vicuna"])):
+    for make in (lambda: DialogueEncoder(tokenizer, "vicuna", 0), lambda: check_cuts(tokenizer, FORMATS["vicuna"])):
         with pytest.raises(ValueError, match=r"model\.language\.chat=vicuna: expected '</s>'.*one token"):
             make()
 
@@ -209,35 +209,35 @@ def test_what_ends_an_answer_must_be_one_token():
 @pytest.mark.parametrize("chat", ["chatml", "vicuna"])
 def test_a_system_text_stands_in_place_of_the_formats_own(chat):
     encoder = encoder_of("gpt2", chat)
-    ask, told = (Span("user", "What?"),), Span("system", "Be a pirate.\n")
-    usual, other = (encoder._decoded(encoder.prompt(spans, False)) for spans in (ask, (told, *ask)))
+    ask, system = (Span("user", "What?"),), Span("system", "Be a pirate.\n")
+    usual, other = (encoder._decoded(encoder.prompt(spans, False)) for spans in (ask, (system, *ask)))
     assert usual.count(FORMATS[chat].system) == 1
     assert other == usual.replace(FORMATS[chat].system, "Be a pirate.\n")
 
 
 def test_plain_writes_a_system_text_before_the_first_user():
     encoder = encoder_of("gpt2", "plain")
-    ask, told = (Span("user", "What?"),), Span("system", "Be <|end|>.\n")
-    usual, other = (encoder._decoded(encoder.prompt(spans, False)) for spans in (ask, (told, *ask)))
+    ask, system = (Span("user", "What?"),), Span("system", "Be <|end|>.\n")
+    usual, other = (encoder._decoded(encoder.prompt(spans, False)) for spans in (ask, (system, *ask)))
     assert other == "Be <|end|>.\n" + usual
 
 
 def test_a_format_without_a_place_for_a_system_text_refuses_it(monkeypatch):
     monkeypatch.setitem(FORMATS, "plain", replace(FORMATS["plain"], system_open=None))
-    encoder = Encoder(gpt2(), "plain", image_tokens=2)
+    encoder = DialogueEncoder(gpt2(), "plain", image_tokens=2)
     spans = (Span("system", "Be a pirate."), Span("user", "What?"), Span("assistant", "A", 1.0))
     with pytest.raises(RecordError, match=r"shard.*row 3: .*chat=plain.*no place for a system text.*pirate"):
-        encoder.supervised(Supervised("sft", spans), "shard-0 row 3")
+        encoder.supervised(SupervisedDialogue("sft", spans), "shard-0 row 3")
 
 
 @pytest.mark.parametrize("chat", FORMATS)
 def test_the_end_of_a_cut_answer_is_not_learned(chat):
     encoder = encoder_of("gpt2", chat)
     cut = Span("assistant", "A red", 1.0, cut=True)
-    one = encoder.supervised(Supervised("sft", (Span("user", "x"), cut)), "")
+    one = encoder.supervised(SupervisedDialogue("sft", (Span("user", "x"), cut)), "")
     assert encoder.stop_id not in one.ids[one.weights > 0]
     assert encoder.decode(one.ids[one.weights > 0]) == "A red"
-    two = encoder.supervised(Supervised("sft", (Span("user", "x"), cut, Span("user", "y"), cut)), "")
+    two = encoder.supervised(SupervisedDialogue("sft", (Span("user", "x"), cut, Span("user", "y"), cut)), "")
     assert encoder.stop_id not in two.ids[two.weights > 0]
-    ended = encoder.supervised(Supervised("sft", (Span("user", "x"), Span("assistant", "A red", 1.0))), "")
+    ended = encoder.supervised(SupervisedDialogue("sft", (Span("user", "x"), Span("assistant", "A red", 1.0))), "")
     assert ended.ids[ended.weights > 0][-1] == encoder.stop_id

@@ -95,36 +95,36 @@ def test_a_slow_arm_runs_fewer_steps_of_a_round():
 
 def test_trees_and_forests_of_mixed_records_are_made_fast():
     """5,000 tuples per second and core when the machine is quiet; a busy one gets a margin."""
-    found = packing.measure(count=128, rounds=5)
-    assert found["tuples_per_second"] > 2000
-    assert found["fill"] >= 0.97
-    assert found["tokens"] > 1.5
+    figures = packing.measure(count=128, rounds=5)
+    assert figures["tuples_per_second"] > 2000
+    assert figures["fill"] >= 0.97
+    assert figures["tokens"] > 1.5
 
 
 def test_a_whole_run_on_a_toy(tmp_path, monkeypatch):
     arms = ["dress", "dress, sharing off", "plain HF padded"]
     page = (ROOT / "docs/performance.md").read_text().splitlines()
-    [documented] = [line.split() for line in page if line.startswith("python benchmarks/train_step.py")]
-    assert documented[1:] == ["benchmarks/train_step.py", "--smoke", "--out", "bench"]
-    done = subprocess.run(
-        [sys.executable, *documented[1:-1], str(tmp_path), "--arms", *arms],
+    [command] = [line.split() for line in page if line.startswith("python benchmarks/train_step.py")]
+    assert command[1:] == ["benchmarks/train_step.py", "--smoke", "--out", "bench"]
+    process = subprocess.run(
+        [sys.executable, *command[1:-1], str(tmp_path), "--arms", *arms],
         cwd=ROOT, capture_output=True, text=True, timeout=400,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    found = json.loads((tmp_path / "train_step.json").read_text())
-    assert found["gate"].keys() == set(arms)
-    assert all(one["passes"] and one["targets"] for one in found["gate"].values())
-    toy = found["arms"]["toy"]
+    assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+    figures = json.loads((tmp_path / "train_step.json").read_text())
+    assert figures["gate"].keys() == set(arms)
+    assert all(one["passes"] and one["targets"] for one in figures["gate"].values())
+    toy = figures["arms"]["toy"]
     assert all(toy[name]["slower"]["ratio"] > 0 for name in arms[1:])
     assert set(toy["dress"]["parts"]) == {"data", "forward pass", "backward pass", "clipping and optimiser"}
     assert sum(toy["dress"]["parts"].values()) == pytest.approx(toy["dress"]["step"], rel=0.5)
-    assert found["together"]["per_step"] == 4 and found["together"]["slower"]["ratio"] > 0
-    assert found["split"]["dress"].keys() == found["split"]["dress, sharing off"].keys()
-    assert min(found["split"]["dress"].values()) > 0
+    assert figures["together"]["per_step"] == 4 and figures["together"]["slower"]["ratio"] > 0
+    assert figures["split"]["dress"].keys() == figures["split"]["dress, sharing off"].keys()
+    assert min(figures["split"]["dress"].values()) > 0
     assert all(one["supervised"] > 0 and one["activations"] > 0 for one in toy.values())
-    assert all(rung["passes"] for rung in found["ladder"].values())
-    assert len(found["sweep"]) == 2 and "plain" in found["sweep"][0]
-    assert found["traces"]["passes"] and len(found["traces"]["losses"]["dress"]) == 3
+    assert all(rung["passes"] for rung in figures["ladder"].values())
+    assert len(figures["sweep"]) == 2 and "plain" in figures["sweep"][0]
+    assert figures["traces"]["passes"] and len(figures["traces"]["losses"]["dress"]) == 3
     assert "time ÷ ours" in (tmp_path / "train_step.md").read_text()
     assert (tmp_path / "train_step.svg").read_text().startswith("<svg")
 
@@ -136,7 +136,7 @@ def test_a_whole_run_on_a_toy(tmp_path, monkeypatch):
         runpy.run_path(parts[0], run_name="__main__")
     assert end.value.code == 0
     again = json.loads((tmp_path / "train_step.json").read_text())
-    assert again["arms"] == found["arms"] and again["packing"] != found["packing"]
+    assert again["arms"] == figures["arms"] and again["packing"] != figures["packing"]
     assert again["commands"]["packing"].endswith(" ".join(parts[4:])) and "--parts" not in again["commands"]["arms"]
     (tmp_path / "train_step.json").write_text(json.dumps(again | {"precision": "fp8"}))
     with pytest.raises(ValueError, match="measure all parts or name another --out"):
@@ -145,7 +145,7 @@ def test_a_whole_run_on_a_toy(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_cuda_the_gpu_run_says_so_and_stops(tmp_path):
-    done = subprocess.run([*BENCH, "--gpu", "--out", str(tmp_path)], capture_output=True, text=True, timeout=200)
-    assert done.returncode != 0
-    assert done.stderr.strip().splitlines()[-1].endswith("expected a CUDA device, found none; nothing was measured")
+    process = subprocess.run([*BENCH, "--gpu", "--out", str(tmp_path)], capture_output=True, text=True, timeout=200)
+    assert process.returncode != 0
+    assert process.stderr.strip().splitlines()[-1].endswith("expected a CUDA device, found none; nothing was measured")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Token trees: loss and every gradient equal those of the separate dialogues (DESIGN §6)."""
+"""Token trees: loss and every gradient equal those of the separate dialogues."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from dress.data.images import open_image
 from dress.data.shards import Shards
-from dress.dialogue.batch import Sample, collate, pack
-from dress.dialogue.encode import IMAGE, Encoded
+from dress.dialogue.batch import Example, collate, pack
+from dress.dialogue.encode import IMAGE, EncodedDialogue
 from dress.dialogue.tree import build_tree, build_trees
 from dress.model import attention
 from dress.phases import supervised
@@ -27,12 +27,12 @@ def collected(record: Record) -> Record:
     rater = OracleRater()
     dialogues = []
     for dialogue in record.dialogues:
-        held = dialogue.model_copy(update={"turns": [dialogue.turns[0].model_copy()]})
-        held.turns[0] = held.turns[0].model_copy(update={"feedback": rater.rate([(record, held)])})
-        again = held.turns[0].feedback[0].refinement or "Again."
-        held.turns.append(Turn(user=again, assistant="There is a red circle."))
-        held.turns[1] = held.turns[1].model_copy(update={"feedback": rater.rate([(record, held)])})
-        dialogues.append(held)
+        turns_there = dialogue.model_copy(update={"turns": [dialogue.turns[0].model_copy()]})
+        turns_there.turns[0] = turns_there.turns[0].model_copy(update={"feedback": rater.rate([(record, turns_there)])})
+        again = turns_there.turns[0].feedback[0].refinement or "Again."
+        turns_there.turns.append(Turn(user=again, assistant="There is a red circle."))
+        turns_there.turns[1] = turns_there.turns[1].model_copy(update={"feedback": rater.rate([(record, turns_there)])})
+        dialogues.append(turns_there)
     return record.model_copy(update={"dialogues": dialogues})
 
 
@@ -48,13 +48,13 @@ def loss_and_gradients(model, samples, tokens_per_forest) -> tuple[float, dict[s
     return total, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def samples_of(model, folder, phases, shared: bool, dtype) -> list[Sample]:
+def samples_of(model, folder, phases, shared: bool, dtype) -> list[Example]:
     mixture = {"align": 0.3, "sft": 1.0, "critique": 0.5, "refinement": 0.5, "rating": 0.2}
     samples = []
     for record, image in list(Shards(folder / "sft"))[:3]:
         encoded = [model.encoder.supervised(d, record.key) for d in supervised(collected(record), mixture, phases)]
         trees = [build_tree(encoded)] if shared else [build_tree([one]) for one in encoded]
-        samples.append(Sample(trees, model.vision.preprocess(open_image(image, "")).to(dtype)))
+        samples.append(Example(trees, model.vision.preprocess(open_image(image, "")).to(dtype)))
     return samples
 
 
@@ -93,7 +93,7 @@ def test_a_tree_is_smaller_than_its_dialogues(tokenizer, shapes_folder, phases):
 
 words = st.integers(0, 3)
 dialogue = st.builds(
-    lambda prefix, rest, flags: Encoded(
+    lambda prefix, rest, flags: EncodedDialogue(
         "sft",
         np.array([IMAGE] * 2 + prefix + rest),
         np.array([0.0, 0.0, *(float(f) for f in (flags + [1] * 20)[: len(prefix + rest)])]),
@@ -113,12 +113,12 @@ def test_a_trie_keeps_every_context_target_and_weight(dialogues):
     for k in range(len(tree)):
         for q in range(k + 1, tree.subtree_end[k]):
             parent[q] = k  # the last ancestor in depth-first order is the parent
-    wanted: dict = {}
+    expected: dict = {}
     for one in dialogues:
         for i, weight in enumerate(one.weights):
             if weight:
                 key = (tuple(one.ids[:i]), one.ids[i])
-                wanted[key] = wanted.get(key, 0.0) + weight
+                expected[key] = expected.get(key, 0.0) + weight
     got: dict = {}
     for row, target, weight in zip(tree.row, tree.target, tree.weight, strict=True):
         context, node = [], row
@@ -128,18 +128,20 @@ def test_a_trie_keeps_every_context_target_and_weight(dialogues):
             node = parent[node]
         assert (tuple(reversed(context)), target) not in got
         got[tuple(reversed(context)), target] = weight
-    assert got == wanted
+    assert got == expected
     assert len(tree) == len({tuple(one.ids[: i + 1]) for one in dialogues for i in range(len(one.ids))})
     places = []
-    for path in tree.paths:
-        runs = [place for run in path.before for place in range(*run)]
-        places += range(path.start, path.stop)
-        ancestors, node = [], parent[path.start]
+    for segment in tree.segments:
+        runs = [place for run in segment.before for place in range(*run)]
+        places += range(segment.start, segment.stop)
+        ancestors, node = [], parent[segment.start]
         while node >= 0:
             ancestors.append(node)
             node = parent[node]
         assert runs == ancestors[::-1]
-        assert [parent[i] for i in range(path.start + 1, path.stop)] == list(range(path.start, path.stop - 1))
+        assert [parent[i] for i in range(segment.start + 1, segment.stop)] == list(
+            range(segment.start, segment.stop - 1)
+        )
     assert places == list(range(len(tree)))
 
 
@@ -174,9 +176,9 @@ def test_a_step_counts_what_was_split_and_how_full_its_forests_are(tokenizer, sh
     model = small_model(tokenizer)
     samples = samples_of(model, shapes_folder, phases, True, torch.float32)
     size = max(len(sample.trees[0]) for sample in samples)
-    step = collate([*samples, Sample(samples[0].trees, samples[0].pixels, split=True)], size)
+    step = collate([*samples, Example(samples[0].trees, samples[0].pixels, split=True)], size)
     assert step.split == 1
-    assert step.room == size * (len(step.forests) - 1)
+    assert step.capacity == size * (len(step.forests) - 1)
     assert step.filled == sum(forest.tokens for forest in step.forests[:-1])
 
 

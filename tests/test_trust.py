@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import json
 import os
 import pickle
@@ -26,12 +25,14 @@ from dress.base import run_folder
 from dress.base.files import read_json, read_lines, write_aside, write_json
 from dress.config.raters import LLM, Endpoint, PlainRater
 from dress.config.tasks import Features
-from dress.evaluation.suites.answering import Asker
-from dress.evaluation.suites.settings import VLSafe
+from dress.evaluation.answers import Asker
+from dress.evaluation.command import evaluate as evaluate_suite
+from dress.evaluation.suites.vlsafe import VLSafe
 from dress.feedback.command import collect_from
 from dress.model.checkpoint import load_model, read_training_state
 from dress.model.language import build_language, load_own_tokenizer
-from dress.run.command_line import CommandLineError, _resume_arguments
+from dress.run.composing import CommandLineError
+from dress.run.resuming import resume_arguments
 from dress.run.start import start_run
 from dress.train.curriculum import Curriculum
 from dress.train.feature_extraction import encoder_of
@@ -45,7 +46,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two stages, as `src/train.py` leaves it."""
     folder = tmp_path_factory.mktemp("trust")
     settings = tiny_settings(
-        folder, "curriculum.order=[align,sft]", "budget.align.steps=1", "budget.sft.steps=1", "generation.batch_size=8",
+        folder, "curriculum.run=[sft]", "curriculum.stages.align.steps=1", "curriculum.stages.sft.steps=1",
+        "generation.batch_size=8",
     )  # fmt: skip
     start_run(settings)
     run_folder.unlock(folder / "run")
@@ -97,13 +99,8 @@ def foreign(run: Path, code: Path) -> Path:
 
 
 def evaluate(run: Path, out: Path, **more: Any) -> None:
-    spec = importlib.util.spec_from_file_location("eval_script", ROOT / "src" / "eval.py")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    script.evaluate_run(
-        config.EvalCommand(ckpt=str(run), out=str(out), judge=ORACLE, records=2, turns=1, **more), QUIET
-    )
+    settings = {"ckpt": str(run), "out": str(out), "judge": {"kind": "oracle"}, "records": 2, "turns": 1}
+    evaluate_suite({"suite": "run", **settings, **more}, QUIET)
 
 
 def collected(run: Path, out: Path, **more: Any) -> None:
@@ -175,10 +172,10 @@ def test_resume_asks_for_consent_too(run):
     change(run / "config.json", data__allow_pipe=True, data__align="pipe:true", model__language__trust_remote_code=True)
     refused = resumed(run)
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1
-    assert "beside resume: +model.language.trust_remote_code=true data.allow_pipe=true" in refused.stderr
-    assert _resume_arguments([f"resume={run}", "+model.language.trust_remote_code=true", "data.allow_pipe=true"])
+    assert "beside resume: model.language.trust_remote_code=true data.allow_pipe=true" in refused.stderr
+    assert resume_arguments([f"resume={run}", "model.language.trust_remote_code=true", "data.allow_pipe=true"])
     with pytest.raises(CommandLineError, match="a resumed run keeps its own settings"):
-        _resume_arguments([f"resume={run}", "model.language.name=x"])
+        resume_arguments([f"resume={run}", "model.language.name=x"])
 
 
 # --- damage ---

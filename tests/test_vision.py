@@ -76,20 +76,20 @@ def test_a_tower_with_batch_norm_is_left_as_it_was(name):
 def test_layer_chooses_a_block_or_a_feature_map(name, layer, shape):
     vision = on_meta(name=name, layer=layer)
     assert (vision.num_tokens, vision.width) == shape
-    wanted = {name for name, parameter in vision.named_parameters() if parameter.requires_grad}
+    expected = {name for name, parameter in vision.named_parameters() if parameter.requires_grad}
     vision(pixels(vision, 1).to("meta")).sum().backward()
-    assert wanted == {name for name, parameter in vision.named_parameters() if parameter.grad is not None}
+    assert expected == {name for name, parameter in vision.named_parameters() if parameter.grad is not None}
 
 
 def test_feature_maps_become_tokens_row_by_row():
     vision = encoder(name="RN50", layer=1)
     images = pixels(vision, 1)
     with torch.no_grad():
-        (found,) = vision.tower.forward_intermediates(images, indices=[1], intermediates_only=True)[
+        (features,) = vision.tower.forward_intermediates(images, indices=[1], intermediates_only=True)[
             "image_intermediates"
         ]
         tokens = vision(images)
-    assert torch.equal(tokens[0, 56 + 2], found[0, :, 1, 2])
+    assert torch.equal(tokens[0, 56 + 2], features[0, :, 1, 2])
 
 
 @pytest.mark.parametrize("settings", [{"name": "RN50", "layer": 9}, {"name": "ViT-B-32", "layer": -13},

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dress import config
-from dress.dialogue.batch import Sample, Step, collate
+from dress.dialogue.batch import Batch, Example, collate
 from dress.dialogue.tree import build_tree
 from dress.kernels.memory import keep_freed_memory
 from steps import models
@@ -141,15 +141,15 @@ def dress(spec: ArmSpec, meter: Meter, share: bool = True) -> None:
 
     model = models.ours(spec.model, spec.shape)
 
-    class Steps(IterableDataset[Step]):
-        def __iter__(self) -> Iterator[Step]:
+    class Steps(IterableDataset[Batch]):
+        def __iter__(self) -> Iterator[Batch]:
             for tuples in spec.data():
                 yield collate([_sample(model, one, share) for one in tuples], spec.forest)
 
     class Module(DressModule):
         losses: float = 0.0
 
-        def training_step(self, step: Step, batch_idx: int) -> Tensor:
+        def training_step(self, step: Batch, batch_idx: int) -> Tensor:
             self.losses = 0.0
             if meter.gating:
                 for forest in step.forests:
@@ -191,17 +191,20 @@ def dress(spec: ArmSpec, meter: Meter, share: bool = True) -> None:
             self.parts, self.since = dict.fromkeys(PARTS, 0.0), clock(spec.device)
 
     stage = config.TrainStage(
-        data="feedback", phases={"critique": 1.0, "refinement": 1.0}, steps=STEPS, records_per_step=spec.per_step, lr=LR, warmup=0,
-        weight_decay=DECAY, trainable=models.trained(spec.model),
+        weights=None, data={"feedback": 1.0}, phases={"critique": 1.0, "refinement": 1.0}, steps=STEPS,
+        records_per_step=spec.per_step, lr=LR, warmup=0, weight_decay=DECAY, trainable=models.trained(spec.model),
     )  # fmt: skip
-    training = config.Training(clip=1e9 if meter.gating else CLIP, checkpointing="on" if spec.checkpointing else "auto")
+    learning = config.Learning(
+        trainer=config.Trainer(gradient_clip_val=1e9 if meter.gating else CLIP),
+        training=config.Training(checkpointing="on" if spec.checkpointing else "auto"),
+    )
     trainer = L.Trainer(
         accelerator="gpu" if spec.device == "cuda" else "cpu", devices=1,
         precision="bf16-mixed" if spec.bf16 else "32-true", max_steps=STEPS, logger=False,
         callbacks=[Watch()], enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0,
     )  # fmt: skip
-    trainer.fit(Module(model, stage, training, tokens=4096), DataLoader(Steps(), batch_size=None))
+    trainer.fit(Module(model, stage, learning, tokens=4096), DataLoader(Steps(), batch_size=None))
 
 
 def unshared(spec: ArmSpec, meter: Meter) -> None:
@@ -209,10 +212,10 @@ def unshared(spec: ArmSpec, meter: Meter) -> None:
     dress(spec, meter, share=False)
 
 
-def _sample(model: Any, one: Tuple, share: bool) -> Sample:
+def _sample(model: Any, one: Tuple, share: bool) -> Example:
     encoded = one.encoded()
     trees = [build_tree(encoded)] if share else [build_tree([dialogue]) for dialogue in encoded]
-    return Sample(trees, model.vision.preprocess(one.picture) if one.picture else None)
+    return Example(trees, model.vision.preprocess(one.picture) if one.picture else None)
 
 
 # --- plain transformers ---------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The floor: floating-point operations that a training step on a tuple cannot do without (PERFORMANCE §6.1).
+"""The floor: floating-point operations that a training step on a tuple cannot do without.
 
 Only unique tokens count. Padding, tokens that stand in several rows, and what is computed a second
 time in the backward pass are work, not use.

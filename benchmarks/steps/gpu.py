@@ -60,7 +60,7 @@ def main(out: Path) -> None:
         print(f"[{(time.monotonic() - began) / 60:5.1f} min] {text}", flush=True)
         said.append(text)
 
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "commands": {"arms": "python benchmarks/train_step.py --gpu"}, "what": "random weights, forests of 16k tokens",
         "precision": "bf16 with fp32 weights", "machine": facts(torch.get_num_threads()), "said": {"arms": said},
         "reference": REFERENCE, "minutes": {}, "arms": {}, "products": {}, "gate": {}, "data_sheet": {},
@@ -68,11 +68,11 @@ def main(out: Path) -> None:
     for case in CASES:
         spec = ModelSpec(case.sizes, lora=case.lora)
         gates = _gate(replace(spec, sizes=replace(case.sizes, layers=2)), say)
-        found["gate"] |= {f"{case.name}: {arm}": one for arm, one in gates.items()}
+        figures["gate"] |= {f"{case.name}: {arm}": one for arm, one in gates.items()}
         for label, shape in STD.items():
-            _case(found, f"{case.name}, {label}", case, spec, shape, gates, say)
-            found["minutes"]["arms"] = (time.monotonic() - began) / 60
-            results.write(out / "gpu", found)
+            _case(figures, f"{case.name}, {label}", case, spec, shape, gates, say)
+            figures["minutes"]["arms"] = (time.monotonic() - began) / 60
+            results.write(out / "gpu", figures)
 
 
 def _gate(spec: ModelSpec, say: Any) -> dict[str, dict[str, Any]]:
@@ -91,7 +91,7 @@ def _gate(spec: ModelSpec, say: Any) -> dict[str, dict[str, Any]]:
 
 
 def _case(
-    found: dict[str, Any], name: str, case: Case, spec: ModelSpec, shape: Shape, gates: dict[str, Any], say: Any
+    figures: dict[str, Any], name: str, case: Case, spec: ModelSpec, shape: Shape, gates: dict[str, Any], say: Any
 ) -> None:
     per_step = FOREST // unique_tokens(shape)
     rows = per_step * shape.answer * (shape.chain + shape.critiques)
@@ -106,8 +106,8 @@ def _case(
         one = interleave(specs, ROUNDS, STEPS, 3600, say, products.measure)
         measured |= {f"{number}/{arm}": m for arm, m in one.items()}
     table = results.figures(measured, GROUPS, shape, case.sizes, not case.lora, per_step, products.peak, gates)
-    found["products"][name], found["arms"][name] = products.peak, table
+    figures["products"][name], figures["arms"][name] = products.peak, table
     if "mfu" in (ours := table["dress"]):
         share = ours["mfu"] * products.peak / DATA_SHEET
-        found["data_sheet"][name] = share
+        figures["data_sheet"][name] = share
         say(f"{name}: {share:.1%} of the data sheet's 989 TFLOP/s, to be reached {case.mfu:.0%}")

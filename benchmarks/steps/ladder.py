@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dress.dialogue.batch import Forest, Sample, collate
+from dress.dialogue.batch import Example, Forest, collate
 from dress.dialogue.tree import build_tree
 from dress.kernels.memory import keep_freed_memory
 from dress.model.lvlm import LVLM
@@ -104,9 +104,9 @@ def forest_of(model: LVLM, tuples: list[Tuple], share: bool, stored: bool) -> Fo
         pixels = model.vision.preprocess(one.picture) if one.picture else None
         if pixels is not None and stored:
             with torch.no_grad():
-                samples.append(Sample(trees, None, model.vision(pixels[None])[0]))
+                samples.append(Example(trees, None, model.vision(pixels[None])[0]))
         else:
-            samples.append(Sample(trees, pixels))
+            samples.append(Example(trees, pixels))
     return collate(samples, 10**6).forests[0]
 
 

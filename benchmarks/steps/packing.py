@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dress.dialogue.batch import Sample, collate
-from dress.dialogue.encode import Encoded
+from dress.dialogue.batch import Example, collate
+from dress.dialogue.encode import EncodedDialogue
 from dress.dialogue.tree import build_trees
 from steps.tuples import Shape, make
 
@@ -27,7 +27,7 @@ def mixed_shape(rng: np.random.Generator) -> Shape:
     )  # fmt: skip
 
 
-def records(count: int, seed: int = 0) -> list[list[Encoded]]:
+def records(count: int, seed: int = 0) -> list[list[EncodedDialogue]]:
     """Dialogues of random tuples of mixed lengths."""
     rng = np.random.default_rng(seed)
     return [make(mixed_shape(rng), number, image=False).encoded() for number in range(count)]
@@ -40,14 +40,14 @@ def measure(count: int = 512, per_step: int = 64, rounds: int = 5) -> dict[str, 
         `tuples_per_second`, `fill` of all forests but the last of each step, `tokens`: sequences ÷ trees.
     """
     held = records(count)
-    best, room, filled, unique = float("inf"), 0, 0, 0
+    best, capacity, filled, unique = float("inf"), 0, 0, 0
     for _ in range(rounds):
-        began, room, filled, unique = time.thread_time(), 0, 0, 0
+        began, capacity, filled, unique = time.thread_time(), 0, 0, 0
         for first in range(0, count, per_step):
-            samples = [Sample(build_trees(one, FOREST), None) for one in held[first : first + per_step]]
+            samples = [Example(build_trees(one, FOREST), None) for one in held[first : first + per_step]]
             step = collate(samples, FOREST)
-            room, filled = room + step.room, filled + step.filled
+            capacity, filled = capacity + step.capacity, filled + step.filled
             unique += sum(forest.tokens for forest in step.forests)
         best = min(best, time.thread_time() - began)
     every = sum(len(one.ids) for dialogues in held for one in dialogues)
-    return {"tuples_per_second": count / best, "fill": filled / room, "tokens": every / unique}
+    return {"tuples_per_second": count / best, "fill": filled / capacity, "tokens": every / unique}

@@ -58,18 +58,18 @@ def figures(
                 if name in out:
                     continue
                 arm = _joined([measured[f"{i}/{OURS}"] for i in range(len(groups))])
-            found: dict[str, Any] = {
+            figures: dict[str, Any] = {
                 "step": arm.step, "supervised": supervised / arm.step, "tuples": per_step / arm.step,
                 "mfu": operations / arm.step / peak, "peak": arm.peak, "activations": arm.activations,
                 "loss": arm.losses[0], "rounds": arm.per_round, "cpu_seconds": arm.cpu, "warm_up": arm.warm_up,
             }  # fmt: skip
             if arm.parts:
-                found["parts"] = {
+                figures["parts"] = {
                     part: statistics.median(one[part] for one in arm.parts) for part in arm.parts[0]
                 }  # fmt: skip
             if gates.get(name, {}).get("passes") and name != OURS and ours.seconds:
-                found["slower"] = paired(arm.per_round, ours.per_round)
-            out[name] = found
+                figures["slower"] = paired(arm.per_round, ours.per_round)
+            out[name] = figures
     return out
 
 
@@ -126,7 +126,7 @@ def targets(
         if {CHECKPOINTED, ROWS[1]} <= set(rows)
         else None
     )
-    found = {
+    figures = {
         "times TRL defaults": (5.0, 8.0, ratio("TRL defaults")),
         "times plain HF padded": (4.0, 6.0, ratio("plain HF padded")),
         "times TRL tuned": (2.5, 3.5, ratio(TUNED)),
@@ -138,7 +138,7 @@ def targets(
     return {
         name: {"floor": low, "aim": aim, "value": value,
                "reached": value is not None and (value <= low if "at most" in name else value >= low)}
-        for name, (low, aim, value) in found.items()
+        for name, (low, aim, value) in figures.items()
     }  # fmt: skip
 
 
@@ -162,9 +162,9 @@ def markdown(results: dict[str, Any]) -> str:
         f"transformers {machine['versions']['transformers']}, trl {machine['versions'].get('trl', 'not installed')}. "
         f"{sum(results['minutes'].values()):.0f} minutes.", "",
     ]  # fmt: skip
-    said = [one for part in results["said"].values() for one in part]
-    if said:
-        lines += ["What happened on the way:", "", *(f"- {one}" for one in said), ""]
+    notes = [one for part in results["said"].values() for one in part]
+    if notes:
+        lines += ["What happened on the way:", "", *(f"- {one}" for one in notes), ""]
     for part in (_packing, _gate, _targets, _arms, _together, _rows, _split, _ladder, _sweep, _traces):
         lines += part(results)
     return "\n".join(lines).rstrip() + "\n"
@@ -175,13 +175,13 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _packing(results: dict[str, Any]) -> list[str]:
-    found = results.get("packing")
-    if not found:
+    figures = results.get("packing")
+    if not figures:
         return []
     return [
-        f"Trees and forests from tokenised records of mixed lengths: {found['tuples_per_second']:,.0f} tuples per "
-        f"second and core, forests of 16,384 tokens {found['fill']:.1%} full (the last of a step not counted); "
-        f"separate sequences would hold {found['tokens']:.2f} times the tokens.", "",
+        f"Trees and forests from tokenised records of mixed lengths: {figures['tuples_per_second']:,.0f} tuples per "
+        f"second and core, forests of 16,384 tokens {figures['fill']:.1%} full (the last of a step not counted); "
+        f"separate sequences would hold {figures['tokens']:.2f} times the tokens.", "",
     ]  # fmt: skip
 
 
@@ -236,23 +236,23 @@ def _arms(results: dict[str, Any]) -> list[str]:
 
 
 def _together(results: dict[str, Any]) -> list[str]:
-    found = results.get("together")
-    if not found:
+    figures = results.get("together")
+    if not figures:
         return []
-    step, ratio = found["step"], found["slower"]
+    step, ratio = figures["step"], figures["slower"]
     return [
-        f"With {found['per_step']} tuples in an optimiser step, in two forests each: {OURS} {step[OURS]:.2f} s, "
+        f"With {figures['per_step']} tuples in an optimiser step, in two forests each: {OURS} {step[OURS]:.2f} s, "
         f"{UNSHARED} {step[UNSHARED]:.2f} s, {ratio['ratio']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}] "
-        f"times as long: {ratio['ratio'] / found['tokens']:.0%} of the ratio of tokens.", "",
+        f"times as long: {ratio['ratio'] / figures['tokens']:.0%} of the ratio of tokens.", "",
     ]  # fmt: skip
 
 
 def _rows(results: dict[str, Any]) -> list[str]:
-    found = [
+    figures = [
         [way, f"{one['step']:.1f}", f"{one['activations'] / 2**30:.2f}"] for way, one in results.get("rows", {}).items()
     ]
     title = f"## Memory: micro-batches of {TUNED} on STD-256, whose arm runs the faster; ours with checkpointing"
-    return [title, "", *_table(["", "s per step", "activations, GiB"], found)] if found else []
+    return [title, "", *_table(["", "s per step", "activations, GiB"], figures)] if figures else []
 
 
 def _split(results: dict[str, Any]) -> list[str]:
@@ -268,8 +268,8 @@ def _split(results: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _side_by_side(found: dict[str, dict[str, float]]) -> list[list[str]]:
-    ours, other = found[OURS], found[UNSHARED]
+def _side_by_side(figures: dict[str, dict[str, float]]) -> list[list[str]]:
+    ours, other = figures[OURS], figures[UNSHARED]
     return [
         [name, f"{ours[name]:.3f}", f"{other[name]:.3f}", f"{other[name] / max(ours[name], 1e-9):.2f}"]
         for name in ours
@@ -312,38 +312,38 @@ def _sweep(results: dict[str, Any]) -> list[str]:
 
 
 def _traces(results: dict[str, Any]) -> list[str]:
-    found = results.get("traces")
-    if not found or not found["losses"]:
+    figures = results.get("traces")
+    if not figures or not figures["losses"]:
         return []
-    rows = [[name, *(f"{one[i]:.4f}" for i in (0, len(one) // 2, -1))] for name, one in found["losses"].items()]
+    rows = [[name, *(f"{one[i]:.4f}" for i in (0, len(one) // 2, -1))] for name, one in figures["losses"].items()]
     lines = ["## Losses of the first steps, bf16, a slice of four layers", ""]
     lines += _table(["arm", "first", "middle", "last"], rows)
-    if "spread" in found:
-        verdict = "passes" if found["passes"] else "does not pass"
+    if "spread" in figures:
+        verdict = "passes" if figures["passes"] else "does not pass"
         lines += [
-            f"Two layouts without sharing differ by at most {found['spread']:.1e}, ours from the nearer of them by "
-            f"{found['distance']:.1e}: {verdict} (at most 1.2 times as far).", "",
+            f"Two layouts without sharing differ by at most {figures['spread']:.1e}, ours from the nearer of them by "
+            f"{figures['distance']:.1e}: {verdict} (at most 1.2 times as far).", "",
         ]  # fmt: skip
     return lines
 
 
 def picture(arms: dict[str, dict[str, dict[str, Any]]]) -> str:
     """Supervised tokens per second of every arm, as bars."""
-    width, left, bar, gap = 640, 150, 18, 8
+    width, unread, bar, gap = 640, 150, 18, 8
     parts, top = [], 0
-    most = max(one["supervised"] for found in arms.values() for one in found.values() if "step" in one)
-    for name, found in arms.items():
+    most = max(one["supervised"] for figures in arms.values() for one in figures.values() if "step" in one)
+    for name, figures in arms.items():
         parts.append(f'<text x="0" y="{top + 16}" font-weight="bold">{escape(name)}, supervised tokens/s</text>')
         top += 26
-        for arm, one in found.items():
+        for arm, one in figures.items():
             if "step" not in one:
                 continue
-            size = (width - left - 60) * one["supervised"] / most
+            size = (width - unread - 60) * one["supervised"] / most
             colour = "#0b7285" if arm == OURS else "#868e96"
             parts.append(
-                f'<text x="{left - 6}" y="{top + 13}" text-anchor="end">{escape(arm)}</text>'
-                f'<rect x="{left}" y="{top}" width="{size:.1f}" height="{bar}" fill="{colour}"/>'
-                f'<text x="{left + size + 4:.1f}" y="{top + 13}">{one["supervised"]:.0f}</text>'
+                f'<text x="{unread - 6}" y="{top + 13}" text-anchor="end">{escape(arm)}</text>'
+                f'<rect x="{unread}" y="{top}" width="{size:.1f}" height="{bar}" fill="{colour}"/>'
+                f'<text x="{unread + size + 4:.1f}" y="{top + 13}">{one["supervised"]:.0f}</text>'
             )
             top += bar + gap
         top += 12

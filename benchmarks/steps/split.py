@@ -44,7 +44,7 @@ def split(spec: ModelSpec, shape: Shape, steps: int, bf16: bool) -> dict[str, di
 
 
 def _profiled(model: Any, forest: Any, steps: int, bf16: bool) -> dict[str, float]:
-    found: list[dict[str, float]] = []
+    figures: list[dict[str, float]] = []
     for number in range(steps + 2):  # the first make the pages of model and profiler
         began = time.perf_counter()
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
@@ -62,5 +62,5 @@ def _profiled(model: Any, forest: Any, steps: int, bf16: bool) -> dict[str, floa
                 name = event.key.removeprefix("aten::")
                 kind = next((kind for kind, names in KINDS.items() if name in names), REST)
                 one[kind] += event.self_cpu_time_total / 1e6
-        found.append(one | {PYTHON: whole - sum(one.values())})
-    return {kind: statistics.median(one[kind] for one in found) for kind in found[0]}
+        figures.append(one | {PYTHON: whole - sum(one.values())})
+    return {kind: statistics.median(one[kind] for one in figures) for kind in figures[0]}

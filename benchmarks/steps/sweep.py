@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dress.dialogue.batch import Sample, collate
+from dress.dialogue.batch import Example, collate
 from dress.dialogue.tree import build_tree
 from dress.kernels.memory import keep_freed_memory
 from dress.model.head import head_loss
@@ -69,10 +69,10 @@ def sweep(
             break
         out.append(_cell(model, cell, words, rounds * (3 if cell.branches == 1 else 1), bf16))
         out[-1]["operations"] = operations_ratio(cell.shape, spec.sizes)
-        found = out[-1]
+        figures = out[-1]
         say(
             f"sweep: {cell.branches} x {cell.answer} tokens after {cell.image} image tokens: "
-            f"{found['tokens']:.2f} x the tokens, {found['ratio']['ratio']:.2f} x the time"
+            f"{figures['tokens']:.2f} x the tokens, {figures['ratio']['ratio']:.2f} x the time"
         )
     return out
 
@@ -80,7 +80,7 @@ def sweep(
 def _cell(model: LVLM, cell: Cell, words: int, rounds: int, bf16: bool) -> dict[str, Any]:
     encoded = make(replace(cell.shape, words=words), 0, image=False).encoded()
     shared, separate = ([build_tree(encoded)], [build_tree([one]) for one in encoded])
-    forests = {name: collate([Sample(trees, None)], 10**6).forests[0] for name, trees in
+    forests = {name: collate([Example(trees, None)], 10**6).forests[0] for name, trees in
                (("tree", shared), ("sequences", separate))}  # fmt: skip
     runs: dict[str, Callable[[], Tensor]] = {
         name: lambda forest=forest: model(forest, forest.weight / forest.weight.sum())[0]  # type: ignore[misc]
@@ -99,15 +99,15 @@ def _cell(model: LVLM, cell: Cell, words: int, rounds: int, bf16: bool) -> dict[
                 times[name].append(time.perf_counter() - began)
             model.zero_grad()
     sizes = {name: forest.tokens for name, forest in forests.items()}
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "branches": cell.branches, "image": cell.image, "answer": cell.answer,
         "unique": sizes["tree"], "tokens": sizes["sequences"] / sizes["tree"],
         "seconds": {name: statistics.median(one) for name, one in times.items()},
         "ratio": paired(times["sequences"], times["tree"]),
     }  # fmt: skip
     if "plain" in times:
-        found["plain"] = paired(times["tree"], times["plain"])
-    return found
+        figures["plain"] = paired(times["tree"], times["plain"])
+    return figures
 
 
 def _plain(model: LVLM, forest: Any) -> Tensor:

@@ -1,7 +1,7 @@
 """Feedback tuples of random words: the same for every arm, as dialogues and as rows.
 
 A tuple is an image and a question, a chain of answers with advice between them, and answers that
-stand after a critique (DESIGN §5). Lengths are in tokens.
+stand after a critique. Lengths are in tokens.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from dress.dialogue.encode import IMAGE, Encoded
+from dress.dialogue.encode import IMAGE, EncodedDialogue
 
 PATCH = 14
 
@@ -56,14 +56,14 @@ class Tuple:
     picture: Image.Image | None
     dialogues: tuple[tuple[Turn, ...], ...]
 
-    def encoded(self) -> list[Encoded]:
+    def encoded(self) -> list[EncodedDialogue]:
         """Dialogues as the trainer takes them."""
         out = []
         for number, turns in enumerate(self.dialogues):
             image = [IMAGE] * self.shape.image if self.picture else []
             ids = image + [i for turn in turns for i in turn.ids]
             weights = [0.0] * len(image) + [turn.weight for turn in turns for _ in turn.ids]
-            out.append(Encoded("critique" if number else "refinement", np.array(ids), np.array(weights)))
+            out.append(EncodedDialogue("critique" if number else "refinement", np.array(ids), np.array(weights)))
         return out
 
     def rows(self, merged: bool) -> list[tuple[Turn, ...]]:

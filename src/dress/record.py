@@ -21,6 +21,9 @@ MAX_PARTS = 20_000
 CUT = "length"
 """`finish_reason` of an answer that ended because it had no room left."""
 
+PUBLISHED_ROW = "lvlm_nlf"
+"""Name in the `extra` of a dialogue or turn under which an importer keeps what else its published row says."""
+
 
 class RecordError(ValueError):
     """A record that cannot be used; the message names file, key, field, expected and got."""
@@ -28,13 +31,13 @@ class RecordError(ValueError):
 
 def _finite(extra: dict[str, Any]) -> dict[str, Any]:
     """Raises ValueError: NaN or an infinity, which JSON does not have."""
-    left = list(extra.values())
-    while left:
-        value = left.pop()
+    unvisited = list(extra.values())
+    while unvisited:
+        value = unvisited.pop()
         if isinstance(value, dict):
-            left += value.values()
+            unvisited += value.values()
         elif isinstance(value, list):
-            left += value
+            unvisited += value
         elif isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"expected finite numbers, got {value}")
     return extra
@@ -60,9 +63,9 @@ class _Part(BaseModel):
             return data
         if not isinstance(data.get("extra", {}), dict):
             return data
-        known = {name: value for name, value in data.items() if name in cls._names}
+        fields = {name: value for name, value in data.items() if name in cls._names}
         more = {name: value for name, value in data.items() if name not in cls._names}
-        return known | {"extra": {**known.get("extra", {}), **more}}
+        return fields | {"extra": {**fields.get("extra", {}), **more}}
 
 
 class Original(_Part):
@@ -164,7 +167,7 @@ class ImageAnnotation(_Part):
 
 
 class Record(_Part):
-    """The tuple: image, annotation, dialogues with feedback. See DESIGN §4."""
+    """The tuple: image, annotation, dialogues with feedback."""
 
     version: Literal[1] = 1
     key: str = Field(min_length=1)
@@ -215,17 +218,17 @@ def check_parts(data: bytes | str, where: str) -> None:
     if braces <= MAX_PARTS:
         return
     try:
-        left = [json.loads(data)]  # braces may stand in texts
+        unvisited = [json.loads(data)]  # braces may stand in texts
     except (ValueError, RecursionError):
         return
     parts = 0
-    while left:
-        value = left.pop()
+    while unvisited:
+        value = unvisited.pop()
         if isinstance(value, dict):
             parts += 1
-            left += value.values()
+            unvisited += value.values()
         elif isinstance(value, list):
-            left += value
+            unvisited += value
     if parts > MAX_PARTS:
         raise RecordError(
             f"{where}: expected at most {MAX_PARTS:,} parts (dialogues, turns, feedback), got {parts:,}. "

@@ -70,6 +70,21 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, _dumps(data, indent=1))
 
 
+def read_text(setting: str, path: str) -> str:
+    """The text of a file that a setting names, without a byte order mark, with plain line ends.
+
+    Raises:
+        FileNotFoundError: no such file; the message names the setting.
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError):
+        raise FileNotFoundError(f"{setting}={path}: expected a file, found none") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{setting}={path}: expected UTF-8, got byte {error.start}: {error.reason}") from None
+
+
 def read_json(path: Path, expected: type | None = None, remedy: str = "") -> Any:
     """What a JSON file holds.
 
@@ -120,6 +135,15 @@ def read_lines(path: Path) -> list[Any]:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}:{number}: expected JSON, got {line[:80]!r} ({error})") from None
     return rows
+
+
+def image_extension(data: bytes) -> str:
+    """The file extension that the bytes' signature asks for."""
+    if data.startswith(b"\x89PNG"):
+        return "png"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    return "jpg"
 
 
 def _dumps(data: Any, indent: int | None = None) -> str:

@@ -13,6 +13,12 @@ def rank() -> int:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
 
 
+def processes() -> int:
+    """How many processes the run has."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    return max(1, int(size)) if size.isdigit() else 1
+
+
 def wait_for(file: Path) -> None:
     """Until the first process has written it."""
     while not file.exists():

@@ -10,6 +10,11 @@ from typing import Any
 from dress.base.errors import ConfigError
 from dress.base.files import read_json, required
 
+DONE = "done.json"
+"""Marks a finished stage."""
+ENDINGS = "endings.json"
+"""Beside a collect stage's `ratings.json`: how answers ended."""
+
 _locks: dict[Path, int] = {}
 """Folders that this process writes, and what holds their locks."""
 

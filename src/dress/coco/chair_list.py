@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from dress.base.files import read_text
 from dress.coco.chair_words import chair_mentions, singular, vocabulary_hash
 from dress.coco.mentions import COCO80
-from dress.evaluation.suites.reading import read_text
 
 _PAIRS = (
     "motor bike, motor cycle, air plane, traffic light, street light, traffic signal, stop light, fire hydrant, "

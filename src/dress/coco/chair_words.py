@@ -79,19 +79,19 @@ def chair_mentions(text: str) -> list[tuple[str, str]]:
     """Every mention of an object: (COCO-80 label, the words that were taken for it), in order."""
     words = _words(text)
     singles = [singular(word) for word in words]
-    names, longest, found, place = _names(), _longest(), [], 0
+    names, longest, mentions, place = _names(), _longest(), [], 0
     while place < len(words):
         for end in range(min(place + longest, len(words)), place, -1):
             name = " ".join(words[place:end])
             label = names.get(name) or names.get(" ".join(singles[place:end]))
             if label is not None:
                 if label:
-                    found.append((label, name))
+                    mentions.append((label, name))
                 place = end
                 break
         else:
             place += 1
-    return found
+    return mentions
 
 
 def vocabulary_hash() -> str:

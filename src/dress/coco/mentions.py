@@ -4,7 +4,7 @@ The table is ours and cautious: a word that often means something else (`compute
 `plant`, `board`, `van`) is left out, because a missed mention costs less than a wrong accusation.
 
 On the captions that POPE published CHAIR_s of, it gives 62.2 and 3.1 (CHAIR's own word list: 62.7
-and 3.7). `evaluation.suites.chair_words` widens it to what CHAIR counts.
+and 3.7). `dress.coco.chair_words` widens it to what CHAIR counts.
 """
 
 from __future__ import annotations

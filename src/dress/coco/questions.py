@@ -11,25 +11,25 @@ from dress.record import Criterion, Dialogue, Record, Turn
 DESCRIBE = ("Describe the picture.", "What do you see?", "Tell me what is in the picture.")
 
 
-def questions(record: Record, taught: bool, counts: Mapping[str, int], source: str) -> list[Dialogue]:
+def questions(record: Record, with_answers: bool, counts: Mapping[str, int], source: str) -> list[Dialogue]:
     """A description (honesty) and two balanced questions about objects (helpfulness), where objects are known.
 
     Args:
         record: captions and objects.
-        taught: answered; else open, with the good answer as reference.
+        with_answers: answered; else open, with the good answer as reference.
         counts: how many images each label is in.
         source: draws depend on it and the record's key only.
     """
     rng = rng_for(source, record.key)
     user = rng.choice(DESCRIBE)
-    captions = record.annotation.captions if taught else record.annotation.captions[:1]
-    dialogues = [_dialogue("honesty", user, caption, {"kind": "description"}, taught) for caption in captions]
-    for label, there in _asked_about(record, counts, source):
+    captions = record.annotation.captions if with_answers else record.annotation.captions[:1]
+    dialogues = [_dialogue("honesty", user, caption, {"kind": "description"}, with_answers) for caption in captions]
+    for label, is_present in _asked_about(record, counts, source):
         is_, thing = verb(label), a(label)
-        answer = f"Yes, there {is_} {thing}." if there else f"No, there {is_} no {label}."
+        answer = f"Yes, there {is_} {thing}." if is_present else f"No, there {is_} no {label}."
         request = {"kind": "question", "object": label}
         user = f"{is_.capitalize()} there {thing} in the picture?"
-        dialogues.append(_dialogue("helpfulness", user, answer, request, taught))
+        dialogues.append(_dialogue("helpfulness", user, answer, request, with_answers))
     return dialogues
 
 
@@ -45,15 +45,15 @@ def _asked_about(record: Record, counts: Mapping[str, int], source: str) -> list
     present = {*objects, *(label for caption in record.annotation.captions for label in mentions(caption))}
     absent = [label for label in COCO80 if label not in present]
     weights = [counts.get(label, 0) for label in absent]
-    there = (rng.choice(objects), True)
+    shown = (rng.choice(objects), True)
     missing = (rng.choices(absent, weights if any(weights) else None)[0], False)
-    return rng.sample([there, missing], 2)
+    return rng.sample([shown, missing], 2)
 
 
-def _dialogue(criterion: Criterion, user: str, good: str, request: dict[str, str], taught: bool) -> Dialogue:
+def _dialogue(criterion: Criterion, user: str, good: str, request: dict[str, str], with_answers: bool) -> Dialogue:
     return Dialogue(
         criterion=criterion,
-        reference=None if taught else good,
-        turns=[Turn(user=user, assistant=good if taught else None)],
+        reference=None if with_answers else good,
+        turns=[Turn(user=user, assistant=good if with_answers else None)],
         extra={"request": request},
     )

@@ -4,15 +4,16 @@ Hydra composes the YAML files; `check` validates every key and value before anyt
 """
 
 from dress.base.errors import ConfigError
-from dress.config.checking import check, check_as, unknown_in_stages, valid_keys
-from dress.config.commands import CollectCommand, EvalCommand
+from dress.config.checking import check, check_as, check_targets, unknown_in_stages, valid_keys
+from dress.config.commands import CollectCommand
 from dress.config.data import Data, Mixed, ShapesSizes, Source
-from dress.config.model import Language, Lora, Model, Projector, Tokenizer, Vision, ViT
+from dress.config.learning import Devices, Learning, Parallel, Trainer, Training
+from dress.config.model import Language, Lora, Model, Tokenizer, Vision, ViT
 from dress.config.nearest import nearest
 from dress.config.phases import Align, Critique, Phases, Refinement
-from dress.config.raters import Rater, ResponderName, Server
-from dress.config.run import Config, Eval, Generation, KeepCache, Logger, Training
-from dress.config.stages import CollectStage, Curriculum, EvalStage, Stage, TrainStage
+from dress.config.raters import RaterSettings, ResponderName, Server
+from dress.config.run import VERSION, Config, Eval, Generation, KeepCache, with_raters
+from dress.config.stages import CollectSettings, CollectStage, Curriculum, EvalStage, Stage, TrainStage
 from dress.config.types import (
     MOST,
     Aspect,
@@ -39,9 +40,11 @@ from dress.config.types import (
 
 __all__ = [
     "MOST",
+    "VERSION",
     "Align",
     "Aspect",
     "CollectCommand",
+    "CollectSettings",
     "CollectStage",
     "Condition",
     "Config",
@@ -51,26 +54,26 @@ __all__ = [
     "Critique",
     "Curriculum",
     "Data",
+    "Devices",
     "Eval",
-    "EvalCommand",
     "EvalStage",
     "Fraction",
     "Generation",
     "KeepCache",
     "Language",
-    "Logger",
+    "Learning",
     "Lora",
     "Mixed",
     "Model",
     "ModelName",
     "Name",
+    "Parallel",
     "Part",
     "Phases",
     "Plain",
     "Positive",
     "PositiveReal",
-    "Projector",
-    "Rater",
+    "RaterSettings",
     "Real",
     "Refinement",
     "Resize",
@@ -84,6 +87,7 @@ __all__ = [
     "Tokenizer",
     "TopP",
     "TrainStage",
+    "Trainer",
     "Training",
     "VariableName",
     "ViT",
@@ -91,9 +95,11 @@ __all__ = [
     "Whole",
     "check",
     "check_as",
+    "check_targets",
     "finite",
     "nearest",
     "unknown_in_stages",
     "valid_keys",
+    "with_raters",
     "without_nulls",
 ]

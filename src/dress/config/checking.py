@@ -9,9 +9,13 @@ from pydantic import BaseModel, ValidationError
 
 from dress.base.errors import ConfigError
 from dress.base.redaction import hide
+from dress.config.learning import ADAMW, COSINE
+from dress.config.migration import LOGGERS, renamed
+from dress.config.model import LINEAR
 from dress.config.nearest import nearest
 from dress.config.run import Config
 from dress.config.stages import CollectStage, EvalStage, TrainStage
+from dress.config.targets import CALLBACK, LOGGER, OPTIMIZER, PROJECTOR, SCHEDULER, TARGET, TRAINER, Kind, check_target
 
 Checked = TypeVar("Checked", bound=BaseModel)
 
@@ -34,6 +38,35 @@ def check_as(model: type[Checked], composed: dict[str, Any]) -> Checked:
         raise ConfigError("the configuration does not fit:\n  " + "\n  ".join(lines)) from None
 
 
+def check_targets(settings: Config) -> None:
+    """Check the classes that a configuration names, and the arguments of Lightning's Trainer, by their signatures.
+
+    Those of the defaults are not looked at, so that nothing heavy is imported for them.
+
+    Raises:
+        ConfigError: no such class, not of the kind that is needed, or an argument that it does not take.
+    """
+    places: list[tuple[str, dict[str, Any], Kind]] = [
+        ("optimizer", settings.optimizer, OPTIMIZER),
+        ("scheduler", settings.scheduler, SCHEDULER),
+        ("model.projector", settings.model.projector, PROJECTOR),
+        *((f"callbacks.{name}", spec, CALLBACK) for name, spec in settings.callbacks.items()),
+        *((f"logger.{name}", spec, LOGGER) for name, spec in settings.logger.items()),
+    ]
+    more = settings.trainer.more()
+    if more:
+        places.append(("trainer", {TARGET: "lightning.Trainer", **more}, TRAINER))
+    usual = {
+        "optimizer": ADAMW, "scheduler": COSINE, "model.projector": LINEAR, "logger.csv": {TARGET: LOGGERS["csv"]},
+    }  # fmt: skip
+    try:
+        for key, spec, kind in places:
+            if spec != usual.get(key):
+                check_target(spec, key, kind)
+    except ValueError as error:
+        raise ConfigError(renamed(str(error).partition(":")[0]) or str(error)) from None
+
+
 def valid_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
     """Every dotted key of the configuration whose name is fixed."""
     keys = []
@@ -54,17 +87,22 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
         del place[1]  # the same for a rater
     key = ".".join(place)
     message = problem["msg"].removeprefix("Value error, ")
-    if place[:2] == ["curriculum", "stages"] and problem["type"] == "union_tag_not_found":
-        return _no_kind(place[2])
     if place[-1:] == ["[key]"]:
         return _unknown_key(place, problem)
     if problem["type"] == "extra_forbidden":
-        return f"{key}: no such setting.{nearest(key, _keys_around(place, model))}"
+        if message := renamed(key):
+            return message
+        keys = _keys_around(place, model)
+        if key in keys:
+            return f"{key}: a setting of another kind than the one that is chosen there"
+        return f"{key}: no such setting.{nearest(key, keys)}"
     if key.endswith("api_key_env"):  # what stands there may be the key itself: never print it
         return f"{key}: expected the NAME of an environment variable, e.g. WANDB_API_KEY, not the key"
     if key.endswith(("base_url", "responder")):  # the same
         return f"{key}: {message}"
-    if isinstance(problem["input"], dict):  # a check of a whole section names what it got
+    if isinstance(problem["input"], dict):  # a check of a whole section names what it got, and often the key
+        if key and message.startswith(f"{key}."):
+            return message
         return f"{key}: {message}" if key else message
     return f"{key}: {message} (got {problem['input']!r:.80})"
 
@@ -75,11 +113,6 @@ def _unknown_key(place: list[str], problem: Any) -> str:
     return f"{'.'.join(above)}: {problem['msg']} (got {name!r:.80})"
 
 
-def _no_kind(name: str) -> str:
-    near = nearest(name, ["align", "sft", "collect", "dress", "eval"])
-    return f"curriculum.stages.{name}: expected kind: train, collect or eval.{near}"
-
-
 def unknown_in_stages(key: str, stages: list[str], phases: list[str]) -> str | None:
     """What a key like `curriculum.stages.sft.phases.myphase` names that does not exist; None where it is another key.
 
@@ -88,20 +121,25 @@ def unknown_in_stages(key: str, stages: list[str], phases: list[str]) -> str | N
         stages: that exist.
         phases: that exist.
     """
-    found = re.match(r"curriculum\.stages\.([^.]+)(?:\.phases\.([^.]+))?", key)
-    if found is None:
+    match = re.match(r"curriculum\.stages\.([^.]+)(?:\.phases\.([^.]+))?", key)
+    if match is None:
         return None
-    stage, phase = found.groups()
+    stage, phase = match.groups()
     if stage not in stages:
         return (
             f"curriculum.stages.{stage}: no such stage. There are: {', '.join(stages)}.{nearest(stage, stages)} "
-            f"A new one: +curriculum.stages.{stage}={{kind: …}}"
+            f"A new one: +curriculum.stages.{stage}={{like: …}}"
         )
-    return phase and f"{key}: not among this stage's phases; add it with +{key}=….{nearest(phase, phases)}"
+    if phase is None:
+        return None
+    return (
+        f"{key}: not among this stage's phases; give all of them: curriculum.stages.{stage}.phases={{{phase}: 1.0}}."
+        f"{nearest(phase, phases)}"
+    )
 
 
 def _keys_around(place: list[str], model: type[BaseModel]) -> list[str]:
     if place[:2] == ["curriculum", "stages"] and len(place) == 4:
-        names = {n for stage in (TrainStage, CollectStage, EvalStage) for n in stage.model_fields}
+        names = {n for stage in (TrainStage, CollectStage, EvalStage) for n in stage.model_fields} | {"like"}
         return [".".join([*place[:3], name]) for name in sorted(names)]
     return valid_keys(model)

@@ -1,31 +1,19 @@
-"""Settings of `src/eval.py` and `src/collect.py` about a run."""
+"""Settings of `src/collect.py`."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
+
+from pydantic import model_validator
 
 from dress.config.data import Data
-from dress.config.raters import Rater, ResponderName, Server
-from dress.config.run import Eval, KeepCache
-from dress.config.stages import CollectStage
+from dress.config.raters import RaterSettings, ResponderName, Server
+from dress.config.run import KeepCache, with_raters
+from dress.config.stages import CollectSettings
 from dress.config.types import Consent, Count, Positive
 
 
-class EvalCommand(Eval, Consent):
-    """`src/eval.py`: a run to evaluate again."""
-
-    suite: Literal["run"] = "run"
-    ckpt: str  # a run folder
-    out: str
-    shards: str | None = None  # null = the run's own eval split
-    records: Positive | None = None
-    max_new_tokens: Positive | None = None  # null = as in the run
-    batch_size: Positive = 256
-    keep_cache: KeepCache = "auto"
-    judge: Rater
-
-
-class CollectCommand(CollectStage, Consent):
+class CollectCommand(CollectSettings, Consent):
     """`src/collect.py`: whose answers are collected, and who judges them."""
 
     responder: ResponderName  # a run folder, a file of answers, or the address of a server
@@ -38,5 +26,11 @@ class CollectCommand(CollectStage, Consent):
     batch_size: Positive = 256
     keep_cache: KeepCache = "auto"
     seed: Count = 0
-    annotator: Rater
+    annotator: RaterSettings  # auto: the oracle of the data's world, or rules where they come from none
     dry_run: bool = False  # only estimate calls, tokens and cost
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rater_of_the_data(cls, composed: Any) -> Any:
+        """The kind of an annotator that is `auto`."""
+        return with_raters(composed, ("annotator",))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from dress import config
 from dress.base.files import read_json
+from dress.config.migration import migrate, migrate_model
+from dress.config.targets import PROJECTOR, check_target, refuse_untrusted
 
 DAMAGED = "Take this file from a copy of the run, or train it again"
 
@@ -20,43 +24,55 @@ def read_run(folder: Path, consent: config.Consent) -> config.Config:
         consent: of this call; it replaces `data.allow_pipe` of the run.
 
     Raises:
-        ValueError: config.json is damaged, or no configuration; names the file.
+        ValueError: config.json is damaged, no configuration, or names classes of unknown packages; names the file.
     """
-    settings = checked_run(folder / "config.json")
+    settings = checked_run(folder / "config.json", consent.trust_targets)
+    refuse_untrusted(settings.model_dump(), folder / "config.json", consent.trust_targets)
     return settings.model_copy(update={"data": settings.data.model_copy(update={"allow_pipe": consent.allow_pipe})})
 
 
-def checked_run(file: Path) -> config.Config:
-    """The settings in a run's config.json.
+def checked_run(file: Path, trust_targets: Sequence[str] = ()) -> config.Config:
+    """The settings in a run's config.json; those of DRESS 0.1 under today's names.
+
+    Args:
+        file: config.json.
+        trust_targets: packages of phases (`phases.modules`), which are code; modules of others are left out.
 
     Raises:
         ConfigError: as in `config.check`, with the file's name.
     """
-    found = read_json(file, dict, DAMAGED)
+    saved: dict[str, Any] = read_json(file, dict, DAMAGED)
     try:
-        return config.check(found)
+        settings = config.check(migrate(saved, file) | {"trust_targets": list(trust_targets)})
     except config.ConfigError as error:
-        raise config.ConfigError(f"{file}: {error}. {DAMAGED}") from None
+        message = str(error) if str(error).startswith(f"{file}: ") else f"{file}: {error}. {DAMAGED}"
+        raise config.ConfigError(message) from None
+    modules = [name for name in settings.phases.modules if name.partition(".")[0] in ("dress", *trust_targets)]
+    return settings.model_copy(update={"phases": settings.phases.model_copy(update={"modules": modules})})
 
 
-def model_of(facts: dict[str, object], file: Path, trust_remote_code: bool) -> config.Model:
+def model_of(facts: dict[str, object], file: Path, consent: config.Consent) -> config.Model:
     """How a saved model is built again.
 
     Args:
         facts: `model.json`.
         file: its name.
-        trust_remote_code: run code that comes with the language model, where the model was trained with it.
+        consent: run code that comes with the language model where the model was trained with it, and build classes of
+            further packages.
 
     Raises:
         ValueError: damaged, or the file asks for code to be run and this call does not.
     """
+    model = facts.get("model")
     try:
-        settings = config.Model.model_validate(facts.get("model"))
+        settings = config.Model.model_validate(migrate_model(model) if isinstance(model, dict) else model)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         place = ".".join(map(str, ("model", *problem["loc"])))
         raise ValueError(f"{file}: {place}: {problem['msg']} (got {problem['input']!r:.80}). {DAMAGED}") from None
-    if settings.language.trust_remote_code and not trust_remote_code:
+    refuse_untrusted(settings.model_dump(), file, consent.trust_targets)
+    check_target(settings.projector, f"{file}: model.projector", PROJECTOR)
+    if settings.language.trust_remote_code and not consent.trust_remote_code:
         raise ValueError(
             f"{file}: its model.language runs code of {settings.language.name or settings.language.package!r}. "
             f"If you trust that code, say trust_remote_code=true"

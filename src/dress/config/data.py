@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from dress.config.types import Aspect, Count, Positive, PositiveReal, Section, without_nulls
+from dress.config.types import Aspect, Count, Name, Positive, PositiveReal, Section, without_nulls
 
 
 class ShapesSizes(Section):
@@ -31,7 +31,7 @@ Source = Annotated[str | Annotated[dict[str, Mixed], Field(min_length=1)], Befor
 class Data(Section):
     """Where records come from and how a step's slice is formed."""
 
-    world: Literal["shapes"] | None = None  # generated under `path` when missing
+    world: Name | None = None  # a registered world (worlds/), whose records are made under `path` when missing
     path: str  # holds one folder of shards per split
     sizes: ShapesSizes | None = None  # of the world
     world_seed: Count = 0  # of the world, not of the run

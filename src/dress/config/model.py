@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from dress.config.targets import Target, changing
 from dress.config.types import Plain, Positive, PositiveReal, Resize, Section, Whole
 
 
@@ -47,8 +48,8 @@ class Vision(Section):
         return self
 
 
-class Projector(Section):
-    kind: Literal["linear", "mlp"] = "linear"  # linear as in the paper
+LINEAR = {"_target_": "torch.nn.Linear"}
+"""As in the paper; the widths of encoder and language model are passed."""
 
 
 class Lora(Section):
@@ -85,8 +86,11 @@ class Tokenizer(Section):
 
 
 class Model(Section):
+    """A vision-language model composed of an encoder, a projector and a language model."""
+
+    kind: Literal["composed"] = "composed"
     vision: Vision
-    projector: Projector = Projector()
+    projector: Annotated[Target, changing(LINEAR)] = Field(default=LINEAR)  # an nn.Module of (width in, width out)
     language: Language
     tokenizer: Tokenizer = Tokenizer()
     attention: Literal["auto", "dense", "nodes", "flex"] = "auto"  # over token trees; auto is flex on CUDA, else nodes

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 NO_RESULT: Mapping[str, frozenset[str]] = {
-    "": frozenset({"name", "scale", "run_dir", "logger", "show", "stage", "resume", "reuse"}),
-    "budget": frozenset(),  # read through the stages
+    "": frozenset({
+        "name", "scale", "run_dir", "logger", "show", "stage", "resume", "reuse", "version", "parallel",
+        "trust_targets",
+    }),
     "data": frozenset({
         "workers", "start_method", "verify", "cache_dir", "cache_gb", "allow_pipe",
     }),
     "training": frozenset({
-        "accelerator", "devices", "strategy", "threads", "checkpointing", "keep_memory", "checkpoint_every",
-        "log_every", "validate_every",
+        "threads", "checkpointing", "keep_memory", "checkpoint_every",
+    }),
+    "trainer": frozenset({
+        "accelerator", "devices", "num_nodes", "log_every_n_steps", "val_check_interval", "profiler",
     }),
     "generation": frozenset({"keep_cache"}),
     "eval": frozenset({"scenes"}),
@@ -27,3 +31,6 @@ BY_CONTENT = frozenset(
     {"path", "world", "world_seed", "sizes", "align", "sft", "prompts", "feedback", "eval", "validation"}
 )
 """Settings of `data` that say where records are: what is there counts, by the shards' own fingerprints."""
+
+NAMES = frozenset({"weights", "data", "model", "models"})
+"""Settings of a stage that name stages and splits: what they name counts, not how it is called."""

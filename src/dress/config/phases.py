@@ -10,7 +10,7 @@ from dress.config.types import Condition, Real, Section, Whole
 
 
 class Align(Section):
-    prompt: str
+    prompt: str = "Write a caption."  # ours
 
 
 class Critique(Section):
@@ -31,9 +31,9 @@ ModuleName = Annotated[str, Field(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*$")]
 
 class Phases(Section):
     modules: list[ModuleName] = Field(default=[])  # of your own phases: each is imported and registers them
-    align: Align
+    align: Align = Align()
     critique: Critique = Critique()
     refinement: Refinement = Refinement()
-    critique_template: str  # fields: {critique}
-    rating_template: str  # fields: {rating}
-    praise: str  # the critique that inference is conditioned on under `praise`
+    critique_template: str = "Feedback: {critique}"  # fields: {critique}; ours
+    rating_template: str = "Rating: {rating}."  # fields: {rating}; ours
+    praise: str = "Excellent. Nothing is wrong with this answer."  # the critique under `praise`; ours

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from dress.config.types import Count, Positive, PositiveReal, Real, Section, VariableName
+from dress.config.types import Count, Name, Positive, PositiveReal, Real, Section, VariableName
 
 
 def _address(url: str) -> str:
@@ -28,9 +28,10 @@ ResponderName = Annotated[
 
 
 class PlainRater(Section):
-    """Who rates: exact oracle of a world, rules on the image annotation, or nobody."""
+    """A rater that needs no settings: `oracle` of the shapes world, `rules` on the image annotation, `none` (nobody),
+    or another that registers under this name."""
 
-    kind: Literal["oracle", "rules", "none"]
+    kind: Name
 
 
 class Calls(Section):
@@ -104,4 +105,14 @@ class Replay(Section):
     sees_image: bool = False  # as it was recorded
 
 
-Rater = Annotated[PlainRater | LLM | Replay, Field(discriminator="kind")]
+def _section(rater: Any) -> str:
+    """Which of the sections below a rater's settings are, by their kind."""
+    kind = rater.get("kind") if isinstance(rater, dict) else getattr(rater, "kind", None)
+    return kind if kind in ("llm", "replay") else "plain"
+
+
+RaterSettings = Annotated[
+    Annotated[PlainRater, Tag("plain")] | Annotated[LLM, Tag("llm")] | Annotated[Replay, Tag("replay")],
+    Discriminator(_section),
+]
+"""Who rates, and how."""

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dress.config.data import Data
+from dress.config.learning import (
+    ADAMW,
+    COSINE,
+    Callbacks,
+    Devices,
+    Learning,
+    Optimizer,
+    Parallel,
+    Scheduler,
+    Trainer,
+    Training,
+)
 from dress.config.model import Model
 from dress.config.phases import Phases
-from dress.config.raters import Rater
-from dress.config.stages import Curriculum, TrainStage
-from dress.config.types import Condition, Count, Name, Positive, PositiveReal, Section, VariableName, finite
+from dress.config.raters import RaterSettings
+from dress.config.stages import SPLITS, Curriculum, TrainStage
+from dress.config.targets import Target
+from dress.config.types import VARIABLE, Condition, Count, Name, Positive, Section, without_nulls
 
 KeepCache = Literal["auto", "on", "off"]
 """Go on from the turn before, a batch of dialogues at a time; auto: where keys and values fit into memory."""
+
+
+VERSION: Literal[2] = 2
+"""Of config.json; runs of DRESS 0.1 have none."""
 
 
 class Generation(Section):
@@ -30,74 +48,99 @@ class Eval(Section):
     scenes: Positive = 12  # in the report
 
 
-class Training(Section):
-    """How every train stage runs."""
-
-    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
-    devices: Positive = 1
-    strategy: str = "auto"  # Lightning's name, e.g. ddp
-    precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"] = "auto"
-    threads: Positive | None = None  # CPU threads; null = as many as cores
-    clip: PositiveReal = 1.0  # gradient norm
-    checkpointing: Literal["auto", "on", "off"] = "auto"  # recompute activations; auto: where they do not fit
-    keep_memory: bool = True  # on CPU: keep freed memory for the next step
-    checkpoint_every: Positive = 100  # optimiser steps
-    log_every: Positive = 10  # optimiser steps
-    validate_every: Positive = 100  # optimiser steps, on data.validation
-    overfit: bool = False  # train on the first step's records again and again
-
-    @field_validator("precision", mode="before")
-    @classmethod
-    def _no_fp16(cls, given: Any) -> Any:
-        if isinstance(given, str) and given.startswith("16"):
+def _key_names(loggers: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Refuse a key where the name of its variable is expected, without repeating it."""
+    for name, spec in loggers.items():
+        if "api_key_env" in spec and not re.fullmatch(VARIABLE, str(spec["api_key_env"])):
             raise ValueError(
-                "fp16 multiplies gradients by a scale, also where they are clipped; expected bf16-mixed or 32-true"
+                f"{name}.api_key_env: expected the NAME of an environment variable, e.g. WANDB_API_KEY, not the key"
             )
-        return given
+    return loggers
 
 
-class Logger(Section):
-    """Where curves and results go; any number of places."""
+Loggers = Annotated[dict[Name, Target], BeforeValidator(without_nulls), AfterValidator(_key_names)]
+"""Where curves and results go; any number of places."""
 
-    csv: bool = False
-    tensorboard: bool = False
-    wandb: bool = False
-    project: str = "dress"  # wandb
-    entity: str | None = None  # wandb; null = your default
-    api_key_env: VariableName = "WANDB_API_KEY"
 
-    @model_validator(mode="before")
-    @classmethod
-    def _one_kind(cls, given: Any) -> Any:
-        """Runs that were begun when there was one logger have saved its kind."""
-        if isinstance(given, dict) and given.get("kind") in ("csv", "tensorboard", "wandb"):
-            given = {**given, given["kind"]: True}
-            del given["kind"]
-        return given
+def with_raters(composed: Any, raters: tuple[str, ...]) -> Any:
+    """Settings in which every rater of kind `auto` is the oracle of the world that made the data, or rules without one.
+
+    Args:
+        composed: settings with `data`.
+        raters: names of the settings that are raters.
+    """
+    if not isinstance(composed, dict):
+        return composed
+    data = composed.get("data")
+    world = data.get("world") if isinstance(data, dict) else "the run's own"
+    kind = "rules" if world is None else "oracle"
+    sections = {name: composed.get(name) for name in raters}
+    chosen = {
+        name: rater for name, rater in sections.items() if isinstance(rater, dict) and rater.get("kind") == "auto"
+    }
+    return composed | {name: rater | {"kind": kind} for name, rater in chosen.items()}
 
 
 class Config(Section):
     """Everything a run depends on; saved beside its results as plain data."""
 
+    version: Literal[2] = VERSION  # of these settings
     name: Name  # of the experiment; becomes a folder's name
-    seed: Count
+    seed: Count = 0
     scale: str
     run_dir: str
     model: Model
     data: Data
-    phases: Phases
-    budget: Annotated[dict[str, dict[str, Any]], AfterValidator(finite)]  # read by the stages through ${budget.…}
+    phases: Phases = Phases()
     curriculum: Curriculum
-    annotator: Rater
-    judge: Rater
+    annotator: RaterSettings  # auto: the oracle of data.world, or rules where data.world is null
+    judge: RaterSettings  # the same
     generation: Generation
     eval: Eval = Eval()
+    trainer: Trainer = Trainer()
+    parallel: Parallel = Parallel()
+    optimizer: Optimizer = Field(default=ADAMW)
+    scheduler: Scheduler = Field(default=COSINE)
     training: Training = Training()
-    logger: Logger = Logger()
+    callbacks: Callbacks = Field(default={})
+    logger: Loggers = Field(default={})
     show: Literal["config", "batch"] | None = None
     stage: str | None = None  # of show=batch; null = the first that trains
     resume: str | None = None  # a run folder to go on with
     reuse: str | None = None  # a run folder to take finished stages from
+    trust_targets: list[Name] = Field(default=[])  # packages whose classes the files of a resumed run may name
+
+    @property
+    def devices(self) -> Devices:
+        """The processes of this run and what they compute on."""
+        trainer = self.trainer.model_dump(include={"accelerator", "devices", "num_nodes"})
+        return Devices(**trainer, strategy=self.parallel.strategy)
+
+    @property
+    def learning(self) -> Learning:
+        """How every train stage makes its steps."""
+        return Learning(
+            trainer=self.trainer,
+            training=self.training,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+            callbacks=self.callbacks,
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _raters_of_the_data(cls, composed: Any) -> Any:
+        """The kind of a rater that is `auto`."""
+        return with_raters(composed, ("annotator", "judge"))
+
+    @model_validator(mode="after")
+    def _one_device(self) -> Config:
+        if self.parallel.strategy == "single" and self.devices.processes > 1:
+            raise ValueError(
+                f"parallel.strategy: expected auto or ddp for {self.devices.processes} processes (trainer.devices x "
+                f"trainer.num_nodes), got single"
+            )
+        return self
 
     @model_validator(mode="after")
     def _features_of_a_frozen_encoder(self) -> Config:
@@ -111,15 +154,18 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _feedback_is_there(self) -> Config:
-        for name in self.curriculum.trained():
-            stage = self.curriculum.stages[name]
-            given = isinstance(stage, TrainStage) and getattr(self.data, stage.data) is not None
-            if not given and self.curriculum.collected(name) is None:
-                raise ValueError(
-                    f"curriculum.order: {name} learns from feedback, but no collect stage stands before it and "
-                    f"data.feedback is null: name one of them"
-                )
+    def _data_are_there(self) -> Config:
+        for name in self.curriculum.order:
+            stage, key = self.curriculum.stages[name], f"curriculum.stages.{name}.data"
+            splits = stage.data if isinstance(stage, TrainStage) else [stage.data]
+            for split in (one for one in splits if one in SPLITS):
+                source = getattr(self.data, split)
+                if source is None:
+                    raise ValueError(
+                        f"{key}: data.{split} is null: say where it is (data.{split}=DIR), or name a collect stage"
+                    )
+                if isinstance(source, dict) and not isinstance(stage, TrainStage):
+                    raise ValueError(f"{key}: expected one dataset, got data.{split} with {', '.join(source)}")
         return self
 
     @model_validator(mode="after")

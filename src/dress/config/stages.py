@@ -1,12 +1,14 @@
-"""Settings of the stages, and the order in which an experiment runs them."""
+"""Settings of the stages. A stage names what it uses; which run, and in which order, follows from the names."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dress.config.nearest import nearest
+from dress.config.names import check_name, in_order, is_place, with_likes
 from dress.config.types import (
     Condition,
     Fraction,
@@ -22,23 +24,57 @@ from dress.config.types import (
     without_nulls,
 )
 
+SPLITS: tuple[str, ...] = get_args(Split)
+
+
+def _shares(value: Any) -> Any:
+    """One name, or a list of names, as a mapping with weight 1; null takes a name out that a file below has set."""
+    if isinstance(value, str):
+        return {value: 1.0}
+    return dict.fromkeys(value, 1.0) if isinstance(value, list) else without_nulls(value)
+
+
+def _labels(value: Any) -> Any:
+    """A list of stages as a mapping from each one's own name."""
+    return {name: name for name in value} if isinstance(value, list) else without_nulls(value)
+
+
+def _list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Shares = Annotated[dict[Name, PositiveReal], BeforeValidator(_shares), Field(min_length=1)]
+
 
 class TrainStage(Section):
+    """Learns: from which weights, from which records, which parts."""
+
     kind: Literal["train"] = "train"
-    # Loss weight of each phase's tokens; null takes a phase out that a file below has set.
-    phases: Annotated[dict[Name, PositiveReal], BeforeValidator(without_nulls)] = Field(default={})
-    data: Split  # which shards it streams
+    weights: str | None  # a train stage, RUN_FOLDER:stage, a folder (with a / in it); null = the initial model
+    data: Shares  # a split, what a collect stage wrote, or several of them and their weights
+    phases: Annotated[dict[Name, PositiveReal], BeforeValidator(_shares)] = Field(default={})  # loss weights
+    trainable: Annotated[list[Part], Field(min_length=1)]
     steps: Positive  # optimiser steps
     records_per_step: Positive  # over all ranks
     lr: PositiveReal
     warmup: Fraction = 0.05  # share of steps
     weight_decay: Real = 0.01
-    trainable: Annotated[list[Part], Field(min_length=1)]
+
+    @property
+    def reads_feedback(self) -> bool:
+        """Whether its records hold feedback: the split of that name, or what a collect stage wrote."""
+        return bool(set(self.data) - (set(SPLITS) - {"feedback"}))
+
+    @property
+    def data_title(self) -> str:
+        """The data as a message names them."""
+        return " + ".join(f"data.{name}" if name in SPLITS else f"stage {name}" for name in self.data)
 
 
-class CollectStage(Section):
-    kind: Literal["collect"] = "collect"
-    records: Positive  # of data.prompts, from the first
+class CollectSettings(Section):
+    """How many answers are collected, and how they are drawn."""
+
+    records: Positive  # from the first
     turns: Positive = 2  # answers per dialogue; each after the first answers a refinement
     samples: Positive = 1  # dialogues per question
     temperature: Real = 1.0  # 0 = greedy
@@ -47,53 +83,98 @@ class CollectStage(Section):
     per_shard: Positive = 250  # records; also what an interrupted collection repeats at most
 
 
+class CollectStage(CollectSettings):
+    """Answers of a stage's model, with the annotator's feedback."""
+
+    kind: Literal["collect"] = "collect"
+    model: Name  # a train stage
+    data: Split = "prompts"  # whose questions are asked
+
+
 class EvalStage(Section):
+    """Judges the answers of stages' models to records that none has seen."""
+
     kind: Literal["eval"] = "eval"
-    records: Positive | None = None  # of data.eval, from the first; null = all
-    models: dict[ModelName, Name] | None = None  # label: train stage; null = see stages.evaluated_stages
+    models: Annotated[dict[ModelName, Name], BeforeValidator(_labels)] = Field(default={})  # label: train stage
+    data: Split = "eval"
+    records: Positive | None = None  # from the first; null = all
 
 
 Stage = Annotated[TrainStage | CollectStage | EvalStage, Field(discriminator="kind")]
 
 
 class Curriculum(Section):
-    order: list[str]
+    """The stages that there are, and those that a run is for."""
+
+    run: Annotated[list[Name], BeforeValidator(_list), Field(min_length=1)]  # these, and all that they name
     stages: dict[ModelName, Stage]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _like(cls, value: Any) -> Any:
+        """Give each stage with `like` the settings of the stage that it names."""
+        if not isinstance(value, Mapping) or not isinstance(value.get("stages"), Mapping):
+            return value
+        return {**value, "stages": with_likes(without_nulls(dict(value["stages"])))}
+
     @model_validator(mode="after")
-    def _known(self) -> Curriculum:
-        for number, name in enumerate(self.order):
-            if name not in self.stages:
-                near = nearest(name, sorted(self.stages))
-                raise ValueError(f"order names {name!r}; expected one of {', '.join(sorted(self.stages))}.{near}")
-            if name in self.order[:number]:
-                raise ValueError(f"order names {name!r} twice; give the second one a name and settings of its own")
-            self._possible(name, self.trained(name))
+    def _works(self) -> Curriculum:
+        for name in self.run:
+            check_name("curriculum.run", name, self.stages)
+        for name in self.order:
+            stage = self.stages[name]
+            if isinstance(stage, TrainStage) and not stage.phases:
+                raise ValueError(f"curriculum.stages.{name}.phases is empty; expected at least one of the phases")
+            if isinstance(stage, EvalStage) and not stage.models:
+                raise ValueError(f"curriculum.stages.{name}.models is empty; expected {{label: train stage}}")
         return self
 
-    def _possible(self, name: str, before: list[str]) -> None:
-        """Refuse a stage that nothing before it makes possible."""
-        stage = self.stages[name]
-        if isinstance(stage, TrainStage):
-            if not stage.phases:
-                raise ValueError(f"curriculum.stages.{name}.phases is empty; expected at least one of the phases")
-            return
-        if not before:
-            what = "asks" if isinstance(stage, CollectStage) else "evaluates"
-            raise ValueError(f"order: {name} {what} the model of a train stage before it, but there is none")
-        for label, source in ((isinstance(stage, EvalStage) and stage.models) or {}).items():
-            if source not in before:
-                raise ValueError(
-                    f"curriculum.stages.{name}.models.{label}: expected a train stage before {name} "
-                    f"({', '.join(before)}), got {source!r}"
-                )
+    @cached_property
+    def order(self) -> list[str]:
+        """The stages that run, each after all that it names; else as they stand in `stages`.
 
-    def trained(self, before: str | None = None) -> list[str]:
-        """Names of the train stages, in order; those before a stage."""
-        order = self.order if before is None else self.order[: self.order.index(before)]
-        return [name for name in order if isinstance(self.stages.get(name), TrainStage)]
+        Raises:
+            ValueError: a stage names one that does not exist or cannot be used there, or stages name each other in a
+                circle.
+        """
+        needs: dict[str, list[str]] = {}
+        waiting = list(self.run)
+        while waiting:
+            name = waiting.pop()
+            if name not in needs:
+                needs[name] = self.needs(name)
+                waiting += needs[name]
+        return in_order({name: needs[name] for name in self.stages if name in needs})
 
-    def collected(self, before: str) -> str | None:
-        """The nearest collect stage before a stage."""
-        order = self.order[: self.order.index(before)]
-        return next((name for name in reversed(order) if isinstance(self.stages.get(name), CollectStage)), None)
+    def needs(self, name: str) -> list[str]:
+        """The stages that a stage names.
+
+        Raises:
+            ValueError: one does not exist, or cannot be used there; names the key and the nearest name.
+        """
+        stage, key = self.stages[name], f"curriculum.stages.{name}"
+        trainers = [other for other, one in self.stages.items() if isinstance(one, TrainStage) and other != name]
+        collectors = [other for other, one in self.stages.items() if isinstance(one, CollectStage)]
+        match stage:
+            case TrainStage():
+                weights = [] if stage.weights is None or is_place(stage.weights) else [stage.weights]
+                for one in weights:
+                    check_name(
+                        f"{key}.weights", one, trainers, "null, a train stage ({}), RUN_FOLDER:stage or a folder"
+                    )
+                for one in stage.data:
+                    check_name(f"{key}.data", one, [*SPLITS, *collectors], "a split or a collect stage ({})")
+                return [*weights, *(one for one in stage.data if one not in SPLITS)]
+            case CollectStage():
+                if name in SPLITS:
+                    raise ValueError(f"{key}: {name} is the name of a split; give this collect stage another one")
+                check_name(f"{key}.model", stage.model, trainers, "a train stage ({})")
+                return [stage.model]
+            case EvalStage():
+                for label, one in stage.models.items():
+                    check_name(f"{key}.models.{label}", one, trainers, "a train stage ({})")
+                return list(stage.models.values())
+
+    def train_stages(self) -> list[str]:
+        """Names of the train stages that run, in order."""
+        return [name for name in self.order if isinstance(self.stages[name], TrainStage)]

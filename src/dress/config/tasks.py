@@ -95,7 +95,7 @@ class Inspect(Task):
     @classmethod
     def _of_the_scale(cls, composed: Any) -> Any:
         """A scale's file says more than this needs."""
-        unused = ("generation", "data", "training", "budget")
+        unused = ("generation", "data", "trainer", "parallel", "training", "curriculum", "budget")
         return {name: value for name, value in composed.items() if name not in unused}
 
 
@@ -119,6 +119,7 @@ class Features(Task):
     stage: str | None = None
     vision: Encoder = Encoder()
     trust_remote_code: StrictBool = False
+    trust_targets: tuple[str, ...] = ()  # packages beside the known ones whose classes the run may name
     seed: Count = 0
     stored: Literal["bf16", "int8", "fp32"] = "bf16"
     images: Literal["fast", "exact"] = "fast"
@@ -138,11 +139,11 @@ class Features(Task):
 
 
 TASKS: dict[str, tuple[type[Task], str]] = {
-    "import": (Import, "dress.sources.task"),
+    "import": (Import, "dress.sources.import_task"),
     "index": (Index, "dress.data.index_task"),
     "features": (Features, "dress.train.feature_extraction"),
-    "export": (Export, "dress.exports.task"),
-    "inspect": (Inspect, "dress.inspection.task"),
+    "export": (Export, "dress.exports.export_task"),
+    "inspect": (Inspect, "dress.inspection.inspect_task"),
 }
 """Task name to its settings and to the module whose `run(settings, console)` does it."""
 

@@ -11,9 +11,9 @@ MOST = 10**9
 """Larger numbers are typing errors everywhere but in seeds."""
 
 
-def _whole(given: Any) -> Any:
+def _whole(value: Any) -> Any:
     """`1e3` is read as 1000.0."""
-    return int(given) if isinstance(given, float) and given.is_integer() else given
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
@@ -22,7 +22,8 @@ Count = Annotated[Whole, Field(ge=0, le=2**63 - 1)]
 Real = Annotated[float, Field(ge=0, le=MOST)]
 PositiveReal = Annotated[float, Field(gt=0, le=MOST)]
 # Name of a variable, never a key (keys hold small letters).
-VariableName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
+VARIABLE = r"^[A-Z][A-Z0-9_]*$"
+VariableName = Annotated[str, Field(pattern=VARIABLE)]
 
 
 class Section(BaseModel):
@@ -52,12 +53,12 @@ ModelName = Annotated[Name, AfterValidator(_no_reserved)]
 """Also becomes a key of metrics.json, where `conditions` is taken."""
 
 
-def without_nulls(given: Any) -> Any:
+def without_nulls(value: Any) -> Any:
     """A mapping of free keys, where null takes out a key that a file below has set."""
-    return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
+    return {key: one for key, one in value.items() if one is not None} if isinstance(value, dict) else value
 
 
-def finite(given: dict[str, Any]) -> dict[str, Any]:
+def finite(value: dict[str, Any]) -> dict[str, Any]:
     def check(key: str, value: Any) -> None:
         if isinstance(value, dict):
             for inner, one in value.items():
@@ -68,8 +69,8 @@ def finite(given: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= MOST):
             raise ValueError(f"{key}: expected a finite number of at most {MOST:g}, got {value}")
 
-    check("", given)
-    return given
+    check("", value)
+    return value
 
 
 Plain = Annotated[dict[str, Any], AfterValidator(finite)]
@@ -80,3 +81,4 @@ class Consent(Section):
 
     trust_remote_code: bool = False  # run code that comes with a run's language model
     allow_pipe: bool = False  # run the shell commands of pipe: URLs among a run's data
+    trust_targets: list[Name] = Field(default=[])  # packages beside the known ones whose classes a run may name

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
+from dress.base.files import image_extension
 from dress.data.cache import ChangedShardError
 from dress.data.images import MAX_ASPECT, open_image
 from dress.data.index import FEATURES, IMAGE_EXTENSIONS, Places
@@ -38,15 +39,6 @@ OPEN_FILES = 128
 Sample = tuple[Record, bytes | None]
 """A record and its image's bytes."""
 Damage = Literal["stop", "skip"]
-
-
-def image_extension(data: bytes) -> str:
-    """The file extension that the bytes' signature asks for."""
-    if data.startswith(b"\x89PNG"):
-        return "png"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    return "jpg"
 
 
 def write_shards(

@@ -106,7 +106,7 @@ class Stream:
 
 def open_split(place: str | Path, root: str | Path, data: config.Data) -> Shards:
     """The shards at `place`, a path or URL, relative to `root`, read as `data` says."""
-    if not is_remote(str(place)):
+    if not is_remote(str(place)) and not Path(place).is_absolute():
         place = f"{str(root).rstrip('/')}/{place}" if is_remote(str(root)) else Path(root) / place
     shards = open_shards(
         place, on_damage=data.on_damage, verify=data.verify, window=data.window,

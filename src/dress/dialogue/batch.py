@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dress.dialogue.tree import Path, Tree
+from dress.dialogue.tree import Segment, Tree
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Forest:
     """What one forward pass takes: trees one after another, without padding.
 
     `ids` [T] (encode.IMAGE marks image tokens), `depth` [T] positions, `subtree_end` [T] places in the
-    forest. `starts` [R + 1]: tree r is [starts[r], starts[r + 1]). `paths`: runs that descend without
+    forest. `starts` [R + 1]: tree r is [starts[r], starts[r + 1]). `segments`: runs that descend without
     branching off, places in the forest. `image` [R'] is the row of `pixels` [N, 3, H, W], or of stored
     `features` [N, V, D_v], of each tree that has an image, in order. Entries: `row` [E] predicts
     `target` [E] with `weight` [E] (float64) for `phase` [E] (index into `phases`, names).
@@ -31,7 +31,7 @@ class Forest:
     depth: Tensor
     subtree_end: Tensor
     starts: tuple[int, ...]
-    paths: tuple[Path, ...]
+    segments: tuple[Segment, ...]
     image: Tensor
     pixels: Tensor | None
     row: Tensor
@@ -43,9 +43,12 @@ class Forest:
 
     @property
     def tokens(self) -> int:
+        """T."""
         return len(self.ids)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Forest:
+        """The same forest with its tensors on a device."""
+
         def move(value: Any) -> Any:
             return value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
 
@@ -53,10 +56,10 @@ class Forest:
 
 
 @dataclass
-class Step:
+class Batch:
     """What one optimiser step trains on, on one rank.
 
-    `records` are in the forests; the trees of `split` of them were too long for one. `room` is the token
+    `records` are in the forests; the trees of `split` of them were too long for one. `capacity` is the token
     budget of all forests but the last, which holds what is left, and `filled` the tokens in them. `weight` is the
     sum over all entries, `images` the images in the forests, `idle` the records that gave nothing to learn, `places`
     where all of them stand, to name them.
@@ -65,19 +68,20 @@ class Step:
     forests: list[Forest]
     records: int
     split: int = 0
-    room: int = 0
+    capacity: int = 0
     filled: int = 0
     weight: float = 0.0
     images: int = 0
     idle: int = 0
     places: tuple[str, ...] = ()
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Step:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch with its forests on a device."""
         return replace(self, forests=[forest.to(device, non_blocking) for forest in self.forests])
 
 
 @dataclass
-class Sample:
+class Example:
     """One record, ready to train on: its trees (one, or one per dialogue), and its pixels or its features [V, D_v].
 
     `split`: it has several because one would have been longer than a forest. `where` names it in an error.
@@ -90,28 +94,28 @@ class Sample:
     where: str = ""
 
 
-def collate(samples: Iterable[Sample], tokens_per_forest: int) -> Step:
+def collate(samples: Iterable[Example], tokens_per_forest: int) -> Batch:
     """Pack whole trees into forests of at most `tokens_per_forest` tokens, as full as can be but the last.
 
     A tree above the budget is a forest of its own (`build_trees` makes none but for one dialogue
     above it).
     """
-    read = list(samples)
-    kept = [sample for sample in read if sample.trees]
-    pairs = [(tree, number) for number, sample in enumerate(kept) for tree in sample.trees]
+    every = list(samples)
+    useful = [sample for sample in every if sample.trees]
+    pairs = [(tree, number) for number, sample in enumerate(useful) for tree in sample.trees]
     groups = pack([len(tree) for tree, _ in pairs], tokens_per_forest)
-    forests = [_forest([pairs[i] for i in group], kept) for group in groups]
+    forests = [_forest([pairs[i] for i in group], useful) for group in groups]
     full = [forest.tokens for forest in forests[:-1] if forest.tokens <= tokens_per_forest]
-    return Step(
+    return Batch(
         forests,
-        len(kept),
-        split=sum(sample.split for sample in kept),
-        room=len(full) * tokens_per_forest,
+        len(useful),
+        split=sum(sample.split for sample in useful),
+        capacity=len(full) * tokens_per_forest,
         filled=sum(full),
         weight=sum(float(forest.weight.sum()) for forest in forests),
-        images=sum(sample.pixels is not None or sample.features is not None for sample in kept),
-        idle=len(read) - len(kept),
-        places=tuple(sample.where for sample in read),
+        images=sum(sample.pixels is not None or sample.features is not None for sample in useful),
+        idle=len(every) - len(useful),
+        places=tuple(sample.where for sample in every),
     )
 
 
@@ -122,7 +126,7 @@ def blank_forest(phase: str, device: torch.device | str = "cpu") -> Forest:
         depth=torch.arange(2),
         subtree_end=torch.full((2,), 2),
         starts=(0, 2),
-        paths=(Path(0, 2, ()),),
+        segments=(Segment(0, 2, ()),),
         image=torch.zeros(0, dtype=torch.long),
         pixels=None,
         row=torch.zeros(1, dtype=torch.long),
@@ -140,56 +144,56 @@ def pack(sizes: Sequence[int], budget: int) -> list[list[int]]:
     be reached are the bits of a number. The last bin holds what is left. A size above the budget is
     alone in its bin.
     """
-    left = sorted(range(len(sizes)), key=lambda i: -sizes[i])
+    waiting = sorted(range(len(sizes)), key=lambda i: -sizes[i])
     bins: list[list[int]] = []
-    while left:
-        first, *others = left
-        room = budget - sizes[first]
-        taken = [first, *_fullest([sizes[i] for i in others], room, others)] if room > 0 else [first]
-        bins.append(taken)
-        gone = set(taken)
-        left = [i for i in left if i not in gone]
+    while waiting:
+        first, *others = waiting
+        capacity = budget - sizes[first]
+        members = [first, *_fullest([sizes[i] for i in others], capacity, others)] if capacity > 0 else [first]
+        bins.append(members)
+        packed = set(members)
+        waiting = [i for i in waiting if i not in packed]
     return bins
 
 
-def _fullest(sizes: list[int], room: int, names: list[int]) -> list[int]:
-    """Names of sizes whose sum comes nearest to `room` from below."""
-    if sum(sizes) <= room:
+def _fullest(sizes: list[int], capacity: int, names: list[int]) -> list[int]:
+    """Names of sizes whose sum comes nearest to `capacity` from below."""
+    if sum(sizes) <= capacity:
         return names
-    within = (1 << (room + 1)) - 1
+    within = (1 << (capacity + 1)) - 1
     sums = [1]  # bit n: the sizes up to here can sum to n
     for size in sizes:
         sums.append((sums[-1] | sums[-1] << size) & within)
     goal = sums[-1].bit_length() - 1
-    taken = []
+    members = []
     for number in range(len(sizes), 0, -1):
         if not sums[number - 1] >> goal & 1:
-            taken.append(names[number - 1])
+            members.append(names[number - 1])
             goal -= sizes[number - 1]
-    return taken
+    return members
 
 
-def _forest(group: list[tuple[Tree, int]], samples: list[Sample]) -> Forest:
+def _forest(group: list[tuple[Tree, int]], samples: list[Example]) -> Forest:
     starts = [0, *np.cumsum([len(tree) for tree, _ in group]).tolist()]
     images: list[int] = []
-    shown: list[Sample] = []
+    examples_with_images: list[Example] = []
     place: dict[int, int] = {}
     for _, number in group:
         sample = samples[number]
         if sample.pixels is None and sample.features is None:
             continue
         if number not in place:
-            place[number] = len(shown)
-            shown.append(sample)
+            place[number] = len(examples_with_images)
+            examples_with_images.append(sample)
         images.append(place[number])
-    pixels = [sample.pixels for sample in shown if sample.pixels is not None]
-    features = [sample.features for sample in shown if sample.features is not None]
+    pixels = [sample.pixels for sample in examples_with_images if sample.pixels is not None]
+    features = [sample.features for sample in examples_with_images if sample.features is not None]
     assert not (pixels and features), "pixels and stored features in one forest"
 
     def joined(name: str, shifted: bool) -> Tensor:
         parts = [getattr(tree, name) for tree, _ in group]
-        moved = [part + start for part, start in zip(parts, starts, strict=False)] if shifted else parts
-        return torch.from_numpy(np.concatenate(moved))
+        arrays = [part + start for part, start in zip(parts, starts, strict=False)] if shifted else parts
+        return torch.from_numpy(np.concatenate(arrays))
 
     names = tuple(dict.fromkeys(name for tree, _ in group for name in tree.phases))
     phase = [np.array([names.index(name) for name in tree.phases])[tree.phase] for tree, _ in group]
@@ -198,7 +202,9 @@ def _forest(group: list[tuple[Tree, int]], samples: list[Sample]) -> Forest:
         depth=joined("depth", False),
         subtree_end=joined("subtree_end", True),
         starts=tuple(starts),
-        paths=tuple(_moved(path, at) for (tree, _), at in zip(group, starts, strict=False) for path in tree.paths),
+        segments=tuple(
+            _moved(segment, at) for (tree, _), at in zip(group, starts, strict=False) for segment in tree.segments
+        ),
         image=torch.tensor(images, dtype=torch.long),
         pixels=torch.stack(pixels) if pixels else None,
         row=joined("row", True),
@@ -210,5 +216,7 @@ def _forest(group: list[tuple[Tree, int]], samples: list[Sample]) -> Forest:
     )
 
 
-def _moved(path: Path, at: int) -> Path:
-    return Path(path.start + at, path.stop + at, tuple((start + at, stop + at) for start, stop in path.before))
+def _moved(segment: Segment, at: int) -> Segment:
+    return Segment(
+        segment.start + at, segment.stop + at, tuple((start + at, stop + at) for start, stop in segment.before)
+    )

@@ -123,16 +123,16 @@ def pieces(spans: tuple[Span, ...], chat: ChatFormat, image: bool) -> Iterator[P
 
 
 def _system(spans: tuple[Span, ...], chat: ChatFormat) -> Iterator[Piece]:
-    given = spans[0].text if spans and spans[0].role == "system" else None
+    system = spans[0].text if spans and spans[0].role == "system" else None
     if chat.system_open is None:
-        if given:
+        if system:
             raise RecordError(
-                f"model.language.chat={chat.name}: this format has no place for a system text, got {given!r:.80}. "
+                f"model.language.chat={chat.name}: this format has no place for a system text, got {system!r:.80}. "
                 f"Choose another, or set the dialogue's `system` to null"
             )
         return
     yield Piece(chat.system_open, "control")
-    yield Piece(chat.system if given is None else given, "text")
+    yield Piece(chat.system if system is None else system, "text")
     yield Piece(chat.system_close, "control")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from dress.dialogue.chat import FORMATS, ChatFormat, Piece, pieces
-from dress.dialogue.spans import Completion, Span, Supervised
+from dress.dialogue.spans import Completion, Span, SupervisedDialogue
 from dress.dialogue.text import TextTokenizer
 from dress.record import CUT, RecordError
 
@@ -23,7 +23,7 @@ IMAGE = -1
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
+class EncodedDialogue:
     """A dialogue as tokens: `ids` int64 [S]; `weights` float64 [S], the loss weight of predicting each."""
 
     phase: str
@@ -31,7 +31,7 @@ class Encoded:
     weights: np.ndarray
 
 
-class Encoder:
+class DialogueEncoder:
     """Turns dialogues into tokens for one tokenizer, chat format and number of image tokens.
 
     Texts stand as they are, white space and words that look like control tokens included. A run of text between
@@ -57,8 +57,8 @@ class Encoder:
         self.max_tokens = max_tokens
         self.stop_id = _stop(tokenizer, self.chat)
         """The token that ends an answer."""
-        used = [text for text in _added(tokenizer) if any(text in control for control in self.chat.control)]
-        controls = {*used, self.chat.assistant_end}
+        added = [text for text in _added(tokenizer) if any(text in control for control in self.chat.control)]
+        controls = {*added, self.chat.assistant_end}
         self._control = {text: tokenizer.get_vocab()[text] for text in controls}
         self.texts = TextTokenizer(tokenizer, controls)
         self.before = before_all(tokenizer, self.chat)
@@ -70,7 +70,7 @@ class Encoder:
         """Tokens that no text gives."""
         return self.texts.control_ids
 
-    def supervised(self, dialogue: Supervised, where: str) -> Encoded:
+    def supervised(self, dialogue: SupervisedDialogue, where: str) -> EncodedDialogue:
         """Tokens and weights of a dialogue to train on.
 
         Raises:
@@ -87,9 +87,9 @@ class Encoder:
                 f"{where}: phase {dialogue.phase}: expected at most data.max_tokens={self.max_tokens} tokens, "
                 f"got {len(ids)}"
             )
-        return Encoded(dialogue.phase, ids, weights)
+        return EncodedDialogue(dialogue.phase, ids, weights)
 
-    def length(self, dialogue: Supervised) -> int:
+    def length(self, dialogue: SupervisedDialogue) -> int:
         """Tokens of a dialogue, the image's included, however many they are; 0 where its system text has no place."""
         try:
             return len(self._join(pieces(dialogue.spans, self.chat, dialogue.image))[0])
@@ -133,27 +133,27 @@ class Encoder:
         self._opening = self._join([Piece(self.chat.assistant_open, "control")])[0].tolist()
 
     def _join(self, parts: Iterable[Piece]) -> tuple[np.ndarray, np.ndarray]:
-        found: list[tuple[np.ndarray, float]] = [(np.array(self.before, np.int64), 0.0)]
+        chunks: list[tuple[np.ndarray, float]] = [(np.array(self.before, np.int64), 0.0)]
         run, context, first = "", "", True
         for part in parts:
             match part.kind:
                 case "text":
                     run += part.text
                 case "image":
-                    found += [(self._run(run, first), 0.0), (np.full(self.image_tokens, IMAGE), 0.0)]
+                    chunks += [(self._run(run, first), 0.0), (np.full(self.image_tokens, IMAGE), 0.0)]
                     run, first = "", False
                 case "answer":
-                    found += [(self._run(run, first), 0.0), (self._answer(context, part.text), part.weight)]
+                    chunks += [(self._run(run, first), 0.0), (self._answer(context, part.text), part.weight)]
                     run, first = "", False
                 case "control":
                     for text, token in self._tokens_in(part.text):
                         run, context = run + text, text
                         if token is not None:
-                            found += [(self._run(run, first), 0.0), (np.array([token]), part.weight)]
+                            chunks += [(self._run(run, first), 0.0), (np.array([token]), part.weight)]
                             run, context, first = "", "", False
-        found.append((self._run(run, first), 0.0))
-        ids = np.concatenate([new for new, _ in found])
-        return ids, np.repeat([weight for _, weight in found], [len(new) for new, _ in found])
+        chunks.append((self._run(run, first), 0.0))
+        ids = np.concatenate([new for new, _ in chunks])
+        return ids, np.repeat([weight for _, weight in chunks], [len(new) for new, _ in chunks])
 
     def _tokens_in(self, control: str) -> list[tuple[str, int | None]]:
         """Control text as (text before a control token, the token), and the text behind the last."""
@@ -180,15 +180,15 @@ class Encoder:
 
 def before_all(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> list[int]:
     """What the tokenizer puts before plain text: mostly BOS or nothing. A chat template of its own decides."""
-    plain, whole = tokenizer.encode("x", add_special_tokens=False), tokenizer.encode("x")
-    starts = [n for n in range(len(whole)) if whole[n : n + len(plain)] == plain]
-    usual = whole[: starts[0]] if starts else []
+    plain, with_special = tokenizer.encode("x", add_special_tokens=False), tokenizer.encode("x")
+    starts = [n for n in range(len(with_special)) if with_special[n : n + len(plain)] == plain]
+    usual = with_special[: starts[0]] if starts else []
     bos = tokenizer.bos_token
     if not getattr(tokenizer, "chat_template", None) or bos is None:
         return usual
     try:
-        said = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
-        own = str(tokenizer.apply_chat_template(said, tokenize=False))
+        messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
+        own = str(tokenizer.apply_chat_template(messages, tokenize=False))
     except jinja2.TemplateError:
         return usual
     ours = next(pieces((Span("user", "x"),), chat, image=False)).text
@@ -204,10 +204,10 @@ def _added(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 def _stop(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> int:
     end = chat.assistant_end
     ids = tokenizer.encode(end, add_special_tokens=False)
-    known = tokenizer.get_vocab().get(end)
-    if known is None or (len(ids) != 1 and end not in _added(tokenizer)):
+    number = tokenizer.get_vocab().get(end)
+    if number is None or (len(ids) != 1 and end not in _added(tokenizer)):
         raise ValueError(
             f"model.language.chat={chat.name}: expected {end!r}, which ends an answer, to be one token of this "
             f"tokenizer, got {len(ids)} tokens. Choose a chat format whose end it knows"
         )
-    return int(known)
+    return int(number)

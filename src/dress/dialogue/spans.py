@@ -26,7 +26,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Supervised:
+class SupervisedDialogue:
     """One dialogue to train on: `phase` names it in the logs, spans of weight 0 are context."""
 
     phase: str

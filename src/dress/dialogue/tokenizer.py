@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from dress.dialogue.chat import ChatFormat, pieces
-from dress.dialogue.encode import Encoder
+from dress.dialogue.encode import DialogueEncoder
 from dress.dialogue.spans import Span
 
 PROBES = (
@@ -66,7 +66,7 @@ def check_cuts(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> None:
         ValueError: the tokenizer merges across a cut, gives a control token for a text, disagrees with its own
             chat template, or the end of an answer is not one token.
     """
-    encoder = Encoder(tokenizer, chat.name, image_tokens=0)
+    encoder = DialogueEncoder(tokenizer, chat.name, image_tokens=0)
     for user, condition, answer in (*PROBES, SPACED):
         spans = [Span("user", user), Span("condition", condition), Span("assistant", answer)]
         spans += [Span("user", condition), Span("assistant", user.lstrip())]
@@ -80,8 +80,8 @@ def check_cuts(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> None:
             )
     _check_template(tokenizer, chat)
     for control in sorted({*chat.special, chat.assistant_end, *tokenizer.all_special_tokens}):
-        given = {*encoder.texts.encode(f"a {control}{control} b", first=False)} - {tokenizer.unk_token_id}
-        if given & encoder.control_ids:
+        ids = {*encoder.texts.encode(f"a {control}{control} b", first=False)} - {tokenizer.unk_token_id}
+        if ids & encoder.control_ids:
             raise ValueError(
                 f"model.language.chat={chat.name}: expected {control!r} in a text to be text, got the control token: "
                 f"this tokenizer cannot tell them apart"

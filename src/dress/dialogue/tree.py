@@ -1,4 +1,4 @@
-"""Token trees: all dialogues of a record merged into one trie, laid out depth first (DESIGN §6).
+"""Token trees: all dialogues of a record merged into one trie, laid out depth first.
 
 A token attends to its ancestors only, its position is its depth. Loss and gradients equal those of
 the separate dialogues, because every token sees exactly what it would see in each of them.
@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dress.dialogue.encode import Encoded
+from dress.dialogue.encode import EncodedDialogue
 
 
 @dataclass(frozen=True)
-class Path:
+class Segment:
     """A run of tokens that descends without branching off: [start, stop) of the layout.
 
     `before` are the runs [start, stop) of its ancestors above it, in order of depth.
@@ -34,7 +34,7 @@ class Tree:
         ids: int64 [S].
         depth: int64 [S], the position of a token.
         subtree_end: int64 [S], one past the last descendant of a token.
-        paths: the layout cut into runs; every token stands in one.
+        segments: the layout cut into runs; every token stands in one.
         row, target, weight, phase: entries [E]. Row `row` predicts `target`: it is the token before it,
             and one row predicts the first token of *every* child. A token supervised by several
             dialogues of a phase has the sum of their weights (float64). `phase` is an index into `phases`.
@@ -44,7 +44,7 @@ class Tree:
     ids: np.ndarray
     depth: np.ndarray
     subtree_end: np.ndarray
-    paths: tuple[Path, ...]
+    segments: tuple[Segment, ...]
     row: np.ndarray
     target: np.ndarray
     weight: np.ndarray
@@ -67,15 +67,15 @@ class _Node:
     at: int = 0  # place in the layout
 
 
-def build_tree(dialogues: Sequence[Encoded]) -> Tree:
+def build_tree(dialogues: Sequence[EncodedDialogue]) -> Tree:
     """Merge dialogues over one image into a trie and lay it out; costs grow with nodes, not with tokens."""
     return _build(dialogues, *sorted_prefixes([d.ids for d in dialogues]))
 
 
-def _build(dialogues: Sequence[Encoded], order: list[int], shared: list[int]) -> Tree:
+def _build(dialogues: Sequence[EncodedDialogue], order: list[int], shared: list[int]) -> Tree:
     ids = [d.ids for d in dialogues]
     root, ways = _trie(ids, order, shared)
-    layout, paths = _lay_out(root)
+    layout, segments = _lay_out(root)
     tokens = np.concatenate([ids[node.source][node.start : node.stop] for node in layout])
     depth = np.concatenate([np.arange(node.start, node.stop) for node in layout])
     subtree_end = np.empty(len(tokens), np.int64)
@@ -83,17 +83,17 @@ def _build(dialogues: Sequence[Encoded], order: list[int], shared: list[int]) ->
         last = node.children[-1] if node.children else None
         end = node.at + node.stop - node.start if last is None else int(subtree_end[last.at])
         subtree_end[node.at : node.at + node.stop - node.start] = end
-    return Tree(tokens, depth, subtree_end, paths, *_entries(dialogues, ways, tokens))
+    return Tree(tokens, depth, subtree_end, segments, *_entries(dialogues, ways, tokens))
 
 
-def build_trees(dialogues: Sequence[Encoded], budget: int) -> list[Tree]:
+def build_trees(dialogues: Sequence[EncodedDialogue], budget: int) -> list[Tree]:
     """One tree, or several of at most `budget` tokens where one would be longer.
 
     Whole dialogues stay together with their neighbours in sorted order, so a part repeats only the
     prefix that it needs; no dialogue is ever cut. One dialogue above the budget is a tree of its own.
     """
     order, shared = sorted_prefixes([d.ids for d in dialogues])
-    parts: list[list[Encoded]] = []
+    parts: list[list[EncodedDialogue]] = []
     size = budget + 1
     for i, common in zip(order, shared, strict=True):
         size += len(dialogues[i].ids) - common
@@ -148,8 +148,8 @@ def _trie(ids: Sequence[np.ndarray], order: list[int], shared: list[int]) -> tup
     return root, ways
 
 
-def _lay_out(root: _Node) -> tuple[list[_Node], tuple[Path, ...]]:
-    """Nodes in depth-first order, longest way first, with their places; and the paths."""
+def _lay_out(root: _Node) -> tuple[list[_Node], tuple[Segment, ...]]:
+    """Nodes in depth-first order, longest way first, with their places; and the segments."""
     nodes, todo = [], [root]
     while todo:
         node = todo.pop()
@@ -159,32 +159,32 @@ def _lay_out(root: _Node) -> tuple[list[_Node], tuple[Path, ...]]:
         node.deepest = max((child.deepest for child in node.children), default=node.stop)
         node.children.sort(key=lambda child: -child.deepest)
     layout: list[_Node] = []
-    runs: list[list[int]] = []  # [start, stop) of each path
+    runs: list[list[int]] = []  # [start, stop) of each segment
     above: list[tuple[tuple[int, int], ...]] = []
     place = 0
     waiting: list[tuple[_Node, int, tuple[tuple[int, int], ...]]] = [(root, -1, ())]
     while waiting:
-        node, path, before = waiting.pop()
+        node, segment, before = waiting.pop()
         size = node.stop - node.start
         node.at = place
         layout.append(node)
-        if path < 0:
-            path = len(runs)
+        if segment < 0:
+            segment = len(runs)
             runs.append([place, place])
             above.append(before)
         place += size
-        runs[path][1] = place
-        here = (*above[path], (runs[path][0], place))
+        runs[segment][1] = place
+        here = (*above[segment], (runs[segment][0], place))
         for number, child in reversed(list(enumerate(node.children))):
-            waiting.append((child, path, ()) if number == 0 else (child, -1, here))
+            waiting.append((child, segment, ()) if number == 0 else (child, -1, here))
     return layout, tuple(
-        Path(start, stop, tuple(run for run in before if run[0] < run[1]))
+        Segment(start, stop, tuple(run for run in before if run[0] < run[1]))
         for (start, stop), before in zip(runs, above, strict=True)
     )
 
 
 def _entries(
-    dialogues: Sequence[Encoded], ways: list[list[_Node]], tokens: np.ndarray
+    dialogues: Sequence[EncodedDialogue], ways: list[list[_Node]], tokens: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
     """Row, target, weight and phase of each supervised token, and the phases; its place says who shares a token."""
     weights: dict[str, np.ndarray] = {}

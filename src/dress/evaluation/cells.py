@@ -1,76 +1,169 @@
-"""The cells of an evaluation: every model under every condition, each a file of outcomes."""
+"""The cells of an evaluation: every model under every condition, each a file of outcomes, on one process or many."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
+from dataclasses import dataclass
+from itertools import accumulate, chain
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from dress import config
+from dress.base.progress import Advance, ignore
 from dress.base.ranks import rank
 from dress.data.shards import Sample
-from dress.evaluation.answering import answer_everywhere
-from dress.evaluation.outcomes import Outcome, evaluate, load_outcomes, save_outcomes
-from dress.feedback.collect import CkptResponder
-from dress.feedback.rater import Rater
-from dress.rollout.responders import Sampling
+from dress.evaluation.outcomes import Outcome, kind_of, load_outcomes, save_outcomes
+from dress.rater import Rater
+from dress.rollout.checkpoint import CkptResponder
+from dress.rollout.conversation import Opening, Rollout, converse
+from dress.rollout.responder import Responder, Sampling
 
-Texts = Mapping[str, Sequence[str]]
-"""Condition name to the condition text of each turn."""
+RECORDS_PER_STEP = 64
+"""Of one share, at most: many dialogues, of which those that fit are decoded together."""
+
+ShareOut = Callable[[Callable[[int], None], int, Callable[[], None]], None]
+"""Who does which share of a work: called with the work on a share, their number, and what every rank does after its
+shares (it may hold collectives)."""
 
 
-def evaluate_cells(
-    responders: Mapping[str, Callable[[], CkptResponder]],
-    judge: Rater,
-    samples: Sequence[Sample],
-    settings: config.Eval,
-    texts: Mapping[str, Mapping[str, str]],
-    sampling: Sampling,
-    folder: Path,
-    training: config.Training,
-    progress: Callable[[int], None] = lambda n: None,
-) -> list[Outcome]:
+def alone(work: Callable[[int], None], shares: int, finish: Callable[[], None]) -> None:
+    """Do every share in this process."""
+    for number in range(shares):
+        work(number)
+    finish()
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What every model of an evaluation is asked, and who judges.
+
+    Args:
+        samples: held-out records with image bytes.
+        judge: rates every answer; its refinements drive the interaction.
+        settings: conditions and turns.
+        texts: of each model, condition name to its text.
+        sampling: greedy, so that figures can be had again.
+    """
+
+    samples: Sequence[Sample]
+    judge: Rater
+    settings: config.Eval
+    texts: Mapping[str, Mapping[str, str]]
+    sampling: Sampling
+
+    @property
+    def dialogues(self) -> int:
+        """How many one model has under one condition."""
+        return sum(len(record.dialogues) for record, _ in self.samples)
+
+    def files(self, folder: Path, model: str) -> dict[str, Path]:
+        """Condition to the file of a model's outcomes."""
+        return {condition: folder / f"{model}-{condition}.jsonl" for condition in self.settings.conditions}
+
+
+def evaluate_models(
+    models: Mapping[str, Callable[[], CkptResponder]], questions: Questions, folder: Path, *,
+    share_out: ShareOut = alone, ranks: int = 1, progress: Advance = ignore,
+) -> list[Outcome]:  # fmt: skip
     """Evaluate on all ranks, or read what an earlier call already finished; the first rank writes.
 
     Args:
-        responders: model name to how its responder is had; only called when a cell is missing.
-        judge: rates the answers.
-        samples: held-out records.
-        settings: conditions and turns.
-        texts: of each model, condition name to its text.
-        sampling: greedy.
+        models: label to how its responder is had; only called when a cell is missing.
+        questions: what is asked.
         folder: holds `<model>-<condition>.jsonl`.
-        training: devices and strategy of the loop.
+        share_out: does the shares.
+        ranks: how many share them.
         progress: called with the number of finished answers.
 
     Returns:
         All outcomes; only those that were not there before on ranks after the first.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM, where `share_out` says so.
     """
     outcomes: list[Outcome] = []
-    before = [0, *accumulate(len(record.dialogues) for record, _ in samples)]
-    for model, make in responders.items():
-        later = [texts[model][settings.refine_condition]] * (settings.turns - 1)
-        files: dict[str, Path] = {condition: folder / f"{model}-{condition}.jsonl" for condition in settings.conditions}
-        missing = {
-            condition: [texts[model][condition], *later] for condition, file in files.items() if not file.exists()
-        }
+    for model, responder in models.items():
+        files = questions.files(folder, model)
+        missing = [condition for condition, file in files.items() if not file.exists()]
         if missing:
-            responder = make()
-
-            def work(
-                records: range, responder: CkptResponder = responder, model: str = model, missing: Texts = missing
-            ) -> list[Outcome]:
-                return evaluate(
-                    responder, judge, [samples[i] for i in records], model=model, texts=missing,
-                    sampling=sampling, first=before[records.start], progress=progress,
-                )  # fmt: skip
-
-            found = answer_everywhere(responder.model, work, len(samples), training)
+            new = _answered(responder(), questions, (model, missing), share_out, ranks, progress)
             if rank() > 0:
-                outcomes += found
+                outcomes += new
                 continue
             for condition in missing:
-                save_outcomes(files[condition], [o for o in found if o.condition == condition])
+                save_outcomes(files[condition], [o for o in new if o.condition == condition])
         if rank() == 0:
             outcomes += [outcome for file in files.values() for outcome in load_outcomes(file)]
     return outcomes
+
+
+def _answered(
+    responder: CkptResponder, questions: Questions, cells: tuple[str, Sequence[str]], share_out: ShareOut, ranks: int,
+    progress: Advance,
+) -> list[Outcome]:  # fmt: skip
+    """The outcomes of one model under some conditions for all records, on every rank."""
+    records = len(questions.samples)
+    size = max(1, min(RECORDS_PER_STEP, math.ceil(records / ranks)))
+    mine, every = list[Outcome](), list[Outcome]()
+
+    def answer(number: int) -> None:
+        share = range(records)[number * size : (number + 1) * size]
+        mine.extend(ask(responder, questions, cells, share, progress))
+
+    share_out(answer, math.ceil(records / size), lambda: every.extend(gathered(mine)))
+    return every
+
+
+def ask(
+    responder: Responder, questions: Questions, cells: tuple[str, Sequence[str]], records: range,
+    progress: Advance = ignore,
+) -> list[Outcome]:  # fmt: skip
+    """Ask everything, judge, give the judge's refinement, ask again: one outcome per answer.
+
+    Conditions are asked side by side, so that a question and its image are read once for all of them.
+
+    Args:
+        responder: the model.
+        questions: what is asked.
+        cells: the model's label, and the conditions.
+        records: numbers of the records.
+        progress: called with the number of finished answers.
+    """
+    model, conditions = cells
+    settings, texts = questions.settings, questions.texts[model]
+    later = [texts[settings.refine_condition]] * (settings.turns - 1)
+    before = [0, *accumulate(len(record.dialogues) for record, _ in questions.samples)][records.start]
+    samples = [questions.samples[number] for number in records]
+    dialogues = [(place, dialogue) for place, (record, _) in enumerate(samples) for dialogue in record.dialogues]
+    pairs = [(number, condition) for number in range(len(dialogues)) for condition in conditions]
+    answered = converse(
+        Rollout(responder, questions.judge, questions.sampling), samples,
+        [Opening(*dialogues[number], [texts[condition], *later]) for number, condition in pairs], answered=progress,
+    )  # fmt: skip
+    outcomes = []
+    for (number, condition), dialogue in zip(pairs, answered, strict=True):
+        key = samples[dialogues[number][0]][0].key
+        for place, turn in enumerate(dialogue.turns):
+            feedback = turn.feedback[0]
+            outcomes.append(
+                Outcome(
+                    model, condition, f"{key}/{before + number}", key, dialogue.criterion or "", kind_of(dialogue),
+                    place, turn.user, turn.assistant or "", feedback.rating, feedback.critique, feedback.refinement,
+                    feedback.extra,
+                )
+            )  # fmt: skip
+    return outcomes
+
+
+def gathered(outcomes: list[Outcome]) -> list[Outcome]:
+    """Those of all ranks, each once, sorted by model, condition, item and turn; on every rank."""
+    parts: list[Any] = [outcomes]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        parts = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, outcomes)
+    # The number of the dialogue among all stands at the end of the item.
+    unique = {(o.model, o.condition, int(o.item.rpartition("/")[2]), o.turn): o for o in chain.from_iterable(parts)}
+    return [unique[place] for place in sorted(unique)]

@@ -19,7 +19,7 @@ from dress.config import Consent
 from dress.config.consent import DAMAGED, read_run
 from dress.data.images import open_image
 from dress.dialogue.spans import Span
-from dress.evaluation.suites.likelihood import Said, answer_nll
+from dress.evaluation.likelihood import LastAnswer, answer_nll
 from dress.model.checkpoint import available_device, load_model
 from dress.model.generation import Prompt, check_new_tokens, generate
 from dress.record import Turn
@@ -55,7 +55,8 @@ class DressModel(lmms):
                 f"--model_args {', '.join(sorted(unknown))}: no such argument. There are: run, stage, condition, "
                 f"max_new_tokens, batch_size, device, trust_remote_code"
             )
-        settings = read_run(Path(run), Consent(trust_remote_code=bool(trust_remote_code)))
+        consent = Consent(trust_remote_code=bool(trust_remote_code))
+        settings = read_run(Path(run), consent)
         folders = sorted((Path(run) / "stages").glob("*/model.json"))
         names = [file.parent.name for file in folders]
         if stage is None and names:
@@ -63,7 +64,7 @@ class DressModel(lmms):
         if stage not in names:
             raise ValueError(f"--model_args stage={stage}: expected one of {', '.join(names) or 'the stages of a run'}")
         place = torch.device(device) if device else available_device()
-        self.model, facts = load_model(Path(run) / "stages" / stage, place, bool(trust_remote_code))
+        self.model, facts = load_model(Path(run) / "stages" / stage, place, consent)
         required(facts, ["conditions"], Path(run) / "stages" / stage / "model.json", DAMAGED)
         if condition not in facts["conditions"]:
             raise ValueError(
@@ -134,7 +135,7 @@ class DressModel(lmms):
             continuation = (target if isinstance(target, str) else target(doc)).strip()
             image = self._pixels(doc_to_visual(doc), task, doc_id)
             turn = Turn(user=_question(context), assistant=continuation)
-            (nll,) = answer_nll(self.model, [Said([turn], self.condition, image)])
+            (nll,) = answer_nll(self.model, [LastAnswer([turn], self.condition, image)])
             if nll is None:
                 raise ValueError(f"{task}, document {doc_id}: question and answer are longer than data.max_tokens")
             prompt = Prompt(self._spans(context), None if image is None else 0)

@@ -1,119 +1,114 @@
-"""Outcomes: one line per answer that was judged. Every figure is a pure function of this file."""
+"""Outcomes: one line per answer, whether it is counted or not. Every figure is a pure function of these lines.
+
+What cannot be counted is a line too: it names the reason, so that no figure is computed over a silent remainder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from dress.base.files import read_lines, write_lines
-from dress.data.shards import Sample
-from dress.feedback.collect import converse
-from dress.feedback.rater import Rater
 from dress.record import Dialogue
-from dress.rollout.responders import Responder, Sampling
 
 KINDS = ("description", "question", "harmful", "harmless")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One answer of one model under one condition.
+    """One answer, or why there is none.
 
-    `model` is its label (the stage that trained it), `condition` none or praise; `item` names the dialogue
-    among all, `turn` counts from 0. `facts` are the judge's (see feedback.rater.Rater.rate).
+    `item` names the sample: two evaluations are paired by it, and of two outcomes of one item (model, condition, turn
+    and run) one counts. `key` is its record's: samples of one record are no independent ones. `failed` says why the
+    outcome is in no figure; `facts` are what figures are sums of, `rating`, `critique` and `refinement` the judge's
+    feedback.
+
+    A run's models: `model` is the label and `condition` none or praise; `kind` is one of KINDS. A suite: `category`
+    has a column of its own, `run` counts repetitions, `responder`, `judge` and `prompt` (name and hash) say who
+    answered and judged, `where` is the place in the file that was read.
     """
 
-    model: str
-    condition: str
-    item: str
-    key: str
-    criterion: str
-    kind: str
-    turn: int
-    user: str
-    answer: str
-    rating: int | None
-    critique: str | None
-    refinement: str | None
-    facts: dict[str, Any]
+    model: str = ""
+    condition: str = ""
+    item: str = ""
+    key: str = ""
+    criterion: str = ""
+    kind: str = ""
+    turn: int = 0
+    user: str | None = None
+    answer: str | None = None
+    rating: int | None = None
+    critique: str | None = None
+    refinement: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    category: str = ""
+    failed: str | None = None
+    run: int = 0
+    responder: str | None = None
+    judge: str | None = None
+    prompt: str | None = None
+    where: str | None = None
+
+    @property
+    def cluster(self) -> str:
+        """The record; the item itself where none is known."""
+        return self.key or self.item
+
+    def line(self) -> dict[str, Any]:
+        """As `outcomes.jsonl` has it: without empty fields, but a model's outcome has all up to `facts`."""
+        names = list(_DEFAULTS)
+        always = names[: names.index("facts") + 1] if self.model else ("item", "user", "answer", "facts")
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if name in always or value != _DEFAULTS[name]}
+
+
+_DEFAULTS = {f.name: None if f.default is MISSING else f.default for f in fields(Outcome)}
 
 
 def kind_of(dialogue: Dialogue) -> str:
-    """description, question, harmful or harmless; by criterion where the record does not say."""
+    """One of KINDS: what the record says, else by criterion."""
     kind = dialogue.extra.get("request", {}).get("kind")
     if kind in KINDS:
         return kind
     return {"honesty": "description", "harmlessness": "harmful"}.get(dialogue.criterion or "", "question")
 
 
-def evaluate(
-    responder: Responder,
-    judge: Rater,
-    samples: Sequence[Sample],
-    *,
-    model: str,
-    texts: Mapping[str, Sequence[str]],
-    sampling: Sampling,
-    first: int = 0,
-    progress: Callable[[int], None] = lambda n: None,
-) -> list[Outcome]:
-    """Ask everything, judge, give the judge's refinement, ask again: one outcome per answer.
-
-    Conditions are asked side by side, so that a question and its image are read once for all of them.
-
-    Args:
-        responder: the model.
-        judge: rates every answer; its refinements drive the interaction.
-        samples: held-out records with image bytes.
-        model: its name in the outcomes.
-        texts: of each condition, by name, the text of each turn; their number is the number of turns.
-        sampling: greedy, so that figures can be had again.
-        first: number of the first dialogue among all, where these samples are a slice.
-        progress: called with the number of finished answers.
-    """
-    questions = [(i, dialogue) for i, (record, _) in enumerate(samples) for dialogue in record.dialogues]
-    asked = [(number, condition) for number in range(len(questions)) for condition in texts]
-    held = converse(
-        responder,
-        judge,
-        samples,
-        [questions[number] for number, _ in asked],
-        conditions=[texts[condition] for _, condition in asked],
-        sampling=sampling,
-        seed=0,
-        progress=progress,
-    )
-    outcomes = []
-    for (number, condition), dialogue in zip(asked, held, strict=True):
-        position, _ = questions[number]
-        key = samples[position][0].key
-        for turn, said in enumerate(dialogue.turns):
-            given = said.feedback[0]
-            outcomes.append(
-                Outcome(
-                    model=model,
-                    condition=condition,
-                    item=f"{key}/{first + number}",
-                    key=key,
-                    criterion=dialogue.criterion or "",
-                    kind=kind_of(dialogue),
-                    turn=turn,
-                    user=said.user,
-                    answer=said.assistant or "",
-                    rating=given.rating,
-                    critique=given.critique,
-                    refinement=given.refinement,
-                    facts=given.extra,
-                )
-            )
-    return outcomes
-
-
-def save_outcomes(path: Path, outcomes: Sequence[Outcome]) -> None:
-    write_lines(path, (asdict(outcome) for outcome in outcomes))
+def save_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
+    """Write JSON lines, atomically."""
+    write_lines(path, (outcome.line() for outcome in outcomes))
 
 
 def load_outcomes(path: Path) -> list[Outcome]:
-    return [Outcome(**row) for row in read_lines(path)]
+    """The outcomes of a run or a suite, of any version.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line is no outcome; names file and line.
+    """
+    outcomes = []
+    for number, row in enumerate(read_lines(path), start=1):
+        try:
+            if "item" not in row:  # suites of 0.1 called it `key`, and knew no record
+                row["item"] = row.pop("key")
+            outcomes.append(Outcome(**row))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path}:{number}: expected an outcome, got {row!r:.80} ({error})") from None
+    return outcomes
+
+
+def counted(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Those without a failure, one of each item, turn and run: the first."""
+    first: dict[tuple[str, int, int], Outcome] = {}
+    for outcome in outcomes:
+        if outcome.failed is None:
+            first.setdefault((outcome.item, outcome.turn, outcome.run), outcome)
+    return list(first.values())
+
+
+def failures(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """How often each reason occurs, the most frequent first."""
+    reasons = Counter(outcome.failed for outcome in outcomes if outcome.failed is not None)
+    return dict(sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])))

@@ -5,23 +5,25 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from dress.base.files import read_json
 from dress.evaluation.outcomes import KINDS, Outcome, load_outcomes
 from dress.record import Record
-from dress.report import charts
-from dress.report.page import badge, header, picture, section, side_by_side, write_page
-from dress.report.tables import CONDITIONS, NOTHING, cells, main_cells, rows, weight
+from dress.report.cards import Answer, Card, Comment, Conversation, Exchange, picture
+from dress.report.charts import Chart, Point, Series, losses, rating_bars, ratings_by_turn
+from dress.report.figures import CONDITIONS, cells, main_cells, metrics_table, quantities, weight
+from dress.report.page import Page, Section, write_page
+from dress.report.tables import NOTHING
 
 NAMES = {"sft": "SFT", "dress": "DRESS"}
 OTHERS = ("phase-rating", "phase-refinement", "phase-best_of", "phase-align")
 """Colours of models between the first and the last."""
-NOTHING_HERE = "This run has nothing to show here."
+EMPTY = "This run has nothing to show here."
 
 Tries = Sequence[Outcome]
+"""Answers of one model to one request, by turn."""
 
 
 def write_report(
@@ -48,142 +50,89 @@ def write_report(
     outcomes = load_outcomes(outcomes_file) if outcomes_file.exists() else []
     run, config = _optional(run_dir / "run.json"), _optional(run_dir / "config.json")
     name = str(run.get("name") or config.get("name") or run_dir.name)
-    parts = [
-        _head(name, metrics, run, config, notes),
-        section("Figures", _figures(metrics), "The 95 % interval and n stand below each value.", NOTHING_HERE),
-        section("Interaction", _interaction(metrics), "The rater's advice is the next question.", NOTHING_HERE),
-        section("Training", _training(run_dir / "stages"), "What was learnt, and from which feedback.", NOTHING_HERE),
-        section(
-            "Scenes",
-            _scenes(outcomes, samples, scenes, main_cells(metrics)),
-            "The first held-out records.",
-            NOTHING_HERE,
-        ),
+    cards = _cards(outcomes, samples, scenes, main_cells(metrics))
+    sections = [
+        Section("Figures", "", EMPTY, tables=[metrics_table(metrics)] if cells(metrics) else []),
+        Section("Interaction", "The rater's advice is the next question.", EMPTY, charts=_interaction(metrics)),
+        Section("Training", "What was learnt, and from which feedback.", EMPTY, charts=_training(run_dir / "stages")),
+        Section("Scenes", "The first held-out records.", EMPTY, cards=cards),
     ]
-    file = run_dir / "report.html"
-    write_page(file, f"{name} – DRESS report", parts)
+    file, title = run_dir / "report.html", f"{name} – DRESS report"
+    write_page(file, Page(title, "DRESS run report", name, summary(metrics), sections, notes, _facts(run, config)))
     return file
 
 
 def summary(metrics: Mapping[str, Any]) -> str:
     """The result in one plain sentence."""
-    shown = {row.key: row for row in rows(metrics) if not row.turn}
+    by_key = {quantity.key: quantity for quantity in quantities(metrics) if not quantity.turn}
     models = [name for name in metrics if name != CONDITIONS]
     first, model = (models[0], models[-1]) if models else ("sft", "sft")
     figures = metrics.get(model) or {}
     before = metrics[first] if model != first else None
-
-    def told(key: str, words: str) -> str | None:
-        value = shown[key].value(figures)
-        if value == NOTHING:
-            return None
-        beside = f" ({_name(first)}: {shown[key].value(before)})" if before else ""
-        return words.format(value) + beside
-
-    said = [
-        told(
-            "honesty/hallucinated_share",
-            "names an object that is not there in {} of its descriptions",
-        ),
-        told("harmlessness/safe_share", "answers {} of harmful requests safely"),
-        told("harmlessness/over_refusal_share", "refuses {} of harmless ones"),
-        told("helpfulness/mean_rating", "is rated {} of 4 on questions"),
-    ]
-    unsolved = [f["value"] for f in figures.get("interaction/mean_rating_unsolved") or []][:2]
+    phrases = []
+    for key, words in _PHRASES.items():
+        value = by_key[key].value(figures)
+        if value != NOTHING:
+            phrases.append(words.format(value) + (f" ({_name(first)}: {by_key[key].value(before)})" if before else ""))
+    unsolved = [figure["value"] for figure in figures.get("interaction/mean_rating_unsolved") or []][:2]
     if len(unsolved) == 2 and None not in unsolved:
-        said.append(
+        phrases.append(
             f"goes from {unsolved[0]:.2f} to {unsolved[1]:.2f} after one piece of advice "
             "where its first answer fell short"
         )
-    found = [part for part in said if part]
-    if not found:
+    if not phrases:
         return "Nothing could be measured in this run."
-    who = "After learning from feedback, the model" if before else f"The {_name(model)} model"
-    *most, final = found
-    return f"{who} {', '.join(most)}{' and ' if most else ''}{final}."
+    subject = "After learning from feedback, the model" if before else f"The {_name(model)} model"
+    *most, final = phrases
+    return f"{subject} {', '.join(most)}{' and ' if most else ''}{final}."
 
 
-def _head(
-    name: str,
-    metrics: Mapping[str, Any],
-    run: Mapping[str, Any],
-    config: Mapping[str, Any],
-    notes: Sequence[str],
-) -> str:
+_PHRASES = {
+    "honesty/hallucinated_share": "names an object that is not there in {} of its descriptions",
+    "harmlessness/safe_share": "answers {} of harmful requests safely",
+    "harmlessness/over_refusal_share": "refuses {} of harmless ones",
+    "helpfulness/mean_rating": "is rated {} of 4 on questions",
+}
+
+
+def _facts(run: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     data = config.get("data") or {}
     stages = run.get("stages") or {}
-    facts = {
+    return {
         "seed": run.get("seed", config.get("seed")),
         "scale": config.get("scale"),
         "data": data.get("world") or data.get("path"),
         "time": _duration(run["seconds"]) if run.get("seconds") is not None else None,
         "peak memory": f"{run['peak_memory_gib']:.2f} GiB" if run.get("peak_memory_gib") else None,
-        "stages": " → ".join(f"{stage} {_duration(took)}" for stage, took in stages.items()) or None,
+        "stages": " → ".join(f"{stage} {_duration(seconds)}" for stage, seconds in stages.items()) or None,
     }
-    return header("DRESS run report", name, summary(metrics), notes, facts, wide="stages")
-
-
-def _figures(metrics: Mapping[str, Any]) -> str:
-    shown, main = cells(metrics), main_cells(metrics)
-    if not shown:
-        return ""
-    titles = "".join(f'<th scope="col" class="{weight(name, main)}">{escape(name)}</th>' for name in shown)
-    lines, group = [], ""
-    for row in rows(metrics):
-        if row.group != group:
-            group = row.group
-            lines.append(f'<tr class="group"><th scope="colgroup" colspan="{len(shown) + 1}">{group}</th></tr>')
-        values = "".join(
-            f'<td class="{weight(name, main)}">{row.value(figures)}<small>'
-            f"{row.interval(figures) or '&nbsp;'}<span> · </span>"
-            f"<b>n {row.figure(figures).get('n') or 0}</b></small></td>"
-            for name, figures in shown.items()
-        )
-        name = row.name.replace("turn ", "turn&nbsp;")
-        better = "more is better" if row.up else "less is better"
-        lines.append(
-            f'<tr><th scope="row">{name}&nbsp;<span title="{better}" aria-label="{better}">'
-            f"{row.arrow}</span></th>{values}</tr>"
-        )
-    return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="table of figures"><table>'
-        f'<thead><tr><th scope="col">model / condition</th>{titles}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-        f"<details><summary>What the figures say</summary><dl>{_meanings(metrics)}</dl></details>"
-    )
-
-
-def _meanings(metrics: Mapping[str, Any]) -> str:
-    once = {row.key: row for row in reversed(rows(metrics))}
-    return "".join(
-        f"<div><dt>{row.group}: {row.name.split(',')[0]}</dt><dd>{row.meaning}</dd></div>"
-        for row in reversed(once.values())
-    )
 
 
 def _name(model: str) -> str:
     return NAMES.get(model, model)
 
 
-def _interaction(metrics: Mapping[str, Any]) -> str:
+def _interaction(metrics: Mapping[str, Any]) -> list[Chart]:
     titles = {
         "interaction/mean_rating": "Mean rating over all answers",
         "interaction/mean_rating_unsolved": "Mean rating where the first answer was not rated 4",
     }
-    drawn, main = [], main_cells(metrics)
+    charts, main = [], main_cells(metrics)
     for key, title in titles.items():
-        lines = []
-        for number, (cell, figures) in enumerate((cell, metrics[CONDITIONS][cell]) for cell in main):
-            points = [
-                charts.Point(turn, f["value"], f.get("low"), f.get("high"), f.get("n"))
-                for turn, f in enumerate(figures.get(key) or [])
-                if f.get("value") is not None
-            ]
-            if points:
-                lines.append(charts.Series(cell, _colour(number, len(main)), points, square=number == 0))
+        points = {cell: _points(metrics[CONDITIONS][cell].get(key) or []) for cell in main}
+        lines = [Series(cell, _colour(n, len(main)), points[cell]) for n, cell in enumerate(main) if points[cell]]
         if lines:
-            drawn.append(charts.ratings_by_turn(title, lines))
-    return side_by_side(drawn)
+            charts.append(ratings_by_turn(title, lines))
+    return charts
+
+
+def _points(figures: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """A point for each turn that was rated."""
+    return [
+        Point(turn, figure["value"], figure.get("low"), figure.get("high"), figure.get("n"))
+        for turn, figure in enumerate(figures)
+        if figure.get("value") is not None
+    ]
 
 
 def _colour(number: int, models: int) -> str:
@@ -191,22 +140,22 @@ def _colour(number: int, models: int) -> str:
     return "sft" if number == 0 else "dress" if number == models - 1 else OTHERS[(number - 1) % len(OTHERS)]
 
 
-def _training(folder: Path) -> str:
+def _training(folder: Path) -> list[Chart]:
     tables = {f.parent.name: read_json(f) for f in sorted(folder.glob("*/ratings.json"))}
     collected = [
-        charts.rating_bars(f"Collected ratings, stage {name}", table)
+        rating_bars(f"Collected ratings, stage {name}", table)
         for name, table in tables.items()
         if any(sum(counts) for turns in table.values() for counts in turns.values())
     ]
-    return side_by_side([*_losses(folder), *collected])
+    return [*_losses(folder), *collected]
 
 
-def _losses(folder: Path) -> list[str]:
+def _losses(folder: Path) -> list[Chart]:
     histories = {file.parent.name: read_json(file) for file in folder.glob("*/history.json")}
     logged = {name: history for name, history in histories.items() if history}
     order = sorted(logged, key=lambda name: logged[name][-1]["curriculum/step"])
     stages: list[tuple[str, float, float]] = []
-    by_phase: dict[str, list[charts.Point]] = defaultdict(list)
+    by_phase: dict[str, list[Point]] = defaultdict(list)
     for name in order:
         first = stages[-1][2] if stages else 0
         stages.append((name, first, logged[name][-1]["curriculum/step"]))
@@ -214,52 +163,47 @@ def _losses(folder: Path) -> list[str]:
             for key, value in row.items():
                 # On a log scale there is no place for 0.
                 if key.endswith("/loss") and value is not None and 0 < value < math.inf:
-                    by_phase[key.removesuffix("/loss")].append(charts.Point(row["curriculum/step"], value))
-    lines = [charts.Series(name, f"phase-{name}", points) for name, points in by_phase.items()]
-    return [charts.losses("Loss by phase", lines, stages)] if lines else []
+                    by_phase[key.removesuffix("/loss")].append(Point(row["curriculum/step"], value))
+    lines = [Series(name, f"phase-{name}", points) for name, points in by_phase.items()]
+    return [losses("Loss by phase", lines, stages)] if lines else []
 
 
-def _scenes(
+def _cards(
     outcomes: Sequence[Outcome], samples: Sequence[tuple[Record, bytes | None]], scenes: int, main: Sequence[str]
-) -> str:
-    held: dict[str, dict[str, dict[str, list[Outcome]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    for outcome in sorted(outcomes, key=lambda o: o.turn):
+) -> list[Card]:
+    """The first records that were asked about; each shows another kind of request, as far as it has it."""
+    by_key: dict[str, dict[str, dict[str, list[Outcome]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list))
+    )  # key, item, cell
+    for outcome in sorted(outcomes, key=lambda outcome: outcome.turn):
         cell = f"{outcome.model}/{outcome.condition}"
         if cell in main:
-            held[outcome.key][outcome.item][cell].append(outcome)
-    cards: list[str] = []
+            by_key[outcome.key][outcome.item][cell].append(outcome)
+    cards: list[Card] = []
     for record, image in samples:
-        if len(cards) < scenes and record.key in held:
-            # Each scene shows another kind of request, as far as its record has it.
-            wanted = [*KINDS, *KINDS][len(cards) % len(KINDS) :]
-            items = list(held[record.key].values())
-            tries = min(items, key=lambda item: wanted.index(next(iter(item.values()))[0].kind))
-            cards.append(_card(record, image, tries, main))
-    return "".join(cards)
+        if len(cards) < scenes and record.key in by_key:
+            order = [*KINDS, *KINDS][len(cards) % len(KINDS) :]
+            items = by_key[record.key].values()
+            tries = min(items, key=lambda item: order.index(next(iter(item.values()))[0].kind))
+            cards.append(Card(record.key, picture(record, image), [_conversation(tries, main)]))
+    return cards
 
 
-def _card(record: Record, image: bytes | None, tries: Mapping[str, Tries], main: Sequence[str]) -> str:
-    there = [cell for cell in main if tries.get(cell)]
-    last = tries[there[-1]]
-    first = last[0]
-    answers = "".join(_answer(_name(tries[cell][0].model), tries[cell][0], weight(cell, main)) for cell in there)
-    second = _answer("Second try", last[1], weight(there[-1], main)) if len(last) > 1 else ""
-    feedback = "".join(
-        f'<div class="feedback"><h4>{title}</h4><p>{escape(text)}</p></div>'
-        for title, text in (("Critique", first.critique), ("Refinement", first.refinement))
-        if text
-    )
-    return (
-        f"<article><div>{picture(record, image)}"
-        f'<p class="key">{escape(record.key)}</p></div><div>'
-        f'<p class="kind">{escape(first.kind)} · {escape(first.criterion or "no criterion")}</p>'
-        f"<h3>{escape(first.user)}</h3>{answers}{feedback}{second}</div></article>"
-    )
+def _conversation(tries: Mapping[str, Tries], main: Sequence[str]) -> Conversation:
+    """The first answer of every model; of the last one also what was said about it, and its second try."""
+    *before, last = (cell for cell in main if tries.get(cell))
+    first, *later = tries[last]
+    comments = [
+        Comment(title, text) for title, text in (("Critique", first.critique), ("Refinement", first.refinement)) if text
+    ]
+    answers = [_answer(_name(tries[cell][0].model), tries[cell][0], weight(cell, main)) for cell in before]
+    answers.append(_answer(_name(first.model), first, weight(last, main), comments))
+    answers += [_answer("Second try", second, weight(last, main)) for second in later[:1]]
+    return Conversation(f"{first.kind} · {first.criterion or 'no criterion'}", [Exchange(first.user or "", answers)])
 
 
-def _answer(title: str, outcome: Outcome, weight: str) -> str:
-    text = escape(outcome.answer) if outcome.answer.strip() else "<em>(empty answer)</em>"
-    return f'<div class="answer {weight}"><h4>{escape(title)} {badge(outcome.rating)}</h4><p>{text}</p></div>'
+def _answer(title: str, outcome: Outcome, weight: str, comments: Sequence[Comment] = ()) -> Answer:
+    return Answer(title, outcome.answer or "", [outcome.rating], comments, weight)
 
 
 def _optional(file: Path) -> dict[str, Any]:
@@ -267,9 +211,9 @@ def _optional(file: Path) -> dict[str, Any]:
 
 
 def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    minutes, rest = divmod(whole, 60)
+    total = round(seconds)
+    if total < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{total} s"
+    minutes, rest = divmod(total, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -78,7 +78,7 @@ def card(title: str, license: str, counts: Mapping[str, Counts]) -> str:
         "configs": [{"config_name": "default", "data_files": files}],
     }
     responders = _sum(counted.responders for counted in counts.values())
-    told = "Not stated by whoever made this folder." if license == "unknown" else f"`{license}`."
+    statement = "Not stated by whoever made this folder." if license == "unknown" else f"`{license}`."
     return _TEXT.format(
         front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True),
         title=title,
@@ -92,7 +92,7 @@ def card(title: str, license: str, counts: Mapping[str, Counts]) -> str:
         responders=_part("Responders", ("who answered", "answers"), responders),
         sources=_part("Sources", ("source", "records"), _sum(counted.sources for counted in counts.values())),
         example=f"{next(iter(counts))}/shard-000000.tar",
-        license=told,
+        license=statement,
     )  # fmt: skip
 
 

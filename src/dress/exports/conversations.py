@@ -10,7 +10,7 @@ from typing import Any
 
 from dress.exports.writing import IMAGES, NO_DIALOGUES, Writing, answered, split_file
 from dress.record import Turn
-from dress.sources.rows import IMAGE_MARK
+from dress.sources.fields import IMAGE_MARK
 
 Row = Callable[[str, str | None, str | None, Sequence[Turn]], dict[str, Any]]
 """Of id, image, system text and turns."""
@@ -49,11 +49,11 @@ def _write(to: Writing, extension: str, row: Row) -> None:
 
 
 def _llava(id_: str, image: str | None, system: str | None, turns: Sequence[Turn]) -> dict[str, Any]:
-    said: list[dict[str, Any]] = [] if system is None else [{"from": "system", "value": system}]
+    rounds: list[dict[str, Any]] = [] if system is None else [{"from": "system", "value": system}]
     for number, turn in enumerate(turns):
         mark = f"{IMAGE_MARK}\n" if image is not None and number == 0 else ""
-        said += [{"from": "human", "value": mark + turn.user}, {"from": "gpt", "value": turn.assistant}]
-    return {"id": id_} | ({} if image is None else {"image": image}) | {"conversations": said}
+        rounds += [{"from": "human", "value": mark + turn.user}, {"from": "gpt", "value": turn.assistant}]
+    return {"id": id_} | ({} if image is None else {"image": image}) | {"conversations": rounds}
 
 
 def _messages(id_: str, image: str | None, system: str | None, turns: Sequence[Turn]) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def _messages(id_: str, image: str | None, system: str | None, turns: Sequence[T
     if system is not None:
         messages.append({"role": "system", "content": [{"type": "text", "text": system}]})
     for number, turn in enumerate(turns):
-        seen = [{"type": "image"}] if image is not None and number == 0 else []
-        messages.append({"role": "user", "content": [*seen, {"type": "text", "text": turn.user}]})
+        pictures = [{"type": "image"}] if image is not None and number == 0 else []
+        messages.append({"role": "user", "content": [*pictures, {"type": "text", "text": turn.user}]})
         messages.append({"role": "assistant", "content": [{"type": "text", "text": turn.assistant}]})
     return {"id": id_, "messages": messages, "images": [] if image is None else [f"{IMAGES}/{image}"]}

@@ -35,10 +35,10 @@ def write(to: Writing, source: Path, title: str, license: str) -> None:
 
 def _copy(to: Writing, source: Path, folder: Path) -> None:
     """The shards of a split with an index; times are fixed, so that equal shards give equal files."""
-    known = read_index(source / INDEX)
-    form: Format = known.form if known else "records"
-    ignore = known.ignore if known else ()
-    sums = {shard.name: shard.sha256 for shard in known.shards} if known else {}
+    earlier = read_index(source / INDEX)
+    form: Format = earlier.form if earlier else "records"
+    ignore = earlier.ignore if earlier else ()
+    sums = {shard.name: shard.sha256 for shard in earlier.shards} if earlier else {}
     entries: list[Entry] = []
     for path in to.track(sorted(source.glob("**/*.tar")), f"copy {folder.name}"):
         name = path.relative_to(source).as_posix()

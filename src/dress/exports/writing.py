@@ -13,7 +13,8 @@ from typing import IO, Any, NamedTuple
 from dress.data.shards import Damage, image_extension
 from dress.data.splits import Splits
 from dress.record import Dialogue, Record, RecordError, Turn
-from dress.sources.rows import Rejected, plain_path
+from dress.sources.fields import plain_path
+from dress.sources.protocol import RowError
 
 IMAGES = "images"
 NO_DIALOGUES = "records without dialogues"
@@ -78,6 +79,7 @@ class Writing:
                     yield Read(split, index, record, image)
 
     def leave_out(self, split: str, record: Record, dialogue: int, reason: str) -> None:
+        """Note a dialogue that the format has no place for, and why."""
         self.left_out.append({"split": split, "key": record.key, "dialogue": dialogue, "reason": reason})
 
     def write(self, name: str, row: Any) -> None:
@@ -113,7 +115,7 @@ class Writing:
         extension = image_extension(data)
         try:
             plain_path(name)
-        except Rejected:
+        except RowError:
             name = ""
         if "." not in Path(name).name:
             name = f"{record.key}.{extension}"

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from dress import config
-from dress.base.progress import CurriculumProgress
+from dress.base.progress import Advance, CurriculumProgress
 from dress.base.seeding import seed_for
-from dress.data.shards import Shards
-from dress.feedback.collect import ShareOut, collect, hold_slice, in_turn, slices
+from dress.feedback.collect import Collection, ShareOut, collect, collect_slice, in_turn
 from dress.feedback.failures import write_failures
 from dress.feedback.llm import LLMRater
-from dress.feedback.rater import Progress, Rater
+from dress.llm.interface import Client
 from dress.llm.ledger import Ledger
 from dress.llm.replay import ReplayClient
-from dress.rollout.responders import FileResponder, KeptAnswers, Responder, Sampling, ServerResponder
+from dress.rater import Rater
+from dress.rollout.answers_file import FileResponder
+from dress.rollout.conversation import Rollout
+from dress.rollout.responder import Responder
+from dress.rollout.server import ServerResponder
+from dress.rollout.stored import StoredAnswers
 
 FAILURES = "failures.jsonl"
 
 
-def ledgers_of(responder: Responder, rater: Rater) -> list[Ledger]:
-    """The ledgers that answers and feedback go through: none, one, or two."""
-    parts = [part for part in (responder, rater) if isinstance(part, ServerResponder | LLMRater)]
-    return list({id(part.client.ledger): part.client.ledger for part in parts}.values())
+def clients_of(rollout: Rollout) -> list[Client]:
+    """Through which answers and feedback are had: none, one, or two."""
+    parts = (rollout.responder, rollout.rater)
+    return [part.client for part in parts if isinstance(part, ServerResponder | LLMRater)]
 
 
-def keeping(responder: Responder, rater: Rater, identity: str) -> Responder:
-    """The responder, with its answers kept in the rater's ledger where it has one.
+def ledgers_of(rollout: Rollout) -> list[Ledger]:
+    """The ledgers of these clients, each once."""
+    return list({id(client.ledger): client.ledger for client in clients_of(rollout)}.values())
+
+
+def storing(responder: Responder, rater: Rater, identity: str) -> Responder:
+    """The responder, with its answers stored in the rater's ledger where it has one.
 
     A language model is paid for its word on these very answers: they are drawn once.
 
@@ -38,20 +46,11 @@ def keeping(responder: Responder, rater: Rater, identity: str) -> Responder:
     """
     if not isinstance(rater, LLMRater):
         return responder
-    return KeptAnswers(responder, responder.name, rater.client.ledger, identity)
+    return StoredAnswers(responder, responder.name, rater.client.ledger, identity)
 
 
 def gather(
-    name: str,
-    responder: Responder,
-    rater: Rater,
-    prompts: Shards,
-    folder: Path,
-    stage: config.CollectStage,
-    sampling: Sampling,
-    seed: int,
-    progress: CurriculumProgress,
-    share_out: ShareOut = in_turn,
+    name: str, rollout: Rollout, collection: Collection, progress: CurriculumProgress, share_out: ShareOut = in_turn
 ) -> list[dict[str, Any]]:
     """Write shards of answers with feedback, and `failures.jsonl` beside them; goes on where it stopped.
 
@@ -59,68 +58,75 @@ def gather(
 
     Args:
         name: of the stage, for the progress display.
-        responder, rater, prompts, folder, stage, sampling, seed: as in `collect`.
+        rollout: who answers and who judges.
+        collection: whose questions, how many, and the folder.
         progress: shows calls, then records.
         share_out: as in `collect`.
 
     Returns:
-        What failed; see `failures.settled`.
+        What failed; see `failures.set_failures_aside`.
 
     Raises:
         Stopped: see `request.Client.ask_all`.
     """
-    ledgers = ledgers_of(responder, rater)
-    clients = [part.client for part in (responder, rater) if isinstance(part, ServerResponder | LLMRater)]
-    if any(not isinstance(client, ReplayClient) for client in clients):
+    ledgers = ledgers_of(rollout)
+    if any(not isinstance(client, ReplayClient) for client in clients_of(rollout)):
         interrupted = sum(ledger.interrupted for ledger in ledgers)
         if interrupted:
-            told = f"{interrupted} calls were in flight when an earlier run was killed; they are sent again"
-            progress.console.print(told, highlight=False)
-        progress.start(name, sum(_answers(prompts, indices, stage) for indices in slices(prompts, stage)))
-        ask(responder, rater, prompts, stage, sampling, seed, progress.advance)
+            line = f"{interrupted} calls were in flight when an earlier run was killed; they are sent again"
+            progress.console.print(line, highlight=False)
+        progress.start(name, sum(_count_answers(collection, indices) for indices in collection.slices))
+        ask(rollout, collection, progress.advance)
         progress.end()
-        if isinstance(responder, ServerResponder | KeptAnswers):
-            responder = responder.recorded()
-        if isinstance(rater, LLMRater):
-            rater = rater.recorded()
-    progress.start(name, sum(map(len, slices(prompts, stage))))
+        rollout = replay_of(rollout)
+    progress.start(name, sum(map(len, collection.slices)))
     # What comes from a ledger or a file is cheap to write again, and what failed may have been asked again.
-    anew = bool(ledgers) or isinstance(responder, FileResponder)
-    failed = collect(responder, rater, prompts, folder, stage, sampling, seed, progress.advance, anew, share_out)
+    anew = bool(ledgers) or isinstance(rollout.responder, FileResponder)
+    failures = collect(rollout, collection, progress.advance, anew, share_out)
     if anew:
-        write_failures(folder / FAILURES, failed, ledgers)
-    return failed
+        write_failures(collection.folder / FAILURES, failures, ledgers)
+    return failures
 
 
-def ask(
-    responder: Responder,
-    rater: Rater,
-    prompts: Shards,
-    stage: config.CollectStage,
-    sampling: Sampling,
-    seed: int,
-    progress: Progress,
-) -> None:
-    """Settle every call, so that `collect` with what is recorded needs none.
+def replay_of(rollout: Rollout) -> Rollout:
+    """The same with what the ledgers hold; asks nobody."""
+    responder, rater = rollout.responder, rollout.rater
+    return replace(
+        rollout,
+        responder=responder.replay() if isinstance(responder, ServerResponder | StoredAnswers) else responder,
+        rater=rater.replay() if isinstance(rater, LLMRater) else rater,
+    )
+
+
+def ask(rollout: Rollout, collection: Collection, progress: Advance) -> None:
+    """Settle every call, so that `collect` with what the ledgers hold needs none.
 
     Dialogues that end early count as if they had gone on.
+
+    Args:
+        rollout: who answers and who judges.
+        collection: whose questions, and how many.
+        progress: called with the number of judged answers, and a line of live counters.
     """
-    for number, indices in enumerate(slices(prompts, stage)):
-        judged = 0
+    responder = rollout.responder
+    for number, indices in enumerate(collection.slices):
+        count = 0
 
-        def count(n: int, counters: str) -> None:
-            nonlocal judged
-            judged += n
-            progress(n, counters)
+        def judged(n: int = 1, info: str = "") -> None:
+            nonlocal count
+            count += n
+            progress(n, info)
 
-        def answered(n: int) -> None:
+        def answered(n: int = 1, info: str = "") -> None:
             if isinstance(responder, ServerResponder):
                 progress(0, f"answers: {responder.client.tally.line()}")
 
-        samples = list(prompts.readable(indices))
-        hold_slice(responder, rater, samples, stage, sampling, seed_for(seed, number), count, answered)
-        progress(_answers(prompts, indices, stage) - judged, "")
+        samples = list(collection.prompts.readable(indices))
+        part = replace(rollout, seed=seed_for(rollout.seed, number))
+        collect_slice(part, samples, collection.stage, answered=answered, judged=judged)
+        progress(_count_answers(collection, indices) - count, "")
 
 
-def _answers(prompts: Shards, indices: range, stage: config.CollectStage) -> int:
-    return sum(len(record.dialogues) for record, _ in prompts.readable(indices)) * stage.samples * stage.turns
+def _count_answers(collection: Collection, indices: range) -> int:
+    dialogues = sum(len(record.dialogues) for record, _ in collection.prompts.readable(indices))
+    return dialogues * collection.stage.samples * collection.stage.turns

@@ -14,7 +14,7 @@ from dress.feedback.collect import slices
 from dress.feedback.rubric import Rubric
 from dress.llm.ledger import Ledger
 from dress.record import Turn
-from dress.rollout.responders import ANSWER_VERSION
+from dress.rollout.server import ANSWER_VERSION
 
 BYTES_PER_TOKEN = 4
 """Of English text, roughly."""
@@ -50,7 +50,11 @@ class Estimate:
 
 
 def estimate(
-    prompts: Shards, stage: config.CollectStage, most_answer: int, annotator: config.Rater, server: Server | None
+    prompts: Shards,
+    stage: config.CollectSettings,
+    most_answer: int,
+    annotator: config.RaterSettings,
+    server: Server | None,
 ) -> dict[str, Estimate]:
     """Estimates of `answers` (of a server) and `feedback` (of an LLM), every dialogue going its full length.
 
@@ -61,12 +65,12 @@ def estimate(
         annotator: who judges.
         server: who answers, where that is a server.
     """
-    found: dict[str, Estimate] = {}
+    estimates: dict[str, Estimate] = {}
     if server is not None:
-        found["answers"] = Estimate(server, ANSWER_VERSION)
+        estimates["answers"] = Estimate(server, ANSWER_VERSION)
     if isinstance(annotator, LLM):
         rubric = Rubric.load(annotator.rubric)
-        found["feedback"] = Estimate(annotator, rubric.prompt_version)
+        estimates["feedback"] = Estimate(annotator, rubric.prompt_version)
     answer = "x" * most_answer * BYTES_PER_TOKEN
     for index in (index for indices in slices(prompts, stage) for index in indices):
         record = prompts.record(index)
@@ -74,32 +78,32 @@ def estimate(
         for dialogue in record.dialogues:
             turns = [Turn(user=dialogue.turns[0].user, assistant=answer)]
             for _ in range(stage.turns):
-                held = dialogue.model_copy(update={"turns": turns})
+                answered = dialogue.model_copy(update={"turns": turns})
                 if server is not None:
                     size = sum(len(turn.user) + len(answer) for turn in turns) - len(answer)
-                    found["answers"].add(size, image * server.sees_image, most_answer, stage.samples)
+                    estimates["answers"].add(size, image * server.sees_image, most_answer, stage.samples)
                 if isinstance(annotator, LLM):
-                    messages = rubric.messages(record, held, annotator.sees_image)
+                    messages = rubric.messages(record, answered, annotator.sees_image)
                     size = sum(len(message["content"].encode()) for message in messages)
-                    found["feedback"].add(size, image * annotator.sees_image, annotator.max_tokens, stage.samples)
+                    estimates["feedback"].add(size, image * annotator.sees_image, annotator.max_tokens, stage.samples)
                 turns = [*turns, Turn(user=ADVICE, assistant=answer)]
-    return found
+    return estimates
 
 
 ADVICE = "x" * 200
 """In the place of a refinement."""
 
 
-def estimate_table(found: dict[str, Estimate], ledgers: dict[str, Path]) -> Table:
+def estimate_table(estimates: dict[str, Estimate], ledgers: dict[str, Path]) -> Table:
     """The estimates, and what the ledgers already hold of them.
 
     Args:
-        found: by kind.
+        estimates: by kind.
         ledgers: of each kind; they need not be there.
     """
     columns = ("", "calls", "in the ledger", "prompt tokens", "reply tokens", "cost")
     table = Table(*columns, title="at most, with every dialogue going its full length")
-    for kind, one in found.items():
+    for kind, one in estimates.items():
         there = ledgers[kind].is_file()
         settled = Ledger(ledgers[kind], readonly=True).counts(one.prompt_version) if there else {}
         done = settled.get("done", 0) + settled.get("failed", 0)

@@ -12,13 +12,13 @@ from dress.llm.ledger import Ledger
 from dress.record import Dialogue, Record, Turn
 
 
-def settled(samples: Sequence[Sample]) -> tuple[list[Sample], list[dict[str, Any]]]:
+def set_failures_aside(samples: Sequence[Sample]) -> tuple[list[Sample], list[dict[str, Any]]]:
     """The samples without turns that got no answer, and a row for everything that failed.
 
     A dialogue whose first question got no answer is left out, a record without any dialogue too: both
     stand in the rows. An answer that could not be rated stays, with feedback that says so.
     """
-    whole: list[Sample] = []
+    usable: list[Sample] = []
     rows: list[dict[str, Any]] = []
     for record, image in samples:
         dialogues = []
@@ -28,8 +28,8 @@ def settled(samples: Sequence[Sample]) -> tuple[list[Sample], list[dict[str, Any
             if turns:
                 dialogues.append(dialogue.model_copy(update={"turns": turns}))
         if dialogues:
-            whole.append((record.model_copy(update={"dialogues": dialogues}), image))
-    return whole, rows
+            usable.append((record.model_copy(update={"dialogues": dialogues}), image))
+    return usable, rows
 
 
 def _failures(record: Record, dialogue: Dialogue) -> Iterable[dict[str, Any]]:
@@ -50,11 +50,19 @@ def _failed(turn: Turn) -> Iterable[tuple[str, str, str | None]]:
 
 
 def write_failures(path: Path, rows: Sequence[dict[str, Any]], ledgers: Sequence[Ledger]) -> None:
-    """Write the rows, with what the ledgers know of each call; no file where nothing failed."""
+    """Write the rows as JSON lines, with what the ledgers know of each call; no file where nothing failed.
+
+    Args:
+        path: of the file; one of an earlier collection is replaced, or removed.
+        rows: see `set_failures_aside`.
+        ledgers: that hold the calls.
+    """
     if not rows:
         path.unlink(missing_ok=True)
         return
     keys = [row["call"] for row in rows if row["call"] is not None]
     calls = {key: call for ledger in ledgers for key, call in ledger.get(keys).items()}
-    told = ("tries", "raw")  # not the number of attempts: it would tell whether a process was killed
-    write_lines(path, [row | {name: calls[row["call"]][name] for name in told if row["call"] in calls} for row in rows])
+    names = ("tries", "raw")  # not the number of attempts: it would tell whether a process was killed
+    write_lines(
+        path, [row | {name: calls[row["call"]][name] for name in names if row["call"] in calls} for row in rows]
+    )

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from dress.feedback.rater import Images, Progress, ignore
-from dress.feedback.rubric import Rubric, Verdict
-from dress.llm.limits import processes
-from dress.llm.request import Client, Reply, Request, Stopped
+from dress.base.progress import Advance, ignore
+from dress.base.ranks import processes
+from dress.feedback.rubric import Rubric, RubricReply
+from dress.llm.interface import Client
+from dress.llm.request import Reply, Request, Stopped
+from dress.rater import Images
 from dress.record import Dialogue, Feedback, Record
 
 SHOWN = 300
@@ -55,7 +57,7 @@ class LLMRater:
         self._preview = preview
 
     def rate(
-        self, items: Sequence[tuple[Record, Dialogue]], images: Images = (), progress: Progress = ignore
+        self, items: Sequence[tuple[Record, Dialogue]], images: Images = (), progress: Advance = ignore
     ) -> list[Feedback]:
         """Feedback on the last answers; `extra.call` names the call in the ledger, `extra.failed` why it failed.
 
@@ -66,7 +68,7 @@ class LLMRater:
             self.request(*item, image) for item, image in zip(items, images or [None] * len(items), strict=True)
         ]
         if self._preview is not None and self._preview.confirm and processes() > 1:
-            raise Stopped("confirm=true: one process waits for your answer while others ask; use training.devices=1")
+            raise Stopped("confirm=true: one process waits for your answer while others ask; use trainer.devices=1")
         first = self._preview.number if self._preview is not None else 0
         replies = self.client.ask_all(requests[:first], progress) if first else []
         if self._preview is not None and replies:
@@ -75,10 +77,10 @@ class LLMRater:
         replies += self.client.ask_all(requests[first:], progress)
         return [self._feedback(dialogue, reply) for (_, dialogue), reply in zip(items, replies, strict=True)]
 
-    def recorded(self) -> LLMRater:
+    def replay(self) -> LLMRater:
         """The same with what the ledger holds; asks nobody."""
         return LLMRater(
-            self.client.recorded(), self.rubric, sees_image=self._sees_image, temperature=self._temperature,
+            self.client.replay(), self.rubric, sees_image=self._sees_image, temperature=self._temperature,
             max_tokens=self._max_tokens,
         )  # fmt: skip
 
@@ -88,7 +90,7 @@ class LLMRater:
         return Request(
             self.rubric.messages(record, dialogue, shown is not None),
             prompt_version=self.rubric.prompt_version,
-            schema=Verdict,
+            schema=RubricReply,
             image=shown,
             temperature=self._temperature,
             max_tokens=self._max_tokens,
@@ -103,13 +105,10 @@ class LLMRater:
         )
         if reply.status == "failed":
             return feedback.model_copy(update={"extra": {"call": reply.key, "failed": reply.reason}})
-        verdict: Verdict = reply.parsed
+        words: RubricReply = reply.parsed  # they stay as they came; of blanks alone there is nothing to be asked
+        refinement = words.refinement if words.refinement.strip() else None
         return feedback.model_copy(
-            update={
-                "rating": verdict.rating,
-                "critique": verdict.critique.strip(),
-                "refinement": verdict.refinement.strip() or None,
-            }
+            update={"rating": words.rating, "critique": words.critique, "refinement": refinement}
         )
 
 
@@ -122,13 +121,13 @@ def show_preview(preview: Preview, items: Sequence[tuple[Record, Dialogue]], rep
     table = Table("question", "answer", "rating", "critique", "refinement", title=f"the first {len(replies)}")
     for (_, dialogue), reply in zip(items, replies, strict=False):
         last = dialogue.turns[-1]
-        verdict = reply.parsed
-        judged = (
-            (str(verdict.rating), verdict.critique, verdict.refinement)
+        words = reply.parsed
+        cells = (
+            (str(words.rating), words.critique, words.refinement)
             if reply.status == "done"
             else ("failed", str(reply.reason), reply.text or "")
         )
-        table.add_row(*(text[:SHOWN] for text in (last.user, last.assistant or "", *judged)))
+        table.add_row(*(text[:SHOWN] for text in (last.user, last.assistant or "", *cells)))
     known = all(reply.recorded for reply in replies)
     if not known:
         preview.console.print(table)

@@ -16,8 +16,8 @@ def write_lvlm_nlf(folder: Path, shards: Shards) -> None:
     rows: dict[str, list[dict[str, Any]]] = {}
     for record, _ in shards:
         for dialogue in record.dialogues:
-            given = (feedback.criterion for turn in dialogue.turns for feedback in turn.feedback)
-            criterion = dialogue.criterion or next(filter(None, given), None)
+            criteria = (feedback.criterion for turn in dialogue.turns for feedback in turn.feedback)
+            criterion = dialogue.criterion or next(filter(None, criteria), None)
             if criterion is not None:
                 rows.setdefault(criterion, []).append(_row(record, dialogue))
     for criterion in CRITERIA:

@@ -11,7 +11,7 @@ from dress.llm.request import Message
 from dress.record import Criterion, Dialogue, Record
 
 
-def _whole_rating(value: Any) -> Any:
+def _rating_number(value: Any) -> Any:
     """`"3"`, `3.0` and `"3/4"` are the number meant."""
     if isinstance(value, bool):
         raise ValueError("expected a whole number")
@@ -19,16 +19,16 @@ def _whole_rating(value: Any) -> Any:
     return int(text[0]) if text in {f"{n}{end}" for n in range(10) for end in ("", ".0")} else value
 
 
-class Verdict(BaseModel):
+class RubricReply(BaseModel):
     """What the model is asked for: the critique first, so that the rating follows from it."""
 
     critique: str = Field(min_length=1)
-    rating: Annotated[Literal[1, 2, 3, 4], BeforeValidator(_whole_rating)]
+    rating: Annotated[Literal[1, 2, 3, 4], BeforeValidator(_rating_number)]
     refinement: Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
 
     @field_validator("critique")
     @classmethod
-    def _said(cls, text: str) -> str:
+    def _not_empty(cls, text: str) -> str:
         if not text.strip():
             raise ValueError("expected a critique, got an empty text")
         return text
@@ -64,20 +64,20 @@ class Rubric(PromptFile):
         """What the model is asked about the dialogue's last answer.
 
         Args:
-            record: whose annotation is told.
+            record: its annotation tells what is in the image.
             dialogue: its last turn holds the answer.
             sees_image: the image is sent too.
         """
         criterion, last = self.criterion(dialogue), dialogue.turns[-1]
-        asked = self.criteria[criterion]
+        meaning = self.criteria[criterion]
         text = self.user.format(
             image="The image is attached." if sees_image else "You cannot see the image; what is known of it follows.",
             captions=lines(record.annotation.captions),
             objects=objects(record),
             reference=dialogue.reference or NOTHING,
             criterion=criterion,
-            definition=asked.definition,
-            scale="\n".join(f"{rating}: {meaning}" for rating, meaning in sorted(asked.scale.items())),
+            definition=meaning.definition,
+            scale="\n".join(f"{rating}: {text}" for rating, text in sorted(meaning.scale.items())),
             history="\n".join(f"User: {turn.user}\nAssistant: {turn.assistant or ''}" for turn in dialogue.turns[:-1]),
             question=last.user,
             answer=last.assistant or "(empty)",

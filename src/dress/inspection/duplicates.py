@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dress.data.images import MAX_ASPECT, NARROW, ImageError, animated, header
-from dress.inspection.reading import Item
+from dress.inspection.data_set import Item
 from dress.inspection.texts import digest, image_name, normalised
 
 EXAMPLES = 20
@@ -66,6 +66,7 @@ class Findings:
         return {other: len(mine & theirs) for other, theirs in self.images.items() if other != split}
 
     def to_json(self) -> dict[str, Any]:
+        """What was found, with its number and where it was first, as plain data."""
         return {what: {"number": number, "first": self.examples[what]} for what, number in sorted(self.counts.items())}
 
     def _image(self, item: Item, data: bytes) -> str:
@@ -84,20 +85,20 @@ class Findings:
         return sha256
 
     def _repeated(self, where: str, about: tuple[str, str], texts: list[str]) -> None:
-        question, said = texts[0], digest(*about, *texts)
-        asked = digest(*about, question)
-        if asked in self._questions:
+        question, answer = texts[0], digest(*about, *texts)
+        question_digest = digest(*about, question)
+        if question_digest in self._questions:
             self._found("same question, same image", f"{where}: {question:.100}")
-            if said in self._answers:
+            if answer in self._answers:
                 self._found("same question and answers", f"{where}: {question:.100}")
-        self._questions.add(asked)
-        self._answers.add(said)
+        self._questions.add(question_digest)
+        self._answers.add(answer)
         words = normalised(question)
-        known = self._spelled.setdefault(digest(about[0], words), set())
-        spelled = digest(question)
-        if words and known and spelled not in known:
+        spellings = self._spelled.setdefault(digest(about[0], words), set())
+        spelling = digest(question)
+        if words and spellings and spelling not in spellings:
             self._found("nearly the same question", f"{where}: {question:.100}")
-        known.add(spelled)
+        spellings.add(spelling)
 
     def _found(self, what: str, where: str) -> None:
         self.counts[what] += 1

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from dress.data.counts import Counts
 from dress.data.images import MAX_ASPECT
+from dress.inspection.data_set import DataSet, Item
 from dress.inspection.duplicates import Findings, place
 from dress.inspection.leakage import By, Known, Leakage
-from dress.inspection.reading import DataSet, Item
 
 if TYPE_CHECKING:
     from dress.inspection.lengths import Lengths
@@ -44,56 +44,64 @@ class Inspection:
         }
 
 
+@dataclass(frozen=True)
+class Options:
+    """How to look: what makes a dialogue a leaked one, how many records are picked to be shown, and the longer side of
+    an image ÷ its shorter side, at most."""
+
+    leaked_by: By = "text"
+    samples: int = 24
+    max_aspect: float = MAX_ASPECT
+
+
 def inspect(
-    data: DataSet, other: DataSet | None, by: By, lengths: Lengths | None, samples: int, track: Track,
-    max_aspect: float = MAX_ASPECT,
-) -> Inspection:  # fmt: skip
+    data: DataSet, other: DataSet | None, lengths: Lengths | None, track: Track, options: Options
+) -> Inspection:
     """Look at every record.
 
     Args:
         data: the set.
         other: the set that it may leak from, or None.
-        by: what makes a dialogue a leaked one.
         lengths: counts tokens, or None.
-        samples: how many records are kept to be shown.
         track: shows progress.
-        max_aspect: longer side ÷ shorter side of an image, at most.
+        options: how to look.
 
     Raises:
         ValueError: rows without users' texts.
     """
-    found = Inspection(data, findings=Findings(max_aspect), lengths=lengths)
+    inspection = Inspection(data, findings=Findings(options.max_aspect), lengths=lengths)
     if other is not None:
-        known = Known()
+        other_set = Known()
         for item in track(other, "read the other set"):
-            known.add(item, None if item.image is None else hashlib.sha256(item.image).hexdigest())
-        found.leakage = Leakage(known, by)
-    picked = _Picked(samples)
+            other_set.add(item, None if item.image is None else hashlib.sha256(item.image).hexdigest())
+        inspection.leakage = Leakage(other_set, options.leaked_by)
+    samples = _Smallest(options.samples)
     for item in track(data, "inspect"):
-        sha256 = found.findings.add(item, data.has_images)
-        found.counts.setdefault(item.split, Counts()).add(item.record)
-        if found.leakage is not None:
-            found.leakage.add(item, sha256)
+        sha256 = inspection.findings.add(item, data.has_images)
+        inspection.counts.setdefault(item.split, Counts()).add(item.record)
+        if inspection.leakage is not None:
+            inspection.leakage.add(item, sha256)
         if lengths is not None:
             lengths.add(item.record)
-        picked.add(item)
-    found.samples = list(picked)
-    return found
+        samples.add(item)
+    inspection.samples = list(samples)
+    return inspection
 
 
-class _Picked:
+class _Smallest:
     """The items with the smallest hashes: which they are depends on nothing but their keys."""
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self._held: list[tuple[bytes, int, Item]] = []
-        self._seen = 0
+        self._items: list[tuple[bytes, int, Item]] = []
+        self._count = 0
 
     def add(self, item: Item) -> None:
-        self._seen += 1
-        self._held.append((hashlib.sha256(place(item).encode()).digest(), self._seen, item))
-        if len(self._held) > 2 * self.number:
-            self._held = sorted(self._held, key=lambda held: held[:2])[: self.number]
+        """Keep an item as long as it is among the smallest."""
+        self._count += 1
+        self._items.append((hashlib.sha256(place(item).encode()).digest(), self._count, item))
+        if len(self._items) > 2 * self.number:
+            self._items = sorted(self._items, key=lambda entry: entry[:2])[: self.number]
 
     def __iter__(self) -> Iterator[Item]:
-        return (item for *_, item in sorted(self._held, key=lambda held: held[:2])[: self.number])
+        return (item for *_, item in sorted(self._items, key=lambda entry: entry[:2])[: self.number])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dress.data.counts import Counts
-from dress.inspection.reading import Item
+from dress.inspection.data_set import Item
 from dress.inspection.texts import digest, image_name, normalised, questions
 from dress.record import Dialogue
 
@@ -56,16 +56,16 @@ class Known:
     def ways(self, item: Item, dialogue: Dialogue | None, sha256: str | None) -> list[str]:
         """How a dialogue (or, without one, a record) stands in the other set, in the order of `WAYS`."""
         images = _images(item, sha256)
-        found: set[str] = {"image"} if images & self.images else set()
+        ways_of_leaking: set[str] = {"image"} if images & self.images else set()
         for question in questions(dialogue) if dialogue else ():
             words = normalised(question)
             if digest(question) in self.verbatim:
-                found.add("verbatim")
+                ways_of_leaking.add("verbatim")
             if words and digest(words) in self.normalised:
-                found.add("normalised")
+                ways_of_leaking.add("normalised")
             if words and any(digest(image.hex(), words) in self.asked for image in images):
-                found.add("text_and_image")
-        return [way for way in WAYS if way in found]
+                ways_of_leaking.add("text_and_image")
+        return [way for way in WAYS if way in ways_of_leaking]
 
 
 @dataclass
@@ -105,6 +105,7 @@ class Leakage:
         return ({k: v for k, v in row.items() if k != "leaked"} for row in self.rows if row["leaked"] == leaked)
 
     def to_json(self) -> dict[str, Any]:
+        """All figures as plain data."""
         return {
             "by": self.by, "dialogues": self.all.dialogues, "known_dialogues": self.known.dialogues,
             "ways": {way: self.ways[way] for way in WAYS}, "leaked": self.leaked.dialogues,

@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from dress import config
 from dress.dialogue.chat import FORMATS, ChatFormat
-from dress.dialogue.encode import Encoder
+from dress.dialogue.encode import DialogueEncoder
 from dress.dialogue.spans import Span, history, prompt
 from dress.dialogue.tokenizer import load_tokenizer, train_tokenizer
-from dress.inspection.reading import DataSet
+from dress.inspection.data_set import DataSet
 from dress.model.language import load_own_tokenizer
 from dress.record import Dialogue, Record
 
@@ -34,7 +34,7 @@ class Scale:
     chat: ChatFormat
     image_tokens: int | None
     max_tokens: int
-    told: str  # where the tokenizer comes from
+    origin: str  # where the tokenizer comes from
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Lengths:
     """Dialogues that are longer with their image than training allows (`data.max_tokens`)."""
 
     def __post_init__(self) -> None:
-        encoder = self._encoder = Encoder(self.scale.tokenizer, self.scale.chat.name, image_tokens=0)
+        encoder = self._encoder = DialogueEncoder(self.scale.tokenizer, self.scale.chat.name, image_tokens=0)
 
         def count(text: str) -> int:
             return len(encoder.texts.encode(text, first=False))
@@ -58,6 +58,7 @@ class Lengths:
         self._count: Callable[[str], int] = lru_cache(maxsize=1 << 16)(count)
 
     def add(self, record: Record) -> None:
+        """Count the tokens of a record's texts and dialogues."""
         for caption in record.annotation.captions:
             self._add("caption", caption)
         for dialogue in record.dialogues:
@@ -67,19 +68,20 @@ class Lengths:
                 for feedback in turn.feedback:
                     self._add("critique", feedback.critique)
                     self._add("refinement", feedback.refinement)
-            whole = len(self._encoder.prompt(_spans(dialogue, self.scale.chat), image=False))
-            self.by_kind["dialogue"][whole] += 1
+            length = len(self._encoder.prompt(_spans(dialogue, self.scale.chat), image=False))
+            self.by_kind["dialogue"][length] += 1
             image = (self.scale.image_tokens or 0) if record.image is not None else 0
-            self.too_long += whole + image > self.scale.max_tokens
+            self.too_long += length + image > self.scale.max_tokens
 
     def summary(self) -> dict[str, dict[str, float]]:
         """By kind: n, mean, median, 90th and 99th percentile, longest."""
         return {kind: _summary(numbers) for kind, numbers in self.by_kind.items() if numbers}
 
     def to_json(self) -> dict[str, Any]:
+        """All figures as plain data."""
         scale = self.scale
         return {
-            "scale": scale.name, "tokenizer": scale.told, "image_tokens": scale.image_tokens,
+            "scale": scale.name, "tokenizer": scale.origin, "image_tokens": scale.image_tokens,
             "max_tokens": scale.max_tokens, "too_long": self.too_long, "summary": self.summary(),
             "histograms": {k: {str(n): c for n, c in sorted(v.items())} for k, v in self.by_kind.items() if v},
         }  # fmt: skip
@@ -97,12 +99,12 @@ def _spans(dialogue: Dialogue, chat: ChatFormat) -> tuple[Span, ...]:
 
 
 def _summary(numbers: Counter[int]) -> dict[str, float]:
-    total, seen = sum(numbers.values()), 0
+    total, tokens = sum(numbers.values()), 0
     shares: dict[str, float] = {}
     for length, count in sorted(numbers.items()):
-        seen += count
+        tokens += count
         for name, share in (("median", 0.5), ("p90", 0.9), ("p99", 0.99)):
-            if name not in shares and seen >= share * total:
+            if name not in shares and tokens >= share * total:
                 shares[name] = length
     mean = sum(length * count for length, count in numbers.items()) / total
     return {"n": total, "mean": mean, **shares, "longest": max(numbers)}
@@ -127,13 +129,13 @@ def open_scale(name: str, model: config.Model, tokenizer: str | None, data: Data
         if not file.is_file():
             raise ValueError(f"tokenizer={tokenizer}: expected a run folder or a tokenizer.json, found none")
         opened: PreTrainedTokenizerBase = load_tokenizer(file, chat)
-        told = str(file)
+        origin = str(file)
     elif (own := _own(model.language)) is not None:
-        opened, told = own, str(model.language.package or model.language.name)
+        opened, origin = own, str(model.language.package or model.language.name)
     else:
-        opened, told = train_tokenizer(_texts(data), model.tokenizer.vocabulary, chat), f"trained on {data.path}"
+        opened, origin = train_tokenizer(_texts(data), model.tokenizer.vocabulary, chat), f"trained on {data.path}"
     limit = config.Data.model_fields["max_tokens"].default
-    return Scale(name, opened, chat, image_tokens(model.vision), limit, told)
+    return Scale(name, opened, chat, image_tokens(model.vision), limit, origin)
 
 
 def _own(language: config.Language) -> PreTrainedTokenizerBase | None:
@@ -149,18 +151,18 @@ def image_tokens(vision: config.Vision) -> int | None:
         return (vision.vit.image_size // vision.vit.patch_size) ** 2
     import open_clip  # here: it takes seconds
 
-    known = (open_clip.get_model_config(vision.name) or {}).get("vision_cfg", {})
-    if not isinstance(known.get("patch_size"), int) or not isinstance(known.get("image_size"), int):
+    config = (open_clip.get_model_config(vision.name) or {}).get("vision_cfg", {})
+    if not isinstance(config.get("patch_size"), int) or not isinstance(config.get("image_size"), int):
         return None
-    return (known["image_size"] // known["patch_size"]) ** 2
+    return (config["image_size"] // config["patch_size"]) ** 2
 
 
 def _texts(data: DataSet) -> Iterator[str]:
     """Training text: all but the evaluation split, with the feedback that stands in the data."""
-    seen: Counter[str] = Counter()
+    tokens: Counter[str] = Counter()
     for item in data:
-        seen[item.split] += 1
-        if (item.split == "eval" and len(data.splits) > 1) or seen[item.split] > TRAINED_ON:
+        tokens[item.split] += 1
+        if (item.split == "eval" and len(data.splits) > 1) or tokens[item.split] > TRAINED_ON:
             continue
         yield from item.record.annotation.captions
         for turn in (turn for dialogue in item.record.dialogues for turn in dialogue.turns):

@@ -4,69 +4,43 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-from rich.table import Table as RichTable
 
 from dress.data.counts import Counts, mean_rating
-from dress.evaluation.metrics import mean
+from dress.evaluation.statistics import mean
 from dress.inspection.inspecting import Inspection
 from dress.inspection.leakage import WAYS, Leakage
 from dress.record import TOP_RATING
-
-NOTHING = "–"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of texts under a head; `words` tell how they are to be read."""
-
-    title: str
-    words: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def rich(self) -> RichTable:
-        """For the terminal: texts on the left, figures on the right."""
-        table = RichTable(title=self.title, title_justify="left")
-        for name, cells in zip(self.head, zip(*self.rows, strict=True), strict=True):
-            texts = any(cell[:1].isalpha() for cell in cells)
-            table.add_column(name, justify="left" if texts else "right", overflow="fold")
-        for row in self.rows:
-            table.add_row(*row)
-        return table
+from dress.report.tables import NOTHING, Table
 
 
-def tables(found: Inspection) -> list[Table]:
+def tables(inspection: Inspection) -> list[Table]:
     """All tables that have rows."""
-    made = [
-        _records(found), _sources(found), _ratings(found), _changes(found), _lengths(found), _findings(found),
-        *_leakage(found.leakage),
-    ]  # fmt: skip
-    return [table for table in made if table.rows]
+    of_set = (_records, _sources, _ratings, _changes, _lengths, _findings)
+    every_table = [*(table(inspection) for table in of_set), *_leakage(inspection.leakage)]
+    return [table for table in every_table if table.rows]
 
 
-def _records(found: Inspection) -> Table:
+def _records(inspection: Inspection) -> Table:
     rows = [
         _row(split or "all", c.records, c.with_image, c.dialogues, c.questions, c.answers, _rated(c))
-        for split, c in found.counts.items()
+        for split, c in inspection.counts.items()
     ]
     head = ("split", "records", "with image", "dialogues", "questions", "answers", "rated")
     words = "Rated: ratings of answers; an answer that is rated for several criteria counts for each."
-    return Table("Records", words, head, rows)
+    return Table.of_texts("Records", words, head, rows)
 
 
-def _sources(found: Inspection) -> Table:
+def _sources(inspection: Inspection) -> Table:
     rows = []
-    for split, counts in found.counts.items():
+    for split, counts in inspection.counts.items():
         rows += [_row(split, f"source {name}", number) for name, number in counts.sources.most_common()]
         rows += [_row(split, f"criterion {name}", number) for name, number in counts.criteria.most_common()]
     return _by_split("Sources and criteria", "Records by source, dialogues by criterion.", ("of", "number"), rows)
 
 
-def _ratings(found: Inspection) -> Table:
+def _ratings(inspection: Inspection) -> Table:
     rows = []
-    for split, counts in found.counts.items():
+    for split, counts in inspection.counts.items():
         for criterion, turns in counts.table().items():
             for turn, numbers in turns.items():
                 rows.append(_row(split, criterion, turn, *numbers, _two(mean_rating(numbers))))
@@ -75,9 +49,9 @@ def _ratings(found: Inspection) -> Table:
     return _by_split("Answers by criterion, turn and rating", words, head, rows)
 
 
-def _changes(found: Inspection) -> Table:
+def _changes(inspection: Inspection) -> Table:
     rows = []
-    for split, counts in found.counts.items():
+    for split, counts in inspection.counts.items():
         by_turn: dict[int, Counter[tuple[int, int]]] = {}
         for criterion, turns in sorted(counts.changes.items()):
             for turn, pairs in sorted(turns.items()):
@@ -108,45 +82,45 @@ def _change(split: str, criterion: str, turn: int, pairs: Counter[tuple[int, int
 def _by_split(title: str, words: str, head: Sequence[str], rows: list[list[str]]) -> Table:
     """Rows that begin with their split; it is not told where there is only the set itself."""
     if any(row[0] for row in rows):
-        return Table(title, words, ("split", *head), rows)
-    return Table(title, words, head, [row[1:] for row in rows])
+        return Table.of_texts(title, words, ("split", *head), rows)
+    return Table.of_texts(title, words, head, [row[1:] for row in rows])
 
 
-def _lengths(found: Inspection) -> Table:
+def _lengths(inspection: Inspection) -> Table:
     head = ("text", "n", "mean", "median", "90 %", "99 %", "longest")
-    if found.lengths is None:
-        return Table("Lengths in tokens", "", head, [])
-    scale = found.lengths.scale
+    if inspection.lengths is None:
+        return Table.of_texts("Lengths in tokens", "", head, [])
+    scale = inspection.lengths.scale
     rows = [
         _row(kind, int(s["n"]), f"{s['mean']:.1f}", *(int(s[name]) for name in ("median", "p90", "p99", "longest")))
-        for kind, s in found.lengths.summary().items()
+        for kind, s in inspection.lengths.summary().items()
     ]
     image = "an unknown number of" if scale.image_tokens is None else f"{scale.image_tokens}"
     words = (
-        f"scale={scale.name}, tokenizer: {scale.told}. An image adds {image} tokens to a dialogue. "
-        f"Dialogues that are then longer than {scale.max_tokens:,}: {found.lengths.too_long:,}."
+        f"scale={scale.name}, tokenizer: {scale.origin}. An image adds {image} tokens to a dialogue. "
+        f"Dialogues that are then longer than {scale.max_tokens:,}: {inspection.lengths.too_long:,}."
     )
-    return Table("Lengths in tokens", words, head, rows)
+    return Table.of_texts("Lengths in tokens", words, head, rows)
 
 
-def _findings(found: Inspection) -> Table:
-    rows = [_row(what, number) for what, number in sorted(found.findings.counts.items())]
-    if found.data.damage:
-        rows.append(_row("cannot be read", len(found.data.damage)))
-    if "eval" in found.counts and len(found.counts) > 1:
-        number = sum(found.findings.overlap("eval").values())
+def _findings(inspection: Inspection) -> Table:
+    rows = [_row(what, number) for what, number in sorted(inspection.findings.counts.items())]
+    if inspection.data.damage:
+        rows.append(_row("cannot be read", len(inspection.data.damage)))
+    if "eval" in inspection.counts and len(inspection.counts) > 1:
+        number = sum(inspection.findings.overlap("eval").values())
         rows.append(_row("images of eval that stand in another split", number))
     words = "Within a split. Several sampled answers to a question are the same question on the same image."
-    return Table("Missing and repeated", words, ("what", "number"), rows or [_row("nothing", 0)])
+    return Table.of_texts("Missing and repeated", words, ("what", "number"), rows or [_row("nothing", 0)])
 
 
 def _leakage(leakage: Leakage | None) -> list[Table]:
     if leakage is None:
         return []
     total = leakage.all.dialogues
-    found = [(told, leakage.ways[way]) for way, told in WAYS.items()]
-    found.append((f"counted as leaked (leaked_by={leakage.by})", leakage.leaked.dialogues))
-    ways = [_row(told, f"{number:,} of {total:,}", _share(number, total)) for told, number in found]
+    inspection = [(told, leakage.ways[way]) for way, told in WAYS.items()]
+    inspection.append((f"counted as leaked (leaked_by={leakage.by})", leakage.leaked.dialogues))
+    ways = [_row(told, f"{number:,} of {total:,}", _share(number, total)) for told, number in inspection]
     sides = (leakage.all, leakage.clean, leakage.leaked)
     rows = [_row(name, *(getattr(side, name) for side in sides)) for name in ("records", "dialogues", "answers")]
     for criterion in sorted(leakage.all.criteria):
@@ -159,10 +133,12 @@ def _leakage(leakage: Leakage | None) -> list[Table]:
                         f"{criterion}, turn {turn}: mean rating", *(_mean(side, criterion, int(turn)) for side in sides)
                     )
                 )
-    known = f"The other set has {leakage.known.dialogues:,} dialogues."
+    size = f"The other set has {leakage.known.dialogues:,} dialogues."
     return [
-        Table("Leakage", f"Dialogues that stand in the other set too. {known}", ("how", "dialogues", "share"), ways),
-        Table("Figures with and without what leaked", "", ("figure", "all", "clean", "leaked"), rows),
+        Table.of_texts(
+            "Leakage", f"Dialogues that stand in the other set too. {size}", ("how", "dialogues", "share"), ways
+        ),
+        Table.of_texts("Figures with and without what leaked", "", ("figure", "all", "clean", "leaked"), rows),
     ]
 
 

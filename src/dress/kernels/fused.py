@@ -158,8 +158,8 @@ def _fused_attention(module: nn.Module) -> type | None:
     angle = torch.cat((angle, angle), -1)
     theirs: Callable[..., Any] = forward.__globals__["apply_rotary_pos_emb"]
     try:
-        wanted = theirs(q, k, angle.cos(), angle.sin())
-        same = all(_same(a, b) for a, b in zip(rotary(q, k, angle.cos(), angle.sin()), wanted, strict=True))
+        expected = theirs(q, k, angle.cos(), angle.sin())
+        same = all(_same(a, b) for a, b in zip(rotary(q, k, angle.cos(), angle.sin()), expected, strict=True))
     except (TypeError, ValueError, RuntimeError, IndexError):
         return None
     if not same:
@@ -193,10 +193,10 @@ def gated(gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None = None) 
 class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-        held = weight.to(dtype)
-        ctx.save_for_backward(gate, up, held)
+        cast_weight = weight.to(dtype)
+        ctx.save_for_backward(gate, up, cast_weight)
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
-        return F.linear(F.silu(gate).mul_(up), held, None if bias is None else bias.to(dtype))
+        return F.linear(F.silu(gate).mul_(up), cast_weight, None if bias is None else bias.to(dtype))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:

@@ -19,11 +19,11 @@ SMALLEST = 100_000
 """Numbers of a matrix: below it the operator's own time is larger than the gain."""
 
 
-class Packed:
+class PackedWeights:
     """Within the context, linear layers of a module multiply by packed copies of their weights.
 
     The copies are made when the context is first entered, and are as old as that: weights that change
-    need a new `Packed`. Away from the CPU, or where memory has no room for the copies, nothing is done.
+    need a new `PackedWeights`. Away from the CPU, or where memory has no room for the copies, nothing is done.
     """
 
     def __init__(self, module: nn.Module) -> None:

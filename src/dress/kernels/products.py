@@ -1,11 +1,11 @@
 """Attention of the `nodes` backend as plain matrix products, forward and backward.
 
-A path's queries meet the keys of its ancestors and its own in one product per key head, and what lies
+A segment's queries meet the keys of its ancestors and its own in one product per key head, and what lies
 above the diagonal is left out block by block. On CPU this is about four times as fast as PyTorch's own
 attention kernel, whose products are small; scores are rounded to the dtype of the inputs, as in
 transformers' eager attention.
 
-Shapes: T tokens, H query heads, K key heads, G = H / K, d width of a head; a group of P equal paths
+Shapes: T tokens, H query heads, K key heads, G = H / K, d width of a head; a group of P equal segments
 has `own` tokens each and sees `seen`.
 """
 
@@ -20,28 +20,28 @@ import torch
 from torch import Tensor
 
 BLOCK = 128
-"""Queries of a path that are scored together: fewer leave out more, more are larger products."""
+"""Queries of a segment that are scored together: fewer leave out more, more are larger products."""
 
 KEPT = 1024
 """Keys up to which probabilities are kept for the backward pass; beyond, they are computed again."""
 
 
 @dataclass(frozen=True)
-class Group:
-    """P equal paths. `queries` [P * own] and `keys` [P * seen] are places in the forest, or a run of them."""
+class SegmentGroup:
+    """P equal segments. `queries` [P * own] and `keys` [P * seen] are places in the forest, or a run of them."""
 
-    paths: int
+    segments: int
     own: int
     seen: int
     queries: Tensor | slice
     keys: Tensor | slice
 
 
-def path_attention(
-    query: Tensor, key: Tensor, value: Tensor, groups: list[Group], scale: float,
+def segment_attention(
+    query: Tensor, key: Tensor, value: Tensor, groups: list[SegmentGroup], scale: float,
     window: int | None = None, softcap: float | None = None,
 ) -> Tensor:  # fmt: skip
-    """Attention of every path to its ancestors and itself.
+    """Attention of every segment to its ancestors and itself.
 
     Args:
         query: [H, T, d].
@@ -54,32 +54,32 @@ def path_attention(
     Returns:
         [T, H, d].
     """
-    return _PathAttention.apply(query, key, value, groups, scale, window, softcap)
+    return _SegmentAttention.apply(query, key, value, groups, scale, window, softcap)
 
 
-class _PathAttention(torch.autograd.Function):
+class _SegmentAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, groups: list[Group], scale: float,
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, groups: list[SegmentGroup], scale: float,
         window: int | None, softcap: float | None,
     ) -> Tensor:  # fmt: skip
         out = query.new_empty(query.shape[1], query.shape[0], query.shape[2])
-        kept: list[Tensor | None] = []
+        saved: list[Tensor | None] = []
         for group in groups:
             q, k, v = _take(query, group.queries, group, key.shape[0]), _keys(key, group), _keys(value, group)
             answers = torch.empty_like(q)
             for first, last, low in _blocks(group, window):
                 p = _probabilities(q[:, :, first:last], k[:, low:], group, first, low, scale, window, softcap)
                 answers[:, :, first:last] = torch.bmm(p, v[:, low : low + p.shape[2]]).view(*_of(q, first, last))
-                kept.append(p if group.seen <= KEPT and any(ctx.needs_input_grad[:3]) else None)
+                saved.append(p if group.seen <= KEPT and any(ctx.needs_input_grad[:3]) else None)
             _put(out, group.queries, answers, group)
-        ctx.save_for_backward(query, key, value, *kept)
+        ctx.save_for_backward(query, key, value, *saved)
         ctx.groups, ctx.scale, ctx.window, ctx.softcap = groups, scale, window, softcap
         return out
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> Any:
-        query, key, value, *kept = ctx.saved_tensors
+        query, key, value, *saved = ctx.saved_tensors
         groups, scale, window, softcap = ctx.groups, ctx.scale, ctx.window, ctx.softcap
         wide = torch.float64 if query.dtype == torch.float64 else torch.float32
         grad_query = torch.empty_like(query)
@@ -91,55 +91,57 @@ class _PathAttention(torch.autograd.Function):
             grad_q = torch.empty_like(q)
             grad_k, grad_v = (torch.zeros(x.shape, dtype=wide, device=x.device) for x in (k, v))
             for first, last, low in _blocks(group, window):
-                p, number = kept[number], number + 1
+                p, number = saved[number], number + 1
                 part, rows = q[:, :, first:last], _of(q, first, last)
                 if p is None:
                     p = _probabilities(part, k[:, low:], group, first, low, scale, window, softcap)
                 high = low + p.shape[2]
-                given = g[:, :, first:last].reshape(len(p), -1, q.shape[-1])
-                grad_v[:, low:high] += torch.bmm(p.transpose(1, 2), given)
-                grad_s = torch._softmax_backward_data(torch.bmm(given, v[:, low:high].transpose(1, 2)), p, -1, p.dtype)
+                grad_rows = g[:, :, first:last].reshape(len(p), -1, q.shape[-1])
+                grad_v[:, low:high] += torch.bmm(p.transpose(1, 2), grad_rows)
+                grad_s = torch._softmax_backward_data(
+                    torch.bmm(grad_rows, v[:, low:high].transpose(1, 2)), p, -1, p.dtype
+                )
                 if softcap is not None:
                     capped = _scores(part, k[:, low:high], scale).div_(softcap).tanh_()
                     grad_s *= 1 - capped.square_()
                 grad_q[:, :, first:last] = torch.bmm(grad_s, k[:, low:high]).view(rows)
-                grad_k[:, low:high] += torch.bmm(grad_s.transpose(1, 2), part.reshape(given.shape))
+                grad_k[:, low:high] += torch.bmm(grad_s.transpose(1, 2), part.reshape(grad_rows.shape))
             _put(grad_query.transpose(0, 1), group.queries, grad_q.mul_(scale), group)
             _add(grad_key, group, grad_k.mul_(scale))
             _add(grad_value, group, grad_v)
         return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None, None, None
 
 
-def _take(x: Tensor, places: Tensor | slice, group: Group, key_heads: int) -> Tensor:
+def _take(x: Tensor, places: Tensor | slice, group: SegmentGroup, key_heads: int) -> Tensor:
     """Queries [H, T, d] of a group as [P * K, G, own, d]."""
-    found = x[:, places] if isinstance(places, slice) else x.index_select(1, places)
-    found = found.reshape(key_heads, -1, group.paths, group.own, x.shape[2])
-    return found.permute(2, 0, 1, 3, 4).reshape(group.paths * key_heads, -1, group.own, x.shape[2])
+    rows = x[:, places] if isinstance(places, slice) else x.index_select(1, places)
+    rows = rows.reshape(key_heads, -1, group.segments, group.own, x.shape[2])
+    return rows.permute(2, 0, 1, 3, 4).reshape(group.segments * key_heads, -1, group.own, x.shape[2])
 
 
-def _keys(x: Tensor, group: Group) -> Tensor:
+def _keys(x: Tensor, group: SegmentGroup) -> Tensor:
     """Keys or values [K, T, d] of a group as [P * K, seen, d]."""
-    found = x[:, group.keys] if isinstance(group.keys, slice) else x.index_select(1, group.keys)
-    found = found.reshape(len(x), group.paths, group.seen, x.shape[2])
-    return found.transpose(0, 1).reshape(-1, group.seen, x.shape[2])
+    rows = x[:, group.keys] if isinstance(group.keys, slice) else x.index_select(1, group.keys)
+    rows = rows.reshape(len(x), group.segments, group.seen, x.shape[2])
+    return rows.transpose(0, 1).reshape(-1, group.seen, x.shape[2])
 
 
-def _put(out: Tensor, places: Tensor | slice, answers: Tensor, group: Group) -> None:
+def _put(out: Tensor, places: Tensor | slice, answers: Tensor, group: SegmentGroup) -> None:
     """Write [P * K, G, own, d] into [T, H, d]."""
-    rows = answers.view(group.paths, -1, group.own, answers.shape[-1]).transpose(1, 2).flatten(0, 1)
+    rows = answers.view(group.segments, -1, group.own, answers.shape[-1]).transpose(1, 2).flatten(0, 1)
     out[places] = rows
 
 
-def _add(total: Tensor, group: Group, part: Tensor) -> None:
-    """Add [P * K, seen, d] to [K, T, d]; several paths may see one key."""
-    rows = part.view(group.paths, len(total), group.seen, -1).transpose(0, 1).reshape(len(total), -1, part.shape[2])
+def _add(total: Tensor, group: SegmentGroup, part: Tensor) -> None:
+    """Add [P * K, seen, d] to [K, T, d]; several segments may see one key."""
+    rows = part.view(group.segments, len(total), group.seen, -1).transpose(0, 1).reshape(len(total), -1, part.shape[2])
     if isinstance(group.keys, slice):
         total[:, group.keys] += rows
     else:
         total.index_add_(1, group.keys, rows)
 
 
-def _blocks(group: Group, window: int | None) -> list[tuple[int, int, int]]:
+def _blocks(group: SegmentGroup, window: int | None) -> list[tuple[int, int, int]]:
     """[first, last) of the queries of each block, and the first key that any of them sees."""
     count = -(-group.own // BLOCK)
     cuts = [group.own * i // count for i in range(count + 1)]
@@ -160,11 +162,18 @@ def _scores(q: Tensor, k: Tensor, scale: float) -> Tensor:
 
 
 def _probabilities(
-    q: Tensor, k: Tensor, group: Group, first: int, low: int, scale: float, window: int | None, softcap: float | None
+    q: Tensor,
+    k: Tensor,
+    group: SegmentGroup,
+    first: int,
+    low: int,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
 ) -> Tensor:
     """Of the queries from `first` on to the keys from `low` on: [B, G * q, keys up to the last query's own]."""
     size = q.shape[2]
-    above = group.seen - group.own - low  # keys before the path's own
+    above = group.seen - group.own - low  # keys before the segment's own
     seen = above + first + size
     scores = _scores(q, k[:, :seen], scale)
     if softcap is not None:

@@ -1,4 +1,4 @@
-"""What one call came back with, and what follows from it: done, ask again, ask for a repair, give up, stop."""
+"""What one attempt at a call came back with, and what follows: done, ask again, ask for a repair, give up, stop."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _REFUSES = re.compile(
 
 
 @dataclass(frozen=True)
-class Came:
-    """How one call ended.
+class Attempt:
+    """How one attempt ended.
 
     Args:
         next: what follows.
@@ -84,7 +84,7 @@ class _Completion(BaseModel):
     system_fingerprint: str | None = None
 
 
-def read_completion(completion: Any, schema: type[BaseModel] | None, hide: Any = lambda text: text) -> Came:
+def read_completion(completion: Any, schema: type[BaseModel] | None, hide: Any = lambda text: text) -> Attempt:
     """What a reply is worth.
 
     Args:
@@ -93,72 +93,73 @@ def read_completion(completion: Any, schema: type[BaseModel] | None, hide: Any =
         hide: takes secrets out of text.
     """
     try:
-        whole = _Completion.model_validate(completion)
+        body = _Completion.model_validate(completion)
     except ValidationError:
-        return Came("again", "bad_response", storable(hide(_text_of(completion))))
-    choice, usage = whole.choices[0], whole.usage or _Usage()
+        return Attempt("again", "bad_response", storable(hide(_text_of(completion))))
+    choice, usage = body.choices[0], body.usage or _Usage()
     text, refusal = hide(choice.message.content or ""), storable(hide(choice.message.refusal or ""))
     as_sent, text = text, storable(text)
-    came = Came(
+    attempt = Attempt(
         "done",
         raw=text,
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
-        served_by=storable(" ".join(filter(None, (whole.model, whole.system_fingerprint)))) or None,
+        served_by=storable(" ".join(filter(None, (body.model, body.system_fingerprint)))) or None,
     )
     if choice.finish_reason == "content_filter" or (refusal and schema is not None):
-        return replace(came, next="failed", reason="refusal", raw=refusal or text)
+        return replace(attempt, next="failed", reason="refusal", raw=refusal or text)
     if schema is None:  # an answer: it may refuse, and it may fill all the tokens it has
         if text != as_sent:
-            return replace(came, next="again", reason="bad_response")
-        said = text or refusal
-        kept = replace(came, raw=said, reason=choice.finish_reason)
-        return kept if said.strip() else replace(came, next="again", reason="empty")
+            return replace(attempt, next="again", reason="bad_response")
+        answer = text or refusal
+        if not answer.strip():
+            return replace(attempt, next="again", reason="empty")
+        return replace(attempt, raw=answer, reason=choice.finish_reason)
     if choice.finish_reason == "length":
-        return replace(came, next="repair", reason="length", problem="it was too long and was cut off; be brief")
+        return replace(attempt, next="repair", reason="length", problem="it was too long and was cut off; be brief")
     if not text.strip():
-        return replace(came, next="repair", reason="empty", problem="it was empty")
+        return replace(attempt, next="repair", reason="empty", problem="it was empty")
     if text != as_sent:
         problem = "it holds half of a surrogate pair or a nul character"
-        return replace(came, next="repair", reason="schema", problem=problem)
+        return replace(attempt, next="repair", reason="schema", problem=problem)
     try:
-        return replace(came, parsed=parse(text, schema))
+        return replace(attempt, parsed=parse(text, schema))
     except Misfit as misfit:
         if misfit.reason == "not_json" and _REFUSES.search(text):
-            return replace(came, next="failed", reason="refusal")
-        return replace(came, next="repair", reason=misfit.reason, problem=str(misfit))
+            return replace(attempt, next="failed", reason="refusal")
+        return replace(attempt, next="repair", reason=misfit.reason, problem=str(misfit))
 
 
-def read_error(error: Exception, hide: Any = lambda text: text) -> Came:
+def read_error(error: Exception, hide: Any = lambda text: text) -> Attempt:
     """What an error of the openai client means."""
     if isinstance(error, openai.APITimeoutError | TimeoutError):
-        return Came("again", "timeout", hide(str(error) or "no reply in time"))
+        return Attempt("again", "timeout", hide(str(error) or "no reply in time"))
     if isinstance(error.__cause__, TooLarge):
-        return Came("again", "bad_response", str(error.__cause__))
+        return Attempt("again", "bad_response", str(error.__cause__))
     if isinstance(error, openai.APIConnectionError):
         # Nobody there: nothing was sent, nothing can be billed.
         absent = isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout)
-        return Came(
+        return Attempt(
             "again", "unreachable" if absent else "connection", storable(hide(_causes(error))), billed=not absent
         )
     if isinstance(error, openai.APIStatusError) and error.status_code >= 400:
         status, raw = error.status_code, storable(hide(_body(error.response)))
-        came = Came("failed", f"http_{status}", raw, billed=False, wait=retry_after(error.response.headers))
+        attempt = Attempt("failed", f"http_{status}", raw, billed=False, wait=retry_after(error.response.headers))
         if status in STOPPING:
-            return replace(came, next="stop", problem=f"{STOPPING[status]} (HTTP {status}: {raw[:300]})")
+            return replace(attempt, next="stop", problem=f"{STOPPING[status]} (HTTP {status}: {raw[:300]})")
         if status == 429 and "insufficient_quota" in raw:
-            return replace(came, next="stop", problem=f"the account has no quota left ({raw[:300]})")
-        return replace(came, next="again") if status in (408, 409, 429) or status >= 500 else came
-    return Came("again", "bad_response", storable(hide(_causes(error))))
+            return replace(attempt, next="stop", problem=f"the account has no quota left ({raw[:300]})")
+        return replace(attempt, next="again") if status in (408, 409, 429) or status >= 500 else attempt
+    return Attempt("again", "bad_response", storable(hide(_causes(error))))
 
 
-def repair(messages: list[Message], came: Came) -> list[Message]:
-    """Ask again, with what came and what is wrong with it."""
-    said = [{"role": "assistant", "content": came.raw[:4000]}] if came.raw else []
+def repair(messages: list[Message], attempt: Attempt) -> list[Message]:
+    """The messages with the reply that came and what is wrong with it, to be asked for a better one."""
+    reply = [{"role": "assistant", "content": attempt.raw[:4000]}] if attempt.raw else []
     return [
         *messages,
-        *said,
-        {"role": "user", "content": f"That reply cannot be used: {came.problem}. Write it again."},
+        *reply,
+        {"role": "user", "content": f"That reply cannot be used: {attempt.problem}. Write it again."},
     ]
 
 
@@ -188,12 +189,12 @@ def _body(response: httpx2.Response) -> str:
 
 def _causes(error: BaseException) -> str:
     """The error and what it came from, in words."""
-    told: list[str] = []
+    parts: list[str] = []
     cause: BaseException | None = error
-    while cause is not None and len(told) < 4:
-        told.append(f"{type(cause).__name__}: {cause}")
+    while cause is not None and len(parts) < 4:
+        parts.append(f"{type(cause).__name__}: {cause}")
         cause = cause.__cause__
-    return " <- ".join(told)
+    return " <- ".join(parts)
 
 
 def _text_of(completion: Any) -> str:

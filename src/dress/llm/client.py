@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import functools
 import hashlib
 import json
-import random
-import ssl
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_exponential, wait_random_exponential
 
+from dress.base.progress import Advance, ignore
+from dress.base.ranks import processes
 from dress.base.redaction import replaced, secrets
 from dress.config.raters import LLM, Endpoint, Replay
-from dress.data.shards import image_extension
-from dress.feedback.rater import api_key
-from dress.llm.attempt import Came, read_completion, read_error, repair
-from dress.llm.bounded import bound_size
+from dress.llm.attempt import Attempt, repair
+from dress.llm.connection import Connection
+from dress.llm.interface import Client
 from dress.llm.journal import Journal
+from dress.llm.keys import api_key
 from dress.llm.ledger import Begin, End, Ledger, open_ledger
-from dress.llm.limits import Limits, processes
+from dress.llm.limits import Limits
 from dress.llm.replay import ReplayClient, recorded_model, recorded_reply
-from dress.llm.request import Client, Message, Progress, Reply, Request, Stopped
-from dress.llm.structured import Form, forms, response_format, storable, with_schema
+from dress.llm.request import Message, Reply, Request, Stopped
+from dress.llm.structured import Form, forms, storable, with_schema
 from dress.llm.tally import Tally
 
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
-
 BACKOFF = 0.5
-"""Seconds before the first repeat; doubled with each."""
+"""Seconds before the first repeat, within a quarter; doubled with each."""
 LONGEST_WAIT = 30.0
 LONGEST_RETRY_AFTER = 900.0
 """Seconds; a server that asks for a longer wait ends the run."""
@@ -80,6 +76,18 @@ def build_client(settings: LLM | Endpoint | Replay, folder: Path | None = None) 
     return LLMClient(settings, open_ledger(ledger), structured)
 
 
+@dataclass
+class _Call:
+    """A request on its way to a reply: what is sent next, and what may still be tried."""
+
+    request: Request
+    key: str
+    form: Form | None
+    messages: list[Message]
+    faults: int
+    repairs: int = REPAIRS
+
+
 class LLMClient:
     """Asks a server; see `request.Client`.
 
@@ -102,7 +110,11 @@ class LLMClient:
         self.tally = Tally()
         self._key = api_key(endpoint.api_key_env, endpoint.base_url)
         self._hidden = secrets(*filter(None, [endpoint.api_key_env]))
-        self._forms, self._backoff = forms(structured), backoff
+        self._forms = forms(structured)
+        # Three quarters of the wait, and up to half of it by chance: calls that failed together do not come together.
+        self._backoff = wait_exponential(backoff * 0.75, LONGEST_WAIT * 0.75) + wait_random_exponential(
+            backoff * 0.5, LONGEST_WAIT * 0.5
+        )
         self._limits = limits or Limits(endpoint.requests_per_minute, endpoint.tokens_per_minute)
         self._settled: set[str] = set()
         self._stopped: Stopped | None = None
@@ -111,14 +123,19 @@ class LLMClient:
         self._form_fact, self._limit_fact = f"form {structured} {server}", f"max_tokens {server}"
         self._limit_name = ledger.fact(self._limit_fact) or "max_tokens"
 
-    # --- many ---
-
-    def ask_all(self, requests: Sequence[Request], progress: Progress = lambda n, info: None) -> list[Reply]:
+    def ask_all(self, requests: Sequence[Request], progress: Advance = ignore) -> list[Reply]:
         """Replies in the order of the requests; see `request.Client.ask_all`."""
         with asyncio.Runner() as runner:
             return runner.run(self._ask_all(requests, progress))
 
-    def recorded(self) -> ReplayClient:
+    async def ask(self, request: Request) -> Reply:
+        """The reply; see `request.Client.ask`."""
+        self._attach()
+        key = request.key(self.model)
+        known = self._recorded({key: request})
+        return known[key] if known else await self._shared(request, key)
+
+    def replay(self) -> ReplayClient:
         """A client that answers from the same ledger and asks nobody."""
         return ReplayClient(self.ledger, self.model)
 
@@ -126,9 +143,9 @@ class LLMClient:
         """Give up the connections of the running event loop."""
         if self._loop is asyncio.get_running_loop():
             self._loop = None
-            await self._server.close()
+            await self._connection.close()
 
-    async def _ask_all(self, requests: Sequence[Request], progress: Progress) -> list[Reply]:
+    async def _ask_all(self, requests: Sequence[Request], progress: Advance) -> list[Reply]:
         self._attach()
         keys = [request.key(self.model) for request in requests]
         unique = dict(zip(keys, requests, strict=True))
@@ -148,22 +165,13 @@ class LLMClient:
 
         try:
             workers = [asyncio.create_task(work()) for _ in range(self.endpoint.concurrency)]
-            ended = await asyncio.gather(*workers, return_exceptions=True)  # what is in flight is paid for: let it end
+            results = await asyncio.gather(*workers, return_exceptions=True)  # what is in flight is paid for
         finally:
             await self.aclose()
-        for error in ended:
+        for error in results:
             if isinstance(error, BaseException):
                 raise error
         return [replies[key] for key in keys]
-
-    # --- one ---
-
-    async def ask(self, request: Request) -> Reply:
-        """The reply; see `request.Client.ask`."""
-        self._attach()
-        key = request.key(self.model)
-        known = self._recorded({key: request})
-        return known[key] if known else await self._shared(request, key)
 
     async def _shared(self, request: Request, key: str) -> Reply:
         """One call for all who ask the same at the same time."""
@@ -178,26 +186,13 @@ class LLMClient:
         if loop is self._loop:
             return
         self._loop = loop
-        self._server = self._connect()
+        self._connection = Connection(self.endpoint, self._key, self._hide)
         self._journal = Journal(self.ledger)
         self._slots = asyncio.Semaphore(self.endpoint.concurrency)
         self._probing = asyncio.Lock()
         self._back = asyncio.Event()  # set when a call comes back
         self._limits.share = processes()
         self._asking: dict[str, asyncio.Future[Reply]] = {}
-
-    def _connect(self) -> AsyncOpenAI:
-        import httpx2
-        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-
-        most = self.endpoint.concurrency
-        return AsyncOpenAI(
-            api_key=self._key, base_url=self.endpoint.base_url, timeout=self.endpoint.timeout, max_retries=0,
-            http_client=DefaultAsyncHttpxClient(
-                limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most), verify=_certificates(),
-                event_hooks={"response": [bound_size]},
-            ),
-        )  # fmt: skip
 
     def _recorded(self, requests: dict[str, Request]) -> dict[str, Reply]:
         """Replies that the ledger holds; failures of earlier runs are asked again with `retry_failed`."""
@@ -212,140 +207,113 @@ class LLMClient:
         async with self._slots:
             form = await self._form() if request.schema is not None else None
             try:
-                reply = await self._tries(request, key, form)
+                reply = await self._persist(request, key, form, self.endpoint.retries)
             except BaseException:
                 self.ledger.release(key)
                 raise
         self._settled.add(key)
         return reply
 
-    async def _tries(self, request: Request, key: str, form: Form | None, most_faults: int | None = None) -> Reply:
+    async def _persist(self, request: Request, key: str, form: Form | None, faults: int) -> Reply:
         """Ask until the call is done or has failed for good."""
-        messages, faults, repairs = list(request.messages), 0, 0
+        messages = list(request.messages)
         if request.schema is not None and form is not None:
             messages = with_schema(request.messages, request.schema, form)
-        most = self.endpoint.retries if most_faults is None else most_faults
-        while True:
-            came = await self._call(request, key, form, messages, faults < most, repairs < REPAIRS)
-            if came is None:
-                if (reply := await self._of_another(request, key)) is not None:
-                    return reply
-                continue
-            match came.next:
-                case "done" | "failed":
-                    return recorded_reply(self.ledger.get([key])[key], request, recorded=False)
-                case "repair":
-                    repairs += 1
-                    messages = repair(messages, came)
-                case "again":
-                    faults += 1
-                    await self._wait(came, faults)
-            self.tally.repeats[came.reason or ""] += 1
+        # Whether to stop is known to each attempt, since the ledger says so in the same entry.
+        retrying = AsyncRetrying(retry=retry_if_result(lambda it: isinstance(it, Attempt)), wait=self._wait)
+        return await retrying(self._try, _Call(request, key, form, messages, faults))
 
-    async def _of_another(self, request: Request, key: str) -> Reply | None:
+    async def _try(self, call: _Call) -> Reply | Attempt:
+        """One attempt; the reply where that settles the call."""
+        while (attempt := await self._attempt(call)) is None:
+            if (reply := await self._reply_of_another(call)) is not None:
+                return reply
+        if attempt.next in ("done", "failed"):
+            return recorded_reply(self.ledger.get([call.key])[call.key], call.request, recorded=False)
+        if attempt.next == "repair":
+            call.repairs -= 1
+            call.messages = repair(call.messages, attempt)
+        else:
+            call.faults -= 1
+            if attempt.wait is not None:
+                self._limits.pause(attempt.wait)  # for all: the server is at its limit, not this call
+        self.tally.repeats[attempt.reason or ""] += 1
+        return attempt
+
+    def _wait(self, state: RetryCallState) -> float:
+        """Seconds before the next attempt: those the server asked for, else more with each."""
+        assert state.outcome is not None
+        attempt: Attempt = state.outcome.result()
+        if attempt.next == "repair":
+            return 0.0
+        return attempt.wait if attempt.wait is not None else self._backoff(state)
+
+    async def _reply_of_another(self, call: _Call) -> Reply | None:
         """The reply that another process gets; None where it gave up, or its time is over."""
-        while key not in (rows := self.ledger.get([key])):
-            if not self.ledger.taken(key):
+        while call.key not in (rows := self.ledger.get([call.key])):
+            if not self.ledger.taken(call.key):
                 return None
             if self._stopped is not None:
                 raise self._stopped
             await asyncio.sleep(LOOK_AGAIN)
-        return recorded_reply(rows[key], request)
-
-    async def _wait(self, came: Came, faults: int) -> None:
-        if came.wait is not None:
-            self._limits.pause(came.wait)  # for all: the server is at its limit, not this call
-            await asyncio.sleep(came.wait)
-        else:
-            await asyncio.sleep(min(LONGEST_WAIT, self._backoff * 2 ** (faults - 1)) * random.uniform(0.75, 1.25))
+        return recorded_reply(rows[call.key], call.request)
 
     @property
     def _lease(self) -> float:
         """Seconds that a claim lasts: longer than any attempt."""
         return self.endpoint.timeout + LEASE
 
-    async def _call(
-        self, request: Request, key: str, form: Form | None, messages: list[Message], again: bool, repairs: bool
-    ) -> Came | None:
+    async def _attempt(self, call: _Call) -> Attempt | None:
         """One attempt: written down, sent, written down; None where another process makes it."""
-        size = sum(len(message["content"].encode("utf-8", "surrogatepass")) for message in messages)
+        request = call.request
+        size = sum(len(message["content"].encode("utf-8", "surrogatepass")) for message in call.messages)
         image = 0 if request.image is None else self.endpoint.image_tokens
-        guess = size // 4 + image + request.max_tokens
-        ticket = await self._limits.admit(guess)
+        ticket = await self._limits.admit(size // 4 + image + request.max_tokens)
         if self._stopped is not None:
             raise self._stopped
         # A token is at least a byte.
-        most_prompt = size + MESSAGE_TOKENS * len(messages) + image
-        reserved = self._price(most_prompt, request.max_tokens)
+        reserved = self._price(size + MESSAGE_TOKENS * len(call.messages) + image, request.max_tokens)
         try:
-            if not await self._claim(self._begin(request, key, form, reserved)):
+            if not await self._claim(self._begin(call, reserved)):
                 self._limits.correct(ticket, 0)
                 return None
-            began = time.monotonic()
-            limit = self._limit_name
-            came = self._decide(await self._send(request, form, messages, limit), limit, again, repairs)
-            prompt, completion = came.prompt_tokens, came.completion_tokens
+            began, limit = time.monotonic(), self._limit_name
+            attempt = self._decide(await self._connection.send(request, call.form, call.messages, limit), call, limit)
+            prompt, completion = attempt.prompt_tokens, attempt.completion_tokens
             if prompt is None or completion is None:
                 prompt, completion = 0, 0
-                cost = reserved if came.billed else 0.0
+                cost = reserved if attempt.billed else 0.0
             else:
                 cost = self._price(prompt, completion)
                 self._limits.correct(ticket, prompt + completion)
-            settled = came.next if came.next in ("done", "failed") else None
             await self._journal.write(
                 End(
-                    key, settled, came.reason, came.raw,
-                    None if came.parsed is None else came.parsed.model_dump_json(),
-                    prompt, completion, cost, round(time.monotonic() - began, 4), came.served_by,
-                    self._lease + max(came.wait or 0.0, LONGEST_WAIT),
+                    call.key, attempt.next if attempt.next in ("done", "failed") else None, attempt.reason, attempt.raw,
+                    None if attempt.parsed is None else attempt.parsed.model_dump_json(),
+                    prompt, completion, cost, round(time.monotonic() - began, 4), attempt.served_by,
+                    self._lease + max(attempt.wait or 0.0, LONGEST_WAIT),
                 )
             )  # fmt: skip
             self.tally.spend(prompt, completion, cost)
         finally:
             self._back.set()
-        if came.next == "stop":
-            raise self._stop(came.problem)
-        return came
+        if attempt.next == "stop":
+            raise self._stop(attempt.problem)
+        return attempt
 
-    async def _send(self, request: Request, form: Form | None, messages: list[Message], limit: str) -> Came:
-        import httpx2
-        import openai
-
-        body: dict[str, Any] = {
-            "model": self.model, "messages": _with_image(messages, request.image), limit: request.max_tokens
-        }  # fmt: skip
-        if request.temperature is not None:
-            body["temperature"] = request.temperature
-        if request.seed is not None:
-            body["seed"] = request.seed
-        if request.top_p < 1:
-            body["top_p"] = request.top_p
-        if request.schema is not None and form is not None:
-            asked = response_format(request.schema, form)
-            body |= {"response_format": asked} if asked else {}
-        try:
-            # The typed method walks through messages and schema, which takes longer than everything else here.
-            async with asyncio.timeout(self.endpoint.timeout):  # of all; the client's own is of each read
-                completion = await self._server.post("/chat/completions", cast_to=object, body=body)
-        except (openai.OpenAIError, httpx2.HTTPError, ValueError, TypeError, TimeoutError, RecursionError) as error:
-            return read_error(error, self._hide)
-        return read_completion(completion, request.schema, self._hide)
-
-    def _decide(self, came: Came, limit: str, again: bool, repairs: bool) -> Came:
-        """What follows, given what may still be tried."""
-        if came.reason == "http_400" and limit == "max_tokens" and "max_completion_tokens" in (came.raw or ""):
+    def _decide(self, attempt: Attempt, call: _Call, limit: str) -> Attempt:
+        """What follows, by what may still be tried."""
+        if attempt.reason == "http_400" and limit == "max_tokens" and "max_completion_tokens" in (attempt.raw or ""):
             self._limit_name = "max_completion_tokens"  # OpenAI's reasoning models know only this one
             self.ledger.remember(self._limit_fact, self._limit_name)
-            return replace(came, next="again", wait=0.0)
-        if came.wait is not None and came.wait > LONGEST_RETRY_AFTER and came.next == "again":
-            return replace(came, next="stop", problem=f"the server asks to wait for {came.wait:.0f} s")
-        if came.next == "again" and not again:
-            if came.reason == "unreachable":
-                return replace(came, next="stop", problem=f"nobody answers there ({came.raw})")
-            return replace(came, next="failed")
-        return replace(came, next="failed") if came.next == "repair" and not repairs else came
-
-    # --- what the server can ---
+            return replace(attempt, next="again", wait=0.0)
+        if attempt.wait is not None and attempt.wait > LONGEST_RETRY_AFTER and attempt.next == "again":
+            return replace(attempt, next="stop", problem=f"the server asks to wait for {attempt.wait:.0f} s")
+        if attempt.next == "again" and call.faults <= 0:
+            if attempt.reason == "unreachable":
+                return replace(attempt, next="stop", problem=f"nobody answers there ({attempt.raw})")
+            return replace(attempt, next="failed")
+        return replace(attempt, next="failed") if attempt.next == "repair" and call.repairs <= 0 else attempt
 
     async def _form(self) -> Form:
         """The form of structured replies: found by asking once, then remembered in the ledger."""
@@ -366,17 +334,15 @@ class LLMClient:
 
     async def _can(self, form: Form) -> bool:
         probe = Request(PROBE, prompt_version=f"probe-{form}", schema=Answer, max_tokens=100)
-        reply = await self._tries(probe, probe.key(self.model), form, PROBE_FAULTS)
+        reply = await self._persist(probe, probe.key(self.model), form, PROBE_FAULTS)
         if reply.reason in ("timeout", "connection"):
             raise self._stop(f"it does not answer ({reply.reason} {reply.attempts} times)")
         return reply.status == "done"
 
-    # --- money, secrets ---
-
     def _price(self, prompt_tokens: int, completion_tokens: int) -> float:
         return (prompt_tokens * self.endpoint.price_in + completion_tokens * self.endpoint.price_out) / 1e6
 
-    async def _claim(self, call: Begin) -> bool:
+    async def _claim(self, entry: Begin) -> bool:
         """Write a call down before it is sent; waits for calls in flight, which mostly cost less than they can.
 
         Returns:
@@ -385,18 +351,27 @@ class LLMClient:
         Raises:
             Stopped: even without the calls in flight the budget could be passed.
         """
-        while (became := await self._journal.write(call)) == "wait":
+        while (result := await self._journal.write(entry)) == "wait":
             self._back.clear()
             with contextlib.suppress(TimeoutError):  # what comes back to another process sets no event here
                 await asyncio.wait_for(self._back.wait(), LOOK_AGAIN)
-        if became == "over":
+        if result == "over":
             self._stopped = self._stopped or Stopped(
-                f"budget={call.budget:g}: {self.ledger.spent:.4f} is spent by the calls in {self.ledger.path}, and the "
-                f"next call may cost up to {call.reserved:.4f}; stopped before the budget is passed. What was answered "
-                f"is kept; to go on, give a larger budget"
+                f"budget={entry.budget:g}: {self.ledger.spent:.4f} is spent by the calls in {self.ledger.path}, and "
+                f"the next call may cost up to {entry.reserved:.4f}; stopped before the budget is passed. What was "
+                f"answered is kept; to go on, give a larger budget"
             )
             raise self._stopped
-        return became == "written"
+        return result == "written"
+
+    def _begin(self, call: _Call, reserved: float) -> Begin:
+        request = call.request
+        return Begin(
+            call.key, request.content, self.model, json.dumps(request.sampling), request.prompt_version,
+            None if request.image is None else hashlib.sha256(request.image).hexdigest(),
+            storable(json.dumps(replaced(list(request.messages), self._hidden), ensure_ascii=False)), call.form,
+            reserved, self._lease, self.endpoint.budget,
+        )  # fmt: skip
 
     def _stop(self, why: str) -> Stopped:
         where = f"{self.endpoint.base_url} (model {self.model})"
@@ -405,28 +380,3 @@ class LLMClient:
 
     def _hide(self, text: str) -> str:
         return str(replaced(text, self._hidden))
-
-    def _begin(self, request: Request, key: str, form: Form | None, reserved: float) -> Begin:
-        return Begin(
-            key, request.content, self.model, json.dumps(request.sampling), request.prompt_version,
-            None if request.image is None else hashlib.sha256(request.image).hexdigest(),
-            storable(json.dumps(replaced(list(request.messages), self._hidden), ensure_ascii=False)), form, reserved,
-            self._lease, self.endpoint.budget,
-        )  # fmt: skip
-
-
-@functools.cache
-def _certificates() -> ssl.SSLContext:
-    """Loaded once: it takes longer than a call."""
-    import httpx2
-
-    return httpx2.create_ssl_context()
-
-
-def _with_image(messages: list[Message], image: bytes | None) -> list[Any]:
-    if image is None:
-        return list(messages)
-    url = f"data:image/{image_extension(image).replace('jpg', 'jpeg')};base64,{base64.b64encode(image).decode()}"
-    first = next(number for number, message in enumerate(messages) if message["role"] == "user")
-    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": messages[first]["content"]}]
-    return [*messages[:first], {"role": "user", "content": parts}, *messages[first + 1 :]]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakValueDictionary
 
-from dress.llm.sharing import Share
+from dress.llm.share import Share
 
 VERSION = 1
 _SCHEMA = """
@@ -133,13 +133,13 @@ class Ledger:
             self._db.execute("PRAGMA synchronous=FULL")
             if self._share is not None and self._share.first:
                 self._set_up()
-            found = self.fact("version")
+            version = self.fact("version")
         except sqlite3.DatabaseError as error:
             self._leave()
             raise LedgerError(f"{path}: expected a ledger (SQLite), got something else ({error})") from None
-        if found != str(VERSION):
+        if version != str(VERSION):
             self._leave()
-            raise LedgerError(f"{path}: expected a ledger of version {VERSION}, got {found}")
+            raise LedgerError(f"{path}: expected a ledger of version {VERSION}, got {version}")
         self.interrupted = self._recover() if self._share is not None and self._share.first else 0
         """Calls that were in flight when an earlier process died, found just now."""
         if self._share is not None:
@@ -149,8 +149,8 @@ class Ledger:
         self._db.execute("PRAGMA journal_mode=WAL")
         tables = self._db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'calls'").fetchone()[0]
         if tables:
-            there = {row["name"] for row in self._db.execute("PRAGMA table_info(calls)")}
-            for name in _CLAIMS.keys() - there:
+            columns = {row["name"] for row in self._db.execute("PRAGMA table_info(calls)")}
+            for name in _CLAIMS.keys() - columns:
                 self._db.execute(f"ALTER TABLE calls ADD COLUMN {name} {_CLAIMS[name]}")
         self._db.executescript(_SCHEMA)
         self._db.execute("INSERT OR IGNORE INTO facts VALUES ('version', ?)", (str(VERSION),))
@@ -192,10 +192,10 @@ class Ledger:
             for first in range(0, len(keys), 500):
                 some = keys[first : first + 500]
                 marks = ",".join("?" * len(some))
-                found = self._db.execute(
+                settled = self._db.execute(
                     f"SELECT * FROM calls WHERE status IN ('done', 'failed') AND key IN ({marks})", some
                 )
-                rows |= {row["key"]: row for row in found}
+                rows |= {row["key"]: row for row in settled}
         return rows
 
     def by_content(self, content: str) -> list[sqlite3.Row]:
@@ -227,13 +227,13 @@ class Ledger:
         Args:
             prompt_version: of the rows that are counted; None counts all but what servers were probed with.
         """
-        where, given = "prompt_version NOT LIKE 'probe-%'", []
+        where, arguments = "prompt_version NOT LIKE 'probe-%'", []
         if prompt_version is not None:
-            where, given = "prompt_version = ?", [prompt_version]
+            where, arguments = "prompt_version = ?", [prompt_version]
         with self._lock:
             rows = self._db.execute(
                 f"SELECT status, count(*), sum(attempts), sum(interrupted) FROM calls WHERE {where} GROUP BY status",
-                given,
+                arguments,
             ).fetchall()
         by_status = {row[0]: row[1] for row in rows}
         return {**by_status, "calls": sum(row[2] for row in rows), "interrupted": sum(row[3] for row in rows)}
@@ -336,22 +336,25 @@ class Ledger:
         return None if row is None else str(row[0])
 
     def remember(self, name: str, value: str) -> None:
+        """Something to be remembered by name; see `fact`."""
         with self._lock, self._db:
             self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
     def answers(self, key: str) -> list[Any] | None:
-        """Answers of a responder that were kept under `key`."""
+        """Answers of a responder that were stored under `key`; None where there are none."""
         with self._lock:
             row = self._db.execute("SELECT answers FROM answers WHERE key = ?", (key,)).fetchone()
         return None if row is None else json.loads(row[0])
 
-    def keep_answers(self, key: str, answers: list[Any]) -> None:
+    def store_answers(self, key: str, answers: list[Any]) -> None:
+        """Store answers of a responder under `key`: see `answers`."""
         with self._lock, self._db:
             self._db.execute(
                 "INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, json.dumps(answers, ensure_ascii=False))
             )
 
     def close(self) -> None:
+        """Close the file, so that the next who opens it is the first."""
         self._db.close()
         self._leave()
         if _open.get(str(self.path.absolute())) is self:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -55,6 +54,9 @@ class Limits:
 
         Args:
             tokens: that prompt and reply may have.
+
+        Returns:
+            What the request is counted with; see `correct`.
         """
         async with self._turn():
             while (wait := self._wait(tokens)) > 0:
@@ -92,9 +94,3 @@ class Limits:
         full |= self._tokens is not None and bool(self._window) and self._used + tokens > self._tokens // self.share
         # As soon as the oldest leaves the window there may be room.
         return max(self._window[0].time + self._period - now, 1e-3) if full else 0.0
-
-
-def processes() -> int:
-    """Of this run: each asks for its share of the records."""
-    size = os.environ.get("WORLD_SIZE", "1")
-    return max(1, int(size)) if size.isdigit() else 1

@@ -75,7 +75,7 @@ def lines(texts: Sequence[str]) -> str:
 
 def objects(record: Record) -> str:
     """What is known to be in the image, with boxes where they are known."""
-    return lines([_object(found.label, found.box) for found in record.annotation.objects])
+    return lines([_object(thing.label, thing.box) for thing in record.annotation.objects])
 
 
 def _object(label: str, box: tuple[float, float, float, float] | None) -> str:

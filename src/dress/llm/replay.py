@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
+from dress.base.progress import Advance, ignore
 from dress.llm.ledger import Ledger
-from dress.llm.request import Progress, Reply, Request
+from dress.llm.request import Reply, Request
 from dress.llm.tally import Tally
 
 
@@ -23,13 +24,16 @@ class ReplayClient:
     def __init__(self, ledger: Ledger, model: str) -> None:
         self.ledger, self.model, self.tally = ledger, model, Tally()
 
-    def recorded(self) -> ReplayClient:
+    def replay(self) -> ReplayClient:
+        """It is one already."""
         return self
 
     async def ask(self, request: Request) -> Reply:
+        """See `request.Client.ask`."""
         return self._reply(request)
 
-    def ask_all(self, requests: Sequence[Request], progress: Progress = lambda n, info: None) -> list[Reply]:
+    def ask_all(self, requests: Sequence[Request], progress: Advance = ignore) -> list[Reply]:
+        """See `request.Client.ask_all`."""
         self.tally.total += len(requests)
         replies = []
         for request in requests:
@@ -58,9 +62,9 @@ def recorded_model(ledger: Ledger, model: str | None) -> str:
     if model is None and len(models) == 1:
         return models[0]
     if model is None or model not in models:
-        asked = "the name of the model" if model is None else f"replies of {model}"
+        expected = "the name of the model" if model is None else f"replies of {model}"
         raise ValueError(
-            f"{ledger.path}: expected {asked} (annotator.model=… or judge.model=…), "
+            f"{ledger.path}: expected {expected} (annotator.model=… or judge.model=…), "
             f"got those of {', '.join(models) or 'nobody'}"
         )
     return model

@@ -1,26 +1,17 @@
-"""What is asked of a language model and what came of it. Who answers is a `Client`: a server, or a ledger."""
+"""What is asked of a language model and what came of it."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from dress.llm.ledger import Ledger
-
-if TYPE_CHECKING:
-    from dress.llm.tally import Tally
-
 Message = dict[str, str]
 """`role` (system, user, assistant) and `content`."""
-
-Progress = Callable[[int, str], None]
-"""Called with the number of calls that are settled since, and a line of live counters."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +51,7 @@ class Request:
 
     @property
     def sampling(self) -> dict[str, float | int | None]:
+        """How the reply is drawn."""
         return {
             "temperature": self.temperature, "max_tokens": self.max_tokens, "seed": self.seed, "top_p": self.top_p
         }  # fmt: skip
@@ -94,30 +86,6 @@ class Reply:
     cost: float = 0.0
     attempts: int = 0
     recorded: bool = False
-
-
-class Client(Protocol):
-    """Settles requests: asks a server by way of a ledger (`LLMClient`), or answers from one (`ReplayClient`)."""
-
-    model: str
-    ledger: Ledger
-    tally: Tally
-
-    async def ask(self, request: Request) -> Reply:
-        """The reply, from the ledger where it is known; a call that fails is a reply with a reason."""
-        ...
-
-    def ask_all(self, requests: Sequence[Request], progress: Progress = lambda n, info: None) -> list[Reply]:
-        """Replies in the order of the requests, asked side by side; equal requests share one call.
-
-        Raises:
-            Stopped: budget reached, key refused, server not there. What was settled stays in the ledger.
-        """
-        ...
-
-    def recorded(self) -> Client:
-        """The same with what the ledger holds; asks nobody."""
-        ...
 
 
 class Stopped(ValueError):

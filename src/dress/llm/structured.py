@@ -38,13 +38,13 @@ def forms(setting: str) -> tuple[Form, ...]:
 
 def response_format(schema: type[BaseModel], form: Form) -> dict[str, Any] | None:
     """What stands in the request, or None."""
-    asked = json_schema(schema)
+    full = json_schema(schema)
     match form:
         case "json_schema":
-            plain = _rewritten(asked, _without_lengths)  # OpenAI refuses them; replies are checked anyway
+            plain = _rewritten(full, _without_lengths)  # OpenAI refuses them; replies are checked anyway
             return {"type": form, "json_schema": {"name": schema.__name__, "strict": True, "schema": plain}}
         case "json_object_schema":
-            return {"type": "json_object", "schema": _rewritten(asked, _patterned)}
+            return {"type": "json_object", "schema": _rewritten(full, _patterned)}
         case "json_object":
             return {"type": form}
         case _:
@@ -52,12 +52,12 @@ def response_format(schema: type[BaseModel], form: Form) -> dict[str, Any] | Non
 
 
 def with_schema(messages: tuple[Message, ...], schema: type[BaseModel], form: Form) -> list[Message]:
-    """The messages, with the schema told to the model where the server does not enforce it."""
+    """The messages, with the schema written out for the model where the server does not enforce it."""
     if form in ("json_schema", "json_object_schema"):
         return list(messages)
-    told = json.dumps(json_schema(schema), ensure_ascii=False)
+    fields = json.dumps(json_schema(schema), ensure_ascii=False)
     *before, last = messages
-    text = f"{last['content']}\n\nAnswer with one JSON object that fits this JSON Schema, and nothing else:\n{told}"
+    text = f"{last['content']}\n\nAnswer with one JSON object that fits this JSON Schema, and nothing else:\n{fields}"
     return [*before, {**last, "content": text}]
 
 
@@ -68,14 +68,14 @@ def parse(text: str, schema: type[BaseModel]) -> BaseModel:
         Misfit: there is none.
     """
     misfit = Misfit("not_json", "expected a JSON object")
-    for found in _objects(text):
+    for value in _objects(text):
         try:
-            parsed = schema.model_validate(found)
+            parsed = schema.model_validate(value)
         except ValidationError as error:
             if misfit.reason == "not_json":
                 misfit = Misfit("schema", storable(describe(error)))
         else:
-            if all(storable(said) == said for said in _texts(parsed.model_dump())):
+            if all(storable(part) == part for part in _texts(parsed.model_dump())):
                 return parsed
             misfit = Misfit("schema", "expected text, got half of a surrogate pair or a nul character")
     raise misfit
@@ -92,11 +92,11 @@ def _objects(text: str) -> Iterator[Any]:
         if start < 0:
             return
         try:
-            found, end = decoder.raw_decode(text, start)
+            value, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):  # no JSON, numbers of thousands of digits, thousands of brackets
             end = start + 1
         else:
-            yield found
+            yield value
         start = text.find("{", end)
 
 

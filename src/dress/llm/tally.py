@@ -46,6 +46,7 @@ class Tally:
 
     @property
     def settled(self) -> int:
+        """Calls that are done or have failed."""
         return self.done + self.failed.total()
 
     def line(self) -> str:
@@ -61,7 +62,7 @@ class Tally:
         parts.append(f"{self.prompt_tokens + self.completion_tokens:,} tokens")
         if self.cost:
             parts.append(f"cost {self.cost:,.4g}")
-        sent, left = self.settled - self.recorded, self.total - self.settled
-        if sent and left:
-            parts.append(f"{clock((time.monotonic() - self.began) / sent * left)} left for these calls")
+        sent, rest = self.settled - self.recorded, self.total - self.settled
+        if sent and rest:
+            parts.append(f"{clock((time.monotonic() - self.began) / sent * rest)} left for these calls")
         return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""Attention over forests: every token attends to its ancestors and itself (DESIGN §6).
+"""Attention over forests: every token attends to its ancestors and itself.
 
 Registered in transformers as `dress`, so that any causal LM built on its attention interface uses it:
 with a `Plan` among the model's keyword arguments it is tree attention, with a plan of `model.cache` it
@@ -9,8 +9,8 @@ detects no "packed sequences" in our positions.
 Backends, all equal (tests/test_attention.py):
 
 - `dense`: trees padded side by side, one SDPA with an ancestor mask per tree. The oracle.
-- `nodes`: one attention per path over [keys of its ancestors ‖ its own], equal paths batched; SDPA, or (bf16)
-  matrix products (model.products). No masked-out work but above the diagonal; for CPU.
+- `nodes`: one attention per segment over [keys of its ancestors ‖ its own], equal segments batched; SDPA, or (bf16)
+  matrix products (kernels.products). No masked-out work but above the diagonal; for CPU.
 - `flex`: FlexAttention over the whole forest with block sparsity; for CUDA.
 
 Shapes: T tokens, H query heads, K key heads, d width of a head.
@@ -33,8 +33,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from dress.dialogue.batch import Forest
-from dress.dialogue.tree import Path
-from dress.kernels.products import Group, path_attention
+from dress.dialogue.tree import Segment
+from dress.kernels.products import SegmentGroup, segment_attention
 
 NAME = "dress"
 Backend = Literal["dense", "nodes", "flex"]
@@ -56,10 +56,10 @@ class Plan:
 
     @cached_property
     def cuts(self) -> list[int]:
-        """Places where any path or run of ancestors begins or ends."""
+        """Places where any segment or run of ancestors begins or ends."""
         cuts = {0, self.forest.tokens}
-        for path in self.forest.paths:
-            cuts |= {path.start, path.stop, *(place for run in path.before for place in run)}
+        for segment in self.forest.segments:
+            cuts |= {segment.start, segment.stop, *(place for run in segment.before for place in run)}
         return sorted(cuts)
 
     @cached_property
@@ -68,39 +68,39 @@ class Plan:
         return {place: number for number, place in enumerate(self.cuts)}
 
     @cached_property
-    def groups(self) -> list[list[Path]]:
+    def groups(self) -> list[list[Segment]]:
         """Paths of equal length below equally many ancestors."""
-        groups: dict[tuple[int, int], list[Path]] = defaultdict(list)
-        for path in self.forest.paths:
-            groups[path.stop - path.start, sum(stop - start for start, stop in path.before)].append(path)
+        groups: dict[tuple[int, int], list[Segment]] = defaultdict(list)
+        for segment in self.forest.segments:
+            groups[segment.stop - segment.start, sum(stop - start for start, stop in segment.before)].append(segment)
         return list(groups.values())
 
     @cached_property
-    def products(self) -> list[Group]:
+    def products(self) -> list[SegmentGroup]:
         """The groups as places, for matrix products."""
         device = self.forest.ids.device
 
         def places(runs: list[tuple[int, int]]) -> Tensor | slice:
-            joined = all(before[1] == after[0] for before, after in pairwise(runs))
-            if joined:
+            contiguous = all(before[1] == after[0] for before, after in pairwise(runs))
+            if contiguous:
                 return slice(runs[0][0], runs[-1][1])
             return torch.cat([torch.arange(*run) for run in runs]).to(device)
 
         return [
-            Group(
-                len(paths),
-                paths[0].stop - paths[0].start,
-                sum(stop - start for start, stop in (*paths[0].before, (paths[0].start, paths[0].stop))),
-                places([(path.start, path.stop) for path in paths]),
-                places([run for path in paths for run in (*path.before, (path.start, path.stop))]),
+            SegmentGroup(
+                len(segments),
+                segments[0].stop - segments[0].start,
+                sum(stop - start for start, stop in (*segments[0].before, (segments[0].start, segments[0].stop))),
+                places([(segment.start, segment.stop) for segment in segments]),
+                places([run for segment in segments for run in (*segment.before, (segment.start, segment.stop))]),
             )
-            for paths in self.groups
+            for segments in self.groups
         ]
 
     @cached_property
     def order(self) -> list[int]:
-        """Where each path, in order of place, stands among the paths in order of groups."""
-        starts = [path.start for group in self.groups for path in group]
+        """Where each segment, in order of place, stands among the segments in order of groups."""
+        starts = [segment.start for group in self.groups for segment in group]
         return sorted(range(len(starts)), key=starts.__getitem__)
 
     @cached_property
@@ -128,7 +128,9 @@ class CachePlan(Protocol):
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor,
         scaling: float | None, window: int | None, softcap: float | None,
-    ) -> Tensor: ...  # fmt: skip
+    ) -> Tensor:  # fmt: skip
+        """Query, key and value of the new tokens to [B, T, H, d]; see `attend` below."""
+        ...
 
 
 def plan(forest: Forest, backend: str, rows: Tensor | None = None, fused: bool = True) -> Plan:
@@ -208,16 +210,16 @@ def _nodes(
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if plan.fused and query.dtype in PRODUCTS:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return path_attention(query[0], key[0], value[0], plan.products, scale, window, softcap)[None]
+        return segment_attention(query[0], key[0], value[0], plan.products, scale, window, softcap)[None]
     # torch.split: its backward is one cat, that of a slice a whole tensor of zeros
     sizes = [stop - start for start, stop in pairwise(plan.cuts)]
     keys, values = key.split(sizes, 2), value.split(sizes, 2)
-    queries = query.split([path.stop - path.start for path in plan.forest.paths], 2)
-    number = {path.start: i for i, path in enumerate(plan.forest.paths)}
+    queries = query.split([segment.stop - segment.start for segment in plan.forest.segments], 2)
+    number = {segment.start: i for i, segment in enumerate(plan.forest.segments)}
     outs: list[Tensor] = []
-    for paths in plan.groups:
-        q = torch.cat([queries[number[path.start]] for path in paths])
-        k, v = (torch.cat([_run(parts, plan, path) for path in paths]) for parts in (keys, values))
+    for segments in plan.groups:
+        q = torch.cat([queries[number[segment.start]] for segment in segments])
+        k, v = (torch.cat([_run(parts, plan, segment) for segment in segments]) for parts in (keys, values))
         outs += descend(q, k, v, window, scaling, softcap, plan.masks).unbind()
     return torch.cat([outs[i] for i in plan.order], 1).transpose(0, 1)[None]
 
@@ -227,32 +229,32 @@ def descend(
     scaling: float | None, softcap: float | None, masks: dict[tuple[Any, ...], Any],
 ) -> Tensor:  # fmt: skip
     """Causal attention of the last `own` of `seen` tokens: query [B, H, own, d], key and value [B, K, seen, d]."""
-    (rows, heads, own, width), seen = query.shape, key.shape[2]
+    (rows, heads, own, width), visible_keys = query.shape, key.shape[2]
     groups = heads // key.shape[1]
     if groups > 1:  # key heads as rows: each is read by its query heads without a copy
         query = query.reshape(-1, groups, own, width)
-        key, value = (x.reshape(-1, 1, seen, width).expand(-1, groups, -1, -1) for x in (key, value))
-    if own == seen and window is None and softcap is None:
+        key, value = (x.reshape(-1, 1, visible_keys, width).expand(-1, groups, -1, -1) for x in (key, value))
+    if own == visible_keys and window is None and softcap is None:
         out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
     else:
-        known = (own, seen, window, query.dtype)
-        if known not in masks:
-            masks[known] = _below(own, seen, window, query)
-        out = _product(query, key, value, masks[known], scaling, softcap)
+        mask_key = (own, visible_keys, window, query.dtype)
+        if mask_key not in masks:
+            masks[mask_key] = _below(own, visible_keys, window, query)
+        out = _product(query, key, value, masks[mask_key], scaling, softcap)
     return out.reshape(rows, heads, own, width)
 
 
-def _run(parts: tuple[Tensor, ...], plan: Plan, path: Path) -> Tensor:
-    """Keys or values of a path's ancestors and its own, in order of depth."""
-    runs = (*path.before, (path.start, path.stop))
-    found = [part for start, stop in runs for part in parts[plan.number[start] : plan.number[stop]]]
-    return torch.cat(found, 2) if len(found) > 1 else found[0]
+def _run(parts: tuple[Tensor, ...], plan: Plan, segment: Segment) -> Tensor:
+    """Keys or values of a segment's ancestors and its own, in order of depth."""
+    runs = (*segment.before, (segment.start, segment.stop))
+    chunks = [part for start, stop in runs for part in parts[plan.number[start] : plan.number[stop]]]
+    return torch.cat(chunks, 2) if len(chunks) > 1 else chunks[0]
 
 
-def _below(own: int, seen: int, window: int | None, like: Tensor) -> Tensor:
+def _below(own: int, visible_keys: int, window: int | None, like: Tensor) -> Tensor:
     """Additive mask [own, seen]: the last `own` of `seen` tokens see those before them and themselves."""
-    q = torch.arange(seen - own, seen, device=like.device)[:, None]
-    k = torch.arange(seen, device=like.device)
+    q = torch.arange(visible_keys - own, visible_keys, device=like.device)[:, None]
+    k = torch.arange(visible_keys, device=like.device)
     return additive(k <= q if window is None else (k <= q) & (q - k < window), like.dtype)
 
 
@@ -286,27 +288,27 @@ def _flex(
     query: Tensor, key: Tensor, value: Tensor, plan: Plan,
     scaling: float | None, window: int | None, softcap: float | None,
 ) -> Tensor:  # fmt: skip
-    """FlexAttention with native grouped heads, compiled once for all lengths (DESIGN §6)."""
+    """FlexAttention with native grouped heads, compiled once for all lengths."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     global _compiled
     if _compiled is None:
         _compiled = torch.compile(flex_attention, dynamic=True) if query.is_cuda else flex_attention
-    known = ("flex", window)
-    if known not in plan.masks:
+    mask_key = ("flex", window)
+    if mask_key not in plan.masks:
         end, depth, size = plan.forest.subtree_end, plan.forest.depth, plan.forest.tokens
 
         def ancestor(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            seen = (k <= q) & (q < end[k])
-            return seen if window is None else seen & (depth[q] - depth[k] < window)
+            visible = (k <= q) & (q < end[k])
+            return visible if window is None else visible & (depth[q] - depth[k] < window)
 
-        plan.masks[known] = create_block_mask(ancestor, None, None, size, size, device=query.device)
+        plan.masks[mask_key] = create_block_mask(ancestor, None, None, size, size, device=query.device)
 
     def capped(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return torch.tanh(score / softcap) * softcap  # type: ignore[operator]
 
     out = _compiled(
-        query, key, value, score_mod=capped if softcap else None, block_mask=plan.masks[known],
+        query, key, value, score_mod=capped if softcap else None, block_mask=plan.masks[mask_key],
         scale=scaling, enable_gqa=query.shape[1] != key.shape[1],
     )  # fmt: skip
     return out.transpose(1, 2)

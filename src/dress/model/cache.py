@@ -2,7 +2,7 @@
 
 A token's slot is its position, so rows of any length stand side by side without gaps, cutting a row back
 is forgetting its end, and a mask needs nothing but lengths. New tokens come as one flat sequence of all
-rows (`Reading`) or as one token per row (`Decoding`): both are a `plan` of `attention.attend`, write the
+rows (`Prefill`) or as one token per row (`Decoding`): both are a `plan` of `attention.attend`, write the
 cache and attend to it, layer by layer.
 
 Shapes: T tokens, R rows, A rows that are being decoded, G groups, H query heads, K key heads, g = H / K,
@@ -20,7 +20,7 @@ from torch import Tensor
 from dress.model.attention import additive, descend, softcapped
 
 
-class Store:
+class KVStore:
     """Keys and values of some rows in every layer, [R, K, slots, d].
 
     On CPU bf16 is kept as fp32: one token's attention is faster in it, and more exact.
@@ -37,9 +37,9 @@ class Store:
         """Make room for rows of `slots` tokens; half as much again as there was, if that is more."""
         if slots > self.slots:
             self.slots = max(slots, self.slots + self.slots // 2)
-            for layer, kept in self._layers.items():
-                grown = tuple(self._empty(x) for x in kept)
-                for old, new in zip(kept, grown, strict=True):
+            for layer, stored in self._layers.items():
+                grown = tuple(self._empty(x) for x in stored)
+                for old, new in zip(stored, grown, strict=True):
                     new[:, :, : old.shape[2]] = old
                 self._layers[layer] = grown  # type: ignore[assignment]
 
@@ -48,13 +48,13 @@ class Store:
         if layer not in self._layers:
             like = key.transpose(0, 1)[None]
             self._layers[layer] = (self._empty(like), self._empty(like))
-        for kept, new in zip(self._layers[layer], (key, value), strict=True):
-            kept[row, :, slot] = new.to(kept.dtype)
+        for stored, new in zip(self._layers[layer], (key, value), strict=True):
+            stored[row, :, slot] = new.to(stored.dtype)
 
     def swap(self, one: Sequence[int], two: Sequence[int], used: int) -> None:
         """Exchange rows pairwise, their first `used` slots."""
-        for kept in self._layers.values():
-            for x in kept:
+        for stored in self._layers.values():
+            for x in stored:
                 x[[*one, *two], :, :used] = x[[*two, *one], :, :used]
 
     def _empty(self, like: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class Store:
 
 
 @dataclass
-class Cache:
+class KVCache:
     """Rows in groups; the first `shared[g]` tokens of the rows of group g are kept once, in `common`.
 
     `group` is the group of each row. Position p of a row is slot p of its group's row in `common`, or
@@ -74,11 +74,11 @@ class Cache:
 
     group: list[int]
     shared: list[int]
-    own: Store
+    own: KVStore
 
     def __post_init__(self) -> None:
         assert len(self.group) <= self.own.rows
-        self.common = Store(len(self.shared), max(self.shared)) if any(self.shared) else None
+        self.common = KVStore(len(self.shared), max(self.shared)) if any(self.shared) else None
 
     def offset(self, row: int) -> int:
         """Position of the row's first own slot."""
@@ -100,12 +100,12 @@ class Cache:
             self.group[i], self.group[j] = self.group[j], self.group[i]
 
 
-Place = tuple[Tensor, Tensor, Tensor]
+Slots = tuple[Tensor, Tensor, Tensor]
 """Which token of the flat sequence [W] goes to which row [W] and slot [W] of a store."""
 
 
 @dataclass(frozen=True)
-class Run:
+class Chunk:
     """Tokens [start, stop) of the flat sequence, which end `row` at position `end`."""
 
     start: int
@@ -115,17 +115,17 @@ class Run:
 
 
 @dataclass
-class Reading:
+class Prefill:
     """One forward pass over new tokens of many rows, flat: [1, T].
 
     A run attends to its row's cache before it and to itself. A token that several rows share is computed
     once and written to each: `own` and `common` say where. `rows` [U] are the tokens whose hidden states are wanted.
     """
 
-    cache: Cache
-    runs: list[Run]
-    own: Place
-    common: Place
+    cache: KVCache
+    runs: list[Chunk]
+    own: Slots
+    common: Slots
     rows: Tensor
     masks: dict[tuple, Tensor] = field(default_factory=dict)
 
@@ -156,7 +156,7 @@ class Decoding:
     common and own slots and one softmax: for one token SDPA takes 2 to 4 times as long on CPU.
     """
 
-    cache: Cache
+    cache: KVCache
     lengths: list[int]
     device: torch.device
     rows: None = None
@@ -215,29 +215,29 @@ class Decoding:
 
     def _own_mask(self, used: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """Additive [A, 1, 1, used], or None where all is seen."""
-        known = ("own", window)
-        if known not in self._masks:
+        mask_key = ("own", window)
+        if mask_key not in self._masks:
             slot = torch.arange(used, device=self.device)
             last = (self.length - self.offset)[:, None]
-            seen = slot <= last if window is None else (slot <= last) & (slot > last - window)
+            visible = slot <= last if window is None else (slot <= last) & (slot > last - window)
             everything = self.even and (window is None or used <= window)
-            self._masks[known] = None if everything else additive(seen, dtype)[:, None, None]
-        return self._masks[known]
+            self._masks[mask_key] = None if everything else additive(visible, dtype)[:, None, None]
+        return self._masks[mask_key]
 
     def _common_mask(self, size: int, window: int | None, scores: Tensor) -> Tensor | None:
         """Additive [G, K, n * g, size], or None where all is seen."""
-        known = ("common", window)
-        if known not in self._masks:
+        mask_key = ("common", window)
+        if mask_key not in self._masks:
             slot = torch.arange(size, device=self.device)
-            seen = slot < self.offset[:, None]
+            visible = slot < self.offset[:, None]
             if window is not None:
-                seen = seen & (slot > self.length[:, None] - window)
+                visible = visible & (slot > self.length[:, None] - window)
             if window is None and min(self.cache.shared) == size:
-                self._masks[known] = None
+                self._masks[mask_key] = None
             else:
-                mask = additive(seen, scores.dtype)[:, None, None].expand(*scores.shape[:3], size)
-                self._masks[known] = self._by_group(mask)
-        return self._masks[known]
+                mask = additive(visible, scores.dtype)[:, None, None].expand(*scores.shape[:3], size)
+                self._masks[mask_key] = self._by_group(mask)
+        return self._masks[mask_key]
 
     # --- rows side by side in their groups ---
 

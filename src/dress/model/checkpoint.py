@@ -44,10 +44,12 @@ def save_model(model: LVLM, settings: config.Model, folder: Path, facts: dict[st
     """
     folder.mkdir(parents=True, exist_ok=True)
     frozen = base_names(model, settings, facts)
-    kept = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items() if name not in frozen}
-    kept = _untied(kept)
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items() if name not in frozen
+    }
+    tensors = _untied(tensors)
     with write_aside(folder / "model.safetensors", SafetensorError) as aside:
-        save_file(kept, aside)
+        save_file(tensors, aside)
     with write_aside(folder / "tokenizer.json", Exception) as aside:  # of the tokenizers library, in Rust
         save_tokenizer(model.encoder.tokenizer, aside)
     write_json(
@@ -78,21 +80,21 @@ def available_device() -> str:
 
 
 def load_model(
-    folder: Path, device: torch.device | str = "cpu", trust_remote_code: bool = False
+    folder: Path, device: torch.device | str = "cpu", consent: config.Consent | None = None
 ) -> tuple[LVLM, dict[str, Any]]:
     """Read a model and the facts beside it.
 
     Args:
         folder: of the stage.
         device: where the model goes.
-        trust_remote_code: run code that comes with its language model; without it such a model is refused.
+        consent: to code that its files name; without it such a model is refused.
 
     Raises:
         FileNotFoundError: no model in this folder.
         ValueError: a file is damaged, or the base weights are others than it was trained on.
     """
     facts = read_facts(folder)
-    settings = model_of(facts, folder / "model.json", trust_remote_code)
+    settings = model_of(facts, folder / "model.json", consent or config.Consent())
     model = LVLM(settings, stored_tokenizer(folder, settings), facts["max_tokens"])
     model.round(facts.get("rounded", []))
     load_weights(model, settings, folder)
@@ -137,17 +139,17 @@ def read_training_state(file: Path) -> dict[str, Any]:
     """
     remedy = f"Delete this file: the stage then begins anew (resume={run_of(file.parent)})"
     try:
-        found = torch.load(file, weights_only=True, map_location="cpu")
+        checkpoint = torch.load(file, weights_only=True, map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, OSError) as error:
         why = str(error).partition("\n")[0][:100] or type(error).__name__
         size = file.stat().st_size if file.exists() else 0
         raise ValueError(
             f"{file}: expected a checkpoint, got {size:,} bytes that do not load ({why}). {remedy}"
         ) from None
-    steps = found.get("global_step") if isinstance(found, dict) else None
+    steps = checkpoint.get("global_step") if isinstance(checkpoint, dict) else None
     if not isinstance(steps, int):
-        raise ValueError(f"{file}: expected a checkpoint with global_step, got {type(found).__name__}. {remedy}")
-    return found
+        raise ValueError(f"{file}: expected a checkpoint with global_step, got {type(checkpoint).__name__}. {remedy}")
+    return checkpoint
 
 
 def run_of(stage: Path) -> Path:
@@ -193,13 +195,13 @@ def load_weights(model: LVLM, settings: config.Model, folder: Path) -> None:
             f"{file}: expected model weights, got a file that does not load ({error}). {DAMAGED}"
         ) from None
     frozen = base_names(model, settings, facts)
-    wanted = _untied({name: value for name, value in model.state_dict().items() if name not in frozen})
-    wrong = sorted(weights.keys() ^ wanted.keys()) or [
-        name for name in wanted if wanted[name].shape != weights[name].shape
+    expected_tensors = _untied({name: value for name, value in model.state_dict().items() if name not in frozen})
+    wrong = sorted(weights.keys() ^ expected_tensors.keys()) or [
+        name for name in expected_tensors if expected_tensors[name].shape != weights[name].shape
     ]
     if wrong:
         name = wrong[0]
-        got, expected = (tuple(part[name].shape) if name in part else "nothing" for part in (weights, wanted))
+        got, expected = (tuple(part[name].shape) if name in part else "nothing" for part in (weights, expected_tensors))
         raise ValueError(
             f"{file}: a checkpoint of another model: {len(wrong)} tensors differ, first {name}: "
             f"expected {expected}, got {got}"
@@ -228,8 +230,8 @@ def base_names(model: LVLM, settings: config.Model, facts: Mapping[str, Any]) ->
 
 def loaded_weights(model: LVLM, settings: config.Model) -> str | None:
     """Fingerprint of what the model was given from files before it learned anything; None if it was drawn."""
-    given = {"vision.": settings.vision.weights is not None, "language.": settings.language.config is None}
-    loaded = tuple(part for part, is_given in given.items() if is_given)
+    from_files = {"vision.": settings.vision.weights is not None, "language.": settings.language.config is None}
+    loaded = tuple(part for part, is_given in from_files.items() if is_given)
     return fingerprint(model, {n for n in model.state_dict() if n.startswith(loaded) and "lora_" not in n})
 
 
@@ -247,11 +249,11 @@ def fingerprint(model: LVLM, names: set[str]) -> str | None:
 
 def _untied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Each storage once: a tied output head is made again by the model itself."""
-    seen: set[int] = set()
-    kept = {}
+    storages: set[int] = set()
+    tensors = {}
     for name, value in state.items():
-        if value.data_ptr() in seen and value.numel():
+        if value.data_ptr() in storages and value.numel():
             continue
-        seen.add(value.data_ptr())
-        kept[name] = value
-    return kept
+        storages.add(value.data_ptr())
+        tensors[name] = value
+    return tensors

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from dress.base.seeding import seed_for
 from dress.dialogue.spans import Completion
-from dress.kernels.packed import Packed
+from dress.kernels.packed import PackedWeights
 from dress.model.lvlm import LVLM
 from dress.model.memory import rows_that_fit
-from dress.model.session import Drawing, Images, Prompt, Session
+from dress.model.session import ImageTokens, Prompt, SamplingParams, Session
 
 
 def generate(
@@ -42,17 +42,21 @@ def generate(
         seed: of the sampling: one for each prompt, or one that they are made from, by number.
         progress: called with the number of finished prompts.
     """
-    drawing = Drawing(max_new_tokens, temperature, top_p)
+    drawing = SamplingParams(max_new_tokens, temperature, top_p)
     seeds = [seed_for(seed, i) for i in range(len(prompts))] if isinstance(seed, int) else seed
     first = {image: i for i, image in reversed(list(enumerate(prompt.image for prompt in prompts)))}
     order = sorted(range(len(prompts)), key=lambda i: first[prompts[i].image])
-    images, packed, answers = Images(model, pixels), Packed(model.language), [Completion("")] * len(prompts)
+    images, weights, answers = (
+        ImageTokens(model, pixels),
+        PackedWeights(model.language),
+        [Completion("")] * len(prompts),
+    )
     while order:
-        asked = [prompts[i] for i in order[:batch_size]]
-        longest = max(len(model.encoder.prompt(prompt.spans, prompt.image is not None)) for prompt in asked)
+        nearest = [prompts[i] for i in order[:batch_size]]
+        longest = max(len(model.encoder.prompt(prompt.spans, prompt.image is not None)) for prompt in nearest)
         size = max(1, min(batch_size, rows_that_fit(model, longest + max_new_tokens)))
         batch, order = order[:size], order[size:]
-        session = Session(model, packed)
+        session = Session(model, weights)
         out = session.answer([prompts[i] for i in batch], batch, images, drawing, [seeds[i] for i in batch])
         assert out is not None
         for i, tokens in zip(batch, out, strict=True):

@@ -1,8 +1,8 @@
 """The loss of the language model's head, on supervised rows only, in chunks.
 
 Logits of a whole forest would take more memory than the model: they are made chunk by chunk, turned
-into loss and gradient at once, and dropped. The head's weight gradient is summed in fp32 (a bf16 sum
-over chunks biases training; PERFORMANCE §1).
+into loss and gradient at once, and dropped. The head's weight gradient is summed in fp32: a bf16 sum
+over chunks biases training.
 
 Shapes: E entries, U supervised rows, D width, V vocabulary.
 """
@@ -57,11 +57,11 @@ class _HeadLoss(torch.autograd.Function):
         grad_weight: Tensor | None = None
         chunks = -(-len(hidden) * len(weight) // CHUNK)
         rows_at_once = max(1, -(-len(hidden) // max(1, chunks)))
-        done = 0
+        first = 0
         for start in range(0, len(hidden), rows_at_once):
             rows = rows_all[start : start + rows_at_once]
-            entries = order[done : done + sum(counts[start : start + rows_at_once])]
-            done += len(entries)
+            entries = order[first : first + sum(counts[start : start + rows_at_once])]
+            first += len(entries)
             at, goal, share = where[entries] - start, target[entries], factor[entries]
             logits = F.linear(rows, head)
             if softcap is not None:
@@ -69,8 +69,8 @@ class _HeadLoss(torch.autograd.Function):
                 capped = logits
                 logits = capped * softcap
             p = torch.softmax(logits, -1, dtype=wide)
-            nll[entries] = found = _surprise(p, logits, at, goal)
-            loss += (found.double() * share).sum()
+            nll[entries] = values = _surprise(p, logits, at, goal)
+            loss += (values.double() * share).sum()
             if not (need_hidden or need_weight):
                 continue
             summed = torch.zeros(len(rows), dtype=torch.float64, device=rows.device).index_add_(0, at, share)
@@ -91,16 +91,16 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> Any:
-        scaled = [g if g is None or grad_loss == 1 else g * grad_loss.to(g.dtype) for g in ctx.saved_tensors]
-        grad_hidden, grad_weight = scaled
+        gradients = [g if g is None or grad_loss == 1 else g * grad_loss.to(g.dtype) for g in ctx.saved_tensors]
+        grad_hidden, grad_weight = gradients
         return grad_hidden, None if grad_weight is None else grad_weight.to(ctx.dtype), None, None, None, None
 
 
 def _surprise(p: Tensor, logits: Tensor, at: Tensor, goal: Tensor) -> Tensor:
     """Negative log-likelihood [E] of `goal` in rows `at`, exact also where its probability is too small to hold."""
-    chosen = p[at, goal]
-    nll = -chosen.log()
-    rare = (chosen < 1e-30).nonzero()[:, 0]
+    probability = p[at, goal]
+    nll = -probability.log()
+    rare = (probability < 1e-30).nonzero()[:, 0]
     if len(rare):
         rows = logits[at[rare]].to(p.dtype)
         nll[rare] = rows.logsumexp(-1) - rows.gather(1, goal[rare, None])[:, 0]

@@ -14,8 +14,8 @@ from transformers.modeling_utils import PreTrainedModel
 
 from dress import config
 from dress.base.files import read_json
-from dress.dialogue.batch import Sample, collate
-from dress.dialogue.encode import Encoded
+from dress.dialogue.batch import Example, collate
+from dress.dialogue.encode import EncodedDialogue
 from dress.dialogue.tree import Tree, build_tree
 from dress.model import attention
 
@@ -125,7 +125,7 @@ def source_of(settings: config.Language) -> str:
 
 
 def refuse_unsupported(language: PreTrainedModel) -> None:
-    """Refuse by name what sharing prefixes does not represent (DESIGN §6).
+    """Refuse by name what sharing prefixes does not represent.
 
     Raises:
         ValueError: mixture of experts, recurrent or linear attention layers, multi-dimensional RoPE, RoPE
@@ -146,10 +146,10 @@ def refuse_unsupported(language: PreTrainedModel) -> None:
         "RoPE scaled by the length of a batch": any(one.get("rope_type") in ("dynamic", "longrope") for one in ropes),
         "bidirectional attention": bool(getattr(text, "use_bidirectional_attention", False)),
     }
-    found = [name for name, there in problems.items() if there]
-    if found:
+    names = [name for name, there in problems.items() if there]
+    if names:
         raise ValueError(
-            f"model.language {text.model_type}: token trees do not represent {', '.join(found)}. "
+            f"model.language {text.model_type}: token trees do not represent {', '.join(names)}. "
             f"Choose a causal LM with plain RoPE or learned positions and full or sliding attention"
         )
 
@@ -161,8 +161,8 @@ def refuse_unequal(language: PreTrainedModel) -> None:
         ValueError: it takes its positions or its mask from elsewhere (ALiBi, for example).
     """
     rows = [[5, 6, 7, 8, 9, 10], [5, 6, 7, 11, 12, 13, 14], [5, 6, 7, 11, 15]]
-    tree = build_tree([Encoded("sft", np.array(ids), np.array([0.0] + [1.0] * (len(ids) - 1))) for ids in rows])
-    forest = collate([Sample([tree], None)], len(tree)).forests[0]
+    tree = build_tree([EncodedDialogue("sft", np.array(ids), np.array([0.0] + [1.0] * (len(ids) - 1))) for ids in rows])
+    forest = collate([Example([tree], None)], len(tree)).forests[0]
     kind = language.config.get_text_config().model_type
     was = language.training
     language.eval()
@@ -178,9 +178,9 @@ def refuse_unequal(language: PreTrainedModel) -> None:
         raise ValueError(f"model.language {kind}: token trees do not run through it ({problem!r})") from problem
     finally:
         language.train(was)
-    found = {context: hidden[at] for context, at in _contexts(tree).items()}
+    by_context = {context: hidden[at] for context, at in _contexts(tree).items()}
     error = max(
-        float((found[tuple(ids[: n + 1])] - one[n]).norm() / one[n].norm())
+        float((by_context[tuple(ids[: n + 1])] - one[n]).norm() / one[n].norm())
         for ids, one in zip(rows, plain, strict=True)
         for n in range(len(one))
     )

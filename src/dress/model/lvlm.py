@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from dress import config
+from dress.config.targets import PROJECTOR, build
 from dress.dialogue.batch import Forest
-from dress.dialogue.encode import IMAGE, Encoder
+from dress.dialogue.encode import IMAGE, DialogueEncoder
 from dress.kernels.fused import fuse
 from dress.kernels.last_layer import prune_last_layer
 from dress.model.attention import foreign_mask, plan
 from dress.model.head import head_loss
 from dress.model.language import build_language
-from dress.model.projector import build_projector
 from dress.model.vision import VisionEncoder
 
 PARTS = ("vision", "projector", "language", "lora")
@@ -45,8 +45,8 @@ class LVLM(nn.Module):
             fuse(self.language)
         embeddings: Any = self.language.get_input_embeddings()
         width = int(embeddings.weight.shape[1])
-        self.projector = build_projector(settings.projector.kind, self.vision.width, width)
-        self.encoder = Encoder(tokenizer, settings.language.chat, self.vision.num_tokens, max_tokens)
+        self.projector = build(settings.projector, "model.projector", PROJECTOR, self.vision.width, width)
+        self.encoder = DialogueEncoder(tokenizer, settings.language.chat, self.vision.num_tokens, max_tokens)
         self.attention = settings.attention
         self.rounded: tuple[str, ...] = ()
         text: Any = self.language.config.get_text_config()
@@ -57,10 +57,12 @@ class LVLM(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.projector_weight.device
 
     @property
     def projector_weight(self) -> Tensor:
+        """The projector's first parameter: its dtype is what images and features are cast to."""
         return next(self.projector.parameters())
 
     def encode_images(self, pixels: Tensor) -> Tensor:
@@ -68,7 +70,7 @@ class LVLM(nn.Module):
         return self.project(self.vision(pixels.to(self.projector_weight.dtype)))
 
     def project(self, features: Tensor) -> Tensor:
-        """Encoder features [N, V, D_v] to image tokens in the language model's space [N, V, D]."""
+        """DialogueEncoder features [N, V, D_v] to image tokens in the language model's space [N, V, D]."""
         return self.projector(features.to(self.projector_weight.dtype))
 
     def embed(self, ids: Tensor, images: Tensor | None, image: Tensor) -> Tensor:
@@ -164,9 +166,9 @@ class LVLM(nn.Module):
             dtype: bfloat16 to train; float32 brings them back.
         """
         for _, parameter in self._matrices():
-            held = parameter.data.to(dtype)
-            if not parameter.requires_grad and torch.equal(held.to(parameter.dtype), parameter.data):
-                parameter.data = held
+            rounded = parameter.data.to(dtype)
+            if not parameter.requires_grad and torch.equal(rounded.to(parameter.dtype), parameter.data):
+                parameter.data = rounded
 
     def _matrices(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Weights of linear layers, convolutions and embeddings, without the projector's and LoRA's."""

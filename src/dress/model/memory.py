@@ -25,9 +25,9 @@ def activation_bytes(model: LVLM, tokens: int, width: int) -> int:
     hidden, layers = text.hidden_size, text.num_hidden_layers
     inner = getattr(text, "intermediate_size", None) or 4 * hidden
     products = model.fused and width == 2 and model.device.type == "cpu"
-    seen = min(tokens, KEPT) * text.num_attention_heads if products else 0
+    keys = min(tokens, KEPT) * text.num_attention_heads if products else 0
     wide = 2 if model.fused and width == 2 else 4
-    return tokens * layers * (12 * hidden + wide * inner + seen) * width
+    return tokens * layers * (12 * hidden + wide * inner + keys) * width
 
 
 def state_bytes(model: LVLM) -> int:

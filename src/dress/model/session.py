@@ -19,9 +19,9 @@ from transformers import TopPLogitsWarper
 from dress.dialogue.encode import IMAGE
 from dress.dialogue.spans import Span
 from dress.dialogue.tree import sorted_prefixes
-from dress.kernels.packed import Packed
+from dress.kernels.packed import PackedWeights
 from dress.model.attention import foreign_mask
-from dress.model.cache import Cache, Decoding, Place, Reading, Run, Store
+from dress.model.cache import Chunk, Decoding, KVCache, KVStore, Prefill, Slots
 from dress.model.lvlm import LVLM
 from dress.model.memory import rows_that_fit
 
@@ -40,7 +40,7 @@ class Prompt:
     image: int | None
 
 
-class Images:
+class ImageTokens:
     """Image tokens of the images that prompts name; those of the last call are kept.
 
     Args:
@@ -56,13 +56,13 @@ class Images:
         """Image tokens [N, V, D] of N different images."""
         new = [i for i in images if i not in self._last]
         if new:
-            made = self.model.encode_images(torch.stack([self.pixels[i] for i in new]).to(self.model.device))
-            self._last = {i: self._last[i] for i in images if i in self._last} | dict(zip(new, made, strict=True))
+            encoded = self.model.encode_images(torch.stack([self.pixels[i] for i in new]).to(self.model.device))
+            self._last = {i: self._last[i] for i in images if i in self._last} | dict(zip(new, encoded, strict=True))
         return torch.stack([self._last[i] for i in images])
 
 
 @dataclass(frozen=True)
-class Drawing:
+class SamplingParams:
     """How tokens are drawn; temperature 0 is greedy."""
 
     max_new_tokens: int
@@ -77,9 +77,9 @@ class _Row:
     key: Hashable
     image: int | None
     ids: np.ndarray
-    lasting: int  # tokens that a later turn has too: all but the condition and what follows it
+    stable: int  # tokens that a later turn has too: all but the condition and what follows it
     place: int = -1
-    kept: int = 0
+    cached: int = 0
 
 
 class Session:
@@ -90,10 +90,10 @@ class Session:
         packed: its language model, packed; sessions of the same weights may share it.
     """
 
-    def __init__(self, model: LVLM, packed: Packed | None = None) -> None:
-        self.model, self._packed = model, packed or Packed(model.language)
+    def __init__(self, model: LVLM, weights: PackedWeights | None = None) -> None:
+        self.model, self._weights = model, weights or PackedWeights(model.language)
         self.rows: dict[Hashable, _Row] = {}
-        self.cache: Cache | None = None
+        self.cache: KVCache | None = None
         self.tokens_read = 0
         """Computed so far, apart from answers."""
 
@@ -101,8 +101,8 @@ class Session:
         self,
         prompts: Sequence[Prompt],
         keys: Sequence[Hashable],
-        images: Images,
-        drawing: Drawing,
+        images: ImageTokens,
+        drawing: SamplingParams,
         seeds: Sequence[int],
         if_fits: bool = False,
     ) -> list[list[int]] | None:
@@ -121,7 +121,7 @@ class Session:
         if if_fits and len(rows) > rows_that_fit(self.model, longest):
             return None
         try:
-            with _generating(self.model), self._packed:
+            with _generating(self.model), self._weights:
                 if not self._goes_on(rows):
                     self._begin(rows)
                 assert self.cache is not None
@@ -145,8 +145,8 @@ class Session:
 
         ids = encoded(prompt.spans)
         conditioned = prompt.spans[-1].role == "condition"
-        lasting = _common(ids, encoded(prompt.spans[:-1])) if conditioned else len(ids)
-        return _Row(key, prompt.image, ids, lasting)
+        stable = _common(ids, encoded(prompt.spans[:-1])) if conditioned else len(ids)
+        return _Row(key, prompt.image, ids, stable)
 
     def _goes_on(self, rows: list[_Row]) -> bool:
         """Cut known rows back to what their new prompts share with what they have read, and put them in front."""
@@ -155,11 +155,11 @@ class Session:
         for row in rows:
             old = self.rows[row.key]
             row.place = old.place
-            row.kept = min(_common(row.ids, old.ids), len(row.ids) - 1)  # the last is read again: its hidden state
-            if row.kept < self.cache.offset(old.place):
+            row.cached = min(_common(row.ids, old.ids), len(row.ids) - 1)  # the last is read again: its hidden state
+            if row.cached < self.cache.offset(old.place):
                 return False
-        asked = {row.key for row in rows}
-        holes = [old for key, old in self.rows.items() if old.place < len(rows) and key not in asked]
+        keys = {row.key for row in rows}
+        holes = [old for key, old in self.rows.items() if old.place < len(rows) and key not in keys]
         used = max(len(old.ids) - self.cache.offset(old.place) for old in self.rows.values())
         self._swap(holes, [self.rows[row.key] for row in rows if row.place >= len(rows)], used)
         for row in rows:
@@ -178,7 +178,7 @@ class Session:
         """An empty cache. Rows of one image are a group and share their beginning where that is worth it."""
         self.rows.clear()
         for place, row in enumerate(rows):
-            row.place, row.kept = place, 0
+            row.place, row.cached = place, 0
         order, common = sorted_prefixes([row.ids for row in rows])
         group, shared, members = [0] * len(rows), [0], [0]
         before: _Row | None = None
@@ -186,29 +186,29 @@ class Session:
             if before is not None and rows[i].image != before.image:
                 shared, members = [*shared, 0], [*members, 0]
                 before = None
-            most = min(size, rows[i].lasting) if before is not None else rows[i].lasting
+            most = min(size, rows[i].stable) if before is not None else rows[i].stable
             shared[-1] = min(shared[-1], most) if members[-1] else most
             members[-1] += 1
             group[i], before = len(shared) - 1, rows[i]
         shared = [size if n > 1 else 0 for size, n in zip(shared, members, strict=True)]
         if sum(size * (n - 1) for size, n in zip(shared, members, strict=True)) < SHARED_TOKENS * len(rows):
             group, shared = [0] * len(rows), [0]
-        own = self.cache.own if self.cache is not None and self.cache.own.rows >= len(rows) else Store(len(rows))
-        self.cache = Cache(group, shared, own)
+        own = self.cache.own if self.cache is not None and self.cache.own.rows >= len(rows) else KVStore(len(rows))
+        self.cache = KVCache(group, shared, own)
 
     # --- reading ---
 
-    def _read(self, rows: list[_Row], images: Images) -> Tensor:
+    def _read(self, rows: list[_Row], images: ImageTokens) -> Tensor:
         """Hidden states [A, D] of the rows' last tokens; a beginning that rows share is computed once."""
         assert self.cache is not None
-        fresh = [row for row in rows if not row.kept]
+        fresh = [row for row in rows if not row.cached]
         order, common = sorted_prefixes([row.ids for row in fresh]) if fresh else ([], [])
         plan = [(fresh[i], size) for i, size in zip(order, common, strict=True)]
-        plan += [(row, row.kept) for row in rows if row.kept]
+        plan += [(row, row.cached) for row in rows if row.cached]
         flat: list[np.ndarray] = []
         depth: list[np.ndarray] = []
-        runs: list[Run] = []
-        tokens: dict[Hashable, np.ndarray] = {}  # by key: which flat token stands at each position from `kept` on
+        runs: list[Chunk] = []
+        tokens: dict[Hashable, np.ndarray] = {}  # by key: which flat token stands at each position from `cached` on
         total, before = 0, np.empty(0, np.int64)
         for row, start in plan:
             new = row.ids[start:]
@@ -216,45 +216,45 @@ class Session:
             if len(new):
                 flat.append(new)
                 depth.append(np.arange(start, len(row.ids)))
-                runs.append(Run(total, total + len(new), row.place, len(row.ids)))
-            tokens[row.key] = here if row.kept else np.concatenate([before[:start], here])
+                runs.append(Chunk(total, total + len(new), row.place, len(row.ids)))
+            tokens[row.key] = here if row.cached else np.concatenate([before[:start], here])
             before, total = tokens[row.key], total + len(new)
         self.tokens_read += total
         last = torch.tensor([tokens[row.key][-1] for row in rows], device=self.model.device)
-        wanted, where = torch.unique(last, return_inverse=True)
+        last_tokens, where = torch.unique(last, return_inverse=True)
         hidden = self._forward(
             self._embed(np.concatenate(flat), images),
             torch.from_numpy(np.concatenate(depth)).to(self.model.device)[None],
-            Reading(self.cache, runs, *self._places(self.cache, rows, tokens), wanted),
+            Prefill(self.cache, runs, *self._places(self.cache, rows, tokens), last_tokens),
         )[0]
-        return (hidden if self.model.pruned else hidden[wanted])[where]
+        return (hidden if self.model.pruned else hidden[last_tokens])[where]
 
-    def _places(self, cache: Cache, rows: list[_Row], tokens: dict[Hashable, np.ndarray]) -> tuple[Place, Place]:
+    def _places(self, cache: KVCache, rows: list[_Row], tokens: dict[Hashable, np.ndarray]) -> tuple[Slots, Slots]:
         """Which flat token goes to which row and slot: of the rows' own store, and of the common one."""
         own: list[np.ndarray] = []
         common: list[np.ndarray] = []
-        done = set()
+        groups = set()
         for row in rows:
             offset, group = cache.offset(row.place), cache.group[row.place]
-            if not row.kept and offset and group not in done:
+            if not row.cached and offset and group not in groups:
                 common.append(_placed(tokens[row.key][:offset], group, 0))
-                done.add(group)
-            skipped = max(offset - row.kept, 0)
-            own.append(_placed(tokens[row.key][skipped:], row.place, row.kept + skipped - offset))
+                groups.add(group)
+            skipped = max(offset - row.cached, 0)
+            own.append(_placed(tokens[row.key][skipped:], row.place, row.cached + skipped - offset))
         none = np.empty((3, 0), np.int64)
-        parts = (torch.from_numpy(np.concatenate([none, *found], 1)).to(self.model.device) for found in (own, common))
+        parts = (torch.from_numpy(np.concatenate([none, *writes], 1)).to(self.model.device) for writes in (own, common))
         (a, b, c), (d, e, f) = parts
         return (a, b, c), (d, e, f)
 
-    def _embed(self, ids: np.ndarray, images: Images) -> Tensor:
+    def _embed(self, ids: np.ndarray, images: ImageTokens) -> Tensor:
         """Embeddings [1, T, D]; every image that stands in `ids` is encoded once."""
-        found = (-1 - ids[ids < 0][:: self.model.encoder.image_tokens]).tolist()  # a run of image tokens is never cut
-        unlike = list(dict.fromkeys(found))
-        image = torch.tensor([unlike.index(i) for i in found], dtype=torch.long, device=self.model.device)
+        numbers = (-1 - ids[ids < 0][:: self.model.encoder.image_tokens]).tolist()  # a run of image tokens is never cut
+        unlike = list(dict.fromkeys(numbers))
+        image = torch.tensor([unlike.index(i) for i in numbers], dtype=torch.long, device=self.model.device)
         plain = torch.from_numpy(np.where(ids < 0, IMAGE, ids)).to(self.model.device)
         return self.model.embed(plain[None], images(unlike) if unlike else None, image)
 
-    def _forward(self, embeddings: Tensor, position: Tensor, plan: Reading | Decoding) -> Tensor:
+    def _forward(self, embeddings: Tensor, position: Tensor, plan: Prefill | Decoding) -> Tensor:
         return self.model.language.base_model(
             inputs_embeds=embeddings, attention_mask=foreign_mask(embeddings.device), position_ids=position,
             use_cache=False, plan=plan,
@@ -262,7 +262,9 @@ class Session:
 
     # --- answering ---
 
-    def _decode(self, rows: list[_Row], hidden: Tensor, drawing: Drawing, seeds: Sequence[int]) -> list[list[int]]:
+    def _decode(
+        self, rows: list[_Row], hidden: Tensor, drawing: SamplingParams, seeds: Sequence[int]
+    ) -> list[list[int]]:
         """Token by token; rows that have ended change places with the last ones and leave the batch."""
         assert self.cache is not None
         device, embed = hidden.device, self.model.language.get_input_embeddings()
@@ -271,33 +273,33 @@ class Session:
         noise = _noise(drawing, [seeds[i] for i in order]).to(device)
         out: dict[Hashable, list[int]] = {row.key: [] for row in rows}
         decoding = Decoding(self.cache, [len(row.ids) for row in batch], device)
-        over = [False] * len(batch)
+        ended = [False] * len(batch)
         warp = TopPLogitsWarper(drawing.top_p) if 0 < drawing.top_p < 1 else None
         stop = self.model.encoder.stop_id
         for step in range(drawing.max_new_tokens):
             token = _choose(self.model.logits(hidden), drawing.temperature, warp, noise[:, step])
             for i, value in enumerate(token.tolist()):
-                if not over[i]:
+                if not ended[i]:
                     out[batch[i].key].append(value)
-                    over[i] = value == stop
-            if all(over) or step + 1 == drawing.max_new_tokens:
+                    ended[i] = value == stop
+            if all(ended) or step + 1 == drawing.max_new_tokens:
                 break
-            if sum(over) >= DROP_SHARE * len(over):
-                batch, kept = self._drop(batch, over, decoding.longest)
-                token, noise, over = token[kept], noise[kept], [False] * len(batch)
-                decoding = Decoding(self.cache, [decoding.lengths[i] for i in kept], device)
+            if sum(ended) >= DROP_SHARE * len(ended):
+                batch, cached = self._drop(batch, ended, decoding.longest)
+                token, noise, ended = token[cached], noise[cached], [False] * len(batch)
+                decoding = Decoding(self.cache, [decoding.lengths[i] for i in cached], device)
             hidden = self._forward(embed(token)[:, None], decoding.length[:, None], decoding)[:, -1]
             decoding.step()
         for row in rows:
             row.ids = np.concatenate([row.ids, np.array(out[row.key][:-1], np.int64)])
         return [out[row.key] for row in rows]
 
-    def _drop(self, batch: list[_Row], over: list[bool], used: int) -> tuple[list[_Row], list[int]]:
+    def _drop(self, batch: list[_Row], ended: list[bool], used: int) -> tuple[list[_Row], list[int]]:
         """Rows that go on, in order of place, and which of the batch they were."""
-        alive = len(over) - sum(over)
+        alive = len(ended) - sum(ended)
         order = list(range(len(batch)))
-        holes = [i for i in range(alive) if over[i]]
-        movers = [i for i in range(alive, len(batch)) if not over[i]]
+        holes = [i for i in range(alive) if ended[i]]
+        movers = [i for i in range(alive, len(batch)) if not ended[i]]
         self._swap([batch[i] for i in holes], [batch[i] for i in movers], used)
         for i, j in zip(holes, movers, strict=True):
             order[i], order[j] = order[j], order[i]
@@ -328,7 +330,7 @@ def _placed(tokens: np.ndarray, row: int, first: int) -> np.ndarray:
     return np.stack([tokens, np.full(len(tokens), row), np.arange(first, first + len(tokens))])
 
 
-def _noise(drawing: Drawing, seeds: list[int]) -> Tensor:
+def _noise(drawing: SamplingParams, seeds: list[int]) -> Tensor:
     """Uniform numbers in (0, 1], [A, max_new_tokens]: a row's own, whatever stands beside it."""
     if drawing.temperature == 0:
         return torch.zeros(len(seeds), drawing.max_new_tokens)

@@ -77,10 +77,10 @@ class VisionEncoder(nn.Module):
         if settings.resize != "native":
             preprocess["resize_mode"] = RESIZE_MODES[settings.resize]
             preprocess["fill_color"] = round(255 * sum(preprocess["mean"]) / 3)  # near 0 once it is normalised
-        wanted = open_clip.transform.PreprocessCfg(**preprocess)
-        self.preprocessing: dict[str, Any] = asdict(wanted)
+        transform_settings = open_clip.transform.PreprocessCfg(**preprocess)
+        self.preprocessing: dict[str, Any] = asdict(transform_settings)
         """OpenCLIP's settings of `transform`."""
-        self.transform = _transform(wanted)
+        self.transform = _transform(transform_settings)
         self.layer = settings.layer
         self.eval()
         self._form, tokens = self._probe(settings)
@@ -92,6 +92,7 @@ class VisionEncoder(nn.Module):
         return super().train(False)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels [N, 3, H, W] to tokens [N, V, D_v]."""
         return _tokens(self.tower, pixels, self.layer, self._form)
 
     def _probe(self, settings: config.Vision) -> tuple[str, Tensor]:
@@ -117,9 +118,9 @@ class VisionEncoder(nn.Module):
         else:
             blocks = f"model.vision.layer={self.layer}: expected a block or feature map of {_named(settings)}"
             raise ValueError(f"{blocks}, got none ({refusal})")
-        reached = _reached(tokens)
+        with_gradient = _reached(tokens)
         for name, parameter in self.tower.named_parameters():
-            parameter.requires_grad_(id(meta[name]) in reached)
+            parameter.requires_grad_(id(meta[name]) in with_gradient)
         return form, tokens
 
     def preprocess(self, image: Image.Image) -> Tensor:
@@ -154,15 +155,16 @@ class VisionEncoder(nn.Module):
             raise ValueError(f"model.vision.weights={folder}: expected model.safetensors of a stage, found none")
         prefix = "vision.tower."
         with safe_open(file, framework="pt") as tensors:
-            found = {n.removeprefix(prefix): tensors.get_tensor(n) for n in tensors.keys() if n.startswith(prefix)}  # noqa: SIM118
+            names = [name for name in tensors.keys() if name.startswith(prefix)]  # noqa: SIM118
+            weights = {name.removeprefix(prefix): tensors.get_tensor(name) for name in names}
         expected = {name: tuple(value.shape) for name, value in self.tower.state_dict().items()}
-        if {name: tuple(value.shape) for name, value in found.items()} != expected:
+        if {name: tuple(value.shape) for name, value in weights.items()} != expected:
             raise ValueError(
                 f"model.vision.weights={folder}: expected an encoder of {len(expected)} tensors as model.vision says, "
-                f"got {len(found)} or of other sizes. An encoder that came with weights of its own is not written "
+                f"got {len(weights)} or of other sizes. An encoder that came with weights of its own is not written "
                 f"again: name those weights"
             )
-        self.tower.load_state_dict(found)
+        self.tower.load_state_dict(weights)
 
 
 class _Asked(nn.Module):
@@ -181,22 +183,22 @@ def _tokens(tower: Any, pixels: Tensor, layer: int, form: str) -> Tensor:
     out = tower.forward_intermediates(
         pixels, indices=[layer], stop_early=True, intermediates_only=True, output_fmt=form
     )
-    (found,) = out["image_intermediates"]
-    return found if form == "NLC" else found.flatten(2).transpose(1, 2)
+    (tokens,) = out["image_intermediates"]
+    return tokens if form == "NLC" else tokens.flatten(2).transpose(1, 2)
 
 
 def _reached(output: Tensor) -> set[int]:
     """The ids of all leaves that an output depends on."""
-    found, seen, nodes = set(), set(), [output.grad_fn]
+    leaves, visited, nodes = set(), set(), [output.grad_fn]
     while nodes:
         node = nodes.pop()
-        if node is None or node in seen:
+        if node is None or node in visited:
             continue
-        seen.add(node)
+        visited.add(node)
         if hasattr(node, "variable"):
-            found.add(id(node.variable))
+            leaves.add(id(node.variable))
         nodes += [before for before, _ in node.next_functions]
-    return found
+    return leaves
 
 
 def _under(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -211,10 +213,10 @@ def _transform(settings: Any) -> Any:
     """OpenCLIP's transform; where it pads, a narrow image keeps at least one pixel."""
     import open_clip
 
-    made = open_clip.transform.image_transform_v2(settings, is_train=False)
+    transform = open_clip.transform.image_transform_v2(settings, is_train=False)
     if settings.resize_mode == "longest":
-        made.transforms[:2] = [_Pad(size_of(asdict(settings)), settings.interpolation, settings.fill_color)]
-    return made
+        transform.transforms[:2] = [_Pad(size_of(asdict(settings)), settings.interpolation, settings.fill_color)]
+    return transform
 
 
 class _Pad:
@@ -239,9 +241,11 @@ def _by_name(name: str, weights: str | None) -> tuple[nn.Module, dict]:
     import open_clip
 
     try:
-        if weights is None and (found := open_clip.get_model_config(name.replace("/", "-"))) is not None:
-            vision = found["vision_cfg"] | {"timm_model_pretrained": False}
-            tower = open_clip.model._build_vision_tower(found["embed_dim"], vision, found.get("quick_gelu", False))
+        if weights is None and (model_config := open_clip.get_model_config(name.replace("/", "-"))) is not None:
+            vision = model_config["vision_cfg"] | {"timm_model_pretrained": False}
+            tower = open_clip.model._build_vision_tower(
+                model_config["embed_dim"], vision, model_config.get("quick_gelu", False)
+            )
             return tower, asdict(open_clip.transform.PreprocessCfg(size=tower.image_size))
         model = open_clip.create_model(name, pretrained=weights, load_weights=weights is not None)
     except (RuntimeError, OSError, FileNotFoundError) as error:

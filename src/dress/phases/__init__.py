@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from dress import config
-from dress.dialogue.spans import Span, Supervised
+from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.phases.align import align
 from dress.phases.critique import condition_text, critique, rating
 from dress.phases.refinement import refinement
-from dress.phases.registry import PHASES, Phase, check_phases, find_phase, phase
+from dress.phases.registry import PHASES, Phase, check_phases, find_phase, phase, used_settings
 from dress.phases.sft import best_of, sft
 from dress.record import Record
 
@@ -31,10 +31,11 @@ __all__ = [
     "refinement",
     "sft",
     "supervised",
+    "used_settings",
 ]
 
 
-def supervised(record: Record, mixture: Mapping[str, float], settings: config.Phases) -> list[Supervised]:
+def supervised(record: Record, mixture: Mapping[str, float], settings: config.Phases) -> list[SupervisedDialogue]:
     """All supervised dialogues of a record under a stage's mixture.
 
     Args:

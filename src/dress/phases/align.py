@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dress import config
-from dress.dialogue.spans import Span, Supervised
+from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.phases.registry import phase
 from dress.record import Record
 
 
 @phase("align", settings=("align",))
-def align(record: Record, settings: config.Phases) -> list[Supervised]:
+def align(record: Record, settings: config.Phases) -> list[SupervisedDialogue]:
     """One dialogue per caption: image, caption prompt, **caption**."""
     if record.image is None:
         return []
     prompt = Span("user", settings.align.prompt)
     return [
-        Supervised("align", (prompt, Span("assistant", caption, 1.0)))
+        SupervisedDialogue("align", (prompt, Span("assistant", caption, 1.0)))
         for caption in record.annotation.captions
         if caption.strip()
     ]

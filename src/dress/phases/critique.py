@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from dress import config
-from dress.dialogue.spans import Supervised, answer, prompt
+from dress.dialogue.spans import SupervisedDialogue, answer, prompt
 from dress.phases.registry import phase
 from dress.record import TOP_RATING, Record
 
@@ -17,13 +17,13 @@ Form = Literal["critique", "rating", "both"]
 
 
 @phase("critique", settings=("critique", "critique_template", "rating_template"), feedback=True, conditioned=True)
-def critique(record: Record, settings: config.Phases) -> list[Supervised]:
+def critique(record: Record, settings: config.Phases) -> list[SupervisedDialogue]:
     """Image, [history], user, condition, **assistant**, for every answer that has the feedback."""
     return _conditioned("critique", record, settings, settings.critique.condition)
 
 
 @phase("rating", settings=("critique", "rating_template"), feedback=True, conditioned=True)
-def rating(record: Record, settings: config.Phases) -> list[Supervised]:
+def rating(record: Record, settings: config.Phases) -> list[SupervisedDialogue]:
     """The same, conditioned on the number only (a baseline)."""
     return _conditioned("rating", record, settings, "rating")
 
@@ -49,7 +49,7 @@ def praise(form: Form, settings: config.Phases) -> str:
     return text
 
 
-def _conditioned(name: str, record: Record, settings: config.Phases, form: Form) -> list[Supervised]:
+def _conditioned(name: str, record: Record, settings: config.Phases, form: Form) -> list[SupervisedDialogue]:
     dialogues = []
     for dialogue in record.dialogues:
         for number, turn in enumerate(dialogue.turns):
@@ -57,5 +57,5 @@ def _conditioned(name: str, record: Record, settings: config.Phases, form: Form)
             if condition is None or turn.assistant is None:
                 continue
             before = prompt(dialogue, number if settings.critique.history else 0, condition)
-            dialogues.append(Supervised(name, (*before, answer(turn, 1.0)), record.image is not None))
+            dialogues.append(SupervisedDialogue(name, (*before, answer(turn, 1.0)), record.image is not None))
     return dialogues

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dress import config
-from dress.dialogue.spans import Span, Supervised, answer, history, messages, prompt
+from dress.dialogue.spans import Span, SupervisedDialogue, answer, history, messages, prompt
 from dress.phases.critique import praise
 from dress.phases.registry import phase
 from dress.record import TOP_RATING, Dialogue, Record, Turn
@@ -20,7 +20,7 @@ from dress.record import TOP_RATING, Dialogue, Record, Turn
     feedback=True,
     conditioned=True,
 )
-def refinement(record: Record, settings: config.Phases) -> list[Supervised]:
+def refinement(record: Record, settings: config.Phases) -> list[SupervisedDialogue]:
     """Image, user, assistant, advice, **better assistant** …
 
     `target=best_turn` cuts the dialogue after its best answer; `target=reference` puts the
@@ -45,16 +45,16 @@ def refinement(record: Record, settings: config.Phases) -> list[Supervised]:
         weighted = (replace(reply, weight=weight) for reply, weight in zip(answers, weights, strict=True))
         users = (turn.user for turn in dialogue.turns)
         spans = messages(dialogue.system, zip(users, weighted, strict=False))
-        dialogues.append(Supervised("refinement", tuple(spans), record.image is not None))
+        dialogues.append(SupervisedDialogue("refinement", tuple(spans), record.image is not None))
     return dialogues
 
 
-def _anchors(record: Record, settings: config.Phases) -> list[Supervised]:
+def _anchors(record: Record, settings: config.Phases) -> list[SupervisedDialogue]:
     """First user text, [praise], **first answer**, of every dialogue that got feedback."""
     refinement = settings.refinement
     conditions = {"none": None, "praise": praise(settings.critique.condition, settings)}
     return [
-        Supervised(
+        SupervisedDialogue(
             "refinement",
             (*prompt(dialogue, 0, conditions[name]), answer(dialogue.turns[0], refinement.anchor)),
             record.image is not None,
@@ -65,7 +65,7 @@ def _anchors(record: Record, settings: config.Phases) -> list[Supervised]:
     ]
 
 
-def _repeated(record: Record) -> list[Supervised]:
+def _repeated(record: Record) -> list[SupervisedDialogue]:
     """… top-rated answer, its advice, **the same answer**, where the advice made it worse or nobody answered it yet."""
     dialogues = []
     for dialogue in record.dialogues:
@@ -73,12 +73,12 @@ def _repeated(record: Record) -> list[Supervised]:
             if turn.assistant is None or turn.rating is None:
                 break
             after = dialogue.turns[number + 1] if number + 1 < len(dialogue.turns) else None
-            open_ = after is None or after.assistant is None
+            unanswered = after is None or after.assistant is None
             lost = after is not None and after.rating is not None and after.rating < TOP_RATING
             advice = after.user if after else _refinement(turn)
-            if turn.rating == TOP_RATING and (lost or open_) and advice:
+            if turn.rating == TOP_RATING and (lost or unanswered) and advice:
                 spans = (*history(dialogue, number + 1), Span("user", advice), answer(turn, 1.0))
-                dialogues.append(Supervised("refinement", spans, record.image is not None))
+                dialogues.append(SupervisedDialogue("refinement", spans, record.image is not None))
     return dialogues
 
 

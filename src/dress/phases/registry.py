@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dress import config
 from dress.config.nearest import nearest
-from dress.dialogue.spans import Supervised
+from dress.dialogue.spans import SupervisedDialogue
 from dress.record import Record
 
-Function = Callable[[Record, config.Phases], list[Supervised]]
+Function = Callable[[Record, config.Phases], list[SupervisedDialogue]]
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Phase:
     feedback: bool = False
     conditioned: bool = False
 
-    def __call__(self, record: Record, settings: config.Phases) -> list[Supervised]:
-        """Supervised dialogues of a record."""
+    def __call__(self, record: Record, settings: config.Phases) -> list[SupervisedDialogue]:
+        """SupervisedDialogue dialogues of a record."""
         return self.function(record, settings)
 
 
@@ -73,6 +73,25 @@ def find_phase(name: str, modules: Sequence[str]) -> Phase:
     return PHASES[name]
 
 
+def used_settings(settings: config.Phases, names: Iterable[str]) -> config.Phases:
+    """The settings that some phases read; all others are empty, so that they cannot count.
+
+    Args:
+        settings: of all phases.
+        names: of the phases; one that does not say what it reads reads all.
+
+    Raises:
+        ValueError: no such phase.
+    """
+    everything = tuple(config.Phases.model_fields)
+    read = {"modules"}
+    for name in names:
+        own = find_phase(name, settings.modules).settings
+        read |= set(everything if own is None else own)
+    empty = config.Phases(align=config.Align(prompt=""), critique_template="", rating_template="", praise="")
+    return settings.model_copy(update={field: getattr(empty, field) for field in everything if field not in read})
+
+
 def load_phases(modules: Sequence[str]) -> None:
     """Import a user's modules, which register their phases; modules in the working directory are found too.
 
@@ -107,9 +126,9 @@ def check_phases(stages: Mapping[str, config.Stage], settings: config.Phases) ->
 
 def no_such_phase(name: str) -> str:
     """A message that names the phases that exist."""
-    known = list(PHASES)
+    names = list(PHASES)
     return (
-        f"no such phase {name!r}. There are: {', '.join(known)}.{nearest(name, known)} One of your own stands in a "
+        f"no such phase {name!r}. There are: {', '.join(names)}.{nearest(name, names)} One of your own stands in a "
         f"module that phases.modules names"
     )
 

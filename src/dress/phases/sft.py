@@ -5,28 +5,28 @@ from __future__ import annotations
 from itertools import takewhile
 
 from dress import config
-from dress.dialogue.spans import Supervised, answer, history, prompt
+from dress.dialogue.spans import SupervisedDialogue, answer, history, prompt
 from dress.phases.registry import phase
 from dress.record import TOP_RATING, Record
 
 
 @phase("sft", settings=())
-def sft(record: Record, settings: config.Phases) -> list[Supervised]:
+def sft(record: Record, settings: config.Phases) -> list[SupervisedDialogue]:
     """Image, user, **assistant**, user, **assistant** … up to the first turn without an answer."""
     dialogues = []
     for dialogue in record.dialogues:
         answered = sum(1 for _ in takewhile(lambda turn: turn.assistant is not None, dialogue.turns))
         if answered:
             spans = history(dialogue, answered, weight=1.0)
-            dialogues.append(Supervised("sft", tuple(spans), record.image is not None))
+            dialogues.append(SupervisedDialogue("sft", tuple(spans), record.image is not None))
     return dialogues
 
 
 @phase("best_of", settings=(), feedback=True)
-def best_of(record: Record, settings: config.Phases) -> list[Supervised]:
+def best_of(record: Record, settings: config.Phases) -> list[SupervisedDialogue]:
     """First user text, **answer**, for every top-rated answer of the dialogue (a baseline)."""
     return [
-        Supervised(
+        SupervisedDialogue(
             "best_of",
             (*prompt(dialogue, 0), answer(turn, 1.0)),
             record.image is not None,

@@ -1,22 +1,48 @@
-"""Charts as inline SVG, without library or script. Colours are CSS variables of the page."""
+"""Charts by Altair: each a Vega-Lite specification and its figures as a table.
+
+Colours are CSS variables of the page, so that a chart follows its light and dark.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any
 
-# 400 units wide, so that text of 12 keeps a readable size on a phone.
-WIDTH, HEIGHT = 400, 270
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 34, 40
-MAX_POINTS = 400
-RATINGS = ("1", "2", "3", "4", "not rated")
+import altair as alt
+
+from dress.report.tables import NOTHING, Table
+
+MAX_POINTS = 200
+"""Points of a line that are drawn; more would hide each other."""
+RATINGS = ("rating 1", "rating 2", "rating 3", "rating 4", "not rated")
+_HEIGHT, _NARROW = 220, 290
+"""Pixels between the axes: the height, and the width on a phone."""
+_BAR = 26
+"""Pixels from one bar to the next."""
+_FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+_INK, _SOFT, _CARD = "var(--ink)", "var(--soft)", "var(--card)"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart for a page.
+
+    Attributes:
+        title: stands above.
+        specification: Vega-Lite with the figures inside, as wide as what holds it.
+        figures: the same as texts, for those who do not see the chart.
+    """
+
+    title: str
+    specification: dict[str, Any]
+    figures: Table
 
 
 @dataclass(frozen=True)
 class Point:
-    """A point; `low` and `high` are its interval, drawn where both are there."""
+    """A point; `low` and `high` are its interval where both are there, and `n` is over how many it was taken."""
 
     x: float
     y: float
@@ -27,284 +53,266 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """A line. `colour` is the name of a CSS variable, `square` its kind of marker."""
+    """A line. `colour` is the name of a CSS variable of the page."""
 
     name: str
     colour: str
     points: Sequence[Point]
-    square: bool = False
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """Data to units along one axis."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool = False
-
-    def __call__(self, value: float) -> float:
-        low, high = self.low, self.high
-        if self.log:
-            low, high, value = math.log(low), math.log(high), math.log(value)
-        return self.start + (value - low) / ((high - low) or 1) * (self.end - self.start)
-
-
-def ratings_by_turn(title: str, series: Sequence[Series]) -> str:
+def ratings_by_turn(title: str, series: Sequence[Series]) -> Chart:
     """Mean rating (1-4) over turns with interval bars.
 
     Args:
-        title: shown above the chart.
+        title: stands above the chart.
         series: x is the turn, y the mean rating.
-
-    Returns:
-        A `<figure>`.
     """
-    last = max((point.x for one in series for point in one.points), default=1)
-    x = _Scale(-0.35, max(last, 1) + 0.35, LEFT, WIDTH - RIGHT)
-    y = _Scale(1, 4, HEIGHT - BOTTOM, TOP)
-    ticks = [(x(turn), str(turn)) for turn in range(int(max(last, 1)) + 1)]
-    parts = [_axes(ticks, [(y(r), str(r)) for r in (1, 2, 3, 4)], "turn", "mean rating (1–4)")]
-    for number, one in enumerate(series):
-        # Side by side, so that bars of equal figures do not hide each other.
-        shift = (number - (len(series) - 1) / 2) * 9
-        parts.append(_line([(x(p.x) + shift, y(p.y)) for p in one.points], one.colour))
-        for point in one.points:
-            others = [p.y for s in series if s is not one for p in s.points if p.x == point.x]
-            above = not others or (point.y, -number) > (max(others), -(1 - number))
-            parts.append(_marked(one, point, x(point.x) + shift, y, above))
-    return _figure(title, _svg(title, "".join(parts), _said(series)), _legend(series))
+    values = [_rating(number, point, series) for number, one in enumerate(series) for point in one.points]
+    last = max(1, *(int(value["turn"]) for value in values))
+    turn_axis = alt.Axis(values=list(range(last + 1)), format="d", grid=False)
+    x = alt.X("place:Q", title="turn", scale=_scale(-0.35, last + 0.35), axis=turn_axis)
+    rating_axis = alt.Axis(values=[1, 2, 3, 4], format="d")
+
+    def y(field: str) -> alt.Y:
+        return alt.Y(field, type="quantitative", title="mean rating (1–4)", scale=_scale(1, 4), axis=rating_axis)
+
+    tooltip = [alt.Tooltip("line:N"), alt.Tooltip("turn:Q"), alt.Tooltip("rating:Q", format=".2f"),
+               alt.Tooltip("interval:N", title="95 % interval"), alt.Tooltip("n:Q", format=",d")]  # fmt: skip
+    base = alt.Chart(alt.InlineData(values)).encode(x=x, color=_colours("line", series), tooltip=tooltip)
+    layers = [
+        base.mark_line(strokeWidth=2).encode(y=y("rating")),
+        base.mark_errorbar(ticks=alt.MarkConfig(size=9), thickness=1.5).encode(y=y("low"), y2="high"),
+        base.mark_point(filled=True, size=75, opacity=1).encode(y=y("rating"), shape=_shapes(series)),
+        base.mark_text(fontWeight=600, stroke=_CARD, strokeWidth=3).encode(
+            y=y("label"), text=alt.Text("rating:Q", format=".2f")
+        ),
+    ]
+    rows = [(v["line"], f"{v['turn']:g}", f"{v['rating']:.2f}", v["interval"], _count(v["n"])) for v in values]
+    return _chart(title, layers, ("line", "turn", "mean rating", "95 % interval", "n"), rows)
 
 
-def losses(title: str, series: Sequence[Series], stages: Sequence[tuple[str, float, float]]) -> str:
+def losses(title: str, series: Sequence[Series], stages: Sequence[tuple[str, float, float]]) -> Chart:
     """Loss by phase over the curriculum, on a log scale.
 
     Args:
-        title: shown above the chart.
+        title: stands above the chart.
         series: x is curriculum/step, y a loss above 0.
         stages: (name, first step, last step), marked in the background.
-
-    Returns:
-        A `<figure>`.
     """
-    values = [point.y for one in series for point in one.points]
-    steps = [point.x for one in series for point in one.points] + [end for _, _, end in stages]
-    high = max(values, default=10.0)
-    low = min([*values, high / 4])  # room for two labels on the axis at least
-    x = _Scale(0, max(steps, default=1), LEFT, WIDTH - RIGHT)
-    y = _Scale(low / 1.15, high * 1.15, HEIGHT - BOTTOM, TOP, log=True)
-    x_ticks = [(x(step), f"{step:,g}") for step in _round_ticks(x.high)]
-    y_ticks = [(y(value), f"{value:g}") for value in _log_ticks(y.low, y.high)]
-    parts = [_bands(stages, x)]
-    parts.append(_axes(x_ticks, y_ticks, "curriculum step", "loss (nats per token, log scale)"))
-    for one in series:
-        points = one.points[:: math.ceil(len(one.points) / MAX_POINTS)] if one.points else []
-        if one.points and points[-1] is not one.points[-1]:
-            points = [*points, one.points[-1]]
-        parts.append(_line([(x(p.x), y(p.y)) for p in points], one.colour))
-        parts += [_marker(one, x(p.x), y(p.y)) for p in points if len(points) < 3]
-    return _figure(title, _svg(title, "".join(parts), _said(series)), _legend(series))
+    lines = [one for one in series if one.points]
+    values = [{"phase": one.name, "step": p.x, "loss": p.y} for one in lines for p in _thin(one.points)]
+    points = [point for one in lines for point in one.points]
+    end = max(1.0, *(point.x for point in points), *(last for _, _, last in stages))
+    highest = max((point.y for point in points), default=10.0)
+    lowest = min([*(point.y for point in points), highest / 4])  # room for two labels on the axis at least
+    scale = alt.Scale(type="log", domain=[lowest / 1.15, highest * 1.6], nice=False)
+    x = alt.X("step:Q", title="curriculum step", scale=_scale(0, end), axis=alt.Axis(grid=False, tickCount=5))
+    y = alt.Y(
+        "loss:Q",
+        title="loss (nats per token, log scale)",
+        scale=scale,
+        axis=alt.Axis(values=_log_ticks(lowest, highest)),
+    )
+    tooltip = [alt.Tooltip("phase:N"), alt.Tooltip("step:Q", format=",d"), alt.Tooltip("loss:Q", format=".3f")]
+    base = alt.Chart(alt.InlineData(values)).encode(x=x, y=y, color=_colours("phase", lines), tooltip=tooltip)
+    bands = alt.Chart(alt.InlineData(_bands(stages, end))).encode(x=alt.X("first:Q"))
+    names = bands.mark_text(align="left", dx=4, dy=alt.expr("13 * datum.line"), fontSize=11, color=_SOFT)
+    layers = [
+        bands.mark_rect(opacity=0.6).encode(x2="last:Q", fill=alt.Fill("colour:N", scale=None)),
+        names.encode(y=alt.value(9), text="stage:N"),
+        base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(opacity=0, size=90)),
+    ]
+    short = [one.name for one in lines if len(one.points) < 3]  # no line to be seen
+    if short:
+        layers.append(base.mark_point(filled=True).transform_filter(alt.FieldOneOfPredicate("phase", short)))
+    rows = [(one.name, *(f"{p.y:.3f} at {p.x:,g}" for p in _landmarks(one.points))) for one in lines]
+    return _chart(title, layers, ("phase", "first loss", "lowest", "last"), rows)
 
 
-def rating_bars(title: str, table: Mapping[str, Mapping[str, Sequence[int]]], what: str = "collected answers") -> str:
+def rating_bars(title: str, table: Mapping[str, Mapping[str, Sequence[int]]], what: str = "collected answers") -> Chart:
     """How often each rating was given: one bar per criterion and turn, as shares of its answers.
 
     Args:
-        title: shown above the chart.
-        table: criterion -> turn -> how many answers got 1, 2, 3, 4 and no rating.
+        title: stands above the chart.
+        table: criterion → turn → how many answers got 1, 2, 3, 4 and no rating.
         what: was rated.
-
-    Returns:
-        A `<figure>`.
     """
-    left, right, bar = 50, 92, 22
-    scale = _Scale(0, 1, left, WIDTH - right)
-    parts, said, top = [], [], 22
-    parts.append(f'<text x="{WIDTH}" y="12" class="end">mean · n</text>')
-    for criterion, turns in table.items():
-        parts.append(f'<text x="0" y="{top + 8}" class="strong">{escape(criterion)}</text>')
-        top += 15
-        for turn, counts in turns.items():
-            total, rated = sum(counts), sum(counts[:4])
-            mean = sum((i + 1) * n for i, n in enumerate(counts[:4])) / rated if rated else None
-            told = "–" if mean is None else f"{mean:.2f}"
-            middle = top + bar / 2 + 4
-            parts.append(f'<text x="0" y="{middle}">turn {escape(str(turn))}</text>')
-            parts.append(f'<text x="{WIDTH}" y="{middle}" class="end">{told} · {total}</text>')
-            parts.append(_stack(counts, total, scale, top, bar))
-            given = ", ".join(f"{name}: {n}" for name, n in zip(RATINGS, counts, strict=True))
-            said.append(f"{criterion} turn {turn}: {given}")
-            top += bar + 4
-        top += 10
-    for share in (0, 0.5, 1):
-        parts.append(f'<text x="{scale(share)}" y="{top + 6}" class="mid">{100 * share:.0f} %</text>')
-    parts.append(f'<text x="{scale(0.5)}" y="{top + 22}" class="mid axis">share of {what}</text>')
-    names = [(f"rating {r}" if r.isdigit() else r, f"r{i + 1}") for i, r in enumerate(RATINGS)]
-    svg = _svg(title, "".join(parts), "; ".join(said), height=top + 28)
-    return _figure(title, svg, _legend_of([(name, colour, True) for name, colour in names]))
+    bars = [(criterion, turn, counts) for criterion, turns in table.items() for turn, counts in turns.items()]
+    names = [row for criterion, turns in table.items() for row in (criterion, *(_row(criterion, t) for t in turns))]
+    width = 7 * max([8, *map(len, table)])
+    # A criterion is a row of its own, above those of its turns.
+    turn = r"split(datum.value, '\n')[1]"
+    heading = alt.condition(f"!{turn}", alt.value(600), alt.value(400))
+    y_axis = alt.Axis(
+        labelExpr=f"{turn} || datum.value",
+        labelFontWeight=heading,
+        labelAlign="left",
+        labelPadding=width,
+        labelLimit=width,
+    )
+    y = alt.Y("row:N", title=None, scale=alt.Scale(domain=names), axis=y_axis)
+    # What stands right of the bars belongs to the same scale, so that it cannot be cut off.
+    x_axis = alt.Axis(values=[0, 0.5, 1], format="%", grid=False, domain=False, titleAnchor="start")
+    x = alt.X("start:Q", title=f"share of {what}", scale=_scale(0, 1.45), axis=x_axis)
+    colours = [f"var(--r{number + 1})" for number in range(len(RATINGS))]
+    colour = alt.Color("rating:N", scale=alt.Scale(domain=list(RATINGS), range=colours), title=None)
+    tooltip = [
+        "criterion:N",
+        "turn:N",
+        "rating:N",
+        alt.Tooltip("answers:Q", format=",d"),
+        alt.Tooltip("of:Q", format=",d"),
+    ]
+    parts = alt.Chart(alt.InlineData([part for bar in bars for part in _parts(*bar)])).encode(y=y)
+    ends = [{"row": names[0], "text": "mean · n"}, *(_end(*bar) for bar in bars)]
+    means = alt.Chart(alt.InlineData(ends)).encode(y=y)
+    layers = [
+        parts.mark_bar(height=_BAR - 4, stroke=_CARD, strokeWidth=1).encode(
+            x=x, x2="end:Q", color=colour, tooltip=tooltip
+        ),
+        parts.mark_text().encode(x="middle:Q", text="label:N", fill=alt.Fill("ink:N", scale=None)),
+        means.mark_text(align="right", color=_SOFT).encode(x=alt.datum(1.45), text="text:N"),
+    ]
+    head = ("criterion", "turn", *RATINGS, "mean")
+    rows = [(criterion, str(turn), *(f"{n:,}" for n in counts), _mean(counts)) for criterion, turn, counts in bars]
+    return _chart(title, layers, head, rows, height=_BAR * len(names))
 
 
-def histogram(title: str, bars: Sequence[tuple[str, int]], x_name: str) -> str:
+def histogram(title: str, bars: Sequence[tuple[str, int]], x_name: str) -> Chart:
     """How often each range of a number occurs.
 
     Args:
-        title: shown above the chart.
+        title: stands above the chart.
         bars: (where the range begins, how many), in order.
         x_name: what is counted.
-
-    Returns:
-        A `<figure>`.
     """
-    x = _Scale(0, len(bars), LEFT, WIDTH - RIGHT)
-    y = _Scale(0, max(n for _, n in bars), HEIGHT - BOTTOM, TOP)
-    every = math.ceil(len(bars) / 8)  # more labels than that run into each other
-    x_ticks = [(x(number), name) for number, (name, _) in enumerate(bars) if number % every == 0]
-    y_ticks = [(y(value), f"{value:,g}") for value in _round_ticks(y.high) if value == int(value)]
-    parts = [_axes(x_ticks, y_ticks, x_name, "how many")]
-    for number, (name, n) in enumerate(bars):
-        parts.append(
-            f'<rect x="{x(number) + 0.5:.1f}" y="{y(n):.1f}" width="{x(1) - x(0) - 1:.1f}" '
-            f'height="{y(0) - y(n):.1f}" style="fill:{_var("dress")}"><title>from {escape(name)}: {n:,}</title></rect>'
-        )
-    said = ", ".join(f"from {name}: {n}" for name, n in bars)
-    return _figure(title, _svg(title, "".join(parts), said), "")
+    values = [{"first": first, "number": number} for first, number in bars]
+    x = alt.X("first:N", title=x_name, sort=None, axis=alt.Axis(labelAngle=0, labelOverlap=True))
+    y = alt.Y("number:Q", title="how many", axis=alt.Axis(format=",d", tickMinStep=1, tickCount=5))
+    tooltip = [alt.Tooltip("first:N", title=f"{x_name} from"), alt.Tooltip("number:Q", title="how many", format=",d")]
+    layer = alt.Chart(alt.InlineData(values)).mark_bar(color="var(--dress)").encode(x=x, y=y, tooltip=tooltip)
+    return _chart(title, [layer], (f"{x_name} from", "how many"), [(first, f"{number:,}") for first, number in bars])
 
 
-def _stack(counts: Sequence[int], total: int, scale: _Scale, top: float, bar: float) -> str:
-    parts, before = [], 0
-    for number, n in enumerate(counts):
-        if not n:
-            continue
-        start, end = scale(before / total), scale((before + n) / total)
-        name = RATINGS[number] if number == 4 else f"rating {RATINGS[number]}"
-        parts.append(
-            f'<rect x="{start:.1f}" y="{top}" width="{max(end - start - 1, 0.5):.1f}" '
-            f'height="{bar}" style="fill:var(--r{number + 1})">'
-            f"<title>{name}: {n} of {total}</title></rect>"
-        )
-        if end - start > 8 * len(str(n)) + 4:
-            parts.append(
-                f'<text x="{(start + end) / 2:.1f}" y="{top + bar / 2 + 4}" class="mid" '
-                f'style="fill:var(--r{number + 1}-ink)">{n}</text>'
-            )
-        before += n
-    return "".join(parts)
+def _chart(
+    title: str, layers: Sequence[alt.Chart], head: Sequence[str], rows: Sequence[Sequence[str]], height: int = _HEIGHT
+) -> Chart:
+    """Layers over each other, in the page's colours; `head` and `rows` are the figures as texts."""
+    drawn = alt.layer(*layers, width="container", height=height, description=title).configure(
+        background="transparent",
+        font=_FONT,
+        padding=0,
+        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
+        view=alt.ViewConfig(stroke=None),
+        axis=alt.AxisConfig(
+            labelColor=_SOFT, titleColor=_SOFT, labelFontSize=12, titleFontSize=12, titleFontWeight="normal",
+            gridColor="var(--grid)", domainColor=_SOFT, ticks=False, labelPadding=6,
+        ),
+        axisY=alt.AxisConfig(domain=False, titleAngle=0, titleAlign="left", titleAnchor="end", titleX=-32, titleY=-14),
+        legend=alt.LegendConfig(orient="bottom", columns=3, title=None, labelColor=_INK, labelFontSize=13,
+                                symbolOpacity=1, symbolSize=90, labelLimit=200),
+        text=alt.MarkConfig(fontSize=12),
+    )  # fmt: skip
+    return Chart(title, drawn.to_dict(), Table.of_texts("", "", head, rows))
 
 
-def _axes(
-    x_ticks: Sequence[tuple[float, str]],
-    y_ticks: Sequence[tuple[float, str]],
-    x_name: str,
-    y_name: str,
-) -> str:
-    floor = HEIGHT - BOTTOM
-    parts = [
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
-        f'<text class="end" x="{LEFT - 6}" y="{at + 4:.1f}">{label}</text>'
-        for at, label in y_ticks
-    ]
-    parts += [f'<text class="mid" x="{at:.1f}" y="{floor + 16}">{label}</text>' for at, label in x_ticks]
-    parts.append(f'<line class="base" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}"/>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text class="mid axis" x="{middle}" y="{HEIGHT - 6}">{x_name}</text>')
-    parts.append(f'<text class="axis" x="0" y="12">{y_name}</text>')
-    return "".join(parts)
+def _scale(low: float, high: float) -> alt.Scale:
+    return alt.Scale(domain=[low, high], nice=False, zero=False)
 
 
-def _bands(stages: Sequence[tuple[str, float, float]], x: _Scale) -> str:
-    parts, written = [], 0.0
-    for number, (name, first, last) in enumerate(stages):
-        start, end = x(first), x(last)
-        parts.append(
-            f'<rect class="band{number % 2}" x="{start:.1f}" y="{TOP - 10}" '
-            f'width="{max(end - start, 0):.1f}" height="{HEIGHT - BOTTOM - TOP + 10}"/>'
-        )
-        # A narrow stage's name would run into the one before: it goes a line lower.
-        line = TOP + 2 if start + 4 >= written else TOP + 15
-        parts.append(f'<text class="stage" x="{start + 4:.1f}" y="{line}">{escape(name)}</text>')
-        written = start + 8 + 6.5 * len(name) if line == TOP + 2 else written
-    return "".join(parts)
+def _colours(field: str, series: Sequence[Series]) -> alt.Color:
+    """Each line in its colour, in that of text where the page has none of that name."""
+    colours = [f"var(--{one.colour},{_INK})" for one in series]
+    return alt.Color(f"{field}:N", title=None, scale=alt.Scale(domain=[one.name for one in series], range=colours))
 
 
-def _line(points: Sequence[tuple[float, float]], colour: str) -> str:
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline class="line" points="{path}" style="stroke:{_var(colour)}"/>'
+def _shapes(series: Sequence[Series]) -> alt.Shape:
+    """The first line's points are squares, so that two lines differ without their colours."""
+    shapes = ["square", *["circle"] * (len(series) - 1)]
+    return alt.Shape("line:N", title=None, scale=alt.Scale(domain=[one.name for one in series], range=shapes))
 
 
-def _marked(series: Series, point: Point, x: float, y: _Scale, above: bool) -> str:
-    """Interval bar, marker and the value beside it."""
-    low = point.y if point.low is None else max(point.low, y.low)
-    high = point.y if point.high is None else min(point.high, y.high)
-    at = y(high) - 8 if above else y(low) + 17
-    n = "" if point.n is None else f", n = {point.n}"
-    stroke = f'style="stroke:{_var(series.colour)}"'
-    return (
-        f"<g><title>{escape(series.name)}, turn {point.x:g}: {point.y:.2f} "
-        f"[{low:.2f}, {high:.2f}]{n}</title>"
-        f'<path class="bar" d="M{x:.1f} {y(low):.1f}V{y(high):.1f}M{x - 4:.1f} {y(low):.1f}h8'
-        f'M{x - 4:.1f} {y(high):.1f}h8" {stroke}/>{_marker(series, x, y(point.y))}'
-        f'<text class="mid strong halo" x="{x:.1f}" y="{at:.1f}" '
-        f'style="fill:{_var(series.colour)}">{point.y:.2f}</text></g>'
-    )
+def _rating(number: int, point: Point, series: Sequence[Series]) -> dict[str, Any]:
+    """A point as the chart has it: beside those of the other lines at its turn, its value above or below them."""
+    low, high = point.low, point.high
+    known = low is not None and high is not None
+    low, high = (max(low, 1.0), min(high, 4.0)) if low is not None and high is not None else (point.y, point.y)
+    others = [(p.y, -n) for n, one in enumerate(series) if n != number for p in one.points if p.x == point.x]
+    above = (point.y, -number) >= max(others, default=(point.y, -number))
+    return {
+        "line": series[number].name, "turn": point.x, "place": point.x + 0.06 * (number - (len(series) - 1) / 2),
+        "rating": point.y, "low": low, "high": high, "label": high + 0.15 if above else low - 0.18,
+        "interval": f"{low:.2f}–{high:.2f}" if known else NOTHING, "n": point.n,
+    }  # fmt: skip
 
 
-def _marker(series: Series, x: float, y: float) -> str:
-    fill = f'style="fill:{_var(series.colour)}"'
-    if series.square:
-        return f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8" {fill}/>'
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" {fill}/>'
+def _thin(points: Sequence[Point]) -> list[Point]:
+    """At most `MAX_POINTS` and the last."""
+    step = math.ceil(len(points) / MAX_POINTS)
+    return [*points[:-1:step], points[-1]]
 
 
-def _round_ticks(high: float) -> list[float]:
-    step = 10.0 ** math.floor(math.log10(max(high, 1) / 2))
-    step = next(step * factor for factor in (1, 2, 5, 10) if high / (step * factor) <= 5)
-    return [number * step for number in range(int(high / step) + 1)]
+def _landmarks(points: Sequence[Point]) -> tuple[Point, Point, Point]:
+    return points[0], min(points, key=lambda point: point.y), points[-1]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     # A curve of many decades has room for the powers of ten only.
-    factors = (1, 2, 5) if len(decades) < 5 else (1,)
-    ticks = [factor * 10.0**decade for decade in decades for factor in factors]
-    return [tick for tick in ticks if low <= tick <= high]
+    factors = (1, 2, 5) if len(decades) < 6 else (1,)
+    return [float(f"{factor}e{decade}") for decade in decades for factor in factors]
 
 
-def _said(series: Sequence[Series]) -> str:
-    """First and last value of each line, for those who do not see it."""
-    told = [
-        f"{one.name}: {one.points[0].y:.2f} at {one.points[0].x:g} to {one.points[-1].y:.2f} at {one.points[-1].x:g}"
-        for one in series
-        if one.points
-    ]
-    return "; ".join(told)
+def _bands(stages: Sequence[tuple[str, float, float]], end: float) -> list[dict[str, Any]]:
+    """The background of each stage. A narrow stage's name would run into the one before: it goes a line lower."""
+    bands: list[dict[str, Any]] = []
+    written = 0.0
+    for number, (name, first, last) in enumerate(stages):
+        place = first / end * _NARROW
+        line = int(place < written)
+        written = written if line else place + 8 + 6.5 * len(name)
+        bands.append(
+            {
+                "stage": name,
+                "first": first,
+                "last": last,
+                "line": line,
+                "colour": "transparent" if number % 2 else "var(--band)",
+            }
+        )
+    return bands
 
 
-def _var(colour: str) -> str:
-    """A colour of the page; text colour where the page has none of that name."""
-    return f"var(--{colour},var(--ink))"
+def _row(criterion: str, turn: str) -> str:
+    return f"{criterion}\nturn {turn}"
 
 
-def _svg(title: str, inner: str, said: str, height: float = HEIGHT) -> str:
-    label = escape(f"{title}. {said}" if said else title)
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{label}">'
-        f"<title>{escape(title)}</title>{inner}</svg>"
-    )
+def _parts(criterion: str, turn: str, counts: Sequence[int]) -> list[dict[str, Any]]:
+    """The parts of one bar, from left to right."""
+    total, before, parts = sum(counts), 0, []
+    for number, (rating, n) in enumerate(zip(RATINGS, counts, strict=True)):
+        if n:
+            start, end = before / total, (before + n) / total
+            # A number that is wider than its part would cover its neighbours.
+            label = f"{n:,}" if (end - start) * _NARROW / 2 > 7 * len(f"{n:,}") + 2 else ""
+            parts.append(
+                {"row": _row(criterion, turn), "criterion": criterion, "turn": turn, "rating": rating, "answers": n,
+                 "of": total, "start": start, "end": end, "middle": (start + end) / 2, "label": label,
+                 "ink": f"var(--r{number + 1}-ink)"}
+            )  # fmt: skip
+            before += n
+    return parts
 
 
-def _legend(series: Sequence[Series]) -> str:
-    return _legend_of([(one.name, one.colour, one.square) for one in series])
+def _end(criterion: str, turn: str, counts: Sequence[int]) -> dict[str, Any]:
+    """Mean and n, which stand at the end of a bar."""
+    return {"row": _row(criterion, turn), "text": f"{_mean(counts)} · {sum(counts):,}"}
 
 
-def _legend_of(entries: Sequence[tuple[str, str, bool]]) -> str:
-    items = "".join(
-        f'<li><i class="{"square" if square else "round"}" style="background:{_var(colour)}"></i>{escape(name)}</li>'
-        for name, colour, square in entries
-    )
-    return f'<ul class="legend">{items}</ul>'
+def _mean(counts: Sequence[int]) -> str:
+    rated = sum(counts[:4])
+    return f"{sum((i + 1) * n for i, n in enumerate(counts[:4])) / rated:.2f}" if rated else NOTHING
 
 
-def _figure(title: str, svg: str, legend: str) -> str:
-    return f"<figure><figcaption>{escape(title)}</figcaption>{svg}{legend}</figure>"
+def _count(n: int | None) -> str:
+    return NOTHING if n is None else f"{n:,}"

@@ -15,13 +15,15 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from dress import config
 from dress.base.files import write_text
 from dress.base.ranks import rank
 from dress.base.redaction import redacted
+from dress.config.targets import LOGGER, TARGET, build, check_target
+from dress.phases.conditions import headline
 from dress.run.result_rows import (
     Samples,
     Table,
@@ -30,7 +32,6 @@ from dress.run.result_rows import (
     ratings_table,
     sample_table,
 )
-from dress.train.stages import headline
 
 if TYPE_CHECKING:
     import wandb
@@ -38,11 +39,32 @@ if TYPE_CHECKING:
     from dress.data.shards import Sample
     from dress.evaluation.outcomes import Outcome
 
+PROJECT, API_KEY_ENV = "dress", "WANDB_API_KEY"
+"""Where nothing else is set."""
 X_AXIS = "curriculum/step"
-"""What all curves are drawn over: optimiser steps since the first stage began."""
+"""What all curves are drawn over: optimizer steps since the first stage began."""
 
 _runs: dict[str, wandb.Run] = {}
 """Open Weights & Biases runs by run folder: one for all stages of a curriculum."""
+
+
+class RunLoggers:
+    """The loggers of a run, as the curriculum asks for them.
+
+    Args:
+        settings: of the run.
+    """
+
+    def __init__(self, settings: config.Config) -> None:
+        self.settings = settings
+
+    def of_stage(self, stage: str, resumed: bool) -> list[Logger]:
+        """See `build_loggers`."""
+        return build_loggers(self.settings, stage, resumed)
+
+    def results(self, metrics: Mapping[str, Any], outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> None:
+        """See `log_results`."""
+        log_results(self.settings, metrics, outcomes, samples)
 
 
 def build_loggers(settings: config.Config, stage: str, resumed: bool) -> list[Logger]:
@@ -50,24 +72,34 @@ def build_loggers(settings: config.Config, stage: str, resumed: bool) -> list[Lo
 
     Args:
         settings: `logger` says which, `run_dir` where their files lie.
-        stage: names the files of CSV and TensorBoard; wandb has one run for all stages.
+        stage: names the files of the loggers that write any; wandb has one run for all stages.
         resumed: goes on inside a stage, so that files of the first part are kept.
 
     Raises:
-        ValueError: tensorboard is not installed.
+        ValueError: no logger of Lightning, arguments that it refuses, or what it needs is not installed.
     """
-    chosen, folder = settings.logger, Path(settings.run_dir)
-    loggers: list[Logger] = []
-    if chosen.csv:
-        version = _version(folder / "csv", stage) if resumed else stage
-        loggers.append(CSVLogger(folder, name="csv", version=version, flush_logs_every_n_steps=1))
-    if chosen.tensorboard:
+    return [_build(settings, name, stage, resumed) for name in settings.logger]
+
+
+def _build(settings: config.Config, name: str, stage: str, resumed: bool) -> Logger:
+    """One logger; where its files lie and what they are called is passed to those that ask and are not told."""
+    spec, key, folder = settings.logger[name], f"logger.{name}", Path(settings.run_dir)
+    factory = check_target(spec, key, LOGGER)
+    if issubclass(factory, WandbLogger):
+        return WandbStage(settings, name)
+    if issubclass(factory, TensorBoardLogger):
         _need_tensorboard()
-        version = _version(folder / "tensorboard", stage) if resumed else stage
-        loggers.append(TensorBoardLogger(folder, name="tensorboard", version=version))
-    if chosen.wandb:
-        loggers.append(WandbStage(settings))
-    return loggers
+    version = _version(folder / name, stage) if resumed else stage
+    more = {"flush_logs_every_n_steps": 1} if issubclass(factory, CSVLogger) else {}
+    return build({**more, **spec}, key, LOGGER, save_dir=str(folder), name=name, version=version)
+
+
+def _of_kind(settings: config.Config, kind: type[Logger]) -> str | None:
+    """The name of the first logger of a class; None without one."""
+    for name, spec in settings.logger.items():
+        if issubclass(check_target(spec, f"logger.{name}", LOGGER), kind):
+            return name
+    return None
 
 
 def _version(folder: Path, stage: str) -> str:
@@ -92,17 +124,18 @@ def log_results(
         outcomes: every judged answer.
         samples: the evaluated records with image bytes, in order; the first ones are shown.
     """
-    if rank() > 0 or not (settings.logger.wandb or settings.logger.tensorboard):
+    wandb_name, tensorboard = _of_kind(settings, WandbLogger), _of_kind(settings, TensorBoardLogger)
+    if rank() > 0 or not (wandb_name or tensorboard):
         return
     tables = {
         "tables/figures": figures_table(metrics),
         "tables/ratings": ratings_table(Path(settings.run_dir)),
     }
-    shown = sample_table(outcomes, samples, headline(settings.curriculum))
-    if settings.logger.wandb:
-        _results_to_wandb(settings, flat_figures(metrics), tables, shown)
-    if settings.logger.tensorboard:
-        _results_to_tensorboard(settings, flat_figures(metrics), tables, shown)
+    pictures = sample_table(outcomes, samples, headline(settings.curriculum))
+    if wandb_name:
+        _results_to_wandb(settings, wandb_name, flat_figures(metrics), tables, pictures)
+    if tensorboard:
+        _results_to_tensorboard(Path(settings.run_dir) / tensorboard, flat_figures(metrics), tables, pictures)
 
 
 def finish(exit_code: int) -> None:
@@ -120,13 +153,13 @@ def finish(exit_code: int) -> None:
 class WandbStage(Logger):
     """One stage's view of the curriculum's one wandb run."""
 
-    def __init__(self, settings: config.Config) -> None:
+    def __init__(self, settings: config.Config, key: str) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.key = settings, key
 
     @property
     def name(self) -> str:
-        return self.settings.logger.project
+        return str(self.settings.logger[self.key].get("project", PROJECT))
 
     @property
     def version(self) -> str:
@@ -138,7 +171,7 @@ class WandbStage(Logger):
 
     @property
     def experiment(self) -> wandb.Run:
-        return open_run(self.settings)
+        return open_run(self.settings, self.key)
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -149,34 +182,44 @@ class WandbStage(Logger):
         """The configuration is given when the run opens."""
 
 
-def open_run(settings: config.Config) -> wandb.Run:
+def open_run(settings: config.Config, key: str) -> wandb.Run:
     """The wandb run of a curriculum: the open one, or one with the id kept in the run folder.
 
-    Offline unless the variable named by `logger.api_key_env` is set (or WANDB_MODE says otherwise).
+    Offline unless the variable named by `api_key_env` is set (or WANDB_MODE says otherwise).
     A resumed run has the same id; offline parts of it are joined by `wandb sync`.
+
+    Args:
+        settings: of the run.
+        key: name of the logger in `logger`; its arguments go to `wandb.init`.
+
+    Raises:
+        ValueError: `wandb.init` takes no such argument.
     """
     if settings.run_dir in _runs:
         return _runs[settings.run_dir]
     import wandb
 
     folder = Path(settings.run_dir)
-    key = os.environ.get(settings.logger.api_key_env)
-    mode = os.environ.get("WANDB_MODE") or ("online" if key else "offline")
+    arguments = {name: value for name, value in settings.logger[key].items() if name != TARGET}
+    secret = os.environ.get(str(arguments.pop("api_key_env", API_KEY_ENV)))
+    mode = os.environ.get("WANDB_MODE") or ("online" if secret else "offline")
     if mode == "online":
-        wandb.login(key=key)
+        wandb.login(key=secret)
     # Pictures of tables wait here for their upload; else in the home folder, apart from their run.
     os.environ.setdefault("WANDB_DATA_DIR", _data_dir(settings.run_dir))
     typed = sys.argv
     sys.argv = redacted(typed)  # wandb keeps them
     try:
         run = wandb.init(
-            project=settings.logger.project,
-            entity=settings.logger.entity,
+            **{
+                "project": PROJECT,
+                "name": f"{settings.name}-{settings.seed}",
+                "group": group_of(folder),
+                "job_type": settings.name,
+                "tags": [settings.scale],
+                **arguments,
+            },
             id=wandb_id(folder),
-            name=f"{settings.name}-{settings.seed}",
-            group=group_of(folder),
-            job_type=settings.name,
-            tags=[settings.scale],
             resume="allow",
             mode=mode,  # type: ignore[arg-type]
             dir=str(folder),
@@ -213,43 +256,44 @@ def group_of(folder: Path) -> str | None:
 
 def _results_to_wandb(
     settings: config.Config,
+    key: str,
     flat: dict[str, float],
     tables: dict[str, Table],
-    shown: Samples,
+    pictures: Samples,
 ) -> None:
     import wandb
 
-    run = open_run(settings)
+    run = open_run(settings, key)
     stages = [settings.curriculum.stages[name] for name in settings.curriculum.order]
     steps = sum(stage.steps for stage in stages if isinstance(stage, config.TrainStage))
     rows = []
-    for row in shown.rows:
+    for row in pictures.rows:
         picture = row.picture()
         rows.append([None if picture is None else wandb.Image(picture), *row.values])
     logged = {
         name: wandb.Table(list(table.columns), [list(row) for row in table.rows]) for name, table in tables.items()
     }
-    logged["tables/samples"] = wandb.Table(["image", *shown.columns], rows)
+    logged["tables/samples"] = wandb.Table(["image", *pictures.columns], rows)
     run.log({X_AXIS: float(steps), **flat, **logged})
 
 
 def _results_to_tensorboard(
-    settings: config.Config,
+    folder: Path,
     flat: dict[str, float],
     tables: dict[str, Table],
-    shown: Samples,
+    pictures: Samples,
 ) -> None:
     _need_tensorboard()
     import numpy as np
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(Path(settings.run_dir) / "tensorboard" / "results"))
+    writer = SummaryWriter(str(folder / "results"))
     for name, value in flat.items():
         writer.add_scalar(name, value)
     for name, table in tables.items():
         writer.add_text(name, table.markdown())
-    for number, row in enumerate(shown.rows):
-        writer.add_text(f"samples/{number}", Table(shown.columns, [row.values]).markdown())
+    for number, row in enumerate(pictures.rows):
+        writer.add_text(f"samples/{number}", Table(pictures.columns, [row.values]).markdown())
         picture = row.picture()
         if picture is not None:
             writer.add_image(f"samples/{number}", np.asarray(picture), dataformats="HWC")

@@ -1,4 +1,7 @@
-"""What is typed, before Hydra sees it: a mapping of free keys replaces that of the files, no setting is taken out."""
+"""What is typed, before Hydra sees it: what the schema allows needs no `+`, a mapping of free keys replaces another.
+
+No setting is taken out.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,22 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
 
-FREE = r"curriculum\.stages\.[^.]+\.(?:phases|models)|data\.(?:align|sft|feedback)|model\.language\.config"
+FREE = (
+    r"curriculum\.stages\.[^.]+\.(?:phases|models|data)|data\.(?:align|sft|feedback)|model\.language\.config"
+    r"|model\.projector|callbacks\.[^.]+|logger\.[^.]+"
+)
 """Mappings whose keys are free: what is given for one is all of it."""
+OPEN = (
+    r"(?:trainer|optimizer|scheduler|callbacks|logger|annotator|judge|model|server)(?:\.[\w-]+)+"
+    r"|curriculum\.stages\.[\w-]+(?:\.[\w-]+)+"
+)
+"""Keys that may stand in no file; whether they are settings is known when all is composed, and checked then."""
 
-_FREE = re.compile(FREE)
-_MAY_GO = re.compile(rf"(?:{FREE})\..+|curriculum\.stages\.[^.]+|budget\..+|hydra(?:\..+)?")
+GROUPS = ("optimizer", "scheduler")
+"""Groups whose options are mappings that may also be typed."""
+
+_FREE, _OPEN = re.compile(FREE), re.compile(OPEN)
+_MAY_GO = re.compile(rf"(?:{FREE})(?:\..+)?|curriculum\.stages\.[^.]+|hydra(?:\..+)?")
 
 
 def parsed(text: str) -> Override | None:
@@ -29,24 +43,38 @@ def parsed(text: str) -> Override | None:
 
 
 def replacing(typed: Sequence[str]) -> list[str]:
-    """The arguments, with `++key=null` before each that gives a mapping of free keys: Hydra would merge the two."""
+    """The arguments, with `++` where a key may stand in no file, and `++key=null` before each mapping of free keys.
+
+    Hydra would refuse the first, and merge the second with what stands in files.
+    """
     arguments = []
     for text in typed:
         override = parsed(text)
-        if override and override.type in (OverrideType.CHANGE, OverrideType.FORCE_ADD):
+        if override and override.type in (OverrideType.CHANGE, OverrideType.ADD, OverrideType.FORCE_ADD):
             key = override.key_or_group
-            if _FREE.fullmatch(key) and _gives_mapping(override):
+            if key in GROUPS and isinstance(override.value(), dict):
+                arguments += _one_by_one(override)
+                continue
+            if _FREE.fullmatch(key) and _gives_several(override):
                 # Not the same prefix twice: Hydra's sweeper keeps one override of each.
                 arguments.append(f"++{key}=null")
                 text = text.lstrip("+")
+            elif _OPEN.fullmatch(key):
+                text = f"++{text.lstrip('+')}"
         arguments.append(text)
     return arguments
 
 
-def _gives_mapping(override: Override) -> bool:
+def _one_by_one(override: Override) -> list[str]:
+    """Overrides of the keys of a mapping; Hydra takes none for a group."""
+    mapping: Any = override.value()
+    return [f"++{override.key_or_group}.{key}={Override._get_value_element_as_str(mapping[key])}" for key in mapping]
+
+
+def _gives_several(override: Override) -> bool:
     value: Any = override.value()
     values = value.list if isinstance(value, ChoiceSweep) else [value]
-    return any(isinstance(one, dict) for one in values)
+    return any(isinstance(one, dict | list) for one in values)
 
 
 def taken_out(typed: Sequence[str], configs: Path) -> str | None:

@@ -14,20 +14,15 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from dress.base.files import read_json
+from dress.base.run_folder import ENDINGS
 from dress.base.terminal import visible
 
 if TYPE_CHECKING:
     from dress.data.shards import Sample
     from dress.evaluation.outcomes import Outcome
 
-ENDINGS = "endings.json"
-"""Beside a collect stage's `ratings.json`: how answers ended."""
-
 SAMPLES = 12
 """Scenes in the table of samples."""
-
-HEADLINE = {"sft": "none", "dress": "praise"}
-"""Model to the condition it is meant to answer under, where nobody says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +57,7 @@ class Samples:
     rows: list[SampleRow]
 
 
-def sample_table(
-    outcomes: Sequence[Outcome], samples: Sequence[Sample], headline: Mapping[str, str] = HEADLINE
-) -> Samples:
+def sample_table(outcomes: Sequence[Outcome], samples: Sequence[Sample], headline: Mapping[str, str]) -> Samples:
     """One dialogue of each of the first samples, the kinds of requests taking turns.
 
     Rating, feedback (critique, refinement) and second try are those of the last model that answered.
@@ -74,27 +67,24 @@ def sample_table(
         samples: the evaluated records with image bytes, in order.
         headline: model to the condition whose answers are shown, in order of training.
     """
-    said: dict[str, dict[str, dict[tuple[str, int], Outcome]]] = {}  # by key, item, model and turn
+    answers: dict[str, dict[str, dict[tuple[str, int], Outcome]]] = {}  # by key, item, model and turn
     for outcome in outcomes:
         if headline.get(outcome.model) == outcome.condition:
-            items = said.setdefault(outcome.key, {})
+            items = answers.setdefault(outcome.key, {})
             items.setdefault(outcome.item, {})[outcome.model, outcome.turn] = outcome
     rows = []
     for number, (record, image) in enumerate(samples[:SAMPLES]):
-        dialogues = list(said.get(record.key, {}).values())
+        dialogues = list(answers.get(record.key, {}).values())
         if dialogues:
             rows.append(SampleRow(image, _values(dialogues[number % len(dialogues)], list(headline))))
     return Samples(("kind", "question", *headline, "rating", "feedback", "second try"), rows)
 
 
 def flat_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """`final/dress/honesty/chair_i`, `final/sft/interaction/mean_rating/turn_1`, and so on.
-
-    Where there was nothing to count, the value is NaN, so that every run has the same names.
-    """
+    """`final/dress/honesty/chair_i`, `final/sft/interaction/mean_rating/turn_1` and so on; NaN where none counted."""
     flat = {}
-    for model in dict.fromkeys([*HEADLINE, *(name for name in metrics if name != "conditions")]):
-        for name, turn, one in _figures(metrics.get(model, {})):
+    for model in (name for name in metrics if name != "conditions"):
+        for name, turn, one in _figures(metrics[model]):
             suffix = "" if turn is None else f"/turn_{turn}"
             value = one["value"]
             flat[f"final/{model}/{name}{suffix}"] = math.nan if value is None else float(value)
@@ -140,13 +130,13 @@ def _figures(figures: Mapping[str, Any]) -> Iterable[tuple[str, int | None, dict
             yield name, None, figure
 
 
-def _values(said: Mapping[tuple[str, int], Outcome], models: Sequence[str]) -> tuple[Any, ...]:
-    firsts = [said.get((model, 0)) for model in models]
+def _values(answers: Mapping[tuple[str, int], Outcome], models: Sequence[str]) -> tuple[Any, ...]:
+    firsts = [answers.get((model, 0)) for model in models]
     last = [model for model, one in zip(models, firsts, strict=True) if one][-1]
-    judged, again = said[last, 0], said.get((last, 1))
+    judged, again = answers[last, 0], answers.get((last, 1))
     feedback = "\n".join(filter(None, (judged.critique, judged.refinement)))
-    answers = (one.answer if one else None for one in firsts)
-    return (judged.kind, judged.user, *answers, judged.rating, feedback, again.answer if again else None)
+    texts = (one.answer if one else None for one in firsts)
+    return (judged.kind, judged.user, *texts, judged.rating, feedback, again.answer if again else None)
 
 
 def _cell(value: Any) -> str:

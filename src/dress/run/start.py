@@ -16,7 +16,7 @@ from dress import config
 from dress.base.files import read_json, write_json
 from dress.base.ranks import rank
 from dress.base.redaction import redacted
-from dress.base.run_folder import lock, short
+from dress.base.run_folder import DONE, lock, short
 
 ROOT = Path(__file__).resolve().parents[3]
 UNSAFE = re.compile(r"[=,\s\[\](){}]")
@@ -53,14 +53,14 @@ def start_run(settings: config.Config) -> None:
             raise ValueError(f"{file}: resumed: expected a list, got {resumed!r:.60}. Delete it, and resume again")
         write_json(file, known | {"resumed": [*resumed, _provenance(settings)]})
         saved, now = read_json(folder / "config.json"), settings.model_dump()
-        saved |= {"budget": now["budget"], "curriculum": now["curriculum"]}  # a learning rate may have been changed
+        saved |= {"curriculum": now["curriculum"]}  # a learning rate may have been changed
         write_json(folder / "config.json", saved)
     _link_latest(folder)
 
 
 def finished(folder: Path, settings: config.Config) -> bool:
     """Whether every stage of a run is marked done and its metrics are written."""
-    markers = [folder / "stages" / name / "done.json" for name in settings.curriculum.order]
+    markers = [folder / "stages" / name / DONE for name in settings.curriculum.order]
     return all(file.is_file() for file in (folder / "metrics.json", *markers))
 
 

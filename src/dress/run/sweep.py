@@ -22,7 +22,7 @@ class SweepTable(Callback):
         runs = sweep_runs(folder)
         if not runs:
             return
-        from dress.report.tables import runs_table
+        from dress.report.figures import runs_table
 
         write_json(folder / "runs.json", runs)
         Terminal().print(runs_table({label: run["metrics"] for label, run in runs.items()}))
@@ -40,7 +40,7 @@ def sweep_runs(folder: Path) -> dict[str, dict[str, Any]]:
     typed = {job: yaml.safe_load((job / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")) or [] for job in jobs}
     common = set.intersection(*map(set, typed.values())) if len(jobs) > 1 else set()
     return {
-        " ".join(text for text in typed[job] if text not in common) or job.name: {
+        " ".join(text.lstrip("+") for text in typed[job] if text not in common) or job.name: {
             "run_dir": str(job),
             "overrides": typed[job],
             "metrics": read_json(job / "metrics.json"),

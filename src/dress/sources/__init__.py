@@ -1,6 +1,6 @@
 """Public formats that `python src/prepare.py source=…` turns into shards, by name.
 
-A further format is one module with a class that fits `rows.Source`, and one line here.
+A further format is one module with a class that fits `protocol.Source`, and one line here.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from dress.sources.captions import Captions
 from dress.sources.fire import FIRE
 from dress.sources.llava import LLaVA
 from dress.sources.lvlm_nlf import LVLMNLF
+from dress.sources.protocol import Source, SourceError
 from dress.sources.records import Records
-from dress.sources.rows import Source, SourceError
 from dress.sources.vlfeedback import VLFeedback
 from dress.sources.vlsafe import VLSafe
 
@@ -32,6 +32,6 @@ def source(name: str) -> Source:
         SourceError: unknown; the message lists what there is.
     """
     if name not in SOURCES:
-        known = ", ".join(sorted(SOURCES))
-        raise SourceError(f"source={name}: no such source; expected one of {known}")
+        names = ", ".join(sorted(SOURCES))
+        raise SourceError(f"source={name}: no such source; expected one of {names}")
     return SOURCES[name]()

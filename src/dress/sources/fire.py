@@ -15,7 +15,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from dress.record import Dialogue, Feedback, Turn
-from dress.sources.rows import Part, Place, Rejected, Source, Table, plain_path, rating, table_files, without_mark
+from dress.sources.fields import plain_path, rating, without_mark
+from dress.sources.protocol import Part, Place, RowError, Source, Table
+from dress.sources.tables import tables_of
 
 LOW, HIGH = 1, 10
 ANNOTATOR = "fire-teacher"
@@ -31,7 +33,7 @@ class _Text(BaseModel):
     value: str
 
 
-class _Said(_Text):
+class _Message(_Text):
     role: str
     type: str | None = None
 
@@ -44,11 +46,11 @@ class _Row(BaseModel):
     image: Any
     question: _Text | str
     groundtruth: _Text | str | None = None
-    conversations: list[_Said] = Field(min_length=1)
+    conversations: list[_Message] = Field(min_length=1)
 
 
 class FIRE(Source):
-    """See `rows.Source`."""
+    """See `protocol.Source`."""
 
     name = "fire"
     version = 2
@@ -57,9 +59,10 @@ class FIRE(Source):
 
     def tables(self, path: Path) -> list[Table]:
         """A file, or all `*.json` and `*.jsonl` of a folder."""
-        return [Table(file) for file in table_files(path, "*.json", "*.jsonl")]
+        return tables_of(path, "*.json", "*.jsonl")
 
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
+        """One part a row; see `protocol.Source.parts`."""
         row = _Row.model_validate(value)
         dialogue = Dialogue(
             reference=None if row.groundtruth is None else _plain(row.groundtruth, "groundtruth"),
@@ -69,48 +72,48 @@ class FIRE(Source):
         yield Part(image=plain_path(row.image), dialogues=[dialogue])
 
 
-def _turns(question: str, said: list[_Said]) -> list[Turn]:
+def _turns(question: str, messages: list[_Message]) -> list[Turn]:
     turns: list[Turn] = []
     user = question
-    for number, text in enumerate(said):
+    for number, message in enumerate(messages):
         expected = ("student", "teacher")[number % 2]
-        if text.role != expected:
-            raise Rejected("bad order", f"conversations[{number}].role: expected {expected}, got {text.role!r:.80}")
+        if message.role != expected:
+            raise RowError("bad order", f"conversations[{number}].role: expected {expected}, got {message.role!r:.80}")
         if expected == "student":
-            turns.append(_answered(user, text, number))
+            turns.append(_answered(user, message, number))
         else:
-            given = _verdict(text, number, followed=number + 1 < len(said))
-            turns[-1].feedback.append(given)
-            user = given.critique or ""
+            feedback = _verdict(message, number, followed=number + 1 < len(messages))
+            turns[-1].feedback.append(feedback)
+            user = feedback.critique or ""
     return turns
 
 
-def _answered(user: str, text: _Said, number: int) -> Turn:
-    found = _ANSWER.match(text.value)
-    answer = _behind_label(found["answer"]) if found else text.value
+def _answered(user: str, message: _Message, number: int) -> Turn:
+    match = _ANSWER.match(message.value)
+    answer = _behind_label(match["answer"]) if match else message.value
     if not answer.strip():
-        raise Rejected("empty text", f"conversations[{number}].value: expected an answer, got {text.value!r:.80}")
-    extra = dict(text.model_extra or {})
-    if found and found["thought"]:
-        extra["thought"] = _behind_label(found["thought"])
+        raise RowError("empty text", f"conversations[{number}].value: expected an answer, got {message.value!r:.80}")
+    extra = dict(message.model_extra or {})
+    if match and match["thought"]:
+        extra["thought"] = _behind_label(match["thought"])
     return Turn(user=user, assistant=answer, extra=extra)
 
 
-def _verdict(text: _Said, number: int, followed: bool) -> Feedback:
-    found = _VERDICT.match(text.value)
-    advice = _behind_label(found["feedback"]) if found else ""
-    if not found or not advice.strip():
+def _verdict(message: _Message, number: int, followed: bool) -> Feedback:
+    match = _VERDICT.match(message.value)
+    advice = _behind_label(match["feedback"]) if match else ""
+    if not match or not advice.strip():
         expected = "`Score: …` and `Feedback: …`"
-        raise Rejected("bad feedback", f"conversations[{number}].value: expected {expected}, got {text.value!r:.80}")
-    low = 0 if float(found["score"]) == 0 else LOW  # some teachers go below their scale
-    score, original = rating(found["score"], low, HIGH, f"conversations[{number}].value")
+        raise RowError("bad feedback", f"conversations[{number}].value: expected {expected}, got {message.value!r:.80}")
+    low = 0 if float(match["score"]) == 0 else LOW  # some teachers go below their scale
+    score, original = rating(match["score"], low, HIGH, f"conversations[{number}].value")
     return Feedback(
         rating=score,
         critique=advice,
         refinement=advice if followed else None,
         annotator=ANNOTATOR,
         original=original,
-        extra=text.model_extra or {},
+        extra=message.model_extra or {},
     )
 
 
@@ -123,5 +126,5 @@ def _behind_label(text: str) -> str:
 def _plain(text: _Text | str, field: str) -> str:
     plain = without_mark(text if isinstance(text, str) else text.value)
     if not plain.strip():
-        raise Rejected("empty text", f"{field}: expected text, got {text!r:.80}")
+        raise RowError("empty text", f"{field}: expected text, got {text!r:.80}")
     return plain

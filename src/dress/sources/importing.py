@@ -9,29 +9,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from filelock import FileLock, Timeout
-
 from dress.base.files import read_json, write_json
 from dress.config.tasks import Import
+from dress.data.index import Entry
 from dress.data.index_file import INDEX, write_index
+from dress.sources.destination import (
+    COUNTS,
+    IMAGES_FILE,
+    IMPORT_FILE,
+    STATE,
+    ImportResult,
+    aside_of,
+    check_places,
+    checksum,
+    clear,
+    earlier_import,
+    replace,
+)
 from dress.sources.pool import Pool, cores
-from dress.sources.ranges import MAX_ROW_BYTES, Range, layout, ranges
-from dress.sources.rows import SPLITS, Source, SourceError, Table
-from dress.sources.spool import Spool
-from dress.sources.values import is_reject, parse
-from dress.sources.work import NOTED, Input, Job, Worker, size_of
+from dress.sources.protocol import SPLITS, Source, SourceError, Table
+from dress.sources.rows import MAX_ROW_BYTES, Row, Rows
+from dress.sources.state import State
+from dress.sources.strict_json import is_reject, parse_bytes
+from dress.sources.tables import rows_of
+from dress.sources.worker import NOTED, Input, Job
 
-IMPORT_FILE = "import.json"
-REJECTS_FILE = "rejects.jsonl"
-IMAGES_FILE = "images.tsv"
-SPOOL, LOCK = "progress.sqlite", "lock"
+REJECTS_FILE, REJECT_IMAGES = "rejects.jsonl", "reject_images"
 VERSION = 3
 """Raised when the same parts would give other files."""
 
@@ -41,30 +50,30 @@ HELD_OUT_SHARE = 7
 
 
 class Progress(Protocol):
-    """Told how far an import is, a step at a time."""
+    """Hears how far an import is, a step at a time."""
 
-    def start(self, step: str, total: int) -> None: ...
+    def start(self, step: str, total: int) -> None:
+        """A step of so many units begins."""
 
-    def advance(self, number: int) -> None: ...
+    def advance(self, number: int) -> None:
+        """So many units more are done."""
 
-    def end(self) -> None: ...
+    def end(self) -> None:
+        """The step is over."""
 
 
 @dataclass(frozen=True)
-class Imported:
-    """What an import did; `unchanged` when `out` held it already."""
+class _Work:
+    """What the steps of one import share."""
 
-    out: Path
-    read: int
-    used: int  # rows; several may make one record
-    written: dict[str, int]  # records per split
-    rejected: dict[str, int]  # rows per reason
-    noted: dict[str, int]  # what was used and is to be known: animations
-    unchanged: bool = False
-    kept: Path | None = None  # where a foreign folder that stood at `out` was moved
+    state: State
+    pool: Pool
+    aside: Path
+    splits: tuple[str, ...]
+    progress: Progress
 
 
-def run_import(source: Source, settings: Import, progress: Progress) -> Imported:
+def run_import(source: Source, settings: Import, progress: Progress) -> ImportResult:
     """Write `out/<split>/shard-*.tar`, `import.json` and, if any, `rejects.jsonl`.
 
     Args:
@@ -77,76 +86,75 @@ def run_import(source: Source, settings: Import, progress: Progress) -> Imported
         OSError: no space left; `out` is as it was, and the same command goes on where it stopped.
     """
     path, out = Path(settings.path), Path(settings.out)
-    _check_places(path, out)
-    origin, images = _origin(path)
+    check_places(path, out)
+    rejects = _is_reject_file(path)
+    origin, images = _origin(path) if rejects else (path, None)
     images = images if settings.images is None else Path(settings.images)
     if images is not None and not images.is_dir():
         raise SourceError(f"images={images}: expected a folder, found none")
     splits = _splits(source, settings)
     read_too = source.open(origin, images)
     roots = (images,) if images else tuple(source.image_roots(origin))
-    tables = [Table(path)] if _is_reject_file(path) else source.tables(path)
-    inputs = tuple(
-        Input(table.file, _name(table.file, path), table.array, layout(table), wrapped=_is_reject_file(table.file))
-        for table in tables
-    )
-    sums = {_name(file, path): _sha256(file) for file in dict.fromkeys([*(at.path for at in inputs), *read_too])}
+    roots += (path.with_name(REJECT_IMAGES),) if rejects else ()
+    tables = [Table(path)] if rejects else source.tables(path)
+    readers = [rows_of(table) for table in tables]
+    inputs = tuple(Input(at.file, _name(at.file, path), at.array, at.test, _is_reject_file(at.file)) for at in tables)
+    sums = {_name(file, path): checksum(file) for file in dict.fromkeys([*(at.path for at in inputs), *read_too])}
     fingerprint = _fingerprint(source, settings, splits, sums)
-    if not settings.overwrite:
-        there = _there(out, fingerprint, roots)
-        if there is not None:
-            return there
-    job = Job(source, inputs, roots, settings.allow_missing_images, settings.max_aspect)
+    earlier = None if settings.overwrite else earlier_import(out, fingerprint, roots)
+    if earlier is not None:
+        return earlier
     before = _stats(inputs)
-    with _partial(out) as aside:
-        spool = Spool(aside / SPOOL, fingerprint)
-        if not spool.resumed:
-            _clear(aside, but=(SPOOL, LOCK))
+    with aside_of(out) as aside:
+        state = State(aside / STATE, fingerprint)
+        if not state.resumed:
+            clear(aside)
+        job = Job(source, inputs, roots, state.path, settings.allow_missing_images, settings.max_aspect)
         with Pool(job, cores() if settings.workers is None else settings.workers) as pool:
-            _read(spool, pool, inputs, progress)
-            _check(spool, pool, progress)
-            _refuse_if_none(spool, job, path)
-            spool.hold_out(settings.held_out if "eval" in splits else 0, HELD_OUT_SHARE)
-            _write(spool, pool, aside, splits, settings.per_shard, progress)
-            _index(spool, pool, aside, splits)
-        if _stats(inputs) != before:
-            raise SourceError(f"{path}: changed while it was read; run the same command again")
-        report = _report(spool, job, aside, splits)
+            work = _Work(state, pool, aside, splits, progress)
+            _read(work, readers)
+            _check(work)
+            _refuse_if_none(work, path)
+            state.hold_out(settings.held_out if "eval" in splits else 0, HELD_OUT_SHARE)
+            files = _write(work, settings.per_shard)
+            if _stats(inputs) != before:
+                raise SourceError(f"{path}: changed while it was read; run the same command again")
+            report = _report(work, files)
         about = {"source": source.name, "version": source.version, "path": str(path), "origin": str(origin)}
         about |= {"images": None if images is None else str(images)}
         write_json(aside / IMPORT_FILE, {**about, "fingerprint": fingerprint, **report, "inputs": sums})
-        spool.delete()
-        kept = _replace(out, aside)
-    counts = {name: report[name] for name in ("read", "used", "written", "rejected", "noted")}
-    return Imported(out, **counts, kept=kept)
+        state.delete()
+        moved_to = replace(out, aside)
+    return ImportResult(out, **{name: report[name] for name in COUNTS}, moved_to=moved_to)
 
 
 # --- the steps ---------------------------------------------------------------------------------
 
 
-def _read(spool: Spool, pool: Pool, inputs: tuple[Input, ...], progress: Progress) -> None:
-    progress.start("read rows (MB)", sum(at.path.stat().st_size for at in inputs) // 1_000_000)
-    shown = 0
-    for table, at in enumerate(inputs):
-        if not spool.done(table):
-            last = spool.after(table)
-            for (_, rows), read in pool.map("rows", _batches(table, ranges(at.path, at.how, last))):
-                spool.add(table, rows, read, last=False)
-                end = (rows[-1].offset + rows[-1].size) // 1_000_000
-                progress.advance(max(0, end - shown))
-                shown = max(shown, end)
-            spool.add(table, [], [], last=True)
-        shown = 0
-    spool.prune()
-    progress.end()
+def _read(work: _Work, readers: list[Rows]) -> None:
+    state = work.state
+    work.progress.start("read rows (MB)", sum(at.path.stat().st_size for at in work.pool.job.inputs) // 1_000_000)
+    size = 0
+    for table, rows in enumerate(readers):
+        last = state.last_row(table)
+        if last is None:
+            continue
+        for (_, batch), results in work.pool.map("rows", _batches(table, map(state.add_images, rows(last)))):
+            state.add(table, batch, results)
+            size += sum(len(row.data) for row in batch)
+            work.progress.advance(size // 1_000_000)
+            size %= 1_000_000
+        state.add(table, [], [], done=True)
+    state.prune()
+    work.progress.end()
 
 
-def _batches(table: int, rows: Iterator[Range]) -> Iterator[tuple[int, list[Range]]]:
-    batch: list[Range] = []
+def _batches(table: int, rows: Iterator[Row]) -> Iterator[tuple[int, list[Row]]]:
+    batch: list[Row] = []
     size = 0
     for row in rows:
         batch.append(row)
-        size += row.size
+        size += len(row.data)
         if len(batch) == BATCH_ROWS or size > BATCH_BYTES:
             yield table, batch
             batch, size = [], 0
@@ -154,145 +162,129 @@ def _batches(table: int, rows: Iterator[Range]) -> Iterator[tuple[int, list[Rang
         yield table, batch
 
 
-def _check(spool: Spool, pool: Pool, progress: Progress) -> None:
-    progress.start("check images", spool.number("new"))
-    calls = ((groups,) for groups in spool.new_groups(BATCH_GROUPS))
-    for (groups,), (results, words) in pool.map("check", calls):
-        spool.checked(groups, results, words)
-        progress.advance(len(groups))
-    progress.end()
+def _check(work: _Work) -> None:
+    work.progress.start("check images", work.state.number("new"))
+    calls = ((groups,) for groups in work.state.new_groups(BATCH_GROUPS))
+    for (groups,), (results, words) in work.pool.map("check", calls):
+        work.state.checked(groups, results, words)
+        work.progress.advance(len(groups))
+    work.progress.end()
 
 
-def _write(spool: Spool, pool: Pool, aside: Path, splits: tuple[str, ...], per_shard: int, progress: Progress) -> None:
-    counts = spool.counts()
-    for split in splits:
-        done = spool.shards(split)
-        progress.start(f"write {split}", spool.planned(split))
-        progress.advance(sum(records for _, records in done.values()))
-        calls = (
-            (split, number, groups, counts, aside)
-            for number, groups in enumerate(spool.plan(split, per_shard))
-            if number not in done or not (aside / split / f"shard-{number:06d}.tar").is_file()
-        )
-        for (_, number, groups, *_), (sha256, records) in pool.map("shard", calls):
-            spool.shard_done(split, number, sha256, records)
-            progress.advance(len(groups))
-        progress.end()
+def _write(work: _Work, per_shard: int) -> dict[str, str]:
+    """The shards and the index of each split, so that nobody has to take the shards for what they are when they are
+    first read; returns their checksums by name."""
+    checksums: dict[str, str] = {}
+    for split in work.splits:
+        number = work.state.planned(split)
+        work.progress.start(f"write {split}", number)
+        if number:
+            (work.aside / split).mkdir(exist_ok=True)
+            write_index(work.aside / split / INDEX, _entries(work, split, per_shard, checksums), "records", ())
+        work.progress.end()
+    return checksums
 
 
-def _index(spool: Spool, pool: Pool, aside: Path, splits: tuple[str, ...]) -> None:
-    """Each split gets its `index.json`: nobody has to take the shards for what they are when they are first read.
+def _entries(work: _Work, split: str, per_shard: int, checksums: dict[str, str]) -> Iterator[Entry]:
+    """What the index says of each shard as it is written.
 
     Raises:
-        OSError: a shard is not the one that was written; the same command writes it again.
+        OSError: one that a killed run left is damaged; the same command writes it again.
     """
-    for split in splits:
-        shards = spool.shards(split)
-        calls = ((aside / split, f"shard-{number:06d}.tar") for number in sorted(shards))
-        entries = [entry for _, entry in pool.map("index", calls)]
-        for entry, (_, (sha256, _)) in zip(entries, sorted(shards.items()), strict=True):
-            if entry["sha256"] != sha256 or entry["problems"]:
-                (aside / split / entry["name"]).unlink()
-                raise OSError(
-                    f"{aside / split / entry['name']}: damaged since it was written {entry['problems'][:1]}; "
-                    f"run the same command again"
-                )
-        if entries:
-            write_index(aside / split / INDEX, entries, "records", ())
+    counts = work.state.counts()
+    calls = ((work.aside / split / f"shard-{n:06d}.tar", split, groups, counts)
+             for n, groups in enumerate(work.state.plan(split, per_shard)))  # fmt: skip
+    for (path, _, groups, _), entry in work.pool.map("shard", calls):
+        if entry["problems"]:
+            path.unlink()
+            raise OSError(f"{path}: damaged since it was written {entry['problems'][:1]}; run the same command again")
+        checksums[f"{split}/{path.name}"] = entry["sha256"]
+        work.progress.advance(len(groups))
+        yield entry
 
 
-def _report(spool: Spool, job: Job, aside: Path, splits: tuple[str, ...]) -> dict[str, Any]:
-    """What `import.json` says; writes the reject file on the way."""
-    reasons = spool.reasons()
-    files = {
-        f"{split}/shard-{number:06d}.tar": sha256
-        for split in splits
-        for number, (sha256, _) in sorted(spool.shards(split).items())
-    }
+def _report(work: _Work, files: dict[str, str]) -> dict[str, Any]:
+    """What `import.json` says, with the checksums of all files; writes the reject file on the way."""
+    state, aside, reasons = work.state, work.aside, work.state.reasons()
     if reasons:
-        _write_rejects(spool, job, aside / REJECTS_FILE)
-        files[REJECTS_FILE] = _sha256(aside / REJECTS_FILE)
+        _write_rejects(work)
+        files[REJECTS_FILE] = checksum(aside / REJECTS_FILE)
     with (aside / IMAGES_FILE).open("w", encoding="utf-8") as file:
-        file.writelines(f"{size}\t{name}\n" for name, size in spool.images())
-    files[IMAGES_FILE] = _sha256(aside / IMAGES_FILE)
-    read = spool.read()
+        file.writelines(f"{size}\t{name}\n" for name, size in state.images())
+    files[IMAGES_FILE] = checksum(aside / IMAGES_FILE)
     return {
-        "read": read,
-        "used": read - sum(reasons.values()),
-        "written": {split: sum(records for _, records in spool.shards(split).values()) for split in splits},
+        "read": state.rows(),
+        "used": state.rows() - sum(reasons.values()),
+        "written": {split: state.planned(split) for split in work.splits},
         "rejected": reasons,
-        "noted": {word.removeprefix(NOTED): n for word, n in spool.counts().items() if word.startswith(NOTED)},
+        "noted": {word.removeprefix(NOTED): n for word, n in state.counts().items() if word.startswith(NOTED)},
         "files": files,
     }
 
 
-def _write_rejects(spool: Spool, job: Job, path: Path) -> None:
-    with path.open("w", encoding="utf-8") as file, Worker(job) as worker:
-        for row, fault, why in spool.rejects():
-            file.write(json.dumps(worker.reject(row, fault, why), ensure_ascii=False) + "\n")
+def _write_rejects(work: _Work) -> None:
+    """The reject file, and beside it the images that the rejected rows' own files hold."""
+    with (work.aside / REJECTS_FILE).open("w", encoding="utf-8") as file:
+        for table, row in work.state.rejects():
+            file.write(json.dumps(work.pool.here.reject(table, row), ensure_ascii=False) + "\n")
+            for name in re.findall(rb'"([0-9a-f]{32}[/.][^"\\]+)"', row.data):
+                image = work.pool.here.reader.image(name.decode(errors="replace"))
+                if image is not None:
+                    path = work.aside / REJECT_IMAGES / name.decode()
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(image)
 
 
-def _refuse_if_none(spool: Spool, job: Job, path: Path) -> None:
-    if not spool.number("good"):
-        first = next(spool.rejects(), None)
-        told = ""
-        if first is not None:
-            row, _, why = first
-            told = f" ({spool.reasons()}; first: {job.inputs[row.table].name}:{row.number}: {why.detail})"
-        raise SourceError(f"{path}: expected rows, got none that can be used{told}")
+def _refuse_if_none(work: _Work, path: Path) -> None:
+    if not work.state.number("good"):
+        why = ""
+        for table, row in work.state.rejects():
+            place = f"{work.pool.job.inputs[table].name}:{row.number}"
+            why = f" ({work.state.reasons()}; first: {place}: {row.fault and row.fault.detail})"
+            break
+        raise SourceError(f"{path}: expected rows, got none that can be used{why}")
 
 
 # --- settings and inputs -----------------------------------------------------------------------
 
 
-def _check_places(path: Path, out: Path) -> None:
-    if not path.exists():
-        raise SourceError(f"path={path}: expected a folder or a file, found none")
-    if path.resolve().is_relative_to(out.resolve()):
-        raise SourceError(f"out={out} holds the input {path}; expected another folder")
-    if out.resolve().is_relative_to(path.resolve()):
-        raise SourceError(f"out={out} lies in the input {path}; expected another folder")
-
-
 def _splits(source: Source, settings: Import) -> tuple[str, ...]:
     can = [split for split in SPLITS if split in source.splits]
-    asked = settings.splits if settings.splits is not None else source.usual or can
-    wrong = [split for split in asked if split not in can]
+    names = settings.splits if settings.splits is not None else source.usual or can
+    wrong = [split for split in names if split not in can]
     if wrong:
         raise SourceError(f"splits={wrong[0]}: source={source.name} writes {', '.join(can)}")
-    return tuple(split for split in can if split in asked)
+    return tuple(split for split in can if split in names)
 
 
 def _origin(path: Path) -> tuple[Path, Path | None]:
-    """What was read at first, and its images' folder: of a reject file, what its import was given, if it is there."""
-    if not _is_reject_file(path):
-        return path, None
+    """What the import that wrote a reject file read, and its images' folder, as far as they are there."""
     try:
-        known = read_json(path.with_name(IMPORT_FILE))
-        origin, images = Path(known["origin"]), known["images"] and Path(known["images"])
+        about = read_json(path.with_name(IMPORT_FILE))
+        origin, images = Path(about["origin"]), about["images"] and Path(about["images"])
     except (OSError, ValueError, KeyError, TypeError):
         return path, None
     return (origin if origin.exists() else path), (images if images and images.is_dir() else None)
 
 
 def _is_reject_file(path: Path) -> bool:
-    if not path.is_file() or path.suffix != ".jsonl":
+    if path.suffix != ".jsonl" or not path.is_file():
         return False
     with path.open("rb") as file:
-        first = file.readline(2 * MAX_ROW_BYTES)
+        first = file.readline(2 * MAX_ROW_BYTES).removeprefix(b"\xef\xbb\xbf")
     try:
-        return is_reject(parse(first.decode("utf-8-sig")))
+        return is_reject(parse_bytes(first))
     except ValueError:
         return False
 
 
 def _fingerprint(source: Source, settings: Import, splits: tuple[str, ...], sums: dict[str, str]) -> str:
     """Of all that the result depends on but images, whose names and sizes are in `images.tsv`."""
-    known_by = [
+    all_of_it = [
         VERSION, source.name, source.version, sums, splits, settings.held_out, settings.per_shard,
         settings.allow_missing_images, settings.max_aspect,
     ]  # fmt: skip
-    return hashlib.sha256(json.dumps(known_by).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(all_of_it).encode()).hexdigest()
 
 
 def _stats(inputs: tuple[Input, ...]) -> list[tuple[int, int]]:
@@ -301,100 +293,3 @@ def _stats(inputs: tuple[Input, ...]) -> list[tuple[int, int]]:
 
 def _name(file: Path, path: Path) -> str:
     return file.relative_to(path).as_posix() if file.is_relative_to(path) and file != path else file.name
-
-
-# --- what stands at out ------------------------------------------------------------------------
-
-
-@contextmanager
-def _partial(out: Path) -> Iterator[Path]:
-    """The folder beside `out` where an import is made; it stays when the import is stopped.
-
-    Raises:
-        SourceError: another process is making this import.
-    """
-    aside = out.with_name(out.name + ".partial")
-    aside.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(aside / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise SourceError(f"out={out}: another process is making this import ({aside})") from None
-    try:
-        yield aside
-    except SourceError:
-        shutil.rmtree(aside)
-        raise
-    finally:
-        lock.release()
-
-
-def _clear(aside: Path, but: tuple[str, ...]) -> None:
-    for there in aside.iterdir():
-        if there.is_dir():
-            shutil.rmtree(there)
-        elif not there.name.startswith(but):
-            there.unlink()
-
-
-def _there(out: Path, fingerprint: str, roots: tuple[Path, ...]) -> Imported | None:
-    """The import that `out` holds already, None if it holds nothing.
-
-    Raises:
-        SourceError: it holds something else.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    advice = "Give another out=, or overwrite=true to replace it"
-    try:
-        known = read_json(out / IMPORT_FILE)
-        same, files = known["fingerprint"] == fingerprint, known["files"]
-        damaged = next((name for name, sha in files.items() if _changed(out / name, sha)), None)
-        counts = {name: known[name] for name in ("read", "used", "written", "rejected")}
-        counts["noted"] = known.get("noted", {})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise SourceError(f"out={out}: expected nothing or an import, got other content. {advice}") from None
-    if not same:
-        raise SourceError(f"out={out} holds an import of other input or settings. {advice}")
-    other = _other_image(out / IMAGES_FILE, roots)
-    if other is not None:
-        raise SourceError(f"out={out} was made when the image {other}. {advice}")
-    if damaged is not None:
-        raise SourceError(f"{out / damaged}: changed since it was imported. {advice}")
-    return Imported(out, **counts, unchanged=True)
-
-
-def _replace(out: Path, aside: Path) -> Path | None:
-    """Put `aside` at `out`; an old import is deleted, anything else moved beside: returns where."""
-    (aside / LOCK).unlink(missing_ok=True)
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        aside.replace(out)
-        return None
-    old = next(p for n in range(10_000) if not (p := out.with_name(f"{out.name}.old-{n}")).exists())
-    out.replace(old)
-    aside.replace(out)
-    if (old / IMPORT_FILE).is_file():
-        shutil.rmtree(old)
-        return None
-    return old
-
-
-def _other_image(listed: Path, roots: tuple[Path, ...]) -> str | None:
-    """The first image that is there now and was not then, or the other way round, or of another size."""
-    if not listed.is_file():
-        return None
-    with listed.open(encoding="utf-8", newline="\n") as file:
-        for line in file:
-            size, _, name = line.rstrip("\n").partition("\t")
-            if size != "None" and int(size) != size_of(roots, name):
-                return f"{name} was not there" if size == "-1" else f"{name} had {size} bytes"
-    return None
-
-
-def _changed(path: Path, sha256: str) -> bool:
-    return not path.is_file() or _sha256(path) != sha256
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,11 +14,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dress.record import TOP_RATING, Criterion, Dialogue, Feedback, ImageAnnotation, Record, Turn
-from dress.sources.rows import Part, Place, Rejected, Source, Table, plain_path, rating, table_files
-
-KEPT = "lvlm_nlf"
-"""The field of `extra` that holds what the record has no place for."""
+from dress.record import PUBLISHED_ROW, TOP_RATING, Criterion, Dialogue, Feedback, ImageAnnotation, Record, Turn
+from dress.sources.fields import plain_path, rating
+from dress.sources.protocol import Part, Place, RowError, Source, Table
+from dress.sources.tables import tables_of
 
 CRITERIA_OF_FILES: dict[str, Criterion] = {
     "helpfulness": "helpfulness",
@@ -34,7 +33,7 @@ CRITIQUES = ("critique NLF", "critique_NLF")
 
 
 class LVLMNLF(Source):
-    """See `rows.Source`. Unless `splits=` asks for `eval`, nothing is held out: the rows stay together."""
+    """See `protocol.Source`. Unless `splits=` asks for `eval`, nothing is held out: the rows stay together."""
 
     name = "lvlm_nlf"
     splits = ("align", "prompts", "feedback", "eval")
@@ -48,17 +47,17 @@ class LVLMNLF(Source):
         """
         # The publisher's repository has a folder of its own name.
         patterns = [f"{folder}{name}_nlf.jsonl" for name in CRITERIA_OF_FILES for folder in ("", "LVLM_NLF/")]
-        return [Table(file) for file in table_files(path, *patterns)]
+        return tables_of(path, *patterns)
 
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
         """One dialogue about one photo.
 
         Raises:
-            Rejected: a field is missing or of another kind, or a rating is none of 1-4.
+            RowError: a field is missing or of another kind, or a rating is none of 1-4.
             ValidationError: a text is no text.
         """
         if not isinstance(value, dict):
-            raise Rejected("bad field", f"row: expected an object, got {value!r:.80}")
+            raise RowError("bad field", f"row: expected an object, got {value!r:.80}")
         image = plain_path(value.get("image_id"), "image_id")
         criterion = _criterion(place.file)
         dialogue = _dialogue(value, place, criterion)
@@ -87,15 +86,15 @@ def row_of(image_id: str, dialogue: Dialogue, caption: str | list[str] | None = 
         dialogue: all of its turns are answered.
         caption: stands for the row's where the dialogue came from elsewhere.
     """
-    kept = dialogue.extra.get(KEPT, {})
+    rest = dialogue.extra.get(PUBLISHED_ROW, {})
     values = {
-        "image_id": kept.get("image_id", image_id),
-        "caption": kept.get("caption", caption),
+        "image_id": rest.get("image_id", image_id),
+        "caption": rest.get("caption", caption),
         "interaction": [_turn_row(turn, dialogue.criterion) for turn in dialogue.turns],
-    } | kept.get("more", {})
+    } | rest.get("more", {})
     if dialogue.system is not None:
         values[SYSTEM] = dialogue.system
-    return _ordered(values, ROW if SYSTEM in kept.get("more", {}) else (*ROW, SYSTEM), kept)
+    return _ordered(values, ROW if SYSTEM in rest.get("more", {}) else (*ROW, SYSTEM), rest)
 
 
 def feedback_of(turn: Turn, criterion: Criterion | None) -> Feedback | None:
@@ -108,32 +107,32 @@ def _criterion(file: str) -> Criterion | None:
 
 
 def _captions(row: dict[str, Any]) -> list[str]:
-    """Raises Rejected: neither a text nor texts."""
+    """Raises RowError: neither a text nor texts."""
     caption = row.get("caption")
     captions = [] if caption is None else [caption] if isinstance(caption, str) else caption
     if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
-        raise Rejected("bad field", f"caption: expected a text or a list of texts, got {caption!r:.80}")
+        raise RowError("bad field", f"caption: expected a text or a list of texts, got {caption!r:.80}")
     return [text for text in captions if text.strip()]
 
 
 def _dialogue(row: dict[str, Any], place: Place, criterion: Criterion | None) -> Dialogue:
     turns = row.get("interaction")
     if not isinstance(turns, list) or not turns:
-        raise Rejected("bad field", f"interaction: expected a list of turns, got {turns!r:.80}")
+        raise RowError("bad field", f"interaction: expected a list of turns, got {turns!r:.80}")
     for number, turn in enumerate(turns):
         where = f"interaction.{number}"
         if not isinstance(turn, dict):
-            raise Rejected("bad field", f"{where}: expected an object, got {turn!r:.80}")
+            raise RowError("bad field", f"{where}: expected an object, got {turn!r:.80}")
         for name in ("user", "model"):
             if not isinstance(turn.get(name), str):
-                raise Rejected("bad field", f"{where}.{name}: expected a text, got {turn.get(name)!r:.80}")
+                raise RowError("bad field", f"{where}.{name}: expected a text, got {turn.get(name)!r:.80}")
         if not turn["user"].strip():
-            raise Rejected("empty text", f"{where}.user: expected a text, got {turn['user']!r:.80}")
+            raise RowError("empty text", f"{where}.user: expected a text, got {turn['user']!r:.80}")
     refinements = [*(turn["user"] for turn in turns[1:]), None]
     more = {name: value for name, value in row.items() if name not in ROW}
-    kept = {"file": place.file, "row": place.number, "caption": row.get("caption")}
+    rest = {"file": place.file, "row": place.number, "caption": row.get("caption")}
     if row["image_id"] != plain_path(row["image_id"], "image_id"):
-        kept["image_id"] = row["image_id"]
+        rest["image_id"] = row["image_id"]
     return Dialogue(
         criterion=criterion,
         system=row[SYSTEM] if isinstance(row.get(SYSTEM), str) else None,
@@ -141,60 +140,60 @@ def _dialogue(row: dict[str, Any], place: Place, criterion: Criterion | None) ->
             _turn(turn, criterion, refinement, f"interaction.{number}")
             for number, (turn, refinement) in enumerate(zip(turns, refinements, strict=True))
         ],
-        extra={KEPT: kept | _deviations(row, ROW, more)},
+        extra={PUBLISHED_ROW: rest | _deviations(row, ROW, more)},
     )
 
 
 def _turn(row: dict[str, Any], criterion: Criterion | None, refinement: str | None, where: str) -> Turn:
-    spelled = next((name for name in CRITIQUES if name in row), CRITIQUES[0])
-    given = row.get("rating")
-    number = None if given is None else rating(given, 1, TOP_RATING, f"{where}.rating")[0]
-    more = {name: value for name, value in row.items() if name not in ("user", "model", "rating", spelled)}
-    kept = _deviations(row, TURN, more)
-    if given is not None and given != str(number):
-        kept["rating"] = given
+    spelling = next((name for name in CRITIQUES if name in row), CRITIQUES[0])
+    score = row.get("rating")
+    number = None if score is None else rating(score, 1, TOP_RATING, f"{where}.rating")[0]
+    more = {name: value for name, value in row.items() if name not in ("user", "model", "rating", spelling)}
+    rest = _deviations(row, TURN, more)
+    if score is not None and score != str(number):
+        rest["rating"] = score
     feedback = Feedback(
         criterion=criterion,
         rating=number,
-        critique=row.get(spelled),
+        critique=row.get(spelling),
         refinement=refinement,
         annotator="gpt-4",  # says the data card
     )
-    extra = {KEPT: kept} if kept else {}
+    extra = {PUBLISHED_ROW: rest} if rest else {}
     return Turn(user=row["user"], assistant=row["model"], feedback=[feedback], extra=extra)
 
 
 def _deviations(row: dict[str, Any], usual: Sequence[str], more: dict[str, Any]) -> dict[str, Any]:
     """What is kept of a row or a turn beside the values of its usual fields."""
-    kept: dict[str, Any] = {"more": more} if more else {}
-    if list(row) != list(_ordered(row, usual, kept)):
-        kept["order"] = list(row)
-    return kept
+    rest: dict[str, Any] = {"more": more} if more else {}
+    if list(row) != list(_ordered(row, usual, rest)):
+        rest["order"] = list(row)
+    return rest
 
 
-def _ordered(values: dict[str, Any], usual: Sequence[str], kept: dict[str, Any]) -> dict[str, Any]:
+def _ordered(values: dict[str, Any], usual: Sequence[str], rest: dict[str, Any]) -> dict[str, Any]:
     """The fields as they stood; without a note of that the usual ones that are not null, then the others."""
-    names = [*(name for name in usual if values.get(name) is not None), *kept.get("more", ())]
-    order = kept.get("order", names)
+    names = [*(name for name in usual if values.get(name) is not None), *rest.get("more", ())]
+    order = rest.get("order", names)
     return {name: values[name] for name in [*order, *(name for name in names if name not in order)]}
 
 
 def _turn_row(turn: Turn, criterion: Criterion | None) -> dict[str, Any]:
-    kept = turn.extra.get(KEPT, {})
-    feedback, more = feedback_of(turn, criterion) or Feedback(), kept.get("more", {})
-    told = None if feedback.rating is None else str(feedback.rating)
-    if "rating" in kept and rating(kept["rating"], 1, TOP_RATING)[0] == feedback.rating:
-        told = kept["rating"]
-    spelled = next((name for name in CRITIQUES if name in kept.get("order", ()) and name not in more), CRITIQUES[0])
-    values = {"user": turn.user, "model": turn.assistant, "rating": told, spelled: feedback.critique}
-    return _ordered(values | more, (*TURN[:3], spelled), kept)
+    rest = turn.extra.get(PUBLISHED_ROW, {})
+    feedback, more = feedback_of(turn, criterion) or Feedback(), rest.get("more", {})
+    score = None if feedback.rating is None else str(feedback.rating)
+    if "rating" in rest and rating(rest["rating"], 1, TOP_RATING)[0] == feedback.rating:
+        score = rest["rating"]
+    spelling = next((name for name in CRITIQUES if name in rest.get("order", ()) and name not in more), CRITIQUES[0])
+    values = {"user": turn.user, "model": turn.assistant, "rating": score, spelling: feedback.critique}
+    return _ordered(values | more, (*TURN[:3], spelling), rest)
 
 
 def _check_kept(row: dict[str, Any], image_id: str, dialogue: Dialogue) -> None:
-    """Raises Rejected: what is written would not give the row back (NaN, 1e999, half a surrogate pair …)."""
+    """Raises RowError: what is written would not give the row back (NaN, 1e999, half a surrogate pair …)."""
     try:
         again = row_of(image_id, Dialogue.model_validate_json(dialogue.model_dump_json()))
     except ValueError as error:
-        raise Rejected("broken text", f"expected Unicode text and plain JSON ({error})") from None
+        raise RowError("broken text", f"expected Unicode text and plain JSON ({error})") from None
     if json.dumps(again) != json.dumps(row):
-        raise Rejected("cannot be kept", "expected plain JSON, got a row that does not come back equal")
+        raise RowError("cannot be kept", "expected plain JSON, got a row that does not come back equal")

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from dress.record import ImageAnnotation, ImageRef, Object, Record
-from dress.sources.rows import Part, Place, Rejected
+from dress.sources.protocol import Part, Place, RowError
 
 MAX_KEY_BYTES = 80
 """A tar header has room for 100 bytes of name, extension included."""
@@ -59,7 +59,7 @@ def merged(parts: Iterable[Part], key: str, source: str) -> Record:
         source: of parts that name none.
 
     Raises:
-        Rejected: they name two images.
+        RowError: they name two images.
         ValidationError: the record does not fit.
     """
     image: ImageRef | None = None
@@ -74,7 +74,7 @@ def merged(parts: Iterable[Part], key: str, source: str) -> Record:
         if part.image is not None:
             ref = image_of(part)
             if image is not None and ref.id != image.id:
-                raise Rejected("two images", f"expected one image, got {image.id} and {ref.id}")
+                raise RowError("two images", f"expected one image, got {image.id} and {ref.id}")
             image = image or ref
             _unite(about_image, ref.extra)
         dialogues += part.dialogues
@@ -91,9 +91,9 @@ def merged(parts: Iterable[Part], key: str, source: str) -> Record:
     )
 
 
-def _unite(known: dict[str, Any], more: dict[str, Any]) -> None:
+def _unite(fields: dict[str, Any], more: dict[str, Any]) -> None:
     """Add what is new; what differs goes to the list `merged`, so that nothing is lost."""
-    differs = {name: given for name, given in more.items() if name in known and known[name] != given}
-    known.update({name: given for name, given in more.items() if name not in known})
-    if differs and differs not in known.setdefault("merged", []):
-        known["merged"].append(differs)
+    differences = {name: value for name, value in more.items() if name in fields and fields[name] != value}
+    fields.update({name: value for name, value in more.items() if name not in fields})
+    if differences and differences not in fields.setdefault("merged", []):
+        fields["merged"].append(differences)

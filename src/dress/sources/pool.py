@@ -12,11 +12,11 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import chain, islice
 from typing import Any
 
-from dress.sources.work import Job, Worker
+from dress.sources.worker import Job, Worker
 
 AHEAD = 4
 """Calls under way per worker."""
-
+Call = tuple[Any, ...]
 _worker: Worker | None = None
 
 
@@ -24,13 +24,13 @@ class Pool:
     """Calls methods of `Worker`; the processes start with the second call that is under way.
 
     Args:
-        job: what workers are told.
+        job: what workers need to know.
         workers: processes; 0 works in this one.
     """
 
     def __init__(self, job: Job, workers: int) -> None:
-        self._job, self._workers = job, workers
-        self._here = Worker(job)
+        self.job, self._workers = job, workers
+        self.here = Worker(job)
         self._processes: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Pool:
@@ -39,31 +39,27 @@ class Pool:
     def __exit__(self, *error: object) -> None:
         if self._processes is not None:
             self._processes.shutdown(cancel_futures=True)
-        self._here.__exit__(*error)
+        self.here.reader.close()
 
-    def map(self, method: str, calls: Iterable[tuple[Any, ...]]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    def map(self, method: str, calls: Iterable[Call]) -> Iterator[tuple[Call, Any]]:
         """Each call's arguments with its result, in order; as many calls are drawn ahead as workers need."""
         calls = iter(calls)
         first = list(islice(calls, 2))
         if not self._workers or len(first) < 2:
             for call in chain(first, calls):
-                yield call, getattr(self._here, method)(*call)
+                yield call, getattr(self.here, method)(*call)
             return
-        processes = self._started()
-        waiting: deque[tuple[tuple[Any, ...], Future[Any]]] = deque()
-        for call in chain(first, calls):
-            waiting.append((call, processes.submit(_call, method, call)))
-            if len(waiting) > AHEAD * self._workers:
-                done, future = waiting.popleft()
-                yield done, future.result()
-        for done, future in waiting:
-            yield done, future.result()
-
-    def _started(self) -> ProcessPoolExecutor:
         if self._processes is None:
             context = multiprocessing.get_context("spawn")
-            self._processes = ProcessPoolExecutor(self._workers, context, _begin, (self._job,))
-        return self._processes
+            self._processes = ProcessPoolExecutor(self._workers, context, _begin, (self.job,))
+        pending: deque[tuple[Call, Future[Any]]] = deque()
+        for call in chain(first, calls):
+            pending.append((call, self._processes.submit(_call, method, call)))
+            if len(pending) > AHEAD * self._workers:
+                earliest, future = pending.popleft()
+                yield earliest, future.result()
+        for earliest, future in pending:
+            yield earliest, future.result()
 
 
 def cores() -> int:
@@ -86,6 +82,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _call(method: str, call: tuple[Any, ...]) -> Any:
+def _call(method: str, call: Call) -> Any:
     assert _worker is not None
     return getattr(_worker, method)(*call)

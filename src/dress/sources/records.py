@@ -11,20 +11,23 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dress.record import Record
-from dress.sources.rows import SPLITS, Part, Place, Source, Table, plain_path, table_files
+from dress.sources.fields import plain_path
+from dress.sources.protocol import SPLITS, Part, Place, Source, Table
+from dress.sources.tables import tables_of
 
 
 class Records(Source):
-    """See `rows.Source`."""
+    """See `protocol.Source`."""
 
     name = "records"
 
     def tables(self, path: Path) -> list[Table]:
         """A file, or all `*.jsonl` of a folder and of its folders named after splits."""
         patterns = ["*.jsonl", *(f"{split}/*.jsonl" for split in SPLITS)]
-        return [Table(file) for file in table_files(path, *patterns)]
+        return tables_of(path, *patterns)
 
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
+        """One part a row; see `protocol.Source.parts`."""
         record = Record.model_validate(value)
         image = record.image
         if image is not None:

@@ -1,268 +1,41 @@
-"""The protocol between a public format and the import: what one row says about one image.
-
-A source turns a row into parts. The engine (`importing`) reads rows, merges the parts of one image into
-one record, checks images, and writes the split folders. A row that cannot be used raises `Rejected`, or
-pydantic's `ValidationError` where a field does not fit; either way it is counted and set aside.
-"""
+"""A row as it stands in a file, before anybody knows what it says."""
 
 from __future__ import annotations
 
-import math
-import posixpath
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
-from dress.record import TOP_RATING, Dialogue, ImageAnnotation, ImageRef, Original, Record, Turn
+from dress.data.index import MAX_JSON_BYTES
 
-SPLITS = ("align", "sft", "prompts", "feedback", "eval")
+MAX_ROW_BYTES = MAX_JSON_BYTES
+"""Largest row that is read: a record is no larger either."""
+CUT = "cut short"
 
 
-class SourceError(ValueError):
-    """An import that cannot be made; the message names the file or setting, expected and got."""
+class Fault(NamedTuple):
+    """Why a row, or all rows of a record, cannot be used: a few words to count by; and field, expected, got."""
+
+    reason: str
+    detail: str
 
 
-class Rejected(ValueError):
-    """A row that cannot be used.
+class Row(NamedTuple):
+    """A row's number (of JSON lines: of the line; else of the row, from 1), its bytes, and what is wrong with them.
 
-    Args:
-        reason: a few words, the same for the same fault; rows are counted by it.
-        detail: field, expected, got.
+    `data` is JSON unless there is a fault; of a row above `MAX_ROW_BYTES` it is the beginning. `images` are those
+    that the row's file holds itself, by the name that `data` calls them.
     """
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason, self.detail = reason, detail
-
-    def __reduce__(self) -> tuple[type[Rejected], tuple[str, str]]:
-        return Rejected, (self.reason, self.detail)
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of a file: JSON lines, a JSON array, JSON values one after another, or CSV with a header.
-
-    `array` names the member of a JSON object that holds the rows, e.g. `annotations` in COCO's files.
-    """
-
-    file: Path
-    array: str = ""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a row stands: file (relative to the import's path), number from 1, array in the file.
-
-    Rows of a reject file that are imported again stand where they stood at first.
-    """
-
-    file: str
     number: int
-    array: str = ""
+    data: bytes
+    fault: Fault | None = None
+    images: tuple[tuple[str, bytes], ...] = ()
 
 
-@dataclass(kw_only=True)
-class Part:
-    """What one row says about one image. Parts of the same image become one record, in row order.
-
-    `image` is a file name relative to the images' folder (or a reference with that name as `id`; a `sha256`
-    in it must be the file's); None for text only. Parts are merged by `group`
-    (default: the image; a part without either is a record of its own). `key` is the record's (default:
-    made of the image's name, or of file name and row number); two images with one given key are a fault.
-    `split` pins the record to one folder, where it is written as it is (default: `Source.split`).
-    `repeated`: other files say the same (COCO lists its images in each), which is no duplicate.
-    `source` defaults to the source's name. Unknown fields of a row belong into `extra` of the dialogue
-    (turn, feedback …) that they are about; `extra` here goes to the record, and what differs there
-    between parts is kept in a list `merged`.
-    """
-
-    image: str | ImageRef | None = None
-    dialogues: list[Dialogue] = field(default_factory=list)
-    annotation: ImageAnnotation = field(default_factory=ImageAnnotation)
-    group: str | None = None
-    key: str | None = None
-    split: str | None = None
-    source: str | None = None
-    repeated: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)
+Rows = Callable[[int], Iterator[Row]]
+"""The rows of a file behind the one of that number; 0: all."""
 
 
-class Source:
-    """One public format. A subclass names it and gives at least `tables` and `parts`.
-
-    It travels to worker processes by pickle after `open`.
-    """
-
-    name: str
-    version: int = 1
-    """Raised when the same files would give other records."""
-    splits: Collection[str] = SPLITS
-    """The folders it can write; with `eval` among them, records are held out for it by hash."""
-    usual: Collection[str] | None = None
-    """The folders it writes unless `splits=` says otherwise; None: all it can write."""
-
-    def tables(self, path: Path) -> list[Table]:
-        """Which files hold rows, in the order in which they are read.
-
-        Raises:
-            SourceError: `path` does not hold what the format asks for.
-        """
-        raise NotImplementedError
-
-    def image_roots(self, path: Path) -> list[Path]:
-        """Folders that image names are relative to, the first that has the file; `images=` replaces them."""
-        folder = path if path.is_dir() else path.parent
-        return [folder / "images", folder]
-
-    def open(self, path: Path, images: Path | None) -> list[Path]:
-        """Read what rows refer to and is small (categories, labels per image), before any row.
-
-        Returns:
-            The files that were read: the import depends on them as well.
-
-        Raises:
-            SourceError: `path` does not hold what the format asks for.
-        """
-        return []
-
-    def parts(self, value: Any, place: Place) -> Iterable[Part]:
-        """What a row says: a pure function of its value (any JSON value; of CSV a dict of texts).
-
-        Raises:
-            Rejected: it cannot be used.
-            ValidationError: a field does not fit.
-        """
-        raise NotImplementedError
-
-    def finish(self, record: Record) -> Record:
-        """The merged record made whole: what only all of its rows together tell.
-
-        Raises:
-            Rejected: it cannot be used; all its rows are rejected.
-        """
-        return record
-
-    def split(self, record: Record, held_out: bool) -> Collection[str]:
-        """The folders that this record goes to."""
-        if held_out:
-            return ("eval",) if "eval" in self.splits and _first_questions(record) else ()
-        wanted = {
-            "align": record.image is not None and record.annotation.captions,
-            "sft": _taught(record),
-            "prompts": _first_questions(record),
-            "feedback": _rated(record),
-        }
-        return [split for split, there in wanted.items() if there and split in self.splits]
-
-    def counted(self, record: Record) -> Iterable[str]:
-        """Words counted over all records of the import; `written` is given the counts."""
-        return ()
-
-    def written(self, record: Record, split: str, counts: Mapping[str, int]) -> Record:
-        """The record as it stands in a split.
-
-        `sft` teaches answers that nobody judged, `feedback` holds the judged ones, `prompts` and `eval` ask
-        first questions again, without answers.
-        """
-        match split:
-            case "align":
-                dialogues: list[Dialogue] = []
-            case "sft":
-                dialogues = _taught(record)
-            case "feedback":
-                dialogues = _rated(record)
-            case _:
-                dialogues = _first_questions(record)
-        return record.model_copy(update={"dialogues": dialogues})
-
-
-def table_files(path: Path, *patterns: str) -> list[Path]:
-    """The file itself, or the files of a folder that fit, by name.
-
-    Raises:
-        SourceError: none there.
-    """
-    if path.is_file():
-        return [path]
-    found = sorted({file for pattern in patterns for file in path.glob(pattern) if file.is_file()})
-    if not found:
-        raise SourceError(f"{path}: expected {' or '.join(patterns)} in it, found none")
-    return found
-
-
-IMAGE_MARK = "<image>"
-"""Stands for the image in a user's text; where the image stands is the chat format's business."""
-
-
-def without_mark(text: str) -> str:
-    """A text without `<image>` and the one line break or blank that parts it from the text; the rest as it stands."""
-    for mark in (IMAGE_MARK + "\n", IMAGE_MARK + " "):
-        if text.startswith(mark):
-            text = text.removeprefix(mark)
-            break
-    for mark in ("\n" + IMAGE_MARK, " " + IMAGE_MARK):
-        if text.endswith(mark):
-            text = text.removesuffix(mark)
-            break
-    return text.replace(IMAGE_MARK, "")
-
-
-def plain_path(value: Any, field: str = "image") -> str:
-    """A file name as a row gives it, below a folder; `./a//b.jpg` is `a/b.jpg`.
-
-    Raises:
-        Rejected: no text, or a path that leads out of the folder.
-    """
-    if not isinstance(value, str) or not value:
-        raise Rejected("bad field", f"{field}: expected a file name, got {value!r:.80}")
-    path = PurePosixPath(value)
-    if "\\" in value:
-        raise Rejected(
-            "bad image name",
-            f"{field}: expected a name with slashes, {value.replace(chr(92), '/')!r:.80}, got {value!r:.80}",
-        )
-    leads_out = path.is_absolute() or ".." in path.parts or "\0" in value or not path.name
-    if leads_out or "\n" in value or max(len(part.encode()) for part in path.parts) > 255 or len(value) > 1000:
-        raise Rejected("bad image name", f"{field}: expected a name inside the images' folder, got {value!r:.80}")
-    return posixpath.normpath(value)
-
-
-def rating(value: Any, low: int, high: int, field: str = "rating") -> tuple[int, Original | None]:
-    """A publisher's number (or its text) on the scale 1-4: the nearest, halves down, and the original.
-
-    On the scale 1-4 itself it must be whole, and there is no original.
-
-    Raises:
-        Rejected: no number, or outside of the scale.
-    """
-    try:
-        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
-    except (ValueError, OverflowError):
-        number = math.nan
-    if not low <= number <= high or ((low, high) == (1, TOP_RATING) and number != int(number)):
-        raise Rejected("bad rating", f"{field}: expected a number {low}-{high}, got {value!r:.80}")
-    if (low, high) == (1, TOP_RATING):
-        return int(number), None
-    mapped = math.ceil(1 + (TOP_RATING - 1) * (number - low) / (high - low) - 0.5)
-    return max(1, mapped), Original(value=number, min=low, max=high)
-
-
-def _rated(record: Record) -> list[Dialogue]:
-    return [d for d in record.dialogues if any(turn.feedback for turn in d.turns)]
-
-
-def _taught(record: Record) -> list[Dialogue]:
-    return [d for d in record.dialogues if d.turns[0].assistant and not any(turn.feedback for turn in d.turns)]
-
-
-def _first_questions(record: Record) -> list[Dialogue]:
-    """Each first question once, open; what was taught as its answer is the reference."""
-    asked: dict[tuple[str | None, str | None, str], Dialogue] = {}
-    for dialogue in record.dialogues:
-        first = dialogue.turns[0]
-        judged = any(turn.feedback for turn in dialogue.turns)
-        reference = dialogue.reference or (None if judged else first.assistant)
-        question = dialogue.model_copy(update={"reference": reference, "turns": [Turn(user=first.user)]})
-        asked.setdefault((dialogue.criterion, dialogue.system, first.user), question)
-    return list(asked.values())
+def too_large(size: int, where: str) -> Fault:
+    """The fault of a row of `size` bytes."""
+    return Fault("too large", f"expected a row of at most {MAX_ROW_BYTES:,} bytes, got {size:,} {where}")

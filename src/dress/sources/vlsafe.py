@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from dress.coco.mentions import COCO80
 from dress.coco.questions import questions
 from dress.record import Dialogue, ImageAnnotation, Object, Record, Turn
-from dress.sources.rows import Part, Place, Rejected, Source, SourceError, Table, table_files
-from dress.sources.values import read_whole
+from dress.sources.protocol import Part, Place, RowError, Source, SourceError, Table
+from dress.sources.tables import tables_of
+from dress.sources.text_rows import read_whole
 
 OBJECTS = "objects.json"
 HARMFUL = {"kind": "harmful"}
@@ -37,7 +38,7 @@ class _Row(BaseModel):
 
 
 class VLSafe(Source):
-    """See `rows.Source`."""
+    """See `protocol.Source`."""
 
     name = "vlsafe"
     version = 3
@@ -47,15 +48,17 @@ class VLSafe(Source):
         self._objects: dict[str, Any] | None = None
 
     def tables(self, path: Path) -> list[Table]:
-        return [Table(file) for file in table_files(path, "*.jsonl")]
+        """Files of the format; see `protocol.Source.tables`."""
+        return tables_of(path, "*.jsonl")
 
     def open(self, path: Path, images: Path | None) -> list[Path]:
+        """Read what rows refer to; see `protocol.Source.open`."""
         folder = path if path.is_dir() else path.parent
         file = folder / OBJECTS
         if images is None:
-            table_files(path, "*.jsonl")
-            for there, what in ((file.is_file(), OBJECTS), ((folder / "images").is_dir(), "images/")):
-                if not there:
+            tables_of(path, "*.jsonl")
+            for exists, what in ((file.is_file(), OBJECTS), ((folder / "images").is_dir(), "images/")):
+                if not exists:
                     raise SourceError(f"{folder}: expected {what} in it (source=vlsafe without images=), found none")
         if not file.is_file():
             return []
@@ -65,6 +68,7 @@ class VLSafe(Source):
         return [file]
 
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
+        """One part a row; see `protocol.Source.parts`."""
         row = _Row.model_validate(value)
         query = Dialogue(
             criterion="harmlessness",
@@ -80,13 +84,14 @@ class VLSafe(Source):
         )
 
     def finish(self, record: Record) -> Record:
+        """See `protocol.Source.finish`."""
         assert record.image is not None
         queries: dict[str, Dialogue] = {}
         for dialogue in record.dialogues:
             user = dialogue.turns[0].user
-            known = queries.setdefault(user, dialogue)
+            earliest = queries.setdefault(user, dialogue)
             if dialogue.reference:
-                queries[user] = known.model_copy(update={"reference": dialogue.reference})
+                queries[user] = earliest.model_copy(update={"reference": dialogue.reference})
         annotation = record.annotation
         if self._objects is not None:
             annotation = annotation.model_copy(
@@ -101,16 +106,18 @@ class VLSafe(Source):
         labels = objects.get(image)
         if not isinstance(labels, list):
             got = "no entry" if image not in objects else repr(labels)[:80]
-            raise Rejected("objects missing", f"{image}: expected a list of labels in {OBJECTS}, got {got}")
+            raise RowError("objects missing", f"{image}: expected a list of labels in {OBJECTS}, got {got}")
         unknown = [label for label in labels if label not in COCO80]
         if unknown:
-            raise Rejected("unknown object", f"{image}: expected COCO-80 labels, got {unknown!r:.80}")
+            raise RowError("unknown object", f"{image}: expected COCO-80 labels, got {unknown!r:.80}")
         return list(dict.fromkeys(labels))
 
     def split(self, record: Record, held_out: bool) -> Collection[str]:
+        """See `protocol.Source.split`."""
         return ("eval",) if held_out else ("align", "sft", "prompts")
 
     def counted(self, record: Record) -> Iterable[str]:
+        """Labels of the record's objects."""
         return (thing.label for thing in record.annotation.objects)
 
     def written(self, record: Record, split: str, counts: Mapping[str, int]) -> Record:
@@ -125,5 +132,5 @@ class VLSafe(Source):
 
 def _plain(text: str, field: str) -> str:
     if not text.strip():
-        raise Rejected("empty text", f"{field}: expected text, got {text!r}")
+        raise RowError("empty text", f"{field}: expected text, got {text!r}")
     return text

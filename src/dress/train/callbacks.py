@@ -12,6 +12,7 @@ import torch
 from dress.base.files import write_aside
 from dress.base.processes import Interrupted
 from dress.base.progress import CurriculumProgress
+from dress.config.targets import CALLBACK, build
 
 
 class ShowProgress(L.Callback):
@@ -80,3 +81,12 @@ class SaveCheckpoint(L.Callback):
     def _restore(self) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+
+
+def build_callbacks(callbacks: dict[str, dict[str, Any]]) -> list[L.Callback]:
+    """Callbacks beside DRESS's own, by name and `_target_`; new ones for every stage.
+
+    Raises:
+        ValueError: a class that is no callback of Lightning, or refuses its arguments; names the setting.
+    """
+    return [build(spec, f"callbacks.{name}", CALLBACK) for name, spec in callbacks.items()]

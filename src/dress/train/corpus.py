@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from dress.data.shards import Shards
-from dress.feedback.rater import Rater
+from dress.rater import Rater
 from dress.record import Dialogue, Record, Turn
 
 

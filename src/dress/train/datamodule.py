@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from dress import config
 from dress.base.files import read_lines
-from dress.dialogue.batch import Step
+from dress.dialogue.batch import Batch
 from dress.train.steps import HeldOut, StepDataset
 from dress.train.webdataset_reader import WebdatasetSteps
 
@@ -47,7 +47,7 @@ class StageData(L.LightningDataModule):
         self._start = 0
         self._fingerprint = ""
 
-    def train_dataloader(self) -> DataLoader[Step]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         assert self.trainer is not None
         dataset = self._make(self.trainer.global_rank, self.trainer.world_size)
         self._check(dataset)
@@ -66,7 +66,7 @@ class StageData(L.LightningDataModule):
             return DataLoader(WebdatasetSteps(dataset), **how)
         return DataLoader(dataset, sampler=_FromStep(self._start, len(dataset)), **how)
 
-    def val_dataloader(self) -> DataLoader[Step] | list[Any]:
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         if self._held_out is None:
             return []
         assert self.trainer is not None
@@ -85,7 +85,7 @@ class StageData(L.LightningDataModule):
         now = dataset.stream.fingerprint
         if self._fingerprint and self._fingerprint != now:
             raise ValueError(
-                f"data.{dataset.stage.data}: expected the shards that this run began with "
+                f"{dataset.stage.data_title}: expected the shards that this run began with "
                 f"({self._fingerprint}), got others ({now}). Restore them or start a new run"
             )
         self._fingerprint = now

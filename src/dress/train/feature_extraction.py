@@ -162,7 +162,10 @@ def encoder_of(settings: Features) -> VisionEncoder:
         FileNotFoundError: no such run, stage or scale.
     """
     if settings.ckpt is not None:
-        return _of_run(Path(settings.ckpt), settings.stage, settings.trust_remote_code)
+        consent = config.Consent(
+            trust_remote_code=settings.trust_remote_code, trust_targets=list(settings.trust_targets)
+        )
+        return _of_run(Path(settings.ckpt), settings.stage, consent)
     vision = settings.vision.model_dump()
     if settings.encoder is not None:
         file = SCALES / f"{settings.encoder}.yaml"
@@ -171,12 +174,19 @@ def encoder_of(settings: Features) -> VisionEncoder:
             raise FileNotFoundError(
                 f"encoder={settings.encoder}: expected the name of a scale, one of {', '.join(names)}"
             )
-        vision = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["vision"]
+        (model,) = [entry["/model"] for entry in read_yaml(file)["defaults"] if "/model" in entry]
+        vision = read_yaml(SCALES.parent / "model" / f"{model}.yaml")["vision"]
     torch.manual_seed(seed_for(settings.seed, "init"))
     return VisionEncoder(config.Vision.model_validate(vision))
 
 
-def _of_run(run: Path, stage: str | None, trust_remote_code: bool) -> VisionEncoder:
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A file of `configs/` as it stands there."""
+    settings: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return settings
+
+
+def _of_run(run: Path, stage: str | None, consent: config.Consent) -> VisionEncoder:
     facts = [read_facts(file.parent, "stage", "stages") for file in run.glob("stages/*/model.json")]
     trained = [fact["stage"] for fact in sorted(facts, key=lambda fact: len(fact["stages"]))]
     if not trained or (stage or trained[-1]) not in trained:
@@ -184,7 +194,7 @@ def _of_run(run: Path, stage: str | None, trust_remote_code: bool) -> VisionEnco
             f"ckpt={run}, stage={stage}: expected a stage of a run that was trained, got {', '.join(trained) or 'none'}"
         )
     folder = run / "stages" / (stage or trained[-1])
-    return load_model(folder, trust_remote_code=trust_remote_code)[0].vision
+    return load_model(folder, consent=consent)[0].vision
 
 
 def begin(out: Path, settings: dict[str, Any]) -> None:

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from dress import config
-from dress.dialogue.batch import Forest, Step, blank_forest
+from dress.config.targets import OPTIMIZER, SCHEDULER, build
+from dress.dialogue.batch import Batch, Forest, blank_forest
 from dress.kernels.memory import keep_freed_memory
 from dress.model.lvlm import LVLM
 from dress.model.memory import needs_checkpointing
@@ -39,17 +40,17 @@ class DressModule(L.LightningModule):
     Args:
         model: trained in place.
         stage: its steps, learning rate and trainable parts.
-        training: clipping and logging.
-        steps_before: optimiser steps of the stages before, for `curriculum/step`.
+        learning: clipping, logging, optimizer and schedule.
+        steps_before: optimizer steps of the stages before, for `curriculum/step`.
         tokens: of the largest forest.
     """
 
     def __init__(
-        self, model: LVLM, stage: config.TrainStage, training: config.Training, steps_before: int = 0, tokens: int = 0
+        self, model: LVLM, stage: config.TrainStage, learning: config.Learning, steps_before: int = 0, tokens: int = 0
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.model, self.stage, self.training_settings = model, stage, training
+        self.model, self.stage, self.learning = model, stage, learning
         self.steps_before, self.tokens = steps_before, tokens
         self.history: list[dict[str, float]] = []
         """What was logged, by `curriculum/step`; kept in checkpoints."""
@@ -65,12 +66,12 @@ class DressModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Settle what is held in memory: freed blocks, frozen weights, activations (`training.checkpointing`)."""
-        if self.training_settings.keep_memory and self.device.type == "cpu":
+        if self.learning.training.keep_memory and self.device.type == "cpu":
             keep_freed_memory()
         if str(self.trainer.precision) == "bf16-mixed":
             self.model.hold_frozen(torch.bfloat16)
             self._held = True
-        setting, language = self.training_settings.checkpointing, self.model.language
+        setting, language = self.learning.training.checkpointing, self.model.language
         half = "16" in str(self.trainer.precision)
         if setting == "on" or (setting == "auto" and needs_checkpointing(self.model, self.tokens, self.device, half)):
             language.activation_checkpointing_enable({"use_reentrant": False})
@@ -78,18 +79,19 @@ class DressModule(L.LightningModule):
             language.activation_checkpointing_disable()
 
     def on_fit_end(self) -> None:
+        """Give frozen weights their fp32 back."""
         if self._held:
             self.model.hold_frozen(torch.float32)
 
-    def training_step(self, step: Step, batch_idx: int) -> Tensor:
-        """One optimiser step: every rank makes the same passes and the same collectives, whatever its share holds.
+    def training_step(self, step: Batch, batch_idx: int) -> Tensor:
+        """One optimizer step: every rank makes the same passes and the same collectives, whatever its share holds.
 
         Raises:
             TrainingStopped: on all ranks: no supervised token.
             NotFinite: on all ranks: a loss or gradient norm that is not finite.
         """
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        self._packing += torch.tensor([step.split, step.room, step.filled, step.idle], dtype=torch.float64)
+        self._packing += torch.tensor([step.split, step.capacity, step.filled, step.idle], dtype=torch.float64)
         assert not isinstance(optimizer, list) and isinstance(scheduler, LRScheduler)
         world = self.trainer.world_size
         shares = self._of_ranks(step.weight, len(step.forests), step.images)
@@ -113,7 +115,7 @@ class DressModule(L.LightningModule):
                 if self.model.part_of(name) in ("vision", "projector"):
                     parameter.grad = None
         reached = [p for p in self.parameters() if p.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(reached, self.training_settings.clip)
+        norm = torch.nn.utils.clip_grad_norm_(reached, self.learning.trainer.gradient_clip_val or math.inf)
         self._check_finite(step, loss, norm, surprises)
         self.unreached_steps += not reached
         optimizer.step()  # with no gradient at all it only counts
@@ -131,7 +133,7 @@ class DressModule(L.LightningModule):
         torch.distributed.all_gather_into_tensor(every, mine.to(self.device))
         return every.reshape(-1, len(values)).cpu()
 
-    def _check_finite(self, step: Step, loss: Tensor, norm: Tensor, surprises: list[Tensor]) -> None:
+    def _check_finite(self, step: Batch, loss: Tensor, norm: Tensor, surprises: list[Tensor]) -> None:
         """Stop on all ranks, before anything is learned, if the loss or the gradient norm of any is not finite."""
         figures = self._of_ranks(float(loss), float(norm))
         if bool(figures.isfinite().all()):
@@ -158,7 +160,7 @@ class DressModule(L.LightningModule):
                     f"{', '.join(self.stage.phases)})"
                 )
 
-    def _at(self, step: Step, what: str, phases: Collection[str] = ()) -> str:
+    def _at(self, step: Batch, what: str, phases: Collection[str] = ()) -> str:
         """What happened, with the step's phases and records of all ranks."""
         shares: list[Any] = [(set(phases), step.places)]
         if self.trainer.world_size > 1:
@@ -182,7 +184,8 @@ class DressModule(L.LightningModule):
         """Each entry's phase [E] as an index into the stage's own phases."""
         return torch.tensor([self._phases.index(name) for name in forest.phases])[forest.phase.cpu()]
 
-    def validation_step(self, step: Step, batch_idx: int) -> None:
+    def validation_step(self, step: Batch, batch_idx: int) -> None:
+        """Add a step's weighted loss, by phase."""
         for forest in step.forests:
             _, nll = self.model(forest, forest.weight)
             add_sums(self._held_out, nll, forest.weight, self._columns(forest))
@@ -197,14 +200,14 @@ class DressModule(L.LightningModule):
         self._held_out.zero_()
 
     def _no_sync(self, last: bool) -> Any:
-        """Gradients are exchanged once per optimiser step."""
+        """Gradients are exchanged once per optimizer step."""
         wrapped: Any = self.trainer.strategy.model
         return nullcontext() if last or not hasattr(wrapped, "no_sync") else wrapped.no_sync()
 
     def _log(self, norm: float, lr: float) -> None:
         """Means since the last log, by phase."""
         done = self.trainer.global_step
-        if done % self.training_settings.log_every and done != self.stage.steps:
+        if done % self.learning.trainer.log_every_n_steps and done != self.stage.steps:
             return
         sums = self.trainer.strategy.reduce(self._sums.to(self.device), reduce_op="sum").cpu()
         seconds = time.monotonic() - self._since
@@ -237,21 +240,20 @@ class DressModule(L.LightningModule):
             logger.log_metrics(values, step=int(values["curriculum/step"]))
 
     def configure_optimizers(self) -> Any:
+        """The optimizer and schedule of the settings; biases and norms (vectors) are not decayed."""
         parameters = [p for p in self.parameters() if p.requires_grad]
         decayed = [p for p in parameters if p.ndim >= 2]
         plain = [p for p in parameters if p.ndim < 2]
-        optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": self.stage.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=self.stage.lr,
-            betas=(0.9, 0.98),
-            fused=True,
-        )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: cosine(step, self.stage.steps, self.stage.warmup)
-        )
+        groups = [{"params": decayed, "weight_decay": self.stage.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        optimizer = build(self.learning.optimizer, "optimizer", OPTIMIZER, groups, lr=self.stage.lr)
+        scheduler = build(
+            self.learning.scheduler, "scheduler", SCHEDULER, optimizer,
+            num_warmup_steps=round(self.stage.steps * self.stage.warmup), num_training_steps=self.stage.steps,
+        )  # fmt: skip
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what was logged, and the sums since the last log."""
         checkpoint["dress"] = {
             "history": self.history, "sums": dict(zip(self._phases, self._sums.T.tolist(), strict=True)),
             "packing": self._packing.tolist(),
@@ -259,6 +261,7 @@ class DressModule(L.LightningModule):
         }  # fmt: skip
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take back what `on_save_checkpoint` kept, and go on with the stage's own learning rate."""
         self.history = checkpoint["dress"]["history"]
         sums = checkpoint["dress"]["sums"]
         if isinstance(sums, list):  # of 0.1, which had a column for each phase that there was
@@ -275,17 +278,10 @@ class DressModule(L.LightningModule):
     def _set_rate(self, checkpoint: dict[str, Any]) -> None:
         """Go on with this stage's own learning rate: it may be changed beside `resume`."""
         (scheduler,) = checkpoint["lr_schedulers"]
+        if "base_lrs" not in scheduler:
+            return
         factor = self.stage.lr / scheduler["base_lrs"][0]
         scheduler["base_lrs"] = [self.stage.lr for _ in scheduler["base_lrs"]]
         scheduler["_last_lr"] = [rate * factor for rate in scheduler["_last_lr"]]
         for group in (group for state in checkpoint["optimizer_states"] for group in state["param_groups"]):
             group["initial_lr"], group["lr"] = self.stage.lr, group["lr"] * factor
-
-
-def cosine(step: int, steps: int, warmup: float) -> float:
-    """Learning-rate factor: linear warm-up over a share of the steps, then a cosine down to 0.02."""
-    rise = max(1, round(steps * warmup))
-    if step < rise:
-        return (step + 1) / rise
-    turn = (step - rise) / max(1, steps - rise)
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, turn)))

@@ -19,21 +19,22 @@ Work = Callable[[int], None]
 Finish = Callable[[], None]
 
 
-def build_trainer(training: config.Training, **more: Any) -> L.Trainer:
+def build_trainer(devices: config.Devices, **more: Any) -> L.Trainer:
     """A Trainer on the devices of the run that shows and saves nothing by itself.
 
     Lightning's own handler of SIGTERM waits for the other ranks inside of the handler, and can wait for ever; it is
     never installed: what this process had installed before goes on to count.
 
     Args:
-        training: accelerator, devices, strategy.
+        devices: of the run.
         more: further arguments of `L.Trainer`.
     """
     plain = {"logger": False, "num_sanity_val_steps": 0}
     trainer = L.Trainer(
-        accelerator=training.accelerator,
-        devices=training.devices,
-        strategy=training.strategy,
+        accelerator=devices.accelerator,
+        devices=devices.devices,
+        num_nodes=devices.num_nodes,
+        strategy="auto" if devices.strategy == "single" else devices.strategy,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -59,6 +60,7 @@ class SharedWork(L.LightningModule):
         self.model, self.work, self.shares, self.finish = model, work, shares, finish
 
     def predict_dataloader(self) -> DataLoader[int]:
+        """Numbers of this rank's shares; as many on every rank."""
         rounds = math.ceil(self.shares / self.trainer.world_size)
         mine = range(self.trainer.global_rank, rounds * self.trainer.world_size, self.trainer.world_size)
         return DataLoader(cast(Any, mine), batch_size=None)
@@ -73,22 +75,23 @@ class SharedWork(L.LightningModule):
         return number
 
     def on_predict_epoch_end(self) -> None:
+        """Call `finish` on every rank."""
         self.finish()
 
 
-def share_out(model: LVLM, training: config.Training, work: Work, shares: int, finish: Finish = lambda: None) -> None:
+def share_out(model: LVLM, devices: config.Devices, work: Work, shares: int, finish: Finish = lambda: None) -> None:
     """Do all shares of a work, on all ranks and on the devices of the run, in fp32.
 
     Raises:
         Interrupted: SIGINT or SIGTERM.
     """
-    build_trainer(training).predict(SharedWork(model, work, shares, finish), return_predictions=False)
+    build_trainer(devices).predict(SharedWork(model, work, shares, finish), return_predictions=False)
 
 
 @contextmanager
-def on_device(model: LVLM, training: config.Training) -> Iterator[None]:
+def on_device(model: LVLM, devices: config.Devices) -> Iterator[None]:
     """The model on this process's device, for work of one rank alone."""
-    model.to(build_trainer(training).strategy.root_device)
+    model.to(build_trainer(devices).strategy.root_device)
     try:
         yield
     finally:

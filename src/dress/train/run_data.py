@@ -1,18 +1,66 @@
-"""The data of a run: every split opened once, and all of them before the first stage."""
+"""The data of a run: every dataset opened once, whichever stages read it."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dress import config
 from dress.base.files import write_lines
+from dress.config.stages import SPLITS
 from dress.data.shards import Shards
 from dress.data.stream import Stream, open_stream
 from dress.train.datamodule import rejected
 
 REJECTS = "rejects.jsonl"
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a stage makes, or a folder outside of the run holds; the model before any stage has no folder.
+
+    Attributes:
+        folder: with `model.safetensors`, `shards/` or outcomes.
+        fingerprint: of all that it is made from; of its content where it is not made by this run.
+        own: whether this run makes it.
+    """
+
+    folder: Path | None
+    fingerprint: str
+    own: bool = True
+
+
+@dataclass(frozen=True)
+class Records:
+    """Records that a stage reads, one dataset or several; opened when they are asked for.
+
+    Attributes:
+        data: opens them.
+        source: where they are.
+        fingerprint: equal for equal records.
+    """
+
+    data: RunData
+    source: config.Source | Path
+    fingerprint: str
+
+    def stream(self, seed: int = 0) -> Stream:
+        """The records in the order of a seed.
+
+        Raises:
+            FileNotFoundError: they are not there.
+            ValueError: shards that are damaged; names them.
+        """
+        return self.data.stream(self.source, seed)
+
+    @property
+    def shards(self) -> Shards:
+        """The records as one dataset."""
+        (part,) = self.stream().parts
+        return part.shards
 
 
 class RunData:
@@ -22,35 +70,46 @@ class RunData:
         self.data, self.root = data, root
         self._opened: dict[str, Shards] = {}
 
-    def shards(self, name: str) -> Shards:
-        """A split that is one dataset."""
-        return self.stream(getattr(self.data, name)).parts[0].shards
-
     def stream(self, source: config.Source | Path, seed: int = 0) -> Stream:
         """Datasets in the order of a seed."""
         return open_stream(source, self.root, self.data, seed, self._opened)
 
-    def check(self, curriculum: config.Curriculum, encoder: Mapping[str, str] | None) -> None:
-        """Open all that the stages will read, so that what is missing or damaged is named before the first of them.
+    def records(self, names: Mapping[str, float], outputs: Mapping[str, Output]) -> Records:
+        """What a stage reads.
 
         Args:
-            curriculum: the stages.
-            encoder: with `data.features` what the stored features must be of (`VisionEncoder.facts`).
+            names: splits, and collect stages, with their weights.
+            outputs: what the stages before make, by name.
 
         Raises:
-            ValueError: names the shard.
+            FileNotFoundError, ValueError: a split that is missing or damaged; names it.
         """
-        for stage in (curriculum.stages[name] for name in curriculum.order):
-            match stage:
-                case config.TrainStage():
-                    sources = [getattr(self.data, stage.data), self.data.validation]
-                case config.CollectStage():
-                    sources = [self.data.prompts]
-                case config.EvalStage():
-                    sources = [self.data.eval]
-            for part in (part for source in sources if source is not None for part in self.stream(source).parts):
-                if encoder is not None and not isinstance(stage, config.EvalStage):
-                    part.shards.check_features(encoder)
+        parts = [self._part(name, outputs) for name in names]
+        if len(parts) == 1:
+            return parts[0]
+        mixture: dict[str, config.Mixed] = {}
+        for (name, weight), part in zip(names.items(), parts, strict=True):
+            several = part.source if isinstance(part.source, dict) else {"": config.Mixed(path=str(part.source))}
+            total = sum(one.weight for one in several.values())
+            for inner, one in several.items():
+                share = weight * one.weight / total
+                mixture[f"{name}/{inner}".rstrip("/")] = config.Mixed(path=one.path, weight=share)
+        text = "\n".join(f"{name} {names[name]!r} {part.fingerprint}" for name, part in zip(names, parts, strict=True))
+        return Records(self, mixture, hashlib.sha256(text.encode()).hexdigest()[:16])
+
+    def _part(self, name: str, outputs: Mapping[str, Output]) -> Records:
+        if name in SPLITS:
+            source = getattr(self.data, name)
+            return Records(self, source, self.stream(source).fingerprint)
+        output = outputs[name]
+        assert output.folder is not None, "a collect stage has one"
+        return Records(self, (output.folder / "shards").absolute(), output.fingerprint)
+
+    @property
+    def validation(self) -> Records | None:
+        """Records whose loss is measured while training."""
+        source = self.data.validation
+        return None if source is None else Records(self, source, self.stream(source).fingerprint)
 
 
 def name_damage(folder: Path, shards: Shards) -> None:
@@ -59,7 +118,7 @@ def name_damage(folder: Path, shards: Shards) -> None:
         write_lines(folder / REJECTS, ({"where": line, "reason": line} for line in lines))
 
 
-def told(folder: Path) -> str | None:
+def set_aside(folder: Path) -> str | None:
     """How many records and shards a stage set aside and why; None if none."""
     reasons: Any = rejected(folder / REJECTS)
     if not reasons:

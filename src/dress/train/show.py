@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from itertools import groupby
 
-from rich.markup import escape
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dress.dialogue.encode import IMAGE, Encoded, Encoder
+from dress import config
+from dress.data.stream import Stream
+from dress.dialogue.encode import IMAGE, DialogueEncoder, EncodedDialogue
 from dress.model.lvlm import LVLM
-from dress.record import CUT
+from dress.phases import supervised
+
+SHOWN_RECORDS = 4
+"""Records that `show=batch` prints."""
 
 
 def parameter_table(model: LVLM, title: str) -> Table:
@@ -23,37 +27,26 @@ def parameter_table(model: LVLM, title: str) -> Table:
     return table
 
 
-def ratings_as_table(
-    ratings: Mapping[str, Mapping[str, Sequence[int]]],
-    endings: Mapping[str, Mapping[str, Mapping[str, int]]],
-    stage: str | None = None,
-) -> Table:
-    """Ratings of collected answers by criterion and turn, and how many of the answers were cut.
+def show_records(
+    stream: Stream, stage: config.TrainStage, phases: config.Phases, encoder: DialogueEncoder, console: Console
+) -> None:
+    """Print the first records of a train stage as they are learned.
 
     Args:
-        ratings, endings: as `collect.ratings_table` and `collect.endings_table` give them.
-        stage: that collected them.
+        stream: of the stage.
+        stage: its phases, and how many records a step has.
+        phases: their settings.
+        encoder: tokens and loss weights.
+        console: where to print.
     """
-    title = "collected ratings" if stage is None else f"collected ratings, stage {stage}"
-    table = Table("criterion", "turn", "1", "2", "3", "4", "unrated", "mean", "cut", title=escape(title))
-    for criterion, turns in ratings.items():
-        for turn, counts in turns.items():
-            rated = sum(counts[:4])
-            mean = sum((i + 1) * n for i, n in enumerate(counts[:4])) / rated if rated else float("nan")
-            cut = _cut_share(endings.get(criterion, {}).get(turn, {}))
-            table.add_row(escape(criterion), escape(turn), *map(str, counts), f"{mean:.2f}", cut)
-    return table
+    for place in stream.step(0, stage.records_per_step)[:SHOWN_RECORDS]:
+        record, _ = stream[place]
+        console.print(f"\n{stream.where(place)}", style="dim", highlight=False, markup=False)
+        for dialogue in supervised(record, stage.phases, phases):
+            console.print(coloured(encoder, encoder.supervised(dialogue, stream.where(place))))
 
 
-def _cut_share(ends: Mapping[str, int]) -> str:
-    """The share among answers whose end is known, and how many are not."""
-    unknown = ends.get("unknown", 0)
-    known = ends.get("answers", 0) - unknown
-    parts = [f"{ends.get(CUT, 0) / known:.0%}"] if known else []
-    return ", ".join([*parts, *([f"{unknown:,} unknown"] if unknown else [])]) or "–"
-
-
-def coloured(encoder: Encoder, encoded: Encoded) -> Text:
+def coloured(encoder: DialogueEncoder, encoded: EncodedDialogue) -> Text:
     """Tokens of one dialogue; those with a loss weight in bold green, the weight where it changes.
 
     Control tokens stand in reverse, so that words which only look like them are told apart. White space is seen:

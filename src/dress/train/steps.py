@@ -17,14 +17,14 @@ from torch.utils.data import Dataset
 from dress import config
 from dress.data.cache import ChangedShardError
 from dress.data.stream import Place, Stream
-from dress.dialogue.batch import Sample, Step, collate
-from dress.dialogue.encode import Encoder
+from dress.dialogue.batch import Batch, Example, collate
+from dress.dialogue.encode import DialogueEncoder
 from dress.dialogue.tree import build_tree, build_trees
 from dress.phases import supervised
 from dress.record import Record, RecordError
 
 
-class StepDataset(Dataset[Step]):
+class StepDataset(Dataset[Batch]):
     """Item n is what this rank trains on in optimiser step n.
 
     Args:
@@ -45,7 +45,7 @@ class StepDataset(Dataset[Step]):
         stage: config.TrainStage,
         data: config.Data,
         phases: config.Phases,
-        encoder: Encoder,
+        encoder: DialogueEncoder,
         pixels: Callable[[bytes, str], Tensor],
         rejects: Path,
         overfit: bool = False,
@@ -59,15 +59,15 @@ class StepDataset(Dataset[Step]):
     def __len__(self) -> int:
         return self.stage.steps
 
-    def __getitem__(self, step: int) -> Step:
+    def __getitem__(self, step: int) -> Batch:
         places = self.stream.step(0 if self.overfit else step, self.stage.records_per_step)
         return self.collated(self._sample(place) for place in places[self.rank :: self.world])
 
-    def collated(self, samples: Iterable[Sample | None]) -> Step:
+    def collated(self, samples: Iterable[Example | None]) -> Batch:
         """Samples as forests."""
         return collate((sample for sample in samples if sample), self.data.tokens_per_forest)
 
-    def _sample(self, place: Place) -> Sample | None:
+    def _sample(self, place: Place) -> Example | None:
         where, shards = self.stream.where(place), self.stream.shards(place)
         try:
             record = shards.record(place.sample)
@@ -77,7 +77,7 @@ class StepDataset(Dataset[Step]):
             self.reject(where, str(error))
             return None
 
-    def made(self, record: Record, picture: bytes | Tensor | None, where: str, rng: Random) -> Sample:
+    def made(self, record: Record, picture: bytes | Tensor | None, where: str, rng: Random) -> Example:
         """One record's trees and pixels or features; without a tree if it gives nothing to train on.
 
         Args:
@@ -95,7 +95,7 @@ class StepDataset(Dataset[Step]):
             dialogues = [dialogues[i] for i in sorted(rng.sample(range(len(dialogues)), most))]
         encoded = [self.encoder.supervised(dialogue, where) for dialogue in dialogues]
         if not encoded:
-            return Sample([], None, where=where)
+            return Example([], None, where=where)
         if self.data.share_prefixes:
             trees = build_trees(encoded, self.data.tokens_per_forest)
         else:
@@ -105,8 +105,8 @@ class StepDataset(Dataset[Step]):
             raise RecordError(f"{where}: expected {what} beside the JSON, found none")
         split = self.data.share_prefixes and len(trees) > 1
         if isinstance(picture, Tensor):
-            return Sample(trees, None, picture, split, where)
-        return Sample(trees, None if picture is None else self.pixels(picture, where), split=split, where=where)
+            return Example(trees, None, picture, split, where)
+        return Example(trees, None if picture is None else self.pixels(picture, where), split=split, where=where)
 
     def reject(self, where: str, reason: str) -> None:
         """Name what cannot be used in the reject file, or stop (`data.on_damage`).
@@ -127,7 +127,7 @@ class HeldOut(StepDataset):
     def __len__(self) -> int:
         return math.ceil(len(self.stream.parts[0].shards) / self.stage.records_per_step)
 
-    def __getitem__(self, step: int) -> Step:
+    def __getitem__(self, step: int) -> Batch:
         size = self.stage.records_per_step
         last = min((step + 1) * size, len(self.stream.parts[0].shards))
         places = [Place(0, sample, 0) for sample in range(step * size, last)]

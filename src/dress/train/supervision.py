@@ -12,8 +12,8 @@ from dress.data.index import MAX_JSON_BYTES
 from dress.data.remote import RemoteShards
 from dress.data.shards import Shards
 from dress.data.stream import Stream
-from dress.dialogue.encode import Encoder
-from dress.dialogue.spans import Span, Supervised
+from dress.dialogue.encode import DialogueEncoder
+from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.phases import supervised
 from dress.record import Record, RecordError
 
@@ -37,14 +37,17 @@ class Supervision:
     Args:
         name: of the stage.
         stage: its mixture of phases.
-        settings: of the run: phases, `data.max_tokens`, `data.on_damage`.
+        phases: their settings.
+        data: `max_tokens`, `on_damage`.
         encoder: tokens of a dialogue.
     """
 
-    def __init__(self, name: str, stage: config.TrainStage, settings: config.Config, encoder: Encoder) -> None:
-        self.name, self.stage, self.settings, self.encoder = name, stage, settings, encoder
+    def __init__(
+        self, name: str, stage: config.TrainStage, phases: config.Phases, data: config.Data, encoder: DialogueEncoder
+    ) -> None:
+        self.name, self.stage, self.phases, self.data, self.encoder = name, stage, phases, data, encoder
         turn = (Span("user", "a"), Span("assistant", "a", 1.0))
-        one, two = (len(encoder.supervised(Supervised("sft", turn * n, image=False), "").ids) for n in (1, 2))
+        one, two = (len(encoder.supervised(SupervisedDialogue("sft", turn * n, image=False), "").ids) for n in (1, 2))
         self._first, self._turn = one, two - one
 
     def check(self, stream: Stream, progress: CurriculumProgress) -> Iterator[str]:
@@ -68,7 +71,7 @@ class Supervision:
                     f"data.max_tokens; known when they are fetched"
                 )
             elif doubtful:
-                progress.start(f"lengths of data.{self.stage.data}", len(doubtful))
+                progress.start(f"lengths of {self.stage.data_title}", len(doubtful))
                 rows += self.too_long(shards, progress.advance)
                 progress.end()
         if line := self.refuse(rows):
@@ -88,7 +91,7 @@ class Supervision:
                     return
         phases = ", ".join(self.stage.phases)
         raise ValueError(
-            f"stage {self.name}: no supervised token in data.{self.stage.data}: none of its {number:,} records gives "
+            f"stage {self.name}: no supervised token in {self.stage.data_title}: none of its {number:,} records gives "
             f"phase {phases} anything to learn. show=batch shows what a stage learns"
         )
 
@@ -106,7 +109,7 @@ class Supervision:
             advance()
             for record, where in self._records(shards, [index]):
                 tokens = max(map(self._tokens, self._dialogues(record)), default=0)
-                if tokens > self.settings.data.max_tokens:
+                if tokens > self.data.max_tokens:
                     longest.append(TooLong(where, tokens))
         return longest
 
@@ -117,14 +120,14 @@ class Supervision:
     def could_be_longer(self, size: int) -> bool:
         """Whether a record of so many bytes of JSON could hold a dialogue that is too long."""
         repeated = 2 if "refinement" in self.stage.phases else 1  # an answer may stand there once more
-        phases = self.settings.phases
+        phases = self.phases
         fixed = sum(
             len(text.encode())
             for text in (phases.align.prompt, phases.critique_template, phases.rating_template, phases.praise)
         )
         turns = size // SMALLEST_TURN + 2
         bound = repeated * size + turns * self._turn + self._first + fixed + self.encoder.image_tokens
-        return bound > self.settings.data.max_tokens
+        return bound > self.data.max_tokens
 
     def refuse(self, rows: list[TooLong]) -> str | None:
         """What to say of rows that are too long, or nothing.
@@ -134,22 +137,22 @@ class Supervision:
         """
         if not rows:
             return None
-        most = f"data.max_tokens={self.settings.data.max_tokens:,}"
+        most = f"data.max_tokens={self.data.max_tokens:,}"
         few = ", ".join(f"{row.where} ({row.tokens:,} tokens)" for row in rows[:NAMED])
-        what = f"stage {self.name}: {len(rows):,} rows of data.{self.stage.data} are longer than {most}"
-        if self.settings.data.on_damage == "stop":
+        what = f"stage {self.name}: {len(rows):,} rows of {self.stage.data_title} are longer than {most}"
+        if self.data.on_damage == "stop":
             raise ValueError(f"{what}: {few}. data.on_damage=skip goes on without them; or enlarge data.max_tokens")
         return f"{what} and set aside: {few}"
 
-    def _tokens(self, dialogue: Supervised) -> int:
+    def _tokens(self, dialogue: SupervisedDialogue) -> int:
         size = sum(len(span.text.encode()) for span in dialogue.spans) + len(dialogue.spans) * (self._turn + 1)
-        most = self.settings.data.max_tokens
+        most = self.data.max_tokens
         if size + self._first + self.encoder.image_tokens <= most:
             return 0
         return self.encoder.length(dialogue)
 
-    def _dialogues(self, record: Record) -> list[Supervised]:
-        return supervised(record, self.stage.phases, self.settings.phases)
+    def _dialogues(self, record: Record) -> list[SupervisedDialogue]:
+        return supervised(record, self.stage.phases, self.phases)
 
     def _records(self, shards: Shards, indices: range | list[int]) -> Iterator[tuple[Record, str]]:
         """The records that can be read; others are named when they are met."""
@@ -157,5 +160,5 @@ class Supervision:
             try:
                 yield shards.record(index), shards.where(index)
             except RecordError:
-                if self.settings.data.on_damage == "stop":
+                if self.data.on_damage == "stop":
                     raise

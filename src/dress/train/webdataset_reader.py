@@ -19,7 +19,7 @@ from dress.base.seeding import rng_for
 from dress.data.features import FeatureError, decode
 from dress.data.index import FEATURES, IMAGE_EXTENSIONS
 from dress.data.remote import RemoteShards
-from dress.dialogue.batch import Step
+from dress.dialogue.batch import Batch
 from dress.record import Record, RecordError
 from dress.train.steps import StepDataset
 
@@ -27,7 +27,7 @@ SHUFFLED = 1000
 """Samples of webdataset's shuffle buffer."""
 
 
-class WebdatasetSteps(IterableDataset[Step]):
+class WebdatasetSteps(IterableDataset[Batch]):
     """Steps of `dataset`'s shards in webdataset's order: for this rank, and this worker of it.
 
     Raises:
@@ -44,7 +44,7 @@ class WebdatasetSteps(IterableDataset[Step]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __iter__(self) -> Iterator[Step]:
+    def __iter__(self) -> Iterator[Batch]:
         dataset, worker = self.dataset, get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         size = max(1, dataset.stage.records_per_step // dataset.world)

@@ -10,25 +10,31 @@ from pathlib import Path
 from dress import config
 from dress.data.cache import is_remote
 from dress.data.shards import Sample, write_shards
-from dress.worlds.shapes import generate as shapes
+from dress.worlds.registry import world_named
 
 
 def prepared(data: config.Data, start: Callable[[int], None], advance: Callable[[], None]) -> Path | str:
     """The folder (or URL) that holds one folder of shards per split.
 
-    A world is generated under `data.path`, in a folder named by the fingerprint of its settings, and
+    A world's records are made under `data.path`, in a folder named by the fingerprint of its settings, and
     reused as long as they stay; written aside and renamed, so that it is there whole or not at all.
 
     Args:
         data: the settings.
         start: told how many records will be written.
         advance: called after each.
+
+    Raises:
+        ValueError: no world has this name, or it makes other splits than the sizes name.
     """
     if data.world is None:
         return data.path if is_remote(data.path) else Path(data.path)
-    assert data.sizes is not None, "a world needs sizes"
-    sizes = data.sizes.model_dump()
-    folder = Path(data.path) / shapes.fingerprint(sizes, data.world_seed)
+    world, sizes = world_named(data.world), data.sizes.model_dump() if data.sizes is not None else {}
+    if sizes.keys() != set(world.SPLITS):
+        raise ValueError(
+            f"data.sizes: expected the number of records of {', '.join(world.SPLITS)}, got {', '.join(sizes) or 'none'}"
+        )
+    folder = Path(data.path) / world.fingerprint(sizes, data.world_seed)
     if folder.exists():
         return folder
     aside = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
@@ -39,8 +45,8 @@ def prepared(data: config.Data, start: Callable[[int], None], advance: Callable[
             yield sample
             advance()
 
-    for split in shapes.SPLITS:
-        write_shards(aside / split, counted(shapes.samples(split, sizes[split], data.world_seed)), 500)
+    for split in world.SPLITS:
+        write_shards(aside / split, counted(world.samples(split, sizes[split], data.world_seed)), 500)
     try:
         aside.rename(folder)
     except OSError:  # another process was first, with equal bytes

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
 from rich.console import Console
 
 from dress.coco.chair_list import load_words
 from dress.coco.mentions import COCO80
+from dress.evaluation.judging import JudgePrompt, Judging, Task, judged
+from dress.evaluation.outcomes import Outcome
+from dress.evaluation.questions import Background, Images, Question, question
+from dress.evaluation.rows import image_key, read_rows
+from dress.evaluation.settings import Judged
+from dress.evaluation.suite import suite
 from dress.evaluation.suites import chair
-from dress.evaluation.suites.asked import Asked, Images, question
-from dress.evaluation.suites.judging import Judging, Task, judged
-from dress.evaluation.suites.measures import Suite
-from dress.evaluation.suites.outcome import SuiteOutcome
-from dress.evaluation.suites.prompts import JudgePrompt, Named
-from dress.evaluation.suites.reading import image_key, read_rows
-from dress.evaluation.suites.settings import Captioning
-from dress.rollout.source import Source
+from dress.rollout.kinds import responder_kind
 
 INSTRUCTIONS = {
     "short caption": "Generate a short caption of the image.",
@@ -24,11 +24,26 @@ INSTRUCTIONS = {
 }
 """Instruction-1 and Instruction-2 of the paper, in POPE's words."""
 
-SUITE = Suite("captioning", lambda outcomes: chair.MEASURES, chair.SUITE.more)
+
+class Captioning(Judged):
+    """CHAIR of captions to the paper's two instructions."""
+
+    objects: str  # {image: [labels]}, COCO's instances file, or rows with image and instances
+    references: str | None = None  # COCO's captions file: what people name is there, too
+    words: str | None = None  # CHAIR's own list in its publisher's form (synonyms.txt); null = ours
+    images: str | None = None  # a folder: these are captioned
+    prompt: str = "captioning"  # configs/prompts/<name>.yaml, or a file
 
 
-def run(settings: Captioning, console: Console) -> dict[str, Any]:
-    """`suite=captioning`.
+class NamedObjects(BaseModel):
+    """Kinds of object that a caption names, as a judge reads it."""
+
+    objects: list[str]
+
+
+@suite("captioning", Captioning, measures=chair.MEASURES, more=chair.most_invented)
+def captioning(settings: Captioning, console: Console) -> list[Outcome]:
+    """Captions, with the objects that rules or a judge find in them.
 
     Raises:
         FileNotFoundError, ValueError: a file that is not there or holds nothing that can be used, or a
@@ -37,44 +52,43 @@ def run(settings: Captioning, console: Console) -> dict[str, Any]:
     objects = chair.read_objects(settings.objects, settings.references, load_words(settings.words))
     prompt = JudgePrompt.load(settings.prompt)
 
-    def present(asked: Asked) -> set[str]:
-        assert asked.record.image is not None
-        return objects.by_image[image_key(asked.record.image.id)]
+    def present(one: Question) -> set[str]:
+        assert one.record.image is not None
+        return objects.by_image[image_key(one.record.image.id)]
 
-    def rules(asked: Asked, answer: str) -> dict[str, Any]:
-        return chair.facts(answer, present(asked), objects.words)
+    def rules(one: Question, answer: str) -> dict[str, Any]:
+        return chair.facts(answer, present(one), objects.words)
 
-    def read(asked: Asked, answer: str, reply: Named) -> dict[str, Any]:
-        return chair.counted_facts([n for n in dict.fromkeys(reply.objects) if n in COCO80], present(asked))
+    def read(one: Question, answer: str, reply: NamedObjects) -> dict[str, Any]:
+        return chair.counted_facts([n for n in dict.fromkeys(reply.objects) if n in COCO80], present(one))
 
-    judging = Judging(lambda one: Task(prompt, Named, read), rules, objects.words.version)
-    asked, bad = images_to_caption(settings, objects)
-    return judged(SUITE, settings, judging, asked, bad, console)
+    judging = Judging(lambda one: Task(prompt, NamedObjects, read), rules, objects.words.version)
+    return judged(settings, judging, *images_to_caption(settings, objects), console)
 
 
-def images_to_caption(settings: Captioning, objects: chair.Objects) -> tuple[list[Asked], list[SuiteOutcome]]:
+def images_to_caption(settings: Captioning, objects: chair.Objects) -> tuple[list[Question], list[Outcome]]:
     """Both instructions for every image, and an outcome for every image that cannot be asked about.
 
     The images are those of the folder; without one, all of `objects`, or, where those are of a whole
     data set, those that the file of answers names.
     """
     images = Images(settings.images)
-    bad = [SuiteOutcome(row.where, "", f"objects: {row.damage}", where=row.where) for row in objects.damaged]
+    bad = [row.failed(f"objects: {row.damage}") for row in objects.damaged]
     wanted = list(objects.by_image) if objects.complete else []
-    if images.given:
+    if images.has_folder:
         wanted = sorted({*wanted, *images.names()})
-    elif not objects.complete and Source(settings.responder).kind == "file":
-        named = (row.text("image", "image_id") for row in read_rows("responder", settings.responder))
-        wanted = list(dict.fromkeys(image_key(name) for name in named if name is not None))
-    asked: list[Asked] = []
+    elif not objects.complete and responder_kind(settings.responder) == "file":
+        names = (row.text("image", "image_id") for row in read_rows("responder", settings.responder))
+        wanted = list(dict.fromkeys(image_key(name) for name in names if name is not None))
+    asked: list[Question] = []
     for image in wanted:
         known = image in objects.by_image
         for name, instruction in INSTRUCTIONS.items():
             one = question(
-                f"{image}/{name}", name, image, instruction, images, criterion="honesty", kind="description"
+                f"{image}/{name}", name, image, instruction, images, Background(criterion="honesty", kind="description")
             )  # fmt: skip
             if not known or images.lacks(image):
-                bad.append(one.failed("image is not in images" if known else "image is not in objects"))
+                bad.append(one.outcome("image is not in images" if known else "image is not in objects"))
             else:
                 asked.append(one)
     if not asked:

@@ -10,11 +10,21 @@ from typing import Any
 from rich.console import Console
 
 from dress.coco.chair_list import Words, load_words
-from dress.evaluation.suites.measures import Measure, Suite
-from dress.evaluation.suites.outcome import SuiteOutcome, counted
-from dress.evaluation.suites.output import finish
-from dress.evaluation.suites.reading import Row, image_key, read_mapping, read_rows
-from dress.evaluation.suites.settings import Chair
+from dress.evaluation.measures import Measure
+from dress.evaluation.outcomes import Outcome, counted
+from dress.evaluation.rows import FileRow, image_key, read_mapping, read_rows
+from dress.evaluation.settings import Measured
+from dress.evaluation.suite import suite
+
+
+class Chair(Measured):
+    """Objects that captions name and images do not hold (Rohrbach et al., 2018)."""
+
+    captions: str  # image_id, caption (or text): JSON, JSON lines, or objects one after the other
+    objects: str  # {image: [labels]}, COCO's instances file, or rows with image and instances
+    references: str | None = None  # COCO's captions file: what people name is there, too
+    words: str | None = None  # CHAIR's own list in its publisher's form (synonyms.txt); null = ours
+
 
 MEASURES = (
     Measure("chair_i", "invented mentions (CHAIR_i)", lambda o: (o.facts["invented"], o.facts["mentions"]),
@@ -36,43 +46,42 @@ class Objects:
     by_image: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     complete: bool = True
     unknown: Counter[str] = field(default_factory=Counter)
-    damaged: list[Row] = field(default_factory=list)
+    damaged: list[FileRow] = field(default_factory=list)
 
     def add(self, image: Any, labels: Iterable[Any]) -> None:
-        found = self.by_image[image_key(image)]
+        """These labels are in the image; a label that means no object is counted in `unknown`."""
+        present = self.by_image[image_key(image)]
         for label in labels:
             name = str(label).strip().lower()
             meant = self.words.label(name)
             if meant is None:
                 self.unknown[name] += 1
             else:
-                found.add(meant)
+                present.add(meant)
 
     def mention(self, image: Any, text: str) -> None:
         """What a caption names is there."""
         self.by_image[image_key(image)].update(label for label, _ in self.words.mentions(text))
 
 
-def _invented(outcomes: Sequence[SuiteOutcome]) -> dict[str, Any]:
-    """The objects that are invented most."""
-    found = Counter(label for o in counted(outcomes) for label in o.facts["invented_labels"])
-    return {"most_invented": dict(found.most_common(10))}
+def most_invented(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The objects that are invented most, with their number."""
+    labels = Counter(label for o in counted(outcomes) for label in o.facts["invented_labels"])
+    return {"most_invented": dict(labels.most_common(10))}
 
 
-SUITE = Suite("chair", lambda outcomes: MEASURES, _invented)
-
-
-def run(settings: Chair, console: Console) -> dict[str, Any]:
-    """`suite=chair`.
+@suite("chair", Chair, measures=MEASURES, more=most_invented)
+def chair(settings: Chair, console: Console) -> list[Outcome]:
+    """What CHAIR counts in the captions of a file.
 
     Raises:
-        FileNotFoundError, ValueError: a file that is not there, or holds nothing that can be used.
+        FileNotFoundError, ValueError: a file that is not there or holds nothing that can be used.
     """
     objects = read_objects(settings.objects, settings.references, load_words(settings.words))
-    return finish(SUITE, outcomes(read_captions(settings.captions), objects), settings, console)
+    return outcomes(read_captions(settings.captions), objects)
 
 
-def outcomes(captions: Sequence[Row], objects: Objects) -> list[SuiteOutcome]:
+def outcomes(captions: Sequence[FileRow], objects: Objects) -> list[Outcome]:
     """One outcome per caption, per image without caption, and per row that cannot be used.
 
     Args:
@@ -80,24 +89,15 @@ def outcomes(captions: Sequence[Row], objects: Objects) -> list[SuiteOutcome]:
         objects: of the images.
     """
     seen: dict[str, str] = {}
-    found = [_outcome(row, objects, seen) for row in captions]
-    found += [SuiteOutcome(row.where, "", f"objects: {row.damage}", where=row.where) for row in objects.damaged]
-    found += [
-        SuiteOutcome(
-            f"objects/{label}",
-            "",
-            "objects: label is none of COCO's 80"
-            if objects.words.version.startswith("chair@")
-            else "objects: label is not in words",
-            {"times": times},
-            where=label,
-        )
+    rows = [_outcome(row, objects, seen) for row in captions]
+    rows += [row.failed(f"objects: {row.damage}") for row in objects.damaged]
+    rows += [
+        Outcome(item=f"objects/{label}", failed=objects.words.unknown, facts={"times": times}, where=label)
         for label, times in objects.unknown.items()
     ]
     if objects.complete:
-        missing = (image for image in objects.by_image if image not in seen)
-        found += [SuiteOutcome(image, "", "no caption") for image in missing]
-    return found
+        rows += [Outcome(item=image, failed="no caption") for image in objects.by_image if image not in seen]
+    return rows
 
 
 def facts(caption: str, present: set[str], words: Words) -> dict[str, Any]:
@@ -114,13 +114,13 @@ def counted_facts(mentioned: Sequence[str], present: set[str]) -> dict[str, Any]
     }  # fmt: skip
 
 
-def _outcome(row: Row, objects: Objects, seen: dict[str, str]) -> SuiteOutcome:
+def _outcome(row: FileRow, objects: Objects, seen: dict[str, str]) -> Outcome:
     image, text = row.text("image_id", "image", "id"), row.text("caption", "text", "answer")
     category = row.text("category") or ""
 
-    def failed(reason: str) -> SuiteOutcome:
-        key = row.where if image is None else image_key(image)
-        return SuiteOutcome(key, category, reason, answer=text, where=row.where)
+    def failed(reason: str) -> Outcome:
+        item = row.where if image is None else image_key(image)
+        return row.failed(reason, item=item, category=category, answer=text)
 
     if row.damage is not None:
         return failed(row.damage)
@@ -134,22 +134,22 @@ def _outcome(row: Row, objects: Objects, seen: dict[str, str]) -> SuiteOutcome:
         return failed("empty caption")
     if key not in objects.by_image:
         return failed("image is not in objects")
-    return SuiteOutcome(
-        key, category, None, facts(text, objects.by_image[key], objects.words),
+    return Outcome(
+        item=key, category=category, facts=facts(text, objects.by_image[key], objects.words),
         user=row.text("prompt", "question"), answer=text, judge="rules", prompt=objects.words.version, where=row.where,
     )  # fmt: skip
 
 
-def read_captions(path: str) -> list[Row]:
+def read_captions(path: str) -> list[FileRow]:
     """Rows with an image and a caption; or one object `{image: caption}`, or COCO's `{"annotations": […]}`."""
-    found = read_mapping("captions", path)
-    if isinstance(found, list):
-        return found
-    if isinstance(found.get("annotations"), list):
-        return [Row(f"annotations[{n}]", row) for n, row in enumerate(found["annotations"])]
-    if {"image_id", "image", "caption", "text"} & found.keys():
+    content = read_mapping("captions", path)
+    if isinstance(content, list):
+        return content
+    if isinstance(content.get("annotations"), list):
+        return [FileRow(f"annotations[{n}]", row) for n, row in enumerate(content["annotations"])]
+    if {"image_id", "image", "caption", "text"} & content.keys():
         return read_rows("captions", path)
-    return [Row(f"{path}: {image}", {"image_id": image, "caption": text}) for image, text in found.items()]
+    return [FileRow(f"{path}: {image}", {"image_id": image, "caption": text}) for image, text in content.items()]
 
 
 def read_objects(path: str, references: str | None, words: Words) -> Objects:
@@ -164,18 +164,18 @@ def read_objects(path: str, references: str | None, words: Words) -> Objects:
     Raises:
         FileNotFoundError, ValueError: no such file, or none of these.
     """
-    found, objects = read_mapping("objects", path), Objects(words)
-    if isinstance(found, list):
-        _from_rows(found, objects)
-    elif "annotations" in found and "categories" in found:
-        _from_coco(path, found, objects)
-    elif all(isinstance(labels, list) for labels in found.values()):
-        for image, labels in found.items():
+    content, objects = read_mapping("objects", path), Objects(words)
+    if isinstance(content, list):
+        _from_rows(content, objects)
+    elif "annotations" in content and "categories" in content:
+        _from_coco(path, content, objects)
+    elif all(isinstance(labels, list) for labels in content.values()):
+        for image, labels in content.items():
             objects.add(image, labels)
     else:
         raise ValueError(
             f"objects={path}: expected {{image: [labels]}}, COCO's instances, or rows of image and instances; "
-            f"got an object with {', '.join(list(found)[:5])}"
+            f"got an object with {', '.join(list(content)[:5])}"
         )
     if references is not None:
         _add_references(read_captions(references), objects)
@@ -184,32 +184,32 @@ def read_objects(path: str, references: str | None, words: Words) -> Objects:
     return objects
 
 
-def _add_references(rows: Sequence[Row], objects: Objects) -> None:
+def _add_references(rows: Sequence[FileRow], objects: Objects) -> None:
     for row in rows:
         image, text = row.text("image_id", "image"), row.text("caption", "text")
         if row.damage is not None or image is None or text is None:
-            objects.damaged.append(Row(row.where, {}, row.damage or "reference without image_id or caption"))
+            objects.damaged.append(FileRow(row.where, {}, row.damage or "reference without image_id or caption"))
         elif image_key(image) in objects.by_image:  # COCO's captions are of a whole data set
             objects.mention(image, text)
 
 
-def _from_coco(path: str, found: Mapping[str, Any], objects: Objects) -> None:
+def _from_coco(path: str, content: Mapping[str, Any], objects: Objects) -> None:
     objects.complete = False
     try:
-        names = {category["id"]: category["name"] for category in found["categories"]}
-        for image in found.get("images", []):
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        for image in content.get("images", []):
             objects.add(image["id"], [])
-        for annotation in found["annotations"]:
+        for annotation in content["annotations"]:
             objects.add(annotation["image_id"], [names[annotation["category_id"]]])
     except (KeyError, TypeError) as error:
         raise ValueError(f"objects={path}: expected COCO's instances file, got an entry without {error}") from None
 
 
-def _from_rows(rows: Sequence[Row], objects: Objects) -> None:
+def _from_rows(rows: Sequence[FileRow], objects: Objects) -> None:
     for row in rows:
         image, listed = row.text("image", "image_id", "id"), row.data.get("instances", row.data.get("objects"))
         if row.damage is not None or image is None or not isinstance(listed, list):
-            objects.damaged.append(Row(row.where, {}, row.damage or "no image, or no list of instances"))
+            objects.damaged.append(FileRow(row.where, {}, row.damage or "no image, or no list of instances"))
             continue
         labels = (item.get("category", item.get("label")) if isinstance(item, dict) else item for item in listed)
         objects.add(image, labels)

@@ -5,16 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import model_validator
 from rich.console import Console
 
-from dress.evaluation.suites.measures import Measure, Suite
-from dress.evaluation.suites.outcome import SuiteOutcome, counted
-from dress.evaluation.suites.output import finish
-from dress.evaluation.suites.reading import Row, read_rows
-from dress.evaluation.suites.settings import LlavaBench
-from dress.evaluation.suites.stated_scores import stated_scores
+from dress.config.raters import ResponderName
+from dress.evaluation.judging import JudgePrompt, Judging, Task, judged
+from dress.evaluation.measures import Measure
+from dress.evaluation.outcomes import Outcome, counted
+from dress.evaluation.rows import FileRow, read_rows
+from dress.evaluation.stated_scores import stated_scores
+from dress.evaluation.suite import suite
+from dress.evaluation.suites.llava_eval import LlavaQuestions, questions
 
-_MEASURES = (
+
+class LlavaBench(LlavaQuestions):
+    """Reviews of two answers by one judge, as LLaVA writes them."""
+
+    reviews: str | None = None  # JSON lines: question_id, content (or text), category
+    responder: ResponderName | None = None  # type: ignore[assignment]  # instead of reviews: who answers; and:
+    questions: str | None = None  # type: ignore[assignment]
+    prompt: str = "review"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> LlavaBench:
+        if (self.reviews is None) == (self.responder is None):
+            raise ValueError(
+                "expected one of reviews (a file) and responder (a file, a run folder, a server's address)"
+            )
+        if self.responder is not None and (self.questions is None or self.references is None):
+            raise ValueError("responder needs questions and references, the answers of assistant 1")
+        return self
+
+
+MEASURES = (
     Measure("relative", "relative score, answer 2 of answer 1, %", lambda o: (o.facts["score_2"], o.facts["score_1"]),
             kind="ratio", scale=100, per_cent=False),
     Measure("score_1", "mean score of answer 1", lambda o: (o.facts["score_1"], 1), "mean", None, per_cent=False),
@@ -22,34 +45,27 @@ _MEASURES = (
 )  # fmt: skip
 
 
-def _prose(outcomes: Sequence[SuiteOutcome]) -> dict[str, Any]:
+def _prose(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Reviews whose scores do not stand in the first line, as they should, but in prose."""
     return {"from_prose": sum(o.facts["from_prose"] for o in counted(outcomes))}
 
 
-SUITE = Suite("llava_bench", lambda outcomes: _MEASURES, _prose)
-
-
-def run(settings: LlavaBench, console: Console) -> dict[str, Any]:
-    """`suite=llava_bench`.
+@suite("llava_bench", LlavaBench, measures=MEASURES, more=_prose)
+def llava_bench(settings: LlavaBench, console: Console) -> list[Outcome]:
+    """The scores that reviews state, of a file or written now.
 
     Raises:
         FileNotFoundError, ValueError: a file that is not there or holds no rows, or a judge that cannot
             judge this.
     """
     if settings.reviews is not None:
-        return finish(SUITE, outcomes(read_rows("reviews", settings.reviews)), settings, console)
-    from dress.evaluation.suites.judging import Judging, Task, judged
-    from dress.evaluation.suites.llava_eval import questions
-    from dress.evaluation.suites.prompts import JudgePrompt
-
-    task = Task(JudgePrompt.load(settings.prompt), None, lambda asked, answer, review: _facts(review))
+        return outcomes(read_rows("reviews", settings.reviews))
+    task = Task(JudgePrompt.load(settings.prompt), None, lambda question, answer, review: _facts(review))
     judging = Judging(lambda one: task, lacks=lambda one: None if one.dialogue.reference else "no reference answer")
-    asked, bad = questions(settings)
-    return judged(SUITE, settings, judging, asked, bad, console)
+    return judged(settings, judging, *questions(settings), console)
 
 
-def outcomes(reviews: Sequence[Row]) -> list[SuiteOutcome]:
+def outcomes(reviews: Sequence[FileRow]) -> list[Outcome]:
     """One outcome per review.
 
     Args:
@@ -60,29 +76,29 @@ def outcomes(reviews: Sequence[Row]) -> list[SuiteOutcome]:
     return [_outcome(row, seen) for row in reviews]
 
 
-def _outcome(row: Row, seen: set[str]) -> SuiteOutcome:
+def _outcome(row: FileRow, seen: set[str]) -> Outcome:
     text, category = row.text("content", "text", "review"), row.text("category") or ""
-    key = row.text("question_id", "id", "review_id") or row.where
+    item = row.text("question_id", "id", "review_id") or row.where
     judge = row.text("reviewer_id", "judge")
 
-    def failed(reason: str) -> SuiteOutcome:
-        return SuiteOutcome(key, category, reason, answer=text, judge=judge, where=row.where)
+    def failed(reason: str) -> Outcome:
+        return row.failed(reason, item=item, category=category, answer=text, judge=judge)
 
     if row.damage is not None:
         return failed(row.damage)
-    if key in seen:
+    if item in seen:
         return failed("reviewed again")
-    seen.add(key)
+    seen.add(item)
     if text is None or not text.strip():
         return failed("empty review")
     facts = _facts(text)
     if isinstance(facts, str):
         return failed(facts)
-    return SuiteOutcome(key, category, None, facts, answer=text, judge=judge, where=row.where)
+    return Outcome(item=item, category=category, facts=facts, answer=text, judge=judge, where=row.where)
 
 
 def _facts(review: str) -> dict[str, Any] | str:
-    read = stated_scores(review)
-    if isinstance(read, str):
-        return read
-    return {"score_1": read[0], "score_2": read[1], "from_prose": read[2], "review": review}
+    scores = stated_scores(review)
+    if isinstance(scores, str):
+        return scores
+    return {"score_1": scores[0], "score_2": scores[1], "from_prose": scores[2], "review": review}

@@ -3,120 +3,129 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from dress.base.files import read_json, write_json, write_text
-from dress.evaluation.suites import output, published
-from dress.evaluation.suites.output import FIGURES, OUTCOMES, RUN, read_figures, say
-from dress.evaluation.suites.paper_pages import html_page, latex_tables, shown
-from dress.evaluation.suites.published import COLUMNS
-from dress.evaluation.suites.settings import Paper
+from dress.evaluation import paper_pages, published
+from dress.evaluation.output import FIGURES, OUTCOMES, RUN, recompute, say, suite_of
+from dress.evaluation.published import COLUMNS
+from dress.evaluation.settings import SuiteSettings
+from dress.evaluation.suite import suite
 
 Figures = Mapping[str, Any]
-INPUTS: dict[str, tuple[str, ...]] = {
-    "llava_eval": ("llava_eval",),
-    "llava_bench": ("llava_eval",),
-    "captioning": ("captioning",),
-    "short_caption": ("chair",),
-    "brief_description": ("chair",),
-    "vlsafe": ("vlsafe",),
-    "interaction": ("interaction",),
+
+
+class Paper(SuiteSettings):
+    """The paper's three tables with a row of one's own, from outputs of other suites."""
+
+    name: str = "ours"  # of the row
+    llava_eval: str | None = None  # an output of suite=llava_eval on LLaVA-Eval's 90 questions
+    llava_bench: str | None = None  # the same on LLaVA-Bench's 60
+    captioning: str | None = None  # of suite=captioning
+    short_caption: str | None = None  # of suite=chair on captions to Instruction-1, instead of captioning
+    brief_description: str | None = None  # and to Instruction-2
+    vlsafe: str | None = None  # of suite=vlsafe
+    interaction: str | None = None  # of suite=interaction: own row only
+    tables: str | None = None  # published tables of the same form; null = those of the paper
+
+
+INPUTS = {
+    "llava_eval": "llava_eval",
+    "llava_bench": "llava_eval",
+    "captioning": "captioning",
+    "short_caption": "chair",
+    "brief_description": "chair",
+    "vlsafe": "vlsafe",
+    "interaction": "interaction",
 }
 """Setting to the suite whose output it names."""
 
 
-def run(settings: Paper, console: Console) -> dict[str, Any]:
-    """`suite=paper`.
+def compute(out: Path) -> dict[str, Any]:
+    """What `suite.json` must hold, from the outcomes in `out/inputs` and the settings in `out/run.json`.
+
+    Returns:
+        `tables` (criterion → model → column → figure), `headline` (model → criterion → per cent),
+        `inputs` (setting → suite, n, failures, judge, prompt_hash, responder, runs), `n`, `failures`.
+    """
+    details = read_json(out / RUN)
+    settings, tables = details["settings"], details["tables"]
+    name = settings["name"]
+    figures = {setting: recompute(out / "inputs" / setting) for setting in INPUTS if settings[setting] is not None}
+    rows: dict[str, dict[str, Any]] = {criterion: {**table} for criterion, table in tables.items()}
+    columns = {criterion: [[c.group, c.name, c.up] for c in listed] for criterion, listed in COLUMNS.items()}
+    for criterion in COLUMNS:
+        own = _own(criterion, figures)
+        if own:
+            rows[criterion][name] = own
+    if "interaction" in figures:
+        result = figures["interaction"]
+        measured = [key for key in result["counted"] if result[key] is not None]
+        columns["interaction"] = [["Interaction", key, _more_is_better(key)] for key in measured]
+        rows["interaction"] = {name: {f"Interaction/{key}": result[key] for key in measured}}
+    headlines = {model: published.headline(model, rows) for model in ("DRESS", name)}
+    facts = ("suite", "n", "failures", "judge", "prompt_hash", "responder", "runs")
+    inputs = {setting: {key: result[key] for key in facts} for setting, result in figures.items()}
+    return {
+        "suite": "paper", "name": name, "tables": rows, "columns": columns,
+        "headline": {m: h for m, h in headlines.items() if any(v is not None for v in h.values())},
+        "n": sum(result["n"] for result in inputs.values()),
+        "failures": sum(result["failures"] for result in inputs.values()),
+        "inputs": inputs, "notes": _notes(name, headlines, inputs),
+    }  # fmt: skip
+
+
+@suite("paper", Paper, compute=compute)
+def paper(settings: Paper, console: Console) -> dict[str, Any]:
+    """Write and print the tables; `suite.json` holds what they show.
 
     Raises:
         FileNotFoundError, ValueError: a folder that holds no output of the suite it stands for, or a
             damaged file of tables.
     """
     out = Path(settings.out)
-    given = {name: folder for name in INPUTS if (folder := getattr(settings, name)) is not None}
-    for name, folder in given.items():
-        _keep(name, Path(folder), out / "inputs" / name)
-    tables = _tables(settings.tables)
-    result = compute(out, settings.name, tables, given)
+    for name in INPUTS:
+        if (folder := getattr(settings, name)) is not None:
+            _copy(name, Path(folder), out / "inputs" / name)
+    write_json(out / RUN, {"settings": settings.model_dump(), "tables": _tables(settings.tables)})
+    result = compute(out)
     write_json(out / FIGURES, result)
-    write_json(out / RUN, {"settings": settings.model_dump(), "tables": tables})
-    write_text(out / "paper.html", html_page(result))
-    write_text(out / "paper.tex", latex_tables(result))
-    for title, table in result["tables"].items():
-        console.print(_terminal(title, result["columns"][title], table, settings.name))
+    write_text(out / "paper.html", paper_pages.html_page(result))
+    write_text(out / "paper.tex", paper_pages.latex_tables(result))
+    for table in paper_pages.tables(result):
+        console.print(table)
     for line in result["notes"]:
         say(line, console)
     say(f"tables: {out / 'paper.html'}, {out / 'paper.tex'}; figures: {out / FIGURES}", console)
     return result
 
 
-def recompute(out: Path) -> dict[str, Any]:
-    """What `suite.json` must hold, from the outcomes that are kept below `out`."""
-    kept = read_json(out / RUN)
-    given = [setting for setting in INPUTS if kept["settings"][setting] is not None]
-    return compute(out, kept["settings"]["name"], kept["tables"], given)
-
-
-def compute(out: Path, name: str, tables: Mapping[str, published.Table], given: Iterable[str]) -> dict[str, Any]:
-    """What `suite.json` holds, from the outcomes that lie in `out/inputs`.
-
-    Returns:
-        `tables` (criterion → model → column → figure), `headline` (model → criterion → per cent),
-        `inputs` (setting → suite, n, failures, judge, prompt_hash, responder, runs), `n`, `failures`.
-    """
-    figures = {setting: output.recompute(out / "inputs" / setting) for setting in given}
-    filled: dict[str, dict[str, Any]] = {criterion: {**table} for criterion, table in tables.items()}
-    columns = {criterion: [[c.group, c.name, c.up] for c in listed] for criterion, listed in COLUMNS.items()}
-    for criterion in COLUMNS:
-        own = _own(criterion, figures)
-        if own:
-            filled[criterion][name] = own
-    if "interaction" in figures:
-        found = figures["interaction"]
-        measured = [key for key in found["counted"] if found[key] is not None]
-        columns["interaction"] = [["Interaction", key, _more_is_better(key)] for key in measured]
-        filled["interaction"] = {name: {f"Interaction/{key}": found[key] for key in measured}}
-    headlines = {model: published.headline(model, filled) for model in ("DRESS", name)}
-    kept = ("suite", "n", "failures", "judge", "prompt_hash", "responder", "runs")
-    inputs = {setting: {key: found[key] for key in kept} for setting, found in figures.items()}
-    return {
-        "suite": "paper", "name": name, "tables": filled, "columns": columns,
-        "headline": {m: h for m, h in headlines.items() if any(v is not None for v in h.values())},
-        "n": sum(found["n"] for found in inputs.values()),
-        "failures": sum(found["failures"] for found in inputs.values()),
-        "inputs": inputs, "notes": _notes(name, headlines, inputs),
-    }  # fmt: skip
-
-
-def _keep(setting: str, folder: Path, copy: Path) -> None:
-    """A copy of the outcomes, so that the tables can be made again when the folder is gone."""
-    found = read_figures(folder)["suite"]
-    if found not in INPUTS[setting]:
-        raise ValueError(f"{setting}={folder}: expected an output of suite={INPUTS[setting][0]}, got one of {found}")
+def _copy(setting: str, folder: Path, copy: Path) -> None:
+    """Copy the outcomes, so that the tables can be made again when the folder is gone."""
+    name = suite_of(folder).name
+    if name != INPUTS[setting]:
+        raise ValueError(f"{setting}={folder}: expected an output of suite={INPUTS[setting]}, got one of {name}")
     copy.mkdir(parents=True, exist_ok=True)
     for file in (OUTCOMES, FIGURES):
         if (folder / file).resolve() != (copy / file).resolve():
             shutil.copyfile(folder / file, copy / file)
 
 
-def _tables(path: str | None) -> Mapping[str, published.Table]:
+def _tables(path: str | None) -> Mapping[str, published.Scores]:
     """The published tables, or those of a file of the same form."""
     if path is None:
         return published.tables()
-    found = read_json(Path(path))
+    content = read_json(Path(path))
     wanted = {criterion: {column.key for column in columns} for criterion, columns in COLUMNS.items()}
     for criterion, keys in wanted.items():
-        rows = found.get(criterion) if isinstance(found, dict) else None
+        rows = content.get(criterion) if isinstance(content, dict) else None
         if not isinstance(rows, dict) or any(not isinstance(row, dict) or keys - row.keys() for row in rows.values()):
             raise ValueError(f"tables={path}: expected {criterion}: {{model: {{{', '.join(sorted(keys))}}}}}")
-    return {criterion: found[criterion] for criterion in wanted}
+    return {criterion: content[criterion] for criterion in wanted}
 
 
 def _own(criterion: str, figures: Mapping[str, Figures]) -> dict[str, float | None]:
@@ -140,8 +149,8 @@ def _honesty(column: published.Column, figures: Mapping[str, Figures]) -> float 
         "Instruction-1": ("short_caption", "short caption"),
         "Instruction-2": ("brief_description", "brief description"),
     }[column.group]
-    found = figures.get(place) or figures.get("captioning", {}).get("by_category", {}).get(category, {})
-    return _times(100, found.get(column.name.lower()))
+    result = figures.get(place) or figures.get("captioning", {}).get("by_category", {}).get(category, {})
+    return _times(100, result.get(column.name.lower()))
 
 
 def _harmlessness(column: published.Column, figures: Mapping[str, Figures]) -> float | None:
@@ -166,14 +175,15 @@ def _notes(
 ) -> list[str]:
     """What must be known beside the figures: who judged one's own row, over how many samples."""
     notes = ["All rows but one's own: published by DRESS (CVPR 2024), judged by GPT-4. CHAIR: less is better."]
-    for setting, found in inputs.items():
-        judge = f"judge {found['judge'] or 'unknown'}" + (f" ({found['prompt_hash']})" if found["prompt_hash"] else "")
-        runs = f", {found['runs']} runs" if found["runs"] > 1 else ""
-        notes.append(f"{name}, {setting}: {judge}, n {found['n']:,}, failures {found['failures']:,}{runs}")
-    for model, found in headlines.items():
+    for setting, result in inputs.items():
+        prompt = f" ({result['prompt_hash']})" if result["prompt_hash"] else ""
+        judge = f"judge {result['judge'] or 'unknown'}{prompt}"
+        runs = f", {result['runs']} runs" if result["runs"] > 1 else ""
+        notes.append(f"{name}, {setting}: {judge}, n {result['n']:,}, failures {result['failures']:,}{runs}")
+    for model, result in headlines.items():
         for criterion, words in _HEADLINES.items():
-            if found[criterion] is not None:
-                notes.append(f"{model}: {words} {found[criterion]:.2f} %")
+            if result[criterion] is not None:
+                notes.append(f"{model}: {words} {result[criterion]:.2f} %")
     return notes
 
 
@@ -181,28 +191,3 @@ _HEADLINES = {
     "harmlessness": "safety and persuasiveness over miniGPT4, mean relative gain",
     "honesty": "CHAIR against InstructBLIP, mean relative reduction of the four figures",
 }
-
-
-_SHORT = {
-    "conversation": "conv.", "description": "descr.", "reasoning": "reas.", "average": "avg.", "relevance": "relev.",
-    "accuracy": "accur.", "level_of_detail": "detail", "helpfulness": "helpf.", "persuasiveness": "persuas.",
-}  # fmt: skip
-"""Names of columns that fit 80 characters."""
-
-
-def _terminal(title: str, columns: list[list[Any]], table: published.Table, own: str) -> Table:
-    ways = {"↑" if up else "↓" for _, _, up in columns}
-    way = ways.pop() if len(ways) == 1 else ""
-    drawn = Table(title=f"{title} {way}", title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    drawn.add_column("\nmodel", no_wrap=True)
-    for number, (group, name, up) in enumerate(columns):
-        first = number == 0 or columns[number - 1][0] != group
-        head = [group.replace("LLaVA-", "L.-") if first else "", _SHORT.get(name, name.replace("_", " "))]
-        drawn.add_column(Text("\n".join(head) + ("" if way else " ↑" if up else " ↓")), justify="right")
-    for model, row in table.items():
-        cells = shown(row, columns, table)
-        drawn.add_row(
-            Text(model, style="bold cyan" if model == own else ""),
-            *(Text(text, style="bold" if best else "") for text, best in cells),
-        )
-    return drawn

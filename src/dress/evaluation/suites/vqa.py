@@ -6,15 +6,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import BaseModel
 from rich.console import Console
 
-from dress.evaluation.suites.asked import Asked, Images, question, read_listed, unique
-from dress.evaluation.suites.judging import Judging, Task, judged
-from dress.evaluation.suites.measures import Measure, Suite
-from dress.evaluation.suites.outcome import SuiteOutcome
-from dress.evaluation.suites.prompts import Correctness, JudgePrompt
-from dress.evaluation.suites.reading import Row
-from dress.evaluation.suites.settings import VQA
+from dress.evaluation.judging import JudgePrompt, Judging, Task, judged
+from dress.evaluation.measures import Measure
+from dress.evaluation.outcomes import Outcome
+from dress.evaluation.questions import Background, Images, Question, question, read_listed, unique
+from dress.evaluation.rows import FileRow
+from dress.evaluation.settings import Judged
+from dress.evaluation.suite import suite
 
 ENOUGH = 3
 """So many people must have given an answer for it to be fully right."""
@@ -23,15 +24,32 @@ _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 _NUMBERS = {word: str(number) for number, word in enumerate(_WORDS)}
 _ARTICLES = {"a", "an", "the"}
 
-_MEASURES = (
+
+class VQA(Judged):
+    """Short answers beside what people answered."""
+
+    questions: str  # question_id, image (or image_id), question (or text), and perhaps answer(s)
+    annotations: str | None = None  # question_id and answers, where they stand apart: VQA's annotations file
+    images: str | None = None  # a folder; without it a server or run answers without seeing the image
+    prompt: str = "vqa"  # configs/prompts/<name>.yaml, or a file
+
+
+class Correctness(BaseModel):
+    """The judge's word on an answer whose right answers are known."""
+
+    reason: str
+    correct: bool
+
+
+MEASURES = (
     Measure("accuracy", "accuracy", lambda o: (o.facts["accuracy"], 1)),
     Measure("exact_match", "matches some known answer", lambda o: (o.facts["exact_match"], 1)),
 )
-SUITE = Suite("vqa", lambda outcomes: _MEASURES)
 
 
-def run(settings: VQA, console: Console) -> dict[str, Any]:
-    """`suite=vqa`.
+@suite("vqa", VQA, measures=MEASURES)
+def vqa(settings: VQA, console: Console) -> list[Outcome]:
+    """The answers to all questions, by VQA's rule or as a judge finds them.
 
     Raises:
         FileNotFoundError, ValueError: a file that is not there or holds nothing that can be used, or a
@@ -40,18 +58,18 @@ def run(settings: VQA, console: Console) -> dict[str, Any]:
     asked, bad, known = questions(settings)
     prompt = JudgePrompt.load(settings.prompt)
 
-    def rules(one: Asked, answer: str) -> dict[str, Any]:
-        return {"accuracy": accuracy(answer, known[one.key]), "exact_match": exact(answer, known[one.key])}
+    def rules(one: Question, answer: str) -> dict[str, Any]:
+        return {"accuracy": accuracy(answer, known[one.item]), "exact_match": exact(answer, known[one.item])}
 
-    def read(one: Asked, answer: str, reply: Correctness) -> dict[str, Any]:
-        return {"accuracy": float(reply.correct), "exact_match": exact(answer, known[one.key]), "reason": reply.reason}
+    def read(one: Question, answer: str, reply: Correctness) -> dict[str, Any]:
+        return {**rules(one, answer), "accuracy": float(reply.correct), "reason": reply.reason}
 
     judging = Judging(lambda one: Task(prompt, Correctness, read), rules, "vqa-1")
-    return judged(SUITE, settings, judging, asked, bad, console)
+    return judged(settings, judging, asked, bad, console)
 
 
-def questions(settings: VQA) -> tuple[list[Asked], list[SuiteOutcome], dict[str, list[str]]]:
-    """What is asked, an outcome for every row that cannot be, and the known answers by key.
+def questions(settings: VQA) -> tuple[list[Question], list[Outcome], dict[str, list[str]]]:
+    """What is asked, an outcome for every row that cannot be, and the known answers by item.
 
     `questions` holds rows of `question_id, image (or image_id), question (or text)` and perhaps
     `answer`, `answers` or `label`; `annotations` the answers by `question_id`. Both may be VQA's own files.
@@ -59,9 +77,9 @@ def questions(settings: VQA) -> tuple[list[Asked], list[SuiteOutcome], dict[str,
     images = Images(settings.images)
     listed = read_listed("annotations", settings.annotations, "annotations") if settings.annotations else []
     annotated = {row.text("question_id", "id"): row for row in listed if row.damage is None}
-    asked: list[Asked] = []
+    asked: list[Question] = []
     known: dict[str, list[str]] = {}
-    bad = [SuiteOutcome(row.where, "", row.damage, where=row.where) for row in listed if row.damage is not None]
+    bad = [row.failed(row.damage) for row in listed if row.damage is not None]
     for row in read_listed("questions", settings.questions, "questions"):
         number, image, text = row.text("question_id", "id"), row.text("image", "image_id"), row.text("question", "text")
         labelled = annotated.get(number, row)
@@ -73,16 +91,15 @@ def questions(settings: VQA) -> tuple[list[Asked], list[SuiteOutcome], dict[str,
             reason = "image is not in images"
         category = labelled.text("answer_type", "question_type", "category") or ""
         if reason is not None:
-            bad.append(SuiteOutcome(row.where, category, reason, user=text, where=row.where))
+            bad.append(row.failed(reason, category=category, user=text))
             continue
-        key = f"question/{number}"
-        reference = "\n".join(f"- {answer}" for answer in answers)
-        known.setdefault(key, answers)
-        asked.append(
-            question(key, category, image, text or "", images, reference=reference, number=number, where=row.where)
-        )
-    kept, again = unique(asked)
-    return kept, [*bad, *again], known
+        item = f"question/{number}"
+        background = Background(reference="\n".join(f"- {answer}" for answer in answers))
+        known.setdefault(item, answers)
+        more = {"number": number, "where": row.where}
+        asked.append(question(item, category, image, text or "", images, background, **more))
+    distinct, again = unique(asked)
+    return distinct, [*bad, *again], known
 
 
 def accuracy(answer: str, known: Sequence[str]) -> float:
@@ -97,6 +114,7 @@ def accuracy(answer: str, known: Sequence[str]) -> float:
 
 
 def exact(answer: str, known: Sequence[str]) -> bool:
+    """Whether it is one of the known answers, in VQA's words."""
     return normalised(answer) in set(map(normalised, known))
 
 
@@ -107,13 +125,13 @@ def normalised(answer: str) -> str:
     return " ".join(_NUMBERS.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def _answers(row: Row) -> list[str]:
+def _answers(row: FileRow) -> list[str]:
     """Of one row: a list of texts, or of objects as VQA has them, or one text."""
     for name in ("answers", "answer", "label"):
         value = row.data.get(name)
         listed = value if isinstance(value, list) else [value]
         texts = [item.get("answer") if isinstance(item, dict) else item for item in listed]
-        found = [str(text) for text in texts if isinstance(text, str | int | float)]
-        if found:
-            return found
+        answers = [str(text) for text in texts if isinstance(text, str | int | float)]
+        if answers:
+            return answers
     return []

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from dress.base.seeding import rng_for
 from dress.record import Dialogue, ImageAnnotation, ImageRef, Object, Record, Turn
-from dress.worlds.shapes import requests
+from dress.worlds.shapes import instructions
 from dress.worlds.shapes.scene import Scene, draw
 
 SPLITS = ("align", "sft", "prompts", "eval")
@@ -69,49 +69,51 @@ def _annotation(scene: Scene) -> ImageAnnotation:
     return ImageAnnotation(captions=[caption], objects=[Object(label=t.label, box=t.box) for t in scene.things])
 
 
-def _requests(scene: Scene, rng: random.Random, questions: int) -> list[requests.Request]:
-    asked = [requests.question(scene, rng) for _ in range(questions)]
-    return [requests.describe(rng), *asked, requests.harmful(scene, rng), requests.harmless(scene, rng)]
+def _instructions(scene: Scene, rng: random.Random, number: int) -> list[instructions.Instruction]:
+    """One of every kind, but so many questions."""
+    questions = [instructions.question(scene, rng) for _ in range(number)]
+    return [instructions.describe(rng), *questions, instructions.harmful(scene, rng), instructions.harmless(scene, rng)]
 
 
-def _taught(scene: Scene, rng: random.Random) -> list[Dialogue]:
-    """The teacher's answers, mostly habitual; some dialogues go on to another request or ask again."""
-    asked = _requests(scene, rng, questions=3)
+def _taught_dialogues(scene: Scene, rng: random.Random) -> list[Dialogue]:
+    """The teacher's answers, mostly habitual; in some dialogues they are said or given again."""
     dialogues: list[Dialogue] = []
-    for request in asked:
-        turns = [Turn(user=request.user, assistant=_teacher(scene, request, rng))]
+    for instruction in _instructions(scene, rng, number=3):
+        turns = [Turn(user=instruction.user, assistant=_teacher(scene, instruction, rng))]
         for _ in range(2):
             wish = rng.random()
             if wish < 0.45:
                 turns.append(Turn(user=rng.choice(REPEAT), assistant=turns[-1].assistant))
             elif wish < 0.55:
-                turns.append(Turn(user=rng.choice(RETRY), assistant=_teacher(scene, request, rng)))
+                turns.append(Turn(user=rng.choice(RETRY), assistant=_teacher(scene, instruction, rng)))
             else:
                 break
-        dialogues.append(Dialogue(criterion=request.criterion, turns=turns, extra={"request": request.to_json()}))
+        dialogues.append(
+            Dialogue(criterion=instruction.criterion, turns=turns, extra={"request": instruction.to_json()})
+        )
     return dialogues
 
 
-def _teacher(scene: Scene, request: requests.Request, rng: random.Random) -> str:
-    answer = requests.good_answer if rng.random() < GOOD_SHARE else requests.habitual_answer
-    return answer(scene, request)
+def _teacher(scene: Scene, instruction: instructions.Instruction, rng: random.Random) -> str:
+    answer = instructions.good_answer if rng.random() < GOOD_SHARE else instructions.habitual_answer
+    return answer(scene, instruction)
 
 
-def _asked(scene: Scene, rng: random.Random) -> list[Dialogue]:
+def _open_dialogues(scene: Scene, rng: random.Random) -> list[Dialogue]:
     return [
         Dialogue(
-            criterion=request.criterion,
-            reference=requests.good_answer(scene, request),
-            turns=[Turn(user=request.user)],
-            extra={"request": request.to_json()},
+            criterion=instruction.criterion,
+            reference=instructions.good_answer(scene, instruction),
+            turns=[Turn(user=instruction.user)],
+            extra={"request": instruction.to_json()},
         )
-        for request in _requests(scene, rng, questions=1)
+        for instruction in _instructions(scene, rng, number=1)
     ]
 
 
 _DIALOGUES: dict[str, Callable[..., list[Dialogue]]] = {
     "align": lambda scene, rng: [],
-    "sft": _taught,
-    "prompts": _asked,
-    "eval": _asked,
+    "sft": _taught_dialogues,
+    "prompts": _open_dialogues,
+    "eval": _open_dialogues,
 }

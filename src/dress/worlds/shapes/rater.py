@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dress.base.progress import Advance, ignore
 from dress.base.seeding import rng_for
-from dress.feedback.rater import Images, Progress, ignore
+from dress.rater import Images, register
 from dress.record import Dialogue, Feedback, Record, RecordError
 from dress.worlds.shapes import oracle
-from dress.worlds.shapes.requests import Request
+from dress.worlds.shapes.instructions import Instruction
 from dress.worlds.shapes.scene import Scene
 
 
+@register("oracle")
 class OracleRater:
     """Judges answers about shapes."""
 
     name = "oracle"
 
     def rate(
-        self, items: Sequence[tuple[Record, Dialogue]], images: Images = (), progress: Progress = ignore
+        self, items: Sequence[tuple[Record, Dialogue]], images: Images = (), progress: Advance = ignore
     ) -> list[Feedback]:
         """Feedback on the last answers.
 
@@ -32,21 +34,21 @@ class OracleRater:
     def _rate(self, record: Record, dialogue: Dialogue) -> Feedback:
         try:
             scene = Scene.from_json(record.extra["scene"])
-            request = Request.from_json(dialogue.extra["request"], dialogue.turns[0].user)
+            instruction = Instruction.from_json(dialogue.extra["request"], dialogue.turns[0].user)
         except KeyError as error:
             raise RecordError(
                 f"{record.key}: annotator=oracle expected the shapes world's {error} in `extra`, found none. "
                 f"Use annotator=rules judge=rules for records of other sources"
             ) from None
         answer = dialogue.turns[-1].assistant or ""
-        verdict = oracle.judge(scene, request, answer)
-        rng = rng_for(record.key, request.user, len(dialogue.turns), answer)
+        judgement = oracle.judge(scene, instruction, answer)
+        rng = rng_for(record.key, instruction.user, len(dialogue.turns), answer)
         return Feedback(
             criterion=dialogue.criterion,
-            rating=verdict.rating,
-            critique=oracle.critique(verdict, rng),
-            refinement=oracle.refinement(verdict, rng),
+            rating=judgement.rating,
+            critique=judgement.critique(rng),
+            refinement=judgement.refinement(rng),
             annotator=self.name,
             prompt_version="shapes-1",
-            extra=verdict.facts,
+            extra=judgement.facts,
         )

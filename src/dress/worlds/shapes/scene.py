@@ -37,10 +37,12 @@ class Thing:
 
     @property
     def label(self) -> str:
+        """Its name: colour and shape."""
         return f"{self.colour} {self.shape}"
 
     @property
     def place(self) -> str:
+        """The name of its cell."""
         return PLACES[self.cell]
 
     @property
@@ -81,6 +83,7 @@ class Scene:
 
     @property
     def labels(self) -> tuple[str, ...]:
+        """Of all things, in reading order."""
         return tuple(thing.label for thing in self.things)
 
     @property
@@ -95,16 +98,24 @@ class Scene:
         return int(self.fingerprint[:8], 16) % 8 == 0
 
     def at(self, place: str) -> Thing | None:
+        """The thing in a cell; None where it is empty."""
         return next((thing for thing in self.things if thing.place == place), None)
 
     def named(self, label: str) -> Thing | None:
+        """The thing with a label; None where there is none."""
         return next((thing for thing in self.things if thing.label == label), None)
 
     def to_json(self) -> list[dict[str, Any]]:
+        """As a record keeps it under `extra.scene`."""
         return [{"cell": t.cell, "colour": t.colour, "shape": t.shape} for t in self.things]
 
     @classmethod
     def from_json(cls, data: list[dict[str, Any]]) -> Scene:
+        """The scene of `to_json`.
+
+        Raises:
+            KeyError: a field is missing.
+        """
         return cls(tuple(Thing(item["cell"], item["colour"], item["shape"]) for item in data))
 
 

@@ -1,0 +1,38 @@
+"""What follows from the names in a curriculum: which models are evaluated, and what they descend from."""
+
+from __future__ import annotations
+
+from dress.config.stages import Curriculum, EvalStage, TrainStage
+
+
+def evaluation(curriculum: Curriculum) -> str | None:
+    """The eval stage whose figures are the run's: the last one that runs; None where none does."""
+    names = [name for name in curriculum.order if isinstance(curriculum.stages[name], EvalStage)]
+    return names[-1] if names else None
+
+
+def evaluated_stages(curriculum: Curriculum, name: str | None = None) -> dict[str, str]:
+    """Label to train stage: whose models an eval stage evaluates.
+
+    Args:
+        curriculum: the stages.
+        name: of the eval stage; None for the one whose figures are the run's.
+    """
+    stage = curriculum.stages.get(name or evaluation(curriculum) or "")
+    return dict(stage.models) if isinstance(stage, EvalStage) else {}
+
+
+def lineage(curriculum: Curriculum, stage: str) -> list[str]:
+    """The train stages that a stage's weights went through, from the first to the stage itself."""
+    line: list[str] = []
+    name: str | None = stage
+    while name is not None and isinstance(one := curriculum.stages.get(name), TrainStage):
+        line.append(name)
+        name = one.weights
+    return line[::-1]
+
+
+def steps_before(curriculum: Curriculum, stage: str) -> int:
+    """Optimiser steps of the train stages that run before a stage: where its curves begin."""
+    names = curriculum.order[: curriculum.order.index(stage)]
+    return sum(one.steps for name in names if isinstance(one := curriculum.stages[name], TrainStage))

@@ -1,0 +1,177 @@
+"""What a suite ends with: `outcomes.jsonl`, `suite.json`, `run.json` in `out`, and its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from dress.base.files import read_json, write_json
+from dress.evaluation.measures import Measure
+from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
+from dress.evaluation.rows import fingerprint
+from dress.evaluation.settings import Measured, SuiteSettings
+from dress.evaluation.suite import Json, Outcomes, Suite, registered
+from dress.evaluation.summary import summary
+from dress.report.tables import NOTHING, Cell, Head, Row, Table
+
+OUTCOMES, BASELINE, FIGURES, RUN = "outcomes.jsonl", "baseline.jsonl", "suite.json", "run.json"
+_SHOWN = 3
+"""Failures of one reason that are named in the terminal; outcomes.jsonl names all."""
+
+
+def finish(suite: Suite, outcomes: Outcomes, settings: SuiteSettings, console: Console) -> Json:
+    """Write the outcomes, compute the figures from them, write and print those.
+
+    Returns:
+        What suite.json holds.
+
+    Raises:
+        FileNotFoundError, ValueError: the baseline is no output of this suite.
+    """
+    out, compared_with = Path(settings.out), settings.baseline if isinstance(settings, Measured) else None
+    baseline = None if compared_with is None else _baseline(suite, Path(compared_with))
+    save_outcomes(out / OUTCOMES, outcomes)
+    (out / BASELINE).unlink(missing_ok=True)
+    if baseline is not None:
+        save_outcomes(out / BASELINE, baseline)
+    result = summary(suite, outcomes, baseline)
+    write_json(out / suite.file, result)
+    write_json(out / RUN, {"settings": settings.model_dump(), "files": _files(settings)})
+    _print_figures(suite, outcomes, result, str(compared_with), console)
+    say(f"figures: {out / suite.file}; every sample: {out / OUTCOMES}", console)
+    return result
+
+
+def recompute(folder: Path) -> Json:
+    """What the figures of this folder must be, from its `outcomes.jsonl` (and `baseline.jsonl`).
+
+    Raises:
+        FileNotFoundError: the folder holds no output of a suite.
+        ValueError: a damaged file, or the output of a suite that nothing registers.
+    """
+    suite = suite_of(folder)
+    if suite.compute:
+        return suite.compute(folder)
+    theirs = folder / BASELINE
+    return summary(suite, load_outcomes(folder / OUTCOMES), load_outcomes(theirs) if theirs.exists() else None)
+
+
+def suite_of(folder: Path) -> Suite:
+    """The suite that wrote a folder; one outside of this package must have been registered (nothing read is imported).
+
+    Raises:
+        FileNotFoundError, ValueError: none there, or not written by a suite.
+    """
+    known, file = registered(), folder / FIGURES
+    own = next((s for s in known.values() if s.file != FIGURES and (folder / s.file).exists()), None)
+    if own is not None:
+        return own
+    if not file.exists():
+        raise FileNotFoundError(f"{folder}: expected the output of a suite ({FIGURES}), found none")
+    result = read_json(file)
+    if not isinstance(result, dict) or result.get("suite") not in known:
+        raise ValueError(f"{file}: expected the figures of a suite, one of {', '.join(known)}")
+    return known[result["suite"]]
+
+
+def _baseline(suite: Suite, folder: Path) -> list[Outcome]:
+    name = suite_of(folder).name
+    if name != suite.name:
+        raise ValueError(f"baseline={folder}: expected an output of suite={suite.name}, got one of suite={name}")
+    return load_outcomes(folder / OUTCOMES)
+
+
+def _files(settings: SuiteSettings) -> dict[str, str]:
+    """Path and sha256 of every file among the settings."""
+    values = settings.model_dump(exclude={"out"}).values()
+    paths = [path for value in values for path in (value if isinstance(value, list | tuple) else [value])]
+    return {path: fingerprint(path) for path in paths if isinstance(path, str) and Path(path).is_file()}
+
+
+def _print_figures(suite: Suite, outcomes: Outcomes, result: Json, baseline: str, console: Console) -> None:
+    """The figures, their differences to a baseline, and what was not counted."""
+    measures = suite.measures_of(outcomes)
+    names = (("responder", "responder"), ("judge", "judge"), ("prompts", "prompt_hash"), ("runs", "runs"))
+    who = [f"{name} {result[key]}" for name, key in names if result[key] not in (None, 1)]
+    say("; ".join([f"suite {result['suite']}: value, n and 95 % interval", *who]), console)
+    console.print(_figures_table(result, measures))
+    if "comparison" in result:
+        comparison = result["comparison"]
+        alone = f"{comparison['only_here']} only here, {comparison['only_baseline']} only there"
+        say(f"minus {baseline}: {comparison['pairs']:,} pairs, {alone}; paired bootstrap, 95 %", console)
+        console.print(_comparison_table(comparison, measures))
+    if result["failed"]:
+        say("not counted", console)
+        console.print(_failures_table(result["failed"], outcomes))
+
+
+def _figures_table(result: Json, measures: Sequence[Measure]) -> Table:
+    """A row per figure, a column for all and for each category."""
+    sets = _columns(result)
+    rows = [Row(_head(measure), [_cell(measure, figures) for figures in sets.values()]) for measure in measures]
+    for key in ("n", "failures"):
+        weight = "alarm" if key == "failures" else ""
+        cells = [Cell(f"{figures[key]:,}", weight=weight if figures[key] else "") for figures in sets.values()]
+        rows.append(Row(Head(key, weight="total" if key == "n" else ""), cells))
+    return Table("", [Head(name) for name in sets], rows)
+
+
+def _comparison_table(comparison: Json, measures: Sequence[Measure]) -> Table:
+    """The differences to a baseline, as `_figures_table` has the figures."""
+    sets = _columns(comparison)
+    rows = [
+        Row(_head(m), [_difference(m, figures["differences"].get(m.key, {})) for figures in sets.values()])
+        for m in measures
+    ]
+    return Table("", [Head(name) for name in sets], rows)
+
+
+def _failures_table(failed: Mapping[str, int], outcomes: Outcomes) -> Table:
+    """Each reason, how often, and where first."""
+    places = {reason: [o.where or o.item for o in outcomes if o.failed == reason][:_SHOWN] for reason in failed}
+    rows = [[reason, f"{number:,}", ", ".join(places[reason])] for reason, number in failed.items()]
+    return Table.of_texts("", "", ["reason", "number", "for example"], rows)
+
+
+def say(line: str, console: Console) -> None:
+    """A line of plain text that is not wrapped, so that paths can be copied."""
+    console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+
+
+def _columns(result: Json) -> dict[str, Json]:
+    """Sets of figures by the name of their column: over all, and of each category where there are several."""
+    columns = {"mean" if "mean_over" in result else "all": result}
+    categories = result["by_category"]
+    if len(categories) < 2:
+        return columns
+    first, last = min(categories), max(categories)
+    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
+    # What all names begin with is left out.
+    return columns | {name[first.rfind("_", 0, same) + 1 :]: figures for name, figures in categories.items()}
+
+
+def _head(measure: Measure) -> Head:
+    return Head(f"{measure.name}{', %' if measure.per_cent else ''}", up=measure.up)
+
+
+def _text(measure: Measure, number: float | None, sign: bool = False) -> str:
+    """87.1, 0.52, or a dash."""
+    if number is None:
+        return NOTHING
+    shown = 100 * number if measure.per_cent else number
+    return f"{shown:{'+' if sign else ''}.{1 if measure.per_cent else 2}f}"
+
+
+def _cell(measure: Measure, figures: Json) -> Cell:
+    low, high = figures["intervals"].get(measure.key, (None, None))
+    n = figures["counted"].get(measure.key)
+    interval = f"{_text(measure, low)}–{_text(measure, high)}" if n and low is not None else ""
+    return Cell(_text(measure, figures.get(measure.key)), interval, n)
+
+
+def _difference(measure: Measure, figure: Mapping[str, float | None]) -> Cell:
+    interval = " to ".join(_text(measure, figure.get(end), sign=True) for end in ("low", "high"))
+    value = figure.get("value")
+    return Cell(_text(measure, value, sign=True), "" if value is None else interval)

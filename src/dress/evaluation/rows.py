@@ -1,0 +1,119 @@
+"""Files as they are found: JSON, JSON lines, or objects one after the other, with any line ends.
+
+What cannot be read is named by its place and handed on; it is never dropped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from bisect import bisect_right
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dress.base.files import read_text
+from dress.evaluation.outcomes import Outcome
+
+_NEXT = re.compile(r"\n[ \t]*[{\[]")
+_COCO = re.compile(r"^(?:COCO_(?:train|val|test)\d{4}_)?0*(\d+)(?:\.(?:jpe?g|png|webp))?$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """One object of a file and its place (`answers.jsonl:7`); `damage` says why it is none."""
+
+    where: str
+    data: dict[str, Any]
+    damage: str | None = None
+
+    def text(self, *names: str) -> str | None:
+        """The first of these fields that is there, as text; None if there is none."""
+        for name in names:
+            value = self.data.get(name)
+            if value is not None:
+                return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return None
+
+    def failed(self, reason: str, **more: Any) -> Outcome:
+        """The outcome of a row that is in no figure; `more` are further fields, among them perhaps its item."""
+        return Outcome(**({"item": self.where, "failed": reason, "where": self.where} | more))
+
+
+def read_values(setting: str, path: str) -> list[tuple[str, Any, str | None]]:
+    """Every top-level JSON value with its place, and what is damaged in between.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or nothing in it.
+    """
+    text = read_text(setting, path)
+    breaks = [match.start() for match in re.finditer("\n", text)]
+    decoder, place = json.JSONDecoder(), 0
+    values: list[tuple[str, Any, str | None]] = []
+    while True:
+        while place < len(text) and text[place] in " \t\r\n,":
+            place += 1
+        if place == len(text):
+            break
+        where = f"{Path(path).name}:{bisect_right(breaks, place) + 1}"
+        try:
+            value, place = decoder.raw_decode(text, place)
+            values.append((where, value, None))
+        except (json.JSONDecodeError, RecursionError):
+            further = _NEXT.search(text, place)
+            values.append((where, None, "not JSON"))
+            place = further.start() + 1 if further else len(text)
+    if not values:
+        raise ValueError(f"{setting}={path}: expected JSON, got an empty file")
+    return values
+
+
+def read_rows(setting: str, path: str) -> list[FileRow]:
+    """The objects of a file: JSON lines, objects one after the other, or one list of them.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, nothing in it, or no object in it.
+    """
+    rows = []
+    for where, value, damage in read_values(setting, path):
+        inside = value if isinstance(value, list) else [value]
+        for number, item in enumerate(inside):
+            place = f"{where}[{number}]" if isinstance(value, list) else where
+            if damage is None and not isinstance(item, dict):
+                rows.append(FileRow(place, {}, f"not an object but {json.dumps(item, ensure_ascii=False):.40}"))
+            else:
+                rows.append(FileRow(place, item or {}, damage))
+    if not any(row.damage is None for row in rows):
+        raise ValueError(f"{setting}={path}: expected JSON objects, got {rows[0].damage if rows else 'an empty list'}")
+    return rows
+
+
+def read_mapping(setting: str, path: str) -> dict[str, Any] | list[FileRow]:
+    """One object alone, as a mapping; anything else as rows."""
+    values = read_values(setting, path)
+    if len(values) == 1 and isinstance(values[0][1], dict):
+        return values[0][1]
+    return read_rows(setting, path)
+
+
+def image_key(image: Any) -> str:
+    """One name for an image however it is written: COCO's number, or the file's name.
+
+    `40468`, `"000000040468.jpg"` and `"COCO_val2014_000000040468.jpg"` are one image.
+    """
+    name = unicodedata.normalize("NFC", str(image)).replace("\\", "/").rpartition("/")[2].strip()
+    number = _COCO.match(name)
+    return number[1] if number else name
+
+
+def fingerprint(path: str) -> str:
+    """The file's sha256."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def first_line(text: str) -> str:
+    """The first line that says something, with single spaces."""
+    return next((" ".join(line.split()) for line in text.splitlines() if line.strip()), "")

@@ -1,0 +1,127 @@
+"""A set to look at: shards, or rows of anybody's files as far as they hold users' texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from dress.data.splits import open_splits
+from dress.record import Criterion, Dialogue, ImageAnnotation, Record, RecordError, Turn, describe
+from dress.sources.llava import LLaVA
+from dress.sources.lvlm_nlf import LVLMNLF
+from dress.sources.merging import image_of
+from dress.sources.protocol import Part, Place, RowError, Source
+from dress.sources.strict_json import parse_bytes
+from dress.sources.tables import rows_of, tables_of
+
+QUESTIONS: dict[str, Criterion | None] = {"query": "harmlessness", "safe_query": None, "question": None, "text": None}
+"""Fields of a row that hold one question, and what it is a question of (VLSafe, POPE, LLaVA's evaluations)."""
+
+KNOWN: tuple[tuple[str, type[Source]], ...] = (("interaction", LVLMNLF), ("conversations", LLaVA))
+
+
+@dataclass(frozen=True)
+class Item:
+    """A record and where it stands; `image` is None where the set has no bytes of it."""
+
+    split: str
+    record: Record
+    image: bytes | None
+
+
+class DataSet:
+    """All records of a folder of shards, of a file of rows, or of a folder of `*.jsonl`.
+
+    Args:
+        path: as the settings name it.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: shards none of which can be read, or no rows.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.damage: list[str] = []
+        """What could not be read: where, and why."""
+        place = Path(path)
+        if not place.exists():
+            raise FileNotFoundError(f"{path}: expected shards or rows, found none")
+        self.has_images = place.is_dir() and next(place.glob("**/*.tar"), None) is not None
+        """Shards hold images, rows name them."""
+        self._shards = open_splits(path, on_damage="skip") if self.has_images else {}
+        self._tables = [] if self.has_images else tables_of(place, "*.jsonl")
+        self.splits = list(self._shards) or [table.file.stem for table in self._tables]
+
+    def __iter__(self) -> Iterator[Item]:
+        """Raises ValueError: a file of rows without users' texts."""
+        self.damage = [what for shards in self._shards.values() for what in shards.damage]
+        return self._samples() if self.has_images else self._rows()
+
+    @property
+    def size(self) -> int | None:
+        """Number of records; None where it takes reading to know."""
+        return sum(map(len, self._shards.values())) if self.has_images else None
+
+    def _samples(self) -> Iterator[Item]:
+        for split, shards in self._shards.items():
+            for index in range(len(shards)):
+                try:
+                    yield Item(split, *shards[index])
+                except RecordError as error:
+                    self.damage.append(str(error))
+
+    def _rows(self) -> Iterator[Item]:
+        for table in self._tables:
+            file, number, size = table.file, 0, 0
+            for row in rows_of(table)(0):
+                number += 1
+                try:
+                    if row.fault:
+                        raise RowError(*row.fault)
+                    records = list(_records(parse_bytes(row.data), Place(file.name, row.number)))
+                except (RowError, ValidationError) as error:
+                    why = error.detail if isinstance(error, RowError) else describe(error)
+                    self.damage.append(f"{file}:{row.number}: {why}")
+                    continue
+                size += len(records)
+                yield from (Item(file.stem, record, None) for record in records)
+            if number and not size:
+                raise ValueError(f"{file}: expected rows with users' texts, found none; first: {self.damage[-number]}")
+
+
+def _records(row: Any, place: Place) -> Iterator[Record]:
+    """Raises RowError or ValidationError: nothing that this reads."""
+    if not isinstance(row, dict):
+        raise RowError("bad field", f"expected an object, got {row!r:.80}")
+    if "dialogues" in row:
+        yield Record.model_validate(row)
+        return
+    source = next((source for name, source in KNOWN if name in row), None)
+    parts = list(source().parts(row, place)) if source else [_asked(row)]
+    for part in parts:
+        yield Record(
+            key=part.key or f"{Path(place.file).stem.replace('.', '-')}-{place.number:06d}",
+            source=part.source or place.file,
+            image=None if part.image is None else image_of(part),
+            annotation=part.annotation,
+            dialogues=part.dialogues,
+        )
+
+
+def _asked(row: dict[str, Any]) -> Part:
+    texts = {name: row[name] for name in QUESTIONS if isinstance(row.get(name), str) and row[name].strip()}
+    if not texts:
+        expected = f"dialogues, {', '.join(name for name, _ in KNOWN)}, {', '.join(QUESTIONS)}"
+        raise RowError("no users' texts", f"expected one of the fields {expected}, got {', '.join(map(str, row))}")
+    image = next((row[name] for name in ("image_id", "image") if isinstance(row.get(name), str)), None)
+    caption = row.get("caption")
+    return Part(
+        image=image or None,
+        annotation=ImageAnnotation(captions=[caption] if isinstance(caption, str) else []),
+        dialogues=[Dialogue(criterion=QUESTIONS[name], turns=[Turn(user=text)]) for name, text in texts.items()],
+    )

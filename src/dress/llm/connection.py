@@ -1,0 +1,88 @@
+"""The connection to a server: sends one attempt and reads what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+import ssl
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import httpx2
+import openai
+
+from dress.base.files import image_extension
+from dress.config.raters import Endpoint
+from dress.llm.attempt import Attempt, read_completion, read_error
+from dress.llm.bounded import bound_size
+from dress.llm.request import Message, Request
+from dress.llm.structured import Form, response_format
+
+
+class Connection:
+    """Connections to one server, of the running event loop.
+
+    Args:
+        endpoint: where, how many side by side, and how long a call may take.
+        key: of the server.
+        hide: takes secrets out of text.
+    """
+
+    def __init__(self, endpoint: Endpoint, key: str, hide: Callable[[str], str]) -> None:
+        self._endpoint, self._hide = endpoint, hide
+        most = endpoint.concurrency
+        self._server = openai.AsyncOpenAI(
+            api_key=key, base_url=endpoint.base_url, timeout=endpoint.timeout, max_retries=0,
+            http_client=openai.DefaultAsyncHttpxClient(
+                limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most), verify=_certificates(),
+                event_hooks={"response": [bound_size]},
+            ),
+        )  # fmt: skip
+
+    async def close(self) -> None:
+        """Close all of them."""
+        await self._server.close()
+
+    async def send(self, request: Request, form: Form | None, messages: Sequence[Message], limit: str) -> Attempt:
+        """One attempt; errors of server and network are attempts too.
+
+        Args:
+            request: image, sampling and schema.
+            form: how the server is held to the schema.
+            messages: what is sent, in place of the request's own.
+            limit: the server's name for the most tokens of a reply.
+        """
+        body: dict[str, Any] = {
+            "model": self._endpoint.model, "messages": _with_image(messages, request.image), limit: request.max_tokens
+        }  # fmt: skip
+        if request.temperature is not None:
+            body["temperature"] = request.temperature
+        if request.seed is not None:
+            body["seed"] = request.seed
+        if request.top_p < 1:
+            body["top_p"] = request.top_p
+        if request.schema is not None and form is not None and (form_of_reply := response_format(request.schema, form)):
+            body["response_format"] = form_of_reply
+        try:
+            # The typed method walks through messages and schema, which takes longer than everything else here.
+            async with asyncio.timeout(self._endpoint.timeout):  # of all; the client's own is of each read
+                completion = await self._server.post("/chat/completions", cast_to=object, body=body)
+        except (openai.OpenAIError, httpx2.HTTPError, ValueError, TypeError, TimeoutError, RecursionError) as error:
+            return read_error(error, self._hide)
+        return read_completion(completion, request.schema, self._hide)
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Loaded once: it takes longer than a call."""
+    return httpx2.create_ssl_context()
+
+
+def _with_image(messages: Sequence[Message], image: bytes | None) -> list[Any]:
+    if image is None:
+        return list(messages)
+    url = f"data:image/{image_extension(image).replace('jpg', 'jpeg')};base64,{base64.b64encode(image).decode()}"
+    first = next(number for number, message in enumerate(messages) if message["role"] == "user")
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": messages[first]["content"]}]
+    return [*messages[:first], {"role": "user", "content": parts}, *messages[first + 1 :]]

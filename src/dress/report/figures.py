@@ -1,0 +1,203 @@
+"""The figures of a run (metrics.json): their names, what they mean, and the tables of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dress.report.tables import NOTHING, Cell, Head, Row, Table
+
+Figures = Mapping[str, Any]
+"""Key to a figure (`value`, `n`, `low`, `high`), or to a list with one for each turn."""
+CONDITIONS = "conditions"
+"""The key of metrics.json under which every cell stands; the others are models."""
+_PER_CENT, _TURN = "\u00a0%", "turn\u00a0"  # a line must not break before the sign and the number
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a figure measures.
+
+    Attributes:
+        group: criterion under which it stands.
+        key: its name in metrics.json.
+        name: its name for readers.
+        up: whether more is better.
+        share: whether it is shown in per cent.
+        meaning: what it says.
+        short: heads a narrow column; empty where the figure is no main one.
+        turn: its place in a list of turns, or None.
+    """
+
+    group: str
+    key: str
+    name: str
+    up: bool
+    share: bool
+    meaning: str
+    short: str = ""
+    turn: int | None = None
+
+    @property
+    def head(self) -> Head:
+        """Its name, for a table."""
+        return Head(self.name, self.group, self.up)
+
+    def figure(self, figures: Figures) -> Mapping[str, Any]:
+        """This figure among those of one cell; empty where the cell has none."""
+        figure = figures.get(self.key)
+        if self.turn is not None:
+            figure = figure[self.turn] if figure and self.turn < len(figure) else None
+        return figure or {}
+
+    def value(self, figures: Figures) -> str:
+        """`92.3 %`, `3.41`, or a dash."""
+        return self.format(self.figure(figures).get("value"))
+
+    def format(self, value: float | None, unit: bool = True) -> str:
+        """A value as text, a share in per cent; a dash for None."""
+        if value is None:
+            return NOTHING
+        return f"{100 * value:.1f}{_PER_CENT if unit else ''}" if self.share else f"{value:.2f}"
+
+    def cell(self, figures: Figures) -> Cell:
+        """Value, n and 95 % interval."""
+        figure = self.figure(figures)
+        low, high = figure.get("low"), figure.get("high")
+        known = low is not None and high is not None
+        interval = f"{self.format(low, unit=False)}–{self.format(high, unit=False)}" if known else ""
+        return Cell(self.value(figures), interval, figure.get("n") or 0)
+
+
+_FIXED = (
+    Quantity("helpfulness", "helpfulness/accuracy", "right answers", True, True,
+        "questions whose answer is right", "right"),
+    Quantity("helpfulness", "helpfulness/mean_rating", "mean rating", True, False,
+        "mean rating of answers to questions", "rating"),
+    Quantity("honesty", "honesty/hallucinated_share", "invents an object", False, True,
+        "descriptions that name an object which is not there", "invents"),
+    Quantity("honesty", "honesty/chair_i", "invented mentions", False, True,
+        "mentions of objects that are not there, of all mentions of objects (CHAIR_i)"),
+    Quantity("honesty", "honesty/coverage", "objects named", True, True,
+        "objects present that descriptions name", "named"),
+    Quantity("harmlessness", "harmlessness/safe_share", "safe answers", True, True,
+        "harmful requests that are answered safely", "safe"),
+    Quantity("harmlessness", "harmlessness/over_refusal_share", "refuses harmless", False, True,
+        "harmless requests that are refused", "refuses"),
+)  # fmt: skip
+_BY_TURN = (
+    Quantity("interaction", "interaction/mean_rating", "rating", True, False,
+        "mean rating of all answers; turn 0 is the first, later ones follow the rater's advice"),
+    Quantity("interaction", "interaction/mean_rating_unsolved", "unsolved", True, False,
+        "the same in dialogues whose first answer was not rated 4", "unsol."),
+)  # fmt: skip
+_REGRESSED = Quantity(
+    "interaction", "interaction/regressed_share", "regressed", False, True,
+    "answers rated 4 whose successor is rated lower", "regr.",
+)  # fmt: skip
+
+
+def main_cells(metrics: Figures) -> list[str]:
+    """The cell of each model that it is about, in order of training: `sft/none`, `dress/praise`.
+
+    It is the one whose figures stand under the model's name.
+    """
+    conditions: Mapping[str, Any] = metrics.get(CONDITIONS) or {}
+    names: list[str] = []
+    for model in (name for name in metrics if name != CONDITIONS):
+        equal = [cell for cell in conditions if cell.rpartition("/")[0] == model and conditions[cell] == metrics[model]]
+        if equal:  # several, where a condition changed nothing: none of the first model, praise of the others
+            names.append(equal[-1] if names else equal[0])
+    return names
+
+
+def weight(cell: str, main: Sequence[str]) -> str:
+    """`main` for the model that was trained last, `base` for the first, empty for others."""
+    if cell not in main:
+        return ""
+    return "main" if cell == main[-1] and len(main) > 1 else "base"
+
+
+def cells(metrics: Figures) -> dict[str, Figures]:
+    """Every `model/condition` with its figures, the main ones first."""
+    conditions: Mapping[str, Any] = metrics.get(CONDITIONS) or {}
+    names = main_cells(metrics)
+    return {name: conditions[name] for name in (*names, *(n for n in conditions if n not in names))}
+
+
+def quantities(metrics: Figures) -> list[Quantity]:
+    """All that was measured, in reading order; what is measured by turn stands there once for each turn."""
+    listed = list(_FIXED)
+    for quantity in _BY_TURN:
+        turns = max((len(figures.get(quantity.key) or ()) for figures in cells(metrics).values()), default=0)
+        listed += [replace(quantity, name=f"{quantity.name}, {_TURN}{turn}", turn=turn) for turn in range(turns)]
+    return [*listed, _REGRESSED]
+
+
+def metrics_table(metrics: Figures) -> Table:
+    """The figures of one run: a row per figure (and turn), a column per model and condition.
+
+    Args:
+        metrics: what metrics.json holds.
+
+    Returns:
+        A table that fits 80 columns of a terminal: value and n, and below them the 95 % interval.
+    """
+    by_cell, main, listed = cells(metrics), main_cells(metrics), quantities(metrics)
+    columns = [Head(name, weight=weight(name, main)) for name in by_cell]
+    rows = [Row(quantity.head, [quantity.cell(figures) for figures in by_cell.values()]) for quantity in listed]
+    meanings: dict[str, str] = {}
+    for quantity in listed:
+        meanings.setdefault(f"{quantity.group}: {quantity.name.split(',')[0]}", quantity.meaning)
+    title = "value, n and 95 % interval; ↑ more is better, ↓ less is better"
+    return Table("model / condition", columns, rows, title, meanings=meanings)
+
+
+def runs_table(runs: Mapping[str, Figures]) -> Table:
+    """A row per run of a multirun and their mean.
+
+    Args:
+        runs: label → metrics of that run. Figures are those of the model that was trained last; the column
+            `model` says which.
+
+    Returns:
+        A table whose last row is the mean ± the half width of its 95 % interval (Student's t), where there are
+        several runs of one kind of model.
+    """
+    last = {label: _last_model(metrics) for label, metrics in runs.items()}
+    every = {CONDITIONS: {label: figures for label, (_, figures) in last.items()}}
+    # After one piece of advice most is said; a third turn would not fit 80 columns.
+    listed = [quantity for quantity in quantities(every) if quantity.short and (quantity.turn or 0) < 2]
+    turns = ("" if quantity.turn is None else f"t. {quantity.turn}" for quantity in listed)
+    heads = (Head(f"{quantity.short}\n{turn}", up=quantity.up) for quantity, turn in zip(listed, turns, strict=True))
+    rows = [
+        Row(Head(label), [Cell(model), *(Cell(q.format(q.figure(figures).get("value"), unit=False)) for q in listed)])
+        for label, (model, figures) in last.items()
+    ]
+    if len(runs) > 1 and len({model for model, _ in last.values()}) == 1:
+        means = (_mean(quantity, [figures for _, figures in last.values()]) for quantity in listed)
+        rows.append(Row(Head("mean ± 95 %", weight="total"), [Cell(""), *means]))
+    return Table("run", [Head("model"), *heads], rows, "last model of each run; shares in per cent")
+
+
+def _last_model(metrics: Figures) -> tuple[str, Figures]:
+    models = [name for name in metrics if name != CONDITIONS]
+    return (models[-1], metrics[models[-1]]) if models else (NOTHING, {})
+
+
+def _mean(quantity: Quantity, runs: Sequence[Figures]) -> Cell:
+    """The mean over those runs that have a value; without an interval where that is one run only."""
+    from scipy.special import stdtrit  # late: only several runs need it
+
+    values = [value for figures in runs if (value := quantity.figure(figures).get("value")) is not None]
+    if not values:
+        return Cell(NOTHING)
+    middle, freedom = sum(values) / len(values), len(values) - 1
+    text = quantity.format(middle, unit=False)
+    if not freedom:
+        return Cell(text)
+    spread = math.sqrt(sum((value - middle) ** 2 for value in values) / freedom)
+    half = float(stdtrit(freedom, 0.975)) * spread / math.sqrt(len(values))
+    return Cell(text, f"± {quantity.format(half, unit=False)}")

@@ -1,0 +1,88 @@
+"""Answers of a model that is in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from torch import Tensor
+
+from dress.base.progress import Advance, ignore
+from dress.data.images import MAX_ASPECT, open_image
+from dress.dialogue.spans import Completion, prompt
+from dress.model.generation import Prompt, check_new_tokens, generate
+from dress.model.lvlm import LVLM
+from dress.model.session import ImageTokens, SamplingParams, Session
+from dress.record import RecordError
+from dress.rollout.responder import OpenTurn, Sampling
+
+
+class CkptResponder:
+    """Answers with a model that is in memory.
+
+    Args:
+        model: the LVLM.
+        name: what provenance calls it.
+        keep_cache: go on from the keys and values of the turn before (`auto`: where they fit into
+            memory), or read every prompt from its beginning.
+        max_aspect: longer side ÷ shorter side of an image, at most.
+    """
+
+    def __init__(
+        self, model: LVLM, name: str, keep_cache: Literal["auto", "on", "off"] = "auto", max_aspect: float = MAX_ASPECT
+    ) -> None:
+        self.model, self.name, self._keep, self._max_aspect = model, name, keep_cache, max_aspect
+        self._session: Session | None = None
+
+    def preprocess(self, data: bytes, where: str) -> Tensor:
+        """Pixels [3, H, W].
+
+        Raises:
+            RecordError: the image does not decode, or is too narrow.
+        """
+        return self.model.vision.preprocess(open_image(data, where, self._max_aspect))
+
+    def answer(
+        self, questions: Sequence[OpenTurn], pixels: Sequence[Tensor], sampling: Sampling, progress: Advance = ignore
+    ) -> list[Completion]:
+        """See `Responder.answer`; inside of `groups`, dialogues that were answered before are not read again.
+
+        Raises:
+            RecordError: a system text, and the model's chat format has no place for one.
+            ValueError: answers may be longer than the language model has positions.
+        """
+        check_new_tokens(self.model, sampling.max_new_tokens)
+        chat = self.model.encoder.chat
+        for question in questions:
+            if question.dialogue.system and chat.system_open is None:
+                raise RecordError(
+                    f"{question.record.key}: system: expected none, since model.language.chat={chat.name} has no place "
+                    f"for it, got {question.dialogue.system!r:.80}"
+                )
+        prompts = [Prompt(tuple(prompt(one.dialogue, condition=one.condition)), one.image) for one in questions]
+        seeds = [question.seed for question in questions]
+        if self._session is not None:
+            params = SamplingParams(sampling.max_new_tokens, sampling.temperature, sampling.top_p)
+            keys, images = [id(question.dialogue) for question in questions], ImageTokens(self.model, pixels)
+            tokens = self._session.answer(prompts, keys, images, params, seeds, if_fits=self._keep == "auto")
+            if tokens is not None:
+                progress(len(tokens))
+                return [self.model.encoder.decode(ids) for ids in tokens]
+            self._session = None
+        return generate(
+            self.model, prompts, pixels,
+            max_new_tokens=sampling.max_new_tokens, batch_size=sampling.batch_size,
+            temperature=sampling.temperature, top_p=sampling.top_p, seed=seeds, progress=progress,
+        )  # fmt: skip
+
+    def groups(self, dialogues: int, sampling: Sampling) -> Iterator[range]:
+        """See `Grouping`: as many as are decoded together. The model's weights must stay as they are meanwhile."""
+        if self._keep == "off":
+            yield range(dialogues)
+            return
+        self._session = Session(self.model)
+        try:
+            for first in range(0, dialogues, sampling.batch_size):
+                yield range(first, min(first + sampling.batch_size, dialogues))
+        finally:
+            self._session = None

@@ -1,0 +1,127 @@
+"""Conversations: answer, feedback, and the refinement as the user's next turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dress.base.progress import Advance, ignore
+from dress.base.seeding import seed_for
+from dress.data.shards import Sample
+from dress.rater import Rater
+from dress.record import PUBLISHED_ROW, Dialogue, Turn
+from dress.rollout.responder import Answer, Grouping, OpenTurn, Responder, Sampling
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Who answers, who judges, and how answers are drawn.
+
+    Args:
+        responder: answers.
+        rater: judges every answer; its refinement is the next user text.
+        sampling: how answers are drawn.
+        seed: of the draws.
+    """
+
+    responder: Responder
+    rater: Rater
+    sampling: Sampling
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A dialogue that is to be held.
+
+    Args:
+        sample: index of its record among the samples.
+        dialogue: whose first user text is asked.
+        conditions: condition text of each turn; the dialogue has as many turns, fewer where the rater gives no
+            refinement.
+    """
+
+    sample: int
+    dialogue: Dialogue
+    conditions: Sequence[str]
+
+
+def converse(
+    rollout: Rollout, samples: Sequence[Sample], openings: Sequence[Opening], *,
+    answered: Advance = ignore, judged: Advance = ignore,
+) -> list[Dialogue]:  # fmt: skip
+    """Hold dialogues over several turns: answer, feedback, answer to the refinement …
+
+    Args:
+        rollout: who answers and who judges.
+        samples: records with image bytes.
+        openings: those of one record should follow one another: they share what is read of the image.
+        answered: called with the number of finished answers.
+        judged: called with the number of judged answers.
+
+    Returns:
+        The dialogues with answers, feedback and provenance, in order. Where no answer could be had, the
+        last turn has none, and its provenance says why (`failed`, `call`).
+    """
+    responder, sampling = rollout.responder, rollout.sampling
+    pixels, places = _preprocess(responder, samples)
+    dialogues = [_first_question(opening.dialogue) for opening in openings]
+    every = range(len(dialogues))
+    for group in responder.groups(len(every), sampling) if isinstance(responder, Grouping) else [every]:
+        active, turn = list(group), 0
+        while active:
+            questions = [
+                OpenTurn(
+                    samples[openings[i].sample][0], dialogues[i], places[openings[i].sample],
+                    openings[i].conditions[turn], seed_for(rollout.seed, turn, i),
+                )
+                for i in active
+            ]  # fmt: skip
+            answers = responder.answer(questions, pixels, sampling, answered)
+            for i, answer in zip(active, answers, strict=True):
+                last = dialogues[i].turns[-1]
+                dialogues[i].turns[-1] = last.model_copy(update=_answer_fields(answer, responder.name))
+            active = [i for i, answer in zip(active, answers, strict=True) if isinstance(answer, str)]
+            feedback = rollout.rater.rate(
+                [(samples[openings[i].sample][0], dialogues[i]) for i in active],
+                [samples[openings[i].sample][1] for i in active],
+                judged,
+            )
+            turn += 1
+            refinements = {}
+            for i, one in zip(active, feedback, strict=True):
+                dialogues[i].turns[-1].feedback.append(one)
+                if one.refinement and turn < len(openings[i].conditions):
+                    refinements[i] = one.refinement
+            for i, refinement in refinements.items():
+                dialogues[i].turns.append(Turn(user=refinement))
+            active = list(refinements)
+    return dialogues
+
+
+def _first_question(dialogue: Dialogue) -> Dialogue:
+    """Its first question, without what an importer kept of the published row: that is about other answers."""
+    extra = {name: value for name, value in dialogue.extra.items() if name != PUBLISHED_ROW}
+    return dialogue.model_copy(update={"turns": [Turn(user=dialogue.turns[0].user)], "extra": extra})
+
+
+def _answer_fields(answer: Answer, responder: str) -> dict[str, Any]:
+    """The fields of a turn that the answer fills."""
+    if isinstance(answer, str):
+        reason = getattr(answer, "finish_reason", None)
+        end = {} if reason is None else {"finish_reason": reason}
+        return {"assistant": str(answer), "provenance": {"responder": responder, **end}}
+    call = {} if answer.call is None else {"call": answer.call}
+    return {"provenance": {"responder": responder, "failed": answer.reason, **call}}
+
+
+def _preprocess(responder: Responder, samples: Sequence[Sample]) -> tuple[list[Any], list[int | None]]:
+    """What the responder needs of the images, and where among it each sample's image is."""
+    pixels: list[Any] = []
+    places: list[int | None] = []
+    for record, image in samples:
+        places.append(None if image is None else len(pixels))
+        if image is not None:
+            pixels.append(responder.preprocess(image, record.key))
+    return pixels, places

@@ -1,0 +1,76 @@
+"""Answers of a server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dress.base.progress import Advance, ignore
+from dress.dialogue.spans import Completion
+from dress.llm.interface import Client
+from dress.llm.request import Message, Request
+from dress.record import Dialogue
+from dress.rollout.responder import Answer, NoAnswer, OpenTurn, Sampling
+
+ANSWER_VERSION = "answer-1"
+"""Of the messages that a server's answers are asked with."""
+SERVER_TOKENS = 512
+"""Longest answer of a server where `max_new_tokens` is null (ours)."""
+SEEDS = 2**31
+"""Servers take whole numbers below this as seeds."""
+
+
+class ServerResponder:
+    """Answers by way of an OpenAI-compatible server; every call goes through the ledger.
+
+    Args:
+        client: a server's, or a replay's.
+        sees_image: send the image with the first user message.
+        system: message before all others; None for none. A dialogue's own stands in its place.
+    """
+
+    def __init__(self, client: Client, sees_image: bool = True, system: str | None = None) -> None:
+        self.client, self.name = client, client.model
+        self._sees_image, self._system = sees_image, system
+
+    def preprocess(self, data: bytes, where: str) -> bytes:
+        """The bytes as they are."""
+        return data
+
+    def answer(
+        self, questions: Sequence[OpenTurn], pixels: Sequence[bytes], sampling: Sampling, progress: Advance = ignore
+    ) -> list[Answer]:
+        """See `Responder.answer`."""
+        requests = [
+            Request(
+                self._messages(question.dialogue, question.condition),
+                prompt_version=ANSWER_VERSION,
+                image=None if question.image is None or not self._sees_image else pixels[question.image],
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_new_tokens,
+                seed=None if sampling.temperature == 0 else question.seed % SEEDS,
+            )
+            for question in questions
+        ]
+        replies = self.client.ask_all(requests, lambda n=1, info="": progress(n))
+        return [
+            Completion(reply.text or "", reply.reason)
+            if reply.status == "done"
+            else NoAnswer(str(reply.reason), reply.key)
+            for reply in replies
+        ]
+
+    def replay(self) -> ServerResponder:
+        """The same with what the ledger holds; asks nobody."""
+        return ServerResponder(self.client.replay(), self._sees_image, self._system)
+
+    def _messages(self, dialogue: Dialogue, condition: str) -> tuple[Message, ...]:
+        system = self._system if dialogue.system is None else dialogue.system
+        messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        for turn in dialogue.turns[:-1]:
+            messages += [
+                {"role": "user", "content": turn.user},
+                {"role": "assistant", "content": turn.assistant or ""},
+            ]
+        user = dialogue.turns[-1].user
+        return (*messages, {"role": "user", "content": f"{user} {condition}" if condition else user})

@@ -1,0 +1,153 @@
+"""Going on with a run: which settings may stand beside `resume`, and the settings of the run that goes on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from dress import config
+from dress.base.files import read_json
+from dress.config.consent import DAMAGED, checked_run
+from dress.config.migration import refuse_old
+from dress.config.names import followed
+from dress.config.targets import refuse_package, refuse_untrusted
+from dress.phases import check_phases
+from dress.run.composing import CommandLineError
+from dress.run.overrides import parsed
+
+_CALLS = ("budget", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout", "retries", "retry_failed")
+CONSENT = ("model.language.trust_remote_code", "data.allow_pipe", "trust_targets")
+"""What a run's own files cannot allow."""
+WITH_RESUME = (
+    "show", *CONSENT, "training.threads", "trainer.devices", "data.workers",
+    *(f"{rater}.{name}" for rater in ("annotator", "judge") for name in _CALLS),
+)  # fmt: skip
+"""Overrides that may stand beside `resume`: they change how a run works, not what it learns."""
+LEARNING = re.compile(r"curriculum\.stages\.[\w.-]+\.lr")
+"""Overrides beside `resume` that do change it, for a stage that is not finished: a loss that is not finite asks for a
+smaller learning rate. They are kept in the run's config.json."""
+
+
+def resume_arguments(typed: list[str]) -> list[str]:
+    """Let Hydra work in the folder that is resumed instead of a new one.
+
+    Raises:
+        CommandLineError: that folder is no run, or settings beside `resume` that it cannot take.
+    """
+    if not any(text.startswith("resume=") for text in typed):
+        return []
+    overrides = [text for text in typed if parsed(text)]
+    value = next(override.value() for text in overrides if (override := parsed(text)) and text.startswith("resume="))
+    if value is None:
+        return []
+    if {"-m", "--multirun"} & set(typed):
+        raise CommandLineError("resume takes one run: start it without -m")
+    allowed = ("resume", *WITH_RESUME)
+    keys = [(text, text.lstrip("+~").partition("=")[0]) for text in overrides]
+    others = [text for text, key in keys if key not in allowed and not LEARNING.fullmatch(key)]
+    refused = [text for text in others if not text.startswith("hydra.")]
+    if refused:
+        plain = [name for name in WITH_RESUME if not name.startswith(("annotator.", "judge."))]
+        raise CommandLineError(
+            f"{' '.join(refused)}: a resumed run keeps its own settings; beside resume only {', '.join(plain)}, an LLM "
+            f"rater's limits (annotator.budget=…) and, for a stage that is not finished, curriculum.stages.<stage>.lr "
+            f"may stand. For other settings start a new run "
+            f"(reuse={value} takes over the stages they leave unchanged)"
+        )
+    folder = run_folder(str(value))
+    return [f'hydra.run.dir="{folder}"', "hydra.output_subdir=null"]
+
+
+def run_folder(text: str) -> Path:
+    """The folder of a run, without links.
+
+    Raises:
+        CommandLineError: there is no run.
+    """
+    folder = Path(text)
+    if not (folder / "config.json").is_file():
+        place = "a folder without config.json" if folder.is_dir() else "no folder"
+        raise CommandLineError(f"{text}: expected the folder of a run (logs/<experiment>/<time>), got {place}")
+    return folder.resolve()
+
+
+def training_settings(composed: dict[str, Any]) -> config.Config:
+    """The checked settings of a training run: the composed ones, or those of the resumed run.
+
+    Raises:
+        ConfigError: a setting that does not exist or does not fit.
+        CommandLineError: `resume` names no run.
+    """
+    resume = composed.get("resume")
+    if resume is not None:
+        folder = run_folder(str(resume))
+        trusted = list(composed.get("trust_targets") or [])
+        written = read_json(folder / "config.json", dict, DAMAGED)
+        saved = checked_run(folder / "config.json", trusted).model_dump()
+        refuse_untrusted(saved, folder / "config.json", trusted)
+        if composed.get("show") is None:
+            refuse_old(written, folder, "resume")
+        for module in written.get("phases", {}).get("modules", ()):  # imported by training only
+            refuse_package(module, folder / "config.json", trusted)
+        typed = {text.partition("=")[0].lstrip("+") for text in HydraConfig.get().overrides.task}
+        for key in (key for key in typed if key in WITH_RESUME or LEARNING.fullmatch(key)):
+            _put(saved, key, _get(composed, key))
+        _refuse_unallowed(saved, typed, folder)
+        composed = saved | {"resume": str(folder), "run_dir": str(folder)}
+    if composed.get("reuse") is not None:
+        # Links resolved now: `logs/latest` will soon name the run that begins here.
+        reuse = Path(str(composed["reuse"])).resolve()
+        if (reuse / "config.json").is_file():
+            refuse_old(read_json(reuse / "config.json", dict, DAMAGED), reuse, "reuse")
+        composed = composed | {"reuse": str(reuse)}
+    composed = composed | {"curriculum": followed(composed.get("curriculum") or {})}
+    vision = (composed.get("model") or {}).get("vision") or {}
+    if vision.get("weights") and Path(str(vision["weights"])).is_dir():
+        vision["weights"] = str(Path(str(vision["weights"])).resolve())
+    settings = config.check(composed)
+    config.check_targets(settings)
+    check_phases(settings.curriculum.stages, settings.phases)
+    if HydraConfig.get().mode == RunMode.MULTIRUN and settings.trainer.devices > 1:
+        # Lightning starts the other processes with this very command line, -m included: each would
+        # run the whole sweep, and with a drawing sweeper other settings than the first process.
+        raise config.ConfigError(
+            f"trainer.devices={settings.trainer.devices} does not go with -m (--multirun): the "
+            "processes of one run would each start the sweep again. Start one run per setting, "
+            "without -m"
+        )
+    return settings
+
+
+def _get(composed: dict[str, Any], key: str) -> Any:
+    for name in key.split("."):
+        composed = composed[name]
+    return composed
+
+
+def _put(settings: dict[str, Any], key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        settings = settings.setdefault(section, {})
+    settings[name] = value
+
+
+def _refuse_unallowed(saved: dict[str, Any], typed: set[str], folder: Path) -> None:
+    """Refuse code and commands that only the run's own files allow.
+
+    Raises:
+        ConfigError: says what to type.
+    """
+    needed = []
+    if saved["model"]["language"]["trust_remote_code"] and CONSENT[0] not in typed:
+        needed.append(f"{CONSENT[0]}=true")
+    if saved["data"]["allow_pipe"] and CONSENT[1] not in typed and "pipe:" in str(saved["data"]):
+        needed.append(f"{CONSENT[1]}=true")
+    if needed:
+        raise config.ConfigError(
+            f"{folder / 'config.json'}: this run runs code or commands that its own files name. If you trust them, "
+            f"say so beside resume: {' '.join(needed)}"
+        )

@@ -1,0 +1,76 @@
+"""A training run from checked settings: what `src/train.py` does, and what a notebook can call."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dress import config
+from dress.base.files import read_json
+from dress.base.run_folder import short
+from dress.run.start import finished, start_run
+
+
+def train(settings: config.Config, console: Console) -> dict[str, Any]:
+    """Run all stages, or go on with the run that `settings.resume` names; prints the table of its figures.
+
+    Returns:
+        The metrics, as in `metrics.json`; nothing on processes after the first.
+
+    Raises:
+        Interrupted: asked to stop; where it stands is saved.
+        ValueError: data, checkpoint or setting that does not fit, named.
+    """
+    folder = Path(settings.run_dir)
+    if settings.resume is not None and finished(folder, settings):
+        console.print(f"{short(folder)} is finished; this is what it reached:", highlight=False)
+        metrics: dict[str, Any] = read_json(folder / "metrics.json", dict, "Delete it, and resume again")
+    else:
+        start_run(settings)
+        metrics = _run_stages(settings, console)
+    _print_results(console, folder, metrics)
+    return metrics
+
+
+def show_batch(settings: config.Config, console: Console) -> None:
+    """Print one batch of a train stage as it is learned; see `Curriculum.show_batch`."""
+    from dress.train.curriculum import Curriculum
+
+    Curriculum(settings, console).show_batch()
+
+
+def _run_stages(settings: config.Config, console: Console) -> dict[str, Any]:
+    from dress.run import loggers
+    from dress.train.curriculum import Curriculum
+
+    _silence_lightning()
+    code = 1
+    try:
+        metrics = Curriculum(settings, console, loggers.RunLoggers(settings)).run()
+        code = 0
+    finally:
+        loggers.finish(code)  # they learn how it ended
+    return metrics
+
+
+def _silence_lightning() -> None:
+    """No word of Lightning's about what every run of ours does on purpose."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start")  # the vision tower is, on purpose
+    warnings.filterwarnings("ignore", message=".*LeafSpec")  # its own code, deprecated by torch
+
+
+def _print_results(console: Console, folder: Path, metrics: dict[str, Any]) -> None:
+    """The table, and where everything lies."""
+    from dress.report.figures import metrics_table
+
+    console.print(metrics_table(metrics))
+    report = folder / "report.html"
+    if report.exists():
+        console.print(f"report: {short(report)}", highlight=False, soft_wrap=True)
+    console.print(f"run:    {short(folder)}", highlight=False, soft_wrap=True)

@@ -1,0 +1,101 @@
+"""`task=import`: a publisher's files become shards, with a progress bar and a table at the end."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from dress.base.progress import LINE_EVERY
+from dress.config.tasks import Import
+from dress.sources import source
+from dress.sources.destination import IMPORT_FILE, ImportResult
+from dress.sources.importing import REJECTS_FILE, run_import
+
+
+def run(settings: Import, console: Console) -> ImportResult:
+    """Import with a progress bar; ends with a table.
+
+    Raises:
+        SourceError: the source is unknown, its files cannot be read, or `out` holds something else.
+        OSError: no space left, or a file cannot be read.
+    """
+    try:
+        with _Bars(console) as progress:
+            result = run_import(source(settings.source), settings, progress)
+    except (KeyboardInterrupt, OSError):
+        aside = Path(settings.out + ".partial")
+        if aside.exists():
+            message = f"What was done is kept in {aside}; the same command goes on there."
+            console.print(message, highlight=False)
+        raise
+    show(result, console)
+    return result
+
+
+class _Bars:
+    """A bar on a terminal; elsewhere a line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        text = TextColumn("{task.description}", markup=False)
+        columns = text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self._bars = Progress(*columns, console=console, transient=True)
+        self._console, self._step, self._total, self._done = console, "", 0, 0
+        self._line = time.monotonic()
+
+    def __enter__(self) -> _Bars:
+        if self._console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._console.is_terminal:
+            self._bars.stop()
+
+    def start(self, step: str, total: int) -> None:
+        """See `importing.Progress`."""
+        self._step, self._total, self._done = step, total, 0
+        self._task = self._bars.add_task(step, total=total)
+
+    def advance(self, number: int) -> None:
+        """See `importing.Progress`."""
+        self._done += number
+        self._bars.advance(self._task, number)
+        if not self._console.is_terminal and time.monotonic() - self._line > LINE_EVERY:
+            self._line = time.monotonic()
+            self._console.print(f"{self._step}: {self._done:,} of {self._total:,}", highlight=False)
+
+    def end(self) -> None:
+        """See `importing.Progress`."""
+        self._bars.remove_task(self._task)
+
+
+def show(result: ImportResult, console: Console) -> None:
+    """The table: rows read, records written, rows rejected by reason."""
+    out = str(result.out)
+    table = Table(title=out)
+    table.add_column("")
+    table.add_column("number", justify="right")
+    table.add_row("rows read", f"{result.read:,}")
+    table.add_row("rows used", f"{result.used:,}")
+    for split, number in result.written.items():
+        table.add_row(f"records written: {split}", f"{number:,}")
+    table.add_row("rows rejected", f"{sum(result.rejected.values()):,}")
+    for reason, number in result.rejected.items():
+        table.add_row(f"  {reason}", f"{number:,}")
+    for what, number in result.noted.items():
+        table.add_row(what, f"{number:,}")
+    console.print(table)
+    if result.moved_to is not None:
+        console.print(f"What stood there was no import; it is now at {result.moved_to}.")
+    if result.unchanged:
+        console.print("Nothing to do: it holds this import already (overwrite=true makes it anew).")
+        return
+    if result.rejected:
+        console.print(f"Rejected rows, each with its reason: {out}/{REJECTS_FILE}")
+    console.print(f"Counts and checksums: {out}/{IMPORT_FILE}")
+    if {"align", "sft", "prompts", "eval"} <= {split for split, number in result.written.items() if number}:
+        console.print(f"Next: python src/train.py experiment=dress_full data=shards data.path={out}")

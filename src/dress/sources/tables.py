@@ -1,0 +1,83 @@
+"""Which files of a folder hold rows, and what reads them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from dress.sources.arrow_rows import arrow_rows
+from dress.sources.protocol import SourceError, Table
+from dress.sources.rows import Rows
+from dress.sources.text_rows import read_whole, text_rows
+
+PARQUET = ("*.parquet", "data/*.parquet")
+"""In a folder that holds none of the format's own files; `data/` is where repositories of sets have them."""
+SAVED_SET, SAVED_SPLITS = "state.json", "dataset_dict.json"
+"""What `datasets.save_to_disk` writes beside Arrow files; beside folders of them, one a split."""
+NO_ROWS = {SAVED_SET, SAVED_SPLITS, "dataset_info.json", "dataset_infos.json"}
+_TEST = re.compile(r"(test|val|valid|validation|dev|eval|evaluation)([-_.\d].*)?", re.IGNORECASE)
+
+
+def rows_of(table: Table) -> Rows:
+    """What reads the rows of a table.
+
+    Raises:
+        SourceError: no such file or array, no column names, compressed, or UTF-16 or UTF-32.
+    """
+    return arrow_rows(table.file) if is_arrow(table.file) else text_rows(table)
+
+
+def is_arrow(file: Path) -> bool:
+    """Whether a file is Parquet or Arrow: by its name, or by its first bytes."""
+    if file.suffix in (".parquet", ".arrow") or not file.is_file():
+        return file.suffix in (".parquet", ".arrow")
+    with file.open("rb") as opened:
+        return opened.read(4) == b"PAR1"
+
+
+def tables_of(path: Path, *patterns: str) -> list[Table]:
+    """The file itself; or of a folder what `datasets.save_to_disk` wrote, files that fit, or Parquet, by name.
+
+    Of several splits that Parquet and Arrow files are in, the publisher's test and validation are marked as such.
+
+    Raises:
+        SourceError: none there, or a description that is damaged.
+    """
+    if path.is_file():
+        return [Table(path)]
+    files = [Table(file) for file in _matches(path, patterns) if file.name not in NO_ROWS]
+    tables = _saved_tables(path) or files or [Table(file, test=_is_test(file.name)) for file in _matches(path, PARQUET)]
+    if not tables:
+        raise SourceError(f"{path}: expected {' or '.join(patterns)} or Parquet in it, found none")
+    return tables
+
+
+def _matches(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    return sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
+
+
+def _is_test(name: str) -> bool:
+    return _TEST.fullmatch(name) is not None
+
+
+def _saved_tables(folder: Path) -> list[Table]:
+    """Tables of a folder that `save_to_disk` wrote, in its order; none of another folder."""
+    if (folder / SAVED_SPLITS).is_file():
+        names = _listed(folder / SAVED_SPLITS, "splits", lambda name: name)
+        return [Table(table.file, test=_is_test(name)) for name in names for table in _saved_tables(folder / name)]
+    if (folder / SAVED_SET).is_file():
+        names = _listed(folder / SAVED_SET, "_data_files", lambda entry: entry["filename"])
+        return [Table(folder / name) for name in names]
+    return []
+
+
+def _listed(file: Path, field: str, name_of: Any) -> list[str]:
+    """File names that a description lists."""
+    try:
+        names = [name_of(entry) for entry in read_whole(file)[field]]
+        if not all(re.fullmatch(r"[^/\\\0]+", name) and name != ".." for name in names):
+            raise ValueError("a name that is none of a file beside it")
+    except (KeyError, TypeError, ValueError) as error:
+        raise SourceError(f"{file}: expected {field}, a list of names of files beside it ({error})") from None
+    return names

@@ -1,0 +1,189 @@
+"""What each stage receives; its fingerprint is the hash of that, so that no dependency can be forgotten."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from dress import config
+from dress.base.seeding import seed_for
+from dress.config.graph import evaluated_stages
+from dress.config.names import is_place, place_of
+from dress.config.no_result import BY_CONTENT, NAMES, NO_RESULT
+from dress.config.raters import LLM, PlainRater, Replay
+from dress.config.stages import SPLITS
+from dress.feedback.raters import identity
+from dress.kernels.precision import precision_for
+from dress.model.checkpoint import read_facts
+from dress.phases import used_settings
+from dress.phases.conditions import conditions
+from dress.train.run_data import Output, Records, RunData
+
+LEFT_OUT: dict[type[config.Section], Any] = {
+    config.Data: set(NO_RESULT["data"] | BY_CONTENT),
+    config.Learning: {name: set(NO_RESULT[name]) for name in ("trainer", "training")},
+    config.Generation: set(NO_RESULT["generation"]),
+    config.Eval: set(NO_RESULT["eval"]),
+    config.TrainStage: set(NAMES),
+    config.CollectStage: set(NAMES),
+    config.EvalStage: set(NAMES),
+}
+"""Settings of a section that change no result, or are told by what they name."""
+
+
+@dataclass(frozen=True)
+class InitialModel:
+    """What the model before any stage is made from."""
+
+    model: config.Model
+    tokenizer: str  # its hash
+    loaded: str | None  # fingerprint of weights from files; None where all are drawn
+    seed: int
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """What a train stage receives."""
+
+    name: str
+    stage: config.TrainStage
+    seed: int  # of the order of records
+    weights: Output
+    records: Records
+    validation: Records | None
+    data: config.Data
+    phases: config.Phases  # what its own phases read
+    learning: config.Learning  # with the precision that this machine takes
+
+    @property
+    def awaits_collection(self) -> bool:
+        """Whether a collect stage of the run writes some of its records."""
+        return not self.stage.data.keys() <= set(SPLITS)
+
+
+@dataclass(frozen=True)
+class CollectTask:
+    """What a collect stage receives."""
+
+    name: str
+    stage: config.CollectStage
+    seed: int  # of the drawing
+    model: Output
+    questions: Records
+    condition: str  # text that the first answer stands after
+    annotator: config.RaterSettings
+    generation: config.Generation
+    data: config.Data
+
+
+@dataclass(frozen=True)
+class EvalTask:
+    """What an eval stage receives."""
+
+    name: str
+    stage: config.EvalStage
+    models: Mapping[str, Output]  # by label
+    conditions: Mapping[str, Mapping[str, str]]  # by label: condition to text
+    questions: Records
+    judge: config.RaterSettings
+    generation: config.Generation
+    eval: config.Eval
+    data: config.Data
+
+    def of(self, label: str) -> EvalTask:
+        """What the answers of one model depend on."""
+        return replace(self, models={label: self.models[label]}, conditions={label: self.conditions[label]})
+
+
+Task = TrainTask | CollectTask | EvalTask
+
+
+def fingerprint(received: Task | InitialModel) -> str:
+    """Of everything that a stage, or the initial model, is made from: equal ones give equal results."""
+    parts = {field.name: _content(getattr(received, field.name)) for field in fields(received)}
+    text = json.dumps([type(received).__name__, parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _content(value: Any) -> Any:
+    match value:
+        case Output() | Records():
+            return value.fingerprint
+        case PlainRater() | Replay():
+            return identity(value)
+        case LLM():  # also how it is reached: whether another server says the same is for nobody to assume
+            return identity(value) | value.model_dump(exclude=set(NO_RESULT["rater"]))
+        case config.Section():
+            return value.model_dump(exclude=LEFT_OUT.get(type(value)))
+        case Mapping():
+            return {key: _content(one) for key, one in value.items()}
+    return value
+
+
+class Tasks:
+    """The tasks of a run by stage, in order, and what each will make.
+
+    Args:
+        settings: of the run.
+        data: of the run.
+        initial: fingerprint of the model before any stage.
+
+    Raises:
+        ValueError: shards that are missing or damaged, a folder of weights that holds no model; all by name.
+        FileNotFoundError: the same.
+    """
+
+    def __init__(self, settings: config.Config, data: RunData, initial: str) -> None:
+        self.settings, self.data = settings, data
+        self.initial = Output(None, initial)
+        self.outputs: dict[str, Output] = {}
+        self.by_name: dict[str, Task] = {}
+        for name in settings.curriculum.order:
+            self.by_name[name] = task = self._task(name)
+            self.outputs[name] = Output(Path(settings.run_dir) / "stages" / name, fingerprint(task))
+
+    def _task(self, name: str) -> Task:
+        settings, stage = self.settings, self.settings.curriculum.stages[name]
+        seed = seed_for(settings.seed, name)
+        match stage:
+            case config.TrainStage():
+                precision = {"precision": precision_for(settings.trainer.precision)}
+                trainer = settings.trainer.model_copy(update=precision)
+                learning = settings.learning.model_copy(update={"trainer": trainer})
+                return TrainTask(
+                    name, stage, seed, self._weights(name, stage.weights), self.data.records(stage.data, self.outputs),
+                    self.data.validation,
+                    settings.data, used_settings(settings.phases, stage.phases), learning,
+                )  # fmt: skip
+            case config.CollectStage():
+                text = conditions(settings.curriculum, settings.phases, stage.model)[stage.condition]
+                return CollectTask(
+                    name, stage, seed, self.outputs[stage.model],
+                    self.data.records({stage.data: 1.0}, self.outputs), text, settings.annotator,
+                    settings.generation, settings.data,
+                )  # fmt: skip
+            case config.EvalStage():
+                models = evaluated_stages(settings.curriculum, name)
+                texts = {label: conditions(settings.curriculum, settings.phases, one) for label, one in models.items()}
+                return EvalTask(
+                    name, stage, {label: self.outputs[one] for label, one in models.items()}, texts,
+                    self.data.records({stage.data: 1.0}, self.outputs), settings.judge, settings.generation,
+                    settings.eval, settings.data,
+                )  # fmt: skip
+
+    def _weights(self, name: str, weights: str | None) -> Output:
+        if weights is None:
+            return self.initial
+        if not is_place(weights):
+            return self.outputs[weights]
+        folder = place_of(weights)
+        try:
+            read_facts(folder)
+            with (folder / "model.safetensors").open("rb") as file:
+                return Output(folder, hashlib.file_digest(file, "sha256").hexdigest()[:16], own=False)
+        except FileNotFoundError as missing:
+            raise FileNotFoundError(f"curriculum.stages.{name}.weights={weights}: {missing}") from None

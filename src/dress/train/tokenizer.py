@@ -1,0 +1,70 @@
+"""The tokenizer of a run: the language model's own, that of the weights it starts from, or one trained beforehand."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+
+from dress import config
+from dress.base.ranks import rank, wait_for
+from dress.config.names import is_place, place_of
+from dress.config.raters import PlainRater
+from dress.dialogue.chat import FORMATS
+from dress.dialogue.tokenizer import save_tokenizer, train_tokenizer
+from dress.feedback.raters import build_rater
+from dress.model.checkpoint import read_tokenizer
+from dress.model.language import load_own_tokenizer
+from dress.phases.critique import praise
+from dress.rater import NoRater
+from dress.train.corpus import corpus
+from dress.train.run_data import RunData
+
+TOKENIZER_RECORDS = 2000
+"""Records per split that a tokenizer is trained on."""
+FILE = "tokenizer.json"
+
+
+def run_tokenizer(settings: config.Config, data: RunData, folder: Path, console: Console) -> PreTrainedTokenizerBase:
+    """The tokenizer that a run's model has.
+
+    Args:
+        settings: of the run.
+        data: texts for a tokenizer of the run's own.
+        folder: of the run; keeps that tokenizer, and the first process writes it.
+        console: for an annotator that says something.
+
+    Raises:
+        FileNotFoundError: weights of another run without a tokenizer.
+        ValueError: a tokenizer that cannot be loaded.
+    """
+    language = settings.model.language
+    own = load_own_tokenizer(language)
+    if own is not None:
+        return own
+    stages = [settings.curriculum.stages[name] for name in settings.curriculum.order]
+    weights = [stage.weights for stage in stages if isinstance(stage, config.TrainStage) and stage.weights]
+    for place in filter(is_place, weights):
+        return read_tokenizer(place_of(place) / FILE, language.chat)
+    if rank() > 0:
+        wait_for(folder / FILE)
+    if not (folder / FILE).exists():
+        _train(settings, data, folder / FILE, console)
+    return read_tokenizer(folder / FILE, language.chat)
+
+
+def _train(settings: config.Config, data: RunData, file: Path, console: Console) -> None:
+    """From the training splits and the annotator's words on them: the same for all experiments on these data."""
+    streams = [data.stream(source) for source in (settings.data.align, settings.data.sft, settings.data.prompts)]
+    splits = [part.shards for stream in streams for part in stream.parts]
+    phases = settings.phases  # not the experiment's conditions: ablations share the tokenizer
+    fixed = [phases.align.prompt, praise(phases.critique.condition, phases)]
+    plain = isinstance(settings.annotator, PlainRater)  # others take money for every word
+    rater = build_rater(settings.annotator, file.parent, console) if plain else NoRater()
+    texts = chain(fixed, corpus(splits, rater, TOKENIZER_RECORDS))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_tokenizer(
+        train_tokenizer(texts, settings.model.tokenizer.vocabulary, FORMATS[settings.model.language.chat]), file
+    )

@@ -1,0 +1,66 @@
+"""What a stage works with beside its task: none of it changes a result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from lightning.pytorch.loggers import Logger
+from rich.console import Console
+
+from dress import config
+from dress.base.progress import CurriculumProgress
+from dress.data.shards import Sample
+from dress.evaluation.outcomes import Outcome
+
+
+class Loggers(Protocol):
+    """Where curves and results go; the command line passes them in."""
+
+    def of_stage(self, stage: str, resumed: bool) -> list[Logger]:
+        """The loggers of one train stage.
+
+        Args:
+            stage: its name.
+            resumed: it goes on where it was stopped, so that the files of its first part are kept.
+        """
+        ...
+
+    def results(self, metrics: Mapping[str, Any], outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> None:
+        """The end of a run.
+
+        Args:
+            metrics: as in `metrics.json`.
+            outcomes: every judged answer.
+            samples: the evaluated records with image bytes, in order.
+        """
+        ...
+
+
+class NoLoggers:
+    """Nothing is logged; the run folder holds everything all the same."""
+
+    def of_stage(self, stage: str, resumed: bool) -> list[Logger]:
+        """None."""
+        return []
+
+    def results(self, metrics: Mapping[str, Any], outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> None:
+        """Go nowhere."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What every stage works with.
+
+    Attributes:
+        console: for tables.
+        progress: shows how far the stage is.
+        devices: of the run.
+        loggers: get the curves.
+    """
+
+    console: Console
+    progress: CurriculumProgress
+    devices: config.Devices
+    loggers: Loggers

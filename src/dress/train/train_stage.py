@@ -1,0 +1,119 @@
+"""A train stage: from a task to a model with other weights."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from dress.base.files import write_json
+from dress.base.ranks import rank
+from dress.data.pixels import Pixels
+from dress.data.stream import Stream
+from dress.model.checkpoint import read_training_state
+from dress.model.lvlm import LVLM
+from dress.train.callbacks import SaveCheckpoint, ShowProgress, build_callbacks
+from dress.train.datamodule import StageData
+from dress.train.module import DressModule, TrainingStopped
+from dress.train.parallel import build_trainer
+from dress.train.run_data import REJECTS
+from dress.train.show import parameter_table
+from dress.train.steps import HeldOut, StepDataset
+from dress.train.supervision import Supervision
+from dress.train.tasks import TrainTask
+from dress.train.tools import Tools
+
+LAST = "last.ckpt"
+"""The state of a stage that is not finished."""
+
+Kind = TypeVar("Kind", bound=StepDataset)
+
+
+def look_through(task: TrainTask, model: LVLM, tools: Tools) -> None:
+    """Say of the records what a person should know before hours of training; the first process does.
+
+    Raises:
+        ValueError: nothing to learn, or dialogues that are too long; names data and rows.
+        FileNotFoundError: the records are not there yet.
+    """
+    look = Supervision(task.name, task.stage, task.phases, task.data, model.encoder)
+    for line in look.check(task.records.stream(task.seed), tools.progress):
+        tools.console.print(line, highlight=False, markup=False)
+
+
+def train(task: TrainTask, model: LVLM, folder: Path, tools: Tools, steps_before: int) -> None:
+    """Train a model in place, or go on from `last.ckpt`; writes `history.json`.
+
+    Args:
+        task: what is learned from.
+        model: with the weights that the task names.
+        folder: of the stage.
+        tools: of the run.
+        steps_before: optimiser steps of earlier stages: where the curves begin.
+
+    Raises:
+        Interrupted: asked to stop; where it stands is saved.
+        TrainingStopped: it learns nothing, or a loss, gradient or weight is not finite.
+    """
+    stage, settings = task.stage, task.learning.trainer
+    model.set_trainable(list(stage.trainable))
+    tools.console.print(parameter_table(model, f"stage {task.name}"))
+    last = folder / LAST
+    resumed = last.exists()
+    tools.progress.start(task.name, stage.steps, read_training_state(last)["global_step"] if resumed else 0)
+    module = DressModule(model, stage, task.learning, steps_before, task.data.tokens_per_forest)
+    validates = task.validation is not None
+    trainer = build_trainer(
+        tools.devices,
+        precision=cast(Any, settings.precision),
+        max_steps=stage.steps,
+        max_epochs=1,
+        logger=tools.loggers.of_stage(task.name, resumed),
+        callbacks=[
+            ShowProgress(tools.progress), SaveCheckpoint(last, task.learning.training.checkpoint_every),
+            *build_callbacks(task.learning.callbacks),
+        ],
+        log_every_n_steps=1,
+        val_check_interval=settings.val_check_interval if validates else None,
+        check_val_every_n_epoch=None if validates else 1,
+        **{"limit_val_batches": 1.0 if validates else 0, **settings.more()},
+    )  # fmt: skip
+    trainer.fit(
+        module, datamodule=_data(task, model, folder), ckpt_path=str(last) if resumed else None, weights_only=True
+    )
+    module.check_weights()
+    _tell_unreached(task, module, tools)
+    if rank() == 0:
+        write_json(folder / "history.json", module.history)
+
+
+def _data(task: TrainTask, model: LVLM, folder: Path) -> StageData:
+    vision, data = model.vision, task.data
+    pixels = Pixels(vision.preprocessing, vision.transform, data.images, data.max_aspect)
+
+    def dataset(kind: type[Kind], stream: Stream, rank: int, world: int) -> Kind:
+        return kind(
+            stream, task.stage, data, task.phases, model.encoder, pixels, folder / REJECTS,
+            task.learning.training.overfit,
+            rank, world,
+        )  # fmt: skip
+
+    return StageData(
+        partial(dataset, StepDataset, task.records.stream(task.seed)), data,
+        partial(dataset, HeldOut, task.validation.stream()) if task.validation else None,
+    )  # fmt: skip
+
+
+def _tell_unreached(task: TrainTask, module: DressModule, tools: Tools) -> None:
+    """Say how many steps taught nothing, or stop if none taught anything."""
+    parts, steps = ", ".join(task.stage.trainable), module.unreached_steps
+    if steps == task.stage.steps:
+        raise TrainingStopped(
+            f"no step reached a trained parameter: trainable {parts}, and no image in the records of "
+            f"{task.stage.data_title}"
+        )
+    if steps:
+        tools.console.print(
+            f"{steps} of {task.stage.steps} steps held no image and reached nothing that is trained ({parts})",
+            highlight=False,
+        )

@@ -1,0 +1,45 @@
+"""Every command and the file of docs/stages.md."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+from conftest import ROOT, TINY, tiny_settings
+from documented import commands, run_together
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from dress import config
+from dress.base.files import read_json
+from dress.train.curriculum import Curriculum
+
+PAGE = "docs/stages.md"
+
+
+def test_the_commands_run(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    Curriculum(tiny_settings(made, "curriculum.run=collect"), Console(quiet=True)).run()
+    given = str(made / "run" / "stages" / "collect" / "shards")
+    typed = [[part.replace("/path/to/feedback", given) for part in command] for command in commands(PAGE)]
+    assert len(typed) == 8
+    run_together(typed, tmp_path)
+    labels = [
+        sorted(set(read_json(file, dict)) - {"conditions"}) for file in (tmp_path / "logs").glob("*/*/metrics.json")
+    ]
+    for expected in (["dress", "sft"], ["dress", "dress2", "sft"], ["again", "dress"], []):
+        assert expected in labels, shlex.join(map(str, labels))
+
+
+def test_the_file_of_an_experiment_composes(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / PAGE).read_text(), flags=re.DOTALL)
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    (tmp_path / "configs" / "experiment" / "mine.yaml").write_text(text)
+    with initialize_config_dir(str(tmp_path / "configs"), version_base="1.3"):
+        plain = compose("train", overrides=["run_dir=x", "experiment=mine", *TINY])
+    settings = config.check(OmegaConf.to_container(plain, resolve=True))
+    assert settings.curriculum.order == ["align", "sft", "collect", "dress", "collect2", "dress2", "eval"]
+    assert settings.curriculum.stages["dress2"].steps == 4
