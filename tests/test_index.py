@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -180,28 +181,35 @@ def test_empty_values_other_columns_and_compressed_ones_are_refused(tmp_path):
         read_index(tmp_path / INDEX)
 
 
-def test_offsets_that_lead_out_of_the_file_are_refused(tmp_path):
-    row = shard_row(entry(samples=[("a", {"json": (512, 9)})]))
-    samples = row.column("samples")
-    children = [samples.values.field(field.name) for field in SAMPLE]
-    offsets = pa.array([0, 1 << 40], pa.int64()).buffers()[1]
-    children[0] = pa.LargeStringArray.from_buffers(1, offsets, pa.py_buffer(b"a"))
-    for wrong in (children, [pa.array([b"\xff"], pa.large_binary()).view(pa.large_string()), *children[1:]]):
-        values = pa.StructArray.from_arrays(wrong, fields=list(SAMPLE))
-        listed = pa.LargeListArray.from_arrays(samples.offsets, values, type=samples.type)
-        signed(tmp_path / INDEX, pa.RecordBatch.from_arrays([*row.columns[:-1], listed], schema=SCHEMA), None)
-        with pytest.raises(ShardError, match=r"index\.arrow: expected an index of version 5, got another"):
-            read_index(tmp_path / INDEX)
+@pytest.mark.parametrize(
+    ("old", "new"), [(struct.pack("<qq", 0, 6), struct.pack("<qq", 0, 1 << 40)), (b"KEYKEY", b"KEY\xff\xff\xff")]
+)
+def test_offsets_that_lead_out_of_the_file_and_other_bytes_than_text_are_refused(old, new, tmp_path):
+    row = shard_row(entry(samples=[("KEYKEY", {"json": (512, 9)})]))
+    signed(tmp_path / INDEX, row, None, change=(old, new))
+    with pytest.raises(ShardError, match=r"index\.arrow: expected an index of version 5, got another"):
+        read_index(tmp_path / INDEX)
+    signed(tmp_path / INDEX, row, None)
+    assert read_index(tmp_path / INDEX).key(0) == "KEYKEY"
 
 
-def signed(path: Path, batch: pa.RecordBatch, compression: str | None, version: int = 5) -> None:
-    """An index with a right checksum, whatever is in it."""
+def signed(
+    path: Path,
+    batch: pa.RecordBatch,
+    compression: str | None,
+    version: int = 5,
+    change: tuple[bytes, bytes] = (b"", b""),
+) -> None:
+    """An index with a right checksum, whatever is in it; `change`: bytes that stand once in it, and others."""
     token = "f" * 64
     facts = json.dumps({"version": version, "format": "records", "ignore": []})
     schema = batch.schema.with_metadata({"dress": facts, "checksum": token})
     options = pa.ipc.IpcWriteOptions(compression=compression)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as writer:
         writer.write_batch(batch)
+    if change[0]:
+        assert path.read_bytes().count(change[0]) == 1
+        path.write_bytes(path.read_bytes().replace(*change))
     index_file._sign(path, token)
 
 
