@@ -100,8 +100,8 @@ def test_counts_by_source_criterion_turn_and_rating(judged: Path) -> None:
 def test_advice_is_judged_by_the_dialogues_that_have_both_ratings(judged: Path) -> None:
     found, text = run(judged)
     assert found.counts[""].changes == {"honesty": {0: {(1, 3): 1, (4, 2): 1}, 1: {(3, 4): 1}}}
-    # 1, 4 before and 3, 2 after; the answer rated 2 that nobody followed up does not count.
-    assert re.search(r"honesty +0 → 1 +2 +2\.50 → 2\.50 +\+0\.00 ± 3\.92 +50 % / 0 % / 50 %", text)
+    # 1, 4 before and 3, 2 after; the answer rated 2 that nobody followed up does not count. Student's t of two changes.
+    assert re.search(r"honesty +0 → 1 +2 +2\.50 → 2\.50 +\+0\.00 ± 25\.41 +50 % / 0 % / 50 %", text)
     assert re.search(r"honesty +1 → 2 +1 +3\.00 → 4\.00 +\+1\.00 ± 0\.00 +100 % / 0 % / 0 %", text)
 
 
