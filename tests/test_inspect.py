@@ -15,10 +15,8 @@ from typing import Any
 import pytest
 import webdataset
 from conftest import ROOT, composed
-from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from pages import Parsed
 from PIL import Image
 from rich.console import Console
@@ -33,6 +31,7 @@ from dress.dialogue.tokenizer import save_tokenizer
 from dress.inspection.inspecting import Inspection
 from dress.inspection.texts import image_name, normalised
 from dress.record import Dialogue, Feedback, ImageRef, Record, Turn
+from dress.run.composing import compose
 from dress.worlds.shapes import generate as shapes
 
 PUBLIC = Path(os.environ.get("DRESS_PUBLIC_DATA", ROOT.parent / "shared" / "data"))
@@ -61,10 +60,7 @@ def run(path: Path | str, *overrides: str, **more: Any) -> tuple[Inspection, str
     """`python src/prepare.py task=inspect path=…`, without lengths unless asked for."""
     given_ = [f"path={path}", *(f"{name}={value}" for name, value in more.items()), *overrides]
     lengths = [] if any(text.startswith(("lengths", "scale")) for text in given_) else ["lengths=false"]
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        plain = OmegaConf.to_container(compose("prepare", ["task=inspect", *lengths, *given_]), resolve=True)
-    assert isinstance(plain, dict)
-    settings, inspect_ = task({str(name): value for name, value in plain.items()})
+    settings, inspect_ = task(compose("prepare", ["task=inspect", *lengths, *given_]))
     console = Console(record=True, width=200, file=io.StringIO())
     return inspect_(settings, console), console.export_text()
 
@@ -100,8 +96,8 @@ def test_counts_by_source_criterion_turn_and_rating(judged: Path) -> None:
 def test_advice_is_judged_by_the_dialogues_that_have_both_ratings(judged: Path) -> None:
     found, text = run(judged)
     assert found.counts[""].changes == {"honesty": {0: {(1, 3): 1, (4, 2): 1}, 1: {(3, 4): 1}}}
-    # 1, 4 before and 3, 2 after; the answer rated 2 that nobody followed up does not count.
-    assert re.search(r"honesty +0 → 1 +2 +2\.50 → 2\.50 +\+0\.00 ± 3\.92 +50 % / 0 % / 50 %", text)
+    # 1, 4 before and 3, 2 after; the answer rated 2 that nobody followed up does not count. Student's t of two changes.
+    assert re.search(r"honesty +0 → 1 +2 +2\.50 → 2\.50 +\+0\.00 ± 25\.41 +50 % / 0 % / 50 %", text)
     assert re.search(r"honesty +1 → 2 +1 +3\.00 → 4\.00 +\+1\.00 ± 0\.00 +100 % / 0 % / 0 %", text)
 
 
