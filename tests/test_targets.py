@@ -10,7 +10,7 @@ from conftest import composed, small_model
 from test_command_line import FAST, train
 
 from dress import config
-from dress.config.consent import checked_run, model_of
+from dress.config.consent import model_of, read_run
 from dress.config.learning import DECIDED
 from dress.config.targets import LOGGER, OPTIMIZER, SCHEDULER, build
 from dress.train.module import DressModule
@@ -134,7 +134,7 @@ def test_an_edited_run_builds_nothing_of_unknown_packages(tmp_path, monkeypatch,
     change = {"projector": {"model": composed().model.model_dump() | {"projector": spec}}, "optimizer": {place: spec}}
     file = saved(tmp_path, **change.get(place, {place: {"x": spec}}))
     with pytest.raises(ValueError, match=EVIL[name]):
-        checked_run(file, [])
+        read_run(tmp_path, config.Consent())
     with pytest.raises(ValueError, match=EVIL[name]):
         model_of({"model": composed().model.model_dump() | {"projector": spec}}, file, config.Consent())
     assert not (tmp_path / "ran").exists(), "its module was imported"

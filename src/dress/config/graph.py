@@ -22,6 +22,13 @@ def evaluated_stages(curriculum: Curriculum, name: str | None = None) -> dict[st
     return dict(stage.models) if isinstance(stage, EvalStage) else {}
 
 
+def final_stages(curriculum: Curriculum) -> dict[str, str]:
+    """Train stages that no other one goes on from, by their own names: what a run without an eval stage ends with."""
+    trained = {name: one for name in curriculum.order if isinstance(one := curriculum.stages[name], TrainStage)}
+    used = {one.weights for one in trained.values()}
+    return {name: name for name in trained if name not in used}
+
+
 def lineage(curriculum: Curriculum, stage: str) -> list[str]:
     """The train stages that a stage's weights went through, from the first to the stage itself."""
     line: list[str] = []

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from dress import config
 from dress.config.graph import evaluated_stages, lineage
 from dress.phases.critique import praise
 from dress.phases.registry import PHASES, Phase
 
 
-def headline(curriculum: config.Curriculum) -> dict[str, config.Condition]:
-    """Label to the condition that its model is meant to be asked under: praise once it has learned from feedback."""
+def headline(curriculum: config.Curriculum, models: Mapping[str, str] | None = None) -> dict[str, config.Condition]:
+    """Label to the condition that its model is meant to be asked under: praise once it has learned from feedback.
+
+    Args:
+        curriculum: the stages.
+        models: label to train stage; None for those that the run evaluates.
+    """
     return {
         label: "praise" if any(_learns(curriculum, name) for name in lineage(curriculum, source)) else "none"
-        for label, source in evaluated_stages(curriculum).items()
+        for label, source in (evaluated_stages(curriculum) if models is None else models).items()
     }
 
 

@@ -181,7 +181,7 @@ def run(settings: RunSettings, console: Console) -> Json:
     """
     from dress.base.progress import CurriculumProgress
     from dress.base.run_folder import lock
-    from dress.config.graph import evaluated_stages
+    from dress.config.graph import evaluated_stages, final_stages
     from dress.data.pixels import resize_note
     from dress.evaluation.cells import Questions, evaluate_models
     from dress.feedback.raters import build_rater
@@ -195,7 +195,7 @@ def run(settings: RunSettings, console: Console) -> Json:
     if not (ckpt / "config.json").exists():
         raise FileNotFoundError(f"ckpt={ckpt}: expected a run folder with config.json, found none")
     trained = read_run(ckpt, settings)
-    stages = evaluated_stages(trained.curriculum)
+    stages = evaluated_stages(trained.curriculum) or final_stages(trained.curriculum)
     texts = {label: read_facts(ckpt / "stages" / stage, "conditions")["conditions"] for label, stage in stages.items()}
     with CurriculumProgress(console, {}) as progress:
         samples = _samples(settings, trained, progress)
@@ -216,7 +216,7 @@ def run(settings: RunSettings, console: Console) -> Json:
         models = {label: partial(responder, stage) for label, stage in stages.items()}
         outcomes = evaluate_models(models, questions, out, progress=progress.advance)
         progress.end()
-    meant = headline(trained.curriculum)
+    meant = headline(trained.curriculum, stages)
     details = {"name": f"{trained.name}, evaluated again", "seed": trained.seed, "headline": meant}
     write_json(out / "run.json", details)
     images = (image for _, image in samples if image is not None)
