@@ -33,7 +33,7 @@ def home(tmp_path: Path) -> Path:
 def test_a_phase_of_ones_own_is_trained_and_logged_also_in_worker_processes(home: Path) -> None:
     typed = re.search(r"^python src/train\.py (phases\.modules.*)$", (ROOT / "docs" / "extending.md").read_text(), re.M)
     assert typed
-    workers = ["data.workers=1", "data.start_method=spawn", "curriculum.order=[align,sft]"]
+    workers = ["data.workers=1", "data.start_method=spawn", "curriculum.run=[sft]"]
     done = train(home, *FAST, *typed[1].split(), *workers)
     assert done.returncode == 0, done.stderr
     (run,) = (home / "logs" / "dress_full").iterdir()

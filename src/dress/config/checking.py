@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -74,6 +74,7 @@ def valid_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]
         keys.append(prefix + name)
         kind = field.annotation
         for inner in (kind, *getattr(kind, "__args__", ())):
+            inner = get_args(inner)[0] if get_origin(inner) is Annotated else inner
             if isinstance(inner, type) and issubclass(inner, BaseModel):
                 keys += valid_keys(inner, f"{prefix}{name}.")
     return keys

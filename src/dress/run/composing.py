@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import ChoiceSweep
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -14,7 +17,7 @@ from dress.base.errors import ConfigError
 from dress.config.commands import CollectCommand
 from dress.config.defaults import defaults
 from dress.config.run import Config
-from dress.run.overrides import replacing, taken_out
+from dress.run.overrides import parsed, replacing, taken_out
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 SCHEMA = "dress_train"
@@ -39,7 +42,35 @@ def arguments(typed: list[str]) -> list[str]:
         raise CommandLineError(
             f"{text}: a setting has a value in every run; say which: {key}=… (null, where it may have none)"
         )
-    return replacing(typed)
+    return replacing(_with_names_as_mappings(typed))
+
+
+_ADDED = re.compile(r"\+*(curriculum\.stages\.[^.=]+\.(?:phases|data))\.[^=]+=.*", re.DOTALL)
+"""An argument that adds to what a stage has."""
+
+
+def _with_names_as_mappings(typed: list[str]) -> list[str]:
+    """The arguments; before one that adds to a single name (`phases: sft`) that name as a mapping, which it else ends.
+
+    Hydra would put the mapping in the name's place, and the name would be gone without a word.
+    """
+    added = {match[1]: text for text in reversed(typed) if (match := _ADDED.fullmatch(text))}
+    if not added:
+        return typed
+    others = [text for text in typed if not text.startswith("-") and not _ADDED.fullmatch(text) and parsed(text)]
+    single = [text for text in others if not isinstance(parsed(text).value(), ChoiceSweep)]  # type: ignore[union-attr]
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        try:
+            composed = hydra.compose("train", overrides=replacing(single))
+        except HydraException:  # said where all is composed
+            return typed
+    arguments = list(typed)
+    for key, text in added.items():
+        name = OmegaConf.select(composed, key)
+        if isinstance(name, str):
+            at = arguments.index(text)
+            arguments[at:at] = [f"{key}={{{name}: 1.0}}"]
+    return arguments
 
 
 def compose(config_name: str, typed: list[str], configs: Path = CONFIGS) -> dict[str, Any]:
@@ -54,8 +85,9 @@ def compose(config_name: str, typed: list[str], configs: Path = CONFIGS) -> dict
         CommandLineError, HydraException: the arguments do not compose.
         ConfigError: a value is missing.
     """
+    overrides = arguments(typed)
     with hydra.initialize_config_dir(str(configs), version_base="1.3"):
-        composed = hydra.compose(config_name, overrides=arguments(typed))
+        composed = hydra.compose(config_name, overrides=overrides)
     return plain(composed)
 
 
