@@ -84,7 +84,7 @@ def settings(spec: ModelSpec, shape: Shape, **more: Any) -> config.Model:
     )  # fmt: skip
     return config.Model(
         vision=config.Vision(vit=vit),
-        projector=config.Target.model_validate({"_target_": "X"}),
+        projector={"_target_": "dress.model.projector.MLP"},
         language=config.Language(config=language_fields(spec.sizes), lora=_lora(spec)),
         **more,
     )
