@@ -5,7 +5,7 @@ import dress  # first: sets how CPU threads wait  # noqa: F401, I001
 from typing import Any
 
 from dress.run.command_line import entry_point
-from dress.config.tasks import task
+from dress.run.preparing import task
 from dress.base.terminal import Terminal
 
 

@@ -17,7 +17,7 @@ from test_arrow_rows import VLFEEDBACK, parquet
 from test_sources import coco, fire, said, vlfeedback
 
 from dress.base.files import read_json
-from dress.config.tasks import task
+from dress.run.preparing import task
 from dress.sources import SOURCES
 
 

@@ -23,7 +23,6 @@ from rich.console import Console
 
 from dress.base.files import read_json, read_lines
 from dress.config import ConfigError
-from dress.config.tasks import task
 from dress.data.shards import Sample, write_shards
 from dress.dialogue.encode import DialogueEncoder
 from dress.dialogue.spans import Span
@@ -32,6 +31,7 @@ from dress.inspection.inspecting import Inspection
 from dress.inspection.texts import image_name, normalised
 from dress.record import Dialogue, Feedback, ImageRef, Record, Turn
 from dress.run.composing import compose
+from dress.run.preparing import task
 from dress.worlds.shapes import generate as shapes
 
 PUBLIC = Path(os.environ.get("DRESS_PUBLIC_DATA", ROOT.parent / "shared" / "data"))

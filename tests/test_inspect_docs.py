@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from dress.base.files import read_lines
-from dress.config.tasks import TASKS, task
 from dress.data.shards import write_shards
 from dress.dialogue.tokenizer import save_tokenizer
+from dress.run.preparing import TASKS, task
 from dress.worlds.shapes import generate as shapes
 
 

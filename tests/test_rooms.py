@@ -1,6 +1,7 @@
 """The rooms of the house: imports go down only, also late ones."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ LEVELS = (
     ("run",),
 )
 """From the lowest; a room may import those below it, and those beside it as far as that makes no circle."""
+MODULE = re.compile(r"dress(?:\.[a-z_]+)+")
 HEIGHT = {room: height for height, rooms in enumerate(LEVELS) for room in rooms}
 
 
@@ -32,8 +34,10 @@ def arrows(folder: Path) -> Iterator[tuple[str, str, str]]:
         module = name_of(file, folder)
         if module == "dress":  # it offers load, train and evaluate, and imports them lazily
             continue
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            for target in targets(node):
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        settings = {id(value) for node in nodes if isinstance(node, ast.Dict) for value in target_values(node)}
+        for node in nodes:
+            for target in targets(node) if id(node) not in settings else []:
                 if target.split(".")[0] == "dress":
                     while target not in modules:
                         target = target.rpartition(".")[0]
@@ -50,7 +54,15 @@ def targets(node: ast.AST) -> list[str]:
         return [f"{node.module}.{alias.name}" for alias in node.names]
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and MODULE.fullmatch(node.value):
+        return [node.value]  # imported by name
     return []
+
+
+def target_values(node: ast.Dict) -> list[ast.expr]:
+    """What `_target_` is in a mapping: the value of a setting, which whoever builds it imports."""
+    keys = [getattr(key, "value", getattr(key, "id", None)) for key in node.keys]
+    return [value for key, value in zip(keys, node.values, strict=True) if key in ("_target_", "TARGET")]
 
 
 def room_of(module: str) -> str | None:
@@ -126,6 +138,11 @@ def test_an_arrow_up_and_a_late_circle_are_seen(tmp_path: Path) -> None:
         (tmp_path / "dress" / room / "__init__.py").touch()
         (tmp_path / "dress" / room / ("files.py" if room == "base" else "shards.py")).write_text(text)
     (tmp_path / "dress" / "__init__.py").touch()
+    (tmp_path / "dress" / "base" / "named.py").write_text(
+        'MODULE = "dress.data.shards"\nX = {"_target_": "dress.data.shards"}'
+    )
+    assert "named.py:1 dress.base.named -> dress.data.shards" in climbs(tmp_path) and len(climbs(tmp_path)) == 2
+    (tmp_path / "dress" / "base" / "named.py").unlink()
     assert climbs(tmp_path) == ["files.py:2 dress.base.files -> dress.data.shards"]
     assert circles(edges_of(tmp_path, True)) == [["base", "data"]]
     assert circles(edges_of(tmp_path, False)) == [["dress.base.files", "dress.data.shards"]]

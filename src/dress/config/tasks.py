@@ -5,13 +5,11 @@ Light on purpose: a task's module is imported only when its settings are known t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import import_module
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StrictBool, ValidationInfo, field_validator, model_validator
 
-from dress.config import Aspect, Count, Model, Positive, Resize, Section, Whole, check_as
+from dress.config import Aspect, Count, Model, Positive, Resize, Section, Whole
 
 
 class Task(Section):
@@ -136,24 +134,3 @@ class Features(Task):
                 f"expected exactly one of encoder=SCALE, ckpt=RUN and vision.name=NAME, got {given or 'none'}"
             )
         return self
-
-
-TASKS: dict[str, tuple[type[Task], str]] = {
-    "import": (Import, "dress.sources.import_task"),
-    "index": (Index, "dress.data.index_task"),
-    "features": (Features, "dress.train.feature_extraction"),
-    "export": (Export, "dress.exports.export_task"),
-    "inspect": (Inspect, "dress.inspection.inspect_task"),
-}
-"""Task name to its settings and to the module whose `run(settings, console)` does it."""
-
-
-def task(composed: dict[str, Any]) -> tuple[Task, Callable[..., Any]]:
-    """The checked settings of the composed task, and its function.
-
-    Raises:
-        ConfigError: a setting that does not exist or does not fit.
-    """
-    settings, module = TASKS[composed["task"]]
-    checked = check_as(settings, composed)
-    return checked, import_module(module).run
