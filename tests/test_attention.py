@@ -59,7 +59,7 @@ def test_matrix_products_equal_separate_sequences(kind, limit, monkeypatch):
     """What bf16 runs on CPU, here in fp64, in blocks of three queries."""
     monkeypatch.setattr(attention, "PRODUCTS", {torch.float64})
     monkeypatch.setattr(products, "BLOCK", 3)
-    monkeypatch.setattr(products, "KEPT", limit)
+    monkeypatch.setattr(products, "SAVED_KEYS", limit)
     calls = []
     inner = products._SegmentAttention.apply
     monkeypatch.setattr(products._SegmentAttention, "apply", lambda *arguments: calls.append(1) or inner(*arguments))

@@ -38,17 +38,17 @@ class Rater(Protocol):
 
 
 _makers: dict[str, Callable[[], Rater]] = {}
-_Made = TypeVar("_Made", bound=Callable[[], Rater])
+_Maker = TypeVar("_Maker", bound=Callable[[], Rater])
 
 
-def register(name: str) -> Callable[[_Made], _Made]:
+def register(name: str) -> Callable[[_Maker], _Maker]:
     """A decorator for a class of raters, or a function without arguments that makes one: offers it under `name`.
 
     Raises:
         ValueError: another rater has this name.
     """
 
-    def add(maker: _Made) -> _Made:
+    def add(maker: _Maker) -> _Maker:
         if _makers.setdefault(name, maker) is not maker:
             raise ValueError(f"rater {name}: expected a new name, got that of {_makers[name]!r}")
         return maker

@@ -40,20 +40,20 @@ def redacted(plain: Any, *names: str) -> Any:
 
 def secrets(*names: str) -> dict[str, str]:
     """Secret value to what stands in its place."""
-    found = {
+    by_value = {
         value.strip(): f"<{name}>"
         for name, value in os.environ.items()
         if SECRET_NAME.search(name.upper())
         and len(value) >= (SHORTEST_OF_OURS if name.startswith(OURS) else SHORTEST_SECRET)
     }
-    return found | {value: f"<{name}>" for name in names if (value := os.environ.get(name, "").strip())}
+    return by_value | {value: f"<{name}>" for name in names if (value := os.environ.get(name, "").strip())}
 
 
-def replaced(plain: Any, found: Mapping[str, str]) -> Any:
-    """The same data with every value of `found` replaced by its name."""
+def substitute(plain: Any, names: Mapping[str, str]) -> Any:
+    """The same data with every text in `names` replaced by its name."""
 
     def public(text: str) -> str:
-        for value, name in found.items():
+        for value, name in names.items():
             text = text.replace(value, name)
         return text
 
@@ -83,19 +83,19 @@ def reveal(url: str) -> str:
 
 
 def _hide_url(url: str) -> str:
-    found: list[str] = []
+    hidden: list[str] = []
 
     def cut(match: re.Match[str]) -> str:
         before, secret = [part for part in match.groups() if part is not None]
         if not secret or _HIDDEN.fullmatch(secret):
             return match[0]
-        found.append(secret)
-        return f"{before}<{len(found) - 1}>"
+        hidden.append(secret)
+        return f"{before}<{len(hidden) - 1}>"
 
     public = _QUERY.sub(cut, _USER.sub(cut, _PASSWORD.sub(cut, url)))
     # Named by what is no secret: the same URL has the same names in every process.
     stem = hashlib.sha256(public.encode("utf-8", "replace")).hexdigest()[:6].upper()
-    for number, secret in enumerate(found):
+    for number, secret in enumerate(hidden):
         name = f"{OURS}{stem}{number:02X}"
         os.environ[name] = secret
         public = public.replace(f"<{number}>", f"<{name}>")

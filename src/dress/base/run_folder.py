@@ -65,11 +65,11 @@ def read_marker(file: Path) -> dict[str, Any]:
         ValueError: damaged; names the file and the way out.
     """
     remedy = "Delete this file: the stage is then made again"
-    found: dict[str, Any] = read_json(file, dict, remedy)
-    required(found, ("fingerprint", "seconds"), file, remedy)
-    if not isinstance(found["fingerprint"], str) or not isinstance(found["seconds"], int | float):
-        raise ValueError(f"{file}: expected a fingerprint and seconds, got {str(found)[:80]}. {remedy}")
-    return found
+    content: dict[str, Any] = read_json(file, dict, remedy)
+    required(content, ("fingerprint", "seconds"), file, remedy)
+    if not isinstance(content["fingerprint"], str) or not isinstance(content["seconds"], int | float):
+        raise ValueError(f"{file}: expected a fingerprint and seconds, got {str(content)[:80]}. {remedy}")
+    return content
 
 
 def read_run_json(file: Path) -> dict[str, Any]:
@@ -79,10 +79,10 @@ def read_run_json(file: Path) -> dict[str, Any]:
         ValueError: damaged; names the file and the way out.
     """
     remedy = "Delete this file: times then count from here"
-    found: dict[str, Any] = read_json(file, dict, remedy)
-    if not isinstance(found.get("seconds"), int | float):
-        raise ValueError(f"{file}: seconds: expected a number, got {found.get('seconds', 'nothing')!r:.60}. {remedy}")
-    return found
+    content: dict[str, Any] = read_json(file, dict, remedy)
+    if not isinstance(content.get("seconds"), int | float):
+        raise ValueError(f"{file}: seconds: expected a number, got {content.get('seconds', 'nothing')!r:.60}. {remedy}")
+    return content
 
 
 def short(path: Path) -> str:

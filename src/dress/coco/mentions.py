@@ -201,8 +201,8 @@ def claims(text: str) -> tuple[dict[str, int], dict[str, int]]:
             between = clause[end : match.start()]
             listed = denied and re.fullmatch(r",? (?:or|nor|and no)(?: \w+)? ", between)
             denied = bool(listed or _NEGATED.search(before))
-            said = absent if denied else there
-            said[label] = said.get(label, 0) + 1
+            labels = absent if denied else there
+            labels[label] = labels.get(label, 0) + 1
             end = match.end()
     return there, absent
 

@@ -128,9 +128,9 @@ class Features(Task):
 
     @model_validator(mode="after")
     def _one_encoder(self) -> Features:
-        given = [name for name in (self.encoder, self.ckpt, self.vision.name) if name is not None]
-        if len(given) != 1:
+        names = [name for name in (self.encoder, self.ckpt, self.vision.name) if name is not None]
+        if len(names) != 1:
             raise ValueError(
-                f"expected exactly one of encoder=SCALE, ckpt=RUN and vision.name=NAME, got {given or 'none'}"
+                f"expected exactly one of encoder=SCALE, ckpt=RUN and vision.name=NAME, got {names or 'none'}"
             )
         return self

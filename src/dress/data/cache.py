@@ -141,7 +141,7 @@ class ShardCache:
             for last in (False, True):
                 aside = path.with_name(path.name + ".partial")
                 aside.unlink(missing_ok=True)
-                self._make_room(size or 0, path)
+                self._evict(size or 0, path)
                 with aside.open("wb") as file:
                     self._fill(url, file)
                     file.flush()
@@ -224,7 +224,7 @@ class ShardCache:
                 raise ValueError(f"{url}: fsspec cannot open {protocol}:// here ({error})") from error
         return self._fs[name]
 
-    def _make_room(self, need: int, wanted: Path) -> None:
+    def _evict(self, need: int, wanted: Path) -> None:
         with FileLock(self.folder / ".room.lock"):
             shards = []
             for path in self.folder.iterdir():

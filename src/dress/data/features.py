@@ -124,11 +124,11 @@ def _header(data: bytes, size: int) -> FeatureHeader:
     return FeatureHeader(stored, (tokens, width), at, scale_at, parts)
 
 
-def check_encoder(found: Mapping[str, Any] | None, expected: Mapping[str, str], where: str) -> None:
+def check_encoder(stored: Mapping[str, Any] | None, expected: Mapping[str, str], where: str) -> None:
     """Refuse features that another encoder made.
 
     Args:
-        found: `FeatureHeader.common` of a shard, from its index.
+        stored: `FeatureHeader.common` of a shard, from its index.
         expected: what the encoder of this run says of itself (`VisionEncoder.facts`).
         where: the shard.
 
@@ -136,9 +136,9 @@ def check_encoder(found: Mapping[str, Any] | None, expected: Mapping[str, str], 
         FeatureError: names the shard, what is expected and what was found.
     """
     make = "python src/prepare.py task=features makes them"
-    if found is None:
+    if stored is None:
         raise FeatureError(f"{where}: data.features=true: expected stored features, found none; {make}")
-    unlike = sorted(name for name in {*found["encoder"], *expected} if found["encoder"].get(name) != expected.get(name))
+    unlike = sorted(name for name in {*stored["encoder"], *expected} if stored["encoder"].get(name) != expected.get(name))
     if unlike:
-        pairs = "; ".join(f"{n}: expected {expected.get(n)}, got {found['encoder'].get(n)}" for n in unlike)
+        pairs = "; ".join(f"{n}: expected {expected.get(n)}, got {stored['encoder'].get(n)}" for n in unlike)
         raise FeatureError(f"{where}: data.features=true: features of another encoder: {pairs}; {make} anew")

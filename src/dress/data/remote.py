@@ -73,7 +73,7 @@ class RemoteShards(Shards):
         if remote.missing:
             raise ShardError(f"{url}: expected the index of these shards, found none. {MAKE}")
         same = remote.tag is not None and read_tags(self._tags_file).get(INDEX) == remote.tag
-        index = _kept(self._cache.fetch(url, remote.size)) if same else None
+        index = _cached_index(self._cache.fetch(url, remote.size)) if same else None
         if index is None:
             path = self._cache.fetch(url, remote.size, anew=True)
             try:
@@ -93,15 +93,15 @@ class RemoteShards(Shards):
         """Fetch and index every shard that the cache holds no index of; the index of all of them is kept, too."""
         urls = list(webdataset.shardlists.expand_urls(self.folder))
         file = self._cache.beside(self.folder, ".index.arrow")
-        if (index := _kept(file, urls)) is None:
+        if (index := _cached_index(file, urls)) is None:
             parts = [self._indexed(url) for url in urls]
             index = build_index((part.batch for part in parts), parts[0].form, ())
             save_index(file, index)
-        return _kept(file, urls) or index
+        return _cached_index(file, urls) or index
 
     def _indexed(self, url: str) -> Index:
         file = self._cache.beside(url, ".shard.arrow")
-        if (index := _kept(file, [url])) is None:
+        if (index := _cached_index(file, [url])) is None:
             tag = self._cache.look(url).tag
             path = self._cache.fetch(url)
             form = detect_format(path) or "records"
@@ -175,7 +175,7 @@ class RemoteShards(Shards):
         return self._window  # an open file keeps its space in the cache, evicted or not
 
 
-def _kept(file: Path, urls: list[str] | None = None) -> Index | None:
+def _cached_index(file: Path, urls: list[str] | None = None) -> Index | None:
     """The index in the cache, of these shards; None if it is damaged, of others, or not there."""
     try:
         index = read_index(file)

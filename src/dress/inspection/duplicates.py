@@ -45,7 +45,7 @@ class Findings:
         """Look at a record; returns the sha256 of its image, where there is one."""
         split, record = item.split, item.record
         if (key := digest(split, record.key)) in self._keys:
-            self._found("key twice", place(item))
+            self._report("key twice", place(item))
         self._keys.add(key)
         sha256 = None
         if record.image is not None:
@@ -53,7 +53,7 @@ class Findings:
             if item.image is not None:
                 sha256 = self._image(item, item.image)
             elif has_images:
-                self._found("image missing", f"{place(item)}: {record.image.id}")
+                self._report("image missing", f"{place(item)}: {record.image.id}")
         about = sha256 or (image_name(record.image) if record.image is not None else record.key)
         for number, dialogue in enumerate(record.dialogues):
             texts = [text for turn in dialogue.turns for text in (turn.user, turn.assistant or "")]
@@ -73,34 +73,34 @@ class Findings:
         where, record = place(item), item.record
         sha256 = hashlib.sha256(data).hexdigest()
         if record.image is not None and record.image.sha256 not in (None, sha256):
-            self._found("image differs", where)
+            self._report("image differs", where)
         first = self._bytes.setdefault(digest(item.split, sha256), record.key)
         if first != record.key:
-            self._found("same image", f"{where} and {first}")
+            self._report("same image", f"{where} and {first}")
         try:
             if animated(header(data, where, self.max_aspect)):
-                self._found("image animated", where)
+                self._report("image animated", where)
         except ImageError as error:
-            self._found(NARROW if error.reason == NARROW else "image unreadable", str(error))
+            self._report(NARROW if error.reason == NARROW else "image unreadable", str(error))
         return sha256
 
     def _repeated(self, where: str, about: tuple[str, str], texts: list[str]) -> None:
         question, answer = texts[0], digest(*about, *texts)
         question_digest = digest(*about, question)
         if question_digest in self._questions:
-            self._found("same question, same image", f"{where}: {question:.100}")
+            self._report("same question, same image", f"{where}: {question:.100}")
             if answer in self._answers:
-                self._found("same question and answers", f"{where}: {question:.100}")
+                self._report("same question and answers", f"{where}: {question:.100}")
         self._questions.add(question_digest)
         self._answers.add(answer)
         words = normalised(question)
         spellings = self._spelled.setdefault(digest(about[0], words), set())
         spelling = digest(question)
         if words and spellings and spelling not in spellings:
-            self._found("nearly the same question", f"{where}: {question:.100}")
+            self._report("nearly the same question", f"{where}: {question:.100}")
         spellings.add(spelling)
 
-    def _found(self, what: str, where: str) -> None:
+    def _report(self, what: str, where: str) -> None:
         self.counts[what] += 1
         examples = self.examples.setdefault(what, [])
         if len(examples) < EXAMPLES:

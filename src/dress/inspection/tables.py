@@ -74,9 +74,9 @@ def _change(split: str, criterion: str, turn: int, pairs: Counter[tuple[int, int
     before, after = (sum(pair[side] * number for pair, number in pairs.items()) / n for side in (0, 1))
     better = sum(number for pair, number in pairs.items() if pair[1] > pair[0])
     worse = sum(number for pair, number in pairs.items() if pair[1] < pair[0])
-    told = " / ".join(f"{100 * number / n:.0f} %" for number in (better, n - better - worse, worse))
+    shares = " / ".join(f"{100 * number / n:.0f} %" for number in (better, n - better - worse, worse))
     means = f"{before:.2f} → {after:.2f}"
-    return _row(split, criterion, f"{turn} → {turn + 1}", n, means, f"{value:+.2f} ± {high - value:.2f}", told)
+    return _row(split, criterion, f"{turn} → {turn + 1}", n, means, f"{value:+.2f} ± {high - value:.2f}", shares)
 
 
 def _by_split(title: str, words: str, head: Sequence[str], rows: list[list[str]]) -> Table:
@@ -118,9 +118,9 @@ def _leakage(leakage: Leakage | None) -> list[Table]:
     if leakage is None:
         return []
     total = leakage.all.dialogues
-    inspection = [(told, leakage.ways[way]) for way, told in WAYS.items()]
+    inspection = [(name, leakage.ways[way]) for way, name in WAYS.items()]
     inspection.append((f"counted as leaked (leaked_by={leakage.by})", leakage.leaked.dialogues))
-    ways = [_row(told, f"{number:,} of {total:,}", _share(number, total)) for told, number in inspection]
+    ways = [_row(name, f"{number:,} of {total:,}", _share(number, total)) for name, number in inspection]
     sides = (leakage.all, leakage.clean, leakage.leaked)
     rows = [_row(name, *(getattr(side, name) for side in sides)) for name in ("records", "dialogues", "answers")]
     for criterion in sorted(leakage.all.criteria):

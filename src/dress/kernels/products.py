@@ -22,7 +22,7 @@ from torch import Tensor
 BLOCK = 128
 """Queries of a segment that are scored together: fewer leave out more, more are larger products."""
 
-KEPT = 1024
+SAVED_KEYS = 1024
 """Keys up to which probabilities are kept for the backward pass; beyond, they are computed again."""
 
 
@@ -71,7 +71,7 @@ class _SegmentAttention(torch.autograd.Function):
             for first, last, low in _blocks(group, window):
                 p = _probabilities(q[:, :, first:last], k[:, low:], group, first, low, scale, window, softcap)
                 answers[:, :, first:last] = torch.bmm(p, v[:, low : low + p.shape[2]]).view(*_of(q, first, last))
-                saved.append(p if group.seen <= KEPT and any(ctx.needs_input_grad[:3]) else None)
+                saved.append(p if group.seen <= SAVED_KEYS and any(ctx.needs_input_grad[:3]) else None)
             _put(out, group.queries, answers, group)
         ctx.save_for_backward(query, key, value, *saved)
         ctx.groups, ctx.scale, ctx.window, ctx.softcap = groups, scale, window, softcap

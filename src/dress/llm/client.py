@@ -17,7 +17,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_expone
 
 from dress.base.progress import Advance, ignore
 from dress.base.ranks import processes
-from dress.base.redaction import replaced, secrets
+from dress.base.redaction import substitute, secrets
 from dress.config.raters import LLM, Endpoint, Replay
 from dress.llm.attempt import Attempt, repair
 from dress.llm.connection import Connection
@@ -369,7 +369,7 @@ class LLMClient:
         return Begin(
             call.key, request.content, self.model, json.dumps(request.sampling), request.prompt_version,
             None if request.image is None else hashlib.sha256(request.image).hexdigest(),
-            storable(json.dumps(replaced(list(request.messages), self._hidden), ensure_ascii=False)), call.form,
+            storable(json.dumps(substitute(list(request.messages), self._hidden), ensure_ascii=False)), call.form,
             reserved, self._lease, self.endpoint.budget,
         )  # fmt: skip
 
@@ -379,4 +379,4 @@ class LLMClient:
         return self._stopped
 
     def _hide(self, text: str) -> str:
-        return str(replaced(text, self._hidden))
+        return str(substitute(text, self._hidden))

@@ -231,7 +231,7 @@ def base_names(model: LVLM, settings: config.Model, facts: Mapping[str, Any]) ->
 def loaded_weights(model: LVLM, settings: config.Model) -> str | None:
     """Fingerprint of what the model was given from files before it learned anything; None if it was drawn."""
     from_files = {"vision.": settings.vision.weights is not None, "language.": settings.language.config is None}
-    loaded = tuple(part for part, is_given in from_files.items() if is_given)
+    loaded = tuple(part for part, from_file in from_files.items() if from_file)
     return fingerprint(model, {n for n in model.state_dict() if n.startswith(loaded) and "lora_" not in n})
 
 

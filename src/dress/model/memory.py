@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dress.kernels.memory import SHARE, free_bytes
-from dress.kernels.products import KEPT
+from dress.kernels.products import SAVED_KEYS
 from dress.model.lvlm import LVLM
 
 
@@ -25,7 +25,7 @@ def activation_bytes(model: LVLM, tokens: int, width: int) -> int:
     hidden, layers = text.hidden_size, text.num_hidden_layers
     inner = getattr(text, "intermediate_size", None) or 4 * hidden
     products = model.fused and width == 2 and model.device.type == "cpu"
-    keys = min(tokens, KEPT) * text.num_attention_heads if products else 0
+    keys = min(tokens, SAVED_KEYS) * text.num_attention_heads if products else 0
     wide = 2 if model.fused and width == 2 else 4
     return tokens * layers * (12 * hidden + wide * inner + keys) * width
 

@@ -61,7 +61,7 @@ class LVLMNLF(Source):
         image = plain_path(value.get("image_id"), "image_id")
         criterion = _criterion(place.file)
         dialogue = _dialogue(value, place, criterion)
-        _check_kept(value, image, dialogue)
+        _check_lossless(value, image, dialogue)
         key = f"coco-{image[:12]}" if re.fullmatch(r"\d{12}\.jpg", image) else None
         source = f"{self.name}/{criterion}" if criterion else self.name
         annotation = ImageAnnotation(captions=list(dict.fromkeys(_captions(value))))
@@ -189,7 +189,7 @@ def _turn_row(turn: Turn, criterion: Criterion | None) -> dict[str, Any]:
     return _ordered(values | more, (*TURN[:3], spelling), rest)
 
 
-def _check_kept(row: dict[str, Any], image_id: str, dialogue: Dialogue) -> None:
+def _check_lossless(row: dict[str, Any], image_id: str, dialogue: Dialogue) -> None:
     """Raises RowError: what is written would not give the row back (NaN, 1e999, half a surrogate pair …)."""
     try:
         again = row_of(image_id, Dialogue.model_validate_json(dialogue.model_dump_json()))

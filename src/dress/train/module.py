@@ -57,9 +57,9 @@ class DressModule(L.LightningModule):
         self._since = time.monotonic()
         self._phases = tuple(stage.phases)
         self._sums = torch.zeros(3, len(self._phases), dtype=torch.float64)
-        self._packing = torch.zeros(4, dtype=torch.float64)  # records split; room in full forests, tokens there; idle
+        self._packing = torch.zeros(4, dtype=torch.float64)  # records split; tokens that full forests hold, tokens there; idle
         self._tokens = 0
-        self._held = False  # frozen weights, in bf16
+        self._frozen_in_bf16 = False  # frozen weights, in bf16
         self._held_out = torch.zeros_like(self._sums)
         self.unreached_steps = 0
         """Steps whose records reached no trained parameter on any rank (a projector alone, text-only records)."""
@@ -70,7 +70,7 @@ class DressModule(L.LightningModule):
             keep_freed_memory()
         if str(self.trainer.precision) == "bf16-mixed":
             self.model.hold_frozen(torch.bfloat16)
-            self._held = True
+            self._frozen_in_bf16 = True
         setting, language = self.learning.training.checkpointing, self.model.language
         half = "16" in str(self.trainer.precision)
         if setting == "on" or (setting == "auto" and needs_checkpointing(self.model, self.tokens, self.device, half)):
@@ -80,7 +80,7 @@ class DressModule(L.LightningModule):
 
     def on_fit_end(self) -> None:
         """Give frozen weights their fp32 back."""
-        if self._held:
+        if self._frozen_in_bf16:
             self.model.hold_frozen(torch.float32)
 
     def training_step(self, step: Batch, batch_idx: int) -> Tensor:
@@ -215,13 +215,13 @@ class DressModule(L.LightningModule):
         for name, loss, count in means(sums, self._phases):
             logged[f"{name}/loss"] = loss
             logged[f"{name}/supervised_tokens"] = count
-        split, room, filled, idle = self.trainer.strategy.reduce(
+        split, capacity, filled, idle = self.trainer.strategy.reduce(
             self._packing.to(self.device), reduce_op="sum"
         ).tolist()
         logged["train/split_trees"] = split
         logged["train/idle_records"] = idle  # their phases found nothing to learn in them
-        if room:
-            logged["train/forest_fill"] = filled / room
+        if capacity:
+            logged["train/forest_fill"] = filled / capacity
         logged["train/grad_norm"] = norm
         logged["train/lr"] = lr
         self.history.append(logged)

@@ -72,12 +72,12 @@ class StepDataset(Dataset[Batch]):
         try:
             record = shards.record(place.sample)
             picture = shards.features(place.sample) if self.data.features else shards.image(place.sample)
-            return self.made(record, picture, where, self.stream.rng(place))
+            return self.example(record, picture, where, self.stream.rng(place))
         except (RecordError, ChangedShardError) as error:
             self.reject(where, str(error))
             return None
 
-    def made(self, record: Record, picture: bytes | Tensor | None, where: str, rng: Random) -> Example:
+    def example(self, record: Record, picture: bytes | Tensor | None, where: str, rng: Random) -> Example:
         """One record's trees and pixels or features; without a tree if it gives nothing to train on.
 
         Args:

@@ -67,7 +67,7 @@ class WebdatasetSteps(IterableDataset[Batch]):
                     if dataset.data.features:
                         picture = decode(np.frombuffer(bytearray(raw[FEATURES]), np.uint8)) if FEATURES in raw else None
                     rng = rng_for(dataset.stream.seed, epoch, raw["__key__"])
-                    yield dataset.made(Record.parse(raw["json"], where), picture, where, rng)
+                    yield dataset.example(Record.parse(raw["json"], where), picture, where, rng)
                 except (RecordError, FeatureError) as error:
                     dataset.reject(where, str(error))
             epoch += 1
