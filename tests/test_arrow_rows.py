@@ -17,8 +17,8 @@ from imports import content, do_import, json_lines, photo, photos, records, reje
 from test_sources import aspects, fire, said, vlfeedback
 
 from dress.inspection.data_set import DataSet
-from dress.sources.protocol import SourceError, Table
-from dress.sources.tables import rows_of, tables_of
+from dress.sources.protocol import RowFile, SourceError
+from dress.sources.row_files import row_files_of, rows_of
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 MESSAGE = pa.struct([("role", pa.string()), ("type", pa.string()), ("value", pa.string())])
@@ -63,7 +63,7 @@ def llava(number: int, image: bytes | None = None, path: str | None = "image.jpg
 
 
 def rows(path: Path) -> list[Any]:
-    return [json.loads(row.data) for row in rows_of(Table(path))(0)]
+    return [json.loads(row.data) for row in rows_of(RowFile(path))(0)]
 
 
 def test_fire_in_parquet_gives_the_records_of_fire_in_json(tmp_path: Path) -> None:
@@ -177,12 +177,12 @@ def test_values_are_those_of_the_same_set_as_json(tmp_path: Path) -> None:
 def test_which_files_of_a_folder_are_rows(tmp_path: Path) -> None:
     for name in ("train-00000-of-00001", "test-00000-of-00001", "validation", "evaluations", "tests"):
         parquet(tmp_path / "data" / f"{name}.parquet", [llava(0)], LLAVA)
-    held = [table.file.stem for table in tables_of(tmp_path, "*.json") if table.test]
+    held = [table.file.stem for table in row_files_of(tmp_path, "*.json") if table.test]
     assert held == ["test-00000-of-00001", "validation"]
     (tmp_path / "dataset_infos.json").write_text("{}")
-    assert len(tables_of(tmp_path, "*.json")) == 5
+    assert len(row_files_of(tmp_path, "*.json")) == 5
     (tmp_path / "rows.json").write_text("[]")
-    assert [table.file.name for table in tables_of(tmp_path, "*.json")] == ["rows.json"]
+    assert [table.file.name for table in row_files_of(tmp_path, "*.json")] == ["rows.json"]
     assert [item.record.dialogues[0].turns[0].user for item in DataSet(str(tmp_path / "data"))] == ["What is 0?"] * 5
 
 
@@ -190,10 +190,10 @@ def test_reading_goes_on_behind_any_row(tmp_path: Path) -> None:
     given = [llava(number, photo(number)) for number in range(7)]
     folder = saved(tmp_path / "saved", given, LLAVA)
     for path in (parquet(tmp_path / "x.parquet", given, LLAVA, row_group_size=3), folder / "data-00000-of-00002.arrow"):
-        everything = list(rows_of(Table(path))(0))
+        everything = list(rows_of(RowFile(path))(0))
         assert [row.number for row in everything] == list(range(1, len(everything) + 1))
         for number in range(len(everything) + 1):
-            assert list(rows_of(Table(path))(number)) == everything[number:]
+            assert list(rows_of(RowFile(path))(number)) == everything[number:]
 
 
 def test_memory_does_not_grow_with_a_parquet_file(tmp_path: Path) -> None:
@@ -203,8 +203,8 @@ def test_memory_does_not_grow_with_a_parquet_file(tmp_path: Path) -> None:
         with pq.ParquetWriter(path, pa.schema([("x", pa.binary())]), compression="none", use_dictionary=False) as out:
             for _ in range(megabytes // 20):
                 out.write_table(pa.table({"x": noise.cast(pa.binary())}))
-        code = "from dress.sources.tables import *; from pathlib import Path; import resource; "
-        code += f"n = sum(1 for _ in rows_of(Table(Path({str(path)!r})))(0)); "
+        code = "from dress.sources.row_files import *; from pathlib import Path; import resource; "
+        code += f"n = sum(1 for _ in rows_of(RowFile(Path({str(path)!r})))(0)); "
         code += "print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         command = [sys.executable, "-c", code]
         done = subprocess.run(

@@ -49,9 +49,12 @@ def test_every_stage_leaves_what_the_next_one_needs(finished):
     assert (finished / "report.html").exists()
 
 
+HEADLINE = {"sft": "none", "dress": "praise"}
+
+
 def test_metrics_are_a_function_of_the_outcomes_and_complete(finished):
     stored = json.loads((finished / "metrics.json").read_text())
-    assert stored == json.loads(json.dumps(metrics(load_outcomes(finished / "outcomes.jsonl"))))
+    assert stored == json.loads(json.dumps(metrics(load_outcomes(finished / "outcomes.jsonl"), HEADLINE)))
     assert stored.keys() == {"sft", "dress", "conditions"}
     assert stored["conditions"].keys() == {f"{m}/{c}" for m in ("sft", "dress") for c in ("none", "praise")}
     for model in ("sft", "dress"):

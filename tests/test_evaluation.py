@@ -61,7 +61,7 @@ def test_nothing_counted_is_no_figure():
     got = figures([])
     assert got["helpfulness/accuracy"] == {"value": None, "n": 0, "low": None, "high": None}
     assert got["interaction/mean_rating"] == []
-    assert metrics([]) == {"conditions": {}}
+    assert metrics([], {}) == {"conditions": {}}
 
 
 def test_intervals():

@@ -153,7 +153,7 @@ def test_files_are_found_by_name_here_or_in_the_publishers_folder(tmp_path: Path
     (tmp_path / "LVLM_NLF").mkdir()
     for name in (*FILES[1:], "LVLM_NLF/helpfulness_nlf.jsonl", "other.jsonl"):
         (tmp_path / name).write_text("")
-    found = [table.file.relative_to(tmp_path).as_posix() for table in LVLMNLF().tables(tmp_path)]
+    found = [table.file.relative_to(tmp_path).as_posix() for table in LVLMNLF().row_files(tmp_path)]
     assert sorted(found) == ["LVLM_NLF/helpfulness_nlf.jsonl", *sorted(FILES[1:])]
 
 

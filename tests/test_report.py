@@ -79,12 +79,13 @@ def rated(cells: Mapping[tuple[str, str], int]) -> list[Outcome]:
 
 
 ALL = rated(CELLS)
+HEADLINE = {"sft": "none", "dress": "praise"}
 
 
 def run_folder(folder: Path, outcomes: list[Outcome], stages: bool = True) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     save_outcomes(folder / "outcomes.jsonl", outcomes)
-    write_json(folder / "metrics.json", metrics(outcomes))
+    write_json(folder / "metrics.json", metrics(outcomes, HEADLINE))
     if stages:
         names = ("align", "sft", "collect", "dress", "eval")
         run = {
@@ -98,7 +99,7 @@ def run_folder(folder: Path, outcomes: list[Outcome], stages: bool = True) -> di
         for stage, (phase, before) in TRAINED.items():
             write_json(folder / f"stages/{stage}/history.json", history(phase, before))
         write_json(folder / "stages/collect/ratings.json", RATINGS)
-    return metrics(outcomes)
+    return metrics(outcomes, HEADLINE)
 
 
 def history(phase: str, before: int) -> list[dict[str, float]]:
@@ -141,7 +142,7 @@ def test_every_figure_stands_in_the_table_of_the_report(tmp_path: Path) -> None:
 
 
 def test_the_terminal_table_fits_80_columns_and_has_all_cells() -> None:
-    found = metrics(ALL)
+    found = metrics(ALL, HEADLINE)
     text = printed(metrics_table(found))
     assert "…" not in text and max(map(len, text.splitlines())) <= 80
     heads = next(line for line in text.splitlines() if "sft/none" in line).split()[3:]
@@ -157,7 +158,7 @@ def test_the_sentence_the_facts_and_the_notes_stand_in_the_head(tmp_path: Path) 
     metrics = run_folder(tmp_path, ALL)
     text = plain(Parsed(report(tmp_path, notes=["Only 700 photos."])).text)
     before, after = (100 * metrics[m]["harmlessness/safe_share"]["value"] for m in ("sft", "dress"))
-    assert f"answers {after:.1f} % of harmful requests safely (SFT: {before:.1f} %)" in text
+    assert f"answers {after:.1f} % of harmful requests safely (sft: {before:.1f} %)" in text
     facts = ("seed 7", "scale tiny", "data shapes", "time 6 min 43 s", "collect 1 min 5 s", "Only 700 photos.")
     assert all(fact in text for fact in facts)
 
@@ -239,8 +240,8 @@ def test_scenes_show_all_kinds_with_answers_feedback_and_second_try(tmp_path: Pa
         )
         parts = [
             record.key, kind, sft.user,
-            f"SFT rated {sft.rating} of 4 {sft.answer}",
-            f"DRESS rated {first.rating} of 4 {first.answer}",
+            f"sft rated {sft.rating} of 4 {sft.answer}",
+            f"dress rated {first.rating} of 4 {first.answer}",
             f"Critique {first.critique}", f"Refinement {first.refinement}",
             f"Second try rated {second.rating} of 4 {second.answer}",
         ]  # fmt: skip
@@ -297,7 +298,7 @@ def test_an_sft_only_run_without_any_other_file(tmp_path: Path) -> None:
     outcomes = [o for o in ALL if (o.model, o.condition) == ("sft", "none")]
     run_folder(tmp_path, outcomes, stages=False)
     page = Parsed(report(tmp_path, scenes=3))
-    assert "The SFT model names an object" in page.text and "DRESS rated" not in page.text
+    assert "The sft model names an object" in page.text and "dress rated" not in page.text
     assert page.text.count("Second try") == len(page.cards) == 3
     assert page.text.count("This run has nothing to show here.") == 1  # it did not train
     (tmp_path / "outcomes.jsonl").unlink()
@@ -321,7 +322,7 @@ def test_what_was_not_rated_is_a_dash(tmp_path: Path) -> None:
 
 def report_of_nothing(folder: Path) -> str:
     run_folder(folder, [], stages=False)
-    assert printed(metrics_table(metrics([]))) and printed(runs_table({}))
+    assert printed(metrics_table(metrics([], HEADLINE))) and printed(runs_table({}))
     return report(folder)
 
 
@@ -352,7 +353,7 @@ def test_runs_side_by_side_with_their_mean() -> None:
 
 
 def test_runs_of_different_models_have_no_mean() -> None:
-    sft = {"sft": metrics(ALL)["sft"]}
+    sft = {"sft": metrics(ALL, HEADLINE)["sft"]}
     text = printed(runs_table({"[a]": run_with_rating(3.0), "b": sft, "c": {}}))
     shown = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
     assert shown["[a]"][0] == "dress" and shown["b"][0] == "sft" and "mean" not in shown
@@ -361,7 +362,7 @@ def test_runs_of_different_models_have_no_mean() -> None:
 
 
 def run_with_rating(value: float) -> dict[str, Any]:
-    found = metrics(ALL)
+    found = metrics(ALL, HEADLINE)
     found["dress"]["helpfulness/mean_rating"]["value"] = value
     return found
 

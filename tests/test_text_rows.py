@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dress.sources import text_rows
-from dress.sources.protocol import RowError, SourceError, Table
+from dress.sources.protocol import RowError, RowFile, SourceError
 from dress.sources.rows import Row
 from dress.sources.strict_json import parse, parse_bytes
 
@@ -26,7 +26,7 @@ SURROGATES = [chr(code) for code in range(0xD800, 0xE000)]
 
 
 def rows(path: Path, array: str = "", after: int = 0) -> list[Row]:
-    return list(text_rows.text_rows(Table(path, array))(after))
+    return list(text_rows.text_rows(RowFile(path, array))(after))
 
 
 def data(path: Path, array: str = "") -> list[bytes]:

@@ -35,7 +35,7 @@ def redacted(plain: Any, *names: str) -> Any:
         plain: strings, or dicts and lists of them; other values stay.
         names: of variables that are secret whatever they are called and however short their value is.
     """
-    return replaced(hide(plain), secrets(*names))
+    return substitute(hide(plain), secrets(*names))
 
 
 def secrets(*names: str) -> dict[str, str]:

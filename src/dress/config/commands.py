@@ -17,7 +17,7 @@ class CollectCommand(CollectSettings, Consent):
     """`src/collect.py`: whose answers are collected, and who judges them."""
 
     responder: ResponderName  # a run folder, a file of answers, or the address of a server
-    stage: str = "sft"  # of a run: whose model
+    stage: str  # of a run: whose model
     server: Server = Server()  # where the responder is one
     out: str
     data: Data | None = None  # whose prompts are asked; null = the run's own

@@ -138,7 +138,9 @@ def check_encoder(stored: Mapping[str, Any] | None, expected: Mapping[str, str],
     make = "python src/prepare.py task=features makes them"
     if stored is None:
         raise FeatureError(f"{where}: data.features=true: expected stored features, found none; {make}")
-    unlike = sorted(name for name in {*stored["encoder"], *expected} if stored["encoder"].get(name) != expected.get(name))
+    unlike = sorted(
+        name for name in {*stored["encoder"], *expected} if stored["encoder"].get(name) != expected.get(name)
+    )
     if unlike:
         pairs = "; ".join(f"{n}: expected {expected.get(n)}, got {stored['encoder'].get(n)}" for n in unlike)
         raise FeatureError(f"{where}: data.features=true: features of another encoder: {pairs}; {make} anew")

@@ -17,7 +17,6 @@ from dress.report.figures import CONDITIONS, cells, main_cells, metrics_table, q
 from dress.report.page import Page, Section, write_page
 from dress.report.tables import NOTHING
 
-NAMES = {"sft": "SFT", "dress": "DRESS"}
 OTHERS = ("phase-rating", "phase-refinement", "phase-best_of", "phase-align")
 """Colours of models between the first and the last."""
 EMPTY = "This run has nothing to show here."
@@ -66,14 +65,14 @@ def summary(metrics: Mapping[str, Any]) -> str:
     """The result in one plain sentence."""
     by_key = {quantity.key: quantity for quantity in quantities(metrics) if not quantity.turn}
     models = [name for name in metrics if name != CONDITIONS]
-    first, model = (models[0], models[-1]) if models else ("sft", "sft")
+    first, model = (models[0], models[-1]) if models else ("", "")
     figures = metrics.get(model) or {}
     before = metrics[first] if model != first else None
     phrases = []
     for key, words in _PHRASES.items():
         value = by_key[key].value(figures)
         if value != NOTHING:
-            phrases.append(words.format(value) + (f" ({_name(first)}: {by_key[key].value(before)})" if before else ""))
+            phrases.append(words.format(value) + (f" ({first}: {by_key[key].value(before)})" if before else ""))
     unsolved = [figure["value"] for figure in figures.get("interaction/mean_rating_unsolved") or []][:2]
     if len(unsolved) == 2 and None not in unsolved:
         phrases.append(
@@ -82,7 +81,7 @@ def summary(metrics: Mapping[str, Any]) -> str:
         )
     if not phrases:
         return "Nothing could be measured in this run."
-    subject = "After learning from feedback, the model" if before else f"The {_name(model)} model"
+    subject = "After learning from feedback, the model" if before else f"The {model} model"
     *most, final = phrases
     return f"{subject} {', '.join(most)}{' and ' if most else ''}{final}."
 
@@ -106,10 +105,6 @@ def _facts(run: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
         "peak memory": f"{run['peak_memory_gib']:.2f} GiB" if run.get("peak_memory_gib") else None,
         "stages": " → ".join(f"{stage} {_duration(seconds)}" for stage, seconds in stages.items()) or None,
     }
-
-
-def _name(model: str) -> str:
-    return NAMES.get(model, model)
 
 
 def _interaction(metrics: Mapping[str, Any]) -> list[Chart]:
@@ -136,8 +131,8 @@ def _points(figures: Sequence[Mapping[str, Any]]) -> list[Point]:
 
 
 def _colour(number: int, models: int) -> str:
-    """Of the line of a model: those of SFT and DRESS for the first and the last."""
-    return "sft" if number == 0 else "dress" if number == models - 1 else OTHERS[(number - 1) % len(OTHERS)]
+    """Of the line of a model."""
+    return "first" if number == 0 else "last" if number == models - 1 else OTHERS[(number - 1) % len(OTHERS)]
 
 
 def _training(folder: Path) -> list[Chart]:
@@ -196,8 +191,8 @@ def _conversation(tries: Mapping[str, Tries], main: Sequence[str]) -> Conversati
     comments = [
         Comment(title, text) for title, text in (("Critique", first.critique), ("Refinement", first.refinement)) if text
     ]
-    answers = [_answer(_name(tries[cell][0].model), tries[cell][0], weight(cell, main)) for cell in before]
-    answers.append(_answer(_name(first.model), first, weight(last, main), comments))
+    answers = [_answer(tries[cell][0].model, tries[cell][0], weight(cell, main)) for cell in before]
+    answers.append(_answer(first.model, first, weight(last, main), comments))
     answers += [_answer("Second try", second, weight(last, main)) for second in later[:1]]
     return Conversation(f"{first.kind} · {first.criterion or 'no criterion'}", [Exchange(first.user or "", answers)])
 

@@ -15,8 +15,8 @@ from dress.sources.llava import LLaVA
 from dress.sources.lvlm_nlf import LVLMNLF
 from dress.sources.merging import image_of
 from dress.sources.protocol import Part, Place, RowError, Source
+from dress.sources.row_files import row_files_of, rows_of
 from dress.sources.strict_json import parse_bytes
-from dress.sources.tables import rows_of, tables_of
 
 QUESTIONS: dict[str, Criterion | None] = {"query": "harmlessness", "safe_query": None, "question": None, "text": None}
 """Fields of a row that hold one question, and what it is a question of (VLSafe, POPE, LLaVA's evaluations)."""
@@ -54,8 +54,8 @@ class DataSet:
         self.has_images = place.is_dir() and next(place.glob("**/*.tar"), None) is not None
         """Shards hold images, rows name them."""
         self._shards = open_splits(path, on_damage="skip") if self.has_images else {}
-        self._tables = [] if self.has_images else tables_of(place, "*.jsonl")
-        self.splits = list(self._shards) or [table.file.stem for table in self._tables]
+        self._row_files = [] if self.has_images else row_files_of(place, "*.jsonl")
+        self.splits = list(self._shards) or [row_file.file.stem for row_file in self._row_files]
 
     def __iter__(self) -> Iterator[Item]:
         """Raises ValueError: a file of rows without users' texts."""
@@ -76,9 +76,9 @@ class DataSet:
                     self.damage.append(str(error))
 
     def _rows(self) -> Iterator[Item]:
-        for table in self._tables:
-            file, number, size = table.file, 0, 0
-            for row in rows_of(table)(0):
+        for row_file in self._row_files:
+            file, number, size = row_file.file, 0, 0
+            for row in rows_of(row_file)(0):
                 number += 1
                 try:
                     if row.fault:

@@ -17,7 +17,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_expone
 
 from dress.base.progress import Advance, ignore
 from dress.base.ranks import processes
-from dress.base.redaction import substitute, secrets
+from dress.base.redaction import secrets, substitute
 from dress.config.raters import LLM, Endpoint, Replay
 from dress.llm.attempt import Attempt, repair
 from dress.llm.connection import Connection

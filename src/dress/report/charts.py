@@ -190,7 +190,7 @@ def histogram(title: str, bars: Sequence[tuple[str, int]], x_name: str) -> Chart
     x = alt.X("first:N", title=x_name, sort=None, axis=alt.Axis(labelAngle=0, labelOverlap=True))
     y = alt.Y("number:Q", title="how many", axis=alt.Axis(format=",d", tickMinStep=1, tickCount=5))
     tooltip = [alt.Tooltip("first:N", title=f"{x_name} from"), alt.Tooltip("number:Q", title="how many", format=",d")]
-    layer = alt.Chart(alt.InlineData(values)).mark_bar(color="var(--dress)").encode(x=x, y=y, tooltip=tooltip)
+    layer = alt.Chart(alt.InlineData(values)).mark_bar(color="var(--last)").encode(x=x, y=y, tooltip=tooltip)
     return _chart(title, [layer], (f"{x_name} from", "how many"), [(first, f"{number:,}") for first, number in bars])
 
 

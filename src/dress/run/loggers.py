@@ -25,8 +25,8 @@ from dress.base.redaction import redacted
 from dress.config.targets import LOGGER, TARGET, build, check_target
 from dress.phases.conditions import headline
 from dress.run.result_rows import (
+    LoggedTable,
     Samples,
-    Table,
     figures_table,
     flat_figures,
     ratings_table,
@@ -258,7 +258,7 @@ def _results_to_wandb(
     settings: config.Config,
     key: str,
     flat: dict[str, float],
-    tables: dict[str, Table],
+    tables: dict[str, LoggedTable],
     pictures: Samples,
 ) -> None:
     import wandb
@@ -280,7 +280,7 @@ def _results_to_wandb(
 def _results_to_tensorboard(
     folder: Path,
     flat: dict[str, float],
-    tables: dict[str, Table],
+    tables: dict[str, LoggedTable],
     pictures: Samples,
 ) -> None:
     _need_tensorboard()
@@ -293,7 +293,7 @@ def _results_to_tensorboard(
     for name, table in tables.items():
         writer.add_text(name, table.markdown())
     for number, row in enumerate(pictures.rows):
-        writer.add_text(f"samples/{number}", Table(pictures.columns, [row.values]).markdown())
+        writer.add_text(f"samples/{number}", LoggedTable(pictures.columns, [row.values]).markdown())
         picture = row.picture()
         if picture is not None:
             writer.add_image(f"samples/{number}", np.asarray(picture), dataformats="HWC")

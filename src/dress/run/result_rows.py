@@ -26,7 +26,7 @@ SAMPLES = 12
 
 
 @dataclass(frozen=True)
-class Table:
+class LoggedTable:
     """Rows under named columns."""
 
     columns: tuple[str, ...]
@@ -91,17 +91,17 @@ def flat_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
     return flat
 
 
-def figures_table(metrics: Mapping[str, Any]) -> Table:
+def figures_table(metrics: Mapping[str, Any]) -> LoggedTable:
     """Every figure of every model and condition, with n and interval."""
     rows = [
         (cell, name, turn, one["value"], one["n"], one["low"], one["high"])
         for cell, figures in metrics.get("conditions", {}).items()
         for name, turn, one in _figures(figures)
     ]
-    return Table(("model/condition", "figure", "turn", "value", "n", "low", "high"), rows)
+    return LoggedTable(("model/condition", "figure", "turn", "value", "n", "low", "high"), rows)
 
 
-def ratings_table(run_dir: Path) -> Table:
+def ratings_table(run_dir: Path) -> LoggedTable:
     """How often each rating was given to the answers that the run's collect stages collected; how many were cut."""
     rows = [
         (file.parent.name, criterion, int(turn), *counts, *_ends(file.with_name(ENDINGS), criterion, turn, counts))
@@ -109,7 +109,7 @@ def ratings_table(run_dir: Path) -> Table:
         for criterion, turns in read_json(file).items()
         for turn, counts in turns.items()
     ]
-    return Table(("stage", "criterion", "turn", "1", "2", "3", "4", "unrated", "cut", "end unknown"), rows)
+    return LoggedTable(("stage", "criterion", "turn", "1", "2", "3", "4", "unrated", "cut", "end unknown"), rows)
 
 
 def _ends(file: Path, criterion: str, turn: str, counts: Sequence[int]) -> tuple[float | None, int]:

@@ -19,9 +19,9 @@ from dress.coco.mentions import COCO80
 from dress.coco.questions import questions
 from dress.record import ImageAnnotation, ImageRef, Object, Record
 from dress.sources.fields import plain_path
-from dress.sources.protocol import Part, Place, RowError, Source, SourceError, Table
+from dress.sources.protocol import Part, Place, RowError, RowFile, Source, SourceError
+from dress.sources.row_files import row_files_of
 from dress.sources.strict_json import parse_bytes
-from dress.sources.tables import tables_of
 from dress.sources.text_rows import arrays, text_rows
 
 IMAGE_FIELDS = ("image", "file_name", "filename", "image_path", "filepath", "path")
@@ -61,17 +61,17 @@ class Captions(Source):
     def __init__(self) -> None:
         self._categories: dict[str, dict[int, str]] = {}
 
-    def tables(self, path: Path) -> list[Table]:
-        """Files of the format; see `protocol.Source.tables`."""
-        tables = tables_of(path, "*.json", "*.jsonl", "*.csv", "*.tsv")
+    def row_files(self, path: Path) -> list[RowFile]:
+        """Files of the format; see `protocol.Source.row_files`."""
+        row_files = row_files_of(path, "*.json", "*.jsonl", "*.csv", "*.tsv")
         if path.is_file() and path.name.startswith("captions_"):
             instances = path.with_name(path.name.replace("captions_", "instances_", 1))
-            tables += [Table(instances)] if instances.is_file() else []
-        tables = [table for table in tables if not table.file.name.startswith(NO_ROWS)]
+            row_files += [RowFile(instances)] if instances.is_file() else []
+        row_files = [row_file for row_file in row_files if not row_file.file.name.startswith(NO_ROWS)]
         return [
             part
-            for table in tables
-            for part in ([Table(table.file, a) for a in ARRAYS] if _is_coco(table.file) else [table])
+            for row_file in row_files
+            for part in ([RowFile(row_file.file, a) for a in ARRAYS] if _is_coco(row_file.file) else [row_file])
         ]
 
     def image_roots(self, path: Path) -> list[Path]:
@@ -150,7 +150,7 @@ def _is_coco(file: Path) -> bool:
 
 def _categories(file: Path) -> dict[int, str]:
     names = {}
-    for row in text_rows(Table(file, "categories"))(0):
+    for row in text_rows(RowFile(file, "categories"))(0):
         try:
             category = parse_bytes(row.data)
             names[int(category["id"])] = str(category["name"])

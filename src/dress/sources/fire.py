@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dress.record import Dialogue, Feedback, Turn
 from dress.sources.fields import plain_path, rating, without_mark
-from dress.sources.protocol import Part, Place, RowError, Source, Table
-from dress.sources.tables import tables_of
+from dress.sources.protocol import Part, Place, RowError, RowFile, Source
+from dress.sources.row_files import row_files_of
 
 LOW, HIGH = 1, 10
 ANNOTATOR = "fire-teacher"
@@ -57,9 +57,9 @@ class FIRE(Source):
     splits = ("prompts", "feedback", "eval")
     usual = ("feedback", "eval")
 
-    def tables(self, path: Path) -> list[Table]:
+    def row_files(self, path: Path) -> list[RowFile]:
         """A file, or all `*.json` and `*.jsonl` of a folder."""
-        return tables_of(path, "*.json", "*.jsonl")
+        return row_files_of(path, "*.json", "*.jsonl")
 
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
         """One part a row; see `protocol.Source.parts`."""

@@ -33,11 +33,11 @@ from dress.sources.destination import (
     replace,
 )
 from dress.sources.pool import Pool, cores
-from dress.sources.protocol import SPLITS, Source, SourceError, Table
+from dress.sources.protocol import SPLITS, RowFile, Source, SourceError
+from dress.sources.row_files import rows_of
 from dress.sources.rows import MAX_ROW_BYTES, Row, Rows
 from dress.sources.state import State
 from dress.sources.strict_json import is_reject, parse_bytes
-from dress.sources.tables import rows_of
 from dress.sources.worker import NOTED, Input, Job
 
 REJECTS_FILE, REJECT_IMAGES = "rejects.jsonl", "reject_images"
@@ -96,9 +96,11 @@ def run_import(source: Source, settings: Import, progress: Progress) -> ImportRe
     read_too = source.open(origin, images)
     roots = (images,) if images else tuple(source.image_roots(origin))
     roots += (path.with_name(REJECT_IMAGES),) if rejects else ()
-    tables = [Table(path)] if rejects else source.tables(path)
-    readers = [rows_of(table) for table in tables]
-    inputs = tuple(Input(at.file, _name(at.file, path), at.array, at.test, _is_reject_file(at.file)) for at in tables)
+    row_files = [RowFile(path)] if rejects else source.row_files(path)
+    readers = [rows_of(row_file) for row_file in row_files]
+    inputs = tuple(
+        Input(at.file, _name(at.file, path), at.array, at.test, _is_reject_file(at.file)) for at in row_files
+    )
     sums = {_name(file, path): checksum(file) for file in dict.fromkeys([*(at.path for at in inputs), *read_too])}
     fingerprint = _fingerprint(source, settings, splits, sums)
     earlier = None if settings.overwrite else earlier_import(out, fingerprint, roots)
@@ -135,31 +137,31 @@ def _read(work: _Work, readers: list[Rows]) -> None:
     state = work.state
     work.progress.start("read rows (MB)", sum(at.path.stat().st_size for at in work.pool.job.inputs) // 1_000_000)
     size = 0
-    for table, rows in enumerate(readers):
-        last = state.last_row(table)
+    for file_number, rows in enumerate(readers):
+        last = state.last_row(file_number)
         if last is None:
             continue
-        for (_, batch), results in work.pool.map("rows", _batches(table, map(state.add_images, rows(last)))):
-            state.add(table, batch, results)
+        for (_, batch), results in work.pool.map("rows", _batches(file_number, map(state.add_images, rows(last)))):
+            state.add(file_number, batch, results)
             size += sum(len(row.data) for row in batch)
             work.progress.advance(size // 1_000_000)
             size %= 1_000_000
-        state.add(table, [], [], done=True)
+        state.add(file_number, [], [], done=True)
     state.prune()
     work.progress.end()
 
 
-def _batches(table: int, rows: Iterator[Row]) -> Iterator[tuple[int, list[Row]]]:
+def _batches(file_number: int, rows: Iterator[Row]) -> Iterator[tuple[int, list[Row]]]:
     batch: list[Row] = []
     size = 0
     for row in rows:
         batch.append(row)
         size += len(row.data)
         if len(batch) == BATCH_ROWS or size > BATCH_BYTES:
-            yield table, batch
+            yield file_number, batch
             batch, size = [], 0
     if batch:
-        yield table, batch
+        yield file_number, batch
 
 
 def _check(work: _Work) -> None:
@@ -225,8 +227,8 @@ def _report(work: _Work, files: dict[str, str]) -> dict[str, Any]:
 def _write_rejects(work: _Work) -> None:
     """The reject file, and beside it the images that the rejected rows' own files hold."""
     with (work.aside / REJECTS_FILE).open("w", encoding="utf-8") as file:
-        for table, row in work.state.rejects():
-            file.write(json.dumps(work.pool.here.reject(table, row), ensure_ascii=False) + "\n")
+        for file_number, row in work.state.rejects():
+            file.write(json.dumps(work.pool.here.reject(file_number, row), ensure_ascii=False) + "\n")
             for name in re.findall(rb'"([0-9a-f]{32}[/.][^"\\]+)"', row.data):
                 image = work.pool.here.reader.image(name.decode(errors="replace"))
                 if image is not None:
@@ -238,8 +240,8 @@ def _write_rejects(work: _Work) -> None:
 def _refuse_if_none(work: _Work, path: Path) -> None:
     if not work.state.number("good"):
         why = ""
-        for table, row in work.state.rejects():
-            place = f"{work.pool.job.inputs[table].name}:{row.number}"
+        for file_number, row in work.state.rejects():
+            place = f"{work.pool.job.inputs[file_number].name}:{row.number}"
             why = f" ({work.state.reasons()}; first: {place}: {row.fault and row.fault.detail})"
             break
         raise SourceError(f"{path}: expected rows, got none that can be used{why}")

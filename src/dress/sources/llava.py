@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dress.record import Dialogue, Turn
 from dress.sources.fields import IMAGE_MARK, plain_path, without_mark
-from dress.sources.protocol import Part, Place, RowError, Source, Table
-from dress.sources.tables import tables_of
+from dress.sources.protocol import Part, Place, RowError, RowFile, Source
+from dress.sources.row_files import row_files_of
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
@@ -45,9 +45,9 @@ class LLaVA(Source):
     splits = ("sft", "prompts", "eval")
     usual = ("sft", "eval")
 
-    def tables(self, path: Path) -> list[Table]:
+    def row_files(self, path: Path) -> list[RowFile]:
         """A file, or all `*.json` and `*.jsonl` of a folder."""
-        return tables_of(path, "*.json", "*.jsonl")
+        return row_files_of(path, "*.json", "*.jsonl")
 
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
         """One part a row; see `protocol.Source.parts`."""

@@ -16,8 +16,8 @@ from typing import Any
 
 from dress.record import PUBLISHED_ROW, TOP_RATING, Criterion, Dialogue, Feedback, ImageAnnotation, Record, Turn
 from dress.sources.fields import plain_path, rating
-from dress.sources.protocol import Part, Place, RowError, Source, Table
-from dress.sources.tables import tables_of
+from dress.sources.protocol import Part, Place, RowError, RowFile, Source
+from dress.sources.row_files import row_files_of
 
 CRITERIA_OF_FILES: dict[str, Criterion] = {
     "helpfulness": "helpfulness",
@@ -39,7 +39,7 @@ class LVLMNLF(Source):
     splits = ("align", "prompts", "feedback", "eval")
     usual = ("feedback",)
 
-    def tables(self, path: Path) -> list[Table]:
+    def row_files(self, path: Path) -> list[RowFile]:
         """`{helpfulness,honesty or hallucination,harmlessness}_nlf.jsonl`, one of them at least.
 
         Raises:
@@ -47,7 +47,7 @@ class LVLMNLF(Source):
         """
         # The publisher's repository has a folder of its own name.
         patterns = [f"{folder}{name}_nlf.jsonl" for name in CRITERIA_OF_FILES for folder in ("", "LVLM_NLF/")]
-        return tables_of(path, *patterns)
+        return row_files_of(path, *patterns)
 
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
         """One dialogue about one photo.

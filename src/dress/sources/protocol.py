@@ -38,7 +38,7 @@ class RowError(ValueError):
 
 
 @dataclass(frozen=True)
-class Table:
+class RowFile:
     """Rows of a file: JSON lines, a JSON array, JSON values one after another, CSV with a header, Parquet or Arrow.
 
     `array` names the member of a JSON object that holds the rows, e.g. `annotations` in COCO's files. `test`: the
@@ -89,7 +89,7 @@ class Part:
 
 
 class Source:
-    """One public format. A subclass names it and gives at least `tables` and `parts`.
+    """One public format. A subclass names it and gives at least `row_files` and `parts`.
 
     It travels to worker processes by pickle after `open`.
     """
@@ -102,7 +102,7 @@ class Source:
     usual: Collection[str] | None = None
     """The folders it writes unless `splits=` says otherwise; None: all it can write."""
 
-    def tables(self, path: Path) -> list[Table]:
+    def row_files(self, path: Path) -> list[RowFile]:
         """Which files hold rows, in the order in which they are read.
 
         Raises:

@@ -12,8 +12,8 @@ from typing import Any
 
 from dress.record import Record
 from dress.sources.fields import plain_path
-from dress.sources.protocol import SPLITS, Part, Place, Source, Table
-from dress.sources.tables import tables_of
+from dress.sources.protocol import SPLITS, Part, Place, RowFile, Source
+from dress.sources.row_files import row_files_of
 
 
 class Records(Source):
@@ -21,10 +21,10 @@ class Records(Source):
 
     name = "records"
 
-    def tables(self, path: Path) -> list[Table]:
+    def row_files(self, path: Path) -> list[RowFile]:
         """A file, or all `*.jsonl` of a folder and of its folders named after splits."""
         patterns = ["*.jsonl", *(f"{split}/*.jsonl" for split in SPLITS)]
-        return tables_of(path, *patterns)
+        return row_files_of(path, *patterns)
 
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
         """One part a row; see `protocol.Source.parts`."""

@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dress.sources.protocol import SourceError, Table
+from dress.sources.protocol import RowFile, SourceError
 from dress.sources.rows import CUT, MAX_ROW_BYTES, Fault, Row, Rows, too_large
 from dress.sources.strict_json import parse
 
@@ -31,20 +31,20 @@ _BOM = b"\xef\xbb\xbf"
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"PK": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz", b"BZh": "bzip2"}
 
 
-def text_rows(table: Table) -> Rows:
+def text_rows(row_file: RowFile) -> Rows:
     """Finds out how the rows of a file stand; what it returns reads them.
 
     Raises:
         SourceError: no such file or array, no column names, compressed, or UTF-16 or UTF-32.
     """
-    path, head, start = table.file, *_head(table.file)
+    path, head, start = row_file.file, *_head(row_file.file)
     suffix = path.suffix.lower()
-    if table.array:
+    if row_file.array:
         offsets = _arrays_at(path, path.stat().st_mtime_ns)
-        if table.array not in offsets:
+        if row_file.array not in offsets:
             there_are = ", ".join(offsets) or "none"
-            raise SourceError(f"{path}: expected an array {table.array!r}, got these arrays: {there_are}")
-        return partial(_read, path, partial(_values, closed=True, inside=True), offsets[table.array])
+            raise SourceError(f"{path}: expected an array {row_file.array!r}, got these arrays: {there_are}")
+        return partial(_read, path, partial(_values, closed=True, inside=True), offsets[row_file.array])
     if suffix in (".csv", ".tsv"):
         delimiter = "\t" if suffix == ".tsv" else ","
         with path.open("rb") as file:

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from dress.coco.mentions import COCO80
 from dress.coco.questions import questions
 from dress.record import Dialogue, ImageAnnotation, Object, Record, Turn
-from dress.sources.protocol import Part, Place, RowError, Source, SourceError, Table
-from dress.sources.tables import tables_of
+from dress.sources.protocol import Part, Place, RowError, RowFile, Source, SourceError
+from dress.sources.row_files import row_files_of
 from dress.sources.text_rows import read_whole
 
 OBJECTS = "objects.json"
@@ -47,16 +47,16 @@ class VLSafe(Source):
     def __init__(self) -> None:
         self._objects: dict[str, Any] | None = None
 
-    def tables(self, path: Path) -> list[Table]:
-        """Files of the format; see `protocol.Source.tables`."""
-        return tables_of(path, "*.jsonl")
+    def row_files(self, path: Path) -> list[RowFile]:
+        """Files of the format; see `protocol.Source.row_files`."""
+        return row_files_of(path, "*.jsonl")
 
     def open(self, path: Path, images: Path | None) -> list[Path]:
         """Read what rows refer to; see `protocol.Source.open`."""
         folder = path if path.is_dir() else path.parent
         file = folder / OBJECTS
         if images is None:
-            tables_of(path, "*.jsonl")
+            row_files_of(path, "*.jsonl")
             for exists, what in ((file.is_file(), OBJECTS), ((folder / "images").is_dir(), "images/")):
                 if not exists:
                     raise SourceError(f"{folder}: expected {what} in it (source=vlsafe without images=), found none")

@@ -57,7 +57,9 @@ class DressModule(L.LightningModule):
         self._since = time.monotonic()
         self._phases = tuple(stage.phases)
         self._sums = torch.zeros(3, len(self._phases), dtype=torch.float64)
-        self._packing = torch.zeros(4, dtype=torch.float64)  # records split; tokens that full forests hold, tokens there; idle
+        self._packing = torch.zeros(
+            4, dtype=torch.float64
+        )  # records split; tokens that full forests hold, tokens there; idle
         self._tokens = 0
         self._frozen_in_bf16 = False  # frozen weights, in bf16
         self._held_out = torch.zeros_like(self._sums)

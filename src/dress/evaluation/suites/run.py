@@ -118,20 +118,17 @@ def figures(outcomes: Sequence[Outcome]) -> Json:
     }
 
 
-def metrics(outcomes: Iterable[Outcome], headline: Mapping[str, str] | None = None) -> Json:
+def metrics(outcomes: Iterable[Outcome], headline: Mapping[str, str]) -> Json:
     """What `metrics.json` holds: each model under its own condition, and every cell under `conditions`.
 
     Args:
         outcomes: of all models and conditions.
-        headline: model to its condition, in order of training; None: sft under none, all others under praise.
+        headline: model to its condition, in order of training.
     """
     cells: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         cells[outcome.model, outcome.condition].append(outcome)
     by_cell = {cell: figures(members) for cell, members in sorted(cells.items())}
-    if headline is None:
-        models = sorted({model for model, _ in by_cell}, key=lambda model: (model != "sft", model))
-        headline = {model: "none" if model == "sft" else "praise" for model in models}
     result: Json = {model: by_cell[model, c] for model, c in headline.items() if (model, c) in by_cell}
     result["conditions"] = {f"{model}/{condition}": values for (model, condition), values in by_cell.items()}
     return result
@@ -143,7 +140,11 @@ def compute(folder: Path) -> Json:
 
     details = read_json(folder / "run.json", dict) if (folder / "run.json").exists() else {}
     models = details.get("headline")
-    if models is None and (folder / "config.json").exists():
+    if models is None:
+        if not (folder / "config.json").exists():
+            raise ValueError(
+                f"{folder}: expected run.json or config.json, which say who is asked under what, found none"
+            )
         models = headline(checked_run(folder / "config.json").curriculum)
     return metrics(load_outcomes(folder / "outcomes.jsonl"), models)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dress.sources.arrow_rows import arrow_rows
-from dress.sources.protocol import SourceError, Table
+from dress.sources.protocol import RowFile, SourceError
 from dress.sources.rows import Rows
 from dress.sources.text_rows import read_whole, text_rows
 
@@ -19,13 +19,13 @@ NO_ROWS = {SAVED_SET, SAVED_SPLITS, "dataset_info.json", "dataset_infos.json"}
 _TEST = re.compile(r"(test|val|valid|validation|dev|eval|evaluation)([-_.\d].*)?", re.IGNORECASE)
 
 
-def rows_of(table: Table) -> Rows:
-    """What reads the rows of a table.
+def rows_of(row_file: RowFile) -> Rows:
+    """What reads the rows of a file.
 
     Raises:
         SourceError: no such file or array, no column names, compressed, or UTF-16 or UTF-32.
     """
-    return arrow_rows(table.file) if is_arrow(table.file) else text_rows(table)
+    return arrow_rows(row_file.file) if is_arrow(row_file.file) else text_rows(row_file)
 
 
 def is_arrow(file: Path) -> bool:
@@ -36,7 +36,7 @@ def is_arrow(file: Path) -> bool:
         return opened.read(4) == b"PAR1"
 
 
-def tables_of(path: Path, *patterns: str) -> list[Table]:
+def row_files_of(path: Path, *patterns: str) -> list[RowFile]:
     """The file itself; or of a folder what `datasets.save_to_disk` wrote, files that fit, or Parquet, by name.
 
     Of several splits that Parquet and Arrow files are in, the publisher's test and validation are marked as such.
@@ -45,12 +45,14 @@ def tables_of(path: Path, *patterns: str) -> list[Table]:
         SourceError: none there, or a description that is damaged.
     """
     if path.is_file():
-        return [Table(path)]
-    files = [Table(file) for file in _matches(path, patterns) if file.name not in NO_ROWS]
-    tables = _saved_tables(path) or files or [Table(file, test=_is_test(file.name)) for file in _matches(path, PARQUET)]
-    if not tables:
+        return [RowFile(path)]
+    files = [RowFile(file) for file in _matches(path, patterns) if file.name not in NO_ROWS]
+    row_files = (
+        _saved_files(path) or files or [RowFile(file, test=_is_test(file.name)) for file in _matches(path, PARQUET)]
+    )
+    if not row_files:
         raise SourceError(f"{path}: expected {' or '.join(patterns)} or Parquet in it, found none")
-    return tables
+    return row_files
 
 
 def _matches(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
@@ -61,14 +63,16 @@ def _is_test(name: str) -> bool:
     return _TEST.fullmatch(name) is not None
 
 
-def _saved_tables(folder: Path) -> list[Table]:
+def _saved_files(folder: Path) -> list[RowFile]:
     """Tables of a folder that `save_to_disk` wrote, in its order; none of another folder."""
     if (folder / SAVED_SPLITS).is_file():
         names = _listed(folder / SAVED_SPLITS, "splits", lambda name: name)
-        return [Table(table.file, test=_is_test(name)) for name in names for table in _saved_tables(folder / name)]
+        return [
+            RowFile(row_file.file, test=_is_test(name)) for name in names for row_file in _saved_files(folder / name)
+        ]
     if (folder / SAVED_SET).is_file():
         names = _listed(folder / SAVED_SET, "_data_files", lambda entry: entry["filename"])
-        return [Table(folder / name) for name in names]
+        return [RowFile(folder / name) for name in names]
     return []
 
 
