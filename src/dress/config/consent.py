@@ -8,15 +8,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dress import config
+from dress.base.errors import ConfigError
 from dress.base.files import read_json
+from dress.config.checking import check
 from dress.config.migration import migrate, migrate_model
+from dress.config.model import Model
+from dress.config.run import Config
 from dress.config.targets import PROJECTOR, check_target, refuse_untrusted
+from dress.config.types import Consent
 
 DAMAGED = "Take this file from a copy of the run, or train it again"
 
 
-def read_run(folder: Path, consent: config.Consent) -> config.Config:
+def read_run(folder: Path, consent: Consent) -> Config:
     """The settings of a run, without what only this call may allow.
 
     Args:
@@ -31,7 +35,7 @@ def read_run(folder: Path, consent: config.Consent) -> config.Config:
     return settings.model_copy(update={"data": settings.data.model_copy(update={"allow_pipe": consent.allow_pipe})})
 
 
-def checked_run(file: Path, trust_targets: Sequence[str] = ()) -> config.Config:
+def checked_run(file: Path, trust_targets: Sequence[str] = ()) -> Config:
     """The settings in a run's config.json; those of DRESS 0.1 under today's names.
 
     Args:
@@ -43,15 +47,15 @@ def checked_run(file: Path, trust_targets: Sequence[str] = ()) -> config.Config:
     """
     saved: dict[str, Any] = read_json(file, dict, DAMAGED)
     try:
-        settings = config.check(migrate(saved, file) | {"trust_targets": list(trust_targets)})
-    except config.ConfigError as error:
+        settings = check(migrate(saved, file) | {"trust_targets": list(trust_targets)})
+    except ConfigError as error:
         message = str(error) if str(error).startswith(f"{file}: ") else f"{file}: {error}. {DAMAGED}"
-        raise config.ConfigError(message) from None
+        raise ConfigError(message) from None
     modules = [name for name in settings.phases.modules if name.partition(".")[0] in ("dress", *trust_targets)]
     return settings.model_copy(update={"phases": settings.phases.model_copy(update={"modules": modules})})
 
 
-def model_of(facts: dict[str, object], file: Path, consent: config.Consent) -> config.Model:
+def model_of(facts: dict[str, object], file: Path, consent: Consent) -> Model:
     """How a saved model is built again.
 
     Args:
@@ -65,7 +69,7 @@ def model_of(facts: dict[str, object], file: Path, consent: config.Consent) -> c
     """
     model = facts.get("model")
     try:
-        settings = config.Model.model_validate(migrate_model(model) if isinstance(model, dict) else model)
+        settings = Model.model_validate(migrate_model(model) if isinstance(model, dict) else model)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         place = ".".join(map(str, ("model", *problem["loc"])))

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StrictBool, ValidationInfo, field_validator, model_validator
 
-from dress.config import Aspect, Count, Model, Positive, Resize, Section, Whole
+from dress.config.model import Model
+from dress.config.types import Aspect, Count, Positive, Resize, Section, Whole
 
 
 class Task(Section):

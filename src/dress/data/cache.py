@@ -212,7 +212,7 @@ class ShardCache:
 
     def _filesystem(self, url: str) -> Any:
         """One per process: connections do not survive a fork."""
-        import fsspec  # type: ignore[import-untyped]
+        import fsspec  # type: ignore[import-untyped]  # ships no types
 
         protocol = url.partition("://")[0]
         name = (os.getpid(), protocol)

@@ -76,11 +76,11 @@ class _Member(tarfile.TarInfo):
             raise tarfile.ReadError(f"a header of {self.size} bytes at byte {self.offset}")
         if self.size < 0:
             raise tarfile.ReadError(f"a size of {self.size} bytes at byte {self.offset}")
-        return super()._proc_member(tar)  # type: ignore[misc]
+        return super()._proc_member(tar)  # type: ignore[misc]  # tarfile's own, without stubs
 
     def _proc_gnusparse_00(self, member: tarfile.TarInfo, *_: Any) -> None:
         """Noted and not read: sparse files are refused."""
-        member.sparse = []  # type: ignore[assignment]
+        member.sparse = []  # type: ignore[assignment]  # stubs lack this field
 
     _proc_gnusparse_01 = _proc_gnusparse_10 = _proc_gnusparse_00
 
@@ -202,7 +202,7 @@ def _each(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
             raise tarfile.ReadError(f"{printable(member.name)!r:.80}: a size of {member.size} bytes")
         end = tar.offset
         # Else as many headers as a file holds stay in memory.
-        tar.members.clear()  # type: ignore[attr-defined]
+        tar.members.clear()  # type: ignore[attr-defined]  # stubs lack this field
         yield member
 
 

@@ -76,5 +76,5 @@ class Completion(str):
         completion.finish_reason = finish_reason
         return completion
 
-    def __getnewargs__(self) -> tuple[str, str | None]:  # type: ignore[override]
+    def __getnewargs__(self) -> tuple[str, str | None]:  # type: ignore[override]  # str's takes one
         return str(self), self.finish_reason

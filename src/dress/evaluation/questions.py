@@ -149,7 +149,7 @@ def _annotation(data: Mapping[str, Any]) -> ImageAnnotation:
         label, box = (item.get("category"), item.get("bbox")) if isinstance(item, dict) else (None, None)
         if isinstance(label, str) and label:
             boxed = isinstance(box, list) and len(box) == 4
-            objects.append(Object(label=label, box=tuple(map(float, box)) if boxed else None))  # type: ignore[arg-type]
+            objects.append(Object(label=label, box=tuple(map(float, box)) if boxed else None))  # type: ignore[arg-type]  # `boxed`: four numbers
     return ImageAnnotation(captions=captions, objects=objects)
 
 

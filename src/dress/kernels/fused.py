@@ -99,7 +99,7 @@ def _fused_norm(module: nn.Module) -> type | None:
         return None
     shift = 1.0 if "Gemma" in kind.__name__ else 0.0
 
-    class Fused(kind):  # type: ignore[misc, valid-type]
+    class Fused(kind):  # type: ignore[misc, valid-type]  # its base is chosen at run time
         def forward(self, x: Tensor) -> Tensor:
             return rms_norm(x, self.weight, getattr(self, name), shift) if _halved(x) else super().forward(x)
 
@@ -222,7 +222,7 @@ def _fused_mlp(module: nn.Module) -> type | None:
     if any(type(getattr(module, part)) is not nn.Linear for part in parts):
         return None
 
-    class Fused(kind):  # type: ignore[misc, valid-type]
+    class Fused(kind):  # type: ignore[misc, valid-type]  # its base is chosen at run time
         def forward(self, x: Tensor) -> Tensor:
             if type(self.down_proj) is not nn.Linear or not _halved(x) or not torch.is_grad_enabled():
                 return super().forward(x)  # adapters, wide results, packed weights

@@ -58,7 +58,7 @@ def _with_names_as_mappings(typed: list[str]) -> list[str]:
     if not added:
         return typed
     others = [text for text in typed if not text.startswith("-") and not _ADDED.fullmatch(text) and parsed(text)]
-    single = [text for text in others if not isinstance(parsed(text).value(), ChoiceSweep)]  # type: ignore[union-attr]
+    single = [text for text in others if not isinstance(parsed(text).value(), ChoiceSweep)]  # type: ignore[union-attr]  # Hydra returns one for one text
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:
             composed = hydra.compose("train", overrides=replacing(single))

@@ -221,7 +221,7 @@ def open_run(settings: config.Config, key: str) -> wandb.Run:
             },
             id=wandb_id(folder),
             resume="allow",
-            mode=mode,  # type: ignore[arg-type]
+            mode=mode,  # type: ignore[arg-type]  # checked by the schema
             dir=str(folder),
             config=redacted(settings.model_dump()),
             settings=wandb.Settings(console="off", save_code=False, silent=True),

@@ -41,7 +41,7 @@ def build_trainer(devices: config.Devices, **more: Any) -> L.Trainer:
         use_distributed_sampler=False,
         **{**plain, **more},
     )
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]  # ours stand already
     return trainer
 
 

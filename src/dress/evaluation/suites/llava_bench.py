@@ -23,7 +23,7 @@ class LlavaBench(LlavaQuestions):
 
     reviews: str | None = None  # JSON lines: question_id, content (or text), category
     responder: ResponderName | None = None  # type: ignore[assignment]  # instead of reviews: who answers; and:
-    questions: str | None = None  # type: ignore[assignment]
+    questions: str | None = None  # type: ignore[assignment]  # narrower than the suite's
     prompt: str = "review"
 
     @model_validator(mode="after")
