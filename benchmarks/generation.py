@@ -96,9 +96,7 @@ def arms(model: LVLM, n: int, tokens: int) -> dict[str, Arm]:
             ).tolist()  # fmt: skip
 
     def ours() -> list[list[int]]:
-        out = Session(model).answer(
-            [prompt] * n, range(n), ImageTokens(model, pixels), SamplingParams(tokens), range(n)
-        )
+        out = Session(model).answer([prompt] * n, range(n), ImageTokens(model, pixels), SamplingParams(tokens))
         assert out is not None
         return out
 
@@ -120,9 +118,7 @@ def turns(model: LVLM, dialogues: int, tokens: int) -> dict[str, Arm]:
         for _ in range(3):
             prompts = [Prompt(tuple(messages), i) for i, messages in enumerate(spans)]
             live = live if cached else Session(model)
-            found = live.answer(
-                prompts, range(dialogues), ImageTokens(model, pixels), SamplingParams(tokens), range(dialogues)
-            )
+            found = live.answer(prompts, range(dialogues), ImageTokens(model, pixels), SamplingParams(tokens))
             assert found is not None
             for messages, answer in zip(spans, found, strict=True):
                 messages += [Span("assistant", model.encoder.decode(answer)), Span("user", ADVICE)]

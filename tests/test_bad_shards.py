@@ -20,7 +20,7 @@ from dress.data.shards import ShardError, Shards, write_shards
 from dress.record import RecordError
 from dress.train.curriculum import Curriculum
 from dress.train.datamodule import rejected
-from dress.train.steps import StepDataset
+from dress.train.examples import Examples
 from dress.worlds.shapes import generate as shapes
 
 
@@ -171,14 +171,14 @@ def test_a_whole_training_stage_passes_over_what_is_bad_and_learns_from_all_that
     for split in ("align", "prompts", "eval"):
         write_shards(tmp_path / "data" / split, shapes.samples(split, 4, seed=1))
     learned = []
-    made = StepDataset.made
+    build = Examples.build
 
     def noted(self, record, *rest):
-        sample = made(self, record, *rest)
+        example = build(self, record, *rest)
         learned.append(record.key)
-        return sample
+        return example
 
-    monkeypatch.setattr(StepDataset, "made", noted)
+    monkeypatch.setattr(Examples, "build", noted)
     size = 6 + len(BAD_JSON) + len(pictures)
     arguments = [
         "curriculum.run=[sft]", "curriculum.stages.sft.weights=null", "curriculum.stages.sft.steps=2",

@@ -17,7 +17,8 @@ from dress.dialogue.encode import Completion, DialogueEncoder
 from dress.dialogue.spans import Span, SupervisedDialogue, prompt
 from dress.feedback.tables import count_endings, count_ratings, ratings_table
 from dress.llm.ledger import Ledger
-from dress.model.generation import Prompt, generate
+from dress.model.generation import generate
+from dress.model.session import Prompt, SamplingParams
 from dress.record import Dialogue, Record, RecordError, Turn
 from dress.rollout.answers_file import FileResponder
 from dress.rollout.checkpoint import CkptResponder
@@ -36,7 +37,7 @@ def drawn(what) -> str:
 def test_an_answer_says_whether_it_was_cut(tokenizer):
     model = small_model(tokenizer)
     ask = [Prompt((Span("user", "What?"),), 0)]
-    [cut] = generate(model, ask, [torch.zeros(3, 48, 48)], max_new_tokens=1, batch_size=1)
+    [cut] = generate(model, ask, [torch.zeros(3, 48, 48)], SamplingParams(1), batch_size=1)
     stop = model.encoder.stop_id
     assert cut.finish_reason == ("stop" if cut == "" else "length")
     assert model.encoder.decode([5, stop]).finish_reason == "stop"

@@ -31,6 +31,7 @@ from dress.model.vision import VisionEncoder
 from dress.record import RecordError
 from dress.train import feature_extraction
 from dress.train.curriculum import Curriculum
+from dress.train.examples import Examples
 from dress.train.steps import StepDataset
 from dress.train.webdataset_reader import WebdatasetSteps
 from dress.worlds.shapes import generate as shapes
@@ -172,7 +173,8 @@ def test_loss_is_the_same_without_encoder_and_images(made):
         data = plain.data.model_copy(update={"features": name != "pixels"})
         pixels = Pixels(model.vision.preprocessing, model.vision.transform, data.images)
         stream = Stream([Part("", Shards(folder / "sft"))], seed=1)
-        step = StepDataset(stream, stage, data, plain.phases, model.encoder, pixels, made / "rejects")[0]
+        examples = Examples(stage.phases, plain.phases, data, model.encoder, pixels, made / "rejects")
+        step = StepDataset(stream, stage, examples)[0]
         assert all((forest.features is None) == (name == "pixels") for forest in step.forests)
         total = sum(forest.weight.sum() for forest in step.forests)
         with torch.no_grad():
@@ -185,7 +187,8 @@ def test_webdatasets_own_pipeline_reads_them_too(made):
     plain, (model, _) = composed("data.features=true", *FROZEN), load_model(made / "run" / "stages" / "align")
     stage = plain.curriculum.stages["sft"].model_copy(update={"records_per_step": 40})
     stream = Stream([Part("", Shards(made / "bf16" / "sft"))], seed=1)
-    dataset = StepDataset(stream, stage, plain.data, plain.phases, model.encoder, None, made / "rejects")
+    examples = Examples(stage.phases, plain.phases, plain.data, model.encoder, None, made / "rejects")
+    dataset = StepDataset(stream, stage, examples)
     theirs = next(iter(WebdatasetSteps(dataset)))
     whole = [step.forests[0].features.double().sum() for step in (dataset[0], theirs)]
     assert theirs.records == 40 and torch.isclose(*whole)
@@ -249,7 +252,8 @@ def test_an_image_without_features_is_named(made, tmp_path):
     def dataset(on_damage: str) -> StepDataset:
         data = plain.data.model_copy(update={"on_damage": on_damage})
         stream = Stream([Part("", Shards(tmp_path))], seed=1)
-        return StepDataset(stream, stage, data, plain.phases, model.encoder, None, tmp_path / "rejects.jsonl")
+        examples = Examples(stage.phases, plain.phases, data, model.encoder, None, tmp_path / "rejects.jsonl")
+        return StepDataset(stream, stage, examples)
 
     with pytest.raises(RecordError, match=r"sft-000000: expected stored features beside the JSON, found none"):
         dataset("stop")[0]

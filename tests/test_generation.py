@@ -146,17 +146,17 @@ def test_every_kind_of_model_answers_as_without_a_cache(tokenizer, monkeypatch, 
     spans = [(Span("user", word),) for word in (WORDS[0], WORDS[0], WORDS[1], WORDS[1])]
     prompts = [Prompt(s, i) for s, i in zip(spans, (0, 0, 0, 1), strict=True)]
     prompts += [Prompt((*spans[0], FEEDBACK), 0), Prompt((Span("user", "Why?"),), None)]
-    out = live.answer(prompts, keys, ImageTokens(model, images), SamplingParams(7), keys)
+    out = live.answer(prompts, keys, ImageTokens(model, images), SamplingParams(7))
     assert any(cache_shared > 9 for cache_shared in live.cache.shared) == (shared == 0)
     check(live, prompts, keys, out, images, 7)
     again = [
         Prompt((*spans[i], Span("assistant", model.encoder.decode(out[i])), Span("user", WORDS[3])), prompts[i].image)
         for i in (0, 2, 3)
     ]
-    more = live.answer(again, [0, 2, 3], ImageTokens(model, images), SamplingParams(7), keys[:3])
+    more = live.answer(again, [0, 2, 3], ImageTokens(model, images), SamplingParams(7))
     check(live, again, [0, 2, 3], more, images, 7)
     branches = Watched(model)
-    out = branches.answer([prompts[0]] * 3, range(3), ImageTokens(model, images), SamplingParams(4), range(3))
+    out = branches.answer([prompts[0]] * 3, range(3), ImageTokens(model, images), SamplingParams(4))
     check(branches, [prompts[0]] * 3, range(3), out, images, 4)
 
 
@@ -187,7 +187,7 @@ def test_a_dialogue_goes_on_as_training_would_read_it(tokenizers, monkeypatch, c
         conditions = [(FEEDBACK,) if (key + turn) % 2 else () for key in keys]
         prompts = [Prompt((*spans[key], *conditions[key]), key % 2 if key < 8 else None) for key in keys]
         before = live.tokens_read
-        out = live.answer(prompts, keys, ImageTokens(model, images), SamplingParams(size), keys)
+        out = live.answer(prompts, keys, ImageTokens(model, images), SamplingParams(size))
         check(live, prompts, keys, out, images, size)
         ends |= {len(tokens) < size for tokens in out}
         if turn:  # nothing is read again that stands unchanged
@@ -219,7 +219,7 @@ def test_any_order_of_any_rows_turn_by_turn(tokenizer, data):
             spans[key] = [*spans[key], reply, word] if key in spans else [word]
         condition = (FEEDBACK,) if data.draw(st.booleans()) else ()
         prompts = [Prompt((*spans[key], *condition), (0, 0, 0, 1, 1, None)[key]) for key in keys]
-        out = live.answer(prompts, keys, ImageTokens(model, images), SamplingParams(size), keys)
+        out = live.answer(prompts, keys, ImageTokens(model, images), SamplingParams(size))
         check(live, prompts, keys, out, images, size)
 
 
@@ -230,10 +230,10 @@ def test_what_is_shared_is_read_once(tokenizer):
     conditioned = Prompt((*one.spans, FEEDBACK), 0)
     other = Prompt((Span("user", WORDS[1]),), 0)
     branches = Session(model)
-    branches.answer([one] * 4, range(4), images, SamplingParams(2, 1.0), range(4))
+    branches.answer([one] * 4, range(4), images, SamplingParams(2, 1.0))
     assert branches.tokens_read == len(encode(one.spans, True))
     live = Session(model)
-    live.answer([one, conditioned, other], range(3), images, SamplingParams(2), range(3))
+    live.answer([one, conditioned, other], range(3), images, SamplingParams(2))
     question, image = len(encode(one.spans, True)), model.encoder.image_tokens
     assert (
         live.tokens_read
@@ -296,17 +296,13 @@ def test_a_conversation_is_the_same_however_it_is_held(tokenizer, samples, monke
 def test_samples_depend_on_prompt_and_seed_alone(tokenizer):
     model = sharp(small_model(tokenizer))
     prompts = [Prompt((Span("user", WORDS[i % 2]),), i % 3 if i % 3 < 2 else None) for i in range(9)]
-    more = {"max_new_tokens": 6, "temperature": 1.0}
-    one = generate(model, prompts, pixels(2), batch_size=9, seed=1, **more)
-    assert generate(model, prompts, pixels(2), batch_size=2, seed=1, **more) == one
-    assert generate(model, prompts, pixels(2), batch_size=9, seed=2, **more) != one
-    drawn = generate(model, [prompts[0]] * 40, pixels(2), batch_size=40, seed=range(40), **more)
+    one = generate(model, prompts, pixels(2), SamplingParams(6, 1.0, seed=1), batch_size=9)
+    assert generate(model, prompts, pixels(2), SamplingParams(6, 1.0, seed=1), batch_size=2) == one
+    assert generate(model, prompts, pixels(2), SamplingParams(6, 1.0, seed=2), batch_size=9) != one
+    drawn = generate(model, [prompts[0]] * 40, pixels(2), SamplingParams(6, 1.0, seed=range(40)), batch_size=40)
     assert len(set(drawn)) > 20
-    assert generate(model, [prompts[0]] * 3, pixels(2), batch_size=2, seed=[7, 3, 7], **more) == [
-        drawn[7],
-        drawn[3],
-        drawn[7],
-    ]
+    again = generate(model, [prompts[0]] * 3, pixels(2), SamplingParams(6, 1.0, seed=[7, 3, 7]), batch_size=2)
+    assert again == [drawn[7], drawn[3], drawn[7]]
 
 
 def test_draws_follow_the_distribution():
@@ -360,7 +356,7 @@ def test_a_session_that_broke_off_is_read_anew(tokenizer, monkeypatch):
     model = sharp(small_model(tokenizer))
     images, live = pixels(1), Watched(model)
     prompts = [Prompt((Span("user", WORDS[0]),), 0), Prompt((Span("user", WORDS[1]),), 0)]
-    live.answer(prompts, [0, 1], ImageTokens(model, images), SamplingParams(3), [0, 1])
+    live.answer(prompts, [0, 1], ImageTokens(model, images), SamplingParams(3))
     attend = Prefill.attend
 
     def stopped(self, layer, *more):
@@ -371,8 +367,8 @@ def test_a_session_that_broke_off_is_read_anew(tokenizer, monkeypatch):
 
     with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
         broken.setattr(Prefill, "attend", stopped)
-        live.answer(prompts[::-1], [0, 1], ImageTokens(model, images), SamplingParams(3), [0, 1])
-    out = live.answer(prompts, [0, 1], ImageTokens(model, images), SamplingParams(3), [0, 1])
+        live.answer(prompts[::-1], [0, 1], ImageTokens(model, images), SamplingParams(3))
+    out = live.answer(prompts, [0, 1], ImageTokens(model, images), SamplingParams(3))
     check(live, prompts, [0, 1], out, images, 3)
     assert not any("forward" in vars(module) for module in model.language.modules())
 

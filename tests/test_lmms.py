@@ -21,7 +21,8 @@ from dress.data.shards import Shards
 from dress.dialogue.spans import Span
 from dress.evaluation.likelihood import LastAnswer, answer_nll
 from dress.model.checkpoint import load_model
-from dress.model.generation import Prompt, generate
+from dress.model.generation import generate
+from dress.model.session import Prompt, SamplingParams
 from dress.record import Turn
 
 PYTHON = ROOT / ".venv-lmms" / "bin" / "python"
@@ -133,7 +134,7 @@ def test_lmms_eval_hears_what_the_run_answers(tmp_path: Path) -> None:
     model, _ = load_model(run / "stages" / "sft")
     pixels = [model.vision.preprocess(open_image(Path(row["image"]).read_bytes(), "")) for row in rows]
     prompts = [Prompt((Span("user", row["question"]),), number) for number, row in enumerate(rows)]
-    answers = generate(model, prompts, pixels, max_new_tokens=8, batch_size=4)
+    answers = generate(model, prompts, pixels, SamplingParams(8), batch_size=4)
     assert [heard[number] for number in range(QUESTIONS)] == [str(answer) for answer in answers]
 
     turns = [

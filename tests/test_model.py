@@ -12,8 +12,9 @@ from dress.dialogue.batch import Example, collate
 from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.dialogue.tree import build_tree
 from dress.model.checkpoint import load_model, load_weights, save_model
-from dress.model.generation import Prompt, generate
+from dress.model.generation import generate
 from dress.model.language import build_language
+from dress.model.session import Prompt, SamplingParams
 from dress.model.vision import VisionEncoder
 
 ASK = (Span("user", "Describe the picture."),)
@@ -50,7 +51,7 @@ def test_greedy_generation_equals_going_token_by_token_without_a_cache(tokenizer
     model = small_model(tokenizer, initializer_range=0.2).eval()
     images = pixels(3)
     prompts = [Prompt(ASK, 0), Prompt((Span("user", "How many shapes are there?"),), 2), Prompt(ASK, 1)]
-    answers = generate(model, prompts, images, max_new_tokens=8, batch_size=3)
+    answers = generate(model, prompts, images, SamplingParams(8), batch_size=3)
     for prompt, answer in zip(prompts, answers, strict=True):
         ids, out = model.encoder.prompt(prompt.spans, True), []
         for _ in range(8):
@@ -71,15 +72,16 @@ def test_each_image_is_encoded_once(tokenizer, monkeypatch):
     seen = []
     forward = model.vision.forward
     monkeypatch.setattr(model.vision, "forward", lambda x: seen.append(len(x)) or forward(x))
-    generate(model, [Prompt(ASK, i % 2) for i in range(8)], pixels(2), max_new_tokens=2, batch_size=4)
+    generate(model, [Prompt(ASK, i % 2) for i in range(8)], pixels(2), SamplingParams(2), batch_size=4)
     assert sum(seen) == 2
 
 
 def test_sampling_depends_on_the_seed_only(tokenizer):
     model = small_model(tokenizer)
     prompts = [Prompt(ASK, i) for i in range(4)]
-    settings = {"max_new_tokens": 6, "batch_size": 2, "temperature": 1.0}
-    one, two, other = (generate(model, prompts, pixels(4), seed=s, **settings) for s in (1, 1, 2))
+    one, two, other = (
+        generate(model, prompts, pixels(4), SamplingParams(6, 1.0, seed=seed), batch_size=2) for seed in (1, 1, 2)
+    )
     assert one == two != other
 
 
@@ -90,12 +92,12 @@ def test_generation_stops_at_the_end_token(tokenizer):
     head = model.language.get_output_embeddings()
     head.bias = torch.nn.Parameter(torch.zeros(head.weight.shape[0]))
     head.bias.data[model.encoder.stop_id] = 9.0
-    assert generate(model, [Prompt(ASK, 0)], pixels(1), max_new_tokens=5, batch_size=1) == [""]
+    assert generate(model, [Prompt(ASK, 0)], pixels(1), SamplingParams(5), batch_size=1) == [""]
 
 
 def test_a_text_only_prompt_needs_no_image(tokenizer):
     model = small_model(tokenizer)
-    answers = generate(model, [Prompt(ASK, None), Prompt(ASK, 0)], pixels(1), max_new_tokens=3, batch_size=2)
+    answers = generate(model, [Prompt(ASK, None), Prompt(ASK, 0)], pixels(1), SamplingParams(3), batch_size=2)
     assert len(answers) == 2
 
 

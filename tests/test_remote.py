@@ -22,6 +22,7 @@ from dress.data.remote import open_shards
 from dress.data.shards import ShardError, Shards, write_shards
 from dress.data.stream import Part, Stream, open_stream
 from dress.train.datamodule import rejected
+from dress.train.examples import Examples
 from dress.train.steps import StepDataset
 from dress.worlds.shapes import generate as shapes
 
@@ -172,8 +173,9 @@ def test_training_passes_over_a_remote_shard_that_changed_and_names_its_records(
     stage = plain.curriculum.stages["sft"].model_copy(update={"records_per_step": 40})
     shards = open_shards(url, on_damage="skip", cache=ShardCache(str(tmp_path / "c")))
     file = tmp_path / "rejects.jsonl"
-    dataset = StepDataset(Stream([Part("", shards)], 0), stage, data, plain.phases, None, None, file)
-    dataset.made = lambda record, *_: record.key
+    examples = Examples(stage.phases, plain.phases, data, None, None, file)
+    examples.build = lambda record, *_: record.key
+    dataset = StepDataset(Stream([Part("", shards)], 0), stage, examples)
     dataset.collated = list
     assert sorted(filter(None, dataset[0])) == sorted(
         set(keys(Shards(folder))) - {f"sft-{i:06d}" for i in range(10, 15)}

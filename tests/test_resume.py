@@ -21,7 +21,7 @@ from dress.base import processes
 from dress.data.shards import write_shards
 from dress.train import callbacks
 from dress.train.curriculum import Curriculum
-from dress.train.steps import HeldOut, StepDataset
+from dress.train.examples import Examples
 from dress.worlds.shapes import generate as shapes
 
 STAGES = ["curriculum.run=[sft]", "curriculum.stages.sft.steps=10", "curriculum.stages.sft.records_per_step=10"]
@@ -29,20 +29,19 @@ STAGES = ["curriculum.run=[sft]", "curriculum.stages.sft.steps=10", "curriculum.
 
 
 def note(patch: pytest.MonkeyPatch, read: list[str]) -> None:
-    """Write down where every record that is trained on stands, in order."""
-    made = StepDataset.made
+    """Write down the stage of every record that is trained on, and where it stands, in order."""
+    build = Examples.build
 
     def noted(self, record, picture, where, rng):
-        if not isinstance(self, HeldOut):
-            read.append(f"{self.stage.data_title.removeprefix('data.')}: {where}")
-        return made(self, record, picture, where, rng)
+        read.append(f"{self.rejects.parent.name}: {where}")
+        return build(self, record, picture, where, rng)
 
-    patch.setattr(StepDataset, "made", noted)
+    patch.setattr(Examples, "build", noted)
 
 
 @pytest.fixture
 def seen(monkeypatch) -> list[str]:
-    """Where every record that is trained on stands, in order."""
+    """The stage of every record that is trained on, and where it stands, in order."""
     read: list[str] = []
     note(monkeypatch, read)
     return read
@@ -93,7 +92,7 @@ def test_a_run_that_was_stopped_after_a_save_ends_with_the_same_weights(whole, m
     assert [where for where in seen if where.startswith("sft")] == json.loads((whole / "order.json").read_text())
 
 
-def test_a_run_that_was_stopped_at_a_validation_ends_with_the_same_weights(whole, monkeypatch, seen):
+def test_a_run_that_was_stopped_at_a_validation_ends_with_the_same_weights(whole, monkeypatch):
     settings = tiny_settings(
         whole.parent, *STAGES, "data.validation=sft", "trainer.val_check_interval=3", "training.checkpoint_every=100",
         run="validation",

@@ -28,6 +28,7 @@ from dress.data.pixels import Pixels
 from dress.data.shards import ShardError, Shards, write_shards
 from dress.data.stream import Part, Stream, open_stream
 from dress.record import RecordError
+from dress.train.examples import Examples
 from dress.train.steps import StepDataset
 from dress.worlds.shapes import generate as shapes
 
@@ -98,11 +99,15 @@ def test_captions_in_json_and_none_at_all(tmp_path):
         shards[1]
 
 
-class _Steps(StepDataset):
-    """What a rank trains on in a step, as (key, a random number of that sample)."""
+class _Draws(Examples):
+    """An example is (key, a random number of that sample)."""
 
-    def made(self, record, picture, where, rng):
+    def build(self, record, picture, where, rng):
         return record.key, rng.random()
+
+
+class _Steps(StepDataset):
+    """What a rank trains on in a step, as a list."""
 
     def collated(self, samples):
         return list(samples)
@@ -112,7 +117,8 @@ def steps(folder: Path, rank: int, world: int, size: int = 10) -> _Steps:
     plain = composed()
     stage = plain.curriculum.stages["sft"].model_copy(update={"records_per_step": size, "steps": 8})
     stream = Stream([Part("", Shards(folder))], seed=5)
-    return _Steps(stream, stage, plain.data, plain.phases, None, None, folder / "r", False, rank, world)
+    examples = _Draws(stage.phases, plain.phases, plain.data, None, None, folder / "r")
+    return _Steps(stream, stage, examples, rank=rank, world=world)
 
 
 def test_ranks_share_a_step_evenly_and_no_worker_of_any_kind_reads_what_another_does(tmp_path, monkeypatch):
@@ -149,8 +155,8 @@ def test_some_dialogues_of_a_record_are_drawn_anew_in_each_epoch(tmp_path, token
     def drawn(data, step: int) -> int:
         stream = Stream([Part("", Shards(tmp_path))], seed=5)
         pixels = Pixels(model.vision.preprocessing, model.vision.transform, data.images)
-        dataset = StepDataset(stream, stage, data, plain.phases, model.encoder, pixels, tmp_path / "r")
-        return dataset[step].forests[0].tokens
+        examples = Examples(stage.phases, plain.phases, data, model.encoder, pixels, tmp_path / "r")
+        return StepDataset(stream, stage, examples)[step].forests[0].tokens
 
     assert max(drawn(plain.data, step) for step in range(8)) < drawn(composed().data, 0)
     assert len({drawn(plain.data, step) for step in range(8)}) > 1

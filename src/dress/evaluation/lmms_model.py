@@ -21,7 +21,8 @@ from dress.data.images import open_image
 from dress.dialogue.spans import Span
 from dress.evaluation.likelihood import LastAnswer, answer_nll
 from dress.model.checkpoint import available_device, load_model
-from dress.model.generation import Prompt, check_new_tokens, generate
+from dress.model.generation import check_new_tokens, generate
+from dress.model.session import Prompt, SamplingParams
 from dress.record import Turn
 
 PLACEHOLDER = "<image>"
@@ -166,11 +167,9 @@ class DressModel(lmms):
         most = int(kwargs.get("max_new_tokens") or self.max_new_tokens)
         check_new_tokens(self.model, most)
         greedy = kwargs.get("do_sample") is False or not kwargs.get("temperature")
-        texts = generate(
-            self.model, prompts, pixels, max_new_tokens=most, batch_size=self.batch_size,
-            temperature=0.0 if greedy else float(kwargs["temperature"]),
-            top_p=float(kwargs.get("top_p") or 1.0),
-        )  # fmt: skip
+        temperature = 0.0 if greedy else float(kwargs["temperature"])
+        sampling = SamplingParams(most, temperature, float(kwargs.get("top_p") or 1.0))
+        texts = generate(self.model, prompts, pixels, sampling, batch_size=self.batch_size)
         until = kwargs.get("until") or []
         return [_before(str(text), [until] if isinstance(until, str) else until) for text in texts]
 

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dress.kernels.attention_params import AttentionParams
+
 BLOCK = 128
 """Queries of a segment that are scored together: fewer leave out more, more are larger products."""
 
@@ -38,49 +40,46 @@ class SegmentGroup:
 
 
 def segment_attention(
-    query: Tensor, key: Tensor, value: Tensor, groups: list[SegmentGroup], scale: float,
-    window: int | None = None, softcap: float | None = None,
-) -> Tensor:  # fmt: skip
+    query: Tensor, key: Tensor, value: Tensor, groups: list[SegmentGroup], params: AttentionParams
+) -> Tensor:
     """Attention of every segment to its ancestors and itself.
 
     Args:
         query: [H, T, d].
         key, value: [K, T, d].
         groups: every token is a query of exactly one.
-        scale: of the scores.
-        window: tokens that are seen at most, itself included; None is all.
-        softcap: scores become softcap * tanh(scores / softcap).
+        params: of the layer.
 
     Returns:
         [T, H, d].
     """
-    return _SegmentAttention.apply(query, key, value, groups, scale, window, softcap)
+    return _SegmentAttention.apply(query, key, value, groups, params)
 
 
 class _SegmentAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, groups: list[SegmentGroup], scale: float,
-        window: int | None, softcap: float | None,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, groups: list[SegmentGroup], params: AttentionParams
+    ) -> Tensor:
         out = query.new_empty(query.shape[1], query.shape[0], query.shape[2])
         saved: list[Tensor | None] = []
         for group in groups:
             q, k, v = _take(query, group.queries, group, key.shape[0]), _keys(key, group), _keys(value, group)
             answers = torch.empty_like(q)
-            for first, last, low in _blocks(group, window):
-                p = _probabilities(q[:, :, first:last], k[:, low:], group, first, low, scale, window, softcap)
+            for first, last, low in _blocks(group, params.window):
+                p = _probabilities(q[:, :, first:last], k[:, low:], group, first, low, params)
                 answers[:, :, first:last] = torch.bmm(p, v[:, low : low + p.shape[2]]).view(*_of(q, first, last))
                 saved.append(p if group.seen <= SAVED_KEYS and any(ctx.needs_input_grad[:3]) else None)
             _put(out, group.queries, answers, group)
         ctx.save_for_backward(query, key, value, *saved)
-        ctx.groups, ctx.scale, ctx.window, ctx.softcap = groups, scale, window, softcap
+        ctx.groups, ctx.params = groups, params
         return out
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> Any:
         query, key, value, *saved = ctx.saved_tensors
-        groups, scale, window, softcap = ctx.groups, ctx.scale, ctx.window, ctx.softcap
+        groups, params = ctx.groups, ctx.params
+        scale = params.scale_of(query.shape[-1])
         wide = torch.float64 if query.dtype == torch.float64 else torch.float32
         grad_query = torch.empty_like(query)
         grad_key, grad_value = (torch.zeros(x.shape, dtype=wide, device=x.device) for x in (key, value))
@@ -90,26 +89,26 @@ class _SegmentAttention(torch.autograd.Function):
             g = _take(grad_out.transpose(0, 1), group.queries, group, key.shape[0])
             grad_q = torch.empty_like(q)
             grad_k, grad_v = (torch.zeros(x.shape, dtype=wide, device=x.device) for x in (k, v))
-            for first, last, low in _blocks(group, window):
+            for first, last, low in _blocks(group, params.window):
                 p, number = saved[number], number + 1
                 part, rows = q[:, :, first:last], _of(q, first, last)
                 if p is None:
-                    p = _probabilities(part, k[:, low:], group, first, low, scale, window, softcap)
+                    p = _probabilities(part, k[:, low:], group, first, low, params)
                 high = low + p.shape[2]
                 grad_rows = g[:, :, first:last].reshape(len(p), -1, q.shape[-1])
                 grad_v[:, low:high] += torch.bmm(p.transpose(1, 2), grad_rows)
                 grad_s = torch._softmax_backward_data(
                     torch.bmm(grad_rows, v[:, low:high].transpose(1, 2)), p, -1, p.dtype
                 )
-                if softcap is not None:
-                    capped = _scores(part, k[:, low:high], scale).div_(softcap).tanh_()
+                if params.softcap is not None:
+                    capped = _scores(part, k[:, low:high], scale).div_(params.softcap).tanh_()
                     grad_s *= 1 - capped.square_()
                 grad_q[:, :, first:last] = torch.bmm(grad_s, k[:, low:high]).view(rows)
                 grad_k[:, low:high] += torch.bmm(grad_s.transpose(1, 2), part.reshape(grad_rows.shape))
             _put(grad_query.transpose(0, 1), group.queries, grad_q.mul_(scale), group)
             _add(grad_key, group, grad_k.mul_(scale))
             _add(grad_value, group, grad_v)
-        return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None, None, None
+        return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None
 
 
 def _take(x: Tensor, places: Tensor | slice, group: SegmentGroup, key_heads: int) -> Tensor:
@@ -161,27 +160,18 @@ def _scores(q: Tensor, k: Tensor, scale: float) -> Tensor:
     return torch.baddbmm(rows.new_empty(()), rows, k.transpose(1, 2), beta=0, alpha=scale)
 
 
-def _probabilities(
-    q: Tensor,
-    k: Tensor,
-    group: SegmentGroup,
-    first: int,
-    low: int,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-) -> Tensor:
+def _probabilities(q: Tensor, k: Tensor, group: SegmentGroup, first: int, low: int, params: AttentionParams) -> Tensor:
     """Of the queries from `first` on to the keys from `low` on: [B, G * q, keys up to the last query's own]."""
     size = q.shape[2]
     above = group.seen - group.own - low  # keys before the segment's own
     seen = above + first + size
-    scores = _scores(q, k[:, :seen], scale)
-    if softcap is not None:
-        scores.div_(softcap).tanh_().mul_(softcap)
+    scores = _scores(q, k[:, :seen], params.scale_of(q.shape[-1]))
+    if params.softcap is not None:
+        scores.div_(params.softcap).tanh_().mul_(params.softcap)
     view = scores.view(len(q), -1, size, seen)
     view[..., above + first :] += _hidden(size, size, size, scores.dtype, scores.device)
-    if window is not None and seen > window:
-        view += _hidden(size, seen, window, scores.dtype, scores.device)
+    if params.window is not None and seen > params.window:
+        view += _hidden(size, seen, params.window, scores.dtype, scores.device)
     return torch.softmax(scores, -1)
 
 

@@ -34,6 +34,7 @@ from transformers.masking_utils import sdpa_mask
 
 from dress.dialogue.batch import Forest
 from dress.dialogue.tree import Segment
+from dress.kernels.attention_params import AttentionParams
 from dress.kernels.products import SegmentGroup, segment_attention
 
 NAME = "dress"
@@ -125,10 +126,7 @@ class CachePlan(Protocol):
 
     rows: Tensor | None
 
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor,
-        scaling: float | None, window: int | None, softcap: float | None,
-    ) -> Tensor:  # fmt: skip
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """Query, key and value of the new tokens to [B, T, H, d]; see `attend` below."""
         ...
 
@@ -164,30 +162,28 @@ def attend(
         softcap: scores become softcap * tanh(scores / softcap).
         plan: of the forest, or of rows that go on from a cache (model.cache); None for plain sequences.
     """
+    params = AttentionParams(scaling, sliding_window, softcap)
     if plan is None:
         if softcap is not None:
             groups = query.shape[1] // key.shape[1]
             key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
             if attention_mask is None and query.shape[2] > 1:  # transformers leaves plain causality to SDPA
                 attention_mask = _below(query.shape[2], key.shape[2], None, query)
-            out = _product(query, key, value, attention_mask, scaling, softcap)
+            out = _product(query, key, value, attention_mask, params)
             return out.transpose(1, 2).contiguous(), None
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
     if not isinstance(plan, Plan):
-        return plan.attend(module.layer_idx, query, key, value, scaling, sliding_window, softcap), None
+        return plan.attend(module.layer_idx, query, key, value, params), None
     backend = {"dense": _dense, "nodes": _nodes, "flex": _flex}[plan.backend]
-    return backend(query, key, value, plan, scaling, sliding_window, softcap), None
+    return backend(query, key, value, plan, params), None
 
 
-def _dense(
-    query: Tensor, key: Tensor, value: Tensor, plan: Plan,
-    scaling: float | None, window: int | None, softcap: float | None,
-) -> Tensor:  # fmt: skip
+def _dense(query: Tensor, key: Tensor, value: Tensor, plan: Plan, params: AttentionParams) -> Tensor:
     token, place, mask = plan.padded
     rows, _, width, _ = mask.shape
-    if window is not None:
+    if params.window is not None:
         depth = plan.forest.depth[token].view(rows, 1, width)
-        mask = mask & (depth[..., None] - depth[..., None, :] < window)
+        mask = mask & (depth[..., None] - depth[..., None, :] < params.window)
 
     def side_by_side(x: Tensor) -> Tensor:
         flat = x[0].transpose(0, 1)
@@ -197,20 +193,16 @@ def _dense(
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    out = _product(q, k, v, mask, scaling, softcap)
+    out = _product(q, k, v, mask, params)
     return out.transpose(1, 2).flatten(0, 1).index_select(0, place)[None]
 
 
-def _nodes(
-    query: Tensor, key: Tensor, value: Tensor, plan: Plan,
-    scaling: float | None, window: int | None, softcap: float | None,
-) -> Tensor:  # fmt: skip
+def _nodes(query: Tensor, key: Tensor, value: Tensor, plan: Plan, params: AttentionParams) -> Tensor:
     if torch.is_autocast_enabled(query.device.type):
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if plan.fused and query.dtype in PRODUCTS:
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return segment_attention(query[0], key[0], value[0], plan.products, scale, window, softcap)[None]
+        return segment_attention(query[0], key[0], value[0], plan.products, params)[None]
     # torch.split: its backward is one cat, that of a slice a whole tensor of zeros
     sizes = [stop - start for start, stop in pairwise(plan.cuts)]
     keys, values = key.split(sizes, 2), value.split(sizes, 2)
@@ -220,27 +212,33 @@ def _nodes(
     for segments in plan.groups:
         q = torch.cat([queries[number[segment.start]] for segment in segments])
         k, v = (torch.cat([_run(parts, plan, segment) for segment in segments]) for parts in (keys, values))
-        outs += descend(q, k, v, window, scaling, softcap, plan.masks).unbind()
+        outs += descend(q, k, v, params, plan.masks).unbind()
     return torch.cat([outs[i] for i in plan.order], 1).transpose(0, 1)[None]
 
 
 def descend(
-    query: Tensor, key: Tensor, value: Tensor, window: int | None,
-    scaling: float | None, softcap: float | None, masks: dict[tuple[Any, ...], Any],
-) -> Tensor:  # fmt: skip
-    """Causal attention of the last `own` of `seen` tokens: query [B, H, own, d], key and value [B, K, seen, d]."""
+    query: Tensor, key: Tensor, value: Tensor, params: AttentionParams, masks: dict[tuple[Any, ...], Any]
+) -> Tensor:
+    """Causal attention of the last `own` of `seen` tokens to [B, H, own, d].
+
+    Args:
+        query: [B, H, own, d].
+        key, value: [B, K, seen, d].
+        params: of the layer.
+        masks: of the pass; a mask that is missing is added to them.
+    """
     (rows, heads, own, width), visible_keys = query.shape, key.shape[2]
     groups = heads // key.shape[1]
     if groups > 1:  # key heads as rows: each is read by its query heads without a copy
         query = query.reshape(-1, groups, own, width)
         key, value = (x.reshape(-1, 1, visible_keys, width).expand(-1, groups, -1, -1) for x in (key, value))
-    if own == visible_keys and window is None and softcap is None:
-        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
+    if own == visible_keys and params.window is None and params.softcap is None:
+        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=params.scale)
     else:
-        mask_key = (own, visible_keys, window, query.dtype)
+        mask_key = (own, visible_keys, params.window, query.dtype)
         if mask_key not in masks:
-            masks[mask_key] = _below(own, visible_keys, window, query)
-        out = _product(query, key, value, masks[mask_key], scaling, softcap)
+            masks[mask_key] = _below(own, visible_keys, params.window, query)
+        out = _product(query, key, value, masks[mask_key], params)
     return out.reshape(rows, heads, own, width)
 
 
@@ -268,13 +266,11 @@ def softcapped(scores: Tensor, softcap: float | None) -> Tensor:
     return scores if softcap is None else torch.tanh(scores / softcap) * softcap
 
 
-def _product(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None
-) -> Tensor:
-    if softcap is None:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
-    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    scores = softcapped(scores, softcap)
+def _product(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, params: AttentionParams) -> Tensor:
+    if params.softcap is None:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=params.scale)
+    scores = query @ key.transpose(-1, -2) * params.scale_of(query.shape[-1])
+    scores = softcapped(scores, params.softcap)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
     wide = torch.float64 if scores.dtype == torch.float64 else torch.float32
@@ -284,16 +280,14 @@ def _product(
 _compiled: Callable[..., Tensor] | None = None
 
 
-def _flex(
-    query: Tensor, key: Tensor, value: Tensor, plan: Plan,
-    scaling: float | None, window: int | None, softcap: float | None,
-) -> Tensor:  # fmt: skip
+def _flex(query: Tensor, key: Tensor, value: Tensor, plan: Plan, params: AttentionParams) -> Tensor:
     """FlexAttention with native grouped heads, compiled once for all lengths."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     global _compiled
     if _compiled is None:
         _compiled = torch.compile(flex_attention, dynamic=True) if query.is_cuda else flex_attention
+    window, softcap = params.window, params.softcap
     mask_key = ("flex", window)
     if mask_key not in plan.masks:
         end, depth, size = plan.forest.subtree_end, plan.forest.depth, plan.forest.tokens
@@ -309,7 +303,7 @@ def _flex(
 
     out = _compiled(
         query, key, value, score_mod=capped if softcap else None, block_mask=plan.masks[mask_key],
-        scale=scaling, enable_gqa=query.shape[1] != key.shape[1],
+        scale=params.scale, enable_gqa=query.shape[1] != key.shape[1],
     )  # fmt: skip
     return out.transpose(1, 2)
 

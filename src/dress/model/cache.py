@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dress.kernels.attention_params import AttentionParams
 from dress.model.attention import additive, descend, softcapped
 
 
@@ -129,10 +130,7 @@ class Prefill:
     rows: Tensor
     masks: dict[tuple, Tensor] = field(default_factory=dict)
 
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor,
-        scaling: float | None, window: int | None, softcap: float | None,
-    ) -> Tensor:  # fmt: skip
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """Query [1, H, T, d], key and value [1, K, T, d] to [1, T, H, d]."""
         for store, (token, row, slot) in ((self.cache.own, self.own), (self.cache.common, self.common)):
             if store is not None and len(token):
@@ -144,7 +142,7 @@ class Prefill:
                 k, v = key[:, :, own], value[:, :, own]
             else:
                 k, v = self.cache.read(layer, run.row, run.end, query.dtype)
-            outs.append(descend(query[:, :, own], k, v, window, scaling, softcap, self.masks))
+            outs.append(descend(query[:, :, own], k, v, params, self.masks))
         return torch.cat(outs, 2).transpose(1, 2)
 
 
@@ -179,10 +177,7 @@ class Decoding:
         self.longest += 1
         self._masks.clear()
 
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor,
-        scaling: float | None, window: int | None, softcap: float | None,
-    ) -> Tensor:  # fmt: skip
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
         """Query [A, H, 1, d], key and value [A, K, 1, d] to [A, 1, H, d]."""
         rows, heads, _, width = query.shape
         key_heads = key.shape[1]
@@ -190,10 +185,10 @@ class Decoding:
         used = self.longest + 1
         keys, values = (x.flatten(0, 1)[: rows * key_heads, :used] for x in self.cache.own[layer])
         query = query.reshape(rows * key_heads, heads // key_heads, width).to(keys.dtype)
-        query = query * (width**-0.5 if scaling is None else scaling)
+        query = query * params.scale_of(width)
         scores = torch.bmm(query, keys.transpose(1, 2)).view(rows, key_heads, -1, used)
-        scores = softcapped(scores, softcap)
-        mask = self._own_mask(used, window, scores.dtype)
+        scores = softcapped(scores, params.softcap)
+        mask = self._own_mask(used, params.window, scores.dtype)
         if mask is not None:
             scores = scores + mask
         if self.cache.common is None:
@@ -202,8 +197,8 @@ class Decoding:
         common_keys, common_values = self.cache.common[layer]
         size = common_keys.shape[2]
         before = self._by_group(query.view(rows, key_heads, -1, width)) @ common_keys.transpose(2, 3)
-        before = softcapped(before, softcap)
-        mask = self._common_mask(size, window, scores)
+        before = softcapped(before, params.softcap)
+        mask = self._common_mask(size, params.window, scores)
         if mask is not None:
             before = before + mask
         both = torch.cat([before, self._by_group(scores)], -1).softmax(-1)

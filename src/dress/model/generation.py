@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
-from dress.base.seeding import seed_for
 from dress.dialogue.spans import Completion
 from dress.kernels.packed import PackedWeights
 from dress.model.lvlm import LVLM
@@ -18,12 +18,9 @@ def generate(
     model: LVLM,
     prompts: Sequence[Prompt],
     pixels: Sequence[Tensor],
+    sampling: SamplingParams,
     *,
-    max_new_tokens: int,
     batch_size: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int | Sequence[int] = 0,
     progress: Callable[[int], None] = lambda n: None,
 ) -> list[Completion]:
     """One answer per prompt, in the order of the prompts; each says whether it ended by itself.
@@ -35,15 +32,11 @@ def generate(
         model: in eval mode or not; it is put back as it was.
         prompts: any number. Those of one image are answered together.
         pixels: images [3, H, W]; prompts name them by index and share them freely.
-        max_new_tokens: longest answer; it ends earlier at the stop token.
+        sampling: how tokens are drawn.
         batch_size: prompts decoded together; fewer, where their keys and values would not fit into memory.
-        temperature: 0 is greedy.
-        top_p: smallest set of tokens whose probability reaches it; 1 is all.
-        seed: of the sampling: one for each prompt, or one that they are made from, by number.
         progress: called with the number of finished prompts.
     """
-    drawing = SamplingParams(max_new_tokens, temperature, top_p)
-    seeds = [seed_for(seed, i) for i in range(len(prompts))] if isinstance(seed, int) else seed
+    seeds = sampling.seeds(len(prompts))
     first = {image: i for i, image in reversed(list(enumerate(prompt.image for prompt in prompts)))}
     order = sorted(range(len(prompts)), key=lambda i: first[prompts[i].image])
     images, weights, answers = (
@@ -54,10 +47,11 @@ def generate(
     while order:
         nearest = [prompts[i] for i in order[:batch_size]]
         longest = max(len(model.encoder.prompt(prompt.spans, prompt.image is not None)) for prompt in nearest)
-        size = max(1, min(batch_size, rows_that_fit(model, longest + max_new_tokens)))
+        size = max(1, min(batch_size, rows_that_fit(model, longest + sampling.max_new_tokens)))
         batch, order = order[:size], order[size:]
         session = Session(model, weights)
-        out = session.answer([prompts[i] for i in batch], batch, images, drawing, [seeds[i] for i in batch])
+        batch_sampling = replace(sampling, seed=[seeds[i] for i in batch])
+        out = session.answer([prompts[i] for i in batch], batch, images, batch_sampling)
         assert out is not None
         for i, tokens in zip(batch, out, strict=True):
             answers[i] = model.encoder.decode(tokens)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import TopPLogitsWarper
 
+from dress.base.seeding import seed_for
 from dress.dialogue.encode import IMAGE
 from dress.dialogue.spans import Span
 from dress.dialogue.tree import sorted_prefixes
@@ -63,11 +64,24 @@ class ImageTokens:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are drawn; temperature 0 is greedy."""
+    """How the tokens of answers are drawn.
+
+    Attributes:
+        max_new_tokens: longest answer; it ends earlier at the stop token.
+        temperature: 0 is greedy.
+        top_p: smallest set of tokens whose probability reaches it; 1 is all.
+        seed: of the draws: one for each prompt, or one that they are made from, by number. Nothing else that is
+            random comes in.
+    """
 
     max_new_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
+    seed: int | Sequence[int] = 0
+
+    def seeds(self, prompts: int) -> Sequence[int]:
+        """One for each of so many prompts."""
+        return [seed_for(self.seed, i) for i in range(prompts)] if isinstance(self.seed, int) else self.seed
 
 
 @dataclass(eq=False)
@@ -102,8 +116,7 @@ class Session:
         prompts: Sequence[Prompt],
         keys: Sequence[Hashable],
         images: ImageTokens,
-        drawing: SamplingParams,
-        seeds: Sequence[int],
+        sampling: SamplingParams,
         if_fits: bool = False,
     ) -> list[list[int]] | None:
         """Tokens of an answer to each prompt, with the stop token where it ended by itself.
@@ -112,12 +125,11 @@ class Session:
             prompts: at least one; read and decoded together.
             keys: name the rows, all different. If one is new or has another beginning, all are read anew.
             images: that the prompts name; the same numbers in every turn.
-            drawing: how tokens are drawn.
-            seeds: of each row's draws; nothing else that is random comes in.
+            sampling: how tokens are drawn.
             if_fits: answer nothing (None) where memory has no room for the keys and values.
         """
         rows = [self._row(prompt, key) for prompt, key in zip(prompts, keys, strict=True)]
-        longest = max(len(row.ids) for row in rows) + drawing.max_new_tokens
+        longest = max(len(row.ids) for row in rows) + sampling.max_new_tokens
         if if_fits and len(rows) > rows_that_fit(self.model, longest):
             return None
         try:
@@ -125,11 +137,11 @@ class Session:
                 if not self._goes_on(rows):
                     self._begin(rows)
                 assert self.cache is not None
-                need = max(len(row.ids) - self.cache.offset(row.place) for row in rows) + drawing.max_new_tokens
+                need = max(len(row.ids) - self.cache.offset(row.place) for row in rows) + sampling.max_new_tokens
                 self.cache.own.reserve(need)
                 hidden = self._read(rows, images)
                 self.rows.update({row.key: row for row in rows})
-                return self._decode(rows, hidden, drawing, seeds)
+                return self._decode(rows, hidden, sampling)
         except BaseException:
             self.rows.clear()  # half-written: nobody goes on from here
             raise
@@ -262,27 +274,26 @@ class Session:
 
     # --- answering ---
 
-    def _decode(
-        self, rows: list[_Row], hidden: Tensor, drawing: SamplingParams, seeds: Sequence[int]
-    ) -> list[list[int]]:
+    def _decode(self, rows: list[_Row], hidden: Tensor, sampling: SamplingParams) -> list[list[int]]:
         """Token by token; rows that have ended change places with the last ones and leave the batch."""
         assert self.cache is not None
         device, embed = hidden.device, self.model.language.get_input_embeddings()
         order = sorted(range(len(rows)), key=lambda i: rows[i].place)
         batch, hidden = [rows[i] for i in order], hidden[order]
-        noise = _noise(drawing, [seeds[i] for i in order]).to(device)
+        seeds = sampling.seeds(len(rows))
+        noise = _noise(sampling, [seeds[i] for i in order]).to(device)
         out: dict[Hashable, list[int]] = {row.key: [] for row in rows}
         decoding = Decoding(self.cache, [len(row.ids) for row in batch], device)
         ended = [False] * len(batch)
-        warp = TopPLogitsWarper(drawing.top_p) if 0 < drawing.top_p < 1 else None
+        warp = TopPLogitsWarper(sampling.top_p) if 0 < sampling.top_p < 1 else None
         stop = self.model.encoder.stop_id
-        for step in range(drawing.max_new_tokens):
-            token = _choose(self.model.logits(hidden), drawing.temperature, warp, noise[:, step])
+        for step in range(sampling.max_new_tokens):
+            token = _choose(self.model.logits(hidden), sampling.temperature, warp, noise[:, step])
             for i, value in enumerate(token.tolist()):
                 if not ended[i]:
                     out[batch[i].key].append(value)
                     ended[i] = value == stop
-            if all(ended) or step + 1 == drawing.max_new_tokens:
+            if all(ended) or step + 1 == sampling.max_new_tokens:
                 break
             if sum(ended) >= DROP_SHARE * len(ended):
                 batch, cached = self._drop(batch, ended, decoding.longest)
@@ -330,11 +341,11 @@ def _placed(tokens: np.ndarray, row: int, first: int) -> np.ndarray:
     return np.stack([tokens, np.full(len(tokens), row), np.arange(first, first + len(tokens))])
 
 
-def _noise(drawing: SamplingParams, seeds: list[int]) -> Tensor:
+def _noise(sampling: SamplingParams, seeds: list[int]) -> Tensor:
     """Uniform numbers in (0, 1], [A, max_new_tokens]: a row's own, whatever stands beside it."""
-    if drawing.temperature == 0:
-        return torch.zeros(len(seeds), drawing.max_new_tokens)
-    draws = [np.random.default_rng(seed).random(drawing.max_new_tokens) for seed in seeds]
+    if sampling.temperature == 0:
+        return torch.zeros(len(seeds), sampling.max_new_tokens)
+    draws = [np.random.default_rng(seed).random(sampling.max_new_tokens) for seed in seeds]
     return torch.from_numpy(1 - np.stack(draws)).float()
 
 

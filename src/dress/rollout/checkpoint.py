@@ -10,9 +10,9 @@ from torch import Tensor
 from dress.base.progress import Advance, ignore
 from dress.data.images import MAX_ASPECT, open_image
 from dress.dialogue.spans import Completion, prompt
-from dress.model.generation import Prompt, check_new_tokens, generate
+from dress.model.generation import check_new_tokens, generate
 from dress.model.lvlm import LVLM
-from dress.model.session import ImageTokens, SamplingParams, Session
+from dress.model.session import ImageTokens, Prompt, SamplingParams, Session
 from dress.record import RecordError
 from dress.rollout.responder import OpenTurn, Sampling
 
@@ -61,19 +61,15 @@ class CkptResponder:
                 )
         prompts = [Prompt(tuple(prompt(one.dialogue, condition=one.condition)), one.image) for one in questions]
         seeds = [question.seed for question in questions]
+        params = SamplingParams(sampling.max_new_tokens, sampling.temperature, sampling.top_p, seeds)
         if self._session is not None:
-            params = SamplingParams(sampling.max_new_tokens, sampling.temperature, sampling.top_p)
             keys, images = [id(question.dialogue) for question in questions], ImageTokens(self.model, pixels)
-            tokens = self._session.answer(prompts, keys, images, params, seeds, if_fits=self._keep == "auto")
+            tokens = self._session.answer(prompts, keys, images, params, if_fits=self._keep == "auto")
             if tokens is not None:
                 progress(len(tokens))
                 return [self.model.encoder.decode(ids) for ids in tokens]
             self._session = None
-        return generate(
-            self.model, prompts, pixels,
-            max_new_tokens=sampling.max_new_tokens, batch_size=sampling.batch_size,
-            temperature=sampling.temperature, top_p=sampling.top_p, seed=seeds, progress=progress,
-        )  # fmt: skip
+        return generate(self.model, prompts, pixels, params, batch_size=sampling.batch_size, progress=progress)
 
     def groups(self, dialogues: int, sampling: Sampling) -> Iterator[range]:
         """See `Grouping`: as many as are decoded together. The model's weights must stay as they are meanwhile."""

@@ -91,4 +91,4 @@ class StageData(L.LightningDataModule):
         self._fingerprint = now
         if dataset.rank == 0 and not self._start:
             for line in dataset.stream.damage:
-                dataset.reject(line, line)
+                dataset.examples.reject(line, line)

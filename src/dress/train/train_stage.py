@@ -14,6 +14,7 @@ from dress.model.checkpoint import read_training_state
 from dress.model.lvlm import LVLM
 from dress.train.callbacks import SaveCheckpoint, ShowProgress, build_callbacks
 from dress.train.datamodule import StageData
+from dress.train.examples import Examples
 from dress.train.module import DressModule, TrainingStopped
 from dress.train.parallel import build_trainer
 from dress.train.run_data import REJECTS
@@ -90,13 +91,10 @@ def train(task: TrainTask, model: LVLM, folder: Path, tools: Tools, steps_before
 def _data(task: TrainTask, model: LVLM, folder: Path) -> StageData:
     vision, data = model.vision, task.data
     pixels = Pixels(vision.preprocessing, vision.transform, data.images, data.max_aspect)
+    examples = Examples(task.stage.phases, task.phases, data, model.encoder, pixels, folder / REJECTS)
 
     def dataset(kind: type[Kind], stream: Stream, rank: int, world: int) -> Kind:
-        return kind(
-            stream, task.stage, data, task.phases, model.encoder, pixels, folder / REJECTS,
-            task.learning.training.overfit,
-            rank, world,
-        )  # fmt: skip
+        return kind(stream, task.stage, examples, task.learning.training.overfit, rank, world)
 
     return StageData(
         partial(dataset, StepDataset, task.records.stream(task.seed)), data,

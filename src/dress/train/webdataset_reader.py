@@ -54,20 +54,20 @@ class WebdatasetSteps(IterableDataset[Batch]):
 
     def _samples(self, first: int, every: int) -> Iterator[Any]:
         """Endless; shards are dealt out by explicit rank and worker."""
-        paths, dataset = self.paths[first::every] or self.paths, self.dataset
+        paths, seed, examples = self.paths[first::every] or self.paths, self.dataset.stream.seed, self.dataset.examples
         epoch = 0
         while True:
             pipeline = webdataset.WebDataset(paths, shardshuffle=False, nodesplitter=None, workersplitter=None)
-            for raw in pipeline.shuffle(SHUFFLED, seed=dataset.stream.seed + epoch):
+            for raw in pipeline.shuffle(SHUFFLED, seed=seed + epoch):
                 where = f"{raw.get('__url__')}: {raw['__key__']}"
                 try:
                     if "json" not in raw:
                         raise RecordError(f"{where}: expected a .json, found none")
                     picture: Any = next((raw[ext] for ext in IMAGE_EXTENSIONS if ext in raw), None)
-                    if dataset.data.features:
+                    if examples.data.features:
                         picture = decode(np.frombuffer(bytearray(raw[FEATURES]), np.uint8)) if FEATURES in raw else None
-                    rng = rng_for(dataset.stream.seed, epoch, raw["__key__"])
-                    yield dataset.example(Record.parse(raw["json"], where), picture, where, rng)
+                    rng = rng_for(seed, epoch, raw["__key__"])
+                    yield examples.build(Record.parse(raw["json"], where), picture, where, rng)
                 except (RecordError, FeatureError) as error:
-                    dataset.reject(where, str(error))
+                    examples.reject(where, str(error))
             epoch += 1
