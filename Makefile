@@ -43,8 +43,8 @@ train: setup ## Run the whole method: ARGS="seed=1 scale=small" are Hydra overri
 test: setup ## Run the tests: ARGS="-k record" goes to pytest
 	$(PY) -m pytest --durations=10 --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
-test-slow: setup ## Run the slow tests; each documented command in a process of its own
-	$(PY) -m pytest --durations=10 -m "slow and not gpu" $(ARGS)
+test-slow: setup ## Run the slow tests, and documented commands as a reader starts them
+	DRESS_FRESH_PROCESSES=1 $(PY) -m pytest --durations=10 -m "(slow or documented) and not gpu" $(ARGS)
 
 lint: setup ## Check style and formatting
 	$(PY) -m ruff check .

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from conftest import ROOT, TINY
 from omegaconf import OmegaConf
+from scripts import run_script
 
 from dress import config
 from dress.run.start import _dirty, _git
@@ -34,10 +35,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def train(cwd: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), cwd=cwd, env=environment(**more), capture_output=True, text=True,
-        check=False, timeout=240,
-    )  # fmt: skip
+    return run_script(ROOT / "src" / "train.py", *arguments, cwd=cwd, env=environment(**more))
 
 
 @pytest.fixture(scope="module")
@@ -283,12 +281,6 @@ def test_sweep_refuses_several_devices_per_run(tmp_path: Path) -> None:
 )
 def test_a_refused_command_leaves_no_file_where_it_was_called(command, tmp_path):
     script, *arguments = command
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "src" / script), *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = run_script(ROOT / "src" / script, *arguments, cwd=tmp_path)
     assert done.returncode and "nowhere" in done.stdout + done.stderr
     assert not list(tmp_path.iterdir())

@@ -6,19 +6,14 @@ import json
 
 import pytest
 import webdataset
-from documented import commands, run, run_together
+from documented import commands, run_all
 
 from dress.data.shards import write_shards
 from dress.worlds.shapes import generate as shapes
 
 
-def each(found, cwd):
-    for command in found:
-        run(command, cwd)
-
-
-@pytest.mark.parametrize("way", [run_together, pytest.param(each, marks=pytest.mark.slow)])
-def test_the_commands_of_the_data_page_run(tmp_path, way):
+@pytest.mark.documented
+def test_the_commands_of_the_data_page_run(tmp_path):
     for split in shapes.SPLITS:
         write_shards(tmp_path / "data" / "mine" / split, shapes.samples(split, 12, seed=0))
     image = next(iter(shapes.samples("sft", 1, seed=0)))[1]
@@ -35,7 +30,7 @@ def test_the_commands_of_the_data_page_run(tmp_path, way):
         ],
         "benchmarks/index.py": ["samples=400", "shards=4", "processes=2", f"out={tmp_path / 'results' / 'index.json'}"],
     }  # fmt: skip
-    way([command + more.get(command[1], []) for command in found], tmp_path)
+    run_all([command + more.get(command[1], []) for command in found], tmp_path)
     assert (tmp_path / "results" / "data.json").exists()
     index = json.loads((tmp_path / "results" / "index.json").read_text())
     assert index["samples"] == 400 and index["bytes_per_sample"] < 100 + 8000 / 400

@@ -6,8 +6,6 @@ import hashlib
 import io
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from huggingface_hub import DatasetCard
 from imports import do_import
 from PIL import Image
 from rich.console import Console
+from scripts import run_script
 
 from dress.base.files import read_json, read_lines
 from dress.config import ConfigError, check_as
@@ -314,9 +313,8 @@ def test_a_damaged_record_stops_or_is_counted(tmp_path: Path) -> None:
 
 
 def test_the_command_ends_with_a_table(splits: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "src" / "prepare.py"), "task=export", f"path={splits}"]
-    given = [f"out={tmp_path / 'out'}", "format=messages"]
-    done = subprocess.run([*command, *given], capture_output=True, text=True, cwd=tmp_path, check=False)
+    typed = ["task=export", f"path={splits}", f"out={tmp_path / 'out'}", "format=messages"]
+    done = run_script(ROOT / "src" / "prepare.py", *typed, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "rows: feedback.jsonl" in done.stdout and "no answer" in done.stdout
     assert json.loads((tmp_path / "out" / "feedback.jsonl").read_text().splitlines()[0])["id"] == "bus-0"

@@ -4,12 +4,12 @@ import json
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from documented import SMALL, commands
+from scripts import run_script
 from test_command_line import environment
 
 PAGE = "docs/extending.md"
@@ -20,10 +20,7 @@ def call(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     _, script, *arguments = command
     small = SMALL if script == "src/train.py" else []
     more = [text for text in small if text.partition("=")[0] not in {a.partition("=")[0] for a in arguments}]
-    return subprocess.run(
-        [sys.executable, str(ROOT / script), *arguments, *more], cwd=cwd, env=environment(),
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
+    return run_script(ROOT / script, *arguments, *more, cwd=cwd, env=environment())
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,6 @@ import hashlib
 import io
 import json
 import os
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import pytest
 from imports import content, do_import, photo, records
 from rich.console import Console
+from scripts import run_script
 
 from dress.base.files import read_json, read_lines
 from dress.config import ConfigError, check_as
@@ -336,9 +335,8 @@ def test_an_unknown_source_is_refused_with_the_known_ones() -> None:
 
 def test_the_command_ends_with_a_table_and_refuses_plainly(folder: Path, tmp_path: Path) -> None:
     add(folder, b"nonsense")
-    command = [sys.executable, str(ROOT / "src" / "prepare.py")]
-    given = [f"path={folder}", f"out={tmp_path / 'out'}"]
-    done = subprocess.run([*command, "source=vlsafe", *given], capture_output=True, text=True, cwd=tmp_path)
+    typed = ["source=vlsafe", f"path={folder}", f"out={tmp_path / 'out'}"]
+    done = run_script(ROOT / "src" / "prepare.py", *typed, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for line in (r"rows read", "records written: eval", "not JSON", "rejects.jsonl"):
         assert "".join(line.split()) in "".join(done.stdout.split())  # long paths are wrapped

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, TINY
 from llm_server import Behaviour, serving
+from scripts import run_script
 
 from dress.llm.ledger import Ledger
 
@@ -20,10 +19,8 @@ def train(tmp_path: Path, name: str, *more: str, processes: int = 1) -> Path:
     """A finished run; its folder."""
     ranks = [f"trainer.devices={processes}", "trainer.accelerator=cpu", "training.threads=1"]
     ranks += ["parallel.strategy=ddp"] if processes > 1 else []
-    command = [sys.executable, "src/train.py", *TINY, *ranks, f"data.path={tmp_path / 'data'}", *more]
-    done = subprocess.run(
-        [*command, f"run_dir={tmp_path / name}"], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    typed = [*TINY, *ranks, f"data.path={tmp_path / 'data'}", *more, f"run_dir={tmp_path / name}"]
+    done = run_script(ROOT / "src" / "train.py", *typed, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     return tmp_path / name
 

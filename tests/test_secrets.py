@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, composed
+from scripts import run_script
 
 from dress.base.redaction import OURS, hide, redacted, reveal
 
@@ -56,10 +55,7 @@ def test_the_checked_configuration_holds_no_secret():
 
 
 def train(folder: Path, *typed: str, **variables: str) -> str:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "src" / "train.py"), *typed], cwd=folder, capture_output=True, text=True,
-        env=os.environ | variables, check=False,
-    )  # fmt: skip
+    done = run_script(ROOT / "src" / "train.py", *typed, cwd=folder, env=os.environ | variables)
     assert done.returncode == 1
     return done.stdout + done.stderr
 

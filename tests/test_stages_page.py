@@ -7,8 +7,9 @@ import shlex
 import shutil
 from pathlib import Path
 
+import pytest
 from conftest import ROOT, TINY, tiny_settings
-from documented import commands, run_together
+from documented import commands, run_all
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -20,13 +21,14 @@ from dress.train.curriculum import Curriculum
 PAGE = "docs/stages.md"
 
 
+@pytest.mark.documented
 def test_the_commands_run(tmp_path: Path) -> None:
     made = tmp_path / "made"
     Curriculum(tiny_settings(made, "curriculum.run=collect"), Console(quiet=True)).run()
     given = str(made / "run" / "stages" / "collect" / "shards")
     typed = [[part.replace("/path/to/feedback", given) for part in command] for command in commands(PAGE)]
     assert len(typed) == 8
-    run_together(typed, tmp_path)
+    run_all(typed, tmp_path)
     labels = [
         sorted(set(read_json(file, dict)) - {"conditions"}) for file in (tmp_path / "logs").glob("*/*/metrics.json")
     ]

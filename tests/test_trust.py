@@ -19,6 +19,7 @@ import torch
 import transformers.dynamic_module_utils
 from conftest import ROOT, composed, small_model, tiny_settings
 from rich.console import Console
+from scripts import run_script
 
 from dress import config
 from dress.base import run_folder
@@ -161,10 +162,7 @@ def test_commands_that_a_run_names_run_only_where_the_call_says_so(command, run,
 
 
 def resumed(run: Path, *beside: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "src" / "train.py"), f"resume={run}", *beside], cwd=run.parent,
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
+    return run_script(ROOT / "src" / "train.py", f"resume={run}", *beside, cwd=run.parent)
 
 
 def test_resume_asks_for_consent_too(run):
@@ -428,10 +426,7 @@ def test_a_read_only_run_folder_is_named(run):
 
 @pytest.mark.parametrize("where", ["run_dir", "hydra.run.dir"])
 def test_a_name_that_is_too_long_is_one_line(where, tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "src" / "train.py"), f"{where}={tmp_path / ('a' * 300)}"], cwd=tmp_path,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_script(ROOT / "src" / "train.py", f"{where}={tmp_path / ('a' * 300)}", cwd=tmp_path)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "File name too long" in done.stderr
 
 

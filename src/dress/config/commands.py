@@ -17,7 +17,7 @@ class CollectCommand(CollectSettings, Consent):
     """`src/collect.py`: whose answers are collected, and who judges them."""
 
     responder: ResponderName  # a run folder, a file of answers, or the address of a server
-    stage: str  # of a run: whose model
+    stage: str | None = None  # of a run: whose model; null = of its last train stage
     server: Server = Server()  # where the responder is one
     out: str
     data: Data | None = None  # whose prompts are asked; null = the run's own

@@ -29,6 +29,18 @@ def final_stages(curriculum: Curriculum) -> dict[str, str]:
     return {name: name for name in trained if name not in used}
 
 
+def last_trained(curriculum: Curriculum) -> str:
+    """The train stage that ends last: whose model a run is, where nobody says which.
+
+    Raises:
+        ValueError: no stage trains.
+    """
+    trained = [name for name in curriculum.order if isinstance(curriculum.stages[name], TrainStage)]
+    if not trained:
+        raise ValueError(f"curriculum.run={curriculum.order}: expected a train stage, found none")
+    return trained[-1]
+
+
 def lineage(curriculum: Curriculum, stage: str) -> list[str]:
     """The train stages that a stage's weights went through, from the first to the stage itself."""
     line: list[str] = []

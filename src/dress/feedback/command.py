@@ -14,6 +14,7 @@ from dress.base.progress import CurriculumProgress
 from dress.base.run_folder import lock, read_marker, unlock
 from dress.base.terminal import Terminal
 from dress.config import CollectCommand, CollectSettings, Config, Consent, Data
+from dress.config.graph import last_trained
 from dress.config.no_result import BY_CONTENT, NO_RESULT
 from dress.config.raters import LLM
 from dress.data.shards import Shards
@@ -62,6 +63,8 @@ def _collect(settings: CollectCommand, console: Console) -> Path:
     run = run_settings(settings.responder, settings)
     if settings.condition != "none" and kind != "checkpoint":
         raise ValueError(f"condition={settings.condition}: expected a run as responder, got {settings.responder}")
+    if run is not None and settings.stage is None:
+        settings = settings.model_copy(update={"stage": last_trained(run.curriculum)})
     check_rater(settings.annotator)
     stage = CollectSettings(**{name: getattr(settings, name) for name in CollectSettings.model_fields})
     most = settings.max_new_tokens or (run.generation.max_new_tokens if run else SERVER_TOKENS)
@@ -119,23 +122,28 @@ def _responder(settings: CollectCommand, kind: str, run: Config | None) -> Respo
     from dress.rollout.checkpoint import CkptResponder
 
     assert run is not None
-    folder, data = Path(settings.responder) / "stages" / settings.stage, settings.data or run.data
-    model, _ = load_model(folder, available_device(), consent=settings)
+    data = settings.data or run.data
+    model, _ = load_model(_stage_folder(settings), available_device(), consent=settings)
     under = "" if settings.condition == "none" else f" ({settings.condition})"
     return CkptResponder(model, f"{run.name}/{settings.stage}{under}", settings.keep_cache, data.max_aspect)
+
+
+def _stage_folder(settings: CollectCommand) -> Path:
+    """Where the answering model of a run lies."""
+    return Path(settings.responder) / "stages" / str(settings.stage)
 
 
 def _condition(settings: CollectCommand) -> str:
     """The text of the run's condition."""
     from dress.model.checkpoint import read_facts
 
-    facts = read_facts(Path(settings.responder) / "stages" / settings.stage, "conditions")
+    facts = read_facts(_stage_folder(settings), "conditions")
     return str(facts["conditions"][settings.condition])
 
 
 def _weights(settings: CollectCommand) -> str:
     """What tells one model's answers from another's."""
-    marker = Path(settings.responder) / "stages" / settings.stage / "done.json"
+    marker = _stage_folder(settings) / "done.json"
     return str(read_marker(marker)["fingerprint"]) if marker.exists() else str(marker.parent.resolve())
 
 
