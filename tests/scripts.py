@@ -15,18 +15,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from multiprocessing import forkserver
 from pathlib import Path
 
+import pytest
 import torch
 
+TESTS = str(Path(__file__).parent)
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
-    [
-        "dress", "lightning.pytorch.loggers", "open_clip", "peft", "scipy.stats", "altair", "dress.evaluation.command",
-        "dress.evaluation.report", "dress.feedback.command", "dress.model.building", "dress.run.preparing",
-        "dress.run.training", "dress.run.loggers", "dress.train.curriculum",
-    ]
-)  # fmt: skip
+_context.set_forkserver_preload(["preload"])
 
 
 def run_script(
@@ -44,6 +41,7 @@ def run_script(
         return subprocess.run(
             command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=timeout
         )
+    _start_server()
     with tempfile.TemporaryDirectory() as folder:
         out, errors = Path(folder, "out"), Path(folder, "errors")
         process = _context.Process(target=_run, args=(command[1:], str(cwd), environment, str(out), str(errors)))
@@ -54,6 +52,13 @@ def run_script(
             process.join()
             raise subprocess.TimeoutExpired(command, timeout, out.read_text(), errors.read_text())
         return subprocess.CompletedProcess(command, process.exitcode, out.read_text(), errors.read_text())
+
+
+def _start_server() -> None:
+    """Started where it finds `preload`; does nothing where it runs already."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", TESTS, prepend=os.pathsep)
+        forkserver.ensure_running()
 
 
 def _run(argv: list[str], cwd: str, environment: dict[str, str], out: str, errors: str) -> None:
@@ -68,9 +73,8 @@ def _run(argv: list[str], cwd: str, environment: dict[str, str], out: str, error
         os.close(opened)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8")
-    tests = str(Path(__file__).parent)
     sys.argv = argv
-    sys.path[:] = [str(Path(argv[0]).parent), *(place for place in sys.path if place not in ("", tests))]
+    sys.path[:] = [str(Path(argv[0]).parent), *(place for place in sys.path if place not in ("", TESTS))]
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     try:
         runpy.run_path(argv[0], run_name="__main__")
