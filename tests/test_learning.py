@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def test_a_stage_goes_on_with_another_learning_rate(tmp_path, monkeypatch):
     assert max(rate for step, rate in rates.items() if step > 4) <= 1e-4
 
 
+@functools.cache
 def supervision(phases: str, *more: str) -> Supervision:
     whole = composed(
         f"curriculum.stages.sft.phases={phases}", "curriculum.run=[sft]", "curriculum.stages.sft.weights=null", *more

@@ -411,23 +411,22 @@ def test_what_does_not_exist_is_named_with_what_does(tmp_path: Path, typed: str,
 
 
 BUG = """
-from dress import phases
+from dress.phases import phase
+@phase("broken")
 def broken(record, settings):
-    raise ValueError("not enough values to unpack")
-phases.PHASES["align"] = phases.Phase(broken)
+    one, two = [record]
 """
 
 
 def test_a_bug_keeps_its_traceback_in_the_log_of_the_run(tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "sitecustomize.py").write_text(BUG)
-    path = os.pathsep.join([str(tmp_path / "mine"), str(ROOT / "src")])
-    done = train(tmp_path, *FAST, "curriculum.run=[align]", PYTHONPATH=path)
+    (tmp_path / "mine.py").write_text(BUG)
+    phases = ["phases.modules=[mine]", "curriculum.stages.align.phases={broken: 1}"]
+    done = train(tmp_path, *FAST, *phases, "curriculum.run=[align]")
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
     message, _, place = done.stderr.strip().rstrip(")").rpartition(" (traceback: ")
-    assert message == "not enough values to unpack"
+    assert message == "not enough values to unpack (expected 2, got 1)"
     log = (tmp_path / place).read_text()
-    assert "sitecustomize.py" in log and "in broken" in log
+    assert "mine.py" in log and "in broken" in log
     run_dir = next((tmp_path / "logs" / "dress_full").iterdir())
     assert (tmp_path / place).parent == run_dir
 
