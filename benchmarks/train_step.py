@@ -40,7 +40,8 @@ import torch  # noqa: E402
 
 from dress.kernels.precision import cpu_multiplies_bf16  # noqa: E402
 from steps import gpu, ladder, packing, results, rounds, split, sweep, traces  # noqa: E402
-from steps.arms import ARMS, ArmSpec  # noqa: E402
+from steps.arm import ArmSpec  # noqa: E402
+from steps.arms import ARMS  # noqa: E402
 from steps.flops import SMOLLM2_135M, Sizes  # noqa: E402
 from steps.gate import compare  # noqa: E402
 from steps.machine import Products, facts  # noqa: E402

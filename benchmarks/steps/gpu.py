@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from steps import results
-from steps.arms import FOREST, ArmSpec
+from steps.arm import FOREST, ArmSpec
 from steps.flops import Sizes
 from steps.gate import compare
 from steps.machine import Products, facts

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from steps.arms import ArmSpec, work
+from steps.arm import ArmSpec
+from steps.arms import work
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["steps.arms", "lightning", "open_clip"])

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from steps.arms import ArmSpec
+from steps.arm import ArmSpec
 from steps.rounds import Arm, Say
 
 OVER_SPREAD, ROUNDING = 1.2, 1e-5

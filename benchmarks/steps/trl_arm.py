@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from steps import models
-from steps.arms import BETAS, CLIP, DECAY, LR, STEPS, ArmSpec, Meter
+from steps.arm import BETAS, CLIP, DECAY, LR, STEPS, ArmSpec, Meter
 from steps.gate import of_rows
 from steps.tuples import Turn, make
 
