@@ -36,12 +36,16 @@ VERSION: Literal[2] = 2
 
 
 class Generation(Section):
+    """How models answer in collect and eval stages."""
+
     max_new_tokens: Positive
     batch_size: Positive  # prompts
     keep_cache: KeepCache = "auto"
 
 
 class Eval(Section):
+    """What every eval stage asks."""
+
     turns: Positive = 3  # answers per dialogue: 0, 1, 2
     conditions: Annotated[list[Condition], Field(min_length=1)] = Field(default=["none", "praise"])
     refine_condition: Condition = "none"  # from the second answer on

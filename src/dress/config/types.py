@@ -59,6 +59,12 @@ def without_nulls(value: Any) -> Any:
 
 
 def finite(value: dict[str, Any]) -> dict[str, Any]:
+    """The same free settings.
+
+    Raises:
+        ValueError: a number in them, at any depth, is not finite or larger than `MOST`; names its key.
+    """
+
     def check(key: str, value: Any) -> None:
         if isinstance(value, dict):
             for inner, one in value.items():
