@@ -81,6 +81,17 @@ def build_loggers(settings: config.Config, stage: str, resumed: bool) -> list[Lo
     return [_build(settings, name, stage, resumed) for name in settings.logger]
 
 
+def check(settings: config.Config) -> None:
+    """See before a run begins what would stop its loggers.
+
+    Raises:
+        ValueError: as `build_loggers`.
+    """
+    for name, spec in settings.logger.items():
+        if issubclass(check_target(spec, f"logger.{name}", LOGGER), TensorBoardLogger):
+            _need_tensorboard()
+
+
 def _build(settings: config.Config, name: str, stage: str, resumed: bool) -> Logger:
     """One logger; where its files lie and what they are called is passed to those that ask and are not told."""
     spec, key, folder = settings.logger[name], f"logger.{name}", Path(settings.run_dir)

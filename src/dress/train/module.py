@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -32,6 +32,25 @@ class TrainingStopped(ValueError):
 
 class NotFinite(TrainingStopped):
     """A loss, gradient norm or weight that is not finite."""
+
+
+def build_optimizer(
+    parameters: Sequence[Tensor], stage: config.TrainStage, learning: config.Learning
+) -> tuple[Any, Any]:
+    """The optimizer and schedule of the settings; biases and norms (vectors) are not decayed.
+
+    Raises:
+        ValueError: arguments that their classes refuse; names the setting.
+    """
+    decayed = [p for p in parameters if p.ndim >= 2]
+    plain = [p for p in parameters if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": stage.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = build(learning.optimizer, "optimizer", OPTIMIZER, groups, lr=stage.lr)
+    scheduler = build(
+        learning.scheduler, "scheduler", SCHEDULER, optimizer,
+        num_warmup_steps=round(stage.steps * stage.warmup), num_training_steps=stage.steps,
+    )  # fmt: skip
+    return optimizer, scheduler
 
 
 class DressModule(L.LightningModule):
@@ -242,16 +261,9 @@ class DressModule(L.LightningModule):
             logger.log_metrics(values, step=int(values["curriculum/step"]))
 
     def configure_optimizers(self) -> Any:
-        """The optimizer and schedule of the settings; biases and norms (vectors) are not decayed."""
+        """The optimizer and schedule of the settings."""
         parameters = [p for p in self.parameters() if p.requires_grad]
-        decayed = [p for p in parameters if p.ndim >= 2]
-        plain = [p for p in parameters if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": self.stage.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        optimizer = build(self.learning.optimizer, "optimizer", OPTIMIZER, groups, lr=self.stage.lr)
-        scheduler = build(
-            self.learning.scheduler, "scheduler", SCHEDULER, optimizer,
-            num_warmup_steps=round(self.stage.steps * self.stage.warmup), num_training_steps=self.stage.steps,
-        )  # fmt: skip
+        optimizer, scheduler = build_optimizer(parameters, self.stage, self.learning)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

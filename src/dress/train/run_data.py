@@ -57,6 +57,11 @@ class Records:
         return self.data.stream(self.source, seed)
 
     @property
+    def count(self) -> int:
+        """How many records there are, in all datasets."""
+        return sum(len(part.shards) for part in self.stream().parts)
+
+    @property
     def shards(self) -> Shards:
         """The records as one dataset."""
         (part,) = self.stream().parts

@@ -109,6 +109,30 @@ def fingerprint(received: Task | InitialModel) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def facts(task: Task) -> dict[str, Any]:
+    """What a person wants to know of a stage, as plain data: records, where they are there already, amounts, rate."""
+    match task:
+        case TrainTask():
+            stage = task.stage
+            return {
+                "kind": "train",
+                "records": None if task.awaits_collection else task.records.count,
+                "data": dict(stage.data),
+                "steps": stage.steps,
+                "records_per_step": stage.records_per_step,
+                "lr": stage.lr,
+                "phases": dict(stage.phases),
+            }
+        case CollectTask():
+            return {
+                "kind": "collect",
+                "records": min(task.stage.records, task.questions.count),
+                "data": {task.stage.data: 1.0},
+            }
+        case EvalTask():
+            return {"kind": "eval", "records": task.questions.count, "data": {task.stage.data: 1.0}}
+
+
 def _content(value: Any) -> Any:
     match value:
         case Output() | Records():

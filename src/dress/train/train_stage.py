@@ -6,6 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from dress import config
 from dress.base.files import write_json
 from dress.base.ranks import rank
 from dress.data.pixels import Pixels
@@ -15,7 +19,7 @@ from dress.model.lvlm import LVLM
 from dress.train.callbacks import SaveCheckpoint, ShowProgress, build_callbacks
 from dress.train.datamodule import StageData
 from dress.train.examples import Examples
-from dress.train.module import DressModule, TrainingStopped
+from dress.train.module import DressModule, TrainingStopped, build_optimizer
 from dress.train.parallel import build_trainer
 from dress.train.run_data import REJECTS
 from dress.train.show import parameter_table
@@ -40,6 +44,22 @@ def look_through(task: TrainTask, model: LVLM, tools: Tools) -> None:
     look = Supervision(task.name, task.stage, task.phases, task.data, model.encoder)
     for line in look.check(task.records.stream(task.seed), tools.progress):
         tools.console.print(line, highlight=False, markup=False)
+
+
+def check_learning(task: TrainTask, devices: config.Devices) -> None:
+    """Build once, and drop, what a stage's settings name: what refuses its arguments does so before the first stage.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    build_optimizer([torch.nn.Parameter(torch.zeros(1, 1))], task.stage, task.learning)
+    trainer, what = task.learning.trainer, "callbacks"
+    try:
+        build_callbacks(task.learning.callbacks)
+        what = "trainer"
+        build_trainer(devices, precision=cast(Any, trainer.precision), **trainer.more())
+    except (MisconfigurationException, TypeError, RuntimeError) as error:
+        raise ValueError(f"{what}: Lightning refuses these settings: {' '.join(str(error).split())}") from None
 
 
 def train(task: TrainTask, model: LVLM, folder: Path, tools: Tools, steps_before: int) -> None:
