@@ -159,7 +159,12 @@ def _losses(folder: Path) -> list[Chart]:
         for row in logged[name]:
             for key, value in row.items():
                 # On a log scale there is no place for 0.
-                if key.endswith("/loss") and not key.startswith("train/") and value is not None and 0 < value < math.inf:
+                if (
+                    key.endswith("/loss")
+                    and not key.startswith("train/")
+                    and value is not None
+                    and 0 < value < math.inf
+                ):
                     by_phase[key.removesuffix("/loss")].append(Point(row["curriculum/step"], value))
     lines = [Series(name, f"phase-{name}", points) for name, points in by_phase.items()]
     return [losses("Loss by phase", lines, stages)] if lines else []
