@@ -26,12 +26,13 @@ from pydantic import BaseModel
 
 from dress import config
 from dress.base import processes, run_log
+from dress.base.config_folder import CONFIGS
 from dress.base.errors import mistake
 from dress.base.ranks import rank
 from dress.base.redaction import redacted
 from dress.base.run_folder import short
 from dress.base.terminal import accept_any_text, visible
-from dress.run.composing import CONFIGS, CommandLineError, arguments, plain
+from dress.run.composing import CommandLineError, arguments, plain
 from dress.run.explaining import explain
 from dress.run.resuming import resume_arguments
 from dress.run.secret_settings import clean_hydra_files, refuse_secrets, refuse_secrets_in_sweeps

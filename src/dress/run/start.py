@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from dress import config
+from dress.base.config_folder import CONFIGS
 from dress.base.files import read_json, write_json
 from dress.base.ranks import rank
 from dress.base.redaction import redacted
 from dress.base.run_folder import DONE, TOKENIZER, lock, short, unlock
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = CONFIGS.parent
+"""The checkout, or the installed package."""
 UNSAFE = re.compile(r"[=,\s\[\](){}]")
 """What cannot be given back on the command line unquoted."""
 
@@ -147,7 +149,9 @@ def _version(package: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """Git's answer about this code; None without git or without a repository."""
+    """Git's answer about this code; None without git or a checkout (an environment may lie in any repository)."""
+    if not (ROOT / "pyproject.toml").is_file():
+        return None
     try:
         done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
