@@ -158,10 +158,11 @@ def test_everything_around_a_call_at_most_doubles_its_time(tmp_path):
 
 
 WAITING = """
-import sys
+import signal, sys
 from pathlib import Path
 from llm_client import client, requests
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 ours = client(sys.argv[1], Path(sys.argv[2]), "json_schema", retries=1000)
 print("ready", flush=True)
 ours.ask_all(requests(3))

@@ -25,7 +25,7 @@ from dress.config.phases import Phases
 from dress.config.raters import RaterSettings
 from dress.config.stages import SPLITS, Curriculum, TrainStage
 from dress.config.targets import Target
-from dress.config.types import VARIABLE, Condition, Count, Name, Positive, Section, without_nulls
+from dress.config.types import VARIABLE, Condition, Count, Name, Package, Positive, Section, without_nulls
 
 KeepCache = Literal["auto", "on", "off"]
 """Go on from the turn before, a batch of dialogues at a time; auto: where keys and values fit into memory."""
@@ -36,12 +36,16 @@ VERSION: Literal[2] = 2
 
 
 class Generation(Section):
+    """How models answer in collect and eval stages."""
+
     max_new_tokens: Positive
     batch_size: Positive  # prompts
     keep_cache: KeepCache = "auto"
 
 
 class Eval(Section):
+    """What every eval stage asks."""
+
     turns: Positive = 3  # answers per dialogue: 0, 1, 2
     conditions: Annotated[list[Condition], Field(min_length=1)] = Field(default=["none", "praise"])
     refine_condition: Condition = "none"  # from the second answer on
@@ -108,7 +112,7 @@ class Config(Section):
     stage: str | None = None  # of show=batch; null = the first that trains
     resume: str | None = None  # a run folder to go on with
     reuse: str | None = None  # a run folder to take finished stages from
-    trust_targets: list[Name] = Field(default=[])  # packages whose classes the files of a resumed run may name
+    trust_targets: list[Package] = Field(default=[])  # packages whose classes the files of a resumed run may name
 
     @property
     def devices(self) -> Devices:

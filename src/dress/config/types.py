@@ -49,6 +49,17 @@ def _no_reserved(name: str) -> str:
 
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 """Becomes a part of a file's name."""
+
+
+def _package(name: str) -> str:
+    package = name.partition(".")[0]
+    if name != package:
+        raise ValueError(f"expected the package, {package}, got a module of it, {name}")
+    return name
+
+
+Package = Annotated[Name, AfterValidator(_package)]
+"""The first part of a dotted name."""
 ModelName = Annotated[Name, AfterValidator(_no_reserved)]
 """Also becomes a key of metrics.json, where `conditions` is taken."""
 
@@ -59,6 +70,12 @@ def without_nulls(value: Any) -> Any:
 
 
 def finite(value: dict[str, Any]) -> dict[str, Any]:
+    """The same free settings.
+
+    Raises:
+        ValueError: a number in them, at any depth, is not finite or larger than `MOST`; names its key.
+    """
+
     def check(key: str, value: Any) -> None:
         if isinstance(value, dict):
             for inner, one in value.items():
@@ -81,4 +98,4 @@ class Consent(Section):
 
     trust_remote_code: bool = False  # run code that comes with a run's language model
     allow_pipe: bool = False  # run the shell commands of pipe: URLs among a run's data
-    trust_targets: list[Name] = Field(default=[])  # packages beside the known ones whose classes a run may name
+    trust_targets: list[Package] = Field(default=[])  # packages beside the known ones whose classes a run may name

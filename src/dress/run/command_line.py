@@ -40,11 +40,13 @@ from dress.run.secret_settings import clean_hydra_files, refuse_secrets, refuse_
 Task = Callable[[dict[str, Any]], None]
 Checked = TypeVar("Checked", bound=BaseModel)
 
+COMMAND = "dress"
+"""The command that the package installs."""
 REFUSED, INTERRUPTED, MISTYPED = 1, 130, 2
 """Exit codes: the run cannot go on; it was asked to stop; the command line does not compose."""
 
 
-def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
+def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
     """Make a script's main function of a task that takes the composed configuration as plain data.
 
     What goes wrong is told in one short message. Exit codes: 1 for what the user can put right
@@ -54,18 +56,21 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
 
     Args:
         config_name: file in `configs/` without `.yaml`.
+
+    Returns:
+        Makes the main function; its argument `words` is the number of words before the settings, beside the program.
     """
 
-    def decorate(task: Task) -> Callable[[], None]:
+    def decorate(task: Task) -> Callable[..., None]:
         @functools.wraps(task)
-        def main() -> None:
-            status, typed = 0, list(sys.argv)
+        def main(words: int = 0) -> None:
+            status, called, typed = 0, list(sys.argv), sys.argv[1 + words :]
             full_error = os.environ.get("HYDRA_FULL_ERROR")
 
             @functools.wraps(task)
             def job(composed: DictConfig) -> None:
                 nonlocal status
-                _restore(typed, full_error)
+                _restore(called, full_error)
                 run_log.forget()
                 try:
                     clean_hydra_files()
@@ -91,8 +96,8 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
             processes.end_with_parent()
             run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
             try:
-                refuse_secrets_in_sweeps(typed[1:])
-                sys.argv[1:] = [*arguments(typed[1:]), *resume_arguments(typed[1:])]
+                refuse_secrets_in_sweeps(typed)
+                sys.argv[1:] = [*arguments(typed), *resume_arguments(typed), f"hydra.job.name={config_name}"]
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits
                 run(job)()
             except CommandLineError as error:
@@ -101,7 +106,7 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
             except (HydraException, OmegaConfBaseException) as error:
                 if full_error:
                     raise
-                _say(explain(error, config_name, typed[1:]))
+                _say(explain(error, config_name, typed))
                 status = MISTYPED
             except OSError as error:  # Hydra's own folder cannot be made or written
                 if full_error:
@@ -111,7 +116,7 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
             except KeyboardInterrupt:
                 status = INTERRUPTED
             finally:
-                _restore(typed, full_error)
+                _restore(called, full_error)
             if status:
                 raise SystemExit(status)
 
@@ -129,9 +134,9 @@ def checked(composed: dict[str, Any], model: type[Checked]) -> Checked:
     return config.check_as(model, composed)
 
 
-def _restore(typed: list[str], full_error: str | None) -> None:
+def _restore(called: list[str], full_error: str | None) -> None:
     """Undo what was changed for Hydra: Lightning starts further processes from `sys.argv`."""
-    sys.argv[:] = typed
+    sys.argv[:] = called
     os.environ.pop("HYDRA_FULL_ERROR", None)
     if full_error is not None:
         os.environ["HYDRA_FULL_ERROR"] = full_error
@@ -168,8 +173,15 @@ def _stop(number: int, frame: object) -> None:
 def _how_to_go_on(folder: Path) -> str:
     if not (folder / "config.json").exists():
         return "Stopped."
-    command = f"python {short(Path(sys.argv[0]))} {shlex.quote(f'resume={short(folder)}')}"
+    command = f"{program()} {shlex.quote(f'resume={short(folder)}')}"
     return f"Stopped; what was done is saved. Go on with:\n  {command}"
+
+
+def program() -> str:
+    """What trains, as one types it: `dress train`, or the script."""
+    if Path(sys.argv[0]).name == COMMAND:
+        return f"{COMMAND} train"
+    return f"python {short(Path(sys.argv[0]))}"
 
 
 def _say(text: str) -> None:

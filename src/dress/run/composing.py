@@ -78,7 +78,12 @@ def _with_names_as_mappings(typed: list[str]) -> list[str]:
 
 
 def compose(config_name: str, typed: list[str], configs: Path = CONFIGS) -> dict[str, Any]:
-    """The composed and resolved configuration of a command, as plain data and not yet checked.
+    """The composed and resolved configuration of a command, as plain data and not yet checked; see `composed`."""
+    return plain(composed(config_name, typed, configs))
+
+
+def composed(config_name: str, typed: list[str], configs: Path = CONFIGS) -> DictConfig:
+    """The composed configuration of a command.
 
     Args:
         config_name: file in `configs` without `.yaml`.
@@ -91,8 +96,7 @@ def compose(config_name: str, typed: list[str], configs: Path = CONFIGS) -> dict
     """
     overrides = arguments(typed)
     with hydra.initialize_config_dir(str(configs), version_base="1.3"):
-        composed = hydra.compose(config_name, overrides=overrides)
-    return plain(composed)
+        return hydra.compose(config_name, overrides=overrides)
 
 
 def plain(composed: DictConfig) -> dict[str, Any]:

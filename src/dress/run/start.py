@@ -130,7 +130,7 @@ def _provenance(settings: config.Config) -> dict[str, Any]:
     """Where the numbers come from: code, versions, command, how fast this machine multiplies."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": shlex.join(["python", short(Path(sys.argv[0])), *redacted(sys.argv[1:])]),
+        "command": shlex.join([*_program(), *redacted(sys.argv[1:])]),
         "git": {"commit": _git("rev-parse", "HEAD"), "dirty": _dirty()},
         "python": sys.version.split()[0],
         "packages": {name: _version(name) for name in PACKAGES},
@@ -139,6 +139,12 @@ def _provenance(settings: config.Config) -> dict[str, Any]:
             "fp32_gemm_gflops": gemm_gflops(settings.training.threads),
         },
     }
+
+
+def _program() -> list[str]:
+    """What was started, as one types it."""
+    name = Path(sys.argv[0])
+    return [name.name] if name.name == "dress" else ["python", short(name)]
 
 
 def _version(package: str) -> str | None:
