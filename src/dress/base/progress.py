@@ -9,6 +9,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from dress.base import run_log
 from dress.base.terminal import visible
 
 LINE_EVERY = 15.0
@@ -67,18 +68,17 @@ class CurriculumProgress:
         self._info = ""
         self._began = self._line = time.monotonic()
         self._task = self._bars.add_task(self._title, total=total, completed=done, info=what)
-        if not self.console.is_terminal:
-            self.console.print(f"{self._title}: {total - done} to do{what and f'  ({what})'}", highlight=False)
+        self._say(f"{self._title}: {total - done} to do{what and f'  ({what})'}")
 
     def advance(self, n: int = 1, info: str = "") -> None:
         """`n` more are done."""
         self._info = visible(info) or self._info
         self._bars.update(self._task, advance=n, info=f"{self._info}  {self.time_left()}")
-        if not self.console.is_terminal and time.monotonic() - self._line > LINE_EVERY:
+        if time.monotonic() - self._line > LINE_EVERY:
             self._line = time.monotonic()
             task = self._bars.tasks[self._task]
             counts = f"{task.completed:g}/{task.total:g}"
-            self.console.print(f"{self._title}: {counts}  {self._info}  {self.time_left()}", highlight=False)
+            self._say(f"{self._title}: {counts}  {self._info}  {self.time_left()}")
 
     def end(self) -> float:
         """The stage is over; returns its seconds."""
@@ -86,9 +86,15 @@ class CurriculumProgress:
         self._bars.update(
             self._task, completed=self._bars.tasks[self._task].total, info=f"{self._info}  {seconds:.0f} s"
         )
-        if not self.console.is_terminal:
-            self.console.print(f"{self._title}: done in {seconds:.0f} s  {self._info}", highlight=False)
+        self._say(f"{self._title}: done in {seconds:.0f} s  {self._info}")
         return seconds
+
+    def _say(self, line: str) -> None:
+        """A line in the log of the run, and on the screen where there are no bars."""
+        if self.console.is_terminal:
+            run_log.add(line)
+        else:
+            self.console.print(line, highlight=False)
 
     def time_left(self) -> str:
         """Of this stage, at the pace of the last minutes; nothing before there is one."""

@@ -13,18 +13,22 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from dress.base.config_folder import CONFIGS
 from dress.base.errors import ConfigError
 from dress.config.commands import CollectCommand
 from dress.config.defaults import defaults
 from dress.config.run import Config
 from dress.run.overrides import parsed, replacing, taken_out
+from dress.run.searching import search_working_folder
 
-CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 SCHEMA = "dress_train"
 """The first entry of the defaults list of configs/train.yaml."""
 
 for _name, _section in ((SCHEMA, Config), ("dress_collect", CollectCommand)):
     ConfigStore.instance().store(_name, defaults(_section), provider="the defaults of src/dress/config")
+
+
+search_working_folder()
 
 
 class CommandLineError(ValueError):

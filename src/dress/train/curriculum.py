@@ -8,6 +8,7 @@ fingerprints agree.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,10 +44,10 @@ from dress.train.results import Results
 from dress.train.reuse import Reuse
 from dress.train.run_data import Output, RunData, set_aside
 from dress.train.show import show_records
-from dress.train.tasks import CollectTask, EvalTask, InitialModel, Task, Tasks, TrainTask, fingerprint
+from dress.train.tasks import CollectTask, EvalTask, InitialModel, Task, Tasks, TrainTask, facts, fingerprint
 from dress.train.tokenizer import run_tokenizer
 from dress.train.tools import Loggers, NoLoggers, Tools
-from dress.train.train_stage import LAST, look_through, train
+from dress.train.train_stage import LAST, check_learning, look_through, train
 from dress.worlds.prepared import prepared
 
 
@@ -84,8 +85,12 @@ class Curriculum:
         """Rates answers in evaluations."""
         return build_rater(self.settings.judge, self.folder, self.console)
 
-    def run(self) -> dict[str, Any]:
+    def run(self, begin: Callable[[Mapping[str, Any]], None] = lambda facts: None) -> dict[str, Any]:
         """Run or go on; returns the metrics (nothing on processes after the first).
+
+        Args:
+            begin: called before the first stage, when all that can be known to be wrong has been looked at, with the
+                facts of the run: its stages with their records, amounts and rates.
 
         Raises:
             Interrupted: asked to stop; where it stands is saved.
@@ -97,6 +102,7 @@ class Curriculum:
         self.reuse = Reuse(self.settings.reuse, self.console)
         with self.progress:
             self._open()
+            begin({"stages": {name: facts(task) for name, task in self.tasks.by_name.items()}})
             for name, task in self.tasks.by_name.items():
                 self._stage(name, task)
         if rank() > 0:
@@ -150,8 +156,10 @@ class Curriculum:
         for name, task in self.tasks.by_name.items():
             if settings.data.features and not isinstance(task, EvalTask):
                 self._check_features(task, model)
-            if isinstance(task, TrainTask) and not task.awaits_collection:
-                self._look_through(name, task)
+            if isinstance(task, TrainTask):
+                check_learning(task, settings.devices)
+                if not task.awaits_collection:
+                    self._look_through(name, task)
 
     def _build(self, folder: Path) -> LVLM:
         """The model before any stage, with a tokenizer that `folder` keeps if it is the run's own."""
@@ -247,13 +255,13 @@ class Curriculum:
         model = self.model.at(task.weights)
         train(task, model, folder, self.tools, steps_before(curriculum, name))
         if rank() == 0:
-            facts = {
+            kept = {
                 "stage": name,
                 "stages": lineage(curriculum, name),
                 "conditions": conditions(curriculum, self.settings.phases, name),
                 "config": self.settings.model_dump(),
             }
-            save_model(model, self.settings.model, folder, facts)
+            save_model(model, self.settings.model, folder, kept)
             (folder / LAST).unlink(missing_ok=True)
         self.model.wrote(folder)
 
