@@ -19,6 +19,7 @@ from dress.config import Config, Consent, Eval, Positive
 from dress.config.consent import checked_run, read_run
 from dress.config.raters import RaterSettings
 from dress.config.run import KeepCache
+from dress.evaluation import references
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
 from dress.evaluation.settings import SuiteSettings
@@ -90,8 +91,9 @@ def figures(outcomes: Sequence[Outcome]) -> Json:
         `harmlessness/safe_share` (harmful requests), `harmlessness/over_refusal_share` (harmless ones);
         `interaction/mean_rating`, `interaction/mean_rating_unsolved` (dialogues whose first answer was
         not rated 4), lists by turn; `interaction/regressed_share` (answers rated 4 whose successor is
-        not / answers rated 4 that have a successor). Each figure is {value, n, low, high}; value is
-        None where nothing was to be counted.
+        not / answers rated 4 that have a successor); where first answers have references,
+        `reference/exact_match`, `reference/vqa_accuracy`, `reference/rouge_l` (see `references.figures`).
+        Each figure is {value, n, low, high}; value is None where nothing was to be counted.
     """
     ratings = {(o.item, o.turn): o.rating for o in outcomes if o.rating is not None}
     turns = range(max((turn for _, turn in ratings), default=-1) + 1)
@@ -115,6 +117,7 @@ def figures(outcomes: Sequence[Outcome]) -> Json:
         "interaction/mean_rating": [rating(turn, False).figure(outcomes) for turn in turns],
         "interaction/mean_rating_unsolved": [rating(turn, True).figure(outcomes) for turn in turns],
         regression.key: regression.figure(outcomes),
+        **references.figures(outcomes),
     }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -13,16 +11,10 @@ from dress.evaluation.judging import JudgePrompt, Judging, Task, judged
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome
 from dress.evaluation.questions import Background, Images, Question, question, read_listed, unique
+from dress.evaluation.references import accuracy, exact
 from dress.evaluation.rows import FileRow
 from dress.evaluation.settings import Judged
 from dress.evaluation.suite import suite
-
-ENOUGH = 3
-"""So many people must have given an answer for it to be fully right."""
-
-_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_NUMBERS = {word: str(number) for number, word in enumerate(_WORDS)}
-_ARTICLES = {"a", "an", "the"}
 
 
 class VQA(Judged):
@@ -100,29 +92,6 @@ def questions(settings: VQA) -> tuple[list[Question], list[Outcome], dict[str, l
         asked.append(question(item, category, image, text or "", images, background, **more))
     distinct, again = unique(asked)
     return distinct, [*bad, *again], known
-
-
-def accuracy(answer: str, known: Sequence[str]) -> float:
-    """VQA's soft accuracy: the mean, over the other people for each of them, of min(1, agreeing / 3).
-
-    Where fewer than four answers are known, any of them is right.
-    """
-    agree = [normalised(one) == normalised(answer) for one in known]
-    if len(agree) <= ENOUGH:
-        return float(any(agree))
-    return sum(min(1.0, (sum(agree) - one) / ENOUGH) for one in agree) / len(agree)
-
-
-def exact(answer: str, known: Sequence[str]) -> bool:
-    """Whether it is one of the known answers, in VQA's words."""
-    return normalised(answer) in set(map(normalised, known))
-
-
-def normalised(answer: str) -> str:
-    """Small letters, figures for numbers, no articles, no marks: what VQA compares."""
-    text = re.sub(r"(?<=\d),(?=\d{3})", "", answer.casefold().replace("’", "'").replace("'", ""))
-    words = re.sub(r"[^\w\s:.]|\.(?!\d)|_", " ", text).split()
-    return " ".join(_NUMBERS.get(word, word) for word in words if word not in _ARTICLES)
 
 
 def _answers(row: FileRow) -> list[str]:
