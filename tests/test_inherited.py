@@ -15,6 +15,7 @@ from dress.base.files import read_json, write_json
 from dress.config.inherited import inherited
 from dress.config.raters import LLM, PlainRater, RaterSettings
 from dress.evaluation.outcomes import load_outcomes
+from dress.evaluation.suite import store_defaults
 from dress.run.composing import compose
 
 AUTO, ORACLE, RULES, NOBODY = (PlainRater(kind=kind) for kind in ("auto", "oracle", "rules", "none"))
@@ -53,11 +54,11 @@ def test_a_runs_file_sends_no_key_to_a_server_of_its_own_choice() -> None:
 
 
 def test_the_commands_files_say_auto() -> None:
+    store_defaults()
     assert compose("collect", ["responder=x", "out=y"])["annotator"] == {"kind": "auto"}
     assert compose("eval", ["ckpt=x"])["judge"] == {"kind": "auto"}
-    assert compose("eval", ["suite=vqa", "judge=auto", "questions=q", "responder=x", "out=y"])["judge"] == {
-        "kind": "auto"
-    }
+    typed = ["suite=vqa", "judge=auto", "questions=q", "responder=x", "out=y"]
+    assert compose("eval", typed)["judge"] == {"kind": "auto"}
     suite = compose("eval", ["suite=interaction", "responder=x", "out=y"])
     assert (suite["annotator"], suite["judge"]) == ({"kind": "auto"}, {"kind": "auto"})
 
@@ -68,10 +69,8 @@ def shards_run(tmp_path: Path, a_run: Path) -> Path:  # noqa: F811
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "stages").symlink_to(a_run / "stages")
-    write_json(
-        folder / "config.json",
-        read_json(a_run / "config.json") | {name: {"kind": "none"} for name in ("annotator", "judge")},
-    )
+    nobody = {name: {"kind": "none"} for name in ("annotator", "judge")}
+    write_json(folder / "config.json", read_json(a_run / "config.json") | nobody)
     return folder
 
 

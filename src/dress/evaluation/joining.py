@@ -100,9 +100,10 @@ def nothing_matched(setting: str, path: str, wanted: Sequence[str], rows: Sequen
 
 def called(number: str | None, image: str | None, words: str | None) -> str:
     """What a row or a question can be found by, in short."""
-    names = [] if number is None else [f"question_id {number}"]
-    names += [f"image {image}"] if image is not None else []
-    names += [f"{words!r:.40}"] if words and (image is not None or number is None) else []
+    if number is not None:
+        return f"question_id {number}"
+    names = [f"image {image}"] if image is not None else []
+    names += [f"{words[:40]!r}{' …' if len(words) > 40 else ''}"] if words else []
     return " with ".join(names) or "nothing (no question_id, id, key, image or question)"
 
 

@@ -68,7 +68,7 @@ def summary(metrics: Mapping[str, Any]) -> str:
     first, model = (models[0], models[-1]) if models else ("", "")
     figures = metrics.get(model) or {}
     before = metrics[first] if model != first else None
-    phrases = []
+    phrases: list[str] = []
     for key, words in _PHRASES.items():
         value = by_key[key].value(figures) if key in by_key else NOTHING
         if value != NOTHING and not (phrases and key.startswith("reference/")):

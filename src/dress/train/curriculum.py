@@ -161,7 +161,7 @@ class Curriculum:
         self.settings, praised = PraiseOfData(self.settings, self.data, self.progress).resolved()
         for line in filter(None, (ignored(self.settings, folder), praised)):
             if rank() == 0:
-                self.console.print(line, highlight=False, markup=False)
+                self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _build(self, folder: Path) -> LVLM:
         """The model before any stage, with a tokenizer that `folder` keeps if it is the run's own."""

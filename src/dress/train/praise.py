@@ -14,6 +14,9 @@ from dress.data.stream import Stream
 from dress.record import TOP_RATING, RecordError
 from dress.train.run_data import RunData
 
+WORTH_SHOWING = 2000
+"""Records: fewer are read at once."""
+
 
 class PraiseOfData:
     """The critiques of top-rated answers in the feedback that a run's stages read, and that is there before it.
@@ -35,18 +38,18 @@ class PraiseOfData:
                 critique.
         """
         settings, wanted = self.settings, self.settings.phases.praise
-        if not self._learns_critiques():
+        source = settings.data.feedback
+        if source is None or not self._learns_critiques():
             if wanted == FROM_DATA:
                 raise ValueError(
                     f"phases.praise={FROM_DATA}: expected a stage with phase critique that reads data.feedback, which "
                     f"is there before the run; found none. Give the words: phases.praise=…"
                 )
             return settings, None
-        critiques = self._critiques(self.data.stream(settings.data.feedback), even_remote=wanted == FROM_DATA)
+        critiques = self._critiques(self.data.stream(source), even_remote=wanted == FROM_DATA)
         if critiques is None:
             return settings, None
-        place = settings.data.feedback if isinstance(settings.data.feedback, str) else "the mixture"
-        what = f"data.feedback ({place})"
+        what = "data.feedback" + (f" ({source})" if isinstance(source, str) else "")
         if not critiques:
             none = f"no answer rated {TOP_RATING} in {what} has a critique"
             if wanted == FROM_DATA:
@@ -79,14 +82,18 @@ class PraiseOfData:
         parts = [part.shards for part in stream.parts]
         if not even_remote and any(isinstance(shards, RemoteShards) for shards in parts):
             return None
-        self.progress.start("critiques of data.feedback", sum(map(len, parts)))
-        counts = Counter(critique for shards in parts for critique in self._of(shards))
-        self.progress.end()
+        shown = sum(map(len, parts)) > WORTH_SHOWING
+        if shown:
+            self.progress.start("critiques of data.feedback", sum(map(len, parts)))
+        counts = Counter(critique for shards in parts for critique in self._of(shards, shown))
+        if shown:
+            self.progress.end()
         return counts
 
-    def _of(self, shards: Shards) -> Iterator[str]:
+    def _of(self, shards: Shards, shown: bool) -> Iterator[str]:
         for index in range(len(shards)):
-            self.progress.advance()
+            if shown:
+                self.progress.advance()
             try:
                 record = shards.record(index)
             except RecordError:

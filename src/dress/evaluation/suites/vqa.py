@@ -78,7 +78,6 @@ def questions(settings: VQA) -> tuple[list[Question], list[Outcome], dict[str, l
         reason = row.damage or (None if text else "no question")
         labelled = annotated(row) or row
         answers = _answers(labelled)
-        reason = row.damage or (None if number and text else "question without question_id or question")
         if reason is None and not answers:
             reason = "no known answer"
         if reason is None and images.lacks(image):
