@@ -123,7 +123,7 @@ def run_import(source: Source, settings: Import, progress: Progress) -> ImportRe
                 raise SourceError(f"{path}: changed while it was read; run the same command again")
             report = _report(work, files)
         about = {"source": source.name, "version": source.version, "path": str(path), "origin": str(origin)}
-        about |= {"images": None if images is None else str(images)}
+        about |= {"images": None if images is None else str(images), "licence": source.licence, **source.settings}
         write_json(aside / IMPORT_FILE, {**about, "fingerprint": fingerprint, **report, "inputs": sums})
         state.delete()
         moved_to = replace(out, aside)
@@ -141,7 +141,9 @@ def _read(work: _Work, readers: list[Rows]) -> None:
         last = state.last_row(file_number)
         if last is None:
             continue
-        for (_, batch), results in work.pool.map("rows", _batches(file_number, map(state.add_images, rows(last)))):
+        for (_, batch), results in work.pool.map(
+            "rows", _batches(file_number, map(state.add_images, map(work.pool.job.source.prepared, rows(last))))
+        ):
             state.add(file_number, batch, results)
             size += sum(len(row.data) for row in batch)
             work.progress.advance(size // 1_000_000)
@@ -284,7 +286,7 @@ def _fingerprint(source: Source, settings: Import, splits: tuple[str, ...], sums
     """Of all that the result depends on but images, whose names and sizes are in `images.tsv`."""
     all_of_it = [
         VERSION, source.name, source.version, sums, splits, settings.held_out, settings.per_shard,
-        settings.allow_missing_images, settings.max_aspect,
+        settings.allow_missing_images, settings.max_aspect, *([source.settings] if source.settings else []),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(all_of_it).encode()).hexdigest()
 

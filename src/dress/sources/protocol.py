@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dress.record import Dialogue, ImageAnnotation, ImageRef, Record, Turn
+from dress.sources.rows import Row
 
 SPLITS = ("align", "sft", "prompts", "feedback", "eval")
 
@@ -99,6 +100,10 @@ class Source:
     """Raised when the same files would give other records."""
     splits: Collection[str] = SPLITS
     """The folders it can write; with `eval` among them, records are held out for it by hash."""
+    licence: str = "not stated"
+    """The set's, as its publisher names it."""
+    settings: Mapping[str, Any] = {}
+    """What its records depend on beside the files; known after `open`."""
     usual: Collection[str] | None = None
     """The folders it writes unless `splits=` says otherwise; None: all it can write."""
 
@@ -125,6 +130,10 @@ class Source:
             SourceError: `path` does not hold what the format asks for.
         """
         return []
+
+    def prepared(self, row: Row) -> Row:
+        """A row as it is kept until its parts are asked for: with images that it holds beside it."""
+        return row
 
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
         """What a row says: a pure function of its value (any JSON value; of CSV a dict of texts).
