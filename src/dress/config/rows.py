@@ -111,3 +111,10 @@ class RowMapping(_Stated):
     markers: Markers | None = None  # in critiques
     unpack: Literal["llava_critic"] | None = None  # code that takes rows of this form apart first
     listing: str | None = None  # a JSON file {name: {annotation: FILE, root: FOLDER of images}} beside the rows
+
+
+class Format(_Stated):
+    """A file of `configs/source/` for a format that code of its own reads."""
+
+    format: str
+    licence: str = "not stated"

@@ -11,9 +11,8 @@ import yaml
 
 from dress.base.errors import ConfigError
 from dress.config import check_as
-from dress.config.rows import RowMapping
+from dress.config.rows import Format, RowMapping
 from dress.config.tasks import Export, Features, Import, Index, Inspect, Task
-from dress.run.composing import CONFIGS
 
 TASKS: dict[str, tuple[type[Task], str]] = {
     "import": (Import, "dress.sources.import_task"),
@@ -32,32 +31,33 @@ def task(composed: dict[str, Any]) -> tuple[Task, Callable[..., Any]]:
         ConfigError: a setting that does not exist or does not fit.
     """
     settings, module = TASKS[composed["task"]]
-    if settings is Import:
-        composed = {**composed, "mapping": _mapping(composed)}
-    checked = check_as(settings, composed)
+    checked = check_as(settings, _with_source(composed) if settings is Import else composed)
     return checked, import_module(module).run
 
 
-def _mapping(composed: dict[str, Any]) -> RowMapping | None:
-    """The mapping that `source=` names: a file of that path, or `configs/source/NAME.yaml`; None where it is a format.
+def _with_source(composed: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an import with the name of its source, and what `configs/source/` or a file says of it.
 
     Raises:
         ConfigError: no such file, no YAML, or a setting that does not exist or does not fit.
     """
-    name = str(composed["source"])
-    if name.endswith((".yaml", ".yml")):
-        file = Path(name)
-        if not file.is_file():
-            raise ConfigError(f"source={name}: expected a file that says what the columns are, found none")
-    else:
-        folders = (Path("configs", "source"), CONFIGS / "source")
-        file = next((path for folder in folders if (path := folder / f"{name}.yaml").is_file()), Path())
-        if file == Path():
-            return None
+    stated = composed.get("source")
+    if not isinstance(stated, dict):
+        return composed
+    if "format" in stated:
+        known = check_as(Format, stated)
+        return {**composed, "source": known.format, "licence": composed.get("licence") or known.licence}
+    mapping = _read(Path(str(stated["file"]))) if "file" in stated else check_as(RowMapping, stated)
+    return {**composed, "source": mapping.name, "mapping": mapping}
+
+
+def _read(file: Path) -> RowMapping:
     try:
         stated = yaml.safe_load(file.read_text(encoding="utf-8"))
         if not isinstance(stated, dict):
             raise ValueError(f"expected settings, got {stated!r:.80}")
         return check_as(RowMapping, {"name": file.stem, **stated})
+    except OSError as error:
+        raise ConfigError(f"source={file}: expected a file that says what the columns are ({error.strerror})") from None
     except (ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: {' '.join(str(error).split())}") from None

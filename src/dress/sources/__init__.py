@@ -41,7 +41,7 @@ def source(name: str) -> Source:
     """
     if name not in SOURCES:
         names = ", ".join(sorted(SOURCES))
-        raise SourceError(f"source={name}: no such source.{nearest(name, list(SOURCES))} Expected one of {names}")
+        raise SourceError(f"source={name}: no such source; expected one of {names}.{nearest(name, list(SOURCES))}")
     return SOURCES[name]()
 
 
@@ -53,11 +53,12 @@ def source_of(settings: Import) -> Source:
     """
     stated = {name: value for name in OVER_A_MAPPING if (value := getattr(settings, name)) is not None}
     if settings.mapping is None and settings.source != OwnRows.name:
-        if stated:
-            name = next(iter(stated))
+        if name := next((name for name in stated if name != "licence"), None):
             raise SourceError(f"{name}=…: source={settings.source} knows its columns; {name}= is for source=rows and "
                               f"for the mappings in configs/source/")  # fmt: skip
-        return source(settings.source)
+        known = source(settings.source)
+        known.licence = settings.licence or known.licence
+        return known
     mapping = settings.mapping or RowMapping()
     if settings.columns is not None:
         fields = settings.columns.model_fields_set

@@ -87,11 +87,8 @@ def run_import(source: Source, settings: Import, progress: Progress) -> ImportRe
     """
     path, out = Path(settings.path), Path(settings.out)
     check_places(path, out)
+    origin, images = origin_of(settings)
     rejects = _is_reject_file(path)
-    origin, images = _origin(path) if rejects else (path, None)
-    images = images if settings.images is None else Path(settings.images)
-    if images is not None and not images.is_dir():
-        raise SourceError(f"images={images}: expected a folder, found none")
     splits = _splits(source, settings)
     read_too = source.open(origin, images)
     roots = (images,) if images else tuple(source.image_roots(origin))
@@ -261,8 +258,23 @@ def _splits(source: Source, settings: Import) -> tuple[str, ...]:
     return tuple(split for split in can if split in names)
 
 
+def origin_of(settings: Import) -> tuple[Path, Path | None]:
+    """What an import reads, and the folder of its images where one is stated.
+
+    Of a reject file these are what the import that wrote it read, as far as they are there.
+
+    Raises:
+        SourceError: no such folder of images.
+    """
+    path = Path(settings.path)
+    origin, images = _origin(path) if _is_reject_file(path) else (path, None)
+    images = images if settings.images is None else Path(settings.images)
+    if images is not None and not images.is_dir():
+        raise SourceError(f"images={images}: expected a folder, found none")
+    return origin, images
+
+
 def _origin(path: Path) -> tuple[Path, Path | None]:
-    """What the import that wrote a reject file read, and its images' folder, as far as they are there."""
     try:
         about = read_json(path.with_name(IMPORT_FILE))
         origin, images = Path(about["origin"]), about["images"] and Path(about["images"])

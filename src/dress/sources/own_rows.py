@@ -72,7 +72,7 @@ class OwnRows(Source):
         try:
             row_files = row_files_of(path, *TEXT_FILES)
         except SourceError:
-            if not any(path.glob(pattern) and list(path.glob(pattern)) for pattern in DEEPER):
+            if not any(next(path.glob(pattern), None) for pattern in DEEPER):
                 raise
             row_files = row_files_of(path, *DEEPER)
         return [replace(one, test=one.test or (path.is_dir() and _of_test(one.file, path))) for one in row_files]
@@ -110,7 +110,7 @@ class OwnRows(Source):
         for row_file in row_files:
             for row in islice(map(self.prepared, rows_of(row_file)(0)), SEEN - len(rows)):
                 try:
-                    value = None if row.fault else parse_bytes(row.data)
+                    value: Any = None if row.fault else parse_bytes(row.data)
                     value = value["row"] if is_reject(value) else value
                     if isinstance(value, dict):
                         rows.append(self._unpacked(value))

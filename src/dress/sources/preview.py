@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from dress.config.tasks import Import
 from dress.sources.guessing import placed
+from dress.sources.importing import origin_of
 from dress.sources.merging import derived_key, merged
 from dress.sources.own_rows import OwnRows
 from dress.sources.protocol import Place, RowError
@@ -31,8 +31,8 @@ def show_preview(source: OwnRows, settings: Import, console: Console) -> None:
     Raises:
         SourceError: the table cannot be read, or its columns need to be named.
     """
-    path = Path(settings.path)
-    source.open(path, None if settings.images is None else Path(settings.images))
+    path, images = origin_of(settings)
+    source.open(path, images)
     table = Table(title=f"{path}: what is taken for what")
     for name in ("in the record", "column", "example"):
         table.add_column(name, overflow="fold")

@@ -102,10 +102,13 @@ class Source:
     """The folders it can write; with `eval` among them, records are held out for it by hash."""
     licence: str = "not stated"
     """The set's, as its publisher names it."""
-    settings: Mapping[str, Any] = {}
-    """What its records depend on beside the files; known after `open`."""
     usual: Collection[str] | None = None
     """The folders it writes unless `splits=` says otherwise; None: all it can write."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its records depend on beside the files; known after `open`."""
+        return {}
 
     def row_files(self, path: Path) -> list[RowFile]:
         """Which files hold rows, in the order in which they are read.

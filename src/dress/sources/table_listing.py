@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from dress.sources.fields import plain_path
 from dress.sources.protocol import RowError, SourceError
@@ -18,9 +19,9 @@ def listed_files(listing: Path) -> dict[Path, str]:
     Raises:
         SourceError: another form, or a table that is not there.
     """
-    entries = read_whole(listing)
+    entries: Any = read_whole(listing)
     files: dict[Path, str] = {}
-    for name, entry in entries.items() if isinstance(entries, dict) else [("", None)]:
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
         try:
             annotation, root = plain_path(entry["annotation"], "annotation"), plain_path(entry["root"], "root")
         except (KeyError, TypeError, RowError) as error:
