@@ -19,6 +19,7 @@ from dress.config.commands import CollectCommand
 from dress.config.defaults import defaults
 from dress.config.run import Config
 from dress.run.overrides import parsed, replacing, taken_out
+from dress.run.quoting import quoted
 from dress.run.searching import search_working_folder
 
 SCHEMA = "dress_train"
@@ -46,7 +47,13 @@ def arguments(typed: list[str]) -> list[str]:
         raise CommandLineError(
             f"{text}: a setting has a value in every run; say which: {key}=… (null, where it may have none)"
         )
-    return replacing(_with_names_as_mappings(typed))
+    return replacing(_with_names_as_mappings([quoted(one) for text in typed for one in _file_of_source(text)]))
+
+
+def _file_of_source(text: str) -> list[str]:
+    """`source=PATH.yaml` names a mapping outside of `configs/source/`."""
+    match = re.fullmatch(r"source=(.+\.ya?ml)", text)
+    return ["source=file", f"source.file='{match[1]}'"] if match else [text]
 
 
 _ADDED = re.compile(r"\+*(curriculum\.stages\.[^.=]+\.(?:phases|data))\.[^=]+=.*", re.DOTALL)
