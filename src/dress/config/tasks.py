@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, StrictBool, ValidationInfo, field_validator, model_validator
 
 from dress.config.model import Model
-from dress.config.types import Aspect, Count, Positive, Resize, Section, Whole
+from dress.config.types import Aspect, Count, Package, Positive, Resize, Section, Whole
 
 
 class Task(Section):
@@ -118,7 +118,7 @@ class Features(Task):
     stage: str | None = None
     vision: Encoder = Encoder()
     trust_remote_code: StrictBool = False
-    trust_targets: tuple[str, ...] = ()  # packages beside the known ones whose classes the run may name
+    trust_targets: tuple[Package, ...] = ()  # packages beside the known ones whose classes the run may name
     seed: Count = 0
     stored: Literal["bf16", "int8", "fp32"] = "bf16"
     images: Literal["fast", "exact"] = "fast"

@@ -70,8 +70,19 @@ class LVLM(nn.Module):
         return self.project(self.vision(pixels.to(self.projector_weight.dtype)))
 
     def project(self, features: Tensor) -> Tensor:
-        """DialogueEncoder features [N, V, D_v] to image tokens in the language model's space [N, V, D]."""
-        return self.projector(features.to(self.projector_weight.dtype))
+        """The tower's features [N, V, D_v] to image tokens in the language model's space [N, V, D].
+
+        Raises:
+            ValueError: the projector gives another number or width of tokens.
+        """
+        tokens = self.projector(features.to(self.projector_weight.dtype))
+        expected = (*features.shape[:2], self.language.get_input_embeddings().embedding_dim)
+        if tokens.shape != expected:
+            raise ValueError(
+                f"model.projector: expected {list(expected)} (images, tokens, width of the language model) of features "
+                f"{list(features.shape)}, got {list(tokens.shape)}"
+            )
+        return tokens
 
     def embed(self, ids: Tensor, images: Tensor | None, image: Tensor) -> Tensor:
         """Token embeddings [B, S, D], with images' tokens where `ids` says IMAGE.

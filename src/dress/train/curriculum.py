@@ -22,7 +22,7 @@ from dress.base.progress import CurriculumProgress
 from dress.base.ranks import rank, wait_for
 from dress.base.run_folder import DONE, read_marker, short
 from dress.base.seeding import seed_for
-from dress.config.graph import evaluated_stages, evaluation, lineage, steps_before
+from dress.config.graph import description, evaluated_stages, evaluation, lineage, steps_before
 from dress.dialogue.tokenizer import tokenizer_hash
 from dress.feedback.raters import build_rater, check_rater
 from dress.kernels.precision import precision_for
@@ -68,7 +68,9 @@ class Curriculum:
         for rater in (settings.annotator, settings.judge):
             check_rater(rater)  # now, not after hours of training
         self.loggers = loggers or NoLoggers()
-        self.progress = CurriculumProgress(console, settings.curriculum.order)
+        self.progress = CurriculumProgress(
+            console, {name: description(settings.curriculum.stages[name]) for name in settings.curriculum.order}
+        )
         self.tools = Tools(console, self.progress, settings.devices, self.loggers)
         self.seconds: dict[str, float] = {}
 
