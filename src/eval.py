@@ -2,19 +2,13 @@
 
 import dress  # first: sets how CPU threads wait  # noqa: F401, I001
 
-from typing import Any
-
-from dress.base.terminal import Terminal
-from dress.evaluation.command import evaluate
-from dress.evaluation.suite import store_defaults
-from dress.run.command_line import entry_point
+from dress.run.commands import run_command
 
 
-@entry_point("eval")
-def main(composed: dict[str, Any]) -> None:
-    evaluate(composed, Terminal())
+def main() -> None:
+    """As `dress eval`."""
+    run_command("eval")
 
 
-store_defaults()
 if __name__ == "__main__":
     main()

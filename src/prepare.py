@@ -2,18 +2,12 @@
 
 import dress  # first: sets how CPU threads wait  # noqa: F401, I001
 
-from typing import Any
-
-from dress.run.command_line import entry_point
-from dress.run.preparing import task
-from dress.base.terminal import Terminal
+from dress.run.commands import run_command
 
 
-@entry_point("prepare")
-def main(composed: dict[str, Any]) -> None:
-    """Check the composed settings, then do the task."""
-    settings, run = task(composed)
-    run(settings, Terminal())
+def main() -> None:
+    """As `dress prepare`."""
+    run_command("prepare")
 
 
 if __name__ == "__main__":

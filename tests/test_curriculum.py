@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -21,8 +22,8 @@ from dress.evaluation.suites.run import metrics
 from dress.train.curriculum import Curriculum
 
 
-def run(settings) -> dict:
-    return Curriculum(settings, Console(quiet=True)).run()
+def run(settings, console: Console | None = None) -> dict:
+    return Curriculum(settings, console or Console(quiet=True)).run()
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,8 @@ def test_metrics_are_a_function_of_the_outcomes_and_complete(finished):
             "helpfulness/accuracy", "helpfulness/mean_rating", "honesty/hallucinated_share", "honesty/chair_i",
             "honesty/coverage", "harmlessness/safe_share", "harmlessness/over_refusal_share",
             "interaction/mean_rating", "interaction/mean_rating_unsolved", "interaction/regressed_share",
+            *(f"reference/{name}{of}" for name in ("exact_match", "vqa_accuracy", "rouge_l")
+              for of in ("", "/harmlessness", "/helpfulness", "/honesty")),
         }  # fmt: skip
         assert len(stored[model]["interaction/mean_rating"]) == 3
         assert stored[model]["helpfulness/accuracy"].keys() == {"value", "n", "low", "high"}
@@ -128,7 +131,9 @@ def test_a_changed_setting_is_not_taken_over(finished):
         f"reuse={finished}",
         run="lr",
     )
-    run(settings)
+    console = Console(record=True, file=io.StringIO(), width=400)
+    run(settings, console)
+    assert f"stage align: made anew, for {finished} made it with other settings or data" in console.export_text()
     assert model_bytes(Path(settings.run_dir), "align") != model_bytes(finished, "align")
 
 

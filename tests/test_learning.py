@@ -99,6 +99,9 @@ def test_data_without_a_supervised_token_are_named_before_training(tmp_path):
     with pytest.raises(ValueError, match=r"none of its 1 records gives phase sft"):
         list(supervision("{sft: 1.0}").check(stream(tmp_path / "c", [record("x", None)]), quiet))
     assert list(supervision("{sft: 1.0}").check(unrated, quiet)) == []
+    assert list(supervision("{sft: 1.0, critique: 1.0}").check(unrated, quiet)) == [
+        "stage sft: phase critique learns nothing from data.sft (1 read)"
+    ]
 
 
 def test_rows_that_are_too_long_are_known_at_the_start_and_no_others_are_read(tmp_path, monkeypatch):

@@ -186,3 +186,23 @@ def test_trainable_parts_are_what_was_asked_for(tokenizer):
     assert {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad} == {"projector"}
     table = {part: (total, trainable) for part, total, trainable in model.parameter_table()}
     assert table["vision"][1] == table["language"][1] == 0 < table["projector"][1] == table["projector"][0]
+
+
+class Wider(torch.nn.Linear):
+    """One number too many for each token."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__(width_in, width_out + 1)
+
+
+def test_a_projector_of_another_width_or_number_of_tokens_is_named(tokenizer):
+    model = small_model(tokenizer)
+    features = model.vision(torch.stack(pixels(2)))
+    right = model.projector
+    fewer = torch.nn.Sequential(right, torch.nn.Unflatten(1, (3, 3)), torch.nn.Flatten(2, 3))
+    for wrong in (Wider(features.shape[-1], 32), fewer):
+        model.projector = wrong
+        with pytest.raises(ValueError, match=r"model\.projector: expected \[2, \d+, 32\].* of features .*, got \["):
+            model.project(features)
+    model.projector = right
+    assert model.project(features).shape == (2, features.shape[1], 32)

@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, tiny_settings
+from conftest import ROOT, composed, tiny_settings
 from test_command_line import FAST, train
 
 from dress import config
 from dress.config.consent import checked_run
-from dress.phases import PHASES, check_phases, phase
+from dress.dialogue.spans import Span, SupervisedDialogue
+from dress.phases import PHASES, Phase, check_phases, phase, supervised
 from dress.phases.conditions import headline
+from dress.record import Record
 
 DOCUMENTED = re.search(
     r"# my_pkg/my_phases\.py\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(encoding="utf-8"), re.S
@@ -53,6 +55,25 @@ def test_a_module_that_is_not_there_and_a_phase_that_it_lacks_are_named(home: Pa
         done = train(home, typed, "+curriculum.stages.sft.phases.short_answer=1")
         assert done.returncode and expected in done.stderr and "Traceback" not in done.stderr
     assert "Did you mean short_answers?" in done.stderr
+
+
+def test_a_module_that_no_stage_needs_is_imported_too() -> None:
+    with pytest.raises(config.ConfigError, match=r"phases\.modules: no module 'no_such' for no_such\.thing"):
+        composed("phases.modules=[no_such.thing]")
+
+
+@pytest.mark.parametrize(
+    ("gives", "message"),
+    [
+        ([("user", "a")], r"phase mine: expected SupervisedDialogue of Span, got \('user', 'a'\)"),
+        ([SupervisedDialogue("mine", (("user", "a"),))], "expected SupervisedDialogue of Span"),
+        ([SupervisedDialogue("mine", (Span("human", "a"),))], "expected a span's role to be one of .*, got 'human'"),
+    ],
+)
+def test_what_a_phase_gives_is_checked(gives, message, monkeypatch, phases: config.Phases) -> None:
+    monkeypatch.setitem(PHASES, "mine", Phase(lambda record, settings: gives))
+    with pytest.raises(ValueError, match=message):
+        supervised(Record(key="one"), {"mine": 1.0}, phases)
 
 
 def test_two_phases_cannot_have_one_name() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import composed, small_model
+from pydantic import ValidationError
 from test_command_line import FAST, train
 
 from dress import config
@@ -189,3 +190,8 @@ def test_what_the_run_folder_offers_is_passed_where_it_is_taken(tmp_path: Path) 
     assert Path(logger.log_dir) == tmp_path / "mine" / "sft"
     named = build(spec | {"name": "other"}, "logger.mine", LOGGER, save_dir=str(tmp_path), name="mine", version="sft")
     assert Path(named.log_dir) == tmp_path / "other" / "sft"
+
+
+def test_a_module_where_a_package_is_trusted_is_named() -> None:
+    with pytest.raises(ValidationError, match=r"expected the package, mine, got a module of it, mine\.parts"):
+        config.Consent(trust_targets=["mine.parts"])

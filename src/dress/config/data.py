@@ -40,7 +40,7 @@ class Data(Section):
     prompts: str = "prompts"
     feedback: Source | None = None  # null = what the collect stage wrote
     eval: str = "eval"
-    validation: str | None = None  # shards whose loss is logged while training; null = none
+    validation: str | None = "auto"  # shards whose loss is logged; auto: 128 of eval, if they have targets; null = none
     workers: Count = 0  # data worker processes
     start_method: Literal["fork", "forkserver", "spawn"] | None = None  # of workers; null = Python's default
     window: Positive = 16  # shards that are shuffled together

@@ -25,7 +25,7 @@ from dress.config.phases import Phases
 from dress.config.raters import RaterSettings
 from dress.config.stages import SPLITS, Curriculum, TrainStage
 from dress.config.targets import Target
-from dress.config.types import VARIABLE, Condition, Count, Name, Positive, Section, without_nulls
+from dress.config.types import VARIABLE, Condition, Count, Name, Package, Positive, Section, without_nulls
 
 KeepCache = Literal["auto", "on", "off"]
 """Go on from the turn before, a batch of dialogues at a time; auto: where keys and values fit into memory."""
@@ -112,7 +112,7 @@ class Config(Section):
     stage: str | None = None  # of show=batch; null = the first that trains
     resume: str | None = None  # a run folder to go on with
     reuse: str | None = None  # a run folder to take finished stages from
-    trust_targets: list[Name] = Field(default=[])  # packages whose classes the files of a resumed run may name
+    trust_targets: list[Package] = Field(default=[])  # packages whose classes the files of a resumed run may name
 
     @property
     def devices(self) -> Devices:

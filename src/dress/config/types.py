@@ -49,6 +49,17 @@ def _no_reserved(name: str) -> str:
 
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 """Becomes a part of a file's name."""
+
+
+def _package(name: str) -> str:
+    package = name.partition(".")[0]
+    if name != package:
+        raise ValueError(f"expected the package, {package}, got a module of it, {name}")
+    return name
+
+
+Package = Annotated[Name, AfterValidator(_package)]
+"""The first part of a dotted name."""
 ModelName = Annotated[Name, AfterValidator(_no_reserved)]
 """Also becomes a key of metrics.json, where `conditions` is taken."""
 
@@ -87,4 +98,4 @@ class Consent(Section):
 
     trust_remote_code: bool = False  # run code that comes with a run's language model
     allow_pipe: bool = False  # run the shell commands of pipe: URLs among a run's data
-    trust_targets: list[Name] = Field(default=[])  # packages beside the known ones whose classes a run may name
+    trust_targets: list[Package] = Field(default=[])  # packages beside the known ones whose classes a run may name

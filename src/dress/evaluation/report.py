@@ -10,6 +10,7 @@ from typing import Any
 
 from dress.base.files import read_json
 from dress.evaluation.outcomes import KINDS, Outcome, load_outcomes
+from dress.evaluation.run_facts import run_facts
 from dress.record import Record
 from dress.report.cards import Answer, Card, Comment, Conversation, Exchange, picture
 from dress.report.charts import Chart, Point, Series, losses, rating_bars, ratings_by_turn
@@ -56,8 +57,9 @@ def write_report(
         Section("Training", "What was learnt, and from which feedback.", EMPTY, charts=_training(run_dir / "stages")),
         Section("Scenes", "The first held-out records.", EMPTY, cards=cards),
     ]
+    facts = _facts(run, config) | run_facts(run_dir)
     file, title = run_dir / "report.html", f"{name} – DRESS report"
-    write_page(file, Page(title, "DRESS run report", name, summary(metrics), sections, notes, _facts(run, config)))
+    write_page(file, Page(title, "DRESS run report", name, summary(metrics), sections, notes, facts))
     return file
 
 
@@ -158,7 +160,12 @@ def _losses(folder: Path) -> list[Chart]:
         for row in logged[name]:
             for key, value in row.items():
                 # On a log scale there is no place for 0.
-                if key.endswith("/loss") and value is not None and 0 < value < math.inf:
+                if (
+                    key.endswith("/loss")
+                    and not key.startswith("train/")
+                    and value is not None
+                    and 0 < value < math.inf
+                ):
                     by_phase[key.removesuffix("/loss")].append(Point(row["curriculum/step"], value))
     lines = [Series(name, f"phase-{name}", points) for name, points in by_phase.items()]
     return [losses("Loss by phase", lines, stages)] if lines else []

@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import BaseModel
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_exponential, wait_random_exponential
 
+from dress.base import event_loop
 from dress.base.progress import Advance, ignore
 from dress.base.ranks import processes
 from dress.base.redaction import secrets, substitute
@@ -125,8 +126,7 @@ class LLMClient:
 
     def ask_all(self, requests: Sequence[Request], progress: Advance = ignore) -> list[Reply]:
         """Replies in the order of the requests; see `request.Client.ask_all`."""
-        with asyncio.Runner() as runner:
-            return runner.run(self._ask_all(requests, progress))
+        return event_loop.run(self._ask_all(requests, progress))
 
     async def ask(self, request: Request) -> Reply:
         """The reply; see `request.Client.ask`."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from dress import config
-from dress.dialogue.spans import Span, SupervisedDialogue
+from dress.dialogue.spans import ROLES, Span, SupervisedDialogue
 from dress.phases.align import align
 from dress.phases.critique import condition_text, critique, rating
 from dress.phases.refinement import refinement
@@ -44,7 +44,8 @@ def supervised(record: Record, mixture: Mapping[str, float], settings: config.Ph
         settings: of the phases.
 
     Raises:
-        ValueError: no such phase, or one that gives a span a weight below 0.
+        ValueError: no such phase, or one that gives something else than supervised dialogues, a span of no role or
+            a weight below 0.
     """
     return [
         replace(
@@ -53,8 +54,19 @@ def supervised(record: Record, mixture: Mapping[str, float], settings: config.Ph
             spans=tuple(replace(span, weight=share * _weight(name, span, record)) for span in dialogue.spans),
         )
         for name, share in mixture.items()
-        for dialogue in find_phase(name, settings.modules)(record, settings)
+        for dialogue in _dialogues(name, record, settings)
     ]
+
+
+def _dialogues(phase: str, record: Record, settings: config.Phases) -> list[SupervisedDialogue]:
+    dialogues = find_phase(phase, settings.modules)(record, settings)
+    for one in dialogues:
+        if not isinstance(one, SupervisedDialogue) or not all(isinstance(span, Span) for span in one.spans):
+            raise ValueError(f"phase {phase}: expected SupervisedDialogue of Span, got {one!r:.120}")
+        for role in (span.role for span in one.spans):
+            if role not in ROLES:
+                raise ValueError(f"phase {phase}: expected a span's role to be one of {', '.join(ROLES)}, got {role!r}")
+    return dialogues
 
 
 def _weight(phase: str, span: Span, record: Record) -> float:

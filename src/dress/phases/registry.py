@@ -111,11 +111,15 @@ def load_phases(modules: Sequence[str]) -> None:
 
 
 def check_phases(stages: Mapping[str, config.Stage], settings: config.Phases) -> None:
-    """Refuse a stage that trains a phase which does not exist.
+    """Import the user's modules, and refuse a stage that trains a phase which does not exist.
 
     Raises:
-        ConfigError: names stage, phase, and those that exist.
+        ConfigError: names the module, or stage, phase, and those that exist.
     """
+    try:
+        load_phases(settings.modules)
+    except ValueError as error:
+        raise config.ConfigError(str(error)) from None
     for name, stage in stages.items():
         for key in stage.phases if isinstance(stage, config.TrainStage) else ():
             try:

@@ -81,7 +81,7 @@ def converse(
             answers = responder.answer(questions, pixels, sampling, answered)
             for i, answer in zip(active, answers, strict=True):
                 last = dialogues[i].turns[-1]
-                dialogues[i].turns[-1] = last.model_copy(update=_answer_fields(answer, responder.name))
+                dialogues[i].turns[-1] = last.model_copy(update=answer_fields(answer, responder.name))
             active = [i for i, answer in zip(active, answers, strict=True) if isinstance(answer, str)]
             feedback = rollout.rater.rate(
                 [(samples[openings[i].sample][0], dialogues[i]) for i in active],
@@ -106,7 +106,7 @@ def _first_question(dialogue: Dialogue) -> Dialogue:
     return dialogue.model_copy(update={"turns": [Turn(user=dialogue.turns[0].user)], "extra": extra})
 
 
-def _answer_fields(answer: Answer, responder: str) -> dict[str, Any]:
+def answer_fields(answer: Answer, responder: str) -> dict[str, Any]:
     """The fields of a turn that the answer fills."""
     if isinstance(answer, str):
         reason = getattr(answer, "finish_reason", None)

@@ -25,12 +25,14 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 
 from dress import config
-from dress.base import processes
+from dress.base import processes, run_log
+from dress.base.config_folder import CONFIGS
+from dress.base.errors import mistake
 from dress.base.ranks import rank
 from dress.base.redaction import redacted
 from dress.base.run_folder import short
 from dress.base.terminal import accept_any_text, visible
-from dress.run.composing import CONFIGS, CommandLineError, arguments, plain
+from dress.run.composing import CommandLineError, arguments, plain
 from dress.run.explaining import explain
 from dress.run.resuming import resume_arguments
 from dress.run.secret_settings import clean_hydra_files, refuse_secrets, refuse_secrets_in_sweeps
@@ -38,11 +40,13 @@ from dress.run.secret_settings import clean_hydra_files, refuse_secrets, refuse_
 Task = Callable[[dict[str, Any]], None]
 Checked = TypeVar("Checked", bound=BaseModel)
 
+COMMAND = "dress"
+"""The command that the package installs."""
 REFUSED, INTERRUPTED, MISTYPED = 1, 130, 2
 """Exit codes: the run cannot go on; it was asked to stop; the command line does not compose."""
 
 
-def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
+def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
     """Make a script's main function of a task that takes the composed configuration as plain data.
 
     What goes wrong is told in one short message. Exit codes: 1 for what the user can put right
@@ -52,18 +56,22 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
 
     Args:
         config_name: file in `configs/` without `.yaml`.
+
+    Returns:
+        Makes the main function; its argument `words` is the number of words before the settings, beside the program.
     """
 
-    def decorate(task: Task) -> Callable[[], None]:
+    def decorate(task: Task) -> Callable[..., None]:
         @functools.wraps(task)
-        def main() -> None:
-            status, typed = 0, list(sys.argv)
+        def main(words: int = 0) -> None:
+            status, called, typed = 0, list(sys.argv), sys.argv[1 + words :]
             full_error = os.environ.get("HYDRA_FULL_ERROR")
 
             @functools.wraps(task)
             def job(composed: DictConfig) -> None:
                 nonlocal status
-                _restore(typed, full_error)
+                _restore(called, full_error)
+                run_log.forget()
                 try:
                     clean_hydra_files()
                     values = plain(composed)
@@ -76,7 +84,6 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
                     status = REFUSED  # a sweep goes on with its other jobs
                 except BaseException as error:
                     if not _asked_to_stop(error):
-                        _keep_traceback()
                         raise
                     if rank() == 0:
                         _say(_how_to_go_on(Path(composed.get("run_dir") or HydraConfig.get().runtime.output_dir)))
@@ -89,8 +96,8 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
             processes.end_with_parent()
             run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
             try:
-                refuse_secrets_in_sweeps(typed[1:])
-                sys.argv[1:] = [*arguments(typed[1:]), *resume_arguments(typed[1:])]
+                refuse_secrets_in_sweeps(typed)
+                sys.argv[1:] = [*arguments(typed), *resume_arguments(typed), f"hydra.job.name={config_name}"]
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits
                 run(job)()
             except CommandLineError as error:
@@ -99,7 +106,7 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
             except (HydraException, OmegaConfBaseException) as error:
                 if full_error:
                     raise
-                _say(explain(error, config_name, typed[1:]))
+                _say(explain(error, config_name, typed))
                 status = MISTYPED
             except OSError as error:  # Hydra's own folder cannot be made or written
                 if full_error:
@@ -109,7 +116,7 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
             except KeyboardInterrupt:
                 status = INTERRUPTED
             finally:
-                _restore(typed, full_error)
+                _restore(called, full_error)
             if status:
                 raise SystemExit(status)
 
@@ -127,9 +134,9 @@ def checked(composed: dict[str, Any], model: type[Checked]) -> Checked:
     return config.check_as(model, composed)
 
 
-def _restore(typed: list[str], full_error: str | None) -> None:
+def _restore(called: list[str], full_error: str | None) -> None:
     """Undo what was changed for Hydra: Lightning starts further processes from `sys.argv`."""
-    sys.argv[:] = typed
+    sys.argv[:] = called
     os.environ.pop("HYDRA_FULL_ERROR", None)
     if full_error is not None:
         os.environ["HYDRA_FULL_ERROR"] = full_error
@@ -146,26 +153,10 @@ def _where_to_look(error: Exception) -> str:
     """Where the traceback is: a bug in a phase of somebody's own is a ValueError like any other."""
     if isinstance(error, config.ConfigError | CommandLineError):
         return ""
-    if file := _keep_traceback():
-        return f" (traceback: {short(file)})"
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    ours = Path(frame.f_code.co_filename).is_relative_to(Path(__file__).parents[1])
-    return "" if ours or isinstance(error, OSError) else " (HYDRA_FULL_ERROR=1 shows the traceback)"
-
-
-def _keep_traceback() -> Path | None:
-    """Append what is being handled to the log of the run; None if no run began, or nothing can be written."""
-    settings = HydraConfig.get()
-    folder = Path(settings.runtime.output_dir)
-    file = folder / f"{settings.job.name}.log"
-    if not (folder / "config.json").exists():
-        return None
-    try:
-        with file.open("a", encoding="utf-8", errors="replace") as log:
-            log.write(redacted(traceback.format_exc()))
-    except OSError:
-        return None
-    return file
+    log = run_log.last()
+    if log and log.traceback:
+        return f" (traceback: {short(log.traceback)})"
+    return "" if mistake(error) else " (HYDRA_FULL_ERROR=1 shows the traceback)"
 
 
 def _asked_to_stop(error: BaseException) -> bool:
@@ -182,19 +173,30 @@ def _stop(number: int, frame: object) -> None:
 def _how_to_go_on(folder: Path) -> str:
     if not (folder / "config.json").exists():
         return "Stopped."
-    command = f"python {short(Path(sys.argv[0]))} {shlex.quote(f'resume={short(folder)}')}"
+    command = f"{program()} {shlex.quote(f'resume={short(folder)}')}"
     return f"Stopped; what was done is saved. Go on with:\n  {command}"
 
 
+def program() -> str:
+    """What trains, as one types it: `dress train`, or the script."""
+    if Path(sys.argv[0]).name == COMMAND:
+        return f"{COMMAND} train"
+    return f"python {short(Path(sys.argv[0]))}"
+
+
 def _say(text: str) -> None:
+    run_log.add(visible(redacted(text)))
     print(visible(redacted(text)), file=sys.stderr, flush=True)
 
 
 def _discard_unused() -> None:
     """Remove a folder in which no run began, and the empty folders above it.
 
-    It holds at most what Hydra wrote, and the tokenizer that `show=batch` made.
+    It holds at most what Hydra wrote. A bug in foreign code has left its traceback, which stays.
     """
+    log = run_log.last()
+    if log and log.traceback:
+        return
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
     written = {".hydra", f"{settings.job.name}.log", "tokenizer.json"}

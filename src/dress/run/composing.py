@@ -13,18 +13,23 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from dress.base.config_folder import CONFIGS
 from dress.base.errors import ConfigError
 from dress.config.commands import CollectCommand
 from dress.config.defaults import defaults
 from dress.config.run import Config
 from dress.run.overrides import parsed, replacing, taken_out
+from dress.run.quoting import quoted
+from dress.run.searching import search_working_folder
 
-CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 SCHEMA = "dress_train"
 """The first entry of the defaults list of configs/train.yaml."""
 
 for _name, _section in ((SCHEMA, Config), ("dress_collect", CollectCommand)):
     ConfigStore.instance().store(_name, defaults(_section), provider="the defaults of src/dress/config")
+
+
+search_working_folder()
 
 
 class CommandLineError(ValueError):
@@ -42,7 +47,13 @@ def arguments(typed: list[str]) -> list[str]:
         raise CommandLineError(
             f"{text}: a setting has a value in every run; say which: {key}=… (null, where it may have none)"
         )
-    return replacing(_with_names_as_mappings(typed))
+    return replacing(_with_names_as_mappings([quoted(one) for text in typed for one in _file_of_source(text)]))
+
+
+def _file_of_source(text: str) -> list[str]:
+    """`source=PATH.yaml` names a mapping outside of `configs/source/`."""
+    match = re.fullmatch(r"source=(.+\.ya?ml)", text)
+    return ["source=file", f"source.file='{match[1]}'"] if match else [text]
 
 
 _ADDED = re.compile(r"\+*(curriculum\.stages\.[^.=]+\.(?:phases|data))\.[^=]+=.*", re.DOTALL)
@@ -74,7 +85,12 @@ def _with_names_as_mappings(typed: list[str]) -> list[str]:
 
 
 def compose(config_name: str, typed: list[str], configs: Path = CONFIGS) -> dict[str, Any]:
-    """The composed and resolved configuration of a command, as plain data and not yet checked.
+    """The composed and resolved configuration of a command, as plain data and not yet checked; see `composed`."""
+    return plain(composed(config_name, typed, configs))
+
+
+def composed(config_name: str, typed: list[str], configs: Path = CONFIGS) -> DictConfig:
+    """The composed configuration of a command.
 
     Args:
         config_name: file in `configs` without `.yaml`.
@@ -87,8 +103,7 @@ def compose(config_name: str, typed: list[str], configs: Path = CONFIGS) -> dict
     """
     overrides = arguments(typed)
     with hydra.initialize_config_dir(str(configs), version_base="1.3"):
-        composed = hydra.compose(config_name, overrides=overrides)
-    return plain(composed)
+        return hydra.compose(config_name, overrides=overrides)
 
 
 def plain(composed: DictConfig) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 
 from dress import config
+from dress.base.config_folder import CONFIGS, config_folders
 from dress.config.migration import renamed
 from dress.phases import PHASES
-from dress.run.composing import CONFIGS
 from dress.run.overrides import parsed
 
 
@@ -29,7 +29,7 @@ def explain(error: Exception, config_name: str, typed: list[str]) -> str:
     text = str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        options = sorted(file.stem for file in (CONFIGS / group).glob("[!_]*.yaml"))
+        options = sorted({file.stem for folder in config_folders() for file in (folder / group).glob("[!_]*.yaml")})
         if group and options:
             listed = f" There are: {', '.join(options)}."
             return f"{group}={option}: no such option.{config.nearest(option, options)}{listed}"

@@ -42,6 +42,12 @@ def parsed(text: str) -> Override | None:
         return None
 
 
+def argument(key: str, value: object) -> str:
+    """An argument that gives a setting this text, also one with spaces or brackets."""
+    text = str(value).replace('"', '\\"')
+    return f'{key}="{text}"'
+
+
 def replacing(typed: Sequence[str]) -> list[str]:
     """The arguments, with `++` where a key may stand in no file, and `++key=null` before each mapping of free keys.
 

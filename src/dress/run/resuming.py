@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-
 from dress import config
 from dress.base.files import read_json
+from dress.base.ranks import rank
 from dress.config.consent import DAMAGED, checked_run
 from dress.config.migration import refuse_old
 from dress.config.names import followed
@@ -33,13 +32,13 @@ smaller learning rate. They are kept in the run's config.json."""
 
 
 def resume_arguments(typed: list[str]) -> list[str]:
-    """Let Hydra work in the folder that is resumed instead of a new one.
+    """Let Hydra work in the folder that is resumed, or that `run_dir` names, instead of a new one of its own.
 
     Raises:
-        CommandLineError: that folder is no run, or settings beside `resume` that it cannot take.
+        CommandLineError: that folder is no run, or settings beside `resume` that it cannot take; `run_dir` holds one.
     """
     if not any(text.startswith("resume=") for text in typed):
-        return []
+        return _folder_arguments(typed)
     overrides = [text for text in typed if parsed(text)]
     value = next(override.value() for text in overrides if (override := parsed(text)) and text.startswith("resume="))
     if value is None:
@@ -62,6 +61,17 @@ def resume_arguments(typed: list[str]) -> list[str]:
     return [f'hydra.run.dir="{folder}"', "hydra.output_subdir=null"]
 
 
+def _folder_arguments(typed: list[str]) -> list[str]:
+    """What Hydra writes lies in the folder of the run; looked at before Hydra writes there."""
+    folder = next((text.partition("=")[2] for text in reversed(typed) if text.startswith("run_dir=")), "")
+    elsewhere = any(text in ("-m", "--multirun") or text.startswith("hydra.run.dir=") for text in typed)
+    if not folder or elsewhere or rank() > 0:
+        return []
+    if (Path(folder) / "config.json").exists():
+        raise CommandLineError(f"{folder} already holds a run; to go on with it: resume={folder}")
+    return [f"hydra.run.dir={folder}"]
+
+
 def run_folder(text: str) -> Path:
     """The folder of a run, without links.
 
@@ -75,8 +85,12 @@ def run_folder(text: str) -> Path:
     return folder.resolve()
 
 
-def training_settings(composed: dict[str, Any]) -> config.Config:
+def training_settings(composed: dict[str, Any], typed: Sequence[str]) -> config.Config:
     """The checked settings of a training run: the composed ones, or those of the resumed run.
+
+    Args:
+        composed: by Hydra.
+        typed: the overrides; beside `resume` they stand above what the run was begun with.
 
     Raises:
         ConfigError: a setting that does not exist or does not fit.
@@ -93,10 +107,10 @@ def training_settings(composed: dict[str, Any]) -> config.Config:
             refuse_old(written, folder, "resume")
         for module in written.get("phases", {}).get("modules", ()):  # imported by training only
             refuse_package(module, folder / "config.json", trusted)
-        typed = {text.partition("=")[0].lstrip("+") for text in HydraConfig.get().overrides.task}
-        for key in (key for key in typed if key in WITH_RESUME or LEARNING.fullmatch(key)):
+        keys = {text.partition("=")[0].lstrip("+") for text in typed}
+        for key in (key for key in keys if key in WITH_RESUME or LEARNING.fullmatch(key)):
             _put(saved, key, _get(composed, key))
-        _refuse_unallowed(saved, typed, folder)
+        _refuse_unallowed(saved, keys, folder)
         composed = saved | {"resume": str(folder), "run_dir": str(folder)}
     if composed.get("reuse") is not None:
         # Links resolved now: `logs/latest` will soon name the run that begins here.
@@ -111,15 +125,22 @@ def training_settings(composed: dict[str, Any]) -> config.Config:
     settings = config.check(composed)
     config.check_targets(settings)
     check_phases(settings.curriculum.stages, settings.phases)
-    if HydraConfig.get().mode == RunMode.MULTIRUN and settings.trainer.devices > 1:
-        # Lightning starts the other processes with this very command line, -m included: each would
-        # run the whole sweep, and with a drawing sweeper other settings than the first process.
+    return settings
+
+
+def refuse_several_devices(settings: config.Config) -> None:
+    """In a sweep each run has one process.
+
+    Raises:
+        ConfigError: Lightning would start the other processes with the command line of the sweep, `-m` included: each
+            would run the whole sweep, and with a drawing sweeper other settings than the first process.
+    """
+    if settings.trainer.devices > 1:
         raise config.ConfigError(
             f"trainer.devices={settings.trainer.devices} does not go with -m (--multirun): the "
             "processes of one run would each start the sweep again. Start one run per setting, "
             "without -m"
         )
-    return settings
 
 
 def _get(composed: dict[str, Any], key: str) -> Any:

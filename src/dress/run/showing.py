@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -12,16 +12,21 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from dress import config
-from dress.run.composing import CONFIGS, SCHEMA
+from dress.base.config_folder import CONFIGS
+from dress.run.composing import SCHEMA
 from dress.run.overrides import parsed
 
 DEFAULT, TYPED = "default", "command line"
 _WIDTH = 60
 
 
-def show_config(settings: config.Config) -> None:
-    """Print the settings as YAML, ready to be kept as a file; a comment says where a value comes from."""
-    places = origins()
+def show_config(settings: config.Config, places: Mapping[str, str]) -> None:
+    """Print the settings as YAML, ready to be kept as a file; a comment says where a value comes from.
+
+    Args:
+        settings: of the run.
+        places: see `origins`.
+    """
     if settings.resume is not None:
         places = {key: place for key, place in places.items() if place == TYPED}
     rest = DEFAULT if settings.resume is None else f"{settings.resume}/config.json"
@@ -63,7 +68,7 @@ def _flow(value: Any) -> bool | None:
     return None if isinstance(value, list | dict) and value else False
 
 
-def _place(key: str, places: dict[str, str], rest: str) -> str:
+def _place(key: str, places: Mapping[str, str], rest: str) -> str:
     """Where a value comes from: its own key, or a mapping above it that was given as one."""
     parts = key.split(".")
     for length in range(len(parts), 0, -1):

@@ -8,6 +8,7 @@ fingerprints agree.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +23,7 @@ from dress.base.progress import CurriculumProgress
 from dress.base.ranks import rank, wait_for
 from dress.base.run_folder import DONE, read_marker, short
 from dress.base.seeding import seed_for
-from dress.config.graph import evaluated_stages, evaluation, lineage, steps_before
+from dress.config.graph import description, evaluated_stages, evaluation, lineage, steps_before
 from dress.dialogue.tokenizer import tokenizer_hash
 from dress.feedback.raters import build_rater, check_rater
 from dress.kernels.precision import precision_for
@@ -45,10 +46,10 @@ from dress.train.reuse import Reuse
 from dress.train.run_data import Output, RunData, set_aside
 from dress.train.show import show_records
 from dress.train.splits import check_splits, ignored
-from dress.train.tasks import CollectTask, EvalTask, InitialModel, Task, Tasks, TrainTask, fingerprint
+from dress.train.tasks import CollectTask, EvalTask, InitialModel, Task, Tasks, TrainTask, facts, fingerprint
 from dress.train.tokenizer import run_tokenizer
 from dress.train.tools import Loggers, NoLoggers, Tools
-from dress.train.train_stage import LAST, look_through, train
+from dress.train.train_stage import LAST, check_learning, look_through, train
 from dress.worlds.prepared import prepared
 
 
@@ -70,7 +71,9 @@ class Curriculum:
         for rater in (settings.annotator, settings.judge):
             check_rater(rater)  # now, not after hours of training
         self.loggers = loggers or NoLoggers()
-        self.progress = CurriculumProgress(console, settings.curriculum.order)
+        self.progress = CurriculumProgress(
+            console, {name: description(settings.curriculum.stages[name]) for name in settings.curriculum.order}
+        )
         self.tools = Tools(console, self.progress, settings.devices, self.loggers)
         self.seconds: dict[str, float] = {}
 
@@ -84,8 +87,12 @@ class Curriculum:
         """Rates answers in evaluations."""
         return build_rater(self.settings.judge, self.folder, self.console)
 
-    def run(self) -> dict[str, Any]:
+    def run(self, begin: Callable[[Mapping[str, Any]], None] = lambda facts: None) -> dict[str, Any]:
         """Run or go on; returns the metrics (nothing on processes after the first).
+
+        Args:
+            begin: called before the first stage, when all that can be known to be wrong has been looked at, with the
+                facts of the run: its stages with their records, amounts and rates.
 
         Raises:
             Interrupted: asked to stop; where it stands is saved.
@@ -97,6 +104,7 @@ class Curriculum:
         self.reuse = Reuse(self.settings.reuse, self.console)
         with self.progress:
             self._open()
+            begin({"stages": {name: facts(task) for name, task in self.tasks.by_name.items()}})
             for name, task in self.tasks.by_name.items():
                 self._stage(name, task)
         if rank() > 0:
@@ -150,8 +158,10 @@ class Curriculum:
         for name, task in self.tasks.by_name.items():
             if settings.data.features and not isinstance(task, EvalTask):
                 self._check_features(task, model)
-            if isinstance(task, TrainTask) and not task.awaits_collection:
-                self._look_through(name, task)
+            if isinstance(task, TrainTask):
+                check_learning(task, settings.devices)
+                if not task.awaits_collection:
+                    self._look_through(name, task)
 
     def _open_data(self) -> None:
         """The data of the run, and the settings with what only they can tell; says what lies there and is not read."""
@@ -257,13 +267,13 @@ class Curriculum:
         model = self.model.at(task.weights)
         train(task, model, folder, self.tools, steps_before(curriculum, name))
         if rank() == 0:
-            facts = {
+            kept = {
                 "stage": name,
                 "stages": lineage(curriculum, name),
                 "conditions": conditions(curriculum, self.settings.phases, name),
                 "config": self.settings.model_dump(),
             }
-            save_model(model, self.settings.model, folder, facts)
+            save_model(model, self.settings.model, folder, kept)
             (folder / LAST).unlink(missing_ok=True)
         self.model.wrote(folder)
 

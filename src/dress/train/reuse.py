@@ -45,7 +45,13 @@ class Reuse:
         if self.run is None or (folder / DONE).exists():
             return
         source = Path(self.run) / "stages" / name
-        if not (source / DONE).exists() or (marker := read_marker(source / DONE))["fingerprint"] != expected:
+        if not (source / DONE).exists():
+            return
+        if (marker := read_marker(source / DONE))["fingerprint"] != expected:
+            if rank() == 0:
+                self.console.print(
+                    f"stage {name}: made anew, for {self.run} made it with other settings or data", highlight=False
+                )
             return
         if rank() == 0:
             shutil.copytree(source, folder, dirs_exist_ok=True, copy_function=link, ignore=shutil.ignore_patterns(DONE))

@@ -19,6 +19,8 @@ from dress.record import Record, RecordError
 
 SMALLEST_TURN = 26
 """Bytes of the JSON of a turn without words: `{"user":"","assistant":""}`."""
+LOOK = 1000
+"""Records of each dataset that are read to see whether a phase finds something, once another one has."""
 NAMED = 3
 """Rows that an error names."""
 
@@ -61,7 +63,7 @@ class Supervision:
         Raises:
             ValueError: names stage, data and rows.
         """
-        self.check_any(stream)
+        yield from self.check_any(stream)
         rows: list[TooLong] = []
         for shards in (part.shards for part in stream.parts):
             doubtful = shards.longer_texts(self.longest_text())
@@ -77,22 +79,30 @@ class Supervision:
         if line := self.refuse(rows):
             yield line
 
-    def check_any(self, stream: Stream) -> None:
-        """Refuse records of which none has a supervised token; reads up to the first that has one.
+    def check_any(self, stream: Stream) -> Iterator[str]:
+        """Refuse records of which none has a supervised token; reads up to the first that has one for each phase.
+
+        Yields:
+            Phases that the first records have nothing for.
 
         Raises:
             ValueError: names stage, data and phases.
         """
-        number = 0
+        phases = {name for name, weight in self.stage.phases.items() if weight}
+        idle, records = set(phases), 0
         for part in stream.parts:
-            for record, _ in self._records(part.shards, range(len(part.shards))):
-                number += 1
-                if any(span.weight for dialogue in self._dialogues(record) for span in dialogue.spans):
-                    return
-        phases = ", ".join(self.stage.phases)
+            for number, (record, _) in enumerate(self._records(part.shards, range(len(part.shards))), 1):
+                records += 1
+                idle -= {one.phase for one in self._dialogues(record) if any(span.weight for span in one.spans)}
+                if not idle or (idle < phases and number == LOOK):
+                    break
+        if idle < phases:
+            for phase in sorted(idle):
+                yield f"stage {self.name}: phase {phase} learns nothing from {self.stage.data_title} ({records:,} read)"
+            return
         raise ValueError(
-            f"stage {self.name}: no supervised token in {self.stage.data_title}: none of its {number:,} records gives "
-            f"phase {phases} anything to learn. show=batch shows what a stage learns"
+            f"stage {self.name}: no supervised token in {self.stage.data_title}: none of its {records:,} records gives "
+            f"phase {', '.join(self.stage.phases)} anything to learn. show=batch shows what a stage learns"
         )
 
     def too_long(self, shards: Shards, advance: Callable[[], None] = lambda: None) -> list[TooLong]:

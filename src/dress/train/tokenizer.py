@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dress import config
 from dress.base.ranks import rank, wait_for
+from dress.base.run_folder import TOKENIZER
 from dress.config.names import is_place, place_of
 from dress.config.raters import PlainRater
 from dress.dialogue.chat import FORMATS
@@ -25,7 +26,6 @@ from dress.train.splits import tokenizer_splits
 
 TOKENIZER_RECORDS = 2000
 """Records per split that a tokenizer is trained on."""
-FILE = "tokenizer.json"
 
 
 def run_tokenizer(settings: config.Config, data: RunData, folder: Path, console: Console) -> PreTrainedTokenizerBase:
@@ -48,12 +48,12 @@ def run_tokenizer(settings: config.Config, data: RunData, folder: Path, console:
     stages = [settings.curriculum.stages[name] for name in settings.curriculum.order]
     weights = [stage.weights for stage in stages if isinstance(stage, config.TrainStage) and stage.weights]
     for place in filter(is_place, weights):
-        return read_tokenizer(place_of(place) / FILE, language.chat)
+        return read_tokenizer(place_of(place) / TOKENIZER, language.chat)
     if rank() > 0:
-        wait_for(folder / FILE)
-    if not (folder / FILE).exists():
-        _train(settings, data, folder / FILE, console)
-    return read_tokenizer(folder / FILE, language.chat)
+        wait_for(folder / TOKENIZER)
+    if not (folder / TOKENIZER).exists():
+        _train(settings, data, folder / TOKENIZER, console)
+    return read_tokenizer(folder / TOKENIZER, language.chat)
 
 
 def _train(settings: config.Config, data: RunData, file: Path, console: Console) -> None:

@@ -1,0 +1,117 @@
+"""The commands: `dress train | collect | eval | prepare`, and `python src/COMMAND.py`, which do the same.
+
+Heavy imports stand inside: what a command needs is loaded once its settings are known to compose.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from dress.base.ranks import rank
+from dress.base.terminal import Terminal
+from dress.config.nearest import nearest
+from dress.run.command_line import COMMAND, MISTYPED, entry_point
+
+
+def run_command(name: str, words: int = 0) -> None:
+    """Do what the command line says.
+
+    Args:
+        name: of the command.
+        words: number of words before the settings, beside the program.
+
+    Raises:
+        SystemExit: with another code than 0 where it failed; see `entry_point`.
+    """
+    _, task, prepare = COMMANDS[name]
+    prepare()
+    entry_point(name)(task)(words)
+
+
+def main() -> None:
+    """`dress COMMAND key=value …`; alone it lists the commands."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in COMMANDS:
+        run_command(name, 1)
+    elif name in ("-h", "--help", "help"):
+        print(_listed())
+    else:
+        listed = f" There are: {', '.join(COMMANDS)}."
+        print(f"{COMMAND} {name}: no such command.{nearest(name, list(COMMANDS))}{listed}", file=sys.stderr)
+        raise SystemExit(MISTYPED)
+
+
+def _train(composed: dict[str, Any]) -> None:
+    """Run the stages of the composed experiment, or go on with a run."""
+    from dress.run.resuming import refuse_several_devices, training_settings
+    from dress.run.showing import origins, show_config
+    from dress.run.training import show_batch, train
+
+    hydra = HydraConfig.get()
+    settings = training_settings(composed, hydra.overrides.task)
+    console = Terminal(quiet=rank() > 0)
+    if hydra.mode == RunMode.MULTIRUN:
+        refuse_several_devices(settings)
+    if settings.show == "config":
+        show_config(settings, origins())
+    elif settings.show == "batch":
+        show_batch(settings, console)
+    else:
+        train(settings, console)
+
+
+def _collect(composed: dict[str, Any]) -> None:
+    from dress.config import CollectCommand, check_as
+
+    settings = check_as(CollectCommand, composed)
+    from dress.feedback.command import collect_from
+
+    collect_from(settings, Terminal())
+
+
+def _evaluate(composed: dict[str, Any]) -> None:
+    from dress.evaluation.command import evaluate
+
+    evaluate(composed, Terminal())
+
+
+def _suites() -> None:
+    from dress.evaluation.suite import store_defaults
+
+    store_defaults()
+
+
+def _prepare(composed: dict[str, Any]) -> None:
+    from dress.run.preparing import task
+
+    settings, run = task(composed)
+    run(settings, Terminal())
+
+
+def _nothing() -> None:
+    pass
+
+
+COMMANDS: dict[str, tuple[str, Callable[[dict[str, Any]], None], Callable[[], None]]] = {
+    "train": ("run an experiment, or go on with one", _train, _nothing),
+    "collect": ("answers with feedback on them, as shards", _collect, _nothing),
+    "eval": ("evaluate a finished run again, or run a suite", _evaluate, _suites),
+    "prepare": ("public files become shards; index, inspect and export them", _prepare, _nothing),
+}
+"""Name (of a file in configs/) to what it does in a few words, its task, and what is done before it composes."""
+
+
+def _listed() -> str:
+    """Help of the command alone."""
+    lines = [f"  {COMMAND} {name:<8} {title}" for name, (title, *_) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "DRESS: train vision-language models from natural-language feedback.", "",
+            *lines, "", f"{COMMAND} COMMAND --help says more, and names every setting (key=value).",
+        ]
+    )  # fmt: skip
