@@ -50,7 +50,7 @@ def outcomes_of(*dialogues: Dialogue) -> list[Outcome]:
     samples: list[Sample] = [(Record(key=f"r{n}", dialogues=[one]), None) for n, one in enumerate(dialogues)]
     settings = Eval(turns=1, conditions=["none"])
     questions = Questions(samples, NoRater(), settings, {"sft": {"none": ""}}, Sampling(8, 8))
-    return ask(Answering(), questions, ("sft", ["none"]), range(len(samples)))  # type: ignore[arg-type]
+    return ask(Answering(), questions, ("sft", ["none"]), range(len(samples)))
 
 
 def test_first_answers_are_measured_against_references(tmp_path: Path) -> None:

@@ -114,7 +114,10 @@ def test_damaged_rows_of_a_table_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
 def test_answers_to_records_are_found_by_key_or_by_their_own_number(tmp_path: Path, ending: str) -> None:
-    rows = [{"key": "a", "question": WHAT, "answer": "one"}, {"id": "7", "question": None, "answer": "two"}]
+    rows: list[dict[str, Any]] = [
+        {"key": "a", "question": WHAT, "answer": "one"},
+        {"id": "7", "question": None, "answer": "two"},
+    ]
     responder = FileResponder(Path(write(tmp_path / f"a.{ending}", rows)))
     dialogues = [Dialogue(turns=[Turn(user=WHAT)]), Dialogue(turns=[Turn(user="Why?")], extra={"id": 7})]
     record = Record(key="a", dialogues=[*dialogues, Dialogue(turns=[Turn(user="Who?")])])

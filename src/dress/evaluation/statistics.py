@@ -10,6 +10,7 @@ that would vary as much (Korn and Graubard, 1998; at 0 and 1, where nothing vari
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -112,10 +113,12 @@ def bootstrap(
         (value,) = of_resamples(*rows.T[:, None, :], axis=-1)
         return (float(value), float(value)) if np.isfinite(value) else (None, None)
     seed = seed_for(name, len(rows))
-    drawn = stats.bootstrap(
-        tuple(rows.T), of_resamples, paired=True, vectorized=True, n_resamples=RESAMPLES, batch=AT_ONCE,
-        method="percentile", rng=np.random.default_rng(seed),
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # not defined for some resamples: see below
+        drawn = stats.bootstrap(
+            tuple(rows.T), of_resamples, paired=True, vectorized=True, n_resamples=RESAMPLES, batch=AT_ONCE,
+            method="percentile", rng=np.random.default_rng(seed),
+        )  # fmt: skip
     values = drawn.bootstrap_distribution[np.isfinite(drawn.bootstrap_distribution)]
     if not len(values):
         return None, None
