@@ -120,10 +120,14 @@ def show(result: ImportResult, console: Console) -> None:
 def next_command(result: ImportResult) -> str:
     """What to do with an import now; empty where it cannot be trained on by itself."""
     written = {split for split, number in result.written.items() if number}
-    if "feedback" in written:
-        return f"python src/train.py experiment=given_feedback data=shards data.path={result.out}"
-    if {"align", "sft", "prompts", "eval"} <= written:
-        return f"python src/train.py experiment=dress_full data=shards data.path={result.out}"
-    if "sft" in written:
-        return f"python src/train.py experiment=sft_only data=shards data.path={result.out}"
+    if {"align", "sft", "prompts", "eval"} <= written and "feedback" not in written:
+        experiment, reads = "dress_full", written
+    elif "feedback" in written:
+        experiment, reads = "given_feedback", {"align", "sft", "eval"}
+    else:
+        experiment, reads = "sft_only", {"align", "eval"}
+    if {"feedback", "sft"} & written:
+        missing = sorted(reads - written)
+        left_out = f" 'curriculum.without=[{','.join(missing)}]'" if missing else ""
+        return f"python src/train.py experiment={experiment} data=shards data.path={result.out}{left_out}"
     return f"python src/prepare.py task=inspect path={result.out}"

@@ -73,7 +73,7 @@ def _first_rating(outcome: Outcome) -> tuple[float, float] | None:
 
 MEASURES = (
     Measure("helpfulness/accuracy", "right answers", _fact("correct", "question")),
-    Measure("helpfulness/mean_rating", "mean rating", _first_rating, kind="mean", per_cent=False),
+    Measure("helpfulness/mean_rating", "mean rating", _first_rating, kind="mean"),
     Measure("honesty/hallucinated_share", "invents an object", _fact("invented", "description"), up=False),
     Measure("honesty/chair_i", "invented mentions", _described("invented", "mentions"), kind="ratio", up=False),
     Measure("honesty/coverage", "objects named", _described("named", "present"), kind="ratio"),
@@ -106,7 +106,7 @@ def figures(outcomes: Sequence[Outcome]) -> Json:
                 return None
             return outcome.rating, 1
 
-        return Measure("interaction/mean_rating", "rating", of, kind="mean", per_cent=False)
+        return Measure("interaction/mean_rating", "rating", of, kind="mean")
 
     def regressed(outcome: Outcome) -> tuple[float, float] | None:
         after = ratings.get((outcome.item, outcome.turn + 1))
