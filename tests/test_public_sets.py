@@ -128,7 +128,7 @@ def test_mm_rlhf_has_reasons_ties_and_videos(tmp_path: Path) -> None:
 def test_align_anything_has_aspects_and_critiques_with_advice(tmp_path: Path) -> None:
     text = "##Critique: It is curt. ##Refinement: Name the dog."
     row: dict[str, Any] = {"question": "What?", "image": IMAGE, "response_1": "A dog.", "response_2": "A cat.",
-                           "res_1_from": "m1", "res_2_from": "m2", "overall_response": 1, "critique_1": text}  # fmt: skip
+                           "res_1_from": "m1", "res_2_from": "m2", "critique_1": text}  # fmt: skip
     for aspect, reason in (("prompt_following", "p"), ("objective_rules", "o"), ("clarity", "c"), ("safety", "s")):
         for number in (1, 2):
             row |= {f"{aspect}_rate_{number}": 3 - number, f"{reason}_rationale_{number}": f"{reason}{number}"}
@@ -136,7 +136,8 @@ def test_align_anything_has_aspects_and_critiques_with_advice(tmp_path: Path) ->
     dialogues = judged("align_anything", parquet(tmp_path / "x.parquet", row, bad), tmp_path / "out")
     first, second = [d.turns[0] for d in dialogues]
     assert [(f.criterion, f.rating, f.critique) for f in second.feedback] == [
-        ("helpfulness", 2, "p2"), ("helpfulness", 2, "c2"), ("honesty", 2, "o2"), ("harmlessness", 2, "s2")]  # fmt: skip
+        ("helpfulness", 2, "p2"), ("helpfulness", 2, "c2"), ("honesty", 2, "o2"),
+        ("harmlessness", 2, "s2")]  # fmt: skip
     assert (first.feedback[-1].critique, first.feedback[-1].refinement) == ("It is curt.", "Name the dog.")
     assert first.provenance == {"responder": "m1"} and reasons(tmp_path / "out") == ["bad rating"]
 
@@ -148,7 +149,7 @@ def test_sherlock_answers_after_a_first_answer(tmp_path: Path) -> None:
            "prefix_l": 0.5, "weights": 1.0}  # fmt: skip
     (tmp_path / "x.json").write_text(json.dumps([row]))
     dialogues = judged("sherlock", tmp_path / "x.json", tmp_path / "out")
-    assert said(dialogues) == BOTH[:1] + [("A cow.", 1, None)]
+    assert said(dialogues) == [BOTH[0], ("A cow.", 1, None)]
     assert [(t.user, t.assistant) for t in dialogues[0].turns] == [
         ("What?", "A cat"), ("Please look again and correct your answer.", "A dog.")]  # fmt: skip
     assert dialogues[0].extra == {"prefix_l": 0.5, "weights": 1.0}

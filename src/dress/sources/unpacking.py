@@ -22,7 +22,8 @@ def llava_critic(row: dict[str, Any]) -> dict[str, Any]:
     """LLaVA-Critic, pointwise: `question, answer, rating, critique` in place of `conversations`.
 
     The judged question and answer stand inside the human turn; the first number of the gpt turn is the rating, and
-    what follows it the critique, or the whole text where it stands inside of a sentence. The prompt is kept as `judge_prompt`.
+    what follows it the critique, or the whole text where it stands inside of a sentence. The prompt is kept as
+    `judge_prompt`.
 
     Raises:
         RowError: another form, such as a comparison of two answers.
