@@ -11,9 +11,9 @@ from typing import ClassVar, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from dress.base.config_folder import CONFIGS as CONFIGS
 from dress.record import Record, describe
 
-CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 NOTHING = "(not known)"
 
 

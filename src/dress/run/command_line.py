@@ -13,7 +13,8 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,11 +27,12 @@ from pydantic import BaseModel
 
 from dress import config
 from dress.base import processes
+from dress.base.config_folder import CONFIGS
 from dress.base.ranks import rank
 from dress.base.redaction import redacted
 from dress.base.run_folder import short
 from dress.base.terminal import accept_any_text, visible
-from dress.run.composing import CONFIGS, CommandLineError, arguments, plain
+from dress.run.composing import CommandLineError, arguments, plain
 from dress.run.explaining import explain
 from dress.run.resuming import resume_arguments
 from dress.run.secret_settings import clean_hydra_files, refuse_secrets, refuse_secrets_in_sweeps
@@ -121,6 +123,25 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
         return main
 
     return decorate
+
+
+@contextmanager
+def one_message() -> Iterator[None]:
+    """For a command without Hydra: what goes wrong is one message, with the exit codes of `entry_point`.
+
+    Raises:
+        SystemExit: it went wrong.
+    """
+    accept_any_text()
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            traceback.print_exc()
+        _say(_message(error))
+        raise SystemExit(REFUSED) from None
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
 
 
 def checked(composed: dict[str, Any], model: type[Checked]) -> Checked:

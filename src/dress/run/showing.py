@@ -12,7 +12,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from dress import config
-from dress.run.composing import CONFIGS, SCHEMA
+from dress.base.config_folder import CONFIGS
+from dress.run.composing import SCHEMA
 from dress.run.overrides import parsed
 
 DEFAULT, TYPED = "default", "command line"
