@@ -64,7 +64,7 @@ def test_the_commands_of_the_pages_run_and_write_what_they_say(folder: Path) -> 
 
 def test_a_preview_writes_nothing(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
-    run([*"python src/prepare.py source=rows path=answers.csv out=data/mine preview=true".split()], folder)
+    run([*["python", "src/prepare.py", "source=rows", "path=answers.csv", "out=data/mine", "preview=true"]], folder)
     assert sorted(folder.rglob("*")) == before
 
 
