@@ -1,4 +1,4 @@
-"""docs/own_data.md and docs/public_sets.md: every command runs, as processes, on small tables in the shapes they name."""
+"""docs/own_data.md and docs/public_sets.md: every command runs, on small tables in the shapes that they name."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def folder(tmp_path: Path) -> Path:
     json_lines(tmp_path / "raw" / "spa_vl" / "train.jsonl", [{"id": 1, "image": "a.jpg"} | PAIR])
     photos(tmp_path / "raw" / "spa_vl" / "images", "a.jpg")
     parquet(tmp_path / "raw" / "RLAIF-V" / "data" / "x.parquet", {"image": {"bytes": photo(1), "path": "a.jpg"}} | PAIR)
-    row = {"picture": "a.jpg", "asked": "?", "answer_a": "A.", "answer_b": "B.", "use_a": 1, "use_b": 10, "why_a": "No.",
-           "why_b": "Yes.", "safer": 1}  # fmt: skip
+    row = {"picture": "a.jpg", "asked": "?", "answer_a": "A.", "answer_b": "B.", "use_a": 1, "use_b": 10,
+           "why_a": "No.", "why_b": "Yes.", "safer": 1}  # fmt: skip
     json_lines(tmp_path / "raw" / "reviews.jsonl", [row])
     (mapping,) = re.findall(r"```yaml\n(.*?)```", (ROOT / PAGES[1]).read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "reviews.yaml").write_text(mapping)
