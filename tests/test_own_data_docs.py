@@ -1,4 +1,4 @@
-"""docs/own_data.md and docs/public_sets.md: every command runs, as processes, on small tables in the shapes they name."""
+"""docs/own_data.md and docs/public_sets.md: every command runs on small tables in the shapes that they name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from documented import ROOT, commands, run
+from documented import ROOT, commands
 from imports import json_lines, photo, photos, records
 from scripts import run_script
 from test_own_rows import OWN, parquet, table
@@ -30,8 +30,8 @@ def folder(tmp_path: Path) -> Path:
     json_lines(tmp_path / "raw" / "spa_vl" / "train.jsonl", [{"id": 1, "image": "a.jpg"} | PAIR])
     photos(tmp_path / "raw" / "spa_vl" / "images", "a.jpg")
     parquet(tmp_path / "raw" / "RLAIF-V" / "data" / "x.parquet", {"image": {"bytes": photo(1), "path": "a.jpg"}} | PAIR)
-    row = {"picture": "a.jpg", "asked": "?", "answer_a": "A.", "answer_b": "B.", "use_a": 1, "use_b": 10, "why_a": "No.",
-           "why_b": "Yes.", "safer": 1}  # fmt: skip
+    row = {"picture": "a.jpg", "asked": "?", "answer_a": "A.", "answer_b": "B.", "use_a": 1, "use_b": 10,
+           "why_a": "No.", "why_b": "Yes.", "safer": 1}  # fmt: skip
     json_lines(tmp_path / "raw" / "reviews.jsonl", [row])
     (mapping,) = re.findall(r"```yaml\n(.*?)```", (ROOT / PAGES[1]).read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "reviews.yaml").write_text(mapping)
@@ -43,6 +43,12 @@ def typed(page: str) -> list[list[str]]:
     text = (ROOT / page).read_text(encoding="utf-8")
     indented = [line.split() for line in text.splitlines() if line.startswith("   python ")]
     return [*commands(page), *indented]
+
+
+def run(command: list[str], folder: Path) -> str:
+    done = run_script(ROOT / command[1], *command[2:], cwd=folder)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 def test_the_commands_of_the_pages_run_and_write_what_they_say(folder: Path) -> None:
@@ -64,7 +70,7 @@ def test_the_commands_of_the_pages_run_and_write_what_they_say(folder: Path) -> 
 
 def test_a_preview_writes_nothing(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
-    run([*"python src/prepare.py source=rows path=answers.csv out=data/mine preview=true".split()], folder)
+    run(commands(PAGES[0])[0], folder)
     assert sorted(folder.rglob("*")) == before
 
 
