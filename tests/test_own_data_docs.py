@@ -1,4 +1,4 @@
-"""docs/own_data.md and docs/public_sets.md: every command runs, on small tables in the shapes that they name."""
+"""docs/own_data.md and docs/public_sets.md: every command runs on small tables in the shapes that they name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from documented import ROOT, commands, run
+from documented import ROOT, commands
 from imports import json_lines, photo, photos, records
 from scripts import run_script
 from test_own_rows import OWN, parquet, table
@@ -45,6 +45,12 @@ def typed(page: str) -> list[list[str]]:
     return [*commands(page), *indented]
 
 
+def run(command: list[str], folder: Path) -> str:
+    done = run_script(ROOT / command[1], *command[2:], cwd=folder)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
 def test_the_commands_of_the_pages_run_and_write_what_they_say(folder: Path) -> None:
     said = {" ".join(command): run(command, folder) for page in PAGES for command in typed(page)}
     assert len(said) == 9
@@ -64,7 +70,7 @@ def test_the_commands_of_the_pages_run_and_write_what_they_say(folder: Path) -> 
 
 def test_a_preview_writes_nothing(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
-    run([*["python", "src/prepare.py", "source=rows", "path=answers.csv", "out=data/mine", "preview=true"]], folder)
+    run(commands(PAGES[0])[0], folder)
     assert sorted(folder.rglob("*")) == before
 
 
