@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from documented import ROOT, commands
 from imports import json_lines, photo, photos, records
 from scripts import run_script
+from test_command_line import FAST
 from test_own_rows import OWN, parquet, table
 from test_public_sets import PAIR
 
@@ -42,7 +46,7 @@ def typed(page: str) -> list[list[str]]:
     """Also commands in an indented block."""
     text = (ROOT / page).read_text(encoding="utf-8")
     indented = [line.split() for line in text.splitlines() if line.startswith("   python ")]
-    return [*commands(page), *indented]
+    return [command for command in [*commands(page), *indented] if command[1] == "src/prepare.py"]
 
 
 def run(command: list[str], folder: Path) -> str:
@@ -66,6 +70,22 @@ def test_the_commands_of_the_pages_run_and_write_what_they_say(folder: Path) -> 
     assert set(rated) <= {1, 2, 3} and len(rated) == 7
     (review,) = records(folder / "data" / "reviews", "feedback")
     assert review.source == "reviews" and [d.turns[0].rating for d in review.dialogues] == [1, 1]
+
+
+def test_from_a_table_to_figures_and_an_answer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's own way, with the command that the import names."""
+    page = (ROOT / PAGES[0]).read_text(encoding="utf-8")
+    first, train = commands(PAGES[0])[1], next(c for c in commands(PAGES[0]) if c[1] == "src/train.py")
+    following = run(first, folder).partition("Next: ")[2].splitlines()[0]
+    assert shlex.split(following) == train
+    run([*train, *FAST], folder)
+    figures = json.loads((folder / "logs" / "latest" / "metrics.json").read_text())["dress"]
+    assert {"reference/exact_match", "reference/vqa_accuracy", "reference/rouge_l"} <= figures.keys()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(folder)
+    names: dict[str, Any] = {}
+    exec(code.replace('"pic0.png"', '"images/pic0.jpg"').replace("print(", "text = ("), names)
+    assert isinstance(names["text"], str)
 
 
 def test_a_preview_writes_nothing(folder: Path) -> None:
