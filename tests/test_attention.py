@@ -143,10 +143,13 @@ def test_a_head_in_chunks_equals_the_whole(softcap, monkeypatch):
     factor = torch.rand(11, dtype=torch.float64)
     logits = hidden @ weight.T
     logits = torch.tanh(logits / softcap) * softcap if softcap else logits
+    monkeypatch.setattr("dress.model.head.CHUNK", 70)
+    target[3:6] = logits[where].argmax(-1)[3:6]
     wanted_nll = F.cross_entropy(logits[where], target, reduction="none")
     reference = torch.autograd.grad((wanted_nll * factor).sum(), (hidden, weight))
-    monkeypatch.setattr("dress.model.head.CHUNK", 70)
-    loss, nll = head_loss(hidden, weight, where, target, factor, softcap)
+    likeliest = torch.zeros(11, dtype=torch.bool)
+    loss, nll = head_loss(hidden, weight, where, target, factor, softcap, likeliest)
+    assert likeliest.tolist() == (logits[where].argmax(-1) == target).tolist() and likeliest[3:6].all()
     got = torch.autograd.grad(3 * loss, (hidden, weight))
     assert torch.allclose(nll, wanted_nll.detach()) and torch.allclose(loss, (wanted_nll * factor).sum())
     assert all(torch.allclose(g, 3 * w, rtol=1e-10, atol=1e-12) for g, w in zip(got, reference, strict=True))

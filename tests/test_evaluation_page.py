@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import ROOT
@@ -20,7 +18,8 @@ from suite_files import CAPTIONS, OBJECTS, answer, ask, label, lines
 from test_judged_suites import Judge, a_run, vlsafe_answers, vlsafe_files  # noqa: F401
 
 from dress.base.files import read_json
-from dress.evaluation.suite import registered
+from dress.evaluation.command import evaluate
+from dress.evaluation.suite import registered, store_defaults
 
 
 @pytest.fixture
@@ -46,21 +45,12 @@ def folder(tmp_path: Path, a_run: Path) -> Path:  # noqa: F811
     return tmp_path
 
 
-def eval_py() -> Any:
-    """`src/eval.py` as a module: a process for each command would load torch again and again."""
-    spec = importlib.util.spec_from_file_location("eval_py", ROOT / "src" / "eval.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_commands_of_the_page_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     found = commands("docs/evaluation.md")
     named = {part.removeprefix("suite=") for command in found for part in command if part.startswith("suite=")}
     assert named | {"run"} == set(registered()) and len(found) == 12
-    module = eval_py()
+    store_defaults()
     with serving(Judge()) as address, initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         for python, script, *typed in found:
             assert (python, script) == ("python", "src/eval.py")
@@ -69,7 +59,7 @@ def test_the_commands_of_the_page_run(folder: Path, monkeypatch: pytest.MonkeyPa
                 overrides += ["records=2", "turns=1"]
             plain = OmegaConf.to_container(compose("eval", overrides), resolve=True, throw_on_missing=True)
             console = Console(file=io.StringIO(), width=120)
-            module.evaluate(plain, console)
+            evaluate(plain, console)
             text = console.file.getvalue()  # type: ignore[attr-defined]
             assert "failures" in text or "report: " in text, shlex.join(typed)
     scores = read_json(folder / "eval" / "llava" / "suite.json")

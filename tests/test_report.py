@@ -163,6 +163,24 @@ def test_the_sentence_the_facts_and_the_notes_stand_in_the_head(tmp_path: Path) 
     assert all(fact in text for fact in facts)
 
 
+def test_the_head_says_how_the_run_came_about(tmp_path: Path) -> None:
+    run_folder(tmp_path, ALL)
+    stage = {"kind": "train", "records": 30, "data": {"sft": 1.0}, "steps": 4, "records_per_step": 8, "lr": 0.001}
+    known = {
+        "command": "dress train experiment=sft_only", "git": {"commit": "0123456789abcdef", "dirty": False},
+        "python": "3.11.7", "packages": {"torch": "2.14.1", "peft": None}, "resumed": [],
+        "stages": {"sft": stage, "eval": {"kind": "eval", "records": 6, "data": {"eval": 1.0}}},
+    }  # fmt: skip
+    write_json(tmp_path / "provenance.json", known)
+    text = plain(Parsed(report(tmp_path)).text)
+    facts = (
+        "dress train experiment=sft_only", "commit 0123456789ab, Python 3.11.7, torch 2.14.1",
+        "sft: 30 records of sft, 4 steps of 8, rate 0.001; eval: 6 records of eval",
+        f"{tmp_path}/stages/sft", f"dress ask {tmp_path} picture.png",
+    )  # fmt: skip
+    assert all(fact in text for fact in facts)
+
+
 def test_the_curve_shows_every_mean_rating_with_its_interval(tmp_path: Path) -> None:
     metrics = run_folder(tmp_path, ALL)
     charts = Parsed(report(tmp_path)).charts

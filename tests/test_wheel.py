@@ -96,7 +96,7 @@ def test_configs_of_the_working_folder_are_searched_first(tmp_path: Path, monkey
     (tmp_path / "configs" / "rubrics" / "feedback.yaml").write_text(yaml.safe_dump(rubric | {"version": 99}))
     assert Rubric.load("feedback").version != 99
     monkeypatch.chdir(tmp_path)
-    settings = composed("experiment=mine")
+    settings = composed("experiment=mine", "curriculum.run=[sft]")
     assert (settings.name, settings.seed, settings.scale) == ("mine", 5, "tiny")
     assert Rubric.load("feedback").version == 99
     done = train(tmp_path, "experiment=mien")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,17 @@ def counted(outcomes: Iterable[Outcome]) -> list[Outcome]:
         if outcome.failed is None:
             first.setdefault((outcome.item, outcome.turn, outcome.run), outcome)
     return list(first.values())
+
+
+def once(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """The same outcomes; of those of one item, model, condition, turn and run only the first is counted."""
+    seen: set[tuple[Any, ...]] = set()
+    checked = []
+    for one in outcomes:
+        place = (one.item, one.model, one.condition, one.turn, one.run)
+        checked.append(replace(one, failed="given again") if one.failed is None and place in seen else one)
+        seen |= {place} if one.failed is None else set()
+    return checked
 
 
 def failures(outcomes: Sequence[Outcome]) -> dict[str, int]:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dress.base.files import read_json, write_json
 from dress.evaluation.measures import Measure
-from dress.evaluation.outcomes import Outcome, failures, load_outcomes, save_outcomes
+from dress.evaluation.outcomes import Outcome, failures, load_outcomes, once, save_outcomes
 from dress.evaluation.rows import fingerprint
 from dress.evaluation.settings import Measured, SuiteSettings
 from dress.evaluation.suite import Json, Outcomes, Suite, registered
@@ -33,6 +33,7 @@ def finish(suite: Suite, outcomes: Outcomes, settings: SuiteSettings, console: C
     """
     out, compared_with = Path(settings.out), settings.baseline if isinstance(settings, Measured) else None
     baseline = None if compared_with is None else _baseline(suite, Path(compared_with))
+    outcomes = once(outcomes)
     save_outcomes(out / OUTCOMES, outcomes)
     (out / BASELINE).unlink(missing_ok=True)
     if baseline is not None:

@@ -83,7 +83,7 @@ def summary(metrics: Mapping[str, Any]) -> str:
         )
     if not phrases:
         return "Nothing could be measured in this run."
-    subject = "After learning from feedback, the model" if before else f"The {model} model"
+    subject = f"After learning from feedback, {model}" if before else f"The {model} model"
     *most, final = phrases
     return f"{subject} {', '.join(most)}{' and ' if most else ''}{final}."
 

@@ -190,15 +190,16 @@ def metrics_table(metrics: Figures) -> Table:
     return Table("model / condition", columns, rows, title, meanings=meanings)
 
 
-def runs_table(runs: Mapping[str, Figures]) -> Table:
-    """A row per run of a multirun and their mean.
+def runs_table(runs: Mapping[str, Figures], groups: Mapping[str, Sequence[str]] | None = None) -> Table:
+    """A row per run of a multirun, and means.
 
     Args:
         runs: label → metrics of that run. Figures are those of the model that was trained last; the column
             `model` says which.
+        groups: name → labels of runs that differ in nothing but their seed; None: all of them do.
 
     Returns:
-        A table whose last row is the mean ± the half width of its 95 % interval (Student's t), where there are
+        A table whose last rows are means ± the half width of their 95 % interval (Student's t), of each group of
         several runs of one kind of model.
     """
     last = {label: _last_model(metrics) for label, metrics in runs.items()}
@@ -213,9 +214,11 @@ def runs_table(runs: Mapping[str, Figures]) -> Table:
         Row(Head(label), [Cell(model), *(Cell(q.format(q.figure(figures).get("value"), unit=False)) for q in listed)])
         for label, (model, figures) in last.items()
     ]
-    if len(runs) > 1 and len({model for model, _ in last.values()}) == 1:
-        means = (_mean(quantity, [figures for _, figures in last.values()]) for quantity in listed)
-        rows.append(Row(Head("mean ± 95 %", weight="total"), [Cell(""), *means]))
+    for name, labels in ({"": list(runs)} if groups is None else groups).items():
+        alike = [last[label] for label in labels]
+        if len(alike) > 1 and len({model for model, _ in alike}) == 1:
+            means = (_mean(quantity, [figures for _, figures in alike]) for quantity in listed)
+            rows.append(Row(Head(f"{name} mean ± 95 %".strip(), weight="total"), [Cell(""), *means]))
     return Table("run", [Head("model"), *heads], rows, "last model of each run; shares in per cent")
 
 

@@ -18,7 +18,7 @@ from dress.base.errors import ConfigError
 from dress.config.commands import CollectCommand
 from dress.config.defaults import defaults
 from dress.config.run import Config
-from dress.run.overrides import parsed, replacing, taken_out
+from dress.run.overrides import CommandLineError, parsed, refuse_options, replacing, taken_out, with_choices
 from dress.run.quoting import quoted
 from dress.run.searching import search_working_folder
 
@@ -32,16 +32,14 @@ for _name, _section in ((SCHEMA, Config), ("dress_collect", CollectCommand)):
 search_working_folder()
 
 
-class CommandLineError(ValueError):
-    """What was typed cannot be done; the message says what can."""
-
-
 def arguments(typed: list[str]) -> list[str]:
     """What Hydra gets of what was typed.
 
     Raises:
-        CommandLineError: a setting is taken out.
+        CommandLineError: a setting is taken out, or an option or a choice of a group that there is not.
     """
+    refuse_options(typed)
+    typed = with_choices(typed, CONFIGS)
     if text := taken_out(typed, CONFIGS):
         key = text.lstrip("~").partition("=")[0]
         raise CommandLineError(

@@ -58,8 +58,11 @@ def without(value: Any, place: Place) -> Any:
     if not place:
         return ABSENT
     opened, name = _opened(value), place[0]
-    if isinstance(opened, list) and not name.isdigit():
-        inner = [without(one, place) for one in opened]
+    if isinstance(opened, list):
+        if name.isdigit():
+            inner = [without(one, place[1:]) if number == int(name) else one for number, one in enumerate(opened)]
+        else:
+            inner = [without(one, place) for one in opened]
         return ABSENT if all(one is ABSENT for one in inner) else [{} if one is ABSENT else one for one in inner]
     if isinstance(opened, dict):
         if name not in opened:

@@ -114,23 +114,20 @@ def show(result: ImportResult, console: Console) -> None:
         console.print(f"Rejected rows, each with its reason: {out}/{REJECTS_FILE}")
     console.print(f"Counts and checksums: {out}/{IMPORT_FILE}")
     if command := next_command(result):
-        console.print(f"Next: {command}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"Next: {command}")
 
 
 def next_command(result: ImportResult) -> str:
     """What to do with an import now; empty where it cannot be trained on by itself."""
     written = {split for split, number in result.written.items() if number}
-
-    def without(*stages: str) -> str:  # each reads the split of its name
-        names = [stage for stage in stages if stage not in written]
-        return f' "curriculum.without=[{",".join(names)}]"' if names else ""
-
-    if "feedback" in written:
-        command = f"python src/train.py experiment=given_feedback data=shards data.path={result.out}"
-        return command + without("align", "sft", "eval")
-    if {"align", "sft", "prompts", "eval"} <= written:
-        return f"python src/train.py experiment=dress_full data=shards data.path={result.out}"
-    if "sft" in written:
-        command = f"python src/train.py experiment=sft_only data=shards data.path={result.out}"
-        return command + without("align", "eval")
+    if {"align", "sft", "prompts", "eval"} <= written and "feedback" not in written:
+        experiment, reads = "dress_full", written
+    elif "feedback" in written:
+        experiment, reads = "given_feedback", {"align", "sft", "eval"}
+    else:
+        experiment, reads = "sft_only", {"align", "eval"}
+    if {"feedback", "sft"} & written:
+        missing = sorted(reads - written)
+        left_out = f" 'curriculum.without=[{','.join(missing)}]'" if missing else ""
+        return f"python src/train.py experiment={experiment} data=shards data.path={result.out}{left_out}"
     return f"python src/prepare.py task=inspect path={result.out}"

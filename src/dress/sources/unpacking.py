@@ -15,13 +15,15 @@ _TASK = re.compile(
 _PAIR = re.compile(r"\n\s*The first response:.*\n\s*The second response:", re.DOTALL)
 _OUT_OF = re.compile(r"out of (\d+)")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_SCORE_FIRST = re.compile(r"\s*(?:(?:the )?score(?: is)?:?\s*)?\d+(?:\.\d+)?[\s.,:;]*", re.IGNORECASE)
 
 
 def llava_critic(row: dict[str, Any]) -> dict[str, Any]:
     """LLaVA-Critic, pointwise: `question, answer, rating, critique` in place of `conversations`.
 
-    The judged question and answer stand inside the human turn; the first number of the gpt turn is the rating, the
-    rest the critique. The prompt is kept as `judge_prompt`.
+    The judged question and answer stand inside the human turn; the first number of the gpt turn is the rating, and
+    what follows it the critique, or the whole text where it stands inside of a sentence. The prompt is kept as
+    `judge_prompt`.
 
     Raises:
         RowError: another form, such as a comparison of two answers.
@@ -40,7 +42,7 @@ def llava_critic(row: dict[str, Any]) -> dict[str, Any]:
         "question": task["question"],
         "answer": task["answer"],
         "rating": number[0],
-        "critique": (gpt[: number.start()] + gpt[number.end() :]).strip(" \n:.,"),
+        "critique": gpt[first.end() :] if (first := _SCORE_FIRST.match(gpt)) else gpt,
         "judge_prompt": human[: task.start()],
     }
     scale = _OUT_OF.search(human)

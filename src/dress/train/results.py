@@ -77,6 +77,7 @@ class Results:
                 "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
                 "precision": precision_for(self.settings.trainer.precision),
                 "threads": torch.get_num_threads(),
+                "headline": headline(self.settings.curriculum),
             },
         )
 

@@ -88,7 +88,7 @@ def _at(key: str, name: str, turn: int, unsolved: bool = False, latest: bool = F
             return None
         return outcome.facts["rating"], 1
 
-    return Measure(key, name, of, kind="mean", per_cent=False)
+    return Measure(key, name, of, kind="mean")
 
 
 def _change(outcome: Outcome, sign: int) -> tuple[float, float] | None:
@@ -100,7 +100,7 @@ def _nll(key: str, name: str, up: bool | None) -> Measure:
     def of(outcome: Outcome) -> tuple[float, float] | None:
         return None if outcome.facts.get(key) is None else (outcome.facts[key], 1)
 
-    return Measure(key, name, of, kind="mean", up=up, per_cent=False)
+    return Measure(key, name, of, kind="mean", up=up)
 
 
 def _details(outcomes: Sequence[Outcome]) -> dict[str, Any]:

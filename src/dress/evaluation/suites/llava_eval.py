@@ -57,12 +57,12 @@ class LlavaScores(BaseModel):
 
 
 def _aspect(name: str) -> Measure:
-    return Measure(name, name.replace("_", " "), lambda o: (o.facts[name], 1), kind="mean", per_cent=False)
+    return Measure(name, name.replace("_", " "), lambda o: (o.facts[name], 1), kind="mean")
 
 
 MEASURES = (
     Measure("score", "score, 10 × mean of the aspects", lambda o: (sum(o.facts[a] for a in ASPECTS) / len(ASPECTS), 1),
-            kind="mean", scale=10, per_cent=False),
+            kind="mean", scale=10),
     *map(_aspect, ASPECTS),
 )  # fmt: skip
 
