@@ -162,8 +162,8 @@ def test_a_run_on_feedback_alone_learns_its_praise(folder: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("written", "without"),
     [
-        ("sft prompts feedback eval", "[align]"), ("feedback", "[align,sft,eval]"), ("align sft feedback eval", None),
-        ("sft", "[align,eval]"), ("align sft prompts eval", None),
+        ("sft prompts feedback eval", "[align]"), ("feedback", "[align,eval,sft]"), ("align sft feedback eval", None),
+        ("sft prompts", "[align,eval]"), ("align sft prompts eval", None),
     ],
 )  # fmt: skip
 def test_the_command_after_an_import_leaves_out_what_has_no_data(written: str, without: str | None) -> None:
