@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from dress.base.files import read_json
 from dress.base.progress import CurriculumProgress
 from dress.data.shards import Sample, write_shards
 from dress.record import Dialogue, Feedback, Record, Turn
+from dress.sources.destination import ImportResult
+from dress.sources.import_task import next_command
 from dress.train.curriculum import Curriculum
 from dress.train.praise import PraiseOfData
 from dress.train.run_data import RunData
@@ -105,7 +108,7 @@ def test_splits_that_no_stage_reads_are_said(folder: Path) -> None:
 
 
 def resolved(settings: config.Config, folder: Path) -> tuple[str, str | None]:
-    data, progress = RunData(settings.data, folder), CurriculumProgress(Console(quiet=True))
+    data, progress = RunData(settings.data, folder), CurriculumProgress(Console(quiet=True), {})
     found, line = PraiseOfData(settings, data, progress).resolved()
     return found.phases.praise, line
 
@@ -154,3 +157,16 @@ def test_a_run_on_feedback_alone_learns_its_praise(folder: Path, tmp_path: Path)
     marker = "stages/dress/done.json"
     others = [read_json(folder / name / marker)["fingerprint"] for name in ("run", "alone")]
     assert others[0] != others[1]  # praise stands in the anchors' condition
+
+
+@pytest.mark.parametrize(
+    ("written", "without"),
+    [
+        ("sft prompts feedback eval", "[align]"), ("feedback", "[align,eval,sft]"), ("align sft feedback eval", None),
+        ("sft prompts", "[align,eval]"), ("align sft prompts eval", None),
+    ],
+)  # fmt: skip
+def test_the_command_after_an_import_leaves_out_what_has_no_data(written: str, without: str | None) -> None:
+    result = ImportResult(Path("x"), 1, 1, dict.fromkeys(written.split(), 1), {}, {})
+    found = [text for text in shlex.split(next_command(result)) if text.startswith("curriculum")]
+    assert found == ([f"curriculum.without={without}"] if without else [])

@@ -114,7 +114,7 @@ def show(result: ImportResult, console: Console) -> None:
         console.print(f"Rejected rows, each with its reason: {out}/{REJECTS_FILE}")
     console.print(f"Counts and checksums: {out}/{IMPORT_FILE}")
     if command := next_command(result):
-        console.print(f"Next: {command}", soft_wrap=True)  # to be copied whole
+        console.print(f"Next: {command}", highlight=False, markup=False, soft_wrap=True)  # to be copied whole
 
 
 def next_command(result: ImportResult) -> str:
