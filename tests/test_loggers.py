@@ -1,7 +1,7 @@
 """Where metrics go: what a real run logs, and that no secret is among it."""
 
+import csv
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -26,16 +26,22 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cwd = tmp_path_factory.mktemp("wandb")
     done = train(
         cwd, *FAST, "eval.turns=3", "curriculum.stages.sft.steps=5", "trainer.log_every_n_steps=2",
-        "logger=[csv,wandb]", "logger.wandb.api_key_env=MY_KEY",
+        "logger=[csv,wandb,tensorboard]", "logger.wandb.api_key_env=MY_KEY", "logger.wandb.tags=[first, try]",
+        "logger.wandb.notes=What is tried", "logger.wandb.name=mine", "logger.wandb.group=ours",
+        "logger.wandb.log_model=true",
         MY_KEY=CANARY, WANDB_MODE="offline",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return (cwd / "logs" / "latest").resolve()
 
 
-def records(run: Path) -> list[dict[str, Any]]:
+def offline(run: Path) -> list[Path]:
+    return sorted((run / "wandb").glob("offline-run-*"))
+
+
+def records(run: Path, folder: Path | None = None) -> list[dict[str, Any]]:
     """What is really in the run's file, by wandb's own reader."""
-    (folder,) = (run / "wandb").glob("offline-run-*")
+    folder = folder or offline(run)[0]
     done = subprocess.run(
         [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", str(folder), "--json"],
         capture_output=True, text=True, check=True, timeout=60,
@@ -43,8 +49,8 @@ def records(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def history(run: Path) -> list[dict[str, Any]]:
-    return [r["history"]["item"] for r in records(run) if r["type"] == "history"]
+def history(run: Path, folder: Path | None = None) -> list[dict[str, Any]]:
+    return [r["history"]["item"] for r in records(run, folder) if r["type"] == "history"]
 
 
 def test_one_run_for_the_whole_curriculum_over_one_axis(run: Path) -> None:
@@ -56,6 +62,39 @@ def test_one_run_for_the_whole_curriculum_over_one_axis(run: Path) -> None:
     assert "curriculum/step" in definitions
     (folder,) = (run / "wandb").glob("offline-run-*")
     assert folder.name.endswith((run / "wandb_id.txt").read_text())
+
+
+def test_curves_can_be_read(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    items = history(run)
+    curves = {
+        "train/loss", "train/token_accuracy", "train/lr", "train/supervised_tokens", "train/records",
+        "train/memory_gib", "epoch",
+    }  # fmt: skip
+    assert all(curves <= item.keys() for item in items[:-1]) and curves <= items[2].keys()
+    assert all(0 <= item["train/token_accuracy"] <= 1 and item["train/memory_gib"] > 0.01 for item in items[:-1])
+    align, sft = items[0], [item for item in items if "sft/loss" in item and "train/records" in item]
+    assert align["train/loss"] == pytest.approx(align["align/loss"])
+    seen = [item["train/records"] for item in sft]
+    assert seen == sorted(seen) and [item["epoch"] for item in sft] == [n / 24 for n in seen]
+    tokens = [item["train/supervised_tokens"] for item in sft]
+    assert tokens[-1] == pytest.approx(sum(item["sft/supervised_tokens"] for item in sft))
+    assert "val/align/loss" in align, "at the end of a stage at least, where held-out records have targets"
+    assert [folder.name for folder in (run / "tensorboard").iterdir() if folder.is_dir()] == []
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [item["curriculum/step"] for item in items[:-1]]
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"model.language.config.hidden_size" in content and b"curriculum.stages.sft.lr" in content
+
+
+def test_wandb_is_told_what_was_asked_for(run: Path) -> None:
+    written = records(run)
+    (begun,) = [r["run"] for r in written if r["type"] == "run"]
+    assert (begun["display_name"], begun["run_group"], begun["notes"]) == ("mine", "ours", "What is tried")
+    assert begun["tags"] == ["first", "try"]
+    assert any("stage 2/5 sft" in json.dumps(r) for r in written if r["type"] == "output_raw"), "its console"
+    assert [r["artifact"]["type"] for r in written if r["type"] == "artifact"][-1] == "model"
 
 
 def test_samples_are_pictures_with_answers(run: Path) -> None:
@@ -87,13 +126,37 @@ def test_wandb_id_is_the_same_after_a_resume(tmp_path: Path) -> None:
     assert loggers.wandb_id(tmp_path) == loggers.wandb_id(tmp_path)
 
 
-def test_csv_keeps_the_first_part_of_a_resumed_stage(tmp_path: Path) -> None:
-    settings = composed(run_dir=tmp_path)
-    for resumed in (False, True, True):
-        (logger,) = loggers.build_loggers(settings, "sft", resumed)
-        logger.log_metrics({"sft/loss": 1.0}, 1)
+def test_each_point_stands_once_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    settings = composed("logger=[csv,tensorboard,wandb]", run_dir=tmp_path)
+    parts = [(False, 0, (1, 2, 3, 4)), (True, 2, (3, 4, 5)), (True, 5, (6,))]
+    for resumed, last, steps in parts:
+        built = loggers.build_loggers(settings, "sft", resumed, last)
+        for step in steps:
+            point = {"curriculum/step": float(step), "train/loss": 10.0 * (1 + resumed) + step}
+            for logger in built:
+                logger.log_metrics(point | ({"val/sft/loss": 1.0} if step == 4 else {}), step)
+        for logger in built:
+            logger.finalize("success")
+    loggers.finish(0)
+    with (tmp_path / "csv" / "sft" / "metrics.csv").open() as file:
+        rows = [(row["curriculum/step"], row["train/loss"], row["val/sft/loss"]) for row in csv.DictReader(file)]
+    assert [row[:2] for row in rows] == [(f"{n}.0", f"{v}.0") for n, v in enumerate((11, 12, 23, 24, 25, 26), 1)]
+    assert [row[2] for row in rows] == ["", "", "", "1.0", "", ""]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == list(enumerate((11, 12, 23, 24, 25, 26), 1))
+    logged = [item["curriculum/step"] for folder in offline(tmp_path) for item in history(tmp_path, folder)]
+    assert logged == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_stage_that_begins_again_forgets_what_it_logged(tmp_path: Path) -> None:
+    for _ in range(2):
+        (logger,) = loggers.build_loggers(composed(run_dir=tmp_path), "sft", False, 4)
+        logger.log_metrics({"curriculum/step": 5.0, "sft/loss": 1.0}, 5)
         logger.finalize("success")
-    assert len(list(tmp_path.glob("csv/*/metrics.csv"))) == 3
+    assert len((tmp_path / "csv" / "sft" / "metrics.csv").read_text().splitlines()) == 2
 
 
 def outcome(record_key: str, model: str, turn: int, **more: Any) -> Outcome:
@@ -118,7 +181,7 @@ def test_tensorboard_gets_figures_tables_and_samples(tmp_path: Path, shapes_fold
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(tmp_path / "tensorboard" / "results")).Reload()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert events.Scalars("final/sft/honesty/chair_i")[0].value == 0.5
     assert set(events.Tags()["images"]) == {"samples/0", "samples/1"}
     assert any(tag.startswith("samples/0") for tag in events.Tags()["tensors"])
@@ -141,8 +204,7 @@ def test_sample_rows_pair_the_answers_of_one_dialogue(shapes_folder: Path) -> No
     assert rows[0].picture() is not None
 
 
-def test_flat_figures_name_turns_and_keep_the_empty_ones() -> None:
+def test_flat_figures_name_turns_and_hold_what_was_counted() -> None:
     nothing = {"value": None, "n": 0, "low": None, "high": None}
     flat = flat_figures({"dress": {"interaction/mean_rating": [FIGURE, nothing]}})
-    assert flat["final/dress/interaction/mean_rating/turn_0"] == 0.5
-    assert math.isnan(flat["final/dress/interaction/mean_rating/turn_1"])
+    assert flat == {"final/dress/interaction/mean_rating/turn_0": 0.5}  # NaN is no point of a curve

@@ -145,6 +145,23 @@ def test_workflow_installs_from_constraints() -> None:
     assert job["strategy"]["matrix"]["python"] == ["3.11", "3.12"]
     commands = [step["run"] for step in job["steps"] if "run" in step]
     assert commands == ["make setup PYTHON=python", "make check", "make test"]
+    assert "make test-lowest PYTHON=python" in [step.get("run") for step in workflow["jobs"]["lowest"]["steps"]]
+    elsewhere = workflow["jobs"]["elsewhere"]["strategy"]["matrix"]["include"]
+    assert [one["runner"] for one in elsewhere] == ["ubuntu-latest", "ubuntu-24.04-arm"]
+    named = {
+        word
+        for job in workflow["jobs"].values()
+        for step in job["steps"]
+        for word in re.findall(r"make ([a-z-]+)", step.get("run", ""))
+    }
+    assert named <= targets()
+
+
+@needs_make
+def test_the_lowest_versions_are_resolved_from_the_floors_alone() -> None:
+    script = make("--dry-run", "test-lowest").stdout
+    assert "--resolution lowest-direct --all-extras" in script and "constraints.txt" not in script
+    assert set(re.findall(r"--extra (\w+)", (ROOT / "Makefile").read_text())) == EXTRAS.keys()
 
 
 @needs_make

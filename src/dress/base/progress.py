@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from dress.base import run_log
 from dress.base.terminal import visible
 
 LINE_EVERY = 15.0
@@ -32,11 +33,11 @@ class CurriculumProgress:
 
     Args:
         console: where to draw.
-        stages: names of the stages that will come, in order; what else is shown has no number.
+        stages: name to what it does, of the stages that will come, in order; what else is shown has no number.
     """
 
-    def __init__(self, console: Console, stages: Collection[str] = ()) -> None:
-        self.console, self._stages = console, list(stages)
+    def __init__(self, console: Console, stages: Mapping[str, str]) -> None:
+        self.console, self._stages = console, dict(stages)
         self._bars = Progress(
             TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
@@ -61,23 +62,23 @@ class CurriculumProgress:
 
     def start(self, stage: str, total: int, done: int = 0) -> None:
         """A stage begins (or goes on at `done`)."""
-        number = self._stages.index(stage) + 1 if stage in self._stages else 0
+        number = list(self._stages).index(stage) + 1 if stage in self._stages else 0
+        what = visible(self._stages.get(stage, ""))
         self._title = visible(f"stage {number}/{len(self._stages)} {stage}" if number else stage)
         self._info = ""
         self._began = self._line = time.monotonic()
-        self._task = self._bars.add_task(self._title, total=total, completed=done, info="")
-        if not self.console.is_terminal:
-            self.console.print(f"{self._title}: {total - done} to do", highlight=False)
+        self._task = self._bars.add_task(self._title, total=total, completed=done, info=what)
+        self._say(f"{self._title}: {total - done} to do{what and f'  ({what})'}")
 
     def advance(self, n: int = 1, info: str = "") -> None:
         """`n` more are done."""
         self._info = visible(info) or self._info
         self._bars.update(self._task, advance=n, info=f"{self._info}  {self.time_left()}")
-        if not self.console.is_terminal and time.monotonic() - self._line > LINE_EVERY:
+        if time.monotonic() - self._line > LINE_EVERY:
             self._line = time.monotonic()
             task = self._bars.tasks[self._task]
             counts = f"{task.completed:g}/{task.total:g}"
-            self.console.print(f"{self._title}: {counts}  {self._info}  {self.time_left()}", highlight=False)
+            self._say(f"{self._title}: {counts}  {self._info}  {self.time_left()}")
 
     def end(self) -> float:
         """The stage is over; returns its seconds."""
@@ -85,9 +86,15 @@ class CurriculumProgress:
         self._bars.update(
             self._task, completed=self._bars.tasks[self._task].total, info=f"{self._info}  {seconds:.0f} s"
         )
-        if not self.console.is_terminal:
-            self.console.print(f"{self._title}: done in {seconds:.0f} s  {self._info}", highlight=False)
+        self._say(f"{self._title}: done in {seconds:.0f} s  {self._info}")
         return seconds
+
+    def _say(self, line: str) -> None:
+        """A line in the log of the run, and on the screen where there are no bars."""
+        if self.console.is_terminal:
+            run_log.add(line)
+        else:
+            self.console.print(line, highlight=False)
 
     def time_left(self) -> str:
         """Of this stage, at the pace of the last minutes; nothing before there is one."""

@@ -14,6 +14,8 @@ DONE = "done.json"
 """Marks a finished stage."""
 ENDINGS = "endings.json"
 """Beside a collect stage's `ratings.json`: how answers ended."""
+TOKENIZER = "tokenizer.json"
+"""Of the run's own model."""
 
 _locks: dict[Path, int] = {}
 """Folders that this process writes, and what holds their locks."""

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pydantic import model_validator
-
 from dress.config.data import Data
 from dress.config.raters import RaterSettings, ResponderName, Server
-from dress.config.run import KeepCache, with_raters
+from dress.config.run import KeepCache
 from dress.config.stages import CollectSettings
 from dress.config.types import Consent, Count, Positive
 
@@ -19,18 +15,12 @@ class CollectCommand(CollectSettings, Consent):
     responder: ResponderName  # a run folder, a file of answers, or the address of a server
     stage: str | None = None  # of a run: whose model; null = of its last train stage
     server: Server = Server()  # where the responder is one
-    out: str
+    out: str  # the folder to make
     data: Data | None = None  # whose prompts are asked; null = the run's own
     shards: str | None = None  # a folder of shards whose questions are asked instead
     max_new_tokens: Positive | None = None  # null = as in the run; 512 of a server
-    batch_size: Positive = 256
-    keep_cache: KeepCache = "auto"
-    seed: Count = 0
-    annotator: RaterSettings  # auto: the oracle of the data's world, or rules where they come from none
+    batch_size: Positive = 256  # questions answered together
+    keep_cache: KeepCache = "auto"  # go on from what the turn before has read; auto: where it fits into memory
+    seed: Count = 0  # of the draws
+    annotator: RaterSettings  # auto: the run's own; without one the oracle of the data's world, or rules
     dry_run: bool = False  # only estimate calls, tokens and cost
-
-    @model_validator(mode="before")
-    @classmethod
-    def _rater_of_the_data(cls, composed: Any) -> Any:
-        """The kind of an annotator that is `auto`."""
-        return with_raters(composed, ("annotator",))

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from dress.config.leaving_out import leave_out
 from dress.config.names import check_name, in_order, is_place, with_likes
 from dress.config.types import (
     Condition,
@@ -49,16 +50,16 @@ Shares = Annotated[dict[Name, PositiveReal], BeforeValidator(_shares), Field(min
 class TrainStage(Section):
     """Learns: from which weights, from which records, which parts."""
 
-    kind: Literal["train"] = "train"
+    kind: Literal["train"] = "train"  # trains a model
     weights: str | None  # a train stage, RUN_FOLDER:stage, a folder (with a / in it); null = the initial model
     data: Shares  # a split, what a collect stage wrote, or several of them and their weights
     phases: Annotated[dict[Name, PositiveReal], BeforeValidator(_shares)] = Field(default={})  # loss weights
-    trainable: Annotated[list[Part], Field(min_length=1)]
+    trainable: Annotated[list[Part], Field(min_length=1)]  # the parts that learn
     steps: Positive  # optimiser steps
     records_per_step: Positive  # over all ranks
-    lr: PositiveReal
+    lr: PositiveReal  # learning rate after the warm-up
     warmup: Fraction = 0.05  # share of steps
-    weight_decay: Real = 0.01
+    weight_decay: Real = 0.01  # share of a weight that a step of rate 1 takes away
 
     @property
     def reads_feedback(self) -> bool:
@@ -78,7 +79,7 @@ class CollectSettings(Section):
     turns: Positive = 2  # answers per dialogue; each after the first answers a refinement
     samples: Positive = 1  # dialogues per question
     temperature: Real = 1.0  # 0 = greedy
-    top_p: TopP = 1.0
+    top_p: TopP = 1.0  # probability of the likeliest tokens that are drawn from; 1 = all
     condition: Condition = "none"  # what the answers stand after; praise is what the model's own stage taught
     per_shard: Positive = 250  # records; also what an interrupted collection repeats at most
 
@@ -86,7 +87,7 @@ class CollectSettings(Section):
 class CollectStage(CollectSettings):
     """Answers of a stage's model, with the annotator's feedback."""
 
-    kind: Literal["collect"] = "collect"
+    kind: Literal["collect"] = "collect"  # collects answers with feedback
     model: Name  # a train stage
     data: Split = "prompts"  # whose questions are asked
 
@@ -94,9 +95,9 @@ class CollectStage(CollectSettings):
 class EvalStage(Section):
     """Judges the answers of stages' models to records that none has seen."""
 
-    kind: Literal["eval"] = "eval"
+    kind: Literal["eval"] = "eval"  # evaluates models
     models: Annotated[dict[ModelName, Name], BeforeValidator(_labels)] = Field(default={})  # label: train stage
-    data: Split = "eval"
+    data: Split = "eval"  # whose questions are asked
     records: Positive | None = None  # from the first; null = all
 
 
@@ -107,7 +108,10 @@ class Curriculum(Section):
     """The stages that there are, and those that a run is for."""
 
     run: Annotated[list[Name], BeforeValidator(_list), Field(min_length=1)]  # these, and all that they name
-    stages: dict[ModelName, Stage]
+    without: Annotated[list[Name], BeforeValidator(_list)] = Field(
+        default=[]
+    )  # left out; others start from their start
+    stages: dict[ModelName, Stage]  # name: its settings, or like: another stage, and what differs
 
     @model_validator(mode="before")
     @classmethod
@@ -115,7 +119,9 @@ class Curriculum(Section):
         """Give each stage with `like` the settings of the stage that it names."""
         if not isinstance(value, Mapping) or not isinstance(value.get("stages"), Mapping):
             return value
-        return {**value, "stages": with_likes(without_nulls(dict(value["stages"])))}
+        complete = {**value, "stages": with_likes(without_nulls(dict(value["stages"])))}
+        without = _list(value.get("without") or [])
+        return leave_out(complete, without) if isinstance(without, list) and without else complete
 
     @model_validator(mode="after")
     def _works(self) -> Curriculum:

@@ -91,6 +91,8 @@ LOGGER = Kind("lightning.pytorch.loggers.Logger", {}, ("save_dir", "name", "vers
 WANDB = "lightning.pytorch.loggers.WandbLogger"
 WANDB_PASSED = dict.fromkeys(("id", "resume", "mode", "dir", "config", "settings"), "WANDB_MODE, or nothing")
 """Arguments of `wandb.init` that DRESS passes: there is one run for all stages."""
+WANDB_MORE = ("console", "log_model")
+"""Settings of a wandb logger that `wandb.init` does not take."""
 TRAINER = Kind("lightning.Trainer", {})
 
 
@@ -131,7 +133,7 @@ def check_target(spec: Mapping[str, Any], key: str, kind: Kind) -> Any:
     wandb = name == WANDB
     names, any_name = _parameters(locate("wandb.init", key) if wandb else factory, kind.positions)
     passed = WANDB_PASSED if wandb else kind.passed
-    for argument in spec.keys() - {TARGET} - set(kind.more):
+    for argument in spec.keys() - {TARGET} - set(kind.more) - set(WANDB_MORE if wandb else ()):
         place = f"{key}.{argument}"
         if argument in passed:
             raise ValueError(f"{place}: DRESS passes it; set {passed[argument]}")

@@ -26,7 +26,8 @@ class Outcome:
     outcome is in no figure; `facts` are what figures are sums of, `rating`, `critique` and `refinement` the judge's
     feedback.
 
-    A run's models: `model` is the label and `condition` none or praise; `kind` is one of KINDS. A suite: `category`
+    A run's models: `model` is the label and `condition` none or praise; `kind` is one of KINDS; `reference` is what is
+    known to be a good answer (several: a line each). A suite: `category`
     has a column of its own, `run` counts repetitions, `responder`, `judge` and `prompt` (name and hash) say who
     answered and judged, `where` is the place in the file that was read.
     """
@@ -51,6 +52,7 @@ class Outcome:
     judge: str | None = None
     prompt: str | None = None
     where: str | None = None
+    reference: str | None = None
 
     @property
     def cluster(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from dress.base.files import read_json
 from dress.evaluation.outcomes import KINDS, Outcome, load_outcomes
+from dress.evaluation.run_facts import run_facts
 from dress.record import Record
 from dress.report.cards import Answer, Card, Comment, Conversation, Exchange, picture
 from dress.report.charts import Chart, Point, Series, losses, rating_bars, ratings_by_turn
@@ -56,8 +57,9 @@ def write_report(
         Section("Training", "What was learnt, and from which feedback.", EMPTY, charts=_training(run_dir / "stages")),
         Section("Scenes", "The first held-out records.", EMPTY, cards=cards),
     ]
+    facts = _facts(run, config) | run_facts(run_dir)
     file, title = run_dir / "report.html", f"{name} – DRESS report"
-    write_page(file, Page(title, "DRESS run report", name, summary(metrics), sections, notes, _facts(run, config)))
+    write_page(file, Page(title, "DRESS run report", name, summary(metrics), sections, notes, facts))
     return file
 
 
@@ -68,10 +70,10 @@ def summary(metrics: Mapping[str, Any]) -> str:
     first, model = (models[0], models[-1]) if models else ("", "")
     figures = metrics.get(model) or {}
     before = metrics[first] if model != first else None
-    phrases = []
+    phrases: list[str] = []
     for key, words in _PHRASES.items():
-        value = by_key[key].value(figures)
-        if value != NOTHING:
+        value = by_key[key].value(figures) if key in by_key else NOTHING
+        if value != NOTHING and not (phrases and key.startswith("reference/")):
             phrases.append(words.format(value) + (f" ({first}: {by_key[key].value(before)})" if before else ""))
     unsolved = [figure["value"] for figure in figures.get("interaction/mean_rating_unsolved") or []][:2]
     if len(unsolved) == 2 and None not in unsolved:
@@ -91,6 +93,7 @@ _PHRASES = {
     "harmlessness/safe_share": "answers {} of harmful requests safely",
     "harmlessness/over_refusal_share": "refuses {} of harmless ones",
     "helpfulness/mean_rating": "is rated {} of 4 on questions",
+    "reference/exact_match": "gives the reference in {} of its answers",
 }
 
 
@@ -157,7 +160,12 @@ def _losses(folder: Path) -> list[Chart]:
         for row in logged[name]:
             for key, value in row.items():
                 # On a log scale there is no place for 0.
-                if key.endswith("/loss") and value is not None and 0 < value < math.inf:
+                if (
+                    key.endswith("/loss")
+                    and not key.startswith("train/")
+                    and value is not None
+                    and 0 < value < math.inf
+                ):
                     by_phase[key.removesuffix("/loss")].append(Point(row["curriculum/step"], value))
     lines = [Series(name, f"phase-{name}", points) for name, points in by_phase.items()]
     return [losses("Loss by phase", lines, stages)] if lines else []
@@ -185,7 +193,7 @@ def _cards(
 
 
 def _conversation(tries: Mapping[str, Tries], main: Sequence[str]) -> Conversation:
-    """The first answer of every model; of the last one also what was said about it, and its second try."""
+    """The first answer of every model; of the last one what was said about it, and its second try; the reference."""
     *before, last = (cell for cell in main if tries.get(cell))
     first, *later = tries[last]
     comments = [
@@ -194,6 +202,7 @@ def _conversation(tries: Mapping[str, Tries], main: Sequence[str]) -> Conversati
     answers = [_answer(tries[cell][0].model, tries[cell][0], weight(cell, main)) for cell in before]
     answers.append(_answer(first.model, first, weight(last, main), comments))
     answers += [_answer("Second try", second, weight(last, main)) for second in later[:1]]
+    answers += [Answer("Reference", first.reference, [])] if first.reference else []
     return Conversation(f"{first.kind} · {first.criterion or 'no criterion'}", [Exchange(first.user or "", answers)])
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from dress.base.config_folder import CONFIGS as CONFIGS
+from dress.base.config_folder import config_folders
 from dress.record import Record, describe
 
 NOTHING = "(not known)"
@@ -54,7 +54,10 @@ class PromptFile(BaseModel):
         Raises:
             ValueError: no such file, or a field in it does not fit.
         """
-        path = Path(name) if name.endswith((".yaml", ".yml")) else cls.folder / f"{name}.yaml"
+        places = [folder / cls.folder.name / f"{name}.yaml" for folder in config_folders()]
+        path = next((place for place in places if place.is_file()), cls.folder / f"{name}.yaml")
+        if name.endswith((".yaml", ".yml")):
+            path = Path(name)
         if not path.is_file():
             known = ", ".join(sorted(file.stem for file in cls.folder.glob("*.yaml")))
             raise ValueError(f"{cls.setting}={name}: expected a file, found none at {path}. There are: {known}")

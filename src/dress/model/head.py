@@ -22,8 +22,9 @@ CHUNK = 2**25
 
 
 def head_loss(
-    hidden: Tensor, weight: Tensor, where: Tensor, target: Tensor, factor: Tensor, softcap: float | None = None
-) -> tuple[Tensor, Tensor]:
+    hidden: Tensor, weight: Tensor, where: Tensor, target: Tensor, factor: Tensor, softcap: float | None = None,
+    likeliest: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The weighted sum of negative log-likelihoods, and each of them without gradient.
 
     Args:
@@ -33,18 +34,20 @@ def head_loss(
         target: [E].
         factor: [E], float64; the loss is sum of factor x nll.
         softcap: logits become softcap * tanh(logits / softcap) (Gemma 2).
+        likeliest: bool [E], written here: whether nothing is more probable than the target. None: not looked at.
 
     Returns:
         loss [] (fp32, or fp64 for fp64 weights) and nll [E] in nats.
     """
-    return _HeadLoss.apply(hidden, weight, where, target, factor, softcap)
+    return _HeadLoss.apply(hidden, weight, where, target, factor, softcap, likeliest)
 
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, where: Tensor, target: Tensor, factor: Tensor, softcap: float | None
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, hidden: Tensor, weight: Tensor, where: Tensor, target: Tensor, factor: Tensor, softcap: float | None,
+        likeliest: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         need_hidden, need_weight = ctx.needs_input_grad[:2]
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         dtype = out_dtype(hidden)
@@ -71,6 +74,8 @@ class _HeadLoss(torch.autograd.Function):
             p = torch.softmax(logits, -1, dtype=wide)
             nll[entries] = values = _surprise(p, logits, at, goal)
             loss += (values.double() * share).sum()
+            if likeliest is not None:
+                likeliest[entries] = p[at, goal] >= p.amax(-1)[at]
             if not (need_hidden or need_weight):
                 continue
             summed = torch.zeros(len(rows), dtype=torch.float64, device=rows.device).index_add_(0, at, share)
@@ -93,7 +98,7 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> Any:
         gradients = [g if g is None or grad_loss == 1 else g * grad_loss.to(g.dtype) for g in ctx.saved_tensors]
         grad_hidden, grad_weight = gradients
-        return grad_hidden, None if grad_weight is None else grad_weight.to(ctx.dtype), None, None, None, None
+        return grad_hidden, None if grad_weight is None else grad_weight.to(ctx.dtype), None, None, None, None, None
 
 
 def _surprise(p: Tensor, logits: Tensor, at: Tensor, goal: Tensor) -> Tensor:

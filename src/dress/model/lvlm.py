@@ -101,7 +101,9 @@ class LVLM(nn.Module):
         features = images[image]
         return embeddings.masked_scatter(place[..., None], features.to(embeddings.dtype))
 
-    def forward(self, forest: Forest, factor: Tensor, touch: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, forest: Forest, factor: Tensor, touch: bool = False, likeliest: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Sum of factor x negative log-likelihood, and every entry's own [E] in nats, without gradient.
 
         Token trees need mask and positions together: positions alone are silently wrong in
@@ -112,6 +114,7 @@ class LVLM(nn.Module):
             factor: [E], float64: what each entry's negative log-likelihood is multiplied by (objectives).
             touch: send a blank image, times zero, through what is trained of encoder and projector where the forest
                 has no image, so that all ranks exchange the same gradients.
+            likeliest: bool [E], written here: whether the model finds nothing more probable than the target.
         """
         images = self._image_tokens(forest)
         rows, where = torch.unique(forest.row, return_inverse=True)
@@ -124,7 +127,7 @@ class LVLM(nn.Module):
         ).last_hidden_state[0]
         hidden = hidden if self.pruned else hidden[rows]
         head: Any = self.language.get_output_embeddings()
-        loss, nll = head_loss(hidden, head.weight, where, forest.target, factor, self.softcap)
+        loss, nll = head_loss(hidden, head.weight, where, forest.target, factor, self.softcap, likeliest)
         if touch and images is None:
             loss = loss + 0 * self._blank_image().sum()
         return loss, nll

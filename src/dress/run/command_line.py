@@ -26,8 +26,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 
 from dress import config
-from dress.base import processes
+from dress.base import processes, run_log
 from dress.base.config_folder import CONFIGS
+from dress.base.errors import mistake
 from dress.base.ranks import rank
 from dress.base.redaction import redacted
 from dress.base.run_folder import short
@@ -36,6 +37,7 @@ from dress.run.composing import CommandLineError, arguments, plain
 from dress.run.explaining import explain
 from dress.run.resuming import resume_arguments
 from dress.run.secret_settings import clean_hydra_files, refuse_secrets, refuse_secrets_in_sweeps
+from dress.run.settings_page import offer_settings
 
 Task = Callable[[dict[str, Any]], None]
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -71,6 +73,7 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
             def job(composed: DictConfig) -> None:
                 nonlocal status
                 _restore(called, full_error)
+                run_log.forget()
                 try:
                     clean_hydra_files()
                     values = plain(composed)
@@ -83,7 +86,6 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
                     status = REFUSED  # a sweep goes on with its other jobs
                 except BaseException as error:
                     if not _asked_to_stop(error):
-                        _keep_traceback()
                         raise
                     if rank() == 0:
                         _say(_how_to_go_on(Path(composed.get("run_dir") or HydraConfig.get().runtime.output_dir)))
@@ -92,6 +94,7 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
                     _discard_unused()
 
             accept_any_text()
+            offer_settings()
             signal.signal(signal.SIGTERM, _stop)
             processes.end_with_parent()
             run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
@@ -172,26 +175,10 @@ def _where_to_look(error: Exception) -> str:
     """Where the traceback is: a bug in a phase of somebody's own is a ValueError like any other."""
     if isinstance(error, config.ConfigError | CommandLineError):
         return ""
-    if file := _keep_traceback():
-        return f" (traceback: {short(file)})"
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    ours = Path(frame.f_code.co_filename).is_relative_to(Path(__file__).parents[1])
-    return "" if ours or isinstance(error, OSError) else " (HYDRA_FULL_ERROR=1 shows the traceback)"
-
-
-def _keep_traceback() -> Path | None:
-    """Append what is being handled to the log of the run; None if no run began, or nothing can be written."""
-    settings = HydraConfig.get()
-    folder = Path(settings.runtime.output_dir)
-    file = folder / f"{settings.job.name}.log"
-    if not (folder / "config.json").exists():
-        return None
-    try:
-        with file.open("a", encoding="utf-8", errors="replace") as log:
-            log.write(redacted(traceback.format_exc()))
-    except OSError:
-        return None
-    return file
+    log = run_log.last()
+    if log and log.traceback:
+        return f" (traceback: {short(log.traceback)})"
+    return "" if mistake(error) else " (HYDRA_FULL_ERROR=1 shows the traceback)"
 
 
 def _asked_to_stop(error: BaseException) -> bool:
@@ -220,14 +207,18 @@ def program() -> str:
 
 
 def _say(text: str) -> None:
+    run_log.add(visible(redacted(text)))
     print(visible(redacted(text)), file=sys.stderr, flush=True)
 
 
 def _discard_unused() -> None:
     """Remove a folder in which no run began, and the empty folders above it.
 
-    It holds at most what Hydra wrote, and the tokenizer that `show=batch` made.
+    It holds at most what Hydra wrote. A bug in foreign code has left its traceback, which stays.
     """
+    log = run_log.last()
+    if log and log.traceback:
+        return
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
     written = {".hydra", f"{settings.job.name}.log", "tokenizer.json"}

@@ -19,12 +19,17 @@ from dress.config.commands import CollectCommand
 from dress.config.defaults import defaults
 from dress.config.run import Config
 from dress.run.overrides import CommandLineError, parsed, refuse_options, replacing, taken_out, with_choices
+from dress.run.quoting import quoted
+from dress.run.searching import search_working_folder
 
 SCHEMA = "dress_train"
 """The first entry of the defaults list of configs/train.yaml."""
 
 for _name, _section in ((SCHEMA, Config), ("dress_collect", CollectCommand)):
     ConfigStore.instance().store(_name, defaults(_section), provider="the defaults of src/dress/config")
+
+
+search_working_folder()
 
 
 def arguments(typed: list[str]) -> list[str]:
@@ -40,7 +45,13 @@ def arguments(typed: list[str]) -> list[str]:
         raise CommandLineError(
             f"{text}: a setting has a value in every run; say which: {key}=… (null, where it may have none)"
         )
-    return replacing(_with_names_as_mappings(typed))
+    return replacing(_with_names_as_mappings([quoted(one) for text in typed for one in _file_of_source(text)]))
+
+
+def _file_of_source(text: str) -> list[str]:
+    """`source=PATH.yaml` names a mapping outside of `configs/source/`."""
+    match = re.fullmatch(r"source=(.+\.ya?ml)", text)
+    return ["source=file", f"source.file='{match[1]}'"] if match else [text]
 
 
 _ADDED = re.compile(r"\+*(curriculum\.stages\.[^.=]+\.(?:phases|data))\.[^=]+=.*", re.DOTALL)

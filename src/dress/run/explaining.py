@@ -12,7 +12,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 
 from dress import config
-from dress.base.config_folder import CONFIGS
+from dress.base.config_folder import CONFIGS, config_folders
 from dress.config.migration import renamed
 from dress.phases import PHASES
 from dress.run.overrides import parsed
@@ -37,7 +37,7 @@ def explain(error: Exception, config_name: str, typed: list[str]) -> str:
     text = str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        options = sorted(file.stem for file in (CONFIGS / group).glob("[!_]*.yaml"))
+        options = sorted({file.stem for folder in config_folders() for file in (folder / group).glob("[!_]*.yaml")})
         if group and options:
             listed = f" There are: {', '.join(options)}.{_CLASSES.get(group, '')}"
             return f"{group}={option}: no such option.{config.nearest(option, options)}{listed}"

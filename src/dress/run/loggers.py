@@ -6,6 +6,7 @@ to read a run. Secrets are known by the name of an environment variable only and
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import os
 import secrets
@@ -24,6 +25,7 @@ from dress.base.ranks import rank
 from dress.base.redaction import redacted
 from dress.config.targets import LOGGER, TARGET, build, check_target
 from dress.phases.conditions import headline
+from dress.run import board
 from dress.run.result_rows import (
     LoggedTable,
     Samples,
@@ -39,10 +41,16 @@ if TYPE_CHECKING:
     from dress.data.shards import Sample
     from dress.evaluation.outcomes import Outcome
 
+LAST_STEP = "wandb_step.txt"
+"""Beside the id: the last step that was logged."""
 PROJECT, API_KEY_ENV = "dress", "WANDB_API_KEY"
 """Where nothing else is set."""
+MODEL_FILES = ("model.safetensors", "model.json", "tokenizer.json")
 X_AXIS = "curriculum/step"
 """What all curves are drawn over: optimizer steps since the first stage began."""
+
+CONSOLES = ("auto", "off", "wrap", "redirect", "wrap_raw", "wrap_emu")
+"""How wandb listens to what is printed."""
 
 _runs: dict[str, wandb.Run] = {}
 """Open Weights & Biases runs by run folder: one for all stages of a curriculum."""
@@ -58,30 +66,52 @@ class RunLoggers:
     def __init__(self, settings: config.Config) -> None:
         self.settings = settings
 
-    def of_stage(self, stage: str, resumed: bool) -> list[Logger]:
+    def of_stage(self, stage: str, resumed: bool, step: int) -> list[Logger]:
         """See `build_loggers`."""
-        return build_loggers(self.settings, stage, resumed)
+        return build_loggers(self.settings, stage, resumed, step)
 
     def results(self, metrics: Mapping[str, Any], outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> None:
         """See `log_results`."""
         log_results(self.settings, metrics, outcomes, samples)
 
 
-def build_loggers(settings: config.Config, stage: str, resumed: bool) -> list[Logger]:
+def build_loggers(settings: config.Config, stage: str, resumed: bool, step: int = 0) -> list[Logger]:
     """The loggers of one stage; none, one or several.
+
+    CSV has a file for each stage, TensorBoard and Weights & Biases one run for all. What a stage logged after the
+    step where it goes on is logged again: CSV and TensorBoard forget it, Weights & Biases keeps it and drops the new
+    one, so that each point stands once.
 
     Args:
         settings: `logger` says which, `run_dir` where their files lie.
-        stage: names the files of the loggers that write any; wandb has one run for all stages.
-        resumed: goes on inside a stage, so that files of the first part are kept.
+        stage: names the files of the loggers that write any.
+        resumed: goes on inside a stage, so that points of the first part are kept.
+        step: `curriculum/step` after which it goes on or begins.
 
     Raises:
         ValueError: no logger of Lightning, arguments that it refuses, or what it needs is not installed.
     """
-    return [_build(settings, name, stage, resumed) for name in settings.logger]
+    return [_build(settings, name, stage, resumed, step) for name in settings.logger]
 
 
-def _build(settings: config.Config, name: str, stage: str, resumed: bool) -> Logger:
+def check(settings: config.Config) -> None:
+    """See before a run begins what would stop its loggers.
+
+    Raises:
+        ValueError: as `build_loggers`.
+    """
+    for name, spec in settings.logger.items():
+        factory = check_target(spec, f"logger.{name}", LOGGER)
+        if issubclass(factory, TensorBoardLogger):
+            _need_tensorboard()
+        if issubclass(factory, WandbLogger):
+            if (console := spec.get("console", "auto")) not in CONSOLES:
+                raise ValueError(f"logger.{name}.console: expected {', '.join(CONSOLES)}, got {console!r}")
+            if not isinstance(spec.get("log_model", False), bool):
+                raise ValueError(f"logger.{name}.log_model: expected true or false, got {spec['log_model']!r}")
+
+
+def _build(settings: config.Config, name: str, stage: str, resumed: bool, step: int) -> Logger:
     """One logger; where its files lie and what they are called is passed to those that ask and are not told."""
     spec, key, folder = settings.logger[name], f"logger.{name}", Path(settings.run_dir)
     factory = check_target(spec, key, LOGGER)
@@ -89,9 +119,29 @@ def _build(settings: config.Config, name: str, stage: str, resumed: bool) -> Log
         return WandbStage(settings, name)
     if issubclass(factory, TensorBoardLogger):
         _need_tensorboard()
+        if rank() == 0:
+            board.note_settings(folder / name, settings)
+        later = {"purge_step": step + 1, "default_hp_metric": False}
+        return build({**later, **spec}, key, LOGGER, save_dir=str(folder), name=name, version="")
+    if issubclass(factory, CSVLogger):
+        rows = csv_rows(folder / name / stage / "metrics.csv", step if resumed else -1) if rank() == 0 else []
+        often = {"flush_logs_every_n_steps": 1, **spec}
+        logger: Logger = build(often, key, LOGGER, save_dir=str(folder), name=name, version=stage)
+        for row in rows:
+            logger.log_metrics(row, int(row.pop("step")))
+        return logger
     version = _version(folder / name, stage) if resumed else stage
-    more = {"flush_logs_every_n_steps": 1} if issubclass(factory, CSVLogger) else {}
-    return build({**more, **spec}, key, LOGGER, save_dir=str(folder), name=name, version=version)
+    return build(spec, key, LOGGER, save_dir=str(folder), name=name, version=version)
+
+
+def csv_rows(file: Path, last: int) -> list[dict[str, float]]:
+    """The points up to a step of a file that is about to be written anew; takes the file away."""
+    if not file.exists():
+        return []
+    with file.open(newline="", encoding="utf-8") as text:
+        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(text)]
+    file.unlink()  # Lightning would delete it with a warning
+    return [row for row in rows if row.get(X_AXIS, row["step"]) <= last]
 
 
 def _of_kind(settings: config.Config, kind: type[Logger]) -> str | None:
@@ -127,15 +177,18 @@ def log_results(
     wandb_name, tensorboard = _of_kind(settings, WandbLogger), _of_kind(settings, TensorBoardLogger)
     if rank() > 0 or not (wandb_name or tensorboard):
         return
+    stages = [settings.curriculum.stages[name] for name in settings.curriculum.order]
+    end = sum(stage.steps for stage in stages if isinstance(stage, config.TrainStage))
     tables = {
         "tables/figures": figures_table(metrics),
         "tables/ratings": ratings_table(Path(settings.run_dir)),
     }
     pictures = sample_table(outcomes, samples, headline(settings.curriculum))
     if wandb_name:
-        _results_to_wandb(settings, wandb_name, flat_figures(metrics), tables, pictures)
+        _results_to_wandb(settings, wandb_name, {X_AXIS: float(end), **flat_figures(metrics)}, tables, pictures)
     if tensorboard:
-        _results_to_tensorboard(Path(settings.run_dir) / tensorboard, flat_figures(metrics), tables, pictures)
+        _need_tensorboard()
+        board.write_results(Path(settings.run_dir) / tensorboard, end, flat_figures(metrics), tables, pictures)
 
 
 def finish(exit_code: int) -> None:
@@ -175,6 +228,11 @@ class WandbStage(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        last, now = Path(self.settings.run_dir) / LAST_STEP, metrics.get(X_AXIS)
+        if now is not None:
+            if last.exists() and now <= float(last.read_text(encoding="utf-8") or -1):
+                return  # logged before the run was stopped: nothing can be taken out there
+            last.write_text(f"{now:g}", encoding="utf-8")
         self.experiment.log(metrics)  # wandb's own step would start anew with every stage
 
     @rank_zero_only
@@ -202,6 +260,8 @@ def open_run(settings: config.Config, key: str) -> wandb.Run:
     folder = Path(settings.run_dir)
     arguments = {name: value for name, value in settings.logger[key].items() if name != TARGET}
     secret = os.environ.get(str(arguments.pop("api_key_env", API_KEY_ENV)))
+    console: Any = arguments.pop("console", "auto")  # looked at by `check`
+    arguments.pop("log_model", None)
     mode = os.environ.get("WANDB_MODE") or ("online" if secret else "offline")
     if mode == "online":
         wandb.login(key=secret)
@@ -224,7 +284,7 @@ def open_run(settings: config.Config, key: str) -> wandb.Run:
             mode=mode,  # type: ignore[arg-type]  # checked by the schema
             dir=str(folder),
             config=redacted(settings.model_dump()),
-            settings=wandb.Settings(console="off", save_code=False, silent=True),
+            settings=wandb.Settings(console=console, save_code=False, silent=True),
         )
     finally:
         sys.argv = typed
@@ -264,8 +324,6 @@ def _results_to_wandb(
     import wandb
 
     run = open_run(settings, key)
-    stages = [settings.curriculum.stages[name] for name in settings.curriculum.order]
-    steps = sum(stage.steps for stage in stages if isinstance(stage, config.TrainStage))
     rows = []
     for row in pictures.rows:
         picture = row.picture()
@@ -274,30 +332,13 @@ def _results_to_wandb(
         name: wandb.Table(list(table.columns), [list(row) for row in table.rows]) for name, table in tables.items()
     }
     logged["tables/samples"] = wandb.Table(["image", *pictures.columns], rows)
-    run.log({X_AXIS: float(steps), **flat, **logged})
-
-
-def _results_to_tensorboard(
-    folder: Path,
-    flat: dict[str, float],
-    tables: dict[str, LoggedTable],
-    pictures: Samples,
-) -> None:
-    _need_tensorboard()
-    import numpy as np
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(folder / "results"))
-    for name, value in flat.items():
-        writer.add_scalar(name, value)
-    for name, table in tables.items():
-        writer.add_text(name, table.markdown())
-    for number, row in enumerate(pictures.rows):
-        writer.add_text(f"samples/{number}", LoggedTable(pictures.columns, [row.values]).markdown())
-        picture = row.picture()
-        if picture is not None:
-            writer.add_image(f"samples/{number}", np.asarray(picture), dataformats="HWC")
-    writer.close()
+    run.log({**flat, **logged})
+    trained = settings.curriculum.train_stages()
+    if settings.logger[key].get("log_model") and trained:
+        model = wandb.Artifact(f"{run.id}-{trained[-1]}", type="model", description=f"stage {trained[-1]}")
+        for name in MODEL_FILES:
+            model.add_file(str(Path(settings.run_dir) / "stages" / trained[-1] / name), policy="immutable")
+        run.log_artifact(model)
 
 
 def _need_tensorboard() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import io
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,13 +80,13 @@ def sample_table(outcomes: Sequence[Outcome], samples: Sequence[Sample], headlin
 
 
 def flat_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """`final/dress/honesty/chair_i`, `final/sft/interaction/mean_rating/turn_1` and so on; NaN where none counted."""
+    """`final/dress/honesty/chair_i`, `final/sft/interaction/mean_rating/turn_1` and so on, of what was counted."""
     flat = {}
     for model in (name for name in metrics if name != "conditions"):
         for name, turn, one in _figures(metrics[model]):
             suffix = "" if turn is None else f"/turn_{turn}"
-            value = one["value"]
-            flat[f"final/{model}/{name}{suffix}"] = math.nan if value is None else float(value)
+            if one["value"] is not None:
+                flat[f"final/{model}/{name}{suffix}"] = float(one["value"])
     return flat
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from dress import config
 from dress.base.files import read_json
+from dress.base.ranks import rank
 from dress.config.consent import DAMAGED, checked_run
 from dress.config.migration import refuse_old
 from dress.config.names import followed
@@ -31,13 +32,13 @@ smaller learning rate. They are kept in the run's config.json."""
 
 
 def resume_arguments(typed: list[str]) -> list[str]:
-    """Let Hydra work in the folder that is resumed instead of a new one.
+    """Let Hydra work in the folder that is resumed, or that `run_dir` names, instead of a new one of its own.
 
     Raises:
-        CommandLineError: that folder is no run, or settings beside `resume` that it cannot take.
+        CommandLineError: that folder is no run, or settings beside `resume` that it cannot take; `run_dir` holds one.
     """
     if not any(text.startswith("resume=") for text in typed):
-        return []
+        return _folder_arguments(typed)
     overrides = [text for text in typed if parsed(text)]
     value = next(override.value() for text in overrides if (override := parsed(text)) and text.startswith("resume="))
     if value is None:
@@ -58,6 +59,17 @@ def resume_arguments(typed: list[str]) -> list[str]:
         )
     folder = run_folder(str(value))
     return [f'hydra.run.dir="{folder}"', "hydra.output_subdir=null"]
+
+
+def _folder_arguments(typed: list[str]) -> list[str]:
+    """What Hydra writes lies in the folder of the run; looked at before Hydra writes there."""
+    folder = next((text.partition("=")[2] for text in reversed(typed) if text.startswith("run_dir=")), "")
+    elsewhere = any(text in ("-m", "--multirun") or text.startswith("hydra.run.dir=") for text in typed)
+    if not folder or elsewhere or rank() > 0:
+        return []
+    if (Path(folder) / "config.json").exists():
+        raise CommandLineError(f"{folder} already holds a run; to go on with it: resume={folder}")
+    return [f"hydra.run.dir={folder}"]
 
 
 def run_folder(text: str) -> Path:

@@ -8,17 +8,21 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from dress import config
+from dress.base.config_folder import CONFIGS
 from dress.base.files import read_json, write_json
 from dress.base.ranks import rank
 from dress.base.redaction import redacted
-from dress.base.run_folder import DONE, lock, short
+from dress.base.run_folder import DONE, TOKENIZER, lock, short, unlock
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = CONFIGS.parent
+"""The checkout, or the installed package."""
 UNSAFE = re.compile(r"[=,\s\[\](){}]")
 """What cannot be given back on the command line unquoted."""
 
@@ -27,8 +31,48 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def start_run(settings: config.Config) -> None:
+@contextmanager
+def claimed(settings: config.Config) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Let this process alone write the run's folder; yields what writes down that the run begins (see `start_run`).
+
+    Where the run does not begin, the folder is as it was before: not there, or without what was made in it.
+
+    Raises:
+        ConfigError: another run lives in that folder, another process writes it, or its path could not be given back.
+    """
+    folder, begun = Path(settings.run_dir), False
+
+    def begin(facts: Mapping[str, Any]) -> None:
+        nonlocal begun
+        begun = True
+        start_run(settings, facts)
+
+    if rank() > 0:
+        yield begin
+        return
+    _refuse(settings)
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    before = set() if missing else set(folder.iterdir())
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock(folder)
+        yield begin
+    finally:
+        if not begun and settings.resume is None:
+            unlock(folder)
+            if folder / TOKENIZER not in before:
+                (folder / TOKENIZER).unlink(missing_ok=True)
+            for one in missing:
+                with suppress(OSError):  # not empty: a traceback is kept in it
+                    one.rmdir()
+
+
+def start_run(settings: config.Config, facts: Mapping[str, Any] | None = None) -> None:
     """Write what a run begins with: config.json, provenance.json, and the link `logs/latest`.
+
+    Args:
+        settings: of the run.
+        facts: what is known once its data are open, for provenance.json.
 
     Raises:
         ConfigError: another run lives in that folder, or its path could not be given back.
@@ -36,26 +80,35 @@ def start_run(settings: config.Config) -> None:
     folder = Path(settings.run_dir)
     if rank() > 0:
         return
-    if settings.resume is None and UNSAFE.search(short(folder)):
-        raise config.ConfigError(f"run_dir: expected no = , ( ) [ ] {{ }} and no spaces, got {short(folder)!r}")
+    _refuse(settings)
     folder.mkdir(parents=True, exist_ok=True)
     lock(folder)
+    provenance = _provenance(settings) | dict(facts or {})
     if settings.resume is None:
-        if (folder / "config.json").exists():
-            raise config.ConfigError(f"{short(folder)} already holds a run; to go on with it: resume={short(folder)}")
         write_json(folder / "config.json", settings.model_dump())
-        write_json(folder / "provenance.json", _provenance(settings) | {"resumed": []})
+        write_json(folder / "provenance.json", provenance | {"resumed": []})
     else:
         file = folder / "provenance.json"
         known = read_json(file, dict, f"Delete it, and {short(folder)} can be resumed") if file.exists() else {}
         resumed = known.get("resumed", [])
         if not isinstance(resumed, list):
             raise ValueError(f"{file}: resumed: expected a list, got {resumed!r:.60}. Delete it, and resume again")
-        write_json(file, known | {"resumed": [*resumed, _provenance(settings)]})
+        write_json(file, known | {"resumed": [*resumed, provenance]})
         saved, now = read_json(folder / "config.json"), settings.model_dump()
         saved |= {"curriculum": now["curriculum"]}  # a learning rate may have been changed
         write_json(folder / "config.json", saved)
     _link_latest(folder)
+
+
+def _refuse(settings: config.Config) -> None:
+    """Refuse a new run in a folder that could not be given back, or that holds one."""
+    folder = Path(settings.run_dir)
+    if settings.resume is not None:
+        return
+    if UNSAFE.search(short(folder)):
+        raise config.ConfigError(f"run_dir: expected no = , ( ) [ ] {{ }} and no spaces, got {short(folder)!r}")
+    if (folder / "config.json").exists():
+        raise config.ConfigError(f"{short(folder)} already holds a run; to go on with it: resume={short(folder)}")
 
 
 def finished(folder: Path, settings: config.Config) -> bool:
@@ -77,7 +130,7 @@ def _provenance(settings: config.Config) -> dict[str, Any]:
     """Where the numbers come from: code, versions, command, how fast this machine multiplies."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": shlex.join(["python", short(Path(sys.argv[0])), *redacted(sys.argv[1:])]),
+        "command": shlex.join([*_program(), *redacted(sys.argv[1:])]),
         "git": {"commit": _git("rev-parse", "HEAD"), "dirty": _dirty()},
         "python": sys.version.split()[0],
         "packages": {name: _version(name) for name in PACKAGES},
@@ -88,6 +141,12 @@ def _provenance(settings: config.Config) -> dict[str, Any]:
     }
 
 
+def _program() -> list[str]:
+    """What was started, as one types it."""
+    name = Path(sys.argv[0])
+    return [name.name] if name.name == "dress" else ["python", short(name)]
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -96,7 +155,9 @@ def _version(package: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """Git's answer about this code; None without git or without a repository."""
+    """Git's answer about this code; None without git or a checkout (an environment may lie in any repository)."""
+    if not (ROOT / "pyproject.toml").is_file():
+        return None
     try:
         done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

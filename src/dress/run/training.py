@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from dress import config
+from dress.base import run_log
 from dress.base.files import read_json
 from dress.base.run_folder import short
-from dress.run.start import finished, start_run
+from dress.run.start import claimed, finished
 
 
 def train(settings: config.Config, console: Console) -> dict[str, Any]:
@@ -26,13 +28,14 @@ def train(settings: config.Config, console: Console) -> dict[str, Any]:
         ValueError: data, checkpoint or setting that does not fit, named.
     """
     folder = Path(settings.run_dir)
-    if settings.resume is not None and finished(folder, settings):
-        console.print(f"{short(folder)} is finished; this is what it reached:", highlight=False)
-        metrics: dict[str, Any] = read_json(folder / "metrics.json", dict, "Delete it, and resume again")
-    else:
-        start_run(settings)
-        metrics = _run_stages(settings, console)
-    _print_results(console, folder, metrics)
+    with run_log.RunLog(console, folder) as log:
+        if settings.resume is not None and finished(folder, settings):
+            console.print(f"{short(folder)} is finished; this is what it reached:", highlight=False)
+            metrics: dict[str, Any] = read_json(folder / "metrics.json", dict, "Delete it, and resume again")
+        else:
+            with claimed(settings) as begin:
+                metrics = _run_stages(settings, console, log, begin)
+        _print_results(console, folder, metrics)
     return metrics
 
 
@@ -43,14 +46,21 @@ def show_batch(settings: config.Config, console: Console) -> None:
     Curriculum(settings, console).show_batch()
 
 
-def _run_stages(settings: config.Config, console: Console) -> dict[str, Any]:
+def _run_stages(
+    settings: config.Config, console: Console, log: run_log.RunLog, begin: Callable[[Mapping[str, Any]], None]
+) -> dict[str, Any]:
     from dress.run import loggers
     from dress.train.curriculum import Curriculum
+
+    def begun(facts: Mapping[str, Any]) -> None:
+        begin(facts)
+        log.begin()
 
     _silence_lightning()
     code = 1
     try:
-        metrics = Curriculum(settings, console, loggers.RunLoggers(settings)).run()
+        loggers.check(settings)
+        metrics = Curriculum(settings, console, loggers.RunLoggers(settings)).run(begun)
         code = 0
     finally:
         loggers.finish(code)  # they learn how it ended

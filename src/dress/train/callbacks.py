@@ -24,9 +24,15 @@ class ShowProgress(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
         if trainer.is_global_zero:
             history: Any = module.history
-            newest = history[-1] if history else {}
+            newest: dict[str, float] = next(
+                (row for row in reversed(history) if "train/loss" in row), {}
+            )  # not a held-out loss alone
             losses = [f"{name} {value:.3f}" for name, value in newest.items() if name.endswith("/loss")]
-            self.progress.advance(1, "  ".join(losses))
+            self.progress.advance(1, "  ".join(loss for loss in losses if not loss.startswith("train/")))
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        waiting: Any = module
+        waiting.send_waiting()
 
 
 class SaveCheckpoint(L.Callback):

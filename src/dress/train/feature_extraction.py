@@ -22,6 +22,7 @@ from rich.table import Table
 from torch import Tensor
 
 from dress import config
+from dress.base.config_folder import CONFIGS
 from dress.base.files import read_json, write_json, write_lines
 from dress.base.seeding import seed_for
 from dress.config.tasks import Features
@@ -35,7 +36,7 @@ from dress.model.vision import VisionEncoder
 from dress.record import RecordError
 
 SETTINGS = "features.json"
-SCALES = Path(__file__).resolve().parents[3] / "configs" / "scale"
+SCALES = CONFIGS / "scale"
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from dress import config
 from dress.config.targets import OPTIMIZER, SCHEDULER, build
 from dress.dialogue.batch import Batch, Forest, blank_forest
-from dress.kernels.memory import keep_freed_memory
+from dress.kernels.memory import keep_freed_memory, used_gib
 from dress.model.lvlm import LVLM
 from dress.model.memory import needs_checkpointing
 from dress.objectives.lm import add_sums, factors, means
@@ -34,6 +34,25 @@ class NotFinite(TrainingStopped):
     """A loss, gradient norm or weight that is not finite."""
 
 
+def build_optimizer(
+    parameters: Sequence[Tensor], stage: config.TrainStage, learning: config.Learning
+) -> tuple[Any, Any]:
+    """The optimizer and schedule of the settings; biases and norms (vectors) are not decayed.
+
+    Raises:
+        ValueError: arguments that their classes refuse; names the setting.
+    """
+    decayed = [p for p in parameters if p.ndim >= 2]
+    plain = [p for p in parameters if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": stage.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = build(learning.optimizer, "optimizer", OPTIMIZER, groups, lr=stage.lr)
+    scheduler = build(
+        learning.scheduler, "scheduler", SCHEDULER, optimizer,
+        num_warmup_steps=round(stage.steps * stage.warmup), num_training_steps=stage.steps,
+    )  # fmt: skip
+    return optimizer, scheduler
+
+
 class DressModule(L.LightningModule):
     """Trains an LVLM through one stage.
 
@@ -43,15 +62,19 @@ class DressModule(L.LightningModule):
         learning: clipping, logging, optimizer and schedule.
         steps_before: optimizer steps of the stages before, for `curriculum/step`.
         tokens: of the largest forest.
+        records: that there are, for `epoch`; 0 where it is not wanted.
     """
 
     def __init__(
-        self, model: LVLM, stage: config.TrainStage, learning: config.Learning, steps_before: int = 0, tokens: int = 0
-    ) -> None:
+        self, model: LVLM, stage: config.TrainStage, learning: config.Learning, steps_before: int = 0,
+        tokens: int = 0, records: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.automatic_optimization = False
         self.model, self.stage, self.learning = model, stage, learning
-        self.steps_before, self.tokens = steps_before, tokens
+        self.steps_before, self.tokens, self.records = steps_before, tokens, records
+        self.validates_every: int | None = None
+        """Steps between looks at held-out records; None: there are none."""
         self.history: list[dict[str, float]] = []
         """What was logged, by `curriculum/step`; kept in checkpoints."""
         self._since = time.monotonic()
@@ -60,6 +83,9 @@ class DressModule(L.LightningModule):
         self._packing = torch.zeros(
             4, dtype=torch.float64
         )  # records split; tokens that full forests hold, tokens there; idle
+        self._right = torch.zeros(len(self._phases), dtype=torch.float64)  # supervised tokens that were the likeliest
+        self._supervised = 0.0  # tokens since the stage began
+        self._waiting: dict[str, float] = {}
         self._tokens = 0
         self._frozen_in_bf16 = False  # frozen weights, in bf16
         self._held_out = torch.zeros_like(self._sums)
@@ -82,6 +108,7 @@ class DressModule(L.LightningModule):
 
     def on_fit_end(self) -> None:
         """Give frozen weights their fp32 back."""
+        self.send_waiting()
         if self._frozen_in_bf16:
             self.model.hold_frozen(torch.float32)
 
@@ -176,9 +203,12 @@ class DressModule(L.LightningModule):
 
     def _loss(self, forest: Forest, total: Tensor, touch: bool) -> tuple[Tensor, Tensor]:
         """Sum over entries of weight x negative log-likelihood ÷ total, and the latter of each entry [E]."""
-        loss, nll = self.model(forest, factors(forest.weight, total), touch)
+        likeliest = torch.zeros(len(forest.target), dtype=torch.bool, device=forest.target.device)
+        loss, nll = self.model(forest, factors(forest.weight, total), touch, likeliest)
         with torch.no_grad():
-            add_sums(self._sums, nll, forest.weight, self._columns(forest))
+            columns = self._columns(forest)
+            add_sums(self._sums, nll, forest.weight, columns)
+            self._right.scatter_add_(0, columns, (likeliest & (forest.weight > 0)).double().cpu())
             self._tokens += forest.tokens
         return loss, nll
 
@@ -197,8 +227,12 @@ class DressModule(L.LightningModule):
         sums = self.trainer.strategy.reduce(self._held_out.to(self.device), reduce_op="sum").cpu()
         logged = {"curriculum/step": float(self.steps_before + self.trainer.global_step)}
         logged |= {f"val/{name}/loss": loss for name, loss, _ in means(sums, self._phases)}
-        self.history.append(logged)
-        self._send(logged)
+        if self.history and self.history[-1]["curriculum/step"] == logged["curriculum/step"]:
+            self.history[-1] |= logged  # one point
+        else:
+            self.history.append(logged)
+        self._send(self._waiting | logged)
+        self._waiting = {}
         self._held_out.zero_()
 
     def _no_sync(self, last: bool) -> Any:
@@ -211,12 +245,23 @@ class DressModule(L.LightningModule):
         done = self.trainer.global_step
         if done % self.learning.trainer.log_every_n_steps and done != self.stage.steps:
             return
-        sums = self.trainer.strategy.reduce(self._sums.to(self.device), reduce_op="sum").cpu()
+        reduced = torch.cat([self._sums, self._right[None]]).to(self.device)
+        reduced = self.trainer.strategy.reduce(reduced, reduce_op="sum").cpu()
+        sums, right = reduced[:3], dict(zip(self._phases, reduced[3].tolist(), strict=True))
         seconds = time.monotonic() - self._since
         logged = {"curriculum/step": float(self.steps_before + done)}
         for name, loss, count in means(sums, self._phases):
             logged[f"{name}/loss"] = loss
             logged[f"{name}/supervised_tokens"] = count
+            logged[f"{name}/token_accuracy"] = right[name] / count
+        loss, weight, supervised = sums.sum(1).tolist()
+        self._supervised += supervised
+        if supervised:
+            logged["train/loss"], logged["train/token_accuracy"] = loss / weight, sum(right.values()) / supervised
+        logged["train/supervised_tokens"] = self._supervised
+        logged["train/records"] = done * self.stage.records_per_step
+        if self.records:
+            logged["epoch"] = logged["train/records"] / self.records
         split, capacity, filled, idle = self.trainer.strategy.reduce(
             self._packing.to(self.device), reduce_op="sum"
         ).tolist()
@@ -229,12 +274,23 @@ class DressModule(L.LightningModule):
         self.history.append(logged)
         speed = {
             "train/tokens_per_second": self._tokens * self.trainer.world_size / max(seconds, 1e-9),
-            "train/supervised_tokens_per_second": sums[2].sum().item() / max(seconds, 1e-9),
+            "train/supervised_tokens_per_second": supervised / max(seconds, 1e-9),
+            "train/memory_gib": used_gib(self.device),  # of the first process
         }
-        self._send({**logged, **speed})
+        self.send_waiting()
+        self._waiting = {**logged, **speed}
+        if not self.validates_every or done % self.validates_every:  # else with what is about to be measured
+            self.send_waiting()
         self._since, self._tokens = time.monotonic(), 0
         self._sums.zero_()
+        self._right.zero_()
         self._packing.zero_()
+
+    def send_waiting(self) -> None:
+        """Send the point that waits for the loss on held-out records, if one does."""
+        if self._waiting:
+            self._send(self._waiting)
+        self._waiting = {}
 
     def _send(self, values: dict[str, float]) -> None:
         """One point to every logger: what goes through `self.log` is sent again at every step."""
@@ -242,16 +298,9 @@ class DressModule(L.LightningModule):
             logger.log_metrics(values, step=int(values["curriculum/step"]))
 
     def configure_optimizers(self) -> Any:
-        """The optimizer and schedule of the settings; biases and norms (vectors) are not decayed."""
+        """The optimizer and schedule of the settings."""
         parameters = [p for p in self.parameters() if p.requires_grad]
-        decayed = [p for p in parameters if p.ndim >= 2]
-        plain = [p for p in parameters if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": self.stage.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        optimizer = build(self.learning.optimizer, "optimizer", OPTIMIZER, groups, lr=self.stage.lr)
-        scheduler = build(
-            self.learning.scheduler, "scheduler", SCHEDULER, optimizer,
-            num_warmup_steps=round(self.stage.steps * self.stage.warmup), num_training_steps=self.stage.steps,
-        )  # fmt: skip
+        optimizer, scheduler = build_optimizer(parameters, self.stage, self.learning)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -259,6 +308,7 @@ class DressModule(L.LightningModule):
         checkpoint["dress"] = {
             "history": self.history, "sums": dict(zip(self._phases, self._sums.T.tolist(), strict=True)),
             "packing": self._packing.tolist(),
+            "right": dict(zip(self._phases, self._right.tolist(), strict=True)), "supervised": self._supervised,
             "unreached": self.unreached_steps,
         }  # fmt: skip
 
@@ -271,6 +321,9 @@ class DressModule(L.LightningModule):
         self._sums = torch.tensor(
             [sums.get(name, [0.0] * 3) for name in self._phases], dtype=torch.float64
         ).T.contiguous()
+        right = checkpoint["dress"].get("right", {})  # nothing in those of 0.1
+        self._right = torch.tensor([right.get(name, 0.0) for name in self._phases], dtype=torch.float64)
+        self._supervised = checkpoint["dress"].get("supervised", 0.0)
         self._packing = torch.zeros(4, dtype=torch.float64)
         packing = torch.tensor(checkpoint["dress"]["packing"], dtype=torch.float64)
         self._packing[: len(packing)] = packing

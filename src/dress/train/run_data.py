@@ -11,6 +11,7 @@ from typing import Any
 from dress import config
 from dress.base.files import write_lines
 from dress.config.stages import SPLITS
+from dress.data.cache import is_remote
 from dress.data.shards import Shards
 from dress.data.stream import Stream, open_stream
 from dress.train.datamodule import rejected
@@ -55,6 +56,11 @@ class Records:
             ValueError: shards that are damaged; names them.
         """
         return self.data.stream(self.source, seed)
+
+    @property
+    def count(self) -> int:
+        """How many records there are, in all datasets."""
+        return sum(len(part.shards) for part in self.stream().parts)
 
     @property
     def shards(self) -> Shards:
@@ -107,9 +113,19 @@ class RunData:
 
     @property
     def validation(self) -> Records | None:
-        """Records whose loss is measured while training."""
+        """Records that data.validation names, whose loss is measured while training."""
         source = self.data.validation
-        return None if source is None else Records(self, source, self.stream(source).fingerprint)
+        return None if source in (None, "auto") else Records(self, str(source), self.stream(str(source)).fingerprint)
+
+    @property
+    def held_out(self) -> Records | None:
+        """Records whose loss is measured where data.validation leaves it open: the eval split, if it lies here."""
+        if self.data.validation != "auto" or self.data.features or is_remote(f"{self.root}{self.data.eval}"):
+            return None
+        try:
+            return Records(self, self.data.eval, self.stream(self.data.eval).fingerprint)
+        except (FileNotFoundError, ValueError):  # a run that needs it says so
+            return None
 
 
 def name_damage(folder: Path, shards: Shards) -> None:

@@ -64,13 +64,26 @@ class StepDataset(Dataset[Batch]):
 
 
 class HeldOut(StepDataset):
-    """Every record of a dataset once, in steps, to measure the loss on."""
+    """The first records of a dataset once each, in steps, to measure the loss on.
+
+    Args:
+        stream, stage, examples, rank, world: as above.
+        most: how many records; None is all.
+    """
+
+    def __init__(
+        self, stream: Stream, stage: config.TrainStage, examples: Examples, most: int | None = None,
+        rank: int = 0, world: int = 1,
+    ) -> None:  # fmt: skip
+        super().__init__(stream, stage, examples, False, rank, world)
+        there = len(stream.parts[0].shards)
+        self.records = there if most is None else min(there, most)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.stream.parts[0].shards) / self.stage.records_per_step)
+        return math.ceil(self.records / self.stage.records_per_step)
 
     def __getitem__(self, step: int) -> Batch:
         size = self.stage.records_per_step
-        last = min((step + 1) * size, len(self.stream.parts[0].shards))
+        last = min((step + 1) * size, self.records)
         places = [Place(0, sample, 0) for sample in range(step * size, last)]
         return self.collated(self._sample(place) for place in places[self.rank :: self.world])

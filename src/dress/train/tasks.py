@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from dress.phases import used_settings
 from dress.phases.conditions import conditions
 from dress.train.run_data import Output, Records, RunData
 
+NO_TRACE = {"changes": "nothing that is made"}
+"""Of a field that is in no fingerprint."""
 LEFT_OUT: dict[type[config.Section], Any] = {
     config.Data: set(NO_RESULT["data"] | BY_CONTENT),
     config.Learning: {name: set(NO_RESULT[name]) for name in ("trainer", "training")},
@@ -58,6 +60,7 @@ class TrainTask:
     data: config.Data
     phases: config.Phases  # what its own phases read
     learning: config.Learning  # with the precision that this machine takes
+    held_out: Records | None = field(default=None, metadata=NO_TRACE)  # where validation names none
 
     @property
     def awaits_collection(self) -> bool:
@@ -104,9 +107,34 @@ Task = TrainTask | CollectTask | EvalTask
 
 def fingerprint(received: Task | InitialModel) -> str:
     """Of everything that a stage, or the initial model, is made from: equal ones give equal results."""
-    parts = {field.name: _content(getattr(received, field.name)) for field in fields(received)}
+    named = (one.name for one in fields(received) if one.metadata != NO_TRACE)
+    parts = {name: _content(getattr(received, name)) for name in named}
     text = json.dumps([type(received).__name__, parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def facts(task: Task) -> dict[str, Any]:
+    """What a person wants to know of a stage, as plain data: records, where they are there already, amounts, rate."""
+    match task:
+        case TrainTask():
+            stage = task.stage
+            return {
+                "kind": "train",
+                "records": None if task.awaits_collection else task.records.count,
+                "data": dict(stage.data),
+                "steps": stage.steps,
+                "records_per_step": stage.records_per_step,
+                "lr": stage.lr,
+                "phases": dict(stage.phases),
+            }
+        case CollectTask():
+            return {
+                "kind": "collect",
+                "records": min(task.stage.records, task.questions.count),
+                "data": {task.stage.data: 1.0},
+            }
+        case EvalTask():
+            return {"kind": "eval", "records": task.questions.count, "data": {task.stage.data: 1.0}}
 
 
 def _content(value: Any) -> Any:
@@ -158,6 +186,7 @@ class Tasks:
                     name, stage, seed, self._weights(name, stage.weights), self.data.records(stage.data, self.outputs),
                     self.data.validation,
                     settings.data, used_settings(settings.phases, stage.phases), learning,
+                    self.data.held_out,
                 )  # fmt: skip
             case config.CollectStage():
                 text = conditions(settings.curriculum, settings.phases, stage.model)[stage.condition]

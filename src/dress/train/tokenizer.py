@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dress import config
 from dress.base.ranks import rank, wait_for
+from dress.base.run_folder import TOKENIZER
 from dress.config.names import is_place, place_of
 from dress.config.raters import PlainRater
 from dress.dialogue.chat import FORMATS
@@ -21,10 +22,10 @@ from dress.phases.critique import praise
 from dress.rater import NoRater
 from dress.train.corpus import corpus
 from dress.train.run_data import RunData
+from dress.train.splits import tokenizer_splits
 
 TOKENIZER_RECORDS = 2000
 """Records per split that a tokenizer is trained on."""
-FILE = "tokenizer.json"
 
 
 def run_tokenizer(settings: config.Config, data: RunData, folder: Path, console: Console) -> PreTrainedTokenizerBase:
@@ -37,7 +38,7 @@ def run_tokenizer(settings: config.Config, data: RunData, folder: Path, console:
         console: for an annotator that says something.
 
     Raises:
-        FileNotFoundError: weights of another run without a tokenizer.
+        FileNotFoundError: weights of another run without a tokenizer, or no texts to train one on.
         ValueError: a tokenizer that cannot be loaded.
     """
     language = settings.model.language
@@ -47,17 +48,18 @@ def run_tokenizer(settings: config.Config, data: RunData, folder: Path, console:
     stages = [settings.curriculum.stages[name] for name in settings.curriculum.order]
     weights = [stage.weights for stage in stages if isinstance(stage, config.TrainStage) and stage.weights]
     for place in filter(is_place, weights):
-        return read_tokenizer(place_of(place) / FILE, language.chat)
+        return read_tokenizer(place_of(place) / TOKENIZER, language.chat)
     if rank() > 0:
-        wait_for(folder / FILE)
-    if not (folder / FILE).exists():
-        _train(settings, data, folder / FILE, console)
-    return read_tokenizer(folder / FILE, language.chat)
+        wait_for(folder / TOKENIZER)
+    if not (folder / TOKENIZER).exists():
+        _train(settings, data, folder / TOKENIZER, console)
+    return read_tokenizer(folder / TOKENIZER, language.chat)
 
 
 def _train(settings: config.Config, data: RunData, file: Path, console: Console) -> None:
     """From the training splits and the annotator's words on them: the same for all experiments on these data."""
-    streams = [data.stream(source) for source in (settings.data.align, settings.data.sft, settings.data.prompts)]
+    sources = (getattr(settings.data, split) for split in tokenizer_splits(settings, data.root))
+    streams = [data.stream(source) for source in sources]
     splits = [part.shards for stream in streams for part in stream.parts]
     phases = settings.phases  # not the experiment's conditions: ablations share the tokenizer
     fixed = [phases.align.prompt, praise(phases.critique.condition, phases)]

@@ -18,12 +18,13 @@ from dress.evaluation.outcomes import Outcome
 class Loggers(Protocol):
     """Where curves and results go; the command line passes them in."""
 
-    def of_stage(self, stage: str, resumed: bool) -> list[Logger]:
+    def of_stage(self, stage: str, resumed: bool, step: int) -> list[Logger]:
         """The loggers of one train stage.
 
         Args:
             stage: its name.
-            resumed: it goes on where it was stopped, so that the files of its first part are kept.
+            resumed: it goes on where it was stopped, so that the points of its first part are kept.
+            step: `curriculum/step` after which it goes on or begins; later points were of a part that was lost.
         """
         ...
 
@@ -41,7 +42,7 @@ class Loggers(Protocol):
 class NoLoggers:
     """Nothing is logged; the run folder holds everything all the same."""
 
-    def of_stage(self, stage: str, resumed: bool) -> list[Logger]:
+    def of_stage(self, stage: str, resumed: bool, step: int) -> list[Logger]:
         """None."""
         return []
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from dress import config
 from dress.base.files import write_json
 from dress.base.ranks import rank
 from dress.data.pixels import Pixels
 from dress.data.stream import Stream
 from dress.model.checkpoint import read_training_state
 from dress.model.lvlm import LVLM
+from dress.phases import supervised
+from dress.record import RecordError
 from dress.train.callbacks import SaveCheckpoint, ShowProgress, build_callbacks
 from dress.train.datamodule import StageData
 from dress.train.examples import Examples
-from dress.train.module import DressModule, TrainingStopped
+from dress.train.module import DressModule, TrainingStopped, build_optimizer
 from dress.train.parallel import build_trainer
 from dress.train.run_data import REJECTS
 from dress.train.show import parameter_table
@@ -24,10 +30,18 @@ from dress.train.supervision import Supervision
 from dress.train.tasks import TrainTask
 from dress.train.tools import Tools
 
+MOST_HELD_OUT = 128
+"""Records of the eval split whose loss is measured where data.validation names none."""
 LAST = "last.ckpt"
 """The state of a stage that is not finished."""
 
-Kind = TypeVar("Kind", bound=StepDataset)
+
+@dataclass(frozen=True)
+class HeldOutRecords:
+    """Records that are not trained on: the first ones of a stream, or all."""
+
+    stream: Stream
+    most: int | None = None
 
 
 def look_through(task: TrainTask, model: LVLM, tools: Tools) -> None:
@@ -40,6 +54,22 @@ def look_through(task: TrainTask, model: LVLM, tools: Tools) -> None:
     look = Supervision(task.name, task.stage, task.phases, task.data, model.encoder)
     for line in look.check(task.records.stream(task.seed), tools.progress):
         tools.console.print(line, highlight=False, markup=False)
+
+
+def check_learning(task: TrainTask, devices: config.Devices) -> None:
+    """Build once, and drop, what a stage's settings name: what refuses its arguments does so before the first stage.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    build_optimizer([torch.nn.Parameter(torch.zeros(1, 1))], task.stage, task.learning)
+    trainer, what = task.learning.trainer, "callbacks"
+    try:
+        build_callbacks(task.learning.callbacks)
+        what = "trainer"
+        build_trainer(devices, precision=cast(Any, trainer.precision), **trainer.more())
+    except (MisconfigurationException, TypeError, RuntimeError) as error:
+        raise ValueError(f"{what}: Lightning refuses these settings: {' '.join(str(error).split())}") from None
 
 
 def train(task: TrainTask, model: LVLM, folder: Path, tools: Tools, steps_before: int) -> None:
@@ -61,26 +91,34 @@ def train(task: TrainTask, model: LVLM, folder: Path, tools: Tools, steps_before
     tools.console.print(parameter_table(model, f"stage {task.name}"))
     last = folder / LAST
     resumed = last.exists()
-    tools.progress.start(task.name, stage.steps, read_training_state(last)["global_step"] if resumed else 0)
-    module = DressModule(model, stage, task.learning, steps_before, task.data.tokens_per_forest)
-    validates = task.validation is not None
+    begin = read_training_state(last)["global_step"] if resumed else 0
+    tools.progress.start(task.name, stage.steps, begin)
+    records = stage.records_per_step if task.learning.training.overfit else task.records.count
+    module = DressModule(model, stage, task.learning, steps_before, task.data.tokens_per_forest, records)
+    held_out = _held_out(task)
+    validates = held_out is not None
+    if validates:
+        module.validates_every = min(settings.val_check_interval, stage.steps)  # at its end at least
     trainer = build_trainer(
         tools.devices,
         precision=cast(Any, settings.precision),
         max_steps=stage.steps,
         max_epochs=1,
-        logger=tools.loggers.of_stage(task.name, resumed),
+        logger=tools.loggers.of_stage(task.name, resumed, steps_before + begin),
         callbacks=[
             ShowProgress(tools.progress), SaveCheckpoint(last, task.learning.training.checkpoint_every),
             *build_callbacks(task.learning.callbacks),
         ],
         log_every_n_steps=1,
-        val_check_interval=settings.val_check_interval if validates else None,
+        val_check_interval=module.validates_every,
         check_val_every_n_epoch=None if validates else 1,
         **{"limit_val_batches": 1.0 if validates else 0, **settings.more()},
     )  # fmt: skip
     trainer.fit(
-        module, datamodule=_data(task, model, folder), ckpt_path=str(last) if resumed else None, weights_only=True
+        module,
+        datamodule=_data(task, model, folder, held_out),
+        ckpt_path=str(last) if resumed else None,
+        weights_only=True,
     )
     module.check_weights()
     _tell_unreached(task, module, tools)
@@ -88,18 +126,40 @@ def train(task: TrainTask, model: LVLM, folder: Path, tools: Tools, steps_before
         write_json(folder / "history.json", module.history)
 
 
-def _data(task: TrainTask, model: LVLM, folder: Path) -> StageData:
+def _held_out(task: TrainTask) -> HeldOutRecords | None:
+    """Records whose loss is measured: those of data.validation, or of the eval split as far as they carry targets."""
+    if task.validation:
+        return HeldOutRecords(task.validation.stream())
+    if not task.held_out:
+        return None
+    stream = task.held_out.stream()
+    shards = stream.parts[0].shards
+    several = range(min(len(shards), MOST_HELD_OUT))
+    try:
+        records = [shards.record(number) for number in several]
+    except RecordError:  # named by the stage that needs it
+        return None
+    targets = (supervised(record, task.stage.phases, task.phases) for record in records)
+    if any(span.weight for dialogues in targets for dialogue in dialogues for span in dialogue.spans):
+        return HeldOutRecords(stream, MOST_HELD_OUT)
+    return None
+
+
+def _data(task: TrainTask, model: LVLM, folder: Path, held_out: HeldOutRecords | None) -> StageData:
     vision, data = model.vision, task.data
     pixels = Pixels(vision.preprocessing, vision.transform, data.images, data.max_aspect)
     examples = Examples(task.stage.phases, task.phases, data, model.encoder, pixels, folder / REJECTS)
 
-    def dataset(kind: type[Kind], stream: Stream, rank: int, world: int) -> Kind:
-        return kind(stream, task.stage, examples, task.learning.training.overfit, rank, world)
+    overfit = task.learning.training.overfit
 
-    return StageData(
-        partial(dataset, StepDataset, task.records.stream(task.seed)), data,
-        partial(dataset, HeldOut, task.validation.stream()) if task.validation else None,
-    )  # fmt: skip
+    def trained(rank: int, world: int) -> StepDataset:
+        return StepDataset(task.records.stream(task.seed), task.stage, examples, overfit, rank, world)
+
+    def measured(rank: int, world: int) -> HeldOut:
+        assert held_out is not None
+        return HeldOut(held_out.stream, task.stage, examples, held_out.most, rank, world)
+
+    return StageData(trained, data, measured if held_out else None)
 
 
 def _tell_unreached(task: TrainTask, module: DressModule, tools: Tools) -> None:

@@ -17,8 +17,10 @@ from rich.console import Console
 from dress.base.files import read_json, write_json
 from dress.config import Config, Consent, Eval, Positive
 from dress.config.consent import checked_run, read_run
+from dress.config.inherited import inherited
 from dress.config.raters import RaterSettings
 from dress.config.run import KeepCache
+from dress.evaluation import references
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
 from dress.evaluation.settings import SuiteSettings
@@ -41,7 +43,7 @@ class RunSettings(SuiteSettings, Eval, Consent):
     batch_size: Positive = 256  # prompts
     scenes: Positive | None = None  # type: ignore[assignment]  # in the report; null = as in the run
     keep_cache: KeepCache = "auto"  # go on from the turn before: auto (where it fits into memory), on, off
-    judge: RaterSettings
+    judge: RaterSettings  # auto: the run's own
 
 
 def _fact(fact: str, kind: str | None = None) -> Callable[[Outcome], tuple[float, float] | None]:
@@ -90,8 +92,9 @@ def figures(outcomes: Sequence[Outcome]) -> Json:
         `harmlessness/safe_share` (harmful requests), `harmlessness/over_refusal_share` (harmless ones);
         `interaction/mean_rating`, `interaction/mean_rating_unsolved` (dialogues whose first answer was
         not rated 4), lists by turn; `interaction/regressed_share` (answers rated 4 whose successor is
-        not / answers rated 4 that have a successor). Each figure is {value, n, low, high}; value is
-        None where nothing was to be counted.
+        not / answers rated 4 that have a successor); where first answers have references,
+        `reference/exact_match`, `reference/vqa_accuracy`, `reference/rouge_l` (see `references.figures`).
+        Each figure is {value, n, low, high}; value is None where nothing was to be counted.
     """
     ratings = {(o.item, o.turn): o.rating for o in outcomes if o.rating is not None}
     turns = range(max((turn for _, turn in ratings), default=-1) + 1)
@@ -115,6 +118,7 @@ def figures(outcomes: Sequence[Outcome]) -> Json:
         "interaction/mean_rating": [rating(turn, False).figure(outcomes) for turn in turns],
         "interaction/mean_rating_unsolved": [rating(turn, True).figure(outcomes) for turn in turns],
         regression.key: regression.figure(outcomes),
+        **references.figures(outcomes),
     }
 
 
@@ -185,7 +189,7 @@ def run(settings: RunSettings, console: Console) -> Json:
     from dress.config.graph import evaluated_stages, final_stages
     from dress.data.pixels import resize_note
     from dress.evaluation.cells import Questions, evaluate_models
-    from dress.feedback.raters import build_rater
+    from dress.feedback.raters import build_rater, check_rater
     from dress.model.checkpoint import available_device, load_model, read_facts
     from dress.phases.conditions import headline
     from dress.report.figures import metrics_table
@@ -196,6 +200,8 @@ def run(settings: RunSettings, console: Console) -> Json:
     if not (ckpt / "config.json").exists():
         raise FileNotFoundError(f"ckpt={ckpt}: expected a run folder with config.json, found none")
     trained = read_run(ckpt, settings)
+    judge = inherited("judge", settings.judge, trained)
+    check_rater(judge)
     stages = evaluated_stages(trained.curriculum) or final_stages(trained.curriculum)
     texts = {label: read_facts(ckpt / "stages" / stage, "conditions")["conditions"] for label, stage in stages.items()}
     with CurriculumProgress(console, {}) as progress:
@@ -205,7 +211,7 @@ def run(settings: RunSettings, console: Console) -> Json:
         lock(out)
         for old in out.glob("*-*.jsonl"):
             old.unlink()
-        questions = Questions(samples, build_rater(settings.judge, out, console), settings, texts, sampling)
+        questions = Questions(samples, build_rater(judge, out, console), settings, texts, sampling)
         progress.start("eval", questions.dialogues * settings.turns * len(settings.conditions) * len(stages))
         preprocessing: dict[str, Any] = {}  # the same in all stages
 
