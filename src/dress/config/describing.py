@@ -42,7 +42,7 @@ def described(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[S
     schema = section.model_json_schema()
     for name, field in section.model_fields.items():
         key = prefix + name
-        inner = [one for one in (field.annotation, *get_args(field.annotation)) if _is_section(one)]
+        inner: list[Any] = [one for one in (field.annotation, *get_args(field.annotation)) if _is_section(one)]
         if len(inner) == 1 and key not in EXPANDED:
             yield from described(inner[0], f"{key}.")
             continue

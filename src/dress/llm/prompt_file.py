@@ -11,6 +11,7 @@ from typing import ClassVar, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from dress.base.config_folder import CONFIGS as CONFIGS
 from dress.base.config_folder import config_folders
 from dress.record import Record, describe
 
