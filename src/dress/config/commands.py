@@ -15,12 +15,12 @@ class CollectCommand(CollectSettings, Consent):
     responder: ResponderName  # a run folder, a file of answers, or the address of a server
     stage: str | None = None  # of a run: whose model; null = of its last train stage
     server: Server = Server()  # where the responder is one
-    out: str
+    out: str  # the folder to make
     data: Data | None = None  # whose prompts are asked; null = the run's own
     shards: str | None = None  # a folder of shards whose questions are asked instead
     max_new_tokens: Positive | None = None  # null = as in the run; 512 of a server
-    batch_size: Positive = 256
-    keep_cache: KeepCache = "auto"
-    seed: Count = 0
+    batch_size: Positive = 256  # questions answered together
+    keep_cache: KeepCache = "auto"  # go on from what the turn before has read; auto: where it fits into memory
+    seed: Count = 0  # of the draws
     annotator: RaterSettings  # auto: the run's own; without one the oracle of the data's world, or rules
     dry_run: bool = False  # only estimate calls, tokens and cost

@@ -12,10 +12,10 @@ from dress.config.types import Aspect, Count, Name, Positive, PositiveReal, Sect
 class ShapesSizes(Section):
     """Number of records that are generated per split of the shapes world."""
 
-    align: Positive
-    sft: Positive
-    prompts: Positive
-    eval: Positive
+    align: Positive  # records
+    sft: Positive  # records
+    prompts: Positive  # records
+    eval: Positive  # records
 
 
 class Mixed(Section):
@@ -36,10 +36,10 @@ class Data(Section):
     sizes: ShapesSizes | None = None  # of the world
     world_seed: Count = 0  # of the world, not of the run
     align: Source = "align"  # folders of shards or URLs, relative to path; or name: {path, weight} of several
-    sft: Source = "sft"
-    prompts: str = "prompts"
+    sft: Source = "sft"  # the same
+    prompts: str = "prompts"  # one folder of shards
     feedback: Source | None = None  # null = what the collect stage wrote
-    eval: str = "eval"
+    eval: str = "eval"  # one folder of shards
     validation: str | None = "auto"  # shards whose loss is logged; auto: 128 of eval, if they have targets; null = none
     workers: Count = 0  # data worker processes
     start_method: Literal["fork", "forkserver", "spawn"] | None = None  # of workers; null = Python's default

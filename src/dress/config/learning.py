@@ -48,9 +48,9 @@ class Trainer(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"  # what computes; auto: a GPU where there is one
     devices: Positive = 1  # processes per node
-    num_nodes: Positive = 1
+    num_nodes: Positive = 1  # machines
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"] = "auto"  # bf16 where the hardware multiplies it
     gradient_clip_val: PositiveReal | None = 1.0  # norm; null = not clipped
     log_every_n_steps: Positive = 10  # optimizer steps
@@ -98,7 +98,7 @@ class Devices(Section):
 
     accelerator: str = "auto"
     devices: Positive = 1  # processes per node
-    num_nodes: Positive = 1
+    num_nodes: Positive = 1  # machines
     strategy: Literal["auto", "single", "ddp"] = "auto"
 
     @property

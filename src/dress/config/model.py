@@ -15,10 +15,10 @@ class ViT(Section):
 
     image_size: Positive  # pixels, square
     patch_size: Positive  # pixels; image_size / patch_size squared tokens
-    width: Positive
-    layers: Positive
-    heads: Positive
-    mlp_ratio: PositiveReal = 4.0
+    width: Positive  # of a token, in numbers
+    layers: Positive  # number of blocks
+    heads: Positive  # of attention
+    mlp_ratio: PositiveReal = 4.0  # width of the hidden layer / width
 
     @model_validator(mode="after")
     def _divisible(self) -> ViT:
@@ -55,8 +55,8 @@ LINEAR = {"_target_": "torch.nn.Linear"}
 class Lora(Section):
     """Low-rank adapters on the language model (peft)."""
 
-    rank: Positive
-    alpha: Positive
+    rank: Positive  # of the adapters
+    alpha: Positive  # adapters count alpha / rank times
     targets: Annotated[list[str], Field(min_length=1)]  # module names, e.g. q_proj
 
 
@@ -68,9 +68,9 @@ class Language(Section):
     package: str | None = None  # a Python package that carries the files, instead of a hub id
     config: Plain | None = None  # transformers config fields incl. model_type
     lora: Lora | None = None
-    chat: Literal["plain", "chatml", "vicuna"] = "plain"
+    chat: Literal["plain", "chatml", "vicuna"] = "plain"  # how turns are written
     trust_remote_code: bool = False  # runs code of the model's author: only if you trust it
-    revision: str | None = None
+    revision: str | None = None  # of a hub id
 
     @model_validator(mode="after")
     def _one_source(self) -> Language:
@@ -82,13 +82,13 @@ class Language(Section):
 class Tokenizer(Section):
     """The hermetic tokenizer (byte-level BPE trained on the training shards); unused with a named LM."""
 
-    vocabulary: Positive = 1024
+    vocabulary: Positive = 1024  # tokens
 
 
 class Model(Section):
     """A vision-language model composed of an encoder, a projector and a language model."""
 
-    kind: Literal["composed"] = "composed"
+    kind: Literal["composed"] = "composed"  # encoder, projector, language model
     vision: Vision
     projector: Annotated[Target, changing(LINEAR)] = Field(default=LINEAR)  # an nn.Module of (width in, width out)
     language: Language

@@ -20,15 +20,15 @@ class Align(Section):
 class Critique(Section):
     """`critique`: every judged answer, conditioned on what was said of it."""
 
-    condition: Literal["critique", "rating", "both"] = "critique"
+    condition: Literal["critique", "rating", "both"] = "critique"  # what an answer is learned after
     history: bool = False  # keep the turns before; false = the dialogue's first user text only
 
 
 class Refinement(Section):
     """`refinement`: the better answer after advice."""
 
-    loss: Literal["refined_only", "last_only", "all", "rating_at_least"] = "refined_only"
-    target: Literal["best_turn", "reference"] = "best_turn"
+    loss: Literal["refined_only", "last_only", "all", "rating_at_least"] = "refined_only"  # which answers are learned
+    target: Literal["best_turn", "reference"] = "best_turn"  # the better answer: the best rated turn, or the reference
     min_rating: Annotated[Whole, Field(ge=1, le=4)] = 4  # for loss=rating_at_least
     anchor: Real = 0.5  # weight of the model's own first answers
     anchor_conditions: list[Condition] = Field(default=["none"])  # what they stand after

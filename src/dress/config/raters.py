@@ -39,12 +39,12 @@ class Calls(Section):
 
     api_key_env: VariableName | None = None  # null = a server that asks for no key
     concurrency: Annotated[int, Field(gt=0, le=4096)] = 16  # calls in flight
-    requests_per_minute: Positive | None = None
+    requests_per_minute: Positive | None = None  # null = no limit
     tokens_per_minute: Positive | None = None  # prompt and reply
     timeout: Annotated[PositiveReal, Field(le=86_400)] = 120.0  # seconds of one call
     retries: Annotated[Count, Field(le=1000)] = 6  # of one call, after 429, 5xx, time-outs, dropped connections
     price_in: Real = 0.0  # per million tokens
-    price_out: Real = 0.0
+    price_out: Real = 0.0  # the same, of replies
     budget: PositiveReal | None = None  # of all calls in the ledger, in the prices' currency
     image_tokens: Positive = 1600  # that an image is counted as before the server has said
     ledger: str | None = None  # a file; null = ledger.sqlite beside the results
@@ -61,14 +61,14 @@ class Endpoint(Calls):
     """A model behind an OpenAI-compatible server."""
 
     base_url: Address  # up to /v1
-    model: str
+    model: str  # name that the server knows it by
 
 
 class Server(Calls):
     """A responder that is a server; its address is the responder's name."""
 
-    model: str | None = None
-    sees_image: bool = True
+    model: str | None = None  # name that the server knows it by
+    sees_image: bool = True  # send the image with the first question
     system: str | None = None  # system message; null = none
 
     def endpoint(self, base_url: str) -> Endpoint:
@@ -85,7 +85,7 @@ class Server(Calls):
 class LLM(Endpoint):
     """A rater that is an LLM with a rubric."""
 
-    kind: Literal["llm"]
+    kind: Literal["llm"]  # an LLM behind a server
     rubric: str = "feedback"  # configs/rubrics/<name>.yaml, or a file
     sees_image: bool = False  # send the image beside what is known of it
     structured: Literal["auto", "json_schema", "json_object", "text"] = "auto"  # auto: the best the server can
@@ -98,10 +98,10 @@ class LLM(Endpoint):
 class Replay(Section):
     """A rater that answers from a ledger and asks nobody."""
 
-    kind: Literal["replay"]
-    ledger: str
+    kind: Literal["replay"]  # what a ledger holds
+    ledger: str  # a file
     model: str | None = None  # whose replies; null = the only one there
-    rubric: str = "feedback"
+    rubric: str = "feedback"  # as it was recorded
     sees_image: bool = False  # as it was recorded
 
 

@@ -38,15 +38,16 @@ VERSION: Literal[2] = 2
 class Generation(Section):
     """How models answer in collect and eval stages."""
 
-    max_new_tokens: Positive
+    max_new_tokens: Positive  # longest answer, in tokens
     batch_size: Positive  # prompts
-    keep_cache: KeepCache = "auto"
+    keep_cache: KeepCache = "auto"  # go on from what the turn before has read; auto: where it fits into memory
 
 
 class Eval(Section):
     """What every eval stage asks."""
 
     turns: Positive = 3  # answers per dialogue: 0, 1, 2
+    # First answers stand after:
     conditions: Annotated[list[Condition], Field(min_length=1)] = Field(default=["none", "praise"])
     refine_condition: Condition = "none"  # from the second answer on
     scenes: Positive = 12  # in the report
@@ -90,9 +91,9 @@ class Config(Section):
 
     version: Literal[2] = VERSION  # of these settings
     name: Name  # of the experiment; becomes a folder's name
-    seed: Count = 0
-    scale: str
-    run_dir: str
+    seed: Count = 0  # of weights, order and draws
+    scale: str  # of the model and the amounts: tiny, small, paper
+    run_dir: str  # folder of the run
     model: Model
     data: Data
     phases: Phases = Phases()
@@ -103,12 +104,12 @@ class Config(Section):
     eval: Eval = Eval()
     trainer: Trainer = Trainer()
     parallel: Parallel = Parallel()
-    optimizer: Optimizer = Field(default=ADAMW)
-    scheduler: Scheduler = Field(default=COSINE)
+    optimizer: Optimizer = Field(default=ADAMW)  # _target_ of a class and its arguments
+    scheduler: Scheduler = Field(default=COSINE)  # _target_ of a class or function and its arguments
     training: Training = Training()
-    callbacks: Callbacks = Field(default={})
-    logger: Loggers = Field(default={})
-    show: Literal["config", "batch"] | None = None
+    callbacks: Callbacks = Field(default={})  # name: _target_ of a callback of Lightning's and its arguments
+    logger: Loggers = Field(default={})  # name: _target_ of a logger of Lightning's and its arguments
+    show: Literal["config", "batch"] | None = None  # print the settings, or one batch with its loss weights, and stop
     stage: str | None = None  # of show=batch; null = the first that trains
     resume: str | None = None  # a run folder to go on with
     reuse: str | None = None  # a run folder to take finished stages from

@@ -50,16 +50,16 @@ Shares = Annotated[dict[Name, PositiveReal], BeforeValidator(_shares), Field(min
 class TrainStage(Section):
     """Learns: from which weights, from which records, which parts."""
 
-    kind: Literal["train"] = "train"
+    kind: Literal["train"] = "train"  # trains a model
     weights: str | None  # a train stage, RUN_FOLDER:stage, a folder (with a / in it); null = the initial model
     data: Shares  # a split, what a collect stage wrote, or several of them and their weights
     phases: Annotated[dict[Name, PositiveReal], BeforeValidator(_shares)] = Field(default={})  # loss weights
-    trainable: Annotated[list[Part], Field(min_length=1)]
+    trainable: Annotated[list[Part], Field(min_length=1)]  # the parts that learn
     steps: Positive  # optimiser steps
     records_per_step: Positive  # over all ranks
-    lr: PositiveReal
+    lr: PositiveReal  # learning rate after the warm-up
     warmup: Fraction = 0.05  # share of steps
-    weight_decay: Real = 0.01
+    weight_decay: Real = 0.01  # share of a weight that a step of rate 1 takes away
 
     @property
     def reads_feedback(self) -> bool:
@@ -79,7 +79,7 @@ class CollectSettings(Section):
     turns: Positive = 2  # answers per dialogue; each after the first answers a refinement
     samples: Positive = 1  # dialogues per question
     temperature: Real = 1.0  # 0 = greedy
-    top_p: TopP = 1.0
+    top_p: TopP = 1.0  # probability of the likeliest tokens that are drawn from; 1 = all
     condition: Condition = "none"  # what the answers stand after; praise is what the model's own stage taught
     per_shard: Positive = 250  # records; also what an interrupted collection repeats at most
 
@@ -87,7 +87,7 @@ class CollectSettings(Section):
 class CollectStage(CollectSettings):
     """Answers of a stage's model, with the annotator's feedback."""
 
-    kind: Literal["collect"] = "collect"
+    kind: Literal["collect"] = "collect"  # collects answers with feedback
     model: Name  # a train stage
     data: Split = "prompts"  # whose questions are asked
 
@@ -95,9 +95,9 @@ class CollectStage(CollectSettings):
 class EvalStage(Section):
     """Judges the answers of stages' models to records that none has seen."""
 
-    kind: Literal["eval"] = "eval"
+    kind: Literal["eval"] = "eval"  # evaluates models
     models: Annotated[dict[ModelName, Name], BeforeValidator(_labels)] = Field(default={})  # label: train stage
-    data: Split = "eval"
+    data: Split = "eval"  # whose questions are asked
     records: Positive | None = None  # from the first; null = all
 
 
@@ -111,7 +111,7 @@ class Curriculum(Section):
     without: Annotated[list[Name], BeforeValidator(_list)] = Field(
         default=[]
     )  # left out; others start from their start
-    stages: dict[ModelName, Stage]
+    stages: dict[ModelName, Stage]  # name: its settings, or like: another stage, and what differs
 
     @model_validator(mode="before")
     @classmethod

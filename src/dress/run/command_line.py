@@ -37,6 +37,7 @@ from dress.run.composing import CommandLineError, arguments, plain
 from dress.run.explaining import explain
 from dress.run.resuming import resume_arguments
 from dress.run.secret_settings import clean_hydra_files, refuse_secrets, refuse_secrets_in_sweeps
+from dress.run.settings_page import offer_settings
 
 Task = Callable[[dict[str, Any]], None]
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -93,6 +94,7 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
                     _discard_unused()
 
             accept_any_text()
+            offer_settings()
             signal.signal(signal.SIGTERM, _stop)
             processes.end_with_parent()
             run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)

@@ -1,0 +1,64 @@
+"""The settings for people: in `--help`, and docs/settings.md: `python -m dress.run.settings_page > FILE`."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+from itertools import groupby
+
+from omegaconf import OmegaConf
+from pydantic import BaseModel
+
+from dress.config.commands import CollectCommand
+from dress.config.describing import Setting, described
+from dress.config.run import Config
+
+_HEAD = """# Settings of training
+Made from the schema (`src/dress/config`): `python -m dress.run.settings_page > docs/settings.md`. On the command line
+`KEY=VALUE`; in a file dots are levels. Where no default stands, the files of a group say it (`scale`, `data`,
+`experiment`); `show=config` shows all values, and where each comes from. `NAME` is a stage; those of kind `train`,
+`collect` and `eval` have settings of their own. `judge` takes what `annotator` takes. `trainer` takes every argument of
+Lightning's Trainer; `optimizer`, `scheduler`, `model.projector`, `callbacks.NAME` and `logger.NAME` take `_target_` and
+the arguments of that class ([extending.md](extending.md)).
+
+| setting | default | what it is | values |
+|---|---|---|---|
+"""
+
+
+def page() -> str:
+    """docs/settings.md."""
+    rows = (
+        f"| `{one.key}` | {'' if one.default is None else f'`{one.default}`'} | {one.text} | {one.values} |"
+        for one in described()
+        if one.key != "judge"
+    )
+    return _HEAD + "\n".join(row.replace("||", "| |") for row in rows) + "\n"
+
+
+def listed(section: type[BaseModel], width: int = 118) -> str:
+    """The settings as lines of a terminal."""
+    lines = []
+    for _, group in groupby(described(section), lambda one: one.key.partition(".")[0]):
+        lines += [line for one in group for line in _wrapped(one, width)]
+    return "\n".join(lines)
+
+
+def _wrapped(setting: Setting, width: int) -> Iterable[str]:
+    default = "" if setting.default is None else f"={setting.default}"
+    text = "; ".join(part for part in (setting.text, setting.values) if part)
+    return textwrap.wrap(f"{setting.key}{default}  {text}", width, subsequent_indent="    ", break_on_hyphens=False)
+
+
+def _of_help(command: str) -> str:
+    """For Hydra's template of a command's help, which reads `$`."""
+    return listed({"train": Config, "collect": CollectCommand}[command]).replace("$", "$$")
+
+
+def offer_settings() -> None:
+    """Let the help of a file in configs/ hold `${dress_settings:COMMAND}`."""
+    OmegaConf.register_new_resolver("dress_settings", _of_help, replace=True)
+
+
+if __name__ == "__main__":
+    print(page(), end="")
