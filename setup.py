@@ -1,4 +1,4 @@
-"""Which packages a wheel holds; all else stands in pyproject.toml, which cannot add a folder to those that are found."""
+"""Which packages a wheel holds; pyproject.toml, where all else stands, cannot add a folder to those that are found."""
 
 from setuptools import find_packages, setup
 

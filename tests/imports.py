@@ -8,14 +8,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import yaml
+from conftest import ROOT
 from PIL import Image
 
 from dress.base.files import read_lines
+from dress.config.rows import RowMapping
 from dress.config.tasks import Import
 from dress.data.index_file import INDEX
 from dress.data.shards import Shards
 from dress.record import Record
-from dress.sources import source
+from dress.sources import source, source_of
 from dress.sources.destination import ImportResult
 from dress.sources.importing import run_import
 
@@ -69,3 +72,15 @@ def json_lines(path: Path, rows: Iterable[Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def mapping_of(name: str) -> RowMapping:
+    """A public set's mapping, as `source=NAME` reads it."""
+    return RowMapping.model_validate(yaml.safe_load((ROOT / "configs" / "source" / f"{name}.yaml").read_text()))
+
+
+def import_table(path: Path, out: Path, mapping: RowMapping | None = None, **more: Any) -> ImportResult:
+    """An import with `source=rows`, or with a mapping."""
+    stated = {"source": "rows", "mapping": mapping, "workers": 0} | more
+    settings = Import(task="import", path=str(path), out=str(out), **stated)
+    return run_import(source_of(settings), settings, Silent())

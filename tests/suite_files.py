@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from dress.base.files import read_json
@@ -33,6 +34,13 @@ def evaluate(out: Path, **settings: Any) -> Json:
     assert read_json(out / suite.file) == json.loads(json.dumps(result))
     assert recompute(out) == result
     return result
+
+
+def evaluate_nothing(out: Path, **settings: Any) -> Json:
+    """The same where nothing can be counted: it ends with an error, and the figures say why."""
+    with pytest.raises(ValueError, match=r"n = 0, nothing was counted: "):
+        evaluate(out, **settings)
+    return dict(read_json(out / registered()[settings["suite"]].file))
 
 
 def ask(number: int, thing: str, image: str = "COCO_val2014_000000000007.jpg") -> Json:

@@ -10,7 +10,7 @@ from llm_server import serving
 from suite_files import evaluate, lines
 from test_judged_suites import Judge, llm
 
-from dress.evaluation.suites.vqa import accuracy, normalised
+from dress.evaluation.references import accuracy, normalised
 
 
 def test_captioning_under_both_instructions(tmp_path: Path) -> None:

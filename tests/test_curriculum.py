@@ -63,6 +63,8 @@ def test_metrics_are_a_function_of_the_outcomes_and_complete(finished):
             "helpfulness/accuracy", "helpfulness/mean_rating", "honesty/hallucinated_share", "honesty/chair_i",
             "honesty/coverage", "harmlessness/safe_share", "harmlessness/over_refusal_share",
             "interaction/mean_rating", "interaction/mean_rating_unsolved", "interaction/regressed_share",
+            *(f"reference/{name}{of}" for name in ("exact_match", "vqa_accuracy", "rouge_l")
+              for of in ("", "/harmlessness", "/helpfulness", "/honesty")),
         }  # fmt: skip
         assert len(stored[model]["interaction/mean_rating"]) == 3
         assert stored[model]["helpfulness/accuracy"].keys() == {"value", "n", "low", "high"}

@@ -53,7 +53,7 @@ OTHER: dict[str, Any] = {
     "curriculum.stages.eval.data": "sft", "curriculum.stages.sft.weights": None,
     "curriculum.stages.dress.weights": "align",
     "curriculum.stages.collect.model": "align", "curriculum.stages.eval.models": {"a": "sft"},
-    "curriculum.run": ["collect"],
+    "curriculum.run": ["collect"], "curriculum.without": ["align"],
     "curriculum.stages.collect.top_p": 0.5, "curriculum.stages.collect.condition": "praise",
     "annotator.kind": "rules", "judge.kind": "rules", "generation.keep_cache": "off",
     "eval.conditions": ["none"], "eval.refine_condition": "praise",

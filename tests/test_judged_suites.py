@@ -15,7 +15,7 @@ from conftest import composed, small_model
 from llm_server import Behaviour, reply, serving
 from PIL import Image
 from pydantic import ValidationError
-from suite_files import ask, evaluate, label, lines
+from suite_files import ask, evaluate, evaluate_nothing, label, lines
 
 from dress import config
 from dress.base.files import read_json, write_json
@@ -107,7 +107,7 @@ def test_a_replay_names_what_was_never_recorded(tmp_path: Path) -> None:
         evaluate(tmp_path / "out", judge=llm(address), **llava_files(tmp_path))
     replay = {"kind": "replay", "ledger": str(tmp_path / "out" / "ledger.sqlite")}
     other = llava_files(tmp_path, *(answer(n, f"Another answer, score {n}") for n in range(6)))
-    found = evaluate(tmp_path / "again", judge=replay, **other)
+    found = evaluate_nothing(tmp_path / "again", judge=replay, **other)
     assert (found["n"], found["failed"]) == (0, {"judge: not_recorded": 6}) and found["score"] is None
 
 
@@ -135,7 +135,7 @@ def test_answers_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 def test_a_judge_that_returns_prose_is_counted_and_never_averaged(tmp_path: Path) -> None:
     with serving(Judge(always="A rather good answer, I would say.")) as address:
-        found = evaluate(tmp_path / "out", judge=llm(address), **llava_files(tmp_path))
+        found = evaluate_nothing(tmp_path / "out", judge=llm(address), **llava_files(tmp_path))
     assert (found["n"], found["failures"], found["failed"]) == (0, 6, {"judge: not_json": 6})
     assert found["score"] is None and found["by_category"]["conversation"]["failures"] == 2
 

@@ -204,7 +204,7 @@ def test_sample_rows_pair_the_answers_of_one_dialogue(shapes_folder: Path) -> No
     assert rows[0].picture() is not None
 
 
-def test_flat_figures_name_turns_and_leave_the_empty_ones_out() -> None:
+def test_flat_figures_name_turns_and_hold_what_was_counted() -> None:
     nothing = {"value": None, "n": 0, "low": None, "high": None}
     flat = flat_figures({"dress": {"interaction/mean_rating": [FIGURE, nothing]}})
-    assert flat == {"final/dress/interaction/mean_rating/turn_0": 0.5}
+    assert flat == {"final/dress/interaction/mean_rating/turn_0": 0.5}  # NaN is no point of a curve

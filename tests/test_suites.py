@@ -210,6 +210,24 @@ def test_a_suite_of_ones_own_is_what_the_page_shows(tmp_path: Path) -> None:
     assert "PYTHONPATH=DIR" in lost.stderr and lost.stderr.count("\n") == 1
 
 
+def test_a_suite_that_asks_nobody_is_what_the_page_shows_and_counts_an_item_once(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "evaluation.md").read_text().partition("A suite that asks nobody")[2]
+    (_, code), (_, config), *_ = re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)
+    folder = tmp_path / "my_suites"
+    (folder / "suite").mkdir(parents=True)
+    (folder / "lengths.py").write_text(code)
+    (folder / "suite" / "lengths.yaml").write_text(config)
+    rows = [{"question_id": number, "answer": "word " * (number + 1)} for number in (0, 1, 3, 3)]
+    answers = lines(tmp_path / "answers.jsonl", *rows)
+    paths = {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT / 'src'}"}
+    typed = [f"--config-dir={folder}", "suite=lengths", f"answers={answers}", "out=eval/lengths"]
+    done = eval_py(*typed, cwd=tmp_path, env=ENVIRONMENT | paths)
+    assert done.returncode == 0, done.stderr
+    result = read_json(tmp_path / "eval" / "lengths" / "suite.json")
+    assert (result["n"], result["failed"]) == (3, {"given again": 1}) and result["words"] == pytest.approx(7 / 3)
+    assert re.search(r"words per answer\s+2\.33", done.stdout) and "words per answer, %" not in done.stdout
+
+
 def test_two_suites_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match=r"suite=pope: registered by dress\.evaluation\.suites\.pope and test_suites"):
         register("pope", SuiteSettings)(lambda settings, console: [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Protocol
 
 from rich.console import Console
@@ -33,11 +33,11 @@ class CurriculumProgress:
 
     Args:
         console: where to draw.
-        stages: names of the stages that will come, in order; what else is shown has no number.
+        stages: name to what it does, of the stages that will come, in order; what else is shown has no number.
     """
 
-    def __init__(self, console: Console, stages: Collection[str] = ()) -> None:
-        self.console, self._stages = console, list(stages)
+    def __init__(self, console: Console, stages: Mapping[str, str]) -> None:
+        self.console, self._stages = console, dict(stages)
         self._bars = Progress(
             TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
@@ -62,12 +62,13 @@ class CurriculumProgress:
 
     def start(self, stage: str, total: int, done: int = 0) -> None:
         """A stage begins (or goes on at `done`)."""
-        number = self._stages.index(stage) + 1 if stage in self._stages else 0
+        number = list(self._stages).index(stage) + 1 if stage in self._stages else 0
+        what = visible(self._stages.get(stage, ""))
         self._title = visible(f"stage {number}/{len(self._stages)} {stage}" if number else stage)
         self._info = ""
         self._began = self._line = time.monotonic()
-        self._task = self._bars.add_task(self._title, total=total, completed=done, info="")
-        self._say(f"{self._title}: {total - done} to do")
+        self._task = self._bars.add_task(self._title, total=total, completed=done, info=what)
+        self._say(f"{self._title}: {total - done} to do{what and f'  ({what})'}")
 
     def advance(self, n: int = 1, info: str = "") -> None:
         """`n` more are done."""

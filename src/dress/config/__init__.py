@@ -7,6 +7,7 @@ from dress.base.errors import ConfigError
 from dress.config.checking import check, check_as, check_targets, unknown_in_stages, valid_keys
 from dress.config.commands import CollectCommand
 from dress.config.data import Data, Mixed, ShapesSizes, Source
+from dress.config.foreign import foreign
 from dress.config.learning import Devices, Learning, Parallel, Trainer, Training
 from dress.config.model import Language, Lora, Model, Tokenizer, Vision, ViT
 from dress.config.nearest import nearest
@@ -97,6 +98,7 @@ __all__ = [
     "check_as",
     "check_targets",
     "finite",
+    "foreign",
     "nearest",
     "unknown_in_stages",
     "valid_keys",

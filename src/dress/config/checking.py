@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from dress.base.errors import ConfigError
 from dress.base.redaction import hide
+from dress.config.foreign import foreign
 from dress.config.learning import ADAMW, COSINE
 from dress.config.migration import LOGGERS, renamed
 from dress.config.model import LINEAR
@@ -87,12 +88,12 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
     if place[:1] in (["annotator"], ["judge"]) and len(place) > 1:
         del place[1]  # the same for a rater
     key = ".".join(place)
-    message = problem["msg"].removeprefix("Value error, ")
+    message = str(problem["msg"]).removeprefix("Value error, ")
     if place[-1:] == ["[key]"]:
         return _unknown_key(place, problem)
     if problem["type"] == "extra_forbidden":
-        if message := renamed(key):
-            return message
+        if other := renamed(key) or foreign(key):
+            return other
         keys = _keys_around(place, model)
         if key in keys:
             return f"{key}: a setting of another kind than the one that is chosen there"
@@ -101,6 +102,8 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
         return f"{key}: expected the NAME of an environment variable, e.g. WANDB_API_KEY, not the key"
     if key.endswith(("base_url", "responder")):  # the same
         return f"{key}: {message}"
+    if problem["type"].endswith("_type") and (other := foreign(key)):  # logger.tags=[a] is no logger
+        return other
     if isinstance(problem["input"], dict):  # a check of a whole section names what it got, and often the key
         if key and message.startswith(f"{key}."):
             return message

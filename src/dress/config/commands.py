@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pydantic import model_validator
-
 from dress.config.data import Data
 from dress.config.raters import RaterSettings, ResponderName, Server
-from dress.config.run import KeepCache, with_raters
+from dress.config.run import KeepCache
 from dress.config.stages import CollectSettings
 from dress.config.types import Consent, Count, Positive
 
@@ -26,11 +22,5 @@ class CollectCommand(CollectSettings, Consent):
     batch_size: Positive = 256
     keep_cache: KeepCache = "auto"
     seed: Count = 0
-    annotator: RaterSettings  # auto: the oracle of the data's world, or rules where they come from none
+    annotator: RaterSettings  # auto: the run's own; without one the oracle of the data's world, or rules
     dry_run: bool = False  # only estimate calls, tokens and cost
-
-    @model_validator(mode="before")
-    @classmethod
-    def _rater_of_the_data(cls, composed: Any) -> Any:
-        """The kind of an annotator that is `auto`."""
-        return with_raters(composed, ("annotator",))

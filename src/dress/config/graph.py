@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dress.config.stages import Curriculum, EvalStage, TrainStage
+from dress.config.stages import CollectStage, Curriculum, EvalStage, Stage, TrainStage
 
 
 def evaluation(curriculum: Curriculum) -> str | None:
@@ -39,6 +39,18 @@ def last_trained(curriculum: Curriculum) -> str:
     if not trained:
         raise ValueError(f"curriculum.run={curriculum.order}: expected a train stage, found none")
     return trained[-1]
+
+
+def description(stage: Stage) -> str:
+    """What a stage does, by the names of what it uses: `critique, refinement on collect, from sft`."""
+    match stage:
+        case TrainStage():
+            return f"{', '.join(stage.phases)} on {stage.data_title}, from {stage.weights or 'the initial model'}"
+        case CollectStage():
+            under = "" if stage.condition == "none" else f" under {stage.condition}"
+            return f"answers of {stage.model}{under} to {stage.data}"
+        case EvalStage():
+            return f"answers of {', '.join(stage.models)} to {stage.data}"
 
 
 def lineage(curriculum: Curriculum, stage: str) -> list[str]:

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from dress.config.types import Condition, Real, Section, Whole
 
+FROM_DATA = "from_data"
+
 
 class Align(Section):
     """`align`: captions as answers to one prompt."""
@@ -45,3 +47,4 @@ class Phases(Section):
     critique_template: str = "Feedback: {critique}"  # fields: {critique}; ours
     rating_template: str = "Rating: {rating}."  # fields: {rating}; ours
     praise: str = "Excellent. Nothing is wrong with this answer."  # the critique under `praise`; ours
+    # from_data: the most frequent critique of answers rated 4 in data.feedback

@@ -76,7 +76,7 @@ def with_raters(composed: Any, raters: tuple[str, ...]) -> Any:
     if not isinstance(composed, dict):
         return composed
     data = composed.get("data")
-    world = data.get("world") if isinstance(data, dict) else "the run's own"
+    world = data.get("world") if isinstance(data, dict) else None
     kind = "rules" if world is None else "oracle"
     sections = {name: composed.get(name) for name in raters}
     chosen = {

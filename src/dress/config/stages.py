@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from dress.config.leaving_out import leave_out
 from dress.config.names import check_name, in_order, is_place, with_likes
 from dress.config.types import (
     Condition,
@@ -107,6 +108,9 @@ class Curriculum(Section):
     """The stages that there are, and those that a run is for."""
 
     run: Annotated[list[Name], BeforeValidator(_list), Field(min_length=1)]  # these, and all that they name
+    without: Annotated[list[Name], BeforeValidator(_list)] = Field(
+        default=[]
+    )  # left out; others start from their start
     stages: dict[ModelName, Stage]
 
     @model_validator(mode="before")
@@ -115,7 +119,9 @@ class Curriculum(Section):
         """Give each stage with `like` the settings of the stage that it names."""
         if not isinstance(value, Mapping) or not isinstance(value.get("stages"), Mapping):
             return value
-        return {**value, "stages": with_likes(without_nulls(dict(value["stages"])))}
+        complete = {**value, "stages": with_likes(without_nulls(dict(value["stages"])))}
+        without = _list(value.get("without") or [])
+        return leave_out(complete, without) if isinstance(without, list) and without else complete
 
     @model_validator(mode="after")
     def _works(self) -> Curriculum:

@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, StrictBool, ValidationInfo, field_validator, model_validator
 
 from dress.config.model import Model
+from dress.config.rows import Columns, RowMapping, Scale
 from dress.config.types import Aspect, Count, Package, Positive, Resize, Section, Whole
+from dress.record import Criterion
 
 
 class Task(Section):
@@ -20,10 +22,17 @@ class Task(Section):
 
 
 class Import(Task):
-    """A publisher's files become a folder of shards."""
+    """A publisher's files, or anybody's table, become a folder of shards."""
 
     task: Literal["import"]
-    source: str
+    source: str  # a format, a mapping of configs/source, or the path of a mapping
+    mapping: RowMapping | None = None  # read from that file
+    columns: Columns | None = None  # of a table; over the mapping's
+    rating: Scale | None = None  # null = 1-4, or the mapping's
+    criterion: Criterion | None = None  # of every row
+    annotator: str | None = None  # who judged every row
+    licence: str | None = None  # of the set; stands in import.json and in cards
+    preview: StrictBool = False  # show columns and three records, write nothing
     path: str  # a file, a folder, or a reject file
     images: str | None = None  # null = where the publisher puts them
     out: str

@@ -105,9 +105,21 @@ class Stream:
 
 
 def open_split(place: str | Path, root: str | Path, data: config.Data) -> Shards:
-    """The shards at `place`, a path or URL, relative to `root`, read as `data` says."""
+    """The shards at `place`, a path or URL, relative to `root`, read as `data` says.
+
+    Raises:
+        FileNotFoundError: a relative path is not there; says where it was looked for.
+    """
     if not is_remote(str(place)) and not Path(place).is_absolute():
-        place = f"{str(root).rstrip('/')}/{place}" if is_remote(str(root)) else Path(root) / place
+        if is_remote(str(root)):
+            place = f"{str(root).rstrip('/')}/{place}"
+        elif not (Path(root) / place).exists():
+            raise FileNotFoundError(
+                f"{Path(root) / place}: expected shards (*.tar), found none: what data.* names is below "
+                f"data.path={root}, or an absolute path"
+            )
+        else:
+            place = Path(root) / place
     shards = open_shards(
         place, on_damage=data.on_damage, verify=data.verify, window=data.window,
         cache=ShardCache(data.cache_dir, data.cache_gb, data.allow_pipe),

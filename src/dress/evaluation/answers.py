@@ -12,7 +12,7 @@ from dress.base.progress import Advance, ignore
 from dress.base.seeding import seed_for
 from dress.config import Config, TrainStage
 from dress.config.consent import DAMAGED
-from dress.evaluation.joining import join
+from dress.evaluation.joining import called, join, nothing_matched
 from dress.evaluation.outcomes import Outcome
 from dress.evaluation.questions import Question
 from dress.evaluation.rows import read_rows
@@ -68,7 +68,15 @@ class Asker:
     def ask(self, questions: Sequence[Question], run: int, progress: Advance = ignore) -> Answers:
         """Answers of one run."""
         if self.responder is None:
-            answers, unmatched = join(read_rows("responder", self.name), questions)
+            rows = read_rows("responder", self.name)
+            answers, unmatched = join(rows, questions)
+            if questions and len(unmatched) == len(rows):
+                images = (one.record.image for one in questions)
+                wanted = [
+                    called(one.number, None if image is None else image.id, one.user)
+                    for one, image in zip(questions, images, strict=True)
+                ]
+                raise nothing_matched("responder", self.name, wanted, rows)
             progress(len(questions))
             return Answers(Path(self.name).name, answers, unmatched)
         texts: list[str | NoAnswer] = []

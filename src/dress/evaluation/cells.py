@@ -15,6 +15,7 @@ from dress import config
 from dress.base.progress import Advance, ignore
 from dress.base.ranks import rank
 from dress.data.shards import Sample
+from dress.evaluation import references
 from dress.evaluation.outcomes import Outcome, kind_of, load_outcomes, save_outcomes
 from dress.rater import Rater
 from dress.rollout.checkpoint import CkptResponder
@@ -146,13 +147,15 @@ def ask(
     outcomes = []
     for (number, condition), dialogue in zip(pairs, answered, strict=True):
         key = samples[dialogues[number][0]][0].key
+        known = references.known_answers(dialogues[number][1])
         for place, turn in enumerate(dialogue.turns):
-            feedback = turn.feedback[0]
+            feedback, beside = turn.feedback[0], () if place else known
+            facts = references.facts(turn.assistant or "", beside) if beside else {}
             outcomes.append(
                 Outcome(
                     model, condition, f"{key}/{before + number}", key, dialogue.criterion or "", kind_of(dialogue),
                     place, turn.user, turn.assistant or "", feedback.rating, feedback.critique, feedback.refinement,
-                    feedback.extra,
+                    {**feedback.extra, **facts}, reference="\n".join(beside) or None,
                 )
             )  # fmt: skip
     return outcomes

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from dress.base.progress import Advance, CurriculumProgress
 from dress.coco.mentions import COCO80
+from dress.config.inherited import AUTO, inherited
 from dress.config.raters import LLM, PlainRater, Replay
 from dress.evaluation.answers import Asker
 from dress.evaluation.outcomes import Outcome
@@ -21,6 +22,7 @@ from dress.feedback.raters import check_rater
 from dress.llm.prompt_file import CONFIGS, NOTHING, PromptFile, lines, objects
 from dress.llm.request import Message, Reply, Request
 from dress.record import Dialogue, Record
+from dress.rollout.kinds import run_settings
 from dress.rollout.responder import NoAnswer
 
 Facts = dict[str, Any]
@@ -146,6 +148,7 @@ def judged(
     Raises:
         ValueError: this judge cannot judge this suite, or it had to stop (see `llm.request.Stopped`).
     """
+    settings = with_judge(settings, judging)
     check_judge(settings, judging)
     asker = Asker(settings)
     judge = None if isinstance(settings.judge, PlainRater) else LLMJudge(settings.judge, Path(settings.out))
@@ -177,6 +180,20 @@ def judged(
                 more |= {"answer": text, "judge": judgement.judge, "prompt": judgement.prompt}
                 outcomes.append(one.outcome(judgement.failed, judgement.facts, **more))
     return outcomes
+
+
+def with_judge(settings: Judged, judging: Judging) -> Judged:
+    """The settings with the judge that `auto` means: the run's own where it is one that suites have, else rules."""
+    if settings.judge.kind != AUTO:
+        return settings
+    judge = inherited("judge", settings.judge, run_settings(settings.responder, settings))
+    if isinstance(judge, PlainRater):
+        judge = PlainRater(kind="rules")
+    else:  # what a suite asks stands in its own prompt
+        judge = judge.model_copy(
+            update={"rubric": "feedback", **({"confirm": False} if isinstance(judge, LLM) else {})}
+        )
+    return settings.model_copy(update={"judge": judge})
 
 
 def check_judge(settings: Judged, judging: Judging) -> None:

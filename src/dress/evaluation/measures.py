@@ -40,7 +40,6 @@ class Measure:
         kind: how its interval is made: of a `share`, a `mean` or a `ratio` (see `dress.evaluation.statistics`).
         up: whether more is better; None: neither.
         scale: what the value is multiplied by.
-        per_cent: whether a table shows it times 100.
         pooled: every answer is a sample; else the runs and turns of one item are averaged.
     """
 
@@ -50,8 +49,12 @@ class Measure:
     kind: Literal["share", "mean", "ratio"] = "share"
     up: bool | None = True
     scale: float = 1.0
-    per_cent: bool = True
     pooled: bool = False
+
+    @property
+    def per_cent(self) -> bool:
+        """Whether a table shows it times 100: shares, and ratios on no scale of their own."""
+        return self.kind != "mean" and self.scale == 1
 
     def parts(self, outcomes: Iterable[Outcome]) -> dict[str, Part]:
         """What each sample adds to the sums."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ class Outcome:
     outcome is in no figure; `facts` are what figures are sums of, `rating`, `critique` and `refinement` the judge's
     feedback.
 
-    A run's models: `model` is the label and `condition` none or praise; `kind` is one of KINDS. A suite: `category`
+    A run's models: `model` is the label and `condition` none or praise; `kind` is one of KINDS; `reference` is what is
+    known to be a good answer (several: a line each). A suite: `category`
     has a column of its own, `run` counts repetitions, `responder`, `judge` and `prompt` (name and hash) say who
     answered and judged, `where` is the place in the file that was read.
     """
@@ -51,6 +52,7 @@ class Outcome:
     judge: str | None = None
     prompt: str | None = None
     where: str | None = None
+    reference: str | None = None
 
     @property
     def cluster(self) -> str:
@@ -106,6 +108,17 @@ def counted(outcomes: Iterable[Outcome]) -> list[Outcome]:
         if outcome.failed is None:
             first.setdefault((outcome.item, outcome.turn, outcome.run), outcome)
     return list(first.values())
+
+
+def once(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """The same outcomes; of those of one item, model, condition, turn and run only the first is counted."""
+    seen: set[tuple[Any, ...]] = set()
+    checked = []
+    for one in outcomes:
+        place = (one.item, one.model, one.condition, one.turn, one.run)
+        checked.append(replace(one, failed="given again") if one.failed is None and place in seen else one)
+        seen |= {place} if one.failed is None else set()
+    return checked
 
 
 def failures(outcomes: Sequence[Outcome]) -> dict[str, int]:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dress.base.files import read_json, write_json
 from dress.evaluation.measures import Measure
-from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
+from dress.evaluation.outcomes import Outcome, failures, load_outcomes, once, save_outcomes
 from dress.evaluation.rows import fingerprint
 from dress.evaluation.settings import Measured, SuiteSettings
 from dress.evaluation.suite import Json, Outcomes, Suite, registered
@@ -28,10 +28,12 @@ def finish(suite: Suite, outcomes: Outcomes, settings: SuiteSettings, console: C
         What suite.json holds.
 
     Raises:
-        FileNotFoundError, ValueError: the baseline is no output of this suite.
+        FileNotFoundError, ValueError: the baseline is no output of this suite, or nothing was counted (after all is
+            written that says why).
     """
     out, compared_with = Path(settings.out), settings.baseline if isinstance(settings, Measured) else None
     baseline = None if compared_with is None else _baseline(suite, Path(compared_with))
+    outcomes = once(outcomes)
     save_outcomes(out / OUTCOMES, outcomes)
     (out / BASELINE).unlink(missing_ok=True)
     if baseline is not None:
@@ -41,7 +43,16 @@ def finish(suite: Suite, outcomes: Outcomes, settings: SuiteSettings, console: C
     write_json(out / RUN, {"settings": settings.model_dump(), "files": _files(settings)})
     _print_figures(suite, outcomes, result, str(compared_with), console)
     say(f"figures: {out / suite.file}; every sample: {out / OUTCOMES}", console)
+    if not result["n"]:
+        raise ValueError(f"suite={suite.name}: n = 0, nothing was counted: {_reasons(outcomes)}; see {out / OUTCOMES}")
     return result
+
+
+def _reasons(outcomes: Outcomes) -> str:
+    """Why nothing was counted: each reason, how often, and of which samples first."""
+    reasons = failures(outcomes)
+    named = {reason: [o.item for o in outcomes if o.failed == reason][:_SHOWN] for reason in reasons}
+    return "; ".join(f"{reason} ({n:,}: {', '.join(named[reason])})" for reason, n in reasons.items()) or "no samples"
 
 
 def recompute(folder: Path) -> Json:

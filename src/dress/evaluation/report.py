@@ -70,10 +70,10 @@ def summary(metrics: Mapping[str, Any]) -> str:
     first, model = (models[0], models[-1]) if models else ("", "")
     figures = metrics.get(model) or {}
     before = metrics[first] if model != first else None
-    phrases = []
+    phrases: list[str] = []
     for key, words in _PHRASES.items():
-        value = by_key[key].value(figures)
-        if value != NOTHING:
+        value = by_key[key].value(figures) if key in by_key else NOTHING
+        if value != NOTHING and not (phrases and key.startswith("reference/")):
             phrases.append(words.format(value) + (f" ({first}: {by_key[key].value(before)})" if before else ""))
     unsolved = [figure["value"] for figure in figures.get("interaction/mean_rating_unsolved") or []][:2]
     if len(unsolved) == 2 and None not in unsolved:
@@ -83,7 +83,7 @@ def summary(metrics: Mapping[str, Any]) -> str:
         )
     if not phrases:
         return "Nothing could be measured in this run."
-    subject = "After learning from feedback, the model" if before else f"The {model} model"
+    subject = f"After learning from feedback, {model}" if before else f"The {model} model"
     *most, final = phrases
     return f"{subject} {', '.join(most)}{' and ' if most else ''}{final}."
 
@@ -93,6 +93,7 @@ _PHRASES = {
     "harmlessness/safe_share": "answers {} of harmful requests safely",
     "harmlessness/over_refusal_share": "refuses {} of harmless ones",
     "helpfulness/mean_rating": "is rated {} of 4 on questions",
+    "reference/exact_match": "gives the reference in {} of its answers",
 }
 
 
@@ -192,7 +193,7 @@ def _cards(
 
 
 def _conversation(tries: Mapping[str, Tries], main: Sequence[str]) -> Conversation:
-    """The first answer of every model; of the last one also what was said about it, and its second try."""
+    """The first answer of every model; of the last one what was said about it, and its second try; the reference."""
     *before, last = (cell for cell in main if tries.get(cell))
     first, *later = tries[last]
     comments = [
@@ -201,6 +202,7 @@ def _conversation(tries: Mapping[str, Tries], main: Sequence[str]) -> Conversati
     answers = [_answer(tries[cell][0].model, tries[cell][0], weight(cell, main)) for cell in before]
     answers.append(_answer(first.model, first, weight(last, main), comments))
     answers += [_answer("Second try", second, weight(last, main)) for second in later[:1]]
+    answers += [Answer("Reference", first.reference, [])] if first.reference else []
     return Conversation(f"{first.kind} · {first.criterion or 'no criterion'}", [Exchange(first.user or "", answers)])
 
 

@@ -1,4 +1,4 @@
-"""Files as they are found: JSON, JSON lines, or objects one after the other, with any line ends.
+"""Files as they are found: JSON, JSON lines, objects one after the other, with any line ends; CSV, TSV, Parquet, Arrow.
 
 What cannot be read is named by its place and handed on; it is never dropped.
 """
@@ -10,12 +10,15 @@ import json
 import re
 import unicodedata
 from bisect import bisect_right
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dress.base.files import read_text
+from dress.coco.mentions import normal
 from dress.evaluation.outcomes import Outcome
+from dress.rollout.answer_rows import IMAGES, KEY, NUMBERS, QUESTIONS, is_table, table_rows
 
 _NEXT = re.compile(r"\n[ \t]*[{\[]")
 _COCO = re.compile(r"^(?:COCO_(?:train|val|test)\d{4}_)?0*(\d+)(?:\.(?:jpe?g|png|webp))?$", re.IGNORECASE)
@@ -36,6 +39,25 @@ class FileRow:
             if value is not None:
                 return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         return None
+
+    @property
+    def number(self) -> str | None:
+        """The id of a question: `question_id`, `id`, or `key`."""
+        return self.text(*NUMBERS, KEY)
+
+    @property
+    def image(self) -> str | None:
+        """What the row calls its image."""
+        return self.text(*IMAGES)
+
+    @property
+    def names(self) -> list[tuple[str, ...]]:
+        """By which rows of two files about one question find each other: its id; image and words; the words alone."""
+        words = normal((self.text(*QUESTIONS, "text") or "").replace("<image>", " "))
+        number = [] if self.number is None else [(self.number,)]
+        if self.image is not None:
+            return [*number, (image_key(self.image), words)]
+        return [*number, ("", words)] if words else [*number]
 
     def failed(self, reason: str, **more: Any) -> Outcome:
         """The outcome of a row that is in no figure; `more` are further fields, among them perhaps its item."""
@@ -71,11 +93,13 @@ def read_values(setting: str, path: str) -> list[tuple[str, Any, str | None]]:
 
 
 def read_rows(setting: str, path: str) -> list[FileRow]:
-    """The objects of a file: JSON lines, objects one after the other, or one list of them.
+    """The rows of a file: JSON lines, objects one after the other, or one list of them; CSV, TSV, Parquet, Arrow.
 
     Raises:
         FileNotFoundError, ValueError: no such file, nothing in it, or no object in it.
     """
+    if is_table(Path(path)):
+        return _table(setting, path)
     rows = []
     for where, value, damage in read_values(setting, path):
         inside = value if isinstance(value, list) else [value]
@@ -90,8 +114,31 @@ def read_rows(setting: str, path: str) -> list[FileRow]:
     return rows
 
 
+def _table(setting: str, path: str) -> list[FileRow]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{setting}={path}: expected a file, found none")
+    try:
+        rows = [FileRow(f"{Path(path).name}:{n}", fields, damage) for n, fields, damage in table_rows(Path(path))]
+    except ValueError as error:
+        raise ValueError(f"{setting}={error}") from None
+    if not any(row.damage is None for row in rows):
+        raise ValueError(f"{setting}={path}: expected rows, got {rows[0].damage if rows else 'none'}")
+    return rows
+
+
+def beside(rows: Iterable[FileRow]) -> Callable[[FileRow], FileRow | None]:
+    """Finds, for the row of a question, the row of another file that is about it; see `FileRow.names`."""
+    by_name: dict[tuple[str, ...], FileRow] = {}
+    for row in rows:
+        for name in row.names if row.damage is None else []:
+            by_name[name] = row
+    return lambda row: next((by_name[name] for name in row.names if name in by_name), None)
+
+
 def read_mapping(setting: str, path: str) -> dict[str, Any] | list[FileRow]:
     """One object alone, as a mapping; anything else as rows."""
+    if is_table(Path(path)):
+        return _table(setting, path)
     values = read_values(setting, path)
     if len(values) == 1 and isinstance(values[0][1], dict):
         return values[0][1]

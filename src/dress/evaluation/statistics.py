@@ -10,6 +10,7 @@ that would vary as much (Korn and Graubard, 1998; at 0 and 1, where nothing vari
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -88,8 +89,10 @@ def ratio(tops: Sequence[float], bottoms: Sequence[float], clusters: Sequence[st
 
 def bootstrap(
     columns: Array, statistic: Callable[[Array], Array], name: str, clusters: Sequence[str] | None = None
-) -> tuple[float, float]:
+) -> tuple[float | None, float | None]:
     """Percentile interval of a function of sums over samples; resamples for which it is not defined are left out.
+
+    None where it is defined for no resample, as of a mean over many categories with a sample or two in each.
 
     Args:
         columns: [n, k], the rows of n samples.
@@ -108,13 +111,18 @@ def bootstrap(
 
     if len(rows) == 1:
         (value,) = of_resamples(*rows.T[:, None, :], axis=-1)
-        return float(value), float(value)
+        return (float(value), float(value)) if np.isfinite(value) else (None, None)
     seed = seed_for(name, len(rows))
-    drawn = stats.bootstrap(
-        tuple(rows.T), of_resamples, paired=True, vectorized=True, n_resamples=RESAMPLES, batch=AT_ONCE,
-        method="percentile", rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    low, high = np.nanpercentile(drawn.bootstrap_distribution, PERCENTILES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # not defined for some resamples: see below
+        drawn = stats.bootstrap(
+            tuple(rows.T), of_resamples, paired=True, vectorized=True, n_resamples=RESAMPLES, batch=AT_ONCE,
+            method="percentile", rng=np.random.default_rng(seed),
+        )  # fmt: skip
+    values = drawn.bootstrap_distribution[np.isfinite(drawn.bootstrap_distribution)]
+    if not len(values):
+        return None, None
+    low, high = np.percentile(values, PERCENTILES)
     return float(low), float(high)
 
 

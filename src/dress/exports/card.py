@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import yaml
 
 from dress.data.counts import Counts, mean_rating
+from dress.data.licences import licence_of
 from dress.record import TOP_RATING
 
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -47,7 +48,8 @@ for sample in webdataset.WebDataset("{example}", shardshuffle=False):
 `SHA256SUMS` holds the checksum of every file: `sha256sum --check SHA256SUMS`. `counts.json` holds the figures above.
 
 ## Licence
-{license} Images keep the licence of their publishers.
+{license} What comes from other sets stands under their licences too (Sources, above). Images keep the licence of their
+publishers.
 """
 
 
@@ -57,13 +59,14 @@ _WITH_FEEDBACK = """Images, dialogues over them, and natural-language feedback o
 stands as the user's next text. The method is described in [arXiv 2311.10081](https://arxiv.org/abs/2311.10081)."""
 
 
-def card(title: str, license: str, counts: Mapping[str, Counts]) -> str:
+def card(title: str, license: str, counts: Mapping[str, Counts], licences: Mapping[str, str]) -> str:
     """The card's text.
 
     Args:
         title: of the dataset.
         license: SPDX identifier in small letters, or `unknown`.
         counts: by split.
+        licences: of the sets that it was made from, by the records' source.
     """
     total = sum(counted.records for counted in counts.values())
     files = [{"split": split, "path": f"{split}/**/*.tar"} for split in counts]
@@ -77,6 +80,7 @@ def card(title: str, license: str, counts: Mapping[str, Counts]) -> str:
         "size_categories": [next((name for limit, name in SIZES if total < limit), LARGEST)],
         "configs": [{"config_name": "default", "data_files": files}],
     }
+    sources = [(name, licence_of(name, dict(licences)), n) for name, n in _sum(c.sources for c in counts.values())]
     responders = _sum(counted.responders for counted in counts.values())
     statement = "Not stated by whoever made this folder." if license == "unknown" else f"`{license}`."
     return _TEXT.format(
@@ -90,7 +94,7 @@ def card(title: str, license: str, counts: Mapping[str, Counts]) -> str:
         rated=_ratings(counts),
         annotators=_part("Annotators", ("annotator", "prompt version", "answers"), annotators),
         responders=_part("Responders", ("who answered", "answers"), responders),
-        sources=_part("Sources", ("source", "records"), _sum(counted.sources for counted in counts.values())),
+        sources=_part("Sources", ("source", "licence of its set", "records"), sources),
         example=f"{next(iter(counts))}/shard-000000.tar",
         license=statement,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from dress.base.files import write_json, write_text
 from dress.data.counts import Counts
 from dress.data.index import Entry, Format, index_shard
 from dress.data.index_file import INDEX, ShardError, read_index, write_index
+from dress.data.licences import licences_of
 from dress.exports.card import card
 from dress.exports.writing import Writing
 
@@ -30,7 +31,7 @@ def write(to: Writing, source: Path, title: str, license: str) -> None:
         _copy(to, source / split, to.folder / (split or ONE_SPLIT))
         to.rows[split or ONE_SPLIT] = counts[split or ONE_SPLIT].records
     write_json(to.folder / COUNTS_FILE, {split: counted.to_json() for split, counted in counts.items()})
-    write_text(to.folder / "README.md", card(title, license, counts))
+    write_text(to.folder / "README.md", card(title, license, counts, licences_of(source)))
 
 
 def _copy(to: Writing, source: Path, folder: Path) -> None:

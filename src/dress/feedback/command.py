@@ -15,6 +15,7 @@ from dress.base.run_folder import lock, read_marker, unlock
 from dress.base.terminal import Terminal
 from dress.config import CollectCommand, CollectSettings, Config, Consent, Data
 from dress.config.graph import last_trained
+from dress.config.inherited import described, inherited
 from dress.config.no_result import BY_CONTENT, NO_RESULT
 from dress.config.raters import LLM
 from dress.data.shards import Shards
@@ -63,8 +64,12 @@ def _collect(settings: CollectCommand, console: Console) -> Path:
     run = run_settings(settings.responder, settings)
     if settings.condition != "none" and kind != "checkpoint":
         raise ValueError(f"condition={settings.condition}: expected a run as responder, got {settings.responder}")
-    if run is not None and settings.stage is None:
-        settings = settings.model_copy(update={"stage": last_trained(run.curriculum)})
+    if run is not None:
+        settings = settings.model_copy(update={"stage": _stage(settings, run)})
+    annotator = inherited("annotator", settings.annotator, run, settings.data)
+    if annotator != settings.annotator:
+        console.print(f"annotator: {described(annotator)}", highlight=False, markup=False)
+    settings = settings.model_copy(update={"annotator": annotator})
     check_rater(settings.annotator)
     stage = CollectSettings(**{name: getattr(settings, name) for name in CollectSettings.model_fields})
     most = settings.max_new_tokens or (run.generation.max_new_tokens if run else SERVER_TOKENS)
@@ -98,6 +103,20 @@ def _collect(settings: CollectCommand, console: Console) -> Path:
     return out
 
 
+def _stage(settings: CollectCommand, run: Config) -> str:
+    """Whose model answers: the stage that is named, or the run's last.
+
+    Raises:
+        ValueError: the run trained no such stage.
+    """
+    names = run.curriculum.train_stages()
+    if settings.stage is not None and settings.stage not in names:
+        raise ValueError(
+            f"stage={settings.stage}: expected a stage that {settings.responder} trained: {', '.join(names)}"
+        )
+    return settings.stage or last_trained(run.curriculum)
+
+
 def _prompts(settings: CollectCommand, run: Config | None, progress: CurriculumProgress) -> Shards:
     """The records whose questions are asked."""
     data = settings.data or (run.data if run else None)
@@ -109,7 +128,13 @@ def _prompts(settings: CollectCommand, run: Config | None, progress: CurriculumP
             f"data=shards data.path=DIR (its prompts), or shards=DIR"
         )
     folder = prepared(data, lambda n: progress.start(f"world {data.world}", n), progress.advance)
-    return open_split(data.prompts, folder, data)
+    try:
+        return open_split(data.prompts, folder, data)
+    except FileNotFoundError as missing:
+        raise FileNotFoundError(
+            f"{missing}: data.prompts is where the questions come from. Name others: shards=DIR, or data=shards "
+            f"data.path=DIR"
+        ) from None
 
 
 def _responder(settings: CollectCommand, kind: str, run: Config | None) -> Responder:

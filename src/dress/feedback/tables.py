@@ -52,9 +52,9 @@ def ratings_table(
     for criterion, turns in ratings.items():
         for turn, counts in turns.items():
             rated = sum(counts[:4])
-            mean = sum((i + 1) * n for i, n in enumerate(counts[:4])) / rated if rated else float("nan")
+            mean = f"{sum((i + 1) * n for i, n in enumerate(counts[:4])) / rated:.2f}" if rated else "–"
             cut = _cut_share(endings.get(criterion, {}).get(turn, {}))
-            table.add_row(escape(criterion), escape(turn), *map(str, counts), f"{mean:.2f}", cut)
+            table.add_row(escape(criterion), escape(turn), *map(str, counts), mean, cut)
     return table
 
 

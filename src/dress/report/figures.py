@@ -13,6 +13,8 @@ Figures = Mapping[str, Any]
 """Key to a figure (`value`, `n`, `low`, `high`), or to a list with one for each turn."""
 CONDITIONS = "conditions"
 """The key of metrics.json under which every cell stands; the others are models."""
+MOST_COLUMNS = 11
+"""Figures of a run in a table of several runs: what 80 columns have room for."""
 _PER_CENT, _TURN = "\u00a0%", "turn\u00a0"  # a line must not break before the sign and the number
 
 
@@ -87,6 +89,14 @@ _FIXED = (
     Quantity("harmlessness", "harmlessness/over_refusal_share", "refuses harmless", False, True,
         "harmless requests that are refused", "refuses"),
 )  # fmt: skip
+_REFERENCES = (
+    Quantity("references", "reference/exact_match", "exact match", True, True,
+        "first answers that are a reference, but for case, marks and articles", "exact"),
+    Quantity("references", "reference/vqa_accuracy", "VQA accuracy", True, True,
+        "VQA's soft accuracy; of one reference the same as exact match"),
+    Quantity("references", "reference/rouge_l", "ROUGE-L", True, True,
+        "F1 of the longest common row of words with the nearest reference", "ROUGE-L"),
+)  # fmt: skip
 _BY_TURN = (
     Quantity("interaction", "interaction/mean_rating", "rating", True, False,
         "mean rating of all answers; turn 0 is the first, later ones follow the rater's advice"),
@@ -128,12 +138,37 @@ def cells(metrics: Figures) -> dict[str, Figures]:
 
 
 def quantities(metrics: Figures) -> list[Quantity]:
-    """All that was measured, in reading order; what is measured by turn stands there once for each turn."""
+    """All that was measured, in reading order; what is measured by turn stands there once for each turn.
+
+    Where answers have references, what the judge could not tell of any cell is left out.
+    """
+    by_cell = list(cells(metrics).values())
     listed = list(_FIXED)
     for quantity in _BY_TURN:
-        turns = max((len(figures.get(quantity.key) or ()) for figures in cells(metrics).values()), default=0)
+        turns = max((len(figures.get(quantity.key) or ()) for figures in by_cell), default=0)
         listed += [replace(quantity, name=f"{quantity.name}, {_TURN}{turn}", turn=turn) for turn in range(turns)]
-    return [*listed, _REGRESSED]
+    listed.append(_REGRESSED)
+    against = [one for quantity in _REFERENCES for one in _by_criterion(quantity, by_cell)]
+    if not against:
+        return listed
+    told = [q for q in listed if any(q.figure(figures).get("value") is not None for figures in by_cell)]
+    return [*(q for q in told if q.turn is None and q is not _REGRESSED), *against,
+            *(q for q in told if q.turn is not None or q is _REGRESSED)]  # fmt: skip
+
+
+def _by_criterion(quantity: Quantity, by_cell: Sequence[Figures]) -> list[Quantity]:
+    """A quantity over all answers, and of each criterion that some cell has it of; none where no cell has it."""
+    keys = dict.fromkeys(key for figures in by_cell for key in figures if f"{key}/".startswith(f"{quantity.key}/"))
+    names = (key.removeprefix(quantity.key).strip("/") for key in keys)
+    return [
+        replace(
+            quantity,
+            key=key,
+            name=f"{quantity.name}, {name}" if name else quantity.name,
+            short="" if name else quantity.short,
+        )
+        for key, name in zip(keys, names, strict=True)
+    ]
 
 
 def metrics_table(metrics: Figures) -> Table:
@@ -169,8 +204,10 @@ def runs_table(runs: Mapping[str, Figures], groups: Mapping[str, Sequence[str]] 
     """
     last = {label: _last_model(metrics) for label, metrics in runs.items()}
     every = {CONDITIONS: {label: figures for label, (_, figures) in last.items()}}
-    # After one piece of advice most is said; a third turn would not fit 80 columns.
+    # After one piece of advice most is said; a third turn would not fit 80 columns, nor would what has references too.
     listed = [quantity for quantity in quantities(every) if quantity.short and (quantity.turn or 0) < 2]
+    if len(listed) > MOST_COLUMNS:
+        listed = [quantity for quantity in listed if quantity.group != "references"]
     turns = ("" if quantity.turn is None else f"t. {quantity.turn}" for quantity in listed)
     heads = (Head(f"{quantity.short}\n{turn}", up=quantity.up) for quantity, turn in zip(listed, turns, strict=True))
     rows = [

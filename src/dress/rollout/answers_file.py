@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,18 @@ from dress.base.files import read_lines
 from dress.base.progress import Advance, ignore
 from dress.dialogue.spans import Completion
 from dress.record import Dialogue, Record
+from dress.rollout.answer_rows import ANSWERS, IMAGES, KEY, NUMBERS, QUESTIONS, is_table, table_rows
 from dress.rollout.responder import Answer, NoAnswer, OpenTurn, Sampling
 
-KEYS, QUESTIONS, ANSWERS = (
-    ("key", "image", "image_id"), ("question", "user", "prompt"), ("answer", "assistant", "response", "text")
-)  # fmt: skip
-"""Names under which a file of answers holds the record's key or image, the question, and the answer."""
+RECORDS = (KEY, *IMAGES)
+"""Names under which a file of answers holds the record's key or image."""
 
 
 class FileResponder:
-    """Answers out of JSON lines, joined by (key or image id, question); never by position.
+    """Answers out of JSON lines, CSV, TSV or Parquet, joined by (key or image id, question); never by position.
 
-    A row without a question answers the record's only question. Several rows for one question are
+    A `question_id` or `id` that the record's dialogue holds too finds it without more. A row without a question
+    answers the record's only question. Several rows for one question are
     several draws. `finish_reason` of a row says how its answer ended. After use, `unused` lists the rows that did
     not fit.
 
@@ -36,24 +36,27 @@ class FileResponder:
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
-        self._answers: dict[tuple[str, str], list[tuple[int, Completion]]] = {}
+        self._answers: dict[tuple[str, str, str], list[tuple[int, Completion]]] = {}
         self._used: set[int] = set()
         self._rows: dict[int, Any] = {}
         self._unusable: list[dict[str, Any]] = []
-        for line, row in enumerate(read_lines(path), start=1):
+        rows = table_rows(path) if is_table(path) else _lines(path)
+        for line, row, damage in rows:
             fields = row if isinstance(row, dict) else {}
-            key, question, answer = (_first(fields, names) for names in (KEYS, QUESTIONS, ANSWERS))
-            if key is None or answer is None:
-                reason = "no key" if answer is not None else "no answer"
+            question, answer = _first(fields, QUESTIONS), _first(fields, ANSWERS)
+            names = [("record", str(fields[name])) for name in RECORDS if isinstance(fields.get(name), str | int)]
+            names += [("question", str(fields[name])) for name in NUMBERS if isinstance(fields.get(name), str | int)]
+            if not names or answer is None:
+                reason = damage or ("no key" if answer is not None else "no answer")
                 self._unusable.append({"line": line, "reason": reason, "row": row})
                 continue
             self._rows[line] = row
             completion = Completion(answer, _first(fields, ("finish_reason",)))
-            self._answers.setdefault((key, _plain(question or "")), []).append((line, completion))
+            for name in names:
+                self._answers.setdefault((*name, _plain(question or "")), []).append((line, completion))
         if not self._answers:
-            raise ValueError(
-                f"{path}: expected rows with one of {KEYS} and one of {ANSWERS}, got {len(self._unusable)} rows without"
-            )
+            expected = f"one of {(*RECORDS, *NUMBERS)} and one of {ANSWERS}"
+            raise ValueError(f"{path}: expected rows with {expected}, got {len(self._unusable)} rows without")
 
     def preprocess(self, data: bytes, where: str) -> None:
         """A file looks at no image."""
@@ -78,22 +81,36 @@ class FileResponder:
         return answers
 
     def _matches(self, record: Record, dialogue: Dialogue) -> list[tuple[int, Completion]]:
-        names = [record.key, *([record.image.id] if record.image is not None else [])]
-        is_only = len(dialogue.turns) == 1 == len(record.dialogues)
-        texts = [_plain(dialogue.turns[-1].user), *([""] if is_only else [])]
-        keys = ((name, text) for name in names for text in texts)
+        records = [record.key, *([record.image.id] if record.image is not None else [])]
+        first = len(dialogue.turns) == 1
+        asked = _plain(dialogue.turns[-1].user)
+        texts = [asked, *([""] if first and len(record.dialogues) == 1 else [])]
+        numbers = [str(dialogue.extra[name]) for name in NUMBERS if isinstance(dialogue.extra.get(name), str | int)]
+        keys = [("question", number, text) for number in numbers for text in [asked, *([""] if first else [])]]
+        keys += [("record", name, text) for name in records for text in texts]
         return next((self._answers[key] for key in keys if key in self._answers), [])
 
     @property
     def unused(self) -> list[dict[str, Any]]:
         """Rows that hold no answer, that nobody asked for, or that answer a question once more: line, reason, row."""
-        unused = []
-        for rows in self._answers.values():
-            reason = "twice" if any(line in self._used for line, _ in rows) else "not asked"
-            unused += [
-                {"line": line, "reason": reason, "row": self._rows[line]} for line, _ in rows if line not in self._used
-            ]
+        twice = {
+            line for rows in self._answers.values() if any(other in self._used for other, _ in rows) for line, _ in rows
+        }
+        unused = [
+            {"line": line, "reason": "twice" if line in twice else "not asked", "row": row}
+            for line, row in self._rows.items() if line not in self._used
+        ]  # fmt: skip
         return [*self._unusable, *sorted(unused, key=lambda row: int(str(row["line"])))]
+
+    @property
+    def unmatched(self) -> str | None:
+        """Where not one row answered anything: what the rows call records and questions; None else."""
+        names = list(dict.fromkeys(f"{name!r:.60}" for _, name, _ in self._answers))
+        return None if self._used else ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Any, None]]:
+    return ((line, row, None) for line, row in enumerate(read_lines(path), start=1))
 
 
 def _name(record: Record, dialogue: Dialogue) -> str:

@@ -13,7 +13,8 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -123,6 +124,25 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
         return main
 
     return decorate
+
+
+@contextmanager
+def one_message() -> Iterator[None]:
+    """For a command without Hydra: what goes wrong is one message, with the exit codes of `entry_point`.
+
+    Raises:
+        SystemExit: it went wrong.
+    """
+    accept_any_text()
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            traceback.print_exc()
+        _say(_message(error))
+        raise SystemExit(REFUSED) from None
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
 
 
 def checked(composed: dict[str, Any], model: type[Checked]) -> Checked:

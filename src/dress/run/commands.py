@@ -1,4 +1,4 @@
-"""The commands: `dress train | collect | eval | prepare`, and `python src/COMMAND.py`, which do the same.
+"""The commands: `dress train | collect | eval | prepare | ask`, and `python src/COMMAND.py`, which do the same.
 
 Heavy imports stand inside: what a command needs is loaded once its settings are known to compose.
 """
@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from dress.base.ranks import rank
-from dress.base.terminal import Terminal
+from dress.base.terminal import Terminal, visible
 from dress.config.nearest import nearest
-from dress.run.command_line import COMMAND, MISTYPED, entry_point
+from dress.run.asking import ask
+from dress.run.command_line import COMMAND, MISTYPED, entry_point, one_message
+
+ASK = "ask"
+"""The command that composes nothing."""
 
 
 def run_command(name: str, words: int = 0) -> None:
@@ -28,21 +33,28 @@ def run_command(name: str, words: int = 0) -> None:
     Raises:
         SystemExit: with another code than 0 where it failed; see `entry_point`.
     """
-    _, task, prepare = COMMANDS[name]
-    prepare()
+    if name == ASK:
+        with one_message():
+            ask(sys.argv[1 + words :])
+        return
+    _, task, before = COMMANDS[name]
+    before()
     entry_point(name)(task)(words)
 
 
 def main() -> None:
     """`dress COMMAND key=value …`; alone it lists the commands."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name in COMMANDS:
+    if name in (*COMMANDS, ASK):
         run_command(name, 1)
+    elif name == "--version":
+        print(metadata.version("dress-vlm"))
     elif name in ("-h", "--help", "help"):
         print(_listed())
     else:
-        listed = f" There are: {', '.join(COMMANDS)}."
-        print(f"{COMMAND} {name}: no such command.{nearest(name, list(COMMANDS))}{listed}", file=sys.stderr)
+        names = [*COMMANDS, ASK]
+        listed = f" There are: {', '.join(names)}."
+        print(visible(f"{COMMAND} {name}: no such command.{nearest(name, names)}{listed}"), file=sys.stderr)
         raise SystemExit(MISTYPED)
 
 
@@ -108,7 +120,10 @@ COMMANDS: dict[str, tuple[str, Callable[[dict[str, Any]], None], Callable[[], No
 
 def _listed() -> str:
     """Help of the command alone."""
-    lines = [f"  {COMMAND} {name:<8} {title}" for name, (title, *_) in COMMANDS.items()]
+    titles = {name: title for name, (title, *_) in COMMANDS.items()} | {
+        ASK: "ask a model about a picture, and advise it"
+    }
+    lines = [f"  {COMMAND} {name:<8} {title}" for name, title in titles.items()]
     return "\n".join(
         [
             "DRESS: train vision-language models from natural-language feedback.", "",

@@ -18,7 +18,8 @@ from dress.base.errors import ConfigError
 from dress.config.commands import CollectCommand
 from dress.config.defaults import defaults
 from dress.config.run import Config
-from dress.run.overrides import parsed, replacing, taken_out
+from dress.run.overrides import CommandLineError, parsed, refuse_options, replacing, taken_out, with_choices
+from dress.run.quoting import quoted
 from dress.run.searching import search_working_folder
 
 SCHEMA = "dress_train"
@@ -31,22 +32,26 @@ for _name, _section in ((SCHEMA, Config), ("dress_collect", CollectCommand)):
 search_working_folder()
 
 
-class CommandLineError(ValueError):
-    """What was typed cannot be done; the message says what can."""
-
-
 def arguments(typed: list[str]) -> list[str]:
     """What Hydra gets of what was typed.
 
     Raises:
-        CommandLineError: a setting is taken out.
+        CommandLineError: a setting is taken out, or an option or a choice of a group that there is not.
     """
+    refuse_options(typed)
+    typed = with_choices(typed, CONFIGS)
     if text := taken_out(typed, CONFIGS):
         key = text.lstrip("~").partition("=")[0]
         raise CommandLineError(
             f"{text}: a setting has a value in every run; say which: {key}=… (null, where it may have none)"
         )
-    return replacing(_with_names_as_mappings(typed))
+    return replacing(_with_names_as_mappings([quoted(one) for text in typed for one in _file_of_source(text)]))
+
+
+def _file_of_source(text: str) -> list[str]:
+    """`source=PATH.yaml` names a mapping outside of `configs/source/`."""
+    match = re.fullmatch(r"source=(.+\.ya?ml)", text)
+    return ["source=file", f"source.file='{match[1]}'"] if match else [text]
 
 
 _ADDED = re.compile(r"\+*(curriculum\.stages\.[^.=]+\.(?:phases|data))\.[^=]+=.*", re.DOTALL)

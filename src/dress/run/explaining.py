@@ -17,6 +17,14 @@ from dress.config.migration import renamed
 from dress.phases import PHASES
 from dress.run.overrides import parsed
 
+_CLASSES = {
+    "optimizer": " Another class: optimizer._target_=torch.optim.NAdam",
+    "scheduler": " Another class: scheduler._target_=PACKAGE.CLASS",
+    "callbacks": " Another class: callbacks.NAME._target_=PACKAGE.CLASS",
+    "logger": " Another class: logger.NAME._target_=PACKAGE.CLASS; none: logger=[]",
+}
+"""What groups of classes take beside their options."""
+
 
 def explain(error: Exception, config_name: str, typed: list[str]) -> str:
     """One line about what Hydra refused, with the nearest thing that exists.
@@ -31,12 +39,12 @@ def explain(error: Exception, config_name: str, typed: list[str]) -> str:
         group, _, option = error.missing_cfg_file.rpartition("/")
         options = sorted({file.stem for folder in config_folders() for file in (folder / group).glob("[!_]*.yaml")})
         if group and options:
-            listed = f" There are: {', '.join(options)}."
+            listed = f" There are: {', '.join(options)}.{_CLASSES.get(group, '')}"
             return f"{group}={option}: no such option.{config.nearest(option, options)}{listed}"
     unknown = re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text)
     if unknown:
         key = unknown[1]
-        if message := renamed(key):
+        if message := renamed(key) or config.foreign(key):
             return message
         if key in config.valid_keys():
             return f"{key}: stands in no file of this configuration; add it with +{key}=…"
@@ -47,7 +55,10 @@ def explain(error: Exception, config_name: str, typed: list[str]) -> str:
     if isinstance(error, OverrideParseException):
         bad = next(filter(unreadable, typed), None)
         if bad and "=" not in bad:
-            return f"{bad}: expected key=value"
+            after = typed[typed.index(bad) + 1 : typed.index(bad) + 2]
+            groups = [folder.name for folder in CONFIGS.iterdir() if (folder / f"{bad}.yaml").is_file()]
+            meant = [f"{bad}={value}" for value in after if "=" not in value] or [f"{group}={bad}" for group in groups]
+            return f"{bad}: expected key=value" + (f", {meant[0]}" if meant else "")
         why = text.splitlines()[0]
         return f"{bad or ''}: cannot be read ({why}); quote special characters: 'key=\"value\"'"
     several = re.match(r"Ambiguous value for argument '([^']+)'", text)

@@ -14,6 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
 
+from dress.config.foreign import foreign
+
 FREE = (
     r"curriculum\.stages\.[^.]+\.(?:phases|models|data)|data\.(?:align|sft|feedback)|model\.language\.config"
     r"|model\.projector|callbacks\.[^.]+|logger\.[^.]+"
@@ -30,6 +32,17 @@ GROUPS = ("optimizer", "scheduler")
 
 _FREE, _OPEN = re.compile(FREE), re.compile(OPEN)
 _MAY_GO = re.compile(rf"(?:{FREE})(?:\..+)?|curriculum\.stages\.[^.]+|hydra(?:\..+)?")
+
+
+class CommandLineError(ValueError):
+    """What was typed cannot be done; the message says what can."""
+
+
+_HYDRAS = (
+    "-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p", "--package", "-r", "--run", "-m",
+    "--multirun", "-sc", "--shell-completion", "-cd", "--config-dir", "-i", "--info", "--experimental-rerun",
+)  # fmt: skip
+"""Options that mean something here."""
 
 
 def parsed(text: str) -> Override | None:
@@ -98,3 +111,47 @@ def taken_out(typed: Sequence[str], configs: Path) -> str | None:
         if not (configs / key).is_dir() and not _MAY_GO.fullmatch(key):
             return text
     return None
+
+
+def refuse_options(typed: Sequence[str]) -> None:
+    """Settings have no dashes.
+
+    Raises:
+        CommandLineError: an option that neither Hydra nor a command knows; says what to type.
+    """
+    for number, text in enumerate(typed):
+        name, equals, value = text.partition("=")
+        if not text.startswith("-") or name in _HYDRAS:
+            continue
+        if name in ("--config-name", "-cn", "--config-path", "-cp"):
+            raise CommandLineError(
+                f"{name}: the command's own file is always composed; choose experiment=NAME, or add a folder of files "
+                f"with --config-dir DIR"
+            )
+        if not equals and number + 1 < len(typed) and "=" not in typed[number + 1]:
+            value = typed[number + 1]
+        key = name.lstrip("-").replace("-", "_")
+        raise CommandLineError(foreign(key) or f"{name}: settings are key=value, without dashes: {key}={value or '…'}")
+
+
+def with_choices(typed: Sequence[str], configs: Path) -> list[str]:
+    """The arguments; null and false of a group, which Hydra does not take, as the option that says none.
+
+    Raises:
+        CommandLineError: the group has no such option, or true was typed.
+    """
+    arguments = []
+    for text in typed:
+        override = parsed(text)
+        value: Any = override.value() if override and override.type != OverrideType.DEL else ""
+        if override and (value is None or isinstance(value, bool)) and (configs / override.key_or_group).is_dir():
+            group = override.key_or_group
+            options = sorted(file.stem for file in (configs / group).glob("[!_]*.yaml"))
+            if not value and group == "logger":
+                text = f"{group}=[]"
+            elif not value and "none" in options:
+                text = f"{group}=none"
+            elif options:
+                raise CommandLineError(f"{text}: expected one of {', '.join(options)}")
+        arguments.append(text)
+    return arguments

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+from dress.base.errors import ConfigError
 from dress.config import check_as
+from dress.config.rows import Format, RowMapping
 from dress.config.tasks import Export, Features, Import, Index, Inspect, Task
 
 TASKS: dict[str, tuple[type[Task], str]] = {
@@ -26,5 +31,33 @@ def task(composed: dict[str, Any]) -> tuple[Task, Callable[..., Any]]:
         ConfigError: a setting that does not exist or does not fit.
     """
     settings, module = TASKS[composed["task"]]
-    checked = check_as(settings, composed)
+    checked = check_as(settings, _with_source(composed) if settings is Import else composed)
     return checked, import_module(module).run
+
+
+def _with_source(composed: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an import with the name of its source, and what `configs/source/` or a file says of it.
+
+    Raises:
+        ConfigError: no such file, no YAML, or a setting that does not exist or does not fit.
+    """
+    stated = composed.get("source")
+    if not isinstance(stated, dict):
+        return composed
+    if "format" in stated:
+        known = check_as(Format, stated)
+        return {**composed, "source": known.format, "licence": composed.get("licence") or known.licence}
+    mapping = _read(Path(str(stated["file"]))) if "file" in stated else check_as(RowMapping, stated)
+    return {**composed, "source": mapping.name, "mapping": mapping}
+
+
+def _read(file: Path) -> RowMapping:
+    try:
+        stated = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(stated, dict):
+            raise ValueError(f"expected settings, got {stated!r:.80}")
+        return check_as(RowMapping, {"name": file.stem, **stated})
+    except OSError as error:
+        raise ConfigError(f"source={file}: expected a file that says what the columns are ({error.strerror})") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: {' '.join(str(error).split())}") from None

@@ -80,7 +80,7 @@ def sample_table(outcomes: Sequence[Outcome], samples: Sequence[Sample], headlin
 
 
 def flat_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """`final/dress/honesty/chair_i`, `final/sft/interaction/mean_rating/turn_1` and so on; none where none counted."""
+    """`final/dress/honesty/chair_i`, `final/sft/interaction/mean_rating/turn_1` and so on, of what was counted."""
     flat = {}
     for model in (name for name in metrics if name != "conditions"):
         for name, turn, one in _figures(metrics[model]):

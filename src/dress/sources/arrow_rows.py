@@ -103,17 +103,17 @@ def _row(number: int, value: Any) -> Row:
 def _plain(value: Any, images: dict[str, bytes]) -> Any:
     """A value with names in the place of images: of bytes, and of structs `{bytes, path}`."""
     if isinstance(value, bytes):
-        return _image_name(value, None, images)
+        return image_name(value, None, images)
     if isinstance(value, dict):
         if value.keys() != {"bytes", "path"}:
             return {name: _plain(inner, images) for name, inner in value.items()}
         if value["bytes"] is None:
             return value["path"]
-        return _image_name(value["bytes"], value["path"], images)
+        return image_name(value["bytes"], value["path"], images)
     return [_plain(inner, images) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _image_name(data: bytes, path: str | None, images: dict[str, bytes]) -> str:
+def image_name(data: bytes, path: str | None, images: dict[str, bytes]) -> str:
     """`<checksum>/<file name>`, so that different images of one name stay two: many sets call each one `image.jpg`."""
     if len(data) > MAX_MEMBER_BYTES:
         raise RowError(UNUSABLE, f"expected at most {MAX_MEMBER_BYTES:,} bytes, got {len(data):,}")

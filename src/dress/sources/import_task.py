@@ -11,21 +11,37 @@ from rich.table import Table
 
 from dress.base.progress import LINE_EVERY
 from dress.config.tasks import Import
-from dress.sources import source
+from dress.sources import source_of
 from dress.sources.destination import IMPORT_FILE, ImportResult
 from dress.sources.importing import REJECTS_FILE, run_import
+from dress.sources.own_rows import OwnRows
+from dress.sources.preview import show_preview
+from dress.sources.protocol import SourceError
 
 
-def run(settings: Import, console: Console) -> ImportResult:
-    """Import with a progress bar; ends with a table.
+def run(settings: Import, console: Console) -> ImportResult | None:
+    """Import with a progress bar; a table of columns and three records before it, a table of counts after it.
+
+    Returns:
+        What was written; None for a preview.
 
     Raises:
         SourceError: the source is unknown, its files cannot be read, or `out` holds something else.
         OSError: no space left, or a file cannot be read.
     """
+    source = source_of(settings)
+    if isinstance(source, OwnRows):
+        if not Path(settings.path).exists():
+            raise SourceError(f"path={settings.path}: expected a folder or a file, found none")
+        show_preview(source, settings, console)
+    if settings.preview:
+        if not isinstance(source, OwnRows):
+            raise SourceError(f"preview=true: expected source=rows or a mapping, got source={settings.source}")
+        console.print("Nothing was written (preview=true).")
+        return None
     try:
         with _Bars(console) as progress:
-            result = run_import(source(settings.source), settings, progress)
+            result = run_import(source, settings, progress)
     except (KeyboardInterrupt, OSError):
         aside = Path(settings.out + ".partial")
         if aside.exists():
@@ -97,5 +113,21 @@ def show(result: ImportResult, console: Console) -> None:
     if result.rejected:
         console.print(f"Rejected rows, each with its reason: {out}/{REJECTS_FILE}")
     console.print(f"Counts and checksums: {out}/{IMPORT_FILE}")
-    if {"align", "sft", "prompts", "eval"} <= {split for split, number in result.written.items() if number}:
-        console.print(f"Next: python src/train.py experiment=dress_full data=shards data.path={out}")
+    if command := next_command(result):
+        console.print(f"Next: {command}")
+
+
+def next_command(result: ImportResult) -> str:
+    """What to do with an import now; empty where it cannot be trained on by itself."""
+    written = {split for split, number in result.written.items() if number}
+    if {"align", "sft", "prompts", "eval"} <= written and "feedback" not in written:
+        experiment, reads = "dress_full", written
+    elif "feedback" in written:
+        experiment, reads = "given_feedback", {"align", "sft", "eval"}
+    else:
+        experiment, reads = "sft_only", {"align", "eval"}
+    if {"feedback", "sft"} & written:
+        missing = sorted(reads - written)
+        left_out = f" 'curriculum.without=[{','.join(missing)}]'" if missing else ""
+        return f"python src/train.py experiment={experiment} data=shards data.path={result.out}{left_out}"
+    return f"python src/prepare.py task=inspect path={result.out}"

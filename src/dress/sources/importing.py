@@ -87,11 +87,8 @@ def run_import(source: Source, settings: Import, progress: Progress) -> ImportRe
     """
     path, out = Path(settings.path), Path(settings.out)
     check_places(path, out)
+    origin, images = origin_of(settings)
     rejects = _is_reject_file(path)
-    origin, images = _origin(path) if rejects else (path, None)
-    images = images if settings.images is None else Path(settings.images)
-    if images is not None and not images.is_dir():
-        raise SourceError(f"images={images}: expected a folder, found none")
     splits = _splits(source, settings)
     read_too = source.open(origin, images)
     roots = (images,) if images else tuple(source.image_roots(origin))
@@ -123,7 +120,7 @@ def run_import(source: Source, settings: Import, progress: Progress) -> ImportRe
                 raise SourceError(f"{path}: changed while it was read; run the same command again")
             report = _report(work, files)
         about = {"source": source.name, "version": source.version, "path": str(path), "origin": str(origin)}
-        about |= {"images": None if images is None else str(images)}
+        about |= {"images": None if images is None else str(images), "licence": source.licence, **source.settings}
         write_json(aside / IMPORT_FILE, {**about, "fingerprint": fingerprint, **report, "inputs": sums})
         state.delete()
         moved_to = replace(out, aside)
@@ -141,7 +138,9 @@ def _read(work: _Work, readers: list[Rows]) -> None:
         last = state.last_row(file_number)
         if last is None:
             continue
-        for (_, batch), results in work.pool.map("rows", _batches(file_number, map(state.add_images, rows(last)))):
+        for (_, batch), results in work.pool.map(
+            "rows", _batches(file_number, map(state.add_images, map(work.pool.job.source.prepared, rows(last))))
+        ):
             state.add(file_number, batch, results)
             size += sum(len(row.data) for row in batch)
             work.progress.advance(size // 1_000_000)
@@ -259,8 +258,23 @@ def _splits(source: Source, settings: Import) -> tuple[str, ...]:
     return tuple(split for split in can if split in names)
 
 
+def origin_of(settings: Import) -> tuple[Path, Path | None]:
+    """What an import reads, and the folder of its images where one is stated.
+
+    Of a reject file these are what the import that wrote it read, as far as they are there.
+
+    Raises:
+        SourceError: no such folder of images.
+    """
+    path = Path(settings.path)
+    origin, images = _origin(path) if _is_reject_file(path) else (path, None)
+    images = images if settings.images is None else Path(settings.images)
+    if images is not None and not images.is_dir():
+        raise SourceError(f"images={images}: expected a folder, found none")
+    return origin, images
+
+
 def _origin(path: Path) -> tuple[Path, Path | None]:
-    """What the import that wrote a reject file read, and its images' folder, as far as they are there."""
     try:
         about = read_json(path.with_name(IMPORT_FILE))
         origin, images = Path(about["origin"]), about["images"] and Path(about["images"])
@@ -284,7 +298,7 @@ def _fingerprint(source: Source, settings: Import, splits: tuple[str, ...], sums
     """Of all that the result depends on but images, whose names and sizes are in `images.tsv`."""
     all_of_it = [
         VERSION, source.name, source.version, sums, splits, settings.held_out, settings.per_shard,
-        settings.allow_missing_images, settings.max_aspect,
+        settings.allow_missing_images, settings.max_aspect, *([source.settings] if source.settings else []),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(all_of_it).encode()).hexdigest()
 

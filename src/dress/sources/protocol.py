@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dress.record import Dialogue, ImageAnnotation, ImageRef, Record, Turn
+from dress.sources.rows import Row
 
 SPLITS = ("align", "sft", "prompts", "feedback", "eval")
 
@@ -99,8 +100,15 @@ class Source:
     """Raised when the same files would give other records."""
     splits: Collection[str] = SPLITS
     """The folders it can write; with `eval` among them, records are held out for it by hash."""
+    licence: str = "not stated"
+    """The set's, as its publisher names it."""
     usual: Collection[str] | None = None
     """The folders it writes unless `splits=` says otherwise; None: all it can write."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its records depend on beside the files; known after `open`."""
+        return {}
 
     def row_files(self, path: Path) -> list[RowFile]:
         """Which files hold rows, in the order in which they are read.
@@ -125,6 +133,10 @@ class Source:
             SourceError: `path` does not hold what the format asks for.
         """
         return []
+
+    def prepared(self, row: Row) -> Row:
+        """A row as it is kept until its parts are asked for: with images that it holds beside it."""
+        return row
 
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
         """What a row says: a pure function of its value (any JSON value; of CSV a dict of texts).

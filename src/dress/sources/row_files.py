@@ -48,7 +48,7 @@ def row_files_of(path: Path, *patterns: str) -> list[RowFile]:
         return [RowFile(path)]
     files = [RowFile(file) for file in _matches(path, patterns) if file.name not in NO_ROWS]
     row_files = (
-        _saved_files(path) or files or [RowFile(file, test=_is_test(file.name)) for file in _matches(path, PARQUET)]
+        _saved_files(path) or files or [RowFile(file, test=is_test(file.name)) for file in _matches(path, PARQUET)]
     )
     if not row_files:
         raise SourceError(f"{path}: expected {' or '.join(patterns)} or Parquet in it, found none")
@@ -59,7 +59,8 @@ def _matches(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
     return sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
 
 
-def _is_test(name: str) -> bool:
+def is_test(name: str) -> bool:
+    """Whether a file or a folder is named as a publisher's test or validation split."""
     return _TEST.fullmatch(name) is not None
 
 
@@ -68,7 +69,7 @@ def _saved_files(folder: Path) -> list[RowFile]:
     if (folder / SAVED_SPLITS).is_file():
         names = _listed(folder / SAVED_SPLITS, "splits", lambda name: name)
         return [
-            RowFile(row_file.file, test=_is_test(name)) for name in names for row_file in _saved_files(folder / name)
+            RowFile(row_file.file, test=is_test(name)) for name in names for row_file in _saved_files(folder / name)
         ]
     if (folder / SAVED_SET).is_file():
         names = _listed(folder / SAVED_SET, "_data_files", lambda entry: entry["filename"])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from dress.data.shards import Shards
 from dress.rater import Rater
-from dress.record import Dialogue, Record, Turn
+from dress.record import Dialogue, Feedback, Record, Turn
 
 
 def corpus(splits: Sequence[Shards], annotator: Rater, records: int) -> Iterator[str]:
@@ -25,10 +25,15 @@ def corpus(splits: Sequence[Shards], annotator: Rater, records: int) -> Iterator
                     yield turn.user
                     if turn.assistant is not None:
                         yield turn.assistant
+                        yield from _texts(turn.feedback)
                         yield from _feedback(record, dialogue, turn, annotator)
 
 
 def _feedback(record: Record, dialogue: Dialogue, turn: Turn, annotator: Rater) -> Iterator[str]:
     first = dialogue.turns[0].model_copy(update={"assistant": turn.assistant})
-    for feedback in annotator.rate([(record, dialogue.model_copy(update={"turns": [first]}))]):
-        yield from (text for text in (feedback.critique, feedback.refinement) if text)
+    yield from _texts(annotator.rate([(record, dialogue.model_copy(update={"turns": [first]}))]))
+
+
+def _texts(feedback: Iterable[Feedback]) -> Iterator[str]:
+    for one in feedback:
+        yield from (text for text in (one.critique, one.refinement) if text)

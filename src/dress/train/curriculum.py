@@ -23,7 +23,7 @@ from dress.base.progress import CurriculumProgress
 from dress.base.ranks import rank, wait_for
 from dress.base.run_folder import DONE, read_marker, short
 from dress.base.seeding import seed_for
-from dress.config.graph import evaluated_stages, evaluation, lineage, steps_before
+from dress.config.graph import description, evaluated_stages, evaluation, lineage, steps_before
 from dress.dialogue.tokenizer import tokenizer_hash
 from dress.feedback.raters import build_rater, check_rater
 from dress.kernels.precision import precision_for
@@ -40,10 +40,12 @@ from dress.train.current_model import CurrentModel
 from dress.train.eval_stage import evaluate
 from dress.train.module import NotFinite, TrainingStopped
 from dress.train.parallel import share_out
+from dress.train.praise import PraiseOfData
 from dress.train.results import Results
 from dress.train.reuse import Reuse
 from dress.train.run_data import Output, RunData, set_aside
 from dress.train.show import show_records
+from dress.train.splits import check_splits, ignored
 from dress.train.tasks import CollectTask, EvalTask, InitialModel, Task, Tasks, TrainTask, facts, fingerprint
 from dress.train.tokenizer import run_tokenizer
 from dress.train.tools import Loggers, NoLoggers, Tools
@@ -69,7 +71,9 @@ class Curriculum:
         for rater in (settings.annotator, settings.judge):
             check_rater(rater)  # now, not after hours of training
         self.loggers = loggers or NoLoggers()
-        self.progress = CurriculumProgress(console, settings.curriculum.order)
+        self.progress = CurriculumProgress(
+            console, {name: description(settings.curriculum.stages[name]) for name in settings.curriculum.order}
+        )
         self.tools = Tools(console, self.progress, settings.devices, self.loggers)
         self.seconds: dict[str, float] = {}
 
@@ -123,7 +127,7 @@ class Curriculum:
         if name not in names or not isinstance(stage, config.TrainStage):
             raise ValueError(f"stage={name}: expected a train stage of this run, one of {', '.join(names)}")
         with self.progress:
-            self.data = RunData(self.settings.data, self._data_folder())
+            self._open_data()
         with TemporaryDirectory() as aside:
             encoder = self._build(Path(aside)).encoder  # leaves nothing behind
         outputs = {one: Output(self.stage_folder(one), "") for one in curriculum.order}
@@ -143,8 +147,8 @@ class Curriculum:
 
     def _open(self) -> None:
         """Open all data, build the model and know what each stage receives; refuse early what would stop a stage."""
+        self._open_data()
         settings = self.settings
-        self.data = RunData(settings.data, self._data_folder())
         self.model = CurrentModel(partial(self._build, self.folder), settings.model)
         model = self.model.lvlm
         check_new_tokens(model, settings.generation.max_new_tokens)
@@ -158,6 +162,16 @@ class Curriculum:
                 check_learning(task, settings.devices)
                 if not task.awaits_collection:
                     self._look_through(name, task)
+
+    def _open_data(self) -> None:
+        """The data of the run, and the settings with what only they can tell; says what lies there and is not read."""
+        folder = self._data_folder()
+        check_splits(self.settings, folder)
+        self.data = RunData(self.settings.data, folder)
+        self.settings, praised = PraiseOfData(self.settings, self.data, self.progress).resolved()
+        for line in filter(None, (ignored(self.settings, folder), praised)):
+            if rank() == 0:
+                self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _build(self, folder: Path) -> LVLM:
         """The model before any stage, with a tokenizer that `folder` keeps if it is the run's own."""

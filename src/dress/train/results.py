@@ -20,6 +20,7 @@ from dress.model.lvlm import LVLM
 from dress.phases.conditions import headline
 from dress.train.eval_stage import outcomes, samples
 from dress.train.run_data import RunData
+from dress.train.splits import is_there
 from dress.train.tasks import EvalTask
 from dress.train.tools import Loggers
 
@@ -76,6 +77,7 @@ class Results:
                 "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
                 "precision": precision_for(self.settings.trainer.precision),
                 "threads": torch.get_num_threads(),
+                "headline": headline(self.settings.curriculum),
             },
         )
 
@@ -85,7 +87,7 @@ class Results:
         images = [image for _, image in shown if image is not None]
         resized = resize_note(images, model.vision.preprocessing, settings.max_aspect)
         notes = [] if resized is None else [resized]
-        if settings.world is None and language.config is not None:
+        if settings.world is None and language.config is not None and is_there(self.settings, "sft", data.root):
             records = sum(len(part.shards) for part in data.stream(settings.sft).parts)
             notes.append(
                 f"A model from scratch on {records:,} real images: nobody should expect good captions. "

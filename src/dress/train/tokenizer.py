@@ -22,6 +22,7 @@ from dress.phases.critique import praise
 from dress.rater import NoRater
 from dress.train.corpus import corpus
 from dress.train.run_data import RunData
+from dress.train.splits import tokenizer_splits
 
 TOKENIZER_RECORDS = 2000
 """Records per split that a tokenizer is trained on."""
@@ -37,7 +38,7 @@ def run_tokenizer(settings: config.Config, data: RunData, folder: Path, console:
         console: for an annotator that says something.
 
     Raises:
-        FileNotFoundError: weights of another run without a tokenizer.
+        FileNotFoundError: weights of another run without a tokenizer, or no texts to train one on.
         ValueError: a tokenizer that cannot be loaded.
     """
     language = settings.model.language
@@ -57,7 +58,8 @@ def run_tokenizer(settings: config.Config, data: RunData, folder: Path, console:
 
 def _train(settings: config.Config, data: RunData, file: Path, console: Console) -> None:
     """From the training splits and the annotator's words on them: the same for all experiments on these data."""
-    streams = [data.stream(source) for source in (settings.data.align, settings.data.sft, settings.data.prompts)]
+    sources = (getattr(settings.data, split) for split in tokenizer_splits(settings, data.root))
+    streams = [data.stream(source) for source in sources]
     splits = [part.shards for stream in streams for part in stream.parts]
     phases = settings.phases  # not the experiment's conditions: ablations share the tokenizer
     fixed = [phases.align.prompt, praise(phases.critique.condition, phases)]

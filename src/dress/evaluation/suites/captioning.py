@@ -78,7 +78,7 @@ def images_to_caption(settings: Captioning, objects: chair.Objects) -> tuple[lis
     if images.has_folder:
         wanted = sorted({*wanted, *images.names()})
     elif not objects.complete and responder_kind(settings.responder) == "file":
-        names = (row.text("image", "image_id") for row in read_rows("responder", settings.responder))
+        names = (row.image for row in read_rows("responder", settings.responder))
         wanted = list(dict.fromkeys(image_key(name) for name in names if name is not None))
     asked: list[Question] = []
     for image in wanted:

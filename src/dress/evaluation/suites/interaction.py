@@ -14,6 +14,7 @@ from rich.console import Console
 from dress.base.progress import CurriculumProgress
 from dress.base.seeding import rng_for, seed_for
 from dress.config import Config, Data, Positive
+from dress.config.inherited import inherited
 from dress.config.raters import RaterSettings
 from dress.evaluation.answers import CHUNK, Asker
 from dress.evaluation.measures import Measure
@@ -87,7 +88,7 @@ def _at(key: str, name: str, turn: int, unsolved: bool = False, latest: bool = F
             return None
         return outcome.facts["rating"], 1
 
-    return Measure(key, name, of, kind="mean", per_cent=False)
+    return Measure(key, name, of, kind="mean")
 
 
 def _change(outcome: Outcome, sign: int) -> tuple[float, float] | None:
@@ -99,7 +100,7 @@ def _nll(key: str, name: str, up: bool | None) -> Measure:
     def of(outcome: Outcome) -> tuple[float, float] | None:
         return None if outcome.facts.get(key) is None else (outcome.facts[key], 1)
 
-    return Measure(key, name, of, kind="mean", up=up, per_cent=False)
+    return Measure(key, name, of, kind="mean", up=up)
 
 
 def _details(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -132,6 +133,9 @@ def interaction(settings: Interaction, console: Console) -> list[Outcome]:
     Raises:
         FileNotFoundError, ValueError: no such responder or records, or a rater that cannot rate them.
     """
+    run = run_settings(settings.responder, settings)
+    annotator, judge = inherited("annotator", settings.annotator, run), inherited("judge", settings.judge, run)
+    settings = settings.model_copy(update={"annotator": annotator, "judge": judge})
     for rater in (settings.annotator, settings.judge):
         check_rater(rater)
     parties = _Parties(settings)
@@ -147,6 +151,12 @@ def interaction(settings: Interaction, console: Console) -> list[Outcome]:
             for one, of_turns in zip(conversations, likelihood, strict=True):
                 outcomes += _outcomes(parties, one, of_turns, number)
     if isinstance(parties.responder, FileResponder):
+        if (there := parties.responder.unmatched) is not None:
+            wanted = ", ".join(repr(record.key) for record, _ in samples[:3])
+            raise ValueError(
+                f"responder={settings.responder}: none of its rows answers one of the questions (n = 0): looked for "
+                f"the keys (or images) {wanted} …; the rows are of {there}"
+            )
         outcomes += [
             Outcome(
                 item=f"line {row['line']}", failed=f"answer: {row['reason']}",

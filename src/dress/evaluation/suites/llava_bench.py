@@ -39,9 +39,9 @@ class LlavaBench(LlavaQuestions):
 
 MEASURES = (
     Measure("relative", "relative score, answer 2 of answer 1, %", lambda o: (o.facts["score_2"], o.facts["score_1"]),
-            kind="ratio", scale=100, per_cent=False),
-    Measure("score_1", "mean score of answer 1", lambda o: (o.facts["score_1"], 1), "mean", None, per_cent=False),
-    Measure("score_2", "mean score of answer 2", lambda o: (o.facts["score_2"], 1), "mean", per_cent=False),
+            kind="ratio", scale=100),
+    Measure("score_1", "mean score of answer 1", lambda o: (o.facts["score_1"], 1), "mean", None),
+    Measure("score_2", "mean score of answer 2", lambda o: (o.facts["score_2"], 1), "mean"),
 )  # fmt: skip
 
 

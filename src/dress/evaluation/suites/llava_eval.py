@@ -11,7 +11,7 @@ from dress.evaluation.judging import JudgePrompt, Judging, Task, judged
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome
 from dress.evaluation.questions import Background, Images, Question, question, read_annotations, unique
-from dress.evaluation.rows import FileRow, image_key, read_rows
+from dress.evaluation.rows import FileRow, beside, image_key, read_rows
 from dress.evaluation.settings import Judged
 from dress.evaluation.suite import suite
 
@@ -57,12 +57,12 @@ class LlavaScores(BaseModel):
 
 
 def _aspect(name: str) -> Measure:
-    return Measure(name, name.replace("_", " "), lambda o: (o.facts[name], 1), kind="mean", per_cent=False)
+    return Measure(name, name.replace("_", " "), lambda o: (o.facts[name], 1), kind="mean")
 
 
 MEASURES = (
     Measure("score", "score, 10 × mean of the aspects", lambda o: (sum(o.facts[a] for a in ASPECTS) / len(ASPECTS), 1),
-            kind="mean", scale=10, per_cent=False),
+            kind="mean", scale=10),
     *map(_aspect, ASPECTS),
 )  # fmt: skip
 
@@ -82,23 +82,23 @@ def llava_eval(settings: LlavaEval, console: Console) -> list[Outcome]:
 def questions(settings: LlavaQuestions) -> tuple[list[Question], list[Outcome]]:
     """What is asked, and an outcome for every row that cannot be."""
     images, known = Images(settings.images), read_annotations(settings.context)
-    references = {
-        str(row.text("question_id", "id")): row.text("text", "answer")
-        for row in (read_rows("references", settings.references) if settings.references else [])
-    }
+    reference = beside(read_rows("references", settings.references) if settings.references else [])
     asked: list[Question] = []
     bad: list[Outcome] = []
     for row in read_rows("questions", settings.questions):
-        number, image, text = row.text("question_id", "id"), row.text("image", "image_id"), row.text("text", "question")
-        reason = row.damage or (None if number and text else "question without question_id or text")
+        number, image, text = row.number, row.image, row.text("text", "question")
+        reason = row.damage or (None if text else "no question")
         if reason is None and images.lacks(image):
             reason = "image is not in images"
         if reason is not None:
             bad.append(row.failed(reason, category=category_of(row), user=text))
             continue
         annotation = known.get(image_key(image)) if image else None
-        background = Background(annotation, "helpfulness", references.get(str(number)))
-        item, more = f"question/{number}", {"number": number, "where": row.where}
+        answered = reference(row)
+        good = None if answered is None else answered.text("text", "answer")
+        background = Background(annotation, "helpfulness", good)
+        item = f"question/{number}" if number is not None else f"{image or ''}/{text}"
+        more = {"number": number, "where": row.where}
         asked.append(question(item, category_of(row), image, text or "", images, background, **more))
     distinct, again = unique(asked)
     return distinct, [*bad, *again]

@@ -15,6 +15,7 @@ from dress.base.progress import CurriculumProgress
 from dress.coco.mentions import normal
 from dress.config.raters import ResponderName
 from dress.evaluation.answers import Asker
+from dress.evaluation.joining import called, nothing_matched
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome, counted
 from dress.evaluation.questions import Images, question
@@ -96,7 +97,13 @@ def pope(settings: Pope, console: Console) -> list[Outcome]:
     labels = {name: read_rows("labels", path) for name, path in zip(names, paths, strict=True)}
     questions = read_rows("questions", settings.questions) if settings.questions else []
     if settings.answers is not None:
-        return outcomes(questions, labels, read_rows("answers", settings.answers))
+        answers = read_rows("answers", settings.answers)
+        results = outcomes(questions, labels, answers)
+        if not any("said" in outcome.facts or outcome.failed == "empty answer" for outcome in results):
+            named = questions or [row for rows in labels.values() for row in rows]
+            wanted = [called(row.number, row.image, row.text("text", "question")) for row in named]
+            raise nothing_matched("answers", settings.answers, wanted, answers)
+        return results
     return _ask(settings, questions, labels, console)
 
 
@@ -108,7 +115,7 @@ def _ask(settings: Pope, questions: Sequence[FileRow], labels: Labels, console: 
     lacking: list[FileRow] = []
     seen: set[Key] = set()
     for row in questions or [row for rows in labels.values() for row in rows]:
-        image, text = row.text("image", "image_id"), row.text("text", "question")
+        image, text = row.image, row.text("text", "question")
         if row.damage is not None or image is None or not text:
             continue  # `outcomes` names it
         if not questions and _key(image, text) in seen:
@@ -118,7 +125,7 @@ def _ask(settings: Pope, questions: Sequence[FileRow], labels: Labels, console: 
             lacking.append(FileRow(row.where, {**row.data, "prompt": text}, "image is not in images"))
             continue
         rows.append(row)
-        number, category = row.text("question_id", "id"), row.text("category") or ""
+        number, category = row.number, row.text("category") or ""
         asked.append(question(row.where, category, image, text, images, number=number, where=row.where))
     rounds: list[Outcome] = []
     with CurriculumProgress(console, {}) as progress:
@@ -203,9 +210,9 @@ def outcomes(questions: Sequence[FileRow], labels: Labels, answers: Sequence[Fil
 
 
 def _read(row: FileRow, asked: dict[str, _Question | None]) -> _Answer:
-    number = row.text("question_id", "id")
+    number = row.number
     question = asked.get(number) if number is not None else None
-    image = row.text("image", "image_id") or (question.image if question else None)
+    image = row.image or (question.image if question else None)
     text = first_line(row.text("prompt", "question") or (question.text if question else ""))
     failed = row.damage
     if failed is None and number is not None and number in asked and question is None:
@@ -276,7 +283,7 @@ def _questions(rows: Sequence[FileRow], bad: list[Outcome]) -> dict[str, _Questi
     """By question_id; None where one id names several questions."""
     by_id: dict[str, _Question | None] = {}
     for row in rows:
-        number, image = row.text("question_id", "id"), row.text("image", "image_id")
+        number, image = row.number, row.image
         if row.damage is not None or number is None or image is None:
             bad.append(row.failed(row.damage or "question without question_id or image"))
             continue
@@ -289,7 +296,7 @@ def _labels(rows: Sequence[FileRow], bad: list[Outcome]) -> dict[Key, tuple[str,
     """(image, question) to its label in small letters and its place."""
     known: dict[Key, tuple[str, str]] = {}
     for row in rows:
-        image, text, label = row.text("image", "image_id"), row.text("text", "question"), row.text("label", "answer")
+        image, text, label = row.image, row.text("text", "question"), row.text("label", "answer")
         if row.damage is not None or image is None or not text or label is None:
             bad.append(row.failed(row.damage or "label without image, question or label"))
             continue

@@ -9,16 +9,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from rich.console import Console
 
 from dress.base.files import read_json, write_json
-from dress.config import Config, Consent, Eval, Positive
+from dress.config import Condition, Config, Consent, Eval, EvalStage, Positive
 from dress.config.consent import checked_run, read_run
+from dress.config.inherited import inherited
 from dress.config.raters import RaterSettings
 from dress.config.run import KeepCache
+from dress.evaluation import references
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
 from dress.evaluation.settings import SuiteSettings
@@ -29,19 +31,22 @@ if TYPE_CHECKING:
     from dress.data.shards import Sample
 
 
-class RunSettings(SuiteSettings, Eval, Consent):
+class RunSettings(SuiteSettings, Consent):
     """`python src/eval.py ckpt=RUN`: a run to evaluate again."""
 
     model_config = ConfigDict(strict=True, coerce_numbers_to_str=False)
 
     ckpt: str  # a run folder
     shards: str | None = None  # a folder of shards; null = the run's own eval split
-    records: Positive | None = None  # from the first; null = all
+    records: Positive | None = None  # from the first; null = as in the run, of other shards all
+    turns: Positive | None = None  # answers per dialogue; null = as in the run
+    conditions: Annotated[list[Condition], Field(min_length=1)] | None = None  # null = as in the run
+    refine_condition: Condition | None = None  # from the second answer on; null = as in the run
     max_new_tokens: Positive | None = None  # null = as in the run
     batch_size: Positive = 256  # prompts
-    scenes: Positive | None = None  # type: ignore[assignment]  # in the report; null = as in the run
+    scenes: Positive | None = None  # in the report; null = as in the run
     keep_cache: KeepCache = "auto"  # go on from the turn before: auto (where it fits into memory), on, off
-    judge: RaterSettings
+    judge: RaterSettings  # auto: the run's own
 
 
 def _fact(fact: str, kind: str | None = None) -> Callable[[Outcome], tuple[float, float] | None]:
@@ -71,7 +76,7 @@ def _first_rating(outcome: Outcome) -> tuple[float, float] | None:
 
 MEASURES = (
     Measure("helpfulness/accuracy", "right answers", _fact("correct", "question")),
-    Measure("helpfulness/mean_rating", "mean rating", _first_rating, kind="mean", per_cent=False),
+    Measure("helpfulness/mean_rating", "mean rating", _first_rating, kind="mean"),
     Measure("honesty/hallucinated_share", "invents an object", _fact("invented", "description"), up=False),
     Measure("honesty/chair_i", "invented mentions", _described("invented", "mentions"), kind="ratio", up=False),
     Measure("honesty/coverage", "objects named", _described("named", "present"), kind="ratio"),
@@ -90,8 +95,9 @@ def figures(outcomes: Sequence[Outcome]) -> Json:
         `harmlessness/safe_share` (harmful requests), `harmlessness/over_refusal_share` (harmless ones);
         `interaction/mean_rating`, `interaction/mean_rating_unsolved` (dialogues whose first answer was
         not rated 4), lists by turn; `interaction/regressed_share` (answers rated 4 whose successor is
-        not / answers rated 4 that have a successor). Each figure is {value, n, low, high}; value is
-        None where nothing was to be counted.
+        not / answers rated 4 that have a successor); where first answers have references,
+        `reference/exact_match`, `reference/vqa_accuracy`, `reference/rouge_l` (see `references.figures`).
+        Each figure is {value, n, low, high}; value is None where nothing was to be counted.
     """
     ratings = {(o.item, o.turn): o.rating for o in outcomes if o.rating is not None}
     turns = range(max((turn for _, turn in ratings), default=-1) + 1)
@@ -103,7 +109,7 @@ def figures(outcomes: Sequence[Outcome]) -> Json:
                 return None
             return outcome.rating, 1
 
-        return Measure("interaction/mean_rating", "rating", of, kind="mean", per_cent=False)
+        return Measure("interaction/mean_rating", "rating", of, kind="mean")
 
     def regressed(outcome: Outcome) -> tuple[float, float] | None:
         after = ratings.get((outcome.item, outcome.turn + 1))
@@ -115,6 +121,7 @@ def figures(outcomes: Sequence[Outcome]) -> Json:
         "interaction/mean_rating": [rating(turn, False).figure(outcomes) for turn in turns],
         "interaction/mean_rating_unsolved": [rating(turn, True).figure(outcomes) for turn in turns],
         regression.key: regression.figure(outcomes),
+        **references.figures(outcomes),
     }
 
 
@@ -185,7 +192,7 @@ def run(settings: RunSettings, console: Console) -> Json:
     from dress.config.graph import evaluated_stages, final_stages
     from dress.data.pixels import resize_note
     from dress.evaluation.cells import Questions, evaluate_models
-    from dress.feedback.raters import build_rater
+    from dress.feedback.raters import build_rater, check_rater
     from dress.model.checkpoint import available_device, load_model, read_facts
     from dress.phases.conditions import headline
     from dress.report.figures import metrics_table
@@ -196,8 +203,12 @@ def run(settings: RunSettings, console: Console) -> Json:
     if not (ckpt / "config.json").exists():
         raise FileNotFoundError(f"ckpt={ckpt}: expected a run folder with config.json, found none")
     trained = read_run(ckpt, settings)
+    judge = inherited("judge", settings.judge, trained)
+    check_rater(judge)
     stages = evaluated_stages(trained.curriculum) or final_stages(trained.curriculum)
     texts = {label: read_facts(ckpt / "stages" / stage, "conditions")["conditions"] for label, stage in stages.items()}
+    typed = {name: value for name in Eval.model_fields if (value := getattr(settings, name)) is not None}
+    asked = trained.eval.model_copy(update=typed)
     with CurriculumProgress(console, {}) as progress:
         samples = _samples(settings, trained, progress)
         sampling = Sampling(settings.max_new_tokens or trained.generation.max_new_tokens, settings.batch_size)
@@ -205,8 +216,8 @@ def run(settings: RunSettings, console: Console) -> Json:
         lock(out)
         for old in out.glob("*-*.jsonl"):
             old.unlink()
-        questions = Questions(samples, build_rater(settings.judge, out, console), settings, texts, sampling)
-        progress.start("eval", questions.dialogues * settings.turns * len(settings.conditions) * len(stages))
+        questions = Questions(samples, build_rater(judge, out, console), asked, texts, sampling)
+        progress.start("eval", questions.dialogues * asked.turns * len(asked.conditions) * len(stages))
         preprocessing: dict[str, Any] = {}  # the same in all stages
 
         def responder(stage: str) -> CkptResponder:
@@ -219,11 +230,10 @@ def run(settings: RunSettings, console: Console) -> Json:
         progress.end()
     meant = headline(trained.curriculum, stages)
     details = {"name": f"{trained.name}, evaluated again", "seed": trained.seed, "headline": meant}
-    write_json(out / "run.json", details)
+    write_json(out / "run.json", details | {"settings": settings.model_dump() | asked.model_dump()})
     images = (image for _, image in samples if image is not None)
     note = resize_note(images, preprocessing, trained.data.max_aspect)
-    scenes = settings.scenes or trained.eval.scenes
-    result = write_results(out, outcomes, meant, samples, scenes, [] if note is None else [note])
+    result = write_results(out, outcomes, meant, samples, asked.scenes, [] if note is None else [note])
     console.print(metrics_table(result))
     console.print(f"report: {out / 'report.html'}", highlight=False)
     return result
@@ -231,9 +241,14 @@ def run(settings: RunSettings, console: Console) -> Json:
 
 def _samples(settings: RunSettings, trained: Config, progress: Any) -> list[Sample]:
     """The records that are asked about, as far as they can be read."""
+    from dress.config.graph import evaluation
     from dress.data.stream import open_split
     from dress.worlds.prepared import prepared
 
     folder = prepared(trained.data, lambda n: progress.start("shapes world", n), progress.advance)
     shards = open_split(settings.shards or trained.data.eval, "." if settings.shards else folder, trained.data)
-    return list(shards.readable(range(min(settings.records or len(shards), len(shards)))))
+    stage = trained.curriculum.stages.get(evaluation(trained.curriculum) or "")
+    records = settings.records
+    if records is None and settings.shards is None and isinstance(stage, EvalStage):
+        records = stage.records
+    return list(shards.readable(range(min(records or len(shards), len(shards)))))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -13,22 +11,16 @@ from dress.evaluation.judging import JudgePrompt, Judging, Task, judged
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome
 from dress.evaluation.questions import Background, Images, Question, question, read_listed, unique
-from dress.evaluation.rows import FileRow
+from dress.evaluation.references import accuracy, exact
+from dress.evaluation.rows import FileRow, beside
 from dress.evaluation.settings import Judged
 from dress.evaluation.suite import suite
-
-ENOUGH = 3
-"""So many people must have given an answer for it to be fully right."""
-
-_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_NUMBERS = {word: str(number) for number, word in enumerate(_WORDS)}
-_ARTICLES = {"a", "an", "the"}
 
 
 class VQA(Judged):
     """Short answers beside what people answered."""
 
-    questions: str  # question_id, image (or image_id), question (or text), and perhaps answer(s)
+    questions: str  # question_id (or id, key), image, question (or text), and perhaps answer(s)
     annotations: str | None = None  # question_id and answers, where they stand apart: VQA's annotations file
     images: str | None = None  # a folder; without it a server or run answers without seeing the image
     prompt: str = "vqa"  # configs/prompts/<name>.yaml, or a file
@@ -71,20 +63,21 @@ def vqa(settings: VQA, console: Console) -> list[Outcome]:
 def questions(settings: VQA) -> tuple[list[Question], list[Outcome], dict[str, list[str]]]:
     """What is asked, an outcome for every row that cannot be, and the known answers by item.
 
-    `questions` holds rows of `question_id, image (or image_id), question (or text)` and perhaps
-    `answer`, `answers` or `label`; `annotations` the answers by `question_id`. Both may be VQA's own files.
+    `questions` holds rows of `question_id` (or `id`, `key`), `image` (or `image_id`), `question` (or `text`) and
+    perhaps `answers`, `reference`, `answer` or `label`; `annotations` the answers by that id, or by image and question.
+    Both may be VQA's own files.
     """
     images = Images(settings.images)
     listed = read_listed("annotations", settings.annotations, "annotations") if settings.annotations else []
-    annotated = {row.text("question_id", "id"): row for row in listed if row.damage is None}
+    annotated = beside(listed)
     asked: list[Question] = []
     known: dict[str, list[str]] = {}
     bad = [row.failed(row.damage) for row in listed if row.damage is not None]
     for row in read_listed("questions", settings.questions, "questions"):
-        number, image, text = row.text("question_id", "id"), row.text("image", "image_id"), row.text("question", "text")
-        labelled = annotated.get(number, row)
+        number, image, text = row.number, row.image, row.text("question", "text")
+        reason = row.damage or (None if text else "no question")
+        labelled = annotated(row) or row
         answers = _answers(labelled)
-        reason = row.damage or (None if number and text else "question without question_id or question")
         if reason is None and not answers:
             reason = "no known answer"
         if reason is None and images.lacks(image):
@@ -93,7 +86,7 @@ def questions(settings: VQA) -> tuple[list[Question], list[Outcome], dict[str, l
         if reason is not None:
             bad.append(row.failed(reason, category=category, user=text))
             continue
-        item = f"question/{number}"
+        item = f"question/{number}" if number is not None else f"{image or ''}/{text}"
         background = Background(reference="\n".join(f"- {answer}" for answer in answers))
         known.setdefault(item, answers)
         more = {"number": number, "where": row.where}
@@ -102,32 +95,9 @@ def questions(settings: VQA) -> tuple[list[Question], list[Outcome], dict[str, l
     return distinct, [*bad, *again], known
 
 
-def accuracy(answer: str, known: Sequence[str]) -> float:
-    """VQA's soft accuracy: the mean, over the other people for each of them, of min(1, agreeing / 3).
-
-    Where fewer than four answers are known, any of them is right.
-    """
-    agree = [normalised(one) == normalised(answer) for one in known]
-    if len(agree) <= ENOUGH:
-        return float(any(agree))
-    return sum(min(1.0, (sum(agree) - one) / ENOUGH) for one in agree) / len(agree)
-
-
-def exact(answer: str, known: Sequence[str]) -> bool:
-    """Whether it is one of the known answers, in VQA's words."""
-    return normalised(answer) in set(map(normalised, known))
-
-
-def normalised(answer: str) -> str:
-    """Small letters, figures for numbers, no articles, no marks: what VQA compares."""
-    text = re.sub(r"(?<=\d),(?=\d{3})", "", answer.casefold().replace("’", "'").replace("'", ""))
-    words = re.sub(r"[^\w\s:.]|\.(?!\d)|_", " ", text).split()
-    return " ".join(_NUMBERS.get(word, word) for word in words if word not in _ARTICLES)
-
-
 def _answers(row: FileRow) -> list[str]:
     """Of one row: a list of texts, or of objects as VQA has them, or one text."""
-    for name in ("answers", "answer", "label"):
+    for name in ("answers", "references", "reference", "answer", "label"):
         value = row.data.get(name)
         listed = value if isinstance(value, list) else [value]
         texts = [item.get("answer") if isinstance(item, dict) else item for item in listed]

@@ -1,0 +1,117 @@
+"""First answers beside known good ones: exact match and soft accuracy as VQA has them, and ROUGE-L."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from dress.evaluation.measures import Measure
+from dress.evaluation.outcomes import Outcome
+from dress.record import Dialogue
+
+ENOUGH = 3
+"""So many people must have given an answer for it to be fully right."""
+SEVERAL = "references"
+"""In `Dialogue.extra`: a list of texts, where more than one answer is known."""
+
+_NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS)}
+_ARTICLES = {"a", "an", "the"}
+# ROUGE's own words are runs of a-z and 0-9; other scripts have words too, and where nothing parts them, characters.
+_UNPARTED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_UNPARTED}]|[^\W_{_UNPARTED}]+")
+
+
+def known_answers(dialogue: Dialogue) -> tuple[str, ...]:
+    """Good answers to the first question: the references, or the answer that stands there and that nobody judged."""
+    several = dialogue.extra.get(SEVERAL)
+    if isinstance(several, list) and (texts := tuple(text for text in several if _says(text))):
+        return texts
+    first = dialogue.turns[0]
+    one = dialogue.reference if _says(dialogue.reference) else None if first.feedback else first.assistant
+    return (one,) if one is not None and _says(one) else ()
+
+
+def _says(text: Any) -> bool:
+    return isinstance(text, str) and not (text == "" or text.isspace())
+
+
+def facts(answer: str, known: Sequence[str]) -> dict[str, Any]:
+    """What the figures of an answer with references are made of: `exact_match`, `vqa_accuracy`, `rouge_l`.
+
+    Args:
+        answer: of a model.
+        known: one reference or several.
+    """
+    return {
+        "exact_match": exact(answer, known), "vqa_accuracy": accuracy(answer, known),
+        "rouge_l": rouge_l(answer, tuple(known)),
+    }  # fmt: skip
+
+
+def accuracy(answer: str, known: Sequence[str]) -> float:
+    """VQA's soft accuracy: the mean, over the other people for each of them, of min(1, agreeing / 3).
+
+    Where fewer than four answers are known, any of them is right.
+    """
+    agree = [normalised(one) == normalised(answer) for one in known]
+    if len(agree) <= ENOUGH:
+        return float(any(agree))
+    return sum(min(1.0, (sum(agree) - one) / ENOUGH) for one in agree) / len(agree)
+
+
+def exact(answer: str, known: Sequence[str]) -> bool:
+    """Whether it is one of the known answers, in VQA's words."""
+    return normalised(answer) in set(map(normalised, known))
+
+
+def normalised(answer: str) -> str:
+    """Small letters, figures for numbers, no articles, no marks: what VQA compares."""
+    text = re.sub(r"(?<=\d),(?=\d{3})", "", answer.casefold().replace("’", "'").replace("'", ""))
+    words = re.sub(r"[^\w\s:.]|\.(?!\d)|_", " ", text).split()
+    return " ".join(_NUMBERS.get(word, word) for word in words if word not in _ARTICLES)
+
+
+@lru_cache(maxsize=1 << 16)
+def rouge_l(answer: str, known: tuple[str, ...]) -> float:
+    """ROUGE-L's F1 with the reference that is nearest, by torchmetrics; words of every script count."""
+    from torchmetrics.functional.text.rouge import rouge_score  # late: suites that need no model load no torch
+
+    scores = rouge_score(
+        answer, [list(known)], accumulate="best", normalizer=str.casefold, tokenizer=_WORD.findall, rouge_keys="rougeL"
+    )
+    return float(scores["rougeL_fmeasure"])
+
+
+def _fact(name: str) -> Callable[[Outcome], tuple[float, float] | None]:
+    def of(outcome: Outcome) -> tuple[float, float] | None:
+        return (outcome.facts[name], 1) if not outcome.turn and name in outcome.facts else None
+
+    return of
+
+
+MEASURES = (
+    Measure("reference/exact_match", "exact match", _fact("exact_match")),
+    Measure("reference/vqa_accuracy", "VQA accuracy", _fact("vqa_accuracy")),
+    Measure("reference/rouge_l", "ROUGE-L", _fact("rouge_l")),
+)
+
+
+def figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The figures of first answers that have references, over all and by criterion; none where no answer has any.
+
+    Returns:
+        By `reference/rouge_l` and, where answers are of several criteria, `reference/rouge_l/honesty` and so on.
+    """
+    found: dict[str, Any] = {}
+    for measure in MEASURES:
+        with_references = [outcome for outcome in outcomes if measure.of(outcome) is not None]
+        criteria = sorted({outcome.criterion for outcome in with_references})
+        if with_references:
+            found[measure.key] = measure.figure(with_references)
+        for criterion in filter(None, criteria if len(criteria) > 1 else ()):
+            of_criterion = [outcome for outcome in with_references if outcome.criterion == criterion]
+            found[f"{measure.key}/{criterion}"] = measure.figure(of_criterion)
+    return found
