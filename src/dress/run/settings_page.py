@@ -52,7 +52,8 @@ def _wrapped(setting: Setting, width: int) -> Iterable[str]:
 
 def _of_help(command: str) -> str:
     """For Hydra's template of a command's help, which reads `$`."""
-    return listed({"train": Config, "collect": CollectCommand}[command]).replace("$", "$$")
+    sections: dict[str, type[BaseModel]] = {"train": Config, "collect": CollectCommand}
+    return listed(sections[command]).replace("$", "$$")
 
 
 def offer_settings() -> None:
