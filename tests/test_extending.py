@@ -64,5 +64,5 @@ def test_a_search_runs_every_combination_and_ends_with_a_table(mine: Path) -> No
     done = call(search, mine)
     assert done.returncode == 0, done.stdout + done.stderr
     (file,) = (mine / "logs" / "sweeps").rglob("runs.json")
-    rates = [f"curriculum.stages.dress.lr={rate}" for rate in (0.0005, 0.001, 0.002)]
+    rates = [f"lr={rate}" for rate in (0.0005, 0.001, 0.002)]
     assert list(json.loads(file.read_text())) == rates

@@ -54,7 +54,9 @@ def test_an_old_run_is_read_under_the_new_names() -> None:
     assert settings.model.projector == {"_target_": "dress.model.projector.MLP"}
     assert settings.learning.optimizer == config.Learning().optimizer
     today = composed()
-    for section in ("data", "phases", "generation", "eval", "seed", "name"):
+    assert settings.data.validation is None, "as it was trained"
+    assert settings.data.model_copy(update={"validation": "auto"}) == today.data
+    for section in ("phases", "generation", "eval", "seed", "name"):
         assert getattr(settings, section) == getattr(today, section), section
     assert migrate(settings.model_dump(), OLD) == settings.model_dump()
 

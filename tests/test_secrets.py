@@ -71,5 +71,5 @@ def test_no_file_and_no_message_holds_a_secret(tmp_path):
                  "experiment=sft_only")  # fmt: skip
     assert f"http://u:<{OURS}" in said and "canary" not in said
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
-    assert tmp_path / "run" / "config.json" in files
+    assert not (tmp_path / "run").exists(), "it could not begin"
     assert not [file for file in files if b"canary" in file.read_bytes()]

@@ -25,8 +25,8 @@ LLM = ["annotator=llm", "annotator.model=m", "annotator.base_url=http://127.0.0.
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
-        (["data.path=nowhere"], r"nowhere/align: expected shards \(\*\.tar\), found none"),
-        (["data.sft=nowhere"], r"nowhere: expected shards"),
+        (["data.path=nowhere"], r"nowhere: expected shards \(\*\.tar\) for stage align in nowhere/align \("),
+        (["data.sft=nowhere"], r"expected shards \(\*\.tar\) for stage sft in .*nowhere \(data\.sft\)"),
         (["reuse=nowhere"], "expected a run folder with stages/, found none"),
         (["model.vision={name: ViT-B-99, vit: null}"], "ViT-B-99"),
         (["model.vision={name: ViT-B-32, vit: null, weights: nowhere.pt}"], "nowhere"),
@@ -107,7 +107,7 @@ def test_the_log_is_plain_text_without_secrets(tmp_path: Path, monkeypatch: pyte
         console.print("before, canary-1234567890", style="bold")
         log.begin()
         print("\x1b[31ma warning\x1b[0m", file=sys.stderr)
-        progress = CurriculumProgress(console, ["sft"])
+        progress = CurriculumProgress(console, {"sft": ""})
         with progress:
             progress.start("sft", 2)
             progress.advance(2, "sft/loss 1.0")

@@ -9,10 +9,15 @@ from itertools import groupby
 from omegaconf import OmegaConf
 from pydantic import BaseModel
 
+from dress.base.config_folder import CONFIGS
 from dress.config.commands import CollectCommand
 from dress.config.describing import Setting, described
 from dress.config.run import Config
 
+WIDTH = 118
+"""Characters of a line of help."""
+OTHERS = ("prompts", "rubrics", "source", "suite", "task")
+"""Folders of configs/ that are no groups of training."""
 _HEAD = """# Settings of training
 Made from the schema (`src/dress/config`): `python -m dress.run.settings_page > docs/settings.md`. On the command line
 `KEY=VALUE`; in a file dots are levels. Where no default stands, the files of a group say it (`scale`, `data`,
@@ -36,7 +41,7 @@ def page() -> str:
     return _HEAD + "\n".join(row.replace("||", "| |") for row in rows) + "\n"
 
 
-def listed(section: type[BaseModel], width: int = 118) -> str:
+def listed(section: type[BaseModel], width: int = WIDTH) -> str:
     """The settings as lines of a terminal."""
     lines = []
     for _, group in groupby(described(section), lambda one: one.key.partition(".")[0]):
@@ -56,8 +61,20 @@ def _of_help(command: str) -> str:
     return listed(sections[command]).replace("$", "$$")
 
 
+def _groups() -> str:
+    """The groups of training, each with its options."""
+    lines = []
+    for folder in sorted(folder for folder in CONFIGS.iterdir() if folder.is_dir() and folder.name not in OTHERS):
+        options = sorted(file.stem for file in folder.glob("[!_]*.yaml"))
+        lines += (
+            textwrap.wrap(f"{folder.name}: {', '.join(options)}", WIDTH, subsequent_indent="    ") if options else []
+        )
+    return "\n".join(lines)
+
+
 def offer_settings() -> None:
-    """Let the help of a file in configs/ hold `${dress_settings:COMMAND}`."""
+    """Let the help of a file in configs/ hold `${dress_settings:COMMAND}`, and `${dress_groups:}`."""
+    OmegaConf.register_new_resolver("dress_groups", _groups, replace=True)
     OmegaConf.register_new_resolver("dress_settings", _of_help, replace=True)
 
 
