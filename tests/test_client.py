@@ -14,6 +14,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from aiohttp import web
 from conftest import ROOT
 from llm_client import QUICK, client, reopened, requests
 from llm_server import FAULTS, Behaviour, error, serving, started
@@ -112,6 +113,19 @@ def test_a_key_that_is_not_set_or_none_at_all(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-server")
     with serving(Behaviour(key="none")) as url:  # answers only this
         assert client(url, tmp_path).ask_all(requests(1))[0].status == "done"
+
+
+@pytest.mark.parametrize("form", ["json_schema", "auto"])
+def test_a_web_page_is_no_server_and_stops_at_once(form, tmp_path):
+    page = Behaviour()
+
+    async def log_in(request: Any, body: dict[str, Any], asked: str) -> Any:
+        return web.Response(text="<!DOCTYPE html><html>Log in</html>", content_type="text/html")
+
+    page._answer = log_in  # type: ignore[method-assign]
+    with serving(page) as url, pytest.raises(Stopped, match="no OpenAI-compatible server: expected JSON, got a web pa"):
+        client(url, tmp_path, form, concurrency=4).ask_all(requests(32))
+    assert len(page.bodies) <= 4
 
 
 def test_nobody_there_stops_and_costs_nothing(tmp_path):

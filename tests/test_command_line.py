@@ -176,6 +176,12 @@ def test_resuming_a_finished_run_says_so_and_shows_its_table(finished: Path) -> 
     assert sorted((finished / "logs" / "sft_only").iterdir()) == folders, "a new folder was left"
 
 
+def test_a_batch_of_a_finished_run_is_shown(finished: Path) -> None:
+    done = train(finished, "resume=logs/latest", "show=batch", "stage=align")
+    assert done.returncode == 0, done.stderr
+    assert "Write a caption." in done.stdout
+
+
 def test_resume_takes_the_saved_settings(finished: Path) -> None:
     done = train(finished, "resume=logs/latest", "show=config", "training.threads=1")
     shown = config.check(yaml.safe_load(done.stdout))

@@ -95,7 +95,7 @@ def collect(
     Args:
         rollout: who answers and who judges.
         collection: whose questions, how many, and the folder.
-        progress: called with the number of finished records.
+        progress: called with the number of finished records, and between them with that of answers as a line.
         anew: write shards that are there once more, each in the place of the old one.
         share_out: does the shards; each is written whole by one process.
 
@@ -106,15 +106,20 @@ def collect(
     failures: list[dict[str, Any]] = []
     if anew:
         (folder / INDEX).unlink(missing_ok=True)  # it tells of the old shards
-    parts = collection.slices
+    parts, answers = collection.slices, 0
+
+    def answered(n: int = 1, info: str = "") -> None:
+        nonlocal answers
+        answers += n
+        progress(0, f"{answers:,} answers")
 
     def write(number: int) -> None:
         indices = parts[number]
         shard = folder / f"shard-{number:06d}.tar"
         if anew or not shard.exists():
             samples = list(prompts.readable(indices))
-            answered = collect_slice(replace(rollout, seed=seed_for(rollout.seed, number)), samples, stage)
-            usable, rows = set_failures_aside(answered)
+            part = replace(rollout, seed=seed_for(rollout.seed, number))
+            usable, rows = set_failures_aside(collect_slice(part, samples, stage, answered=answered))
             failures.extend(rows)
             features = stored_features(prompts, indices)
             if not write_shards(folder, usable, stage.per_shard, start=number, features=features):

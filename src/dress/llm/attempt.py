@@ -28,6 +28,8 @@ _REFUSES = re.compile(
     r"^\W*(?:I'm sorry|I am sorry|Sorry|I can(?:'t|not| not)|I'm (?:not able|unable)|I won't)\b", re.I
 )
 
+_PAGE = re.compile(r"\s*<(?:!doctype\s+html|html)\b", re.I)
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -95,7 +97,10 @@ def read_completion(completion: Any, schema: type[BaseModel] | None, hide: Any =
     try:
         body = _Completion.model_validate(completion)
     except ValidationError:
-        return Attempt("again", "bad_response", storable(hide(_text_of(completion))))
+        raw = storable(hide(_text_of(completion)))
+        if _PAGE.match(raw):
+            return Attempt("again", "web_page", raw, billed=False)
+        return Attempt("again", "bad_response", raw)
     choice, usage = body.choices[0], body.usage or _Usage()
     text, refusal = hide(choice.message.content or ""), storable(hide(choice.message.refusal or ""))
     as_sent, text = text, storable(text)

@@ -309,6 +309,9 @@ class LLMClient:
             return replace(attempt, next="again", wait=0.0)
         if attempt.wait is not None and attempt.wait > LONGEST_RETRY_AFTER and attempt.next == "again":
             return replace(attempt, next="stop", problem=f"the server asks to wait for {attempt.wait:.0f} s")
+        if attempt.reason == "web_page" and not self.tally.done:
+            problem = f"this is no OpenAI-compatible server: expected JSON, got a web page ({attempt.raw!r:.80})"
+            return replace(attempt, next="stop", problem=f"{problem}. base_url mostly ends in /v1")
         if attempt.next == "again" and call.faults <= 0:
             if attempt.reason == "unreachable":
                 return replace(attempt, next="stop", problem=f"nobody answers there ({attempt.raw})")

@@ -64,9 +64,9 @@ class Reply:
     Args:
         status: `done`, or `failed` for the reason given.
         key: in the ledger.
-        reason: of a failure: timeout, connection, http_<status>, bad_response, empty, refusal, length, not_json,
-            schema; not_recorded in a replay; damaged where the ledger's reply cannot be read. Of an answer in plain
-            text that is done: why it ended, as the server says (stop, length …), None where it did not.
+        reason: of a failure: timeout, connection, http_<status>, web_page, bad_response, empty, refusal, length,
+            not_json, schema; not_recorded in a replay; damaged where the ledger's reply cannot be read. Of an answer in
+            plain text that is done: why it ended, as the server says (stop, length …), None where it did not.
         text: the raw reply (or the error's) as the server wrote it.
         parsed: an instance of the request's schema.
         model: that was asked.

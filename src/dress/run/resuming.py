@@ -22,7 +22,7 @@ _CALLS = ("budget", "concurrency", "requests_per_minute", "tokens_per_minute", "
 CONSENT = ("model.language.trust_remote_code", "data.allow_pipe", "trust_targets")
 """What a run's own files cannot allow."""
 WITH_RESUME = (
-    "show", *CONSENT, "training.threads", "trainer.devices", "data.workers",
+    "show", "stage", *CONSENT, "training.threads", "trainer.devices", "data.workers",
     *(f"{rater}.{name}" for rater in ("annotator", "judge") for name in _CALLS),
 )  # fmt: skip
 """Overrides that may stand beside `resume`: they change how a run works, not what it learns."""
