@@ -24,14 +24,14 @@ def leave_out(curriculum: Mapping[str, Any], without: Sequence[str]) -> dict[str
     stages: dict[str, Any] = dict(curriculum["stages"])
     for name in without:
         check_name("curriculum.without", name, stages)
-    kept = {name: dict(stage) for name, stage in stages.items() if name not in without}
+    remaining = {name: dict(stage) for name, stage in stages.items() if name not in without}
 
     def weights(name: Any) -> Any:
         while name in without:
             name = stages[name].get("weights")
         return name
 
-    for stage in kept.values():
+    for stage in remaining.values():
         if "weights" in stage:
             stage["weights"] = weights(stage["weights"])
         if isinstance(models := stage.get("models"), Mapping | list):
@@ -39,28 +39,28 @@ def leave_out(curriculum: Mapping[str, Any], without: Sequence[str]) -> dict[str
             stage["models"] = {label: one for label, one in labels.items() if one not in without}
     run = curriculum.get("run")
     wanted = [run] if isinstance(run, str) else list(run or ())
-    instead = [one for name in wanted if name in without for one in _named(stages[name]) if one in kept]
+    instead = [one for name in wanted if name in without for one in _named(stages[name]) if one in remaining]
     wanted = list(dict.fromkeys([*(name for name in wanted if name not in without), *instead]))
-    for name in _reached(kept, wanted):
-        for key, names in (("data", _data(kept[name])), ("model", [kept[name].get("model")])):
+    for name in _reached(remaining, wanted):
+        for key, names in (("data", _data(remaining[name])), ("model", [remaining[name].get("model")])):
             if missing := [one for one in names if one in without]:
                 raise ValueError(
                     f"curriculum.without={missing[0]}: stage {name} needs it. Leave {name} out too, or name another: "
                     f"curriculum.stages.{name}.{key}=…"
                 )
-    return {**curriculum, "stages": kept, "run": wanted, "without": []}
+    return {**curriculum, "stages": remaining, "run": wanted, "without": []}
 
 
 def _reached(stages: Mapping[str, Any], wanted: Sequence[str]) -> list[str]:
     """The stages that run: those that are wanted, and all that they name."""
-    found: list[str] = []
+    names: list[str] = []
     waiting = list(wanted)
     while waiting:
         name = waiting.pop()
-        if name in stages and name not in found:
-            found.append(name)
+        if name in stages and name not in names:
+            names.append(name)
             waiting += [*_named(stages[name]), *_data(stages[name])]
-    return found
+    return names
 
 
 def _data(stage: Mapping[str, Any]) -> list[str]:

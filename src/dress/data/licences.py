@@ -25,12 +25,12 @@ def licences_of(path: Path) -> dict[str, str]:
         stated = _object(folder / IMPORT_FILE)
         if "source" in stated:
             return {str(stated["source"]): str(stated.get("licence", NOT_STATED))}
-    found: dict[str, str] = {}
+    licences: dict[str, str] = {}
     for folder in folders:
         for data in _paths(_object(folder / CONFIG_FILE).get("data")):
             if Path(data) != path and Path(data).is_dir() and _object(Path(data) / IMPORT_FILE):
-                found |= licences_of(Path(data))
-    return found
+                licences |= licences_of(Path(data))
+    return licences
 
 
 def licence_of(source: str, licences: dict[str, str]) -> str:

@@ -105,13 +105,13 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     Returns:
         By `reference/rouge_l` and, where answers are of several criteria, `reference/rouge_l/honesty` and so on.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for measure in MEASURES:
         with_references = [outcome for outcome in outcomes if measure.of(outcome) is not None]
         criteria = sorted({outcome.criterion for outcome in with_references})
         if with_references:
-            found[measure.key] = measure.figure(with_references)
+            values[measure.key] = measure.figure(with_references)
         for criterion in filter(None, criteria if len(criteria) > 1 else ()):
             of_criterion = [outcome for outcome in with_references if outcome.criterion == criterion]
-            found[f"{measure.key}/{criterion}"] = measure.figure(of_criterion)
-    return found
+            values[f"{measure.key}/{criterion}"] = measure.figure(of_criterion)
+    return values

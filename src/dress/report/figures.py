@@ -151,9 +151,9 @@ def quantities(metrics: Figures) -> list[Quantity]:
     against = [one for quantity in _REFERENCES for one in _by_criterion(quantity, by_cell)]
     if not against:
         return listed
-    told = [q for q in listed if any(q.figure(figures).get("value") is not None for figures in by_cell)]
-    return [*(q for q in told if q.turn is None and q is not _REGRESSED), *against,
-            *(q for q in told if q.turn is not None or q is _REGRESSED)]  # fmt: skip
+    counted = [q for q in listed if any(q.figure(figures).get("value") is not None for figures in by_cell)]
+    return [*(q for q in counted if q.turn is None and q is not _REGRESSED), *against,
+            *(q for q in counted if q.turn is not None or q is _REGRESSED)]  # fmt: skip
 
 
 def _by_criterion(quantity: Quantity, by_cell: Sequence[Figures]) -> list[Quantity]:

@@ -146,9 +146,9 @@ class LoadedModel:
         if last.assistant is None:
             raise ValueError("dialogue: expected an answer in its last turn, got none; ask it first: model.answer(…)")
         shown = before._picture if isinstance(before, PicturedDialogue) else None
-        said = last.model_copy(update={"feedback": [*last.feedback, Feedback(refinement=_text("advice", advice))]})
+        advised = last.model_copy(update={"feedback": [*last.feedback, Feedback(refinement=_text("advice", advice))]})
         after = _dialogue(
-            shown if picture is None else _bytes(picture), [*before.turns[:-1], said, Turn(user=advice)], before
+            shown if picture is None else _bytes(picture), [*before.turns[:-1], advised, Turn(user=advice)], before
         )
         return _only(self._answers([after], condition or self.advice_condition, drawing))
 

@@ -97,8 +97,8 @@ def _of_server(address: str, settings: dict[str, Any]) -> LoadedModel:
     if server.model is None:
         raise ValueError(f'model: expected the name that the server knows it by: load("{address}", model="NAME")')
     endpoint = check_as(Endpoint, {"base_url": address, **server.model_dump(exclude={"sees_image", "system"})})
-    kept = tempfile.TemporaryDirectory(prefix="dress-", ignore_cleanup_errors=True)
-    responder = ServerResponder(build_client(endpoint, Path(kept.name)), server.sees_image, server.system)
+    folder = tempfile.TemporaryDirectory(prefix="dress-", ignore_cleanup_errors=True)
+    responder = ServerResponder(build_client(endpoint, Path(folder.name)), server.sees_image, server.system)
     model = LoadedModel(responder, SERVER_TOKENS)
-    weakref.finalize(model, kept.cleanup)
+    weakref.finalize(model, folder.cleanup)
     return model

@@ -60,16 +60,16 @@ def meaning(mapping: RowMapping, rows: Sequence[Mapping[str, Any]], path: Path) 
     for number, one in enumerate(mapping.feedback):
         roles = ("rating", "critique", "refinement", "better")
         stated |= {f"feedback.{number}.{role}": getattr(one, role) for role in roles}
-    found: Meaning = {}
+    meaning: Meaning = {}
     for setting, names in stated.items():
         if names is not None:
             places = [_places(setting, name, columns, rows, path) for name in names]
             if any(places):
-                found[setting.removeprefix("columns.")] = tuple(tuple(place) for place in places if place)
+                meaning[setting.removeprefix("columns.")] = tuple(tuple(place) for place in places if place)
     if mapping.guess:
-        _guess(found, mapping, columns)
-    _check(found, mapping, columns, rows, path)
-    return found
+        _guess(meaning, mapping, columns)
+    _check(meaning, mapping, columns, rows, path)
+    return meaning
 
 
 def _places(setting: str, name: str, columns: list[str], rows: Sequence[Mapping[str, Any]], path: Path) -> list[Place]:
@@ -83,7 +83,7 @@ def _places(setting: str, name: str, columns: list[str], rows: Sequence[Mapping[
     return places if len(present) > 1 or optional else present
 
 
-def _guess(found: Meaning, mapping: RowMapping, columns: list[str]) -> None:
+def _guess(meaning: Meaning, mapping: RowMapping, columns: list[str]) -> None:
     """Add what usual names say; a column that is something already is nothing else."""
     names = {re.sub(r"[\W_]+", "", column).casefold(): column for column in reversed(columns)}
     stated = mapping.columns.model_fields_set
@@ -91,13 +91,13 @@ def _guess(found: Meaning, mapping: RowMapping, columns: list[str]) -> None:
     if mapping.columns.user or mapping.columns.assistant:
         skipped |= {"conversations"}
     for role, usual in USUAL.items():
-        if role in stated or role in skipped or ("conversations" in found and role in ("user", "assistant")):
+        if role in stated or role in skipped or ("conversations" in meaning and role in ("user", "assistant")):
             continue
-        taken = {place[0] for places in found.values() for one in places for place in one}
+        taken = {place[0] for places in meaning.values() for one in places for place in one}
         one = next((names[name] for name in usual if name in names and names[name] not in taken), None)
         several = _numbered(usual, names, taken) if role in NUMBERED and one is None else []
         for column in [one] if one else several:
-            found[role] = (*found.get(role, ()), ((column,),))
+            meaning[role] = (*meaning.get(role, ()), ((column,),))
 
 
 def _numbered(usual: Sequence[str], names: Mapping[str, str], taken: set[str]) -> list[str]:
@@ -111,15 +111,15 @@ def _numbered(usual: Sequence[str], names: Mapping[str, str], taken: set[str]) -
 
 
 def _check(
-    found: Meaning, mapping: RowMapping, columns: list[str], rows: Sequence[Mapping[str, Any]], path: Path
+    meaning: Meaning, mapping: RowMapping, columns: list[str], rows: Sequence[Mapping[str, Any]], path: Path
 ) -> None:
     listing = f"The columns of {path}: {', '.join(columns)}"
-    if not {"user", "conversations", "captions"} & found.keys() and not (mapping.question or mapping.unpack):
+    if not {"user", "conversations", "captions"} & meaning.keys() and not (mapping.question or mapping.unpack):
         raise SourceError(
             f"expected a question, a conversation or a caption in each row, and no column has a usual name of one. "
             f"Say which it is: columns={{image: …, user: …, assistant: …}}. {listing}"
         )
-    if "image" in found or "image" in mapping.columns.model_fields_set:
+    if "image" in meaning or "image" in mapping.columns.model_fields_set:
         return
     for column in columns:
         values = [row[column] for row in rows if row.get(column)]
@@ -130,6 +130,6 @@ def _check(
             )
 
 
-def placed(found: Meaning, role: str) -> str:
+def placed(meaning: Meaning, role: str) -> str:
     """A role's columns as a mapping states them, for messages."""
-    return ", ".join("|".join(".".join(place) for place in one) for one in found.get(role, ()))
+    return ", ".join("|".join(".".join(place) for place in one) for one in meaning.get(role, ()))

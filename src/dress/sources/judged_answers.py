@@ -32,8 +32,8 @@ class Answer:
     @property
     def advice(self) -> str | None:
         """What a user would say next."""
-        said = [one.refinement for one in self.feedback] + [one.critique for one in self.feedback]
-        return next((text for text in said if text), None)
+        texts = [one.refinement for one in self.feedback] + [one.critique for one in self.feedback]
+        return next((text for text in texts if text), None)
 
     @property
     def rated(self) -> bool:
@@ -99,8 +99,8 @@ def _judged(rater: _Rater, texts: list[str | None], several: bool) -> list[Answe
     stated = [one.model_dump(include={"criterion", "annotator"}) | {"scale": one.scale, "prefix": f"feedback.{n}."}
               for n, one in enumerate(rater.mapping.feedback)]  # fmt: skip
     for one in stated or [{"criterion": None, "annotator": None, "scale": None, "prefix": ""}]:
-        for place, said in enumerate(_said(rater, texts, several, one)):
-            feedback[place] += said
+        for place, comments in enumerate(_comments(rater, texts, several, one)):
+            feedback[place] += comments
     better = cells.each("better_answer", number, several)
     responders = cells.each("responder", number, several)
     return [
@@ -115,7 +115,7 @@ def _judged(rater: _Rater, texts: list[str | None], several: bool) -> list[Answe
     ]
 
 
-def _said(rater: _Rater, texts: list[str | None], several: bool, stated: dict[str, Any]) -> list[list[Feedback]]:
+def _comments(rater: _Rater, texts: list[str | None], several: bool, stated: dict[str, Any]) -> list[list[Feedback]]:
     """Of each answer what one rater says under one criterion: one feedback or none."""
     cells, mapping, prefix = rater.cells, rater.mapping, stated["prefix"]
     number = len(texts)

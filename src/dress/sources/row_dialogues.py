@@ -91,7 +91,9 @@ def _turns(question: Turn, one: Answer, mapping: RowMapping) -> list[Turn]:
     answered = question.model_copy(
         update={
             "assistant": one.text,
-            "feedback": [said.model_copy(update={"refinement": said.refinement or advice}) for said in one.feedback],
+            "feedback": [
+                comment.model_copy(update={"refinement": comment.refinement or advice}) for comment in one.feedback
+            ],
             "provenance": {"responder": one.responder} if one.responder else {},
             "extra": one.extra,
         }

@@ -267,13 +267,13 @@ class Curriculum:
         model = self.model.at(task.weights)
         train(task, model, folder, self.tools, steps_before(curriculum, name))
         if rank() == 0:
-            kept = {
+            beside = {
                 "stage": name,
                 "stages": lineage(curriculum, name),
                 "conditions": conditions(curriculum, self.settings.phases, name),
                 "config": self.settings.model_dump(),
             }
-            save_model(model, self.settings.model, folder, kept)
+            save_model(model, self.settings.model, folder, beside)
             (folder / LAST).unlink(missing_ok=True)
         self.model.wrote(folder)
 

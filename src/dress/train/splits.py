@@ -39,8 +39,8 @@ def check_splits(settings: config.Config, folder: Path | str) -> None:
         for place in _places(settings, split, folder)
     )
     spare = [name for name, missing in lacking.items() if "feedback" not in missing]  # else it is not this experiment
-    stages, kept = settings.curriculum.stages, [name for name in settings.curriculum.order if name not in lacking]
-    learning = [(name, one) for name in kept if isinstance(one := stages[name], config.TrainStage)]
+    stages, remaining = settings.curriculum.stages, [name for name in settings.curriculum.order if name not in lacking]
+    learning = [(name, one) for name in remaining if isinstance(one := stages[name], config.TrainStage)]
     heir = next((name for name, one in learning if one.weights in lacking), None)
     mends = [f"data.{next(iter(lacking.values()))[0]}=DIR says where it is"]
     if learning and spare:
