@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, composed
 from scripts import run_script
+from test_command_line import FAST
 
 from dress.base.redaction import OURS, hide, redacted, reveal
 
@@ -70,6 +71,13 @@ def test_no_file_and_no_message_holds_a_secret(tmp_path):
     said = train(tmp_path, "data=shards", "data.path=http://u:canary1@127.0.0.1:9/d", f"run_dir={tmp_path / 'run'}",
                  "experiment=sft_only")  # fmt: skip
     assert f"http://u:<{OURS}" in said and "canary" not in said
-    files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert not (tmp_path / "run").exists(), "it could not begin"
+    done = run_script(
+        ROOT / "src" / "train.py", *FAST, "experiment=sft_only", "data.feedback=http://u:canary1@127.0.0.1:9/d",
+        f"run_dir={tmp_path / 'run'}", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0 and "canary" not in done.stdout + done.stderr, done.stderr
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert {tmp_path / "run" / name for name in ("config.json", "train.log", "report.html")} <= set(files)
+    assert f"http://u:<{OURS}" in (tmp_path / "run" / "config.json").read_text()
     assert not [file for file in files if b"canary" in file.read_bytes()]

@@ -22,8 +22,8 @@ class LlavaBench(LlavaQuestions):
     """Reviews of two answers by one judge, as LLaVA writes them."""
 
     reviews: str | None = None  # JSON lines: question_id, content (or text), category
-    responder: ResponderName | None = None  # type: ignore[assignment]  # instead of reviews: who answers; and:
-    questions: str | None = None  # type: ignore[assignment]  # narrower than the suite's
+    responder: ResponderName | None = None  # type: ignore[assignment]  # optional here: instead of reviews, who answers
+    questions: str | None = None  # type: ignore[assignment]  # optional here: instead of reviews, what is asked
     prompt: str = "review"
 
     @model_validator(mode="after")
