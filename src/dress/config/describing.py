@@ -42,9 +42,12 @@ def described(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[S
     schema = section.model_json_schema()
     for name, field in section.model_fields.items():
         key = prefix + name
-        inner: list[Any] = [one for one in (field.annotation, *get_args(field.annotation)) if _is_section(one)]
-        if len(inner) == 1 and key not in EXPANDED:
-            yield from described(inner[0], f"{key}.")
+        inner: list[Any] = [
+            one for one in map(_bare, (field.annotation, *get_args(field.annotation))) if _is_section(one)
+        ]
+        if key == "model" or (len(inner) == 1 and key not in EXPANDED):
+            for kind in inner:
+                yield from described(kind, f"{key}.")
             continue
         default = None if field.is_required() else _plain(field.get_default(call_default_factory=True))
         values = _values(schema["properties"][name], schema)
@@ -79,6 +82,10 @@ def comments(section: type[BaseModel]) -> dict[str, str]:
                 elif above.startswith("# "):
                     texts[node.target.id] = above.removeprefix("# ").rstrip(":")
     return texts
+
+
+def _bare(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _is_section(kind: Any) -> bool:

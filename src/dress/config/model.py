@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, TypeAdapter, model_validator
 
 from dress.config.targets import Target, changing
 from dress.config.types import Plain, Positive, PositiveReal, Resize, Section, Whole
@@ -57,7 +57,10 @@ class Lora(Section):
 
     rank: Positive  # of the adapters
     alpha: Positive  # adapters count alpha / rank times
-    targets: Annotated[list[str], Field(min_length=1)]  # module names, e.g. q_proj
+    targets: Literal["auto"] | Annotated[list[str], Field(min_length=1)] = (
+        "auto"  # module names, e.g. q_proj; auto = all
+    )
+    dora: bool = False  # also learn how long each row of a weight is (DoRA)
 
 
 class Language(Section):
@@ -68,7 +71,7 @@ class Language(Section):
     package: str | None = None  # a Python package that carries the files, instead of a hub id
     config: Plain | None = None  # transformers config fields incl. model_type
     lora: Lora | None = None
-    chat: Literal["plain", "chatml", "vicuna"] = "plain"  # how turns are written
+    chat: str = "auto"  # how turns are written: plain, chatml, vicuna, a Jinja file; auto = the model's own template
     trust_remote_code: bool = False  # runs code of the model's author: only if you trust it
     revision: str | None = None  # of a hub id
 
@@ -85,7 +88,10 @@ class Tokenizer(Section):
     vocabulary: Positive = 1024  # tokens
 
 
-class Model(Section):
+Attention = Literal["auto", "dense", "nodes", "flex"]
+
+
+class ComposedModel(Section):
     """A vision-language model composed of an encoder, a projector and a language model."""
 
     kind: Literal["composed"] = "composed"  # encoder, projector, language model
@@ -93,5 +99,33 @@ class Model(Section):
     projector: Annotated[Target, changing(LINEAR)] = Field(default=LINEAR)  # an nn.Module of (width in, width out)
     language: Language
     tokenizer: Tokenizer = Tokenizer()
-    attention: Literal["auto", "dense", "nodes", "flex"] = "auto"  # over token trees; auto is flex on CUDA, else nodes
+    attention: Attention = "auto"  # over token trees; auto is flex on CUDA, else nodes
     fused: bool = True  # hand-written norms, rotary positions and (bf16 on CPU) attention; the same results
+
+    @property
+    def lora(self) -> Lora | None:
+        """Adapters on the language model."""
+        return self.language.lora
+
+
+class HFModel(Section):
+    """A vision-language model of transformers, with its own processor, template and classes."""
+
+    kind: Literal["hf"]  # any image-text-to-text checkpoint
+    name: str  # a local folder, or a hub id
+    revision: str | None = None  # of a hub id
+    processor: Plain = {}  # arguments of its processor, such as the size of images: {max_pixels: 401408}
+    chat: str = "auto"  # how turns are written: its own template, or plain, vicuna or a Jinja file
+    lora: Lora | None = None
+    attention: Attention = "auto"  # over token trees; auto is flex on CUDA, else nodes
+    fused: bool = True  # hand-written norms, rotary positions and (bf16 on CPU) attention; the same results
+
+
+def _kind(value: Any) -> Any:
+    return value.get("kind", "composed") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+Model = Annotated[Annotated[ComposedModel, Tag("composed")] | Annotated[HFModel, Tag("hf")], Discriminator(_kind)]
+"""How a model is made: from parts, or a checkpoint of transformers."""
+MODEL: TypeAdapter[ComposedModel | HFModel] = TypeAdapter(Model)
+"""Checks a model's settings."""

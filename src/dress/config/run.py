@@ -20,7 +20,7 @@ from dress.config.learning import (
     Trainer,
     Training,
 )
-from dress.config.model import Model
+from dress.config.model import ComposedModel, Model
 from dress.config.phases import Phases
 from dress.config.raters import RaterSettings
 from dress.config.stages import SPLITS, Curriculum, TrainStage
@@ -175,7 +175,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _answers_fit(self) -> Config:
-        fields = self.model.language.config or {}
+        fields = self.model.language.config if isinstance(self.model, ComposedModel) else None
+        fields = fields or {}
         most = fields.get("max_position_embeddings", fields.get("n_positions"))
         if isinstance(most, int) and self.generation.max_new_tokens >= most:
             raise ValueError(
@@ -187,6 +188,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _lora_is_there(self) -> Config:
         for name, stage in self.curriculum.stages.items():
-            if isinstance(stage, TrainStage) and "lora" in stage.trainable and self.model.language.lora is None:
-                raise ValueError(f"curriculum.stages.{name}.trainable names lora, but model.language.lora is null")
+            if isinstance(stage, TrainStage) and "lora" in stage.trainable and self.model.lora is None:
+                key = "model.language.lora" if isinstance(self.model, ComposedModel) else "model.lora"
+                raise ValueError(f"curriculum.stages.{name}.trainable names lora, but {key} is null")
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
@@ -13,7 +13,8 @@ import jinja2
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from dress.dialogue.chat import FORMATS, ChatFormat, Piece, pieces
+from dress.dialogue.chat import Chat, ChatFormat, Piece
+from dress.dialogue.image import ImageLayout
 from dress.dialogue.spans import Completion, Span, SupervisedDialogue
 from dress.dialogue.text import TextTokenizer
 from dress.record import CUT, RecordError
@@ -23,16 +24,36 @@ IMAGE = -1
 
 
 @dataclass(frozen=True, eq=False)
+class Tokens:
+    """A sequence of S tokens.
+
+    Attributes:
+        ids: int64 [S]; IMAGE for image tokens.
+        positions: int64 [P, S] for rotary embeddings; None: as they follow each other.
+        until: int64 [S], one past the last token that each sees; None: no token sees what stands behind it.
+    """
+
+    ids: np.ndarray
+    positions: np.ndarray | None = None
+    until: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class EncodedDialogue:
-    """A dialogue as tokens: `ids` int64 [S]; `weights` float64 [S], the loss weight of predicting each."""
+    """A dialogue as tokens: `ids` int64 [S]; `weights` float64 [S], the loss weight of predicting each.
+
+    `positions` and `until` as in `Tokens`.
+    """
 
     phase: str
     ids: np.ndarray
     weights: np.ndarray
+    positions: np.ndarray | None = None
+    until: np.ndarray | None = None
 
 
 class DialogueEncoder:
-    """Turns dialogues into tokens for one tokenizer, chat format and number of image tokens.
+    """Turns dialogues into tokens for one tokenizer and chat format.
 
     Texts stand as they are, white space and words that look like control tokens included. A run of text between
     two control tokens is tokenised as one, but for answers: generation begins there. Before all stands what the
@@ -40,28 +61,31 @@ class DialogueEncoder:
 
     Args:
         tokenizer: any Hugging Face tokenizer with a backend of the tokenizers library.
-        chat: name of the chat format.
-        image_tokens: tokens per image.
+        chat: the format.
         max_tokens: longest dialogue.
+        stops: further tokens that end an answer, and that no answer is taught.
+        markers: control text that may stand around an image's tokens.
 
     Raises:
         ValueError: what ends an answer is not one token.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, chat: str, image_tokens: int, max_tokens: int = 4096
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.chat: ChatFormat = FORMATS[chat]
-        self.image_tokens = image_tokens
-        self.max_tokens = max_tokens
-        self.stop_id = _stop(tokenizer, self.chat)
-        """The token that ends an answer."""
-        added = [text for text in _added(tokenizer) if any(text in control for control in self.chat.control)]
-        controls = {*added, self.chat.assistant_end}
+        self, tokenizer: PreTrainedTokenizerBase, chat: Chat, max_tokens: int = 4096, stops: Collection[int] = (),
+        markers: Collection[str] = (),
+    ) -> None:  # fmt: skip
+        self.tokenizer, self.chat, self.max_tokens = tokenizer, chat, max_tokens
+        self.stop_id = _stop(tokenizer, chat)
+        """The token that ends an answer, as it is taught."""
+        self.stops = frozenset({self.stop_id, *stops})
+        """All tokens that end one."""
+        texts = (*chat.control, *markers)
+        controls = {*(text for text in _added(tokenizer) if any(text in one for one in texts)), chat.end}
         self._control = {text: tokenizer.get_vocab()[text] for text in controls}
         self.texts = TextTokenizer(tokenizer, controls)
-        self.before = before_all(tokenizer, self.chat)
+        self.apart = False
+        """Whether the tokenizer would merge a prompt's end with an answer's beginning; here they never are one."""
+        self.before = before_all(tokenizer, chat)
         """Tokens that stand before every dialogue."""
         self._begin()
 
@@ -70,44 +94,49 @@ class DialogueEncoder:
         """Tokens that no text gives."""
         return self.texts.control_ids
 
-    def supervised(self, dialogue: SupervisedDialogue, where: str) -> EncodedDialogue:
+    def supervised(self, dialogue: SupervisedDialogue, where: str, image: ImageLayout | None) -> EncodedDialogue:
         """Tokens and weights of a dialogue to train on.
+
+        Args:
+            dialogue: with or without an image.
+            where: to name in an error.
+            image: of the record; stands in a dialogue that has one.
 
         Raises:
             RecordError: no supervised token, more than `max_tokens`, or a system text without a place.
         """
         try:
-            ids, weights = self._join(pieces(dialogue.spans, self.chat, dialogue.image))
+            tokens, weights = self._join(self.chat.pieces(dialogue.spans, dialogue.image), image)
         except RecordError as error:
             raise RecordError(f"{where}: phase {dialogue.phase}: {error}") from None
         if not weights.any():
             raise RecordError(f"{where}: phase {dialogue.phase}: expected a supervised token, got none")
-        if len(ids) > self.max_tokens:
+        if len(weights) > self.max_tokens:
             raise RecordError(
                 f"{where}: phase {dialogue.phase}: expected at most data.max_tokens={self.max_tokens} tokens, "
-                f"got {len(ids)}"
+                f"got {len(weights)}{_of_image(image if dialogue.image else None)}"
             )
-        return EncodedDialogue(dialogue.phase, ids, weights)
+        return EncodedDialogue(dialogue.phase, tokens.ids, weights, tokens.positions, tokens.until)
 
-    def length(self, dialogue: SupervisedDialogue) -> int:
+    def length(self, dialogue: SupervisedDialogue, image: ImageLayout | None) -> int:
         """Tokens of a dialogue, the image's included, however many they are; 0 where its system text has no place."""
         try:
-            return len(self._join(pieces(dialogue.spans, self.chat, dialogue.image))[0])
+            return len(self._join(self.chat.pieces(dialogue.spans, dialogue.image), image)[1])
         except RecordError:  # named when it is trained on
             return 0
 
-    def prompt(self, spans: Iterable[Span], image: bool) -> list[int]:
+    def prompt(self, spans: Iterable[Span], image: ImageLayout | None) -> Tokens:
         """Tokens up to where the next answer begins; the last span is the user's or a condition.
 
         Raises:
             RecordError: a system text, and the chat format has no place for one.
         """
-        return self._join(pieces(tuple(spans), self.chat, image))[0].tolist()
+        return self._join(self.chat.pieces(tuple(spans), image is not None), image)[0]
 
     def decode(self, ids: Iterable[int]) -> Completion:
         """The answer of generated tokens, up to the first stop token; without one it was cut."""
         every = list(ids)
-        answer = list(takewhile(lambda token: token != self.stop_id, every))
+        answer = list(takewhile(lambda token: token not in self.stops, every))
         text = self.text(answer).removeprefix(self.chat.gap)
         return Completion(text, "stop" if len(answer) < len(every) else CUT)
 
@@ -130,21 +159,22 @@ class DialogueEncoder:
         self._answer = lru_cache(maxsize=65536)(self._after)
         longest_first = sorted(self._control, key=len, reverse=True)
         self._split = re.compile("|".join(map(re.escape, longest_first))).split
-        self._opening = self._join([Piece(self.chat.assistant_open, "control")])[0].tolist()
+        self._opening = self._join([Piece(self.chat.opening, "control")], None)[0].ids.tolist()
 
-    def _join(self, parts: Iterable[Piece]) -> tuple[np.ndarray, np.ndarray]:
+    def _join(self, parts: Iterable[Piece], image: ImageLayout | None) -> tuple[Tokens, np.ndarray]:
+        """Tokens of pieces in order, and their loss weights; `image` stands where a piece says so."""
         chunks: list[tuple[np.ndarray, float]] = [(np.array(self.before, np.int64), 0.0)]
         run, context, first = "", "", True
-        for part in parts:
+        for part in _with_image(parts, image):
             match part.kind:
                 case "text":
                     run += part.text
                 case "image":
-                    chunks += [(self._run(run, first), 0.0), (np.full(self.image_tokens, IMAGE), 0.0)]
-                    run, first = "", False
+                    chunks += [(self._run(run, first), 0.0), (np.full(int(part.text), IMAGE), 0.0)]
+                    run, context, first = "", "", False
                 case "answer":
                     chunks += [(self._run(run, first), 0.0), (self._answer(context, part.text), part.weight)]
-                    run, first = "", False
+                    run, context, first = "", "", False
                 case "control":
                     for text, token in self._tokens_in(part.text):
                         run, context = run + text, text
@@ -153,7 +183,8 @@ class DialogueEncoder:
                             run, context, first = "", "", False
         chunks.append((self._run(run, first), 0.0))
         ids = np.concatenate([new for new, _ in chunks])
-        return ids, np.repeat([weight for _, weight in chunks], [len(new) for new, _ in chunks])
+        weights = np.repeat([weight for _, weight in chunks], [len(new) for new, _ in chunks])
+        return (Tokens(ids) if image is None else _placed(ids, image)), weights
 
     def _tokens_in(self, control: str) -> list[tuple[str, int | None]]:
         """Control text as (text before a control token, the token), and the text behind the last."""
@@ -178,20 +209,57 @@ class DialogueEncoder:
         return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
-def before_all(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> list[int]:
+def _with_image(parts: Iterable[Piece], image: ImageLayout | None) -> Iterator[Piece]:
+    """The pieces, with the runs of image tokens (their number as text) and the control text between in place."""
+    for part in parts:
+        if part.kind != "image":
+            yield part
+            continue
+        assert image is not None, "a dialogue over an image, and no image"
+        for one in image.parts:
+            yield Piece(str(one), "control" if isinstance(one, str) else "image")
+
+
+def _placed(ids: np.ndarray, image: ImageLayout) -> Tokens:
+    """Tokens with what an image says of positions and of what sees what; plain ones where it says nothing."""
+    place = ids == IMAGE
+    if not place.any() or (image.positions is None and not image.block):
+        return Tokens(ids)
+    starts = np.flatnonzero(place & ~np.concatenate([[False], place[:-1]]))
+    stops = np.flatnonzero(place & ~np.concatenate([place[1:], [False]])) + 1
+    positions = until = None
+    if image.positions is not None:
+        (start,), (stop,) = starts, stops
+        positions = np.tile(np.arange(len(ids)), (len(image.positions), 1))
+        positions[:, start:stop] = start + image.positions
+        positions[:, stop:] += start + image.advance - stop
+    if image.block:
+        until = np.arange(1, len(ids) + 1)
+        for start, stop in zip(starts, stops, strict=True):
+            until[start:stop] = stop
+    return Tokens(ids, positions, until)
+
+
+def _of_image(image: ImageLayout | None) -> str:
+    return "" if image is None else f" ({image.tokens} of them the image's)"
+
+
+def before_all(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[int]:
     """What the tokenizer puts before plain text: mostly BOS or nothing. A chat template of its own decides."""
+    if not chat.takes_start:
+        return []
     plain, with_special = tokenizer.encode("x", add_special_tokens=False), tokenizer.encode("x")
     starts = [n for n in range(len(with_special)) if with_special[n : n + len(plain)] == plain]
     usual = with_special[: starts[0]] if starts else []
     bos = tokenizer.bos_token
-    if not getattr(tokenizer, "chat_template", None) or bos is None:
+    if not getattr(tokenizer, "chat_template", None) or bos is None or not isinstance(chat, ChatFormat):
         return usual
     try:
         messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
         own = str(tokenizer.apply_chat_template(messages, tokenize=False))
     except jinja2.TemplateError:
         return usual
-    ours = next(pieces((Span("user", "x"),), chat, image=False)).text
+    ours = next(chat.pieces((Span("user", "x"),), image=False)).text
     twice = ours.startswith(bos)  # SmolLM calls the format's own <|im_start|> its BOS
     return [int(tokenizer.bos_token_id)] if own.startswith(bos * (1 + twice)) else []
 
@@ -201,8 +269,8 @@ def _added(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return [token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
 
 
-def _stop(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> int:
-    end = chat.assistant_end
+def _stop(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> int:
+    end = chat.end
     ids = tokenizer.encode(end, add_special_tokens=False)
     number = tokenizer.get_vocab().get(end)
     if number is None or (len(ids) != 1 and end not in _added(tokenizer)):

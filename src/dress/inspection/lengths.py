@@ -12,12 +12,14 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from dress import config
-from dress.dialogue.chat import FORMATS, ChatFormat
+from dress.dialogue.chat import FORMATS, Chat
 from dress.dialogue.encode import DialogueEncoder
 from dress.dialogue.spans import Span, history, prompt
 from dress.dialogue.tokenizer import load_tokenizer, train_tokenizer
 from dress.inspection.data_set import DataSet
-from dress.model.language import load_own_tokenizer
+from dress.model.building import own_tokenizer
+from dress.model.chats import hf_chat, language_chat, own_format
+from dress.model.hf import load_processor
 from dress.record import Dialogue, Record
 
 KINDS = ("caption", "question", "answer", "critique", "refinement", "dialogue")
@@ -31,7 +33,7 @@ class Scale:
 
     name: str
     tokenizer: PreTrainedTokenizerBase
-    chat: ChatFormat
+    chat: Chat
     image_tokens: int | None
     max_tokens: int
     origin: str  # where the tokenizer comes from
@@ -50,7 +52,7 @@ class Lengths:
     """Dialogues that are longer with their image than training allows (`data.max_tokens`)."""
 
     def __post_init__(self) -> None:
-        encoder = self._encoder = DialogueEncoder(self.scale.tokenizer, self.scale.chat.name, image_tokens=0)
+        encoder = self._encoder = DialogueEncoder(self.scale.tokenizer, self.scale.chat)
 
         def count(text: str) -> int:
             return len(encoder.texts.encode(text, first=False))
@@ -68,7 +70,7 @@ class Lengths:
                 for feedback in turn.feedback:
                     self._add("critique", feedback.critique)
                     self._add("refinement", feedback.refinement)
-            length = len(self._encoder.prompt(_spans(dialogue, self.scale.chat), image=False))
+            length = len(self._encoder.prompt(_spans(dialogue, self.scale.chat), None).ids)
             self.by_kind["dialogue"][length] += 1
             image = (self.scale.image_tokens or 0) if record.image is not None else 0
             self.too_long += length + image > self.scale.max_tokens
@@ -91,9 +93,9 @@ class Lengths:
             self.by_kind[kind][self._count(self.scale.chat.gap + text)] += 1
 
 
-def _spans(dialogue: Dialogue, chat: ChatFormat) -> tuple[Span, ...]:
+def _spans(dialogue: Dialogue, chat: Chat) -> tuple[Span, ...]:
     """Without a system text where the format has no place for it: training refuses such a dialogue by name."""
-    fitting = dialogue if chat.system_open is not None else dialogue.model_copy(update={"system": None})
+    fitting = dialogue if chat.takes_system else dialogue.model_copy(update={"system": None})
     open_ = dialogue.turns[-1].assistant is None
     return tuple(prompt(fitting) if open_ else history(fitting, len(fitting.turns)))
 
@@ -123,26 +125,24 @@ def open_scale(name: str, model: config.Model, tokenizer: str | None, data: Data
     Raises:
         ValueError: no such tokenizer, or the package with the weights is not installed.
     """
-    chat = FORMATS[model.language.chat]
     if tokenizer is not None:
+        own_chat = own_format(model.language) if isinstance(model, config.ComposedModel) else FORMATS["plain"]
         file = Path(tokenizer) / "tokenizer.json" if Path(tokenizer).is_dir() else Path(tokenizer)
         if not file.is_file():
             raise ValueError(f"tokenizer={tokenizer}: expected a run folder or a tokenizer.json, found none")
-        opened: PreTrainedTokenizerBase = load_tokenizer(file, chat)
+        opened: PreTrainedTokenizerBase = load_tokenizer(file, own_chat)
         origin = str(file)
-    elif (own := _own(model.language)) is not None:
-        opened, origin = own, str(model.language.package or model.language.name)
+    elif (own := own_tokenizer(model)) is not None:
+        opened = own
+        origin = model.name if isinstance(model, config.HFModel) else str(model.language.package or model.language.name)
     else:
-        opened, origin = train_tokenizer(_texts(data), model.tokenizer.vocabulary, chat), f"trained on {data.path}"
+        assert isinstance(model, config.ComposedModel)
+        own_chat = own_format(model.language)
+        opened, origin = train_tokenizer(_texts(data), model.tokenizer.vocabulary, own_chat), f"trained on {data.path}"
     limit = config.Data.model_fields["max_tokens"].default
-    return Scale(name, opened, chat, image_tokens(model.vision), limit, origin)
-
-
-def _own(language: config.Language) -> PreTrainedTokenizerBase | None:
-    try:
-        return load_own_tokenizer(language)
-    except OSError as error:
-        raise ValueError(f"model.language: cannot load the tokenizer of {language.name} ({error})") from None
+    if isinstance(model, config.HFModel):
+        return Scale(name, opened, hf_chat(model, load_processor(model)), None, limit, origin)
+    return Scale(name, opened, language_chat(model.language, opened), image_tokens(model.vision), limit, origin)
 
 
 def image_tokens(vision: config.Vision) -> int | None:

@@ -22,6 +22,7 @@ from torch.func import functional_call
 
 from dress import config
 from dress.data.pixels import fitted, padded, size_of
+from dress.model.reach import leaves
 
 SCRATCH_MEAN = (0.2, 0.2, 0.2)
 SCRATCH_STD = (0.25, 0.25, 0.25)
@@ -118,7 +119,7 @@ class VisionEncoder(nn.Module):
         else:
             blocks = f"model.vision.layer={self.layer}: expected a block or feature map of {_named(settings)}"
             raise ValueError(f"{blocks}, got none ({refusal})")
-        with_gradient = _reached(tokens)
+        with_gradient = leaves(tokens)
         for name, parameter in self.tower.named_parameters():
             parameter.requires_grad_(id(meta[name]) in with_gradient)
         return form, tokens
@@ -185,20 +186,6 @@ def _tokens(tower: Any, pixels: Tensor, layer: int, form: str) -> Tensor:
     )
     (tokens,) = out["image_intermediates"]
     return tokens if form == "NLC" else tokens.flatten(2).transpose(1, 2)
-
-
-def _reached(output: Tensor) -> set[int]:
-    """The ids of all leaves that an output depends on."""
-    leaves, visited, nodes = set(), set(), [output.grad_fn]
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in visited:
-            continue
-        visited.add(node)
-        if hasattr(node, "variable"):
-            leaves.add(id(node.variable))
-        nodes += [before for before, _ in node.next_functions]
-    return leaves
 
 
 def _under(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

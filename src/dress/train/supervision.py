@@ -8,12 +8,15 @@ from dataclasses import dataclass
 
 from dress import config
 from dress.base.progress import CurriculumProgress
+from dress.data.images import upright_size
 from dress.data.index import MAX_JSON_BYTES
 from dress.data.remote import RemoteShards
 from dress.data.shards import Shards
 from dress.data.stream import Stream
 from dress.dialogue.encode import DialogueEncoder
+from dress.dialogue.image import ImageLayout
 from dress.dialogue.spans import Span, SupervisedDialogue
+from dress.model.pictures import PictureReader
 from dress.phases import supervised
 from dress.record import Record, RecordError
 
@@ -42,14 +45,19 @@ class Supervision:
         phases: their settings.
         data: `max_tokens`, `on_damage`.
         encoder: tokens of a dialogue.
+        reader: tokens of an image.
     """
 
     def __init__(
-        self, name: str, stage: config.TrainStage, phases: config.Phases, data: config.Data, encoder: DialogueEncoder
-    ) -> None:
+        self, name: str, stage: config.TrainStage, phases: config.Phases, data: config.Data, encoder: DialogueEncoder,
+        reader: PictureReader,
+    ) -> None:  # fmt: skip
         self.name, self.stage, self.phases, self.data, self.encoder = name, stage, phases, data, encoder
+        self.reader = reader
         turn = (Span("user", "a"), Span("assistant", "a", 1.0))
-        one, two = (len(encoder.supervised(SupervisedDialogue("sft", turn * n, image=False), "").ids) for n in (1, 2))
+        one, two = (
+            len(encoder.supervised(SupervisedDialogue("sft", turn * n, image=False), "", None).ids) for n in (1, 2)
+        )
         self._first, self._turn = one, two - one
 
     def check(self, stream: Stream, progress: CurriculumProgress) -> Iterator[str]:
@@ -118,7 +126,8 @@ class Supervision:
         for index in shards.longer_texts(self.longest_text()):
             advance()
             for record, where in self._records(shards, [index]):
-                tokens = max(map(self._tokens, self._dialogues(record)), default=0)
+                image = self._layout(shards, index)
+                tokens = max((self._tokens(one, image) for one in self._dialogues(record)), default=0)
                 if tokens > self.data.max_tokens:
                     longest.append(TooLong(where, tokens))
         return longest
@@ -136,7 +145,7 @@ class Supervision:
             for text in (phases.align.prompt, phases.critique_template, phases.rating_template, phases.praise)
         )
         turns = size // SMALLEST_TURN + 2
-        bound = repeated * size + turns * self._turn + self._first + fixed + self.encoder.image_tokens
+        bound = repeated * size + turns * self._turn + self._first + fixed + self.reader.most_tokens
         return bound > self.data.max_tokens
 
     def refuse(self, rows: list[TooLong]) -> str | None:
@@ -154,12 +163,20 @@ class Supervision:
             raise ValueError(f"{what}: {few}. data.on_damage=skip goes on without them; or enlarge data.max_tokens")
         return f"{what} and set aside: {few}"
 
-    def _tokens(self, dialogue: SupervisedDialogue) -> int:
+    def _layout(self, shards: Shards, index: int) -> ImageLayout | None:
+        """The tokens of a record's image; none where it cannot be read, which is named when it is trained on."""
+        try:
+            data = shards.image(index)
+            return None if data is None else self.reader.layout(upright_size(data, shards.where(index)))
+        except RecordError:
+            return None
+
+    def _tokens(self, dialogue: SupervisedDialogue, image: ImageLayout | None) -> int:
         size = sum(len(span.text.encode()) for span in dialogue.spans) + len(dialogue.spans) * (self._turn + 1)
         most = self.data.max_tokens
-        if size + self._first + self.encoder.image_tokens <= most:
+        if size + self._first + self.reader.most_tokens <= most or (dialogue.image and image is None):
             return 0
-        return self.encoder.length(dialogue)
+        return self.encoder.length(dialogue, image)
 
     def _dialogues(self, record: Record) -> list[SupervisedDialogue]:
         return supervised(record, self.stage.phases, self.phases)
