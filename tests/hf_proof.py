@@ -1,0 +1,114 @@
+"""A model of transformers over token trees, beside the same model on each sequence by itself."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from families import SIZES
+from PIL import Image
+from torch import Tensor
+from transformers import AutoModelForImageTextToText
+
+from dress import config
+from dress.dialogue.batch import Example, Forest, collate
+from dress.dialogue.encode import IMAGE, EncodedDialogue
+from dress.dialogue.image import Picture
+from dress.dialogue.spans import Span, SupervisedDialogue
+from dress.dialogue.tree import build_tree
+from dress.model.hf import HFLVLM
+
+
+def png(size: tuple[int, int], seed: int = 0) -> bytes:
+    """A noisy picture of this width and height."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "PNG")
+    return data.getvalue()
+
+
+def dialogues() -> list[SupervisedDialogue]:
+    """A chain of two turns, a branch under a condition, and another question; with an image each."""
+    first = (Span("user", "What is in the picture?"), Span("assistant", "A red dog.", 1.0))
+    return [
+        SupervisedDialogue("sft", (*first, Span("user", "Are you sure?"), Span("assistant", "Yes, it is.", 1.0))),
+        SupervisedDialogue(
+            "critique", (first[0], Span("condition", "Feedback: you forgot the cat."), Span("assistant", "Two.", 0.5))
+        ),
+        SupervisedDialogue("sft", (Span("user", "Where?"), Span("assistant", "In the grass\nof a park.", 2.0))),
+    ]
+
+
+@dataclass
+class Proof:
+    """One forest of two records, and its dialogues one by one with their pictures."""
+
+    model: HFLVLM
+    plain: Any
+    forest: Forest
+    rows: list[tuple[EncodedDialogue, Picture | None]]
+
+    def on_trees(self) -> Tensor:
+        """The loss of the forest."""
+        return self.model(self.forest, self.forest.weight)[0]
+
+    def on_rows(self) -> Tensor:
+        """The loss of the dialogues, by the model's own forward pass on each."""
+        total = torch.zeros((), dtype=torch.float64)
+        for one, picture in self.rows:
+            logits = self.plain(**inputs(self.plain, one, picture), use_cache=False).logits[0, :-1]
+            if (cap := getattr(self.plain.config.get_text_config(), "final_logit_softcapping", None)) and False:
+                logits = torch.tanh(logits / cap) * cap
+            nll = torch.nn.functional.cross_entropy(logits, torch.from_numpy(one.ids[1:]).clamp(min=0), reduction="none")
+            total = total + (nll.double() * torch.from_numpy(one.weights[1:])).sum()
+        return total
+
+
+def inputs(plain: Any, one: EncodedDialogue, picture: Picture | None) -> dict[str, Tensor]:
+    """What the model's own forward pass takes of a dialogue."""
+    place = torch.from_numpy(one.ids == IMAGE)[None]
+    ids = torch.from_numpy(one.ids)[None].masked_fill(place, plain.config.image_token_id)
+    dtype = next(plain.parameters()).dtype
+    more = {
+        name: value.to(dtype) if value.is_floating_point() else value
+        for name, value in (picture.inputs if picture else {}).items()
+    }
+    kind = "token_type_ids" if plain.config.model_type == "gemma3" else "mm_token_type_ids"
+    takes = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v", "gemma3", "gemma4"}
+    if plain.config.model_type in takes:
+        more[kind] = place.long()
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **more}
+
+
+def proof(folder: Path, dtype: torch.dtype, attention: str = "nodes", **settings: Any) -> Proof:
+    """Both models in this dtype, and what they are compared on."""
+    model = HFLVLM(config.HFModel(kind="hf", name=str(folder), attention=attention, **settings)).to(dtype)
+    plain = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").to(dtype)
+    reader = model.reader()
+    examples, rows = [], []
+    for seed, size in enumerate(SIZES):
+        picture = reader(png(size, seed), str(size))
+        encoded = [model.encoder.supervised(one, "", picture.layout) for one in dialogues()]
+        examples.append(Example([build_tree(encoded)], picture))
+        rows += [(one, picture) for one in encoded]
+    text = [model.encoder.supervised(SupervisedDialogue("sft", one.spans, image=False), "", None) for one in dialogues()]
+    examples.append(Example([build_tree(text)], None))
+    rows += [(one, None) for one in text]
+    (forest,) = collate(examples, 100_000).forests
+    return Proof(model, plain, forest, rows)
+
+
+def gradients(model: torch.nn.Module, loss: Tensor) -> dict[str, Tensor]:
+    """Of every parameter that has one."""
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def difference(one: Tensor, two: Tensor) -> float:
+    """Relative, of two tensors."""
+    return float((one - two).norm() / two.norm().clamp(min=1e-300))
