@@ -63,7 +63,9 @@ class Proof:
             logits = self.plain(**inputs(self.plain, one, picture), use_cache=False).logits[0, :-1]
             if (cap := getattr(self.plain.config.get_text_config(), "final_logit_softcapping", None)) and False:
                 logits = torch.tanh(logits / cap) * cap
-            nll = torch.nn.functional.cross_entropy(logits, torch.from_numpy(one.ids[1:]).clamp(min=0), reduction="none")
+            nll = torch.nn.functional.cross_entropy(
+                logits, torch.from_numpy(one.ids[1:]).clamp(min=0), reduction="none"
+            )
             total = total + (nll.double() * torch.from_numpy(one.weights[1:])).sum()
         return total
 
@@ -87,7 +89,9 @@ def inputs(plain: Any, one: EncodedDialogue, picture: Picture | None) -> dict[st
 def proof(folder: Path, dtype: torch.dtype, attention: str = "nodes", **settings: Any) -> Proof:
     """Both models in this dtype, and what they are compared on."""
     model = HFLVLM(config.HFModel(kind="hf", name=str(folder), attention=attention, **settings)).to(dtype)
-    plain = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").to(dtype)
+    plain = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").to(
+        dtype
+    )
     reader = model.reader()
     examples, rows = [], []
     for seed, size in enumerate(SIZES):
@@ -95,7 +99,9 @@ def proof(folder: Path, dtype: torch.dtype, attention: str = "nodes", **settings
         encoded = [model.encoder.supervised(one, "", picture.layout) for one in dialogues()]
         examples.append(Example([build_tree(encoded)], picture))
         rows += [(one, picture) for one in encoded]
-    text = [model.encoder.supervised(SupervisedDialogue("sft", one.spans, image=False), "", None) for one in dialogues()]
+    text = [
+        model.encoder.supervised(SupervisedDialogue("sft", one.spans, image=False), "", None) for one in dialogues()
+    ]
     examples.append(Example([build_tree(text)], None))
     rows += [(one, None) for one in text]
     (forest,) = collate(examples, 100_000).forests
