@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import string
 from functools import cache
 
@@ -33,7 +34,9 @@ def train(tokenizer: Tokenizer, specials: list[str], alphabet: list[str]) -> Tok
     )
     lines = (line for text in CORPUS for line in text.splitlines())  # SentencePiece's pieces hold no line break
     tokenizer.train_from_iterator(lines if "<unk>" in specials else CORPUS, trainer)
-    return tokenizer
+    state = json.loads(tokenizer.to_str())  # bytes are pieces of the model, not added tokens
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] not in BYTES]
+    return Tokenizer.from_str(json.dumps(state))
 
 
 def byte_level(pattern: str | None) -> Tokenizer:
