@@ -21,7 +21,7 @@ if importlib.util.find_spec("num2words") is None:
     # SmolVLM's processor asks for this package when it is made, and uses it for videos only: no test has one.
     stub = types.ModuleType("num2words")
     stub.__spec__ = importlib.machinery.ModuleSpec("num2words", None)
-    stub.num2words = str  # type: ignore[attr-defined]
+    stub.num2words = str
     sys.modules["num2words"] = stub
 
 TEXT = {
@@ -71,8 +71,10 @@ class Family:
         config, processor = self.build(tokenizer)
         processor.chat_template = TEMPLATES[self.name]
         config.dtype = torch.float32
-        model = getattr(hf, self.model_class)(config)
-        scatter(model, zlib.crc32(self.name.encode()))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(zlib.crc32(self.name.encode()))
+            model = getattr(hf, self.model_class)(config)
+            scatter(model)
         model.generation_config = hf.GenerationConfig(
             eos_token_id=tokenizer.convert_tokens_to_ids(list(self.stops)),
             pad_token_id=tokenizer.pad_token_id,
@@ -86,11 +88,10 @@ PARTS = {"vision": "vision_tower", "projector": "multi_modal_projector", "langua
 
 
 @torch.no_grad()
-def scatter(model: torch.nn.Module, seed: int) -> None:
+def scatter(model: torch.nn.Module) -> None:
     """Random weights under which outputs lean on positions, mask and image, with a loss of an untrained model."""
-    random = torch.Generator().manual_seed(seed)
     for name, parameter in sorted(model.named_parameters()):
-        noise = torch.randn(parameter.shape, generator=random)
+        noise = torch.randn(parameter.shape)
         if "embed_tokens" in name or "position_embedding" in name or "image_newline" in name:
             parameter.copy_(0.3 * noise)
         elif parameter.ndim < 2:
@@ -115,6 +116,12 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     random = torch.Generator().manual_seed(seed)
     small = torch.randint(0, 256, (5, 5, 3), generator=random, dtype=torch.uint8)
     return Image.fromarray(small.numpy()).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def talk(size: tuple[int, int] = SIZES[0], answer: str = "There are 3 circles.", seed: int = 0) -> list[dict]:
+    """A question about a picture, and its answer, as messages."""
+    shown = [{"type": "image", "image": picture(*size, seed=seed)}, {"type": "text", "text": "How many circles?"}]
+    return [{"role": "user", "content": shown}, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
 
 
 def text(tokenizer: hf.PreTrainedTokenizerFast, **settings) -> dict:
