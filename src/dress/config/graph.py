@@ -66,4 +66,4 @@ def lineage(curriculum: Curriculum, stage: str) -> list[str]:
 def steps_before(curriculum: Curriculum, stage: str) -> int:
     """Optimiser steps of the train stages that run before a stage: where its curves begin."""
     names = curriculum.order[: curriculum.order.index(stage)]
-    return sum(one.steps for name in names if isinstance(one := curriculum.stages[name], TrainStage))
+    return sum(one.total_steps for name in names if isinstance(one := curriculum.stages[name], TrainStage))

@@ -46,4 +46,5 @@ def _amount(name: str, stage: Mapping[str, Any]) -> str | None:
     data = f"{count} of {', '.join(stage.get('data') or ())}"
     if stage.get("kind") != "train":
         return f"{name}: {data}"
-    return f"{name}: {data}, {stage['steps']:,} steps of {stage['records_per_step']}, rate {stage['lr']:g}"
+    epochs = f"{stage['epochs']:g} epochs = " if stage.get("epochs") is not None else ""
+    return f"{name}: {data}, {epochs}{stage['steps']:,} steps of {stage['records_per_step']}, rate {stage['lr']:g}"

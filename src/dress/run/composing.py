@@ -18,12 +18,10 @@ from dress.base.errors import ConfigError
 from dress.config.commands import CollectCommand
 from dress.config.defaults import defaults
 from dress.config.run import Config
+from dress.run.layers import SCHEMA, layers, one_amount
 from dress.run.overrides import CommandLineError, parsed, refuse_options, replacing, taken_out, with_choices
 from dress.run.quoting import quoted
 from dress.run.searching import search_working_folder
-
-SCHEMA = "dress_train"
-"""The first entry of the defaults list of configs/train.yaml."""
 
 for _name, _section in ((SCHEMA, Config), ("dress_collect", CollectCommand)):
     ConfigStore.instance().store(_name, defaults(_section), provider="the defaults of src/dress/config")
@@ -97,11 +95,13 @@ def composed(config_name: str, typed: list[str], configs: Path = CONFIGS) -> Dic
 
     Raises:
         CommandLineError, HydraException: the arguments do not compose.
-        ConfigError: a value is missing.
+        ConfigError: an amount of a stage is given twice.
     """
     overrides = arguments(typed)
     with hydra.initialize_config_dir(str(configs), version_base="1.3"):
-        return hydra.compose(config_name, overrides=overrides)
+        settings = hydra.compose(config_name, overrides=overrides)
+        one_amount(settings, lambda: layers(config_name, overrides))
+        return settings
 
 
 def plain(composed: DictConfig) -> dict[str, Any]:

@@ -32,7 +32,7 @@ PACKAGES = (
 
 
 @contextmanager
-def claimed(settings: config.Config) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+def claimed(settings: config.Config) -> Iterator[Callable[[config.Config, Mapping[str, Any]], None]]:
     """Let this process alone write the run's folder; yields what writes down that the run begins (see `start_run`).
 
     Where the run does not begin, the folder is as it was before: not there, or without what was made in it.
@@ -42,10 +42,10 @@ def claimed(settings: config.Config) -> Iterator[Callable[[Mapping[str, Any]], N
     """
     folder, begun = Path(settings.run_dir), False
 
-    def begin(facts: Mapping[str, Any]) -> None:
+    def begin(opened: config.Config, facts: Mapping[str, Any]) -> None:
         nonlocal begun
         begun = True
-        start_run(settings, facts)
+        start_run(settings.model_copy(update={"curriculum": opened.curriculum}), facts)  # with the steps of epochs
 
     if rank() > 0:
         yield begin
