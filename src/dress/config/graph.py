@@ -53,6 +53,12 @@ def description(stage: Stage) -> str:
             return f"answers of {', '.join(stage.models)} to {stage.data}"
 
 
+def amount(steps: int, epochs: float | None) -> str:
+    """How long a train stage is: `34 steps`, or `2 epochs = 34 steps`."""
+    passes = "" if epochs is None else f"{epochs:g} epoch{'' if epochs == 1 else 's'} = "
+    return f"{passes}{steps:,} step{'' if steps == 1 else 's'}"
+
+
 def lineage(curriculum: Curriculum, stage: str) -> list[str]:
     """The train stages that a stage's weights went through, from the first to the stage itself."""
     line: list[str] = []

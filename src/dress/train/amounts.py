@@ -6,6 +6,7 @@ import math
 from fractions import Fraction
 
 from dress import config
+from dress.config.graph import amount
 from dress.config.stages import SPLITS
 from dress.config.types import MOST
 from dress.train.run_data import RunData
@@ -37,7 +38,7 @@ def in_steps(settings: config.Config, data: RunData) -> tuple[config.Config, lis
                     f"curriculum.stages.{name}.epochs={stage.epochs:g}: expected at most {MOST:,} steps, got {steps:,}"
                 )
             stage = stages[name] = stage.model_copy(update={"steps": steps})
-        lines.append(f"stage {name}: {stage.epochs:g} epochs = {stage.total_steps:,} steps")
+        lines.append(f"stage {name}: {amount(stage.total_steps, stage.epochs)}")
     if not lines:
         return settings, []
     curriculum = curriculum.model_copy(update={"stages": stages})
@@ -46,8 +47,8 @@ def in_steps(settings: config.Config, data: RunData) -> tuple[config.Config, lis
 
 def _steps(stage: config.TrainStage, records: int) -> int:
     """Steps in which every record has been seen as often as the stage's epochs say; the last one may go further."""
-    epochs = Fraction(str(stage.epochs))  # 0.1 is a tenth, so that 0.1 epochs of 30 records are 3
-    return max(1, math.ceil(epochs * records / stage.records_per_step))
+    passes = Fraction(str(stage.epochs))  # 0.1 is a tenth, so that 0.1 epochs of 30 records are 3
+    return max(1, math.ceil(passes * records / stage.records_per_step))
 
 
 def _records(settings: config.Config, data: RunData, name: str) -> int:
