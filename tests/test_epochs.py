@@ -128,6 +128,11 @@ def test_data_that_are_mixed_and_stages_that_are_left_out(shapes_folder: Path) -
         "curriculum.without=[align,sft]", f"{DRESS}.epochs=1", f"{DRESS}.records_per_step=6", f"{SFT}.epochs=2",
     ]  # fmt: skip
     assert opened(composed(*typed), shapes_folder) == {"dress": 10}
+    five = ", ".join(f"{name}: {{path: sft}}" for name in "abcde")
+    exact = [f"data.feedback={{{five}}}", f"{DRESS}.epochs=0.34", f"{DRESS}.records_per_step=1"]
+    assert opened(composed(*typed, *exact), shapes_folder) == {
+        "dress": 51
+    }  # 150 * 0.34 is 51.000000000000007 in binary
 
 
 def test_more_steps_than_a_stage_may_have_are_refused(shapes_folder: Path) -> None:
