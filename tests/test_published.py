@@ -24,7 +24,7 @@ sizes = {name: [image and image.size for image in split["png"]] for name, split 
 turns = splits[min(splits)].features["json"]["dialogues"].feature["turns"].feature
 print(json.dumps({"rating": turns["feedback"].feature["rating"].dtype, "rows": rows, "sizes": sizes}))
 """
-SCALARS = {"string": str, "int64": int, "float64": (int, float), "json": dict}
+SCALARS: dict[str, type | tuple[type, ...]] = {"string": str, "int64": int, "float64": (int, float), "json": dict}
 
 
 def rich_record() -> Record:

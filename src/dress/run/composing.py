@@ -19,14 +19,20 @@ from dress.config.commands import CollectCommand
 from dress.config.defaults import defaults
 from dress.config.run import Config
 from dress.run.overrides import CommandLineError, parsed, refuse_options, replacing, taken_out, with_choices
+from dress.run.preparing import TASKS
 from dress.run.quoting import quoted
 from dress.run.searching import search_working_folder
 
 SCHEMA = "dress_train"
 """The first entry of the defaults list of configs/train.yaml."""
+PROVIDER = "the defaults of src/dress/config"
 
 for _name, _section in ((SCHEMA, Config), ("dress_collect", CollectCommand)):
-    ConfigStore.instance().store(_name, defaults(_section), provider="the defaults of src/dress/config")
+    ConfigStore.instance().store(_name, defaults(_section), provider=PROVIDER)
+for _name, (_task, _) in TASKS.items():
+    _node = {**defaults(_task), "task": _name}
+    _node.pop("mapping", None)  # made of `source`, never typed
+    ConfigStore.instance().store(f"_{_name}", _node, "task", "_global_", provider=PROVIDER)
 
 
 search_working_folder()

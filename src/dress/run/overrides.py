@@ -155,3 +155,16 @@ def with_choices(typed: Sequence[str], configs: Path) -> list[str]:
                 raise CommandLineError(f"{text}: expected one of {', '.join(options)}")
         arguments.append(text)
     return arguments
+
+
+def options_last(arguments: Sequence[str]) -> list[str]:
+    """The arguments with settings before options: between two settings Hydra's parser takes no option."""
+    settings = [text for text in arguments if text.startswith("~") or ("=" in text and not text.startswith("-"))]
+    return settings + [text for text in arguments if text not in settings]
+
+
+def without_choice(command: str, typed: Sequence[str]) -> list[str]:
+    """What help needs beside what was typed, where a command must choose an option before it says anything."""
+    asks = {"-h", "--help"} & set(typed)
+    stated = any(text.startswith(("source=", "task=")) for text in typed)
+    return ["source=rows"] if asks and command == "prepare" and not stated else []
