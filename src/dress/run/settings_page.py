@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
-from dress.base.config_folder import CONFIGS
+from dress.base.config_folder import config_files, config_groups
 from dress.config.commands import CollectCommand
 from dress.config.describing import EXPANDED, Expanded, Setting, described
 from dress.config.raters import LLM
@@ -89,12 +89,11 @@ def _of_task(name: str, task: type[BaseModel]) -> str:
 
 def _groups() -> str:
     """The groups of training, each with its options."""
-    lines = []
-    for folder in sorted(folder for folder in CONFIGS.iterdir() if folder.is_dir() and folder.name not in OTHERS):
-        options = sorted(file.stem for file in folder.glob("[!_]*.yaml"))
-        lines += (
-            textwrap.wrap(f"{folder.name}: {', '.join(options)}", WIDTH, subsequent_indent="    ") if options else []
-        )
+    lines: list[str] = []
+    for group in config_groups():
+        options = sorted(config_files(group))
+        if options and group not in OTHERS:
+            lines += textwrap.wrap(f"{group}: {', '.join(options)}", WIDTH, subsequent_indent="    ")
     return "\n".join(lines)
 
 

@@ -93,18 +93,18 @@ def _guess(meaning: Meaning, mapping: RowMapping, columns: list[str]) -> None:
     for role, usual in USUAL.items():
         if role in stated or role in skipped or ("conversations" in meaning and role in ("user", "assistant")):
             continue
-        taken = {place[0] for places in meaning.values() for one in places for place in one}
-        one = next((names[name] for name in usual if name in names and names[name] not in taken), None)
-        several = _numbered(usual, names, taken) if role in NUMBERED and one is None else []
+        in_use = {place[0] for places in meaning.values() for one in places for place in one}
+        one = next((names[name] for name in usual if name in names and names[name] not in in_use), None)
+        several = _numbered(usual, names, in_use) if role in NUMBERED and one is None else []
         for column in [one] if one else several:
             meaning[role] = (*meaning.get(role, ()), ((column,),))
 
 
-def _numbered(usual: Sequence[str], names: Mapping[str, str], taken: set[str]) -> list[str]:
+def _numbered(usual: Sequence[str], names: Mapping[str, str], in_use: set[str]) -> list[str]:
     """`response_1, response_2` in the order of their numbers, where there are two or more."""
     for name in usual:
         numbers = {int(match[1]): column for key, column in names.items()
-                   if (match := re.fullmatch(name + r"(\d{1,3})", key)) and column not in taken}  # fmt: skip
+                   if (match := re.fullmatch(name + r"(\d{1,3})", key)) and column not in in_use}  # fmt: skip
         if len(numbers) > 1:
             return [numbers[number] for number in sorted(numbers)]
     return []
