@@ -60,7 +60,7 @@ class Columns(_Stated):
     critique: Column | None = None  # what is good and bad about the answer
     refinement: Column | None = None  # advice: the user's next turn
     better_answer: Column | None = None  # after refinement or critique the next answer; without them a reference
-    reference: Column | None = None  # a known good answer
+    reference: Column | None = None  # a known good answer; a list is several, of which the first is taught
     chosen: Column | None = None  # the better answer of a pair
     rejected: Column | None = None  # the worse one
     chosen_critique: Column | None = None  # why it is better
