@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from dress import config
-from dress.base.config_folder import CONFIGS
+from dress.base.config_folder import config_groups
 from dress.run.composing import SCHEMA
 from dress.run.overrides import parsed
 
@@ -48,8 +48,9 @@ def origins() -> dict[str, str]:
         loaded = loader._load_single_config(entry, loader.repository)
         for key, _ in leaves(OmegaConf.to_container(loaded.config, resolve=False)):
             places[key] = f"configs/{entry.config_path}.yaml"
+    groups = config_groups()
     for text in overrides:
-        if (override := parsed(text)) and not (CONFIGS / override.key_or_group).is_dir():
+        if (override := parsed(text)) and override.key_or_group not in groups:
             places[override.key_or_group] = TYPED
     return places
 
