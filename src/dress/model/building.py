@@ -10,7 +10,19 @@ from transformers import PreTrainedTokenizerBase
 from dress import config
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.tokenizer import check_cuts
+from dress.model.language import check_language
 from dress.model.lvlm import LVLM
+from dress.model.vision import check_vision
+
+
+def check_model(settings: config.Model) -> None:
+    """Refuse a language model or a vision encoder that is not there, before anything is made.
+
+    Raises:
+        ValueError: names it.
+    """
+    check_language(settings.language)
+    check_vision(settings.vision)
 
 
 def build_model(

@@ -19,12 +19,19 @@ from dress.config.commands import CollectCommand
 from dress.config.defaults import defaults
 from dress.config.run import Config
 from dress.run.layers import SCHEMA, layers, one_amount
-from dress.run.overrides import CommandLineError, parsed, refuse_options, replacing, taken_out, with_choices
+from dress.run.overrides import CommandLineError, parsed, refuse_options, removal, replacing, with_choices
+from dress.run.preparing import TASKS
 from dress.run.quoting import quoted
 from dress.run.searching import search_working_folder
 
+PROVIDER = "the defaults of src/dress/config"
+
 for _name, _section in ((SCHEMA, Config), ("dress_collect", CollectCommand)):
-    ConfigStore.instance().store(_name, defaults(_section), provider="the defaults of src/dress/config")
+    ConfigStore.instance().store(_name, defaults(_section), provider=PROVIDER)
+for _name, (_task, _) in TASKS.items():
+    _node = {**defaults(_task), "task": _name}
+    _node.pop("mapping", None)  # made of `source`, never typed
+    ConfigStore.instance().store(f"_{_name}", _node, "task", "_global_", provider=PROVIDER)
 
 
 search_working_folder()
@@ -37,8 +44,8 @@ def arguments(typed: list[str]) -> list[str]:
         CommandLineError: a setting is taken out, or an option or a choice of a group that there is not.
     """
     refuse_options(typed)
-    typed = with_choices(typed, CONFIGS)
-    if text := taken_out(typed, CONFIGS):
+    typed = with_choices(typed)
+    if text := removal(typed):
         key = text.lstrip("~").partition("=")[0]
         raise CommandLineError(
             f"{text}: a setting has a value in every run; say which: {key}=… (null, where it may have none)"

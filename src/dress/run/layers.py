@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from dress.base.config_folder import CONFIGS
+from dress.base.config_folder import config_groups
 from dress.base.errors import ConfigError
 from dress.config.names import AMOUNTS
 from dress.run.overrides import parsed
@@ -40,8 +40,9 @@ def layers(config_name: str, overrides: Sequence[str], hydra: Sequence[str] = ()
         values = dict(leaves(OmegaConf.to_container(loaded.config, resolve=False)))
         given.append((f"configs/{entry.config_path}.yaml", values))
     typed: dict[str, Any] = {}
+    groups = config_groups()
     for text in overrides:
-        if (override := parsed(text)) and not (CONFIGS / override.key_or_group).is_dir():
+        if (override := parsed(text)) and override.key_or_group not in groups:
             typed |= leaves({override.key_or_group: override.value()})
     return [*given, (TYPED, typed)]
 

@@ -28,7 +28,7 @@ from dress.dialogue.tokenizer import tokenizer_hash
 from dress.feedback.raters import build_rater, check_rater
 from dress.kernels.precision import precision_for
 from dress.llm.request import Stopped
-from dress.model.building import build_model
+from dress.model.building import build_model, check_model
 from dress.model.checkpoint import loaded_weights, save_model
 from dress.model.generation import check_new_tokens
 from dress.model.lvlm import LVLM
@@ -171,6 +171,7 @@ class Curriculum:
 
     def _open_data(self) -> None:
         """The data of the run, and the settings with what only they can tell; says what lies there and is not read."""
+        check_model(self.settings.model)  # before a world is drawn
         folder = self._data_folder()
         check_splits(self.settings, folder)
         self.data = RunData(self.settings.data, folder)
