@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,8 @@ def test_the_lines_of_the_readme(run: TrainedRun, capsys: pytest.CaptureFixture[
 def test_a_run_is_trained_and_evaluated_as_by_the_scripts(run: TrainedRun) -> None:
     assert run.folder.parent == Path("logs/critique_only").absolute() and Path("logs/latest").resolve() == run.folder
     assert run.metrics == json.loads((run.folder / "metrics.json").read_text())
+    provenance = json.loads((run.folder / "provenance.json").read_text())
+    assert shlex.split(provenance["command"]) == ["dress", "train", "experiment=critique_only", *FAST]
     again = dress.evaluate(run, ["records=4", "out=again"], quiet=True)
     assert again == json.loads(Path("again/metrics.json").read_text())
     assert dress.train([f"resume={run.folder}"], quiet=True).metrics == run.metrics

@@ -19,6 +19,7 @@ from test_sources import STRANGE
 
 from dress.base.files import read_json
 from dress.config.rows import RowMapping
+from dress.evaluation.references import accuracy, exact, known_answers
 from dress.record import Dialogue, Record
 from dress.sources.own_rows import OwnRows
 from dress.sources.protocol import Place, RowError, SourceError
@@ -93,6 +94,51 @@ def test_references_teach_and_answers_beside_them_do_not(tmp_path: Path) -> None
     taught = [d.turns[0].assistant for record in records(tmp_path / "out", "sft") for d in record.dialogues]
     asked = [d.reference for record in records(tmp_path / "out", "prompts") for d in record.dialogues]
     assert taught == ["A dog.", "A cow.", "A hen."] and asked == ["A dog.", "A cow.", "A hen."]
+
+
+PEOPLE = ["net", "net", "racket", "net "]
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "cell"),
+    [
+        ("r.jsonl", "reference", PEOPLE),
+        ("r.jsonl", "answers", [{"answer": one, "answer_id": n} for n, one in enumerate([*PEOPLE, "  "])]),
+        ("r.parquet", "References", PEOPLE),
+        ("r.csv", "reference", json.dumps(PEOPLE)),
+        ("r.csv", "answers", json.dumps([{"answer": one} for one in PEOPLE])),
+    ],
+)
+def test_of_several_references_the_first_teaches_and_all_measure(
+    tmp_path: Path, name: str, column: str, cell: Any
+) -> None:
+    rows = [{"image": f"{n}.jpg", "question": "What is it?", column: cell} for n in range(7)]
+    source = table(tmp_path / "in", *rows, name=name.replace("parquet", "jsonl"))
+    if name.endswith("parquet"):
+        source.unlink()
+        source = parquet(tmp_path / "in" / name, *rows)
+    result = import_table(source, tmp_path / "out")
+    assert result.written == {"align": 0, "sft": 6, "prompts": 6, "feedback": 0, "eval": 1}
+    (taught,) = records(tmp_path / "out", "sft")[0].dialogues
+    (asked,) = records(tmp_path / "out", "eval")[0].dialogues
+    assert (taught.turns[0].assistant, taught.reference, asked.reference) == ("net", None, "net")
+    assert known_answers(asked) == known_answers(taught) == tuple(PEOPLE)
+    assert accuracy("racket", known_answers(asked)) == pytest.approx(0.25) and exact("net", known_answers(asked))
+    assert asked.extra.keys() == {"references"}
+
+
+def test_a_text_that_looks_like_a_list_stays_a_text_where_lists_are_lists(tmp_path: Path) -> None:
+    rows = [{"image": f"{n}.jpg", "question": "Which, as JSON?", "reference": '["cat", "dog"]'} for n in range(2)]
+    import_table(table(tmp_path / "in", *rows), tmp_path / "out", held_out=0)
+    (taught,) = records(tmp_path / "out", "sft")[0].dialogues
+    assert (taught.turns[0].assistant, taught.extra) == ('["cat", "dog"]', {})
+
+
+@pytest.mark.parametrize("cell", [[{"answer": 5}, {"answer": True}], [["a"], "b"]])
+def test_a_reference_that_is_no_text_is_a_reject(tmp_path: Path, cell: Any) -> None:
+    good = {"image": "a.jpg", "question": "What?", "reference": ["a", "b"]}
+    path = table(tmp_path / "in", good, {**good, "reference": cell})
+    assert import_table(path, tmp_path / "out", held_out=0).rejected == {"bad field": 1}
 
 
 def test_captions_align_and_teach_descriptions(tmp_path: Path) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
 from scripts import run_script
 
 from dress import config
+from dress.config.commands import AskCommand
 from dress.config.describing import described
+from dress.evaluation.suite import registered
+from dress.run.preparing import TASKS
 from dress.run.settings_page import page
 
 
@@ -19,9 +23,13 @@ def test_the_page_is_up_to_date() -> None:
     )
 
 
-@pytest.mark.parametrize("section", [config.Config, config.CollectCommand])
+SUITES = [suite.settings for suite in registered().values()]
+TASK_SETTINGS = [task for task, _ in TASKS.values()]
+
+
+@pytest.mark.parametrize("section", [config.Config, config.CollectCommand, AskCommand, *SUITES, *TASK_SETTINGS])
 def test_every_setting_says_what_it_is(section: type[config.Section]) -> None:
-    rows = list(described(section))
+    rows = [row for row in described(section) if row.key != "task" and not row.key.startswith("mapping.")]
     assert [row.key for row in rows if not row.text or row.values in ("", "anything")] == []
 
 
@@ -43,12 +51,25 @@ def test_rows_hold_default_text_unit_and_range() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("typed", "said"),
     [
-        ("train.py", "data.window=16  shards that are shuffled together; whole number > 0"),
-        ("collect.py", "turns=2  answers per dialogue; each after the first answers a refinement; whole number > 0"),
+        (["train"], "data.window=16  shards that are shuffled together; whole number > 0"),
+        (["train", "seed=1"], "data.window=16  shards that are shuffled together; whole number > 0"),
+        (["collect"], "turns=2  answers per dialogue; each after the first answers a refinement; whole number > 0"),
+        (["eval"], "batch_size=256  prompts; whole number > 0"),
+        (["eval", "suite=interaction"], "turns=3  answers per dialogue; whole number > 0"),
+        (["prepare"], "  per_shard=200  records of a shard; whole number > 0"),
+        (["prepare", "task=index"], "  samples=24  records on the page; whole number > 0"),
+        (["ask"], "temperature=0.0  of answers; 0 = greedy; number ≥ 0"),
     ],
 )
-def test_help_says_it_too(tmp_path: Path, script: str, said: str) -> None:
-    done = run_script(ROOT / "src" / script, "--help", cwd=tmp_path)
-    assert done.returncode == 0 and said in done.stdout, done.stderr
+def test_help_says_it_too(tmp_path: Path, typed: list[str], said: str) -> None:
+    command, *settings = typed
+    done = run_script(ROOT / "src" / f"{command}.py", *settings, "--help", cwd=tmp_path)
+    assert done.returncode == 0 and said in done.stdout.splitlines(), done.stderr
+
+
+def test_the_files_of_tasks_hold_no_defaults() -> None:
+    for name in TASKS:
+        stated = yaml.safe_load((ROOT / "configs" / "task" / f"{name}.yaml").read_text())
+        assert stated.keys() == {"defaults"} and stated["defaults"][0] == f"_{name}"

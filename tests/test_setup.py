@@ -1,10 +1,13 @@
 """What is installed, and by which command, is said once: every other place must agree."""
 
+import ast
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+from importlib import metadata
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -61,6 +64,24 @@ def test_dependency_is_pinned_with_hashes(line: str) -> None:
     version, hashes = pins("constraints.txt")[canonicalize_name(requirement.name)]
     assert version in requirement.specifier
     assert hashes >= 1
+
+
+CARRIED = {"httpx2", "numpy", "omegaconf", "safetensors", "tokenizers", "typing_extensions", "yaml"}
+"""Imported, and not declared: what a declared library takes and gives back, in the version that it needs."""
+
+
+def test_what_is_imported_is_declared() -> None:
+    files = [file for file in (ROOT / "src").rglob("*.py") if "lmms" not in file.stem]  # those have an environment
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    foreign = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"dress"}
+    lines = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    owners = metadata.packages_distributions()
+    undeclared = {name for name in foreign if not {canonicalize_name(one) for one in owners[name]} & declared}
+    assert undeclared == CARRIED
 
 
 PINNED = ["constraints.txt", *(f"constraints-{name}.txt" for name in ("smollm", "llm", "llama", "bench"))]

@@ -257,6 +257,7 @@ def test_fire_rows_that_cannot_be_used_have_reasons(tmp_path: Path) -> None:
     student = {"role": "student", "type": "response", "value": "Thought: x\nAnswer: Two."}
     bad = [
         ("bad rating", fire(conversations=[student, teacher | {"value": "Score: 11.\nFeedback: Good."}])),
+        ("bad feedback", fire(conversations=[student, teacher | {"value": "Score: N/A.\nFeedback: Good."}])),
         ("bad feedback", fire(conversations=[student, teacher | {"value": "Score: high.\nFeedback: Good."}])),
         ("bad feedback", fire(conversations=[student, teacher | {"value": "Score: 5.\nFeedback: "}])),
         ("bad feedback", fire(conversations=[student, teacher | {"value": "Good."}])),
@@ -319,6 +320,7 @@ def test_vlfeedback_rows_that_cannot_be_used_have_reasons(tmp_path: Path) -> Non
     bad = [
         ("bad rating", one(annotations=aspects("6", "5", "5"))),
         ("bad rating", one(annotations=aspects("good", "5", "5"))),
+        ("bad rating", one(annotations=aspects("4/5", "5", "5"))),
         ("bad rating", one(annotations=aspects(True, "5", "5"))),
         ("bad field", one(annotations={"Helpfulness": {"Rationale": "No rating."}})),
         ("bad field", one(annotations={"Beauty": {"Rating": "5"}})),

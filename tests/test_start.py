@@ -52,6 +52,27 @@ def test_a_start_that_fails_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["model.language.name=./nope", "model.language.config=null"], "model.language: cannot load ./nope"),
+        (["model.language.config.model_type=nope"], "model.language.config: no configuration of 'nope'"),
+        (["model.vision={name: ViT-B-99, vit: null}"], "ViT-B-99.*no model of this name"),
+        (["model.vision={name: ViT-B-32, vit: null, weights: nope}"], "weights=nope.*no weights of this tag"),
+        (["model.vision.weights=nope"], "model.vision.weights=nope: with model.vision.vit expected a stage's folder"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_no_picture_is_drawn_for_a_model_that_is_not_there(
+    tmp_path: Path, typed: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = tiny_settings(tmp_path, *typed, run="logs/x/run")
+    with pytest.raises(ValueError, match=told):
+        training.train(settings, Console(quiet=True))
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_same_command_works_after_the_mend(tmp_path: Path, shapes_folder: Path) -> None:
     command = ["experiment=sft_only", "curriculum.run=[sft]", *FAST, "data=shards", "data.path=here", "run_dir=mine"]
     assert train(tmp_path, *command).returncode == 1 and not (tmp_path / "mine").exists()

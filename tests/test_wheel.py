@@ -20,6 +20,7 @@ from test_command_line import FAST, train
 
 from dress.base.config_folder import CONFIGS
 from dress.feedback.rubric import Rubric
+from dress.run.composing import CommandLineError, arguments
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -101,6 +102,21 @@ def test_configs_of_the_working_folder_are_searched_first(tmp_path: Path, monkey
     assert Rubric.load("feedback").version == 99
     done = train(tmp_path, "experiment=mien")
     assert done.returncode == 2 and "Did you mean mine?" in done.stderr and "dress_full" in done.stderr
+
+
+def test_groups_of_the_working_folder_are_groups_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("house/none", "house/mine", "scheduler/none", "scale/own"):
+        file = tmp_path / "configs" / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("# @package _global_\nseed: 3\n")
+    with pytest.raises(CommandLineError, match="scheduler=false: expected one of constant, cosine, linear"):
+        arguments(["scheduler=false"])
+    monkeypatch.chdir(tmp_path)
+    assert arguments(["scheduler=false", "house=null"]) == ["scheduler=none", "house=none"]
+    assert arguments(["~house"]) == ["~house"]
+    with pytest.raises(CommandLineError, match="house=true: expected one of mine, none"):
+        arguments(["house=true"])
+    assert "own" in train(tmp_path, "--help").stdout
 
 
 def test_no_release_that_is_known_as_malicious_is_allowed() -> None:

@@ -21,6 +21,8 @@ MAX_PARTS = 20_000
 CUT = "length"
 """`finish_reason` of an answer that ended because it had no room left."""
 
+REFERENCES = "references"
+"""Name in the `extra` of a dialogue of a list of texts, where more than one good answer is known."""
 PUBLISHED_ROW = "lvlm_nlf"
 """Name in the `extra` of a dialogue or turn under which an importer keeps what else its published row says."""
 

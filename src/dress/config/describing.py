@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import UnionType
@@ -20,7 +20,9 @@ from dress.config.run import Config
 from dress.config.stages import CollectStage, EvalStage, TrainStage
 from dress.config.types import MOST
 
-EXPANDED: dict[str, tuple[str, type[BaseModel]]] = {
+Expanded = Mapping[str, tuple[str, type[BaseModel]]]
+
+EXPANDED: Expanded = {
     "curriculum.stages": ("curriculum.stages.NAME", TrainStage),
     "annotator": ("annotator", LLM),
 }
@@ -37,25 +39,25 @@ class Setting:
     values: str
 
 
-def described(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[Setting]:
+def described(section: type[BaseModel] = Config, prefix: str = "", expanded: Expanded = EXPANDED) -> Iterator[Setting]:
     """Every setting of a section and of those in it, in their order."""
     schema = section.model_json_schema()
     for name, field in section.model_fields.items():
-        key = prefix + name
-        inner: list[Any] = [
-            one for one in map(_bare, (field.annotation, *get_args(field.annotation))) if _is_section(one)
-        ]
-        if key == "model" or (len(inner) == 1 and key not in EXPANDED):
+        alias = field.alias or name
+        key = prefix + alias
+        kinds = map(_bare, (field.annotation, *get_args(field.annotation)))
+        inner: list[Any] = [one for one in kinds if _is_section(one)]
+        if key == "model" or (len(inner) == 1 and key not in expanded):
             for kind in inner:
-                yield from described(kind, f"{key}.")
+                yield from described(kind, f"{key}.", expanded)
             continue
         default = None if field.is_required() else _plain(field.get_default(call_default_factory=True))
-        values = _values(schema["properties"][name], schema)
+        values = _values(schema["properties"][alias], schema)
         if bounds := _bounds(field.annotation, field.metadata):
             values = re.sub(r"number(?! [>≥<≤])", f"number {bounds}", values, count=1)
         yield Setting(key, default, comments(section).get(name, ""), values)
-        if key in EXPANDED:
-            place, kind = EXPANDED[key]
+        if key in expanded:
+            place, kind = expanded[key]
             yield from described(kind, f"{place}.")
             if kind is TrainStage:
                 yield from described(CollectStage, f"{place}.")
@@ -111,6 +113,8 @@ def _values(schema: dict[str, Any], whole: dict[str, Any]) -> str:
             return ("whole number" if kind == "integer" else "number") + _range(schema)
         case "boolean":
             return "true or false"
+        case "array" if "prefixItems" in schema:
+            return f"[{', '.join(_values(part, whole) for part in schema['prefixItems'])}]"
         case "array":
             return f"list of {_values(schema.get('items', {}), whole)}"
         case "string":

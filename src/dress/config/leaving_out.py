@@ -12,7 +12,7 @@ def leave_out(curriculum: Mapping[str, Any], without: Sequence[str]) -> dict[str
     """A curriculum without some stages.
 
     A stage that starts from the weights of one that is left out starts from what that one would have started from; its
-    label is not evaluated; where what is wanted is left out, all that it names is wanted instead.
+    label is not evaluated; where a goal (of `run`) is left out, all that it names takes its place.
 
     Args:
         curriculum: composed, with complete stages.
@@ -38,23 +38,23 @@ def leave_out(curriculum: Mapping[str, Any], without: Sequence[str]) -> dict[str
             labels = models if isinstance(models, Mapping) else dict(zip(models, models, strict=True))
             stage["models"] = {label: one for label, one in labels.items() if one not in without}
     run = curriculum.get("run")
-    wanted = [run] if isinstance(run, str) else list(run or ())
-    instead = [one for name in wanted if name in without for one in _named(stages[name]) if one in remaining]
-    wanted = list(dict.fromkeys([*(name for name in wanted if name not in without), *instead]))
-    for name in _reached(remaining, wanted):
+    goals = [run] if isinstance(run, str) else list(run or ())
+    instead = [one for name in goals if name in without for one in _named(stages[name]) if one in remaining]
+    goals = list(dict.fromkeys([*(name for name in goals if name not in without), *instead]))
+    for name in _reached(remaining, goals):
         for key, names in (("data", _data(remaining[name])), ("model", [remaining[name].get("model")])):
             if missing := [one for one in names if one in without]:
                 raise ValueError(
                     f"curriculum.without={missing[0]}: stage {name} needs it. Leave {name} out too, or name another: "
                     f"curriculum.stages.{name}.{key}=…"
                 )
-    return {**curriculum, "stages": remaining, "run": wanted, "without": []}
+    return {**curriculum, "stages": remaining, "run": goals, "without": []}
 
 
-def _reached(stages: Mapping[str, Any], wanted: Sequence[str]) -> list[str]:
-    """The stages that run: those that are wanted, and all that they name."""
+def _reached(stages: Mapping[str, Any], goals: Sequence[str]) -> list[str]:
+    """The stages that run: the goals, and all that they name."""
     names: list[str] = []
-    waiting = list(wanted)
+    waiting = list(goals)
     while waiting:
         name = waiting.pop()
         if name in stages and name not in names:

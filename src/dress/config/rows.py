@@ -33,8 +33,8 @@ Stars = Annotated[int, Field(ge=1, le=TOP_RATING)]
 class Scale(_Stated):
     """How a publisher's rating becomes 1-4: linear, rounded half up, or word by word."""
 
-    from_: tuple[float, float] | None = Field(default=None, alias="from")  # the worst and the best rating
-    map: Annotated[dict[str, Stars] | None, BeforeValidator(_with_text_keys)] = None  # word: 1-4
+    from_: tuple[float, float] | None = Field(default=None, alias="from")  # the worst and the best rating: [1, 5]
+    map: Annotated[dict[str, Stars] | None, BeforeValidator(_with_text_keys)] = None  # words: {good: 4, bad: 1}
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Scale:
@@ -60,11 +60,11 @@ class Columns(_Stated):
     critique: Column | None = None  # what is good and bad about the answer
     refinement: Column | None = None  # advice: the user's next turn
     better_answer: Column | None = None  # after refinement or critique the next answer; without them a reference
-    reference: Column | None = None  # a known good answer
+    reference: Column | None = None  # a known good answer; a list is several, of which the first is taught
     chosen: Column | None = None  # the better answer of a pair
     rejected: Column | None = None  # the worse one
-    chosen_critique: Column | None = None
-    rejected_critique: Column | None = None
+    chosen_critique: Column | None = None  # why it is better
+    rejected_critique: Column | None = None  # why it is worse
     tie: Column | None = None  # true: the pair is not rated
     criterion: Column | None = None  # helpfulness, honesty, harmlessness, or a word of `criteria`
     annotator: Column | None = None  # who judged

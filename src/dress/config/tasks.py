@@ -25,46 +25,49 @@ class Import(Task):
     """A publisher's files, or anybody's table, become a folder of shards."""
 
     task: Literal["import"]
-    source: str  # a format, a mapping of configs/source, or the path of a mapping
+    source: str  # rows (a table of your own), another of configs/source, or a mapping of your own, PATH.yaml
     mapping: RowMapping | None = None  # read from that file
-    columns: Columns | None = None  # of a table; over the mapping's
-    rating: Scale | None = None  # null = 1-4, or the mapping's
-    criterion: Criterion | None = None  # of every row
-    annotator: str | None = None  # who judged every row
-    licence: str | None = None  # of the set; stands in import.json and in cards
-    preview: StrictBool = False  # show columns and three records, write nothing
-    path: str  # a file, a folder, or a reject file
-    images: str | None = None  # null = where the publisher puts them
-    out: str
-    overwrite: StrictBool = False
-    splits: tuple[Literal["align", "sft", "prompts", "feedback", "eval"], ...] | None = None  # null = all it can write
-    held_out: Count = 100  # images for eval, at most; and at most one in seven
-    per_shard: Positive = 200  # records
+    columns: Columns | None = None  # of a table: {image: img, user: question, …}; null = by their usual names
+    rating: Scale | None = None  # of a table; null = whole numbers 1-4, or what its mapping says
+    criterion: Criterion | None = None  # of every row of a table
+    annotator: str | None = None  # who judged the answers of a table
+    licence: str | None = None  # of the set, e.g. cc-by-4.0; import.json and cards repeat it
+    preview: StrictBool = False  # show what the columns are taken for and three records, and write nothing
+    path: str  # file or folder of the publisher, or a rejects.jsonl whose rows were repaired
+    images: str | None = None  # folder that image names are relative to; null = where the publisher puts them
+    out: str  # the folder to make, e.g. data/coco
+    overwrite: StrictBool = False  # replace what out holds
+    # folders to write; null = all that the source can (docs/importing.md)
+    splits: tuple[Literal["align", "sft", "prompts", "feedback", "eval"], ...] | None = None
+    held_out: Count = 100  # images kept for eval, at most, and at most one in seven; 0 = none
+    per_shard: Positive = 200  # records of a shard
     workers: Count | None = None  # processes; 0 = this one only, null = as many as cores
-    allow_missing_images: StrictBool = False
-    max_aspect: Aspect = 200.0  # longer side of an image ÷ shorter side
+    allow_missing_images: StrictBool = False  # keep records whose image is not there: to inspect and export
+    max_aspect: Aspect = 200.0  # longer side of an image ÷ shorter side, at most
 
 
 class Index(Task):
     """Anybody's webdataset shards are indexed, so that they can be read, mixed and resumed exactly."""
 
     task: Literal["index"]
-    path: str
+    path: str  # a folder with *.tar
+    # ours, or images with .txt or .json captions; auto: what they hold
     format: Literal["auto", "records", "captions"] = "auto"
-    ignore: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()  # extensions that may stand there and are passed over, e.g. [cls]
 
 
 class Export(Task):
     """Shards become files that others read, or a folder fit to publish."""
 
     task: Literal["export"]
-    path: str
-    out: str
-    format: Literal["records", "lvlm_nlf", "llava", "messages", "dataset"]
+    path: str  # a folder of shards, or a folder of splits
+    out: str  # the folder to make; never replaced
+    format: Literal["records", "lvlm_nlf", "llava", "messages", "dataset"]  # see docs/inspecting.md
     images: StrictBool = True  # write images beside the rows
     title: str | None = None  # of a dataset; null = the name of `out`
+    # of a dataset, required: cc-by-4.0, apache-2.0, … or unknown
     license: Annotated[str | None, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$", validate_default=True)] = None
-    on_damage: Literal["stop", "skip"] = "stop"  # a dataset is published whole
+    on_damage: Literal["stop", "skip"] = "stop"  # at what cannot be read; skip counts it in export.json
 
     @field_validator("license")
     @classmethod
@@ -88,16 +91,16 @@ class Inspect(Task):
     """What a set holds, what is wrong with it, and what of it stands in another set."""
 
     task: Literal["inspect"]
-    path: str  # shards, or anybody's rows
-    other: str | None = None  # the set that it may leak from
-    leaked_by: Literal["text", "image", "text_and_image", "any"] = "text"
+    path: str  # a folder of shards or of splits; or rows: a file, or a folder with *.jsonl
+    other: str | None = None  # the set that it may leak from, of the same kinds
+    leaked_by: Literal["text", "image", "text_and_image", "any"] = "text"  # what makes a dialogue a leaked one
     lengths: StrictBool = True  # in tokens
-    scale: str  # whose tokens
+    scale: str  # whose tokens lengths are counted in: tiny, small or paper
     model: Model  # of the scale
-    tokenizer: str | None = None  # a run folder or a tokenizer.json
-    out: str | None = None  # null = tables only
+    tokenizer: str | None = None  # a run folder or a tokenizer.json; null = the scale's, or one trained on path
+    out: str | None = None  # folder for the page, figures and lists of leaks; null = tables only
     samples: Positive = 24  # records on the page
-    max_aspect: Aspect = 200.0  # longer side of an image ÷ shorter side
+    max_aspect: Aspect = 200.0  # longer side of an image ÷ shorter side, at most
 
     @model_validator(mode="before")
     @classmethod
@@ -110,31 +113,31 @@ class Inspect(Task):
 class Encoder(Section):
     """A frozen encoder by its OpenCLIP name."""
 
-    name: str | None = None
+    name: str | None = None  # in place of encoder and ckpt: a model of OpenCLIP
     weights: str | None = None  # OpenCLIP tag or a local file; null = random
-    layer: Whole = -1
-    resize: Resize = "native"
+    layer: Whole = -1  # which block, or which feature map
+    resize: Resize = "native"  # as model.vision.resize
 
 
 class Features(Task):
     """What a frozen encoder makes of every image is written into new shards."""
 
     task: Literal["features"]
-    path: str
-    out: str
-    encoder: str | None = None
-    ckpt: str | None = None
-    stage: str | None = None
+    path: str  # shards, or a folder of them per split
+    out: str  # the new shards; images and records go with them
+    encoder: str | None = None  # whose: that of a scale, e.g. small
+    ckpt: str | None = None  # in place of encoder: that of a run folder
+    stage: str | None = None  # of the run; null = the last one that was trained
     vision: Encoder = Encoder()
-    trust_remote_code: StrictBool = False
+    trust_remote_code: StrictBool = False  # run code that comes with the run's language model
     trust_targets: tuple[Package, ...] = ()  # packages beside the known ones whose classes the run may name
-    seed: Count = 0
-    stored: Literal["bf16", "int8", "fp32"] = "bf16"
-    images: Literal["fast", "exact"] = "fast"
-    max_aspect: Aspect = 200.0  # longer side of an image ÷ shorter side
-    batch_size: Positive = 32
-    device: str | None = None
-    on_damage: Literal["stop", "skip"] = "stop"
+    seed: Count = 0  # of random weights: the seed that the training will have
+    stored: Literal["bf16", "int8", "fp32"] = "bf16"  # int8 with a scale per token
+    images: Literal["fast", "exact"] = "fast"  # how they are decoded, as data.images
+    max_aspect: Aspect = 200.0  # longer side of an image ÷ shorter side, at most
+    batch_size: Positive = 32  # images
+    device: str | None = None  # e.g. cuda; null = a GPU where there is one
+    on_damage: Literal["stop", "skip"] = "stop"  # at what cannot be read; skip names it in out/rejects.jsonl
 
     @model_validator(mode="after")
     def _one_encoder(self) -> Features:

@@ -9,12 +9,10 @@ from typing import Any
 
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome
-from dress.record import Dialogue
+from dress.record import REFERENCES, Dialogue
 
 ENOUGH = 3
 """So many people must have given an answer for it to be fully right."""
-SEVERAL = "references"
-"""In `Dialogue.extra`: a list of texts, where more than one answer is known."""
 
 _NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _NUMBERS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS)}
@@ -26,7 +24,7 @@ _WORD = re.compile(rf"[{_UNPARTED}]|[^\W_{_UNPARTED}]+")
 
 def known_answers(dialogue: Dialogue) -> tuple[str, ...]:
     """Good answers to the first question: the references, or the answer that stands there and that nobody judged."""
-    several = dialogue.extra.get(SEVERAL)
+    several = dialogue.extra.get(REFERENCES)
     if isinstance(several, list) and (texts := tuple(text for text in several if _says(text))):
         return texts
     first = dialogue.turns[0]

@@ -14,7 +14,7 @@ class SuiteSettings(Section):
 
     model_config = ConfigDict(strict=False, coerce_numbers_to_str=True)
 
-    suite: str
+    suite: str  # its name
     suite_module: str | None = None  # the module that registers it, where it is none of dress.evaluation.suites
     out: str  # suite.json, outcomes.jsonl and run.json go here
 
@@ -33,7 +33,7 @@ class Asking(Measured, Consent):
     stage: str | None = None  # of a run: whose model answers; null = the last
     condition: str | None = None  # of a run: none or praise; null = praise where the stage taught it
     temperature: Real = 0.0  # of answers; 0 = greedy
-    top_p: TopP = 1.0
+    top_p: TopP = 1.0  # of sampled answers: among the likeliest tokens of this total probability
     max_new_tokens: Positive | None = None  # null = as in the run; 512 of a server
     batch_size: Positive = 256  # prompts
     runs: Positive = 1  # times that answers (if sampled) are drawn, and judged
@@ -42,5 +42,5 @@ class Asking(Measured, Consent):
 class Judged(Asking):
     """What suites take that have the responder's answers judged."""
 
-    responder: ResponderName
-    judge: RaterSettings
+    responder: ResponderName  # a file of answers, a run folder, or the address of a server
+    judge: RaterSettings  # who judges the answers

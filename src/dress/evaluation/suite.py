@@ -103,12 +103,27 @@ def registered(module: str | None = None) -> Mapping[str, Suite]:
     return SUITES
 
 
+def chosen(composed: Json) -> Suite:
+    """The suite that composed settings name.
+
+    Raises:
+        ConfigError: no such suite.
+    """
+    known, name = registered(composed.get("suite_module")), composed["suite"]
+    if name not in known:
+        raise ConfigError(
+            f"suite={name}: expected one of {', '.join(known)}; where it is your own, name the module that registers "
+            f"it: suite_module=PACKAGE.MODULE"
+        )
+    return known[name]
+
+
 def store_defaults() -> None:
     """Let Hydra's files name the defaults of schemas: `suite/_NAME` of a suite of this package.
 
     Suites elsewhere begin with what they have in common: `suite/_measured`, `suite/_asking` and `suite/_judged`.
     """
-    for name, settings in COMMON.items() | {(chosen.name, chosen.settings) for chosen in registered().values()}:
+    for name, settings in COMMON.items() | {(one.name, one.settings) for one in registered().values()}:
         fields = settings.model_fields.items()
         node = {field: MISSING if info.is_required() else info.get_default() for field, info in fields}
         node = {field: value.model_dump() if isinstance(value, BaseModel) else value for field, value in node.items()}

@@ -9,10 +9,12 @@ import yaml
 
 from dress.data.counts import Counts, mean_rating
 from dress.data.licences import licence_of
+from dress.exports.features import Feature
 from dress.record import TOP_RATING
 
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 LARGEST = "n>10M"
+CONFIG = "default"
 
 _TEXT = """---
 {front}---
@@ -44,6 +46,9 @@ for sample in webdataset.WebDataset("{example}", shardshuffle=False):
     record, image = json.loads(sample["json"]), sample.get("png") or sample.get("jpg")
 ```
 
+`datasets.load_dataset(FOLDER)` (4.7 or later) reads every split with the types that stand above; `extra` and
+`provenance`, whose fields are free, come as JSON objects.
+
 ## Integrity
 `SHA256SUMS` holds the checksum of every file: `sha256sum --check SHA256SUMS`. `counts.json` holds the figures above.
 
@@ -59,7 +64,9 @@ _WITH_FEEDBACK = """Images, dialogues over them, and natural-language feedback o
 stands as the user's next text. The method is described in [arXiv 2311.10081](https://arxiv.org/abs/2311.10081)."""
 
 
-def card(title: str, license: str, counts: Mapping[str, Counts], licences: Mapping[str, str]) -> str:
+def card(
+    title: str, license: str, counts: Mapping[str, Counts], licences: Mapping[str, str], columns: Sequence[Feature]
+) -> str:
     """The card's text.
 
     Args:
@@ -67,6 +74,7 @@ def card(title: str, license: str, counts: Mapping[str, Counts], licences: Mappi
         license: SPDX identifier in small letters, or `unknown`.
         counts: by split.
         licences: of the sets that it was made from, by the records' source.
+        columns: of a sample, with their types.
     """
     total = sum(counted.records for counted in counts.values())
     files = [{"split": split, "path": f"{split}/**/*.tar"} for split in counts]
@@ -78,7 +86,8 @@ def card(title: str, license: str, counts: Mapping[str, Counts], licences: Mappi
         "task_categories": ["image-text-to-text"],
         "tags": tags,
         "size_categories": [next((name for limit, name in SIZES if total < limit), LARGEST)],
-        "configs": [{"config_name": "default", "data_files": files}],
+        "dataset_info": {"config_name": CONFIG, "features": list(columns)},
+        "configs": [{"config_name": CONFIG, "data_files": files}],
     }
     sources = [(name, licence_of(name, dict(licences)), n) for name, n in _sum(c.sources for c in counts.values())]
     responders = _sum(counted.responders for counted in counts.values())

@@ -12,6 +12,7 @@ from dress.data.index import Entry, Format, index_shard
 from dress.data.index_file import INDEX, ShardError, read_index, write_index
 from dress.data.licences import licences_of
 from dress.exports.card import card
+from dress.exports.features import features
 from dress.exports.writing import Writing
 
 ONE_SPLIT = "train"
@@ -27,15 +28,24 @@ def write(to: Writing, source: Path, title: str, license: str) -> None:
     counts = {split or ONE_SPLIT: Counts() for split in to.splits}
     for split, _, record, _ in to.samples():
         counts[split or ONE_SPLIT].add(record)
+    forms: set[Format] = set()
+    extensions: set[str] = set()
     for split in to.splits:
-        _copy(to, source / split, to.folder / (split or ONE_SPLIT))
+        form, members = _copy(to, source / split, to.folder / (split or ONE_SPLIT))
+        forms.add(form)
+        extensions |= members
         to.rows[split or ONE_SPLIT] = counts[split or ONE_SPLIT].records
     write_json(to.folder / COUNTS_FILE, {split: counted.to_json() for split, counted in counts.items()})
-    write_text(to.folder / "README.md", card(title, license, counts, licences_of(source)))
+    columns = features(extensions, records=forms == {"records"})
+    write_text(to.folder / "README.md", card(title, license, counts, licences_of(source), columns))
 
 
-def _copy(to: Writing, source: Path, folder: Path) -> None:
-    """The shards of a split with an index; times are fixed, so that equal shards give equal files."""
+def _copy(to: Writing, source: Path, folder: Path) -> tuple[Format, set[str]]:
+    """The shards of a split with an index; times are fixed, so that equal shards give equal files.
+
+    Returns:
+        The shards' format, and the extensions of their members.
+    """
     earlier = read_index(source / INDEX)
     form: Format = earlier.form if earlier else "records"
     ignore = earlier.ignore if earlier else ()
@@ -52,3 +62,4 @@ def _copy(to: Writing, source: Path, folder: Path) -> None:
         if entries[-1]["sha256"] != sums.get(name, entries[-1]["sha256"]):
             raise ShardError(f"{path}: changed since it was indexed; run the same command again")
     write_index(folder / INDEX, entries, form, ignore)
+    return form, {extension for entry in entries for _, places in entry["samples"] for extension in places}

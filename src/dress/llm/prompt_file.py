@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from dress.base.config_folder import CONFIGS as CONFIGS
-from dress.base.config_folder import config_folders
+from dress.base.config_folder import config_files, config_folders
 from dress.record import Record, describe
 
 NOTHING = "(not known)"
@@ -60,7 +60,7 @@ class PromptFile(BaseModel):
         if name.endswith((".yaml", ".yml")):
             path = Path(name)
         if not path.is_file():
-            known = ", ".join(sorted(file.stem for file in cls.folder.glob("*.yaml")))
+            known = ", ".join(sorted(config_files(cls.folder.name)))
             raise ValueError(f"{cls.setting}={name}: expected a file, found none at {path}. There are: {known}")
         text = path.read_bytes()
         try:

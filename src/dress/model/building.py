@@ -12,9 +12,24 @@ from dress.dialogue.chat import ChatFormat
 from dress.dialogue.template import TemplateChat, check_template
 from dress.dialogue.tokenizer import check_cuts, check_texts
 from dress.model.composed import ComposedLVLM
-from dress.model.hf import HFLVLM, load_processor
-from dress.model.language import load_own_tokenizer
+from dress.model.hf import HFLVLM, check_hf, load_processor
+from dress.model.language import check_language, load_own_tokenizer
 from dress.model.lvlm import LVLM
+from dress.model.vision import check_vision
+
+
+def check_model(settings: config.Model) -> None:
+    """Refuse a language model or a vision encoder that is not there, before anything is made.
+
+    Raises:
+        ValueError: names it.
+    """
+    match settings:
+        case config.ComposedModel():
+            check_language(settings.language)
+            check_vision(settings.vision)
+        case config.HFModel():
+            check_hf(settings)
 
 
 def make_model(settings: config.Model, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LVLM:

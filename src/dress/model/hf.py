@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
 
 from dress import config
 from dress.data.images import MAX_ASPECT
@@ -216,7 +216,15 @@ def load_processor(settings: config.HFModel) -> Any:
     return processor
 
 
-def _load(settings: config.HFModel) -> Any:
+def check_hf(settings: config.HFModel) -> PretrainedConfig:
+    """Refuse a model that is not there, or that token trees do not represent, before any weight is read.
+
+    Returns:
+        transformers' configuration of it.
+
+    Raises:
+        ValueError: names it, and why.
+    """
     where = f"model.name={settings.name}"
     try:
         described = AutoConfig.from_pretrained(settings.name, revision=settings.revision, trust_remote_code=False)
@@ -228,6 +236,12 @@ def _load(settings: config.HFModel) -> Any:
             f"model=composed model.language.name={settings.name}"
         )
     refuse_unsupported(described, where, own_positions=True)
+    return described
+
+
+def _load(settings: config.HFModel) -> Any:
+    check_hf(settings)
+    where = f"model.name={settings.name}"
     try:
         network, missing = AutoModelForImageTextToText.from_pretrained(
             settings.name, revision=settings.revision, dtype=torch.float32, trust_remote_code=False,

@@ -28,6 +28,25 @@ UNEQUAL = 1e-4
 """Relative difference of a hidden state above which sharing is not exact (fp32)."""
 
 
+def check_language(settings: config.Language) -> None:
+    """Refuse a model that is not there, or is described wrongly, without its weights.
+
+    Raises:
+        ValueError: names it.
+    """
+    if settings.config is not None:
+        _described(settings.config)
+        return
+    source = source_of(settings)
+    gguf = {"gguf_file": settings.gguf} if settings.gguf else {}
+    try:
+        AutoConfig.from_pretrained(
+            source, trust_remote_code=settings.trust_remote_code, revision=settings.revision, **gguf
+        )
+    except (OSError, ImportError, ValueError) as error:
+        raise ValueError(f"model.language: cannot load {source} ({_line(error, settings)})") from error
+
+
 def build_language(settings: config.Language, vocabulary: int | None) -> PreTrainedModel:
     """The causal LM with its weights (random when built from a config), LoRA layers included.
 
@@ -86,11 +105,7 @@ def _from_config(fields: dict[str, Any]) -> PreTrainedModel:
     Raises:
         ValueError: fields of a wrong type or that do not go together, or a kind of model without our attention.
     """
-    kind = fields.get("model_type")
-    try:
-        described = AutoConfig.for_model(**fields)
-    except Exception as error:  # transformers checks types in ways that change with its versions
-        raise ValueError(f"model.language.config: no configuration of {kind!r:.40} ({_line(error)})") from error
+    kind, described = fields.get("model_type"), _described(fields)
     try:
         return AutoModelForCausalLM.from_config(
             described, attn_implementation=attention.NAME, dtype=torch.float32, trust_remote_code=False
@@ -99,6 +114,15 @@ def _from_config(fields: dict[str, Any]) -> PreTrainedModel:
         raise ValueError(f"model.language {kind}: it takes no attention from transformers' interface") from error
     except Exception as error:  # the fields reach torch as they are
         raise ValueError(f"model.language.config: cannot build {kind!r:.40} from it ({_line(error)})") from error
+
+
+def _described(fields: dict[str, Any]) -> PretrainedConfig:
+    try:
+        described: PretrainedConfig = AutoConfig.for_model(**fields)
+    except Exception as error:  # transformers checks types in ways that change with its versions
+        kind = fields.get("model_type")
+        raise ValueError(f"model.language.config: no configuration of {kind!r:.40} ({_line(error)})") from error
+    return described
 
 
 def _line(error: Exception, settings: config.Language | None = None) -> str:

@@ -52,13 +52,9 @@ class VisionEncoder(nn.Module):
         super().__init__()
         import open_clip  # here: it takes seconds, and configs are checked without it
 
+        check_vision(settings)
         own = from_run(settings)
         if settings.vit is not None:
-            if settings.weights is not None and not own:
-                raise ValueError(
-                    f"model.vision.weights={settings.weights}: with model.vision.vit expected a stage's folder, "
-                    f"e.g. logs/latest/stages/align, found none"
-                )
             vit = settings.vit
             self.tower = open_clip.transformer.VisionTransformer(
                 vit.image_size, vit.patch_size, vit.width, vit.layers, vit.heads, vit.mlp_ratio, output_dim=vit.width
@@ -218,6 +214,39 @@ class _Pad:
         return padded(image.resize((width, height), self.filter), self.size, self.fill)
 
 
+def check_vision(settings: config.Vision) -> None:
+    """Refuse an encoder or weights that are not there, without making it.
+
+    Raises:
+        ValueError: names them.
+    """
+    name, weights = settings.name, settings.weights
+    if from_run(settings):
+        return
+    if name is None:
+        if weights is not None:
+            raise ValueError(
+                f"model.vision.weights={weights}: with model.vision.vit expected a stage's folder, "
+                f"e.g. logs/latest/stages/align, found none"
+            )
+        return
+    import open_clip  # here: it takes seconds, and configs are checked without it
+
+    if name.startswith(("hf-hub:", "local-dir:")):
+        return
+    if open_clip.get_model_config(name.replace("/", "-")) is None:
+        raise _unknown(name, weights, "there is no model of this name")
+    if weights is not None and not open_clip.get_pretrained_cfg(name, weights) and not Path(weights).exists():
+        raise _unknown(name, weights, "there are no weights of this tag, and no such file")
+
+
+def _unknown(name: str, weights: str | None, why: object) -> ValueError:
+    return ValueError(
+        f"model.vision.name={name}, model.vision.weights={weights}: OpenCLIP cannot make it ({why}). "
+        f"open_clip.list_pretrained() lists names and weights; a local file works as weights too"
+    )
+
+
 def from_run(settings: config.Vision) -> bool:
     """Whether the weights are those of a stage of a run; such a model writes them again."""
     return settings.weights is not None and Path(settings.weights).is_dir()
@@ -236,8 +265,5 @@ def _by_name(name: str, weights: str | None) -> tuple[nn.Module, dict]:
             return tower, asdict(open_clip.transform.PreprocessCfg(size=tower.image_size))
         model = open_clip.create_model(name, pretrained=weights, load_weights=weights is not None)
     except (RuntimeError, OSError, FileNotFoundError) as error:
-        raise ValueError(
-            f"model.vision.name={name}, model.vision.weights={weights}: OpenCLIP cannot make it ({error}). "
-            f"open_clip.list_pretrained() lists names and weights; a local file works as weights too"
-        ) from error
+        raise _unknown(name, weights, error) from error
     return model.visual, dict(open_clip.get_model_preprocess_cfg(model))

@@ -10,9 +10,12 @@ from typing import Any
 
 from dress.base.errors import ConfigError
 from dress.base.terminal import Terminal
+from dress.config import check_as
+from dress.config.commands import AskCommand
 from dress.config.nearest import nearest
 from dress.config.raters import Server
 from dress.run.overrides import parsed
+from dress.run.settings_page import listed
 
 HELP = """Ask a trained model, or one behind a server, about a picture; then say what to do better, turn after turn.
 
@@ -21,16 +24,9 @@ HELP = """Ask a trained model, or one behind a server, about a picture; then say
   dress ask http://127.0.0.1:8000/v1 picture.png "What is here?" model=NAME [api_key_env=VARIABLE]
   printf 'What is here?\\nYou forgot the dog.\\n' | dress ask logs/latest picture.png
 
-An empty line ends it. `-` in place of the picture asks without one. Settings (key=value):
+An empty line ends it. `-` in place of the picture asks without one. Settings (key=default  what it is; what may stand
+there), first those of a server:
 
-  stage                of a run: whose model (the last that trains)
-  condition            what a question is asked under: none or praise (praise where the stage learned it)
-  temperature, top_p   how answers are drawn (0, 1: the likeliest token each time)
-  max_new_tokens       longest answer, in tokens (as in the run; 512 of a server)
-  seed                 of the draws (0)
-  device               cpu, cuda, … (a GPU where there is one)
-  trust_remote_code    true runs code that comes with the run's language model (false)
-  trust_targets        packages whose classes the run's files may name ([])
 """
 LOADING = ("stage", "device", "trust_remote_code", "trust_targets")
 DRAWING = ("temperature", "top_p", "max_new_tokens", "seed")
@@ -46,7 +42,7 @@ def ask(typed: Sequence[str]) -> None:
         ValueError, OSError: a setting, picture or model that does not fit, named.
     """
     if {"-h", "--help"} & set(typed):
-        print(HELP, end="")
+        print(HELP + listed(AskCommand))
         return
     words, settings = _words(typed)
     if not 2 <= len(words) <= 3:
@@ -74,7 +70,7 @@ def ask(typed: Sequence[str]) -> None:
 
 def _words(typed: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """What stands alone, and the settings."""
-    known = [*LOADING, "condition", *DRAWING, *Server.model_fields]
+    known = list(AskCommand.model_fields)
     words: list[str] = []
     settings: dict[str, Any] = {}
     for text in typed:
@@ -91,6 +87,7 @@ def _words(typed: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
                 f"{name}: no such setting.{nearest(name, known)}" if override else f"{text}: cannot be read"
             )
         settings[name] = override.value()
+    check_as(AskCommand, settings)
     return words, settings
 
 

@@ -35,6 +35,7 @@ from dress.base.run_folder import short
 from dress.base.terminal import accept_any_text, visible
 from dress.run.composing import CommandLineError, arguments, plain
 from dress.run.explaining import explain
+from dress.run.overrides import options_last, without_choice
 from dress.run.resuming import resume_arguments
 from dress.run.secret_settings import clean_hydra_files, refuse_secrets, refuse_secrets_in_sweeps
 from dress.run.settings_page import offer_settings
@@ -100,7 +101,8 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
             run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
             try:
                 refuse_secrets_in_sweeps(typed)
-                sys.argv[1:] = [*arguments(typed), *resume_arguments(typed), f"hydra.job.name={config_name}"]
+                more = [*resume_arguments(typed), f"hydra.job.name={config_name}"]
+                sys.argv[1:] = options_last([*arguments(typed), *more, *without_choice(config_name, typed)])
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits
                 run(job)()
             except CommandLineError as error:

@@ -18,15 +18,20 @@ from dress.base.errors import ConfigError
 from dress.config.commands import CollectCommand
 from dress.config.defaults import defaults
 from dress.config.run import Config
-from dress.run.overrides import CommandLineError, parsed, refuse_options, replacing, taken_out, with_choices
+from dress.run.layers import SCHEMA, layers, one_amount
+from dress.run.overrides import CommandLineError, parsed, refuse_options, removal, replacing, with_choices
+from dress.run.preparing import TASKS
 from dress.run.quoting import quoted
 from dress.run.searching import search_working_folder
 
-SCHEMA = "dress_train"
-"""The first entry of the defaults list of configs/train.yaml."""
+PROVIDER = "the defaults of src/dress/config"
 
 for _name, _section in ((SCHEMA, Config), ("dress_collect", CollectCommand)):
-    ConfigStore.instance().store(_name, defaults(_section), provider="the defaults of src/dress/config")
+    ConfigStore.instance().store(_name, defaults(_section), provider=PROVIDER)
+for _name, (_task, _) in TASKS.items():
+    _node = {**defaults(_task), "task": _name}
+    _node.pop("mapping", None)  # made of `source`, never typed
+    ConfigStore.instance().store(f"_{_name}", _node, "task", "_global_", provider=PROVIDER)
 
 
 search_working_folder()
@@ -39,8 +44,8 @@ def arguments(typed: list[str]) -> list[str]:
         CommandLineError: a setting is taken out, or an option or a choice of a group that there is not.
     """
     refuse_options(typed)
-    typed = with_choices(typed, CONFIGS)
-    if text := taken_out(typed, CONFIGS):
+    typed = with_choices(typed)
+    if text := removal(typed):
         key = text.lstrip("~").partition("=")[0]
         raise CommandLineError(
             f"{text}: a setting has a value in every run; say which: {key}=… (null, where it may have none)"
@@ -97,11 +102,13 @@ def composed(config_name: str, typed: list[str], configs: Path = CONFIGS) -> Dic
 
     Raises:
         CommandLineError, HydraException: the arguments do not compose.
-        ConfigError: a value is missing.
+        ConfigError: an amount of a stage is given twice.
     """
     overrides = arguments(typed)
     with hydra.initialize_config_dir(str(configs), version_base="1.3"):
-        return hydra.compose(config_name, overrides=overrides)
+        settings = hydra.compose(config_name, overrides=overrides)
+        one_amount(settings, lambda: layers(config_name, overrides))
+        return settings
 
 
 def plain(composed: DictConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 
 from dress import config
-from dress.base.config_folder import CONFIGS, config_folders
+from dress.base.config_folder import CONFIGS, config_files, config_groups
 from dress.config.migration import renamed
 from dress.phases import PHASES
 from dress.run.overrides import parsed
@@ -37,7 +37,7 @@ def explain(error: Exception, config_name: str, typed: list[str]) -> str:
     text = str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        options = sorted({file.stem for folder in config_folders() for file in (folder / group).glob("[!_]*.yaml")})
+        options = sorted(config_files(group))
         if group and options:
             listed = f" There are: {', '.join(options)}.{_CLASSES.get(group, '')}"
             return f"{group}={option}: no such option.{config.nearest(option, options)}{listed}"
@@ -56,7 +56,7 @@ def explain(error: Exception, config_name: str, typed: list[str]) -> str:
         bad = next(filter(unreadable, typed), None)
         if bad and "=" not in bad:
             after = typed[typed.index(bad) + 1 : typed.index(bad) + 2]
-            groups = [folder.name for folder in CONFIGS.iterdir() if (folder / f"{bad}.yaml").is_file()]
+            groups = [group for group in config_groups() if bad in config_files(group)]
             meant = [f"{bad}={value}" for value in after if "=" not in value] or [f"{group}={bad}" for group in groups]
             return f"{bad}: expected key=value" + (f", {meant[0]}" if meant else "")
         why = text.splitlines()[0]
@@ -69,7 +69,7 @@ def explain(error: Exception, config_name: str, typed: list[str]) -> str:
 
 def _known_keys(config_name: str, typed: list[str]) -> list[str]:
     """Groups, every key of the composed files, and every optional key."""
-    groups = [str(folder.relative_to(CONFIGS)) for folder in CONFIGS.iterdir() if folder.is_dir()]
+    groups = config_groups()
     choices = [text for text in typed if text.partition("=")[0] in groups and "," not in text]
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dress.base.errors import ConfigError
 from dress.base.run_folder import unlock
 from dress.base.terminal import Terminal
+from dress.run.command_line import COMMAND
 from dress.run.composing import composed, plain
 from dress.run.explaining import explain
 from dress.run.overrides import argument
@@ -72,7 +73,7 @@ def train(overrides: Sequence[str] = (), quiet: bool = False) -> TrainedRun:
         )
     else:
         with _one_that_ends(folder):
-            return TrainedRun(folder, train_run(settings, console))
+            return TrainedRun(folder, train_run(settings, console, [COMMAND, "train", *typed]))
     return TrainedRun(folder, {})
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
 
+from dress.base.config_folder import config_files, config_groups
 from dress.config.foreign import foreign
 
 FREE = (
@@ -96,19 +96,18 @@ def _gives_several(override: Override) -> bool:
     return any(isinstance(one, dict | list) for one in values)
 
 
-def taken_out(typed: Sequence[str], configs: Path) -> str | None:
+def removal(typed: Sequence[str]) -> str | None:
     """The first argument that takes out a setting, whose default would step in unseen; None if there is none.
 
-    Args:
-        typed: the arguments.
-        configs: folder of the groups, which may be taken out.
+    A group may be taken out.
     """
+    groups = config_groups()
     for text in typed:
         override = parsed(text)
         if override is None or override.type != OverrideType.DEL:
             continue
         key = override.key_or_group
-        if not (configs / key).is_dir() and not _MAY_GO.fullmatch(key):
+        if key not in groups and not _MAY_GO.fullmatch(key):
             return text
     return None
 
@@ -134,19 +133,19 @@ def refuse_options(typed: Sequence[str]) -> None:
         raise CommandLineError(foreign(key) or f"{name}: settings are key=value, without dashes: {key}={value or '…'}")
 
 
-def with_choices(typed: Sequence[str], configs: Path) -> list[str]:
+def with_choices(typed: Sequence[str]) -> list[str]:
     """The arguments; null and false of a group, which Hydra does not take, as the option that says none.
 
     Raises:
         CommandLineError: the group has no such option, or true was typed.
     """
-    arguments = []
+    arguments, groups = [], config_groups()
     for text in typed:
         override = parsed(text)
         value: Any = override.value() if override and override.type != OverrideType.DEL else ""
-        if override and (value is None or isinstance(value, bool)) and (configs / override.key_or_group).is_dir():
+        if override and (value is None or isinstance(value, bool)) and override.key_or_group in groups:
             group = override.key_or_group
-            options = sorted(file.stem for file in (configs / group).glob("[!_]*.yaml"))
+            options = sorted(config_files(group))
             if not value and group == "logger":
                 text = f"{group}=[]"
             elif not value and "none" in options:
@@ -155,3 +154,16 @@ def with_choices(typed: Sequence[str], configs: Path) -> list[str]:
                 raise CommandLineError(f"{text}: expected one of {', '.join(options)}")
         arguments.append(text)
     return arguments
+
+
+def options_last(arguments: Sequence[str]) -> list[str]:
+    """The arguments with settings before options: between two settings Hydra's parser takes no option."""
+    settings = [text for text in arguments if text.startswith("~") or ("=" in text and not text.startswith("-"))]
+    return settings + [text for text in arguments if text not in settings]
+
+
+def without_choice(command: str, typed: Sequence[str]) -> list[str]:
+    """What help needs beside what was typed, where a command must choose an option before it says anything."""
+    asks = {"-h", "--help"} & set(typed)
+    stated = any(text.startswith(("source=", "task=")) for text in typed)
+    return ["source=rows"] if asks and command == "prepare" and not stated else []

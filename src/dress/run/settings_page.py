@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import textwrap
-from collections.abc import Iterable
-from itertools import groupby
+from collections.abc import Collection, Iterable
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
-from dress.base.config_folder import CONFIGS
+from dress.base.config_folder import config_files, config_groups
 from dress.config.commands import CollectCommand
-from dress.config.describing import Setting, described
+from dress.config.describing import EXPANDED, Expanded, Setting, described
+from dress.config.raters import LLM
 from dress.config.run import Config
+from dress.run.preparing import TASKS
 
 WIDTH = 118
 """Characters of a line of help."""
@@ -41,12 +43,19 @@ def page() -> str:
     return _HEAD + "\n".join(row.replace("||", "| |") for row in rows) + "\n"
 
 
-def listed(section: type[BaseModel], width: int = WIDTH) -> str:
-    """The settings as lines of a terminal."""
-    lines = []
-    for _, group in groupby(described(section), lambda one: one.key.partition(".")[0]):
-        lines += [line for one in group for line in _wrapped(one, width)]
-    return "\n".join(lines)
+def listed(
+    section: type[BaseModel], expanded: Expanded = EXPANDED, hidden: Collection[str] = (), width: int = WIDTH
+) -> str:
+    """The settings as lines of a terminal.
+
+    Args:
+        section: whose.
+        expanded: settings whose keys depend on what is chosen, as `described` takes them.
+        hidden: first parts of the names of those that nobody types there.
+        width: characters of a line.
+    """
+    shown = (one for one in described(section, expanded=expanded) if one.key.partition(".")[0] not in hidden)
+    return "\n".join(line for one in shown for line in _wrapped(one, width))
 
 
 def _wrapped(setting: Setting, width: int) -> Iterable[str]:
@@ -55,20 +64,36 @@ def _wrapped(setting: Setting, width: int) -> Iterable[str]:
     return textwrap.wrap(f"{setting.key}{default}  {text}", width, subsequent_indent="    ", break_on_hyphens=False)
 
 
-def _of_help(command: str) -> str:
-    """For Hydra's template of a command's help, which reads `$`."""
-    sections: dict[str, type[BaseModel]] = {"train": Config, "collect": CollectCommand}
-    return listed(sections[command]).replace("$", "$$")
+def _of_help(command: str, *, _root_: DictConfig) -> str:
+    """For Hydra's template of a command's help, which reads `$`: of `eval` the settings of the suite that is chosen."""
+    if command == "prepare":
+        text = "\n\n".join(_of_task(name, task) for name, (task, _) in TASKS.items())
+    elif command == "eval":
+        from dress.evaluation.suite import chosen  # the other commands need no suites
+
+        section = chosen({name: _root_.get(name) for name in ("suite", "suite_module")}).settings
+        rater = next((name for name in ("annotator", "judge") if name in section.model_fields), "annotator")
+        text = listed(section, {rater: (rater, LLM)}, hidden=("suite",))
+    else:
+        sections: dict[str, type[BaseModel]] = {"train": Config, "collect": CollectCommand}
+        text = listed(sections[command])
+    return text.replace("$", "$$")
+
+
+def _of_task(name: str, task: type[BaseModel]) -> str:
+    """A task with what it does and its settings; `model` is its scale's, and a mapping is its source's."""
+    title = (inspect.getdoc(task) or "").partition("\n")[0]
+    settings = listed(task, {}, ("task", "model", "mapping"), WIDTH - 2)
+    return f"task={name}  {title}\n{textwrap.indent(settings, '  ')}"
 
 
 def _groups() -> str:
     """The groups of training, each with its options."""
-    lines = []
-    for folder in sorted(folder for folder in CONFIGS.iterdir() if folder.is_dir() and folder.name not in OTHERS):
-        options = sorted(file.stem for file in folder.glob("[!_]*.yaml"))
-        lines += (
-            textwrap.wrap(f"{folder.name}: {', '.join(options)}", WIDTH, subsequent_indent="    ") if options else []
-        )
+    lines: list[str] = []
+    for group in config_groups():
+        options = sorted(config_files(group))
+        if options and group not in OTHERS:
+            lines += textwrap.wrap(f"{group}: {', '.join(options)}", WIDTH, subsequent_indent="    ")
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -32,20 +32,27 @@ PACKAGES = (
 
 
 @contextmanager
-def claimed(settings: config.Config) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+def claimed(
+    settings: config.Config, command: Sequence[str] | None = None
+) -> Iterator[Callable[[config.Config, Mapping[str, Any]], None]]:
     """Let this process alone write the run's folder; yields what writes down that the run begins (see `start_run`).
 
     Where the run does not begin, the folder is as it was before: not there, or without what was made in it.
+
+    Args:
+        settings: of the run.
+        command: what repeats it, word by word; None for what was typed.
 
     Raises:
         ConfigError: another run lives in that folder, another process writes it, or its path could not be given back.
     """
     folder, begun = Path(settings.run_dir), False
 
-    def begin(facts: Mapping[str, Any]) -> None:
+    def begin(opened: config.Config, facts: Mapping[str, Any]) -> None:
         nonlocal begun
         begun = True
-        start_run(settings, facts)
+        with_steps = settings.model_copy(update={"curriculum": opened.curriculum})  # those that epochs come to
+        start_run(with_steps, facts, command)
 
     if rank() > 0:
         yield begin
@@ -67,12 +74,15 @@ def claimed(settings: config.Config) -> Iterator[Callable[[Mapping[str, Any]], N
                     one.rmdir()
 
 
-def start_run(settings: config.Config, facts: Mapping[str, Any] | None = None) -> None:
+def start_run(
+    settings: config.Config, facts: Mapping[str, Any] | None = None, command: Sequence[str] | None = None
+) -> None:
     """Write what a run begins with: config.json, provenance.json, and the link `logs/latest`.
 
     Args:
         settings: of the run.
         facts: what is known once its data are open, for provenance.json.
+        command: what repeats it, word by word; None for what was typed.
 
     Raises:
         ConfigError: another run lives in that folder, or its path could not be given back.
@@ -83,7 +93,7 @@ def start_run(settings: config.Config, facts: Mapping[str, Any] | None = None) -
     _refuse(settings)
     folder.mkdir(parents=True, exist_ok=True)
     lock(folder)
-    provenance = _provenance(settings) | dict(facts or {})
+    provenance = _provenance(settings, command) | dict(facts or {})
     if settings.resume is None:
         write_json(folder / "config.json", settings.model_dump())
         write_json(folder / "provenance.json", provenance | {"resumed": []})
@@ -126,11 +136,11 @@ def _link_latest(folder: Path) -> None:
         aside.replace(logs / "latest")
 
 
-def _provenance(settings: config.Config) -> dict[str, Any]:
+def _provenance(settings: config.Config, command: Sequence[str] | None) -> dict[str, Any]:
     """Where the numbers come from: code, versions, command, how fast this machine multiplies."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": shlex.join([*_program(), *redacted(sys.argv[1:])]),
+        "command": shlex.join(redacted(list(command or [*_program(), *sys.argv[1:]]))),
         "git": {"commit": _git("rev-parse", "HEAD"), "dirty": _dirty()},
         "python": sys.version.split()[0],
         "packages": {name: _version(name) for name in PACKAGES},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,13 @@ from dress.base.run_folder import short
 from dress.run.start import claimed, finished
 
 
-def train(settings: config.Config, console: Console) -> dict[str, Any]:
+def train(settings: config.Config, console: Console, command: Sequence[str] | None = None) -> dict[str, Any]:
     """Run all stages, or go on with the run that `settings.resume` names; prints the table of its figures.
+
+    Args:
+        settings: of the run.
+        console: what people are told.
+        command: what repeats it, word by word; None for what was typed.
 
     Returns:
         The metrics, as in `metrics.json`; nothing on processes after the first.
@@ -33,7 +38,7 @@ def train(settings: config.Config, console: Console) -> dict[str, Any]:
             console.print(f"{short(folder)} is finished; this is what it reached:", highlight=False)
             metrics: dict[str, Any] = read_json(folder / "metrics.json", dict, "Delete it, and resume again")
         else:
-            with claimed(settings) as begin:
+            with claimed(settings, command) as begin:
                 metrics = _run_stages(settings, console, log, begin)
         _print_results(console, folder, metrics)
     return metrics
@@ -47,13 +52,16 @@ def show_batch(settings: config.Config, console: Console) -> None:
 
 
 def _run_stages(
-    settings: config.Config, console: Console, log: run_log.RunLog, begin: Callable[[Mapping[str, Any]], None]
+    settings: config.Config,
+    console: Console,
+    log: run_log.RunLog,
+    begin: Callable[[config.Config, Mapping[str, Any]], None],
 ) -> dict[str, Any]:
     from dress.run import loggers
     from dress.train.curriculum import Curriculum
 
-    def begun(facts: Mapping[str, Any]) -> None:
-        begin(facts)
+    def begun(settings: config.Config, facts: Mapping[str, Any]) -> None:
+        begin(settings, facts)
         log.begin()
 
     _silence_lightning()

@@ -10,6 +10,8 @@ Place = tuple[str, ...]
 """A column, and the fields inside it."""
 ABSENT: Any = object()
 """What stands at a place that is not there."""
+ANSWER = "answer"
+"""Of an object in a list of what several people answered, as VQA has it."""
 _PARTS_OF_IMAGE = ("bytes", "path")
 """A struct of them has become the image's name (`arrow_rows`)."""
 
@@ -40,7 +42,7 @@ def look_up(value: Any, place: Place) -> Any:
     """What stands at a place; of a list, what each of its entries has there; `ABSENT` where nothing stands."""
     if not place:
         return value
-    value, name = _opened(value), place[0]
+    value, name = opened_json(value), place[0]
     if isinstance(value, list):
         if name.isdigit():
             return look_up(value[int(name)], place[1:]) if int(name) < len(value) else ABSENT
@@ -57,7 +59,7 @@ def without(value: Any, place: Place) -> Any:
     """The value without what stands at a place; `ABSENT` where nothing is left."""
     if not place:
         return ABSENT
-    opened, name = _opened(value), place[0]
+    opened, name = opened_json(value), place[0]
     if isinstance(opened, list):
         if name.isdigit():
             inner = [without(one, place[1:]) if number == int(name) else one for number, one in enumerate(opened)]
@@ -75,7 +77,7 @@ def without(value: Any, place: Place) -> Any:
     return ABSENT if isinstance(value, str) and name in _PARTS_OF_IMAGE else value
 
 
-def _opened(value: Any) -> Any:
+def opened_json(value: Any) -> Any:
     """The object or list that a text holds as JSON; any other value as it is."""
     if isinstance(value, str) and value[:1] in ("{", "["):
         try:
@@ -84,3 +86,8 @@ def _opened(value: Any) -> Any:
             return value
         return inner if isinstance(inner, dict | list) else value
     return value
+
+
+def is_answers(value: Any) -> bool:
+    """Whether it is a list of `{"answer": text, …}`, as VQA has what people answered."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) and ANSWER in one for one in value)

@@ -9,7 +9,7 @@ from typing import Any
 
 from dress.config.nearest import nearest
 from dress.config.rows import RowMapping
-from dress.sources.cells import ABSENT, Place, alternatives, look_up
+from dress.sources.cells import ABSENT, Place, alternatives, is_answers, look_up, opened_json
 from dress.sources.protocol import SourceError
 
 Meaning = dict[str, tuple[tuple[Place, ...], ...]]
@@ -28,7 +28,8 @@ USUAL: dict[str, tuple[str, ...]] = {
     "refinement": ("refinement", "advice", "suggestion", "hint"),
     "better_answer": ("betteranswer", "betterresponse", "improved", "improvedanswer", "revised", "revisedanswer",
                       "corrected", "correctedanswer", "refinedanswer"),
-    "reference": ("reference", "groundtruth", "gt", "referenceanswer", "gold", "goldanswer", "targetanswer"),
+    "reference": ("reference", "groundtruth", "gt", "referenceanswer", "gold", "goldanswer", "targetanswer",
+                  "references", "groundtruths", "referenceanswers"),
     "chosen": ("chosen", "preferred"),
     "rejected": ("rejected", "dispreferred"),
     "chosen_critique": ("chosenreason", "chosencritique"),
@@ -67,7 +68,7 @@ def meaning(mapping: RowMapping, rows: Sequence[Mapping[str, Any]], path: Path) 
             if any(places):
                 meaning[setting.removeprefix("columns.")] = tuple(tuple(place) for place in places if place)
     if mapping.guess:
-        _guess(meaning, mapping, columns)
+        _guess(meaning, mapping, columns, rows)
     _check(meaning, mapping, columns, rows, path)
     return meaning
 
@@ -83,28 +84,42 @@ def _places(setting: str, name: str, columns: list[str], rows: Sequence[Mapping[
     return places if len(present) > 1 or optional else present
 
 
-def _guess(meaning: Meaning, mapping: RowMapping, columns: list[str]) -> None:
+def _guess(meaning: Meaning, mapping: RowMapping, columns: list[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Add what usual names say; a column that is something already is nothing else."""
     names = {re.sub(r"[\W_]+", "", column).casefold(): column for column in reversed(columns)}
     stated = mapping.columns.model_fields_set
     skipped = {"rating", "critique", "refinement"} if mapping.feedback else set()
     if mapping.columns.user or mapping.columns.assistant:
         skipped |= {"conversations"}
+    if "reference" not in stated and (people := _of_people(columns, rows, meaning)):
+        meaning["reference"] = (((people,),),)
     for role, usual in USUAL.items():
-        if role in stated or role in skipped or ("conversations" in meaning and role in ("user", "assistant")):
+        asked = "conversations" in meaning and role in ("user", "assistant")
+        if role in stated or role in meaning or role in skipped or asked:
             continue
-        taken = {place[0] for places in meaning.values() for one in places for place in one}
-        one = next((names[name] for name in usual if name in names and names[name] not in taken), None)
-        several = _numbered(usual, names, taken) if role in NUMBERED and one is None else []
+        in_use = _in_use(meaning)
+        one = next((names[name] for name in usual if name in names and names[name] not in in_use), None)
+        several = _numbered(usual, names, in_use) if role in NUMBERED and one is None else []
         for column in [one] if one else several:
             meaning[role] = (*meaning.get(role, ()), ((column,),))
 
 
-def _numbered(usual: Sequence[str], names: Mapping[str, str], taken: set[str]) -> list[str]:
+def _in_use(meaning: Meaning) -> set[str]:
+    """The columns that are something already."""
+    return {place[0] for places in meaning.values() for one in places for place in one}
+
+
+def _of_people(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], meaning: Meaning) -> str | None:
+    """VQA's `answers`: a list of what people answered, which are references and no model's answers."""
+    named = (column for column in columns if column.casefold() == "answers" and column not in _in_use(meaning))
+    return next((name for name in named if any(is_answers(opened_json(row.get(name))) for row in rows)), None)
+
+
+def _numbered(usual: Sequence[str], names: Mapping[str, str], in_use: set[str]) -> list[str]:
     """`response_1, response_2` in the order of their numbers, where there are two or more."""
     for name in usual:
         numbers = {int(match[1]): column for key, column in names.items()
-                   if (match := re.fullmatch(name + r"(\d{1,3})", key)) and column not in taken}  # fmt: skip
+                   if (match := re.fullmatch(name + r"(\d{1,3})", key)) and column not in in_use}  # fmt: skip
         if len(numbers) > 1:
             return [numbers[number] for number in sorted(numbers)]
     return []

@@ -31,6 +31,8 @@ from dress.sources.unpacking import UNPACK
 
 SEEN = 200
 """First rows that columns and ratings are looked up in."""
+ONLY_TEXTS = (".csv", ".tsv")
+"""Files whose cells have no types."""
 TEXT_FILES = ("*.json", "*.jsonl", "*.ndjson", "*.csv", "*.tsv")
 DEEPER = ("*/*.parquet", "data/*/*.parquet", "*/*.jsonl", "*/*.json", "*/*.csv")
 """In a folder with nothing in itself: a folder a split, or a configuration."""
@@ -133,9 +135,9 @@ class OwnRows(Source):
 
     # --- rows ---
 
-    def cells(self, row: dict[str, Any]) -> RowCells:
+    def cells(self, row: dict[str, Any], place: Place) -> RowCells:
         """A row, taken apart already, with the meaning of its columns."""
-        return RowCells(row, self.meaning)
+        return RowCells(row, self.meaning, only_texts=place.file.lower().endswith(ONLY_TEXTS))
 
     def _unpacked(self, row: dict[str, Any]) -> dict[str, Any]:
         return UNPACK[self.mapping.unpack](row) if self.mapping.unpack else row
@@ -153,7 +155,7 @@ class OwnRows(Source):
             RowError: it cannot be used.
             ValidationError: a field does not fit.
         """
-        cells = self.cells(row)
+        cells = self.cells(row, place)
         if cells.value("video"):
             raise RowError("video", f"{cells.name('video')}: expected an image, got a video")
         image = self._image(cells.value("image"), cells.name("image"), place)

@@ -47,13 +47,14 @@ def show_preview(source: OwnRows, settings: Import, console: Console) -> None:
     if rating is not None:
         stated = f"from {rating.from_[0]:g} (worst) to {rating.from_[1]:g} (best)" if rating.from_ else f"{rating.map}"
         console.print(f"Ratings: {stated}, mapped to 1-4; the original is kept.")
+    file = source.row_files(path)[0].file.name
     for number, row in enumerate(source.first[:RECORDS], 1):
         console.print(f"Row {number} as a record:")
-        console.print(_record(source, row, number))
+        console.print(_record(source, row, Place(file, number)))
 
 
 def _example(source: OwnRows, role: str) -> str:
-    cells = (source.cells(row) for row in source.first)
+    cells = (source.cells(row, Place("", 0)) for row in source.first)
     value = next((value for one in cells if (value := one.value(role)) not in (None, "", [])), None)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     text = " ".join(text.split())
@@ -61,12 +62,11 @@ def _example(source: OwnRows, role: str) -> str:
 
 
 def _other_columns(source: OwnRows) -> list[str]:
-    taken = {place[0] for columns in source.meaning.values() for one in columns for place in one}
-    return [name for name in dict.fromkeys(name for row in source.first for name in row) if name not in taken]
+    in_use = {place[0] for columns in source.meaning.values() for one in columns for place in one}
+    return [name for name in dict.fromkeys(name for row in source.first for name in row) if name not in in_use]
 
 
-def _record(source: OwnRows, row: dict[str, Any], number: int) -> str:
-    place = Place("rows", number)
+def _record(source: OwnRows, row: dict[str, Any], place: Place) -> str:
     try:
         part = source.part(row, place)
         record = merged([part], part.key or derived_key(part, place), source.name)

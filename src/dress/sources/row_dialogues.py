@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dress.config.rows import RowMapping
-from dress.record import Criterion, Dialogue, Feedback, Turn
+from dress.record import REFERENCES, Criterion, Dialogue, Feedback, Turn
 from dress.sources.fields import IMAGE_MARK, without_mark
 from dress.sources.judged_answers import Answer, answers, criterion_of
 from dress.sources.messages import turns_of
@@ -40,9 +40,12 @@ def dialogues_of(cells: RowCells, mapping: RowMapping, with_image: bool) -> list
     turns = [turn.model_copy(update={"user": text}) for turn, text in zip(history, texts, strict=False)]
     question = Dialogue(criterion=criterion, system=system, turns=[*turns, Turn(user=texts[-1])])
     candidates = answers(cells, mapping, criterion, last)
-    known = cells.text("reference")
+    references = cells.texts("reference")
+    known = next(iter(references), None)
     if not candidates and cells.value("better_answer") is not None:
         known = known or cells.text("better_answer")
+    if len(references) > 1 and not history:  # they answer the first question
+        question = question.model_copy(update={"extra": {REFERENCES: references}})
     return _answered(question, candidates, known, mapping)
 
 

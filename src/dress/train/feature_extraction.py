@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import Tensor
 
 from dress import config
-from dress.base.config_folder import CONFIGS
+from dress.base.config_folder import config_files
 from dress.base.files import read_json, write_json, write_lines
 from dress.base.seeding import seed_for
 from dress.config.tasks import Features
@@ -36,7 +36,6 @@ from dress.model.vision import VisionEncoder
 from dress.record import RecordError
 
 SETTINGS = "features.json"
-SCALES = CONFIGS / "scale"
 
 
 @dataclass
@@ -169,14 +168,14 @@ def encoder_of(settings: Features) -> VisionEncoder:
         return _of_run(Path(settings.ckpt), settings.stage, consent)
     vision = settings.vision.model_dump()
     if settings.encoder is not None:
-        file = SCALES / f"{settings.encoder}.yaml"
-        if not file.exists():
-            names = sorted(other.stem for other in SCALES.iterdir())
+        scales = config_files("scale")
+        if settings.encoder not in scales:
             raise FileNotFoundError(
-                f"encoder={settings.encoder}: expected the name of a scale, one of {', '.join(names)}"
+                f"encoder={settings.encoder}: expected the name of a scale, one of {', '.join(sorted(scales))}"
             )
-        (model,) = [entry["/model"] for entry in read_yaml(file)["defaults"] if "/model" in entry]
-        vision = read_yaml(SCALES.parent / "model" / f"{model}.yaml")["vision"]
+        defaults = read_yaml(scales[settings.encoder])["defaults"]
+        (model,) = [entry["/model"] for entry in defaults if "/model" in entry]
+        vision = read_yaml(config_files("model")[model])["vision"]
     torch.manual_seed(seed_for(settings.seed, "init"))
     return VisionEncoder(config.Vision.model_validate(vision))
 

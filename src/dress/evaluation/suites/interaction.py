@@ -39,7 +39,7 @@ class Interaction(Judged):
     records: Positive | None = None  # from the first; null = all
     turns: Positive = 3  # answers per dialogue
     refine_condition: str = "none"  # from the second answer on
-    annotator: RaterSettings
+    annotator: RaterSettings  # whose feedback the next answer follows
     again: str = "Please answer again."  # what annotator=none says: the next turn without any feedback
     nll: StrictBool = True  # of a run: answers' NLL after their own turns and after another dialogue's
 

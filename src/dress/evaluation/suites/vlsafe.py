@@ -31,7 +31,7 @@ class VLSafe(Judged):
     benign: str | None = None  # JSON lines: image_id, safe_query: harmless rewrites, for over-refusal
     images: str | None = None  # a folder; without it a server or run answers without seeing the image
     prompt: str = "vlsafe"  # configs/prompts/<name>.yaml, or a file
-    refusal_prompt: str = "refusal"
+    refusal_prompt: str = "refusal"  # the same, for benign requests
 
 
 class SafetyFlags(BaseModel):
