@@ -153,9 +153,9 @@ LAYOUT = ImageLayout((9,))
 """An image's tokens in a model of `small_settings`."""
 
 
-def picture(pixels: torch.Tensor) -> Picture:
-    """Pixels [3, H, W] as a model of `small_settings` takes them."""
-    return Picture({"pixels": pixels[None]}, LAYOUT)
+def picture(pixels: torch.Tensor, tokens: int = LAYOUT.tokens) -> Picture:
+    """Pixels [3, H, W] as a composed model takes them, by default one of `small_settings`."""
+    return Picture({"pixels": pixels[None]}, ImageLayout((tokens,)))
 
 
 def embedded(model: ComposedLVLM, ids: list[int], image: Picture | None) -> torch.Tensor:

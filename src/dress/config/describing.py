@@ -46,8 +46,7 @@ def described(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[S
             one for one in map(_bare, (field.annotation, *get_args(field.annotation))) if _is_section(one)
         ]
         if key == "model" or (len(inner) == 1 and key not in EXPANDED):
-            for kind in inner:
-                yield from described(kind, f"{key}.")
+            yield from dict.fromkeys(one for kind in inner for one in described(kind, f"{key}."))
             continue
         default = None if field.is_required() else _plain(field.get_default(call_default_factory=True))
         values = _values(schema["properties"][name], schema)

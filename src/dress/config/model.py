@@ -52,14 +52,15 @@ LINEAR = {"_target_": "torch.nn.Linear"}
 """As in the paper; the widths of encoder and language model are passed."""
 
 
+Targets = Literal["auto"] | Annotated[list[str], Field(min_length=1)]
+
+
 class Lora(Section):
     """Low-rank adapters on the language model (peft)."""
 
     rank: Positive  # of the adapters
     alpha: Positive  # adapters count alpha / rank times
-    targets: Literal["auto"] | Annotated[list[str], Field(min_length=1)] = (
-        "auto"  # module names, e.g. q_proj; auto = all
-    )
+    targets: Targets = "auto"  # module names, e.g. q_proj; auto = all
     dora: bool = False  # also learn how long each row of a weight is (DoRA)
 
 
