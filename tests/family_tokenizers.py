@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import string
 from functools import cache
 
@@ -20,7 +21,8 @@ QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}
 LLAMA3 = QWEN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 TEKKEN = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?"
-    r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 MERGES = 160
 
@@ -33,7 +35,9 @@ def train(tokenizer: Tokenizer, specials: list[str], alphabet: list[str]) -> Tok
     )
     lines = (line for text in CORPUS for line in text.splitlines())  # SentencePiece's pieces hold no line break
     tokenizer.train_from_iterator(lines if "<unk>" in specials else CORPUS, trainer)
-    return tokenizer
+    state = json.loads(tokenizer.to_str())  # bytes are pieces of the model, not added tokens
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] not in BYTES]
+    return Tokenizer.from_str(json.dumps(state))
 
 
 def byte_level(pattern: str | None) -> Tokenizer:
@@ -127,7 +131,8 @@ TEXT_TEMPLATES = {
 {{- '<|start_header_id|>system<|end_header_id|>\\n\\nCutting Knowledge Date: December 2023\\n' }}
 {{- 'Today Date: ' + date_string + '\\n\\n' + system + '<|eot_id|>' }}
 {%- for message in messages %}
-    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}
+    {{- message['content'] | trim + '<|eot_id|>' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}""",
     # a system message of its own where none is there
@@ -304,7 +309,8 @@ TEMPLATES = {
     {%- if message['role'] == 'user' %}{{- '[INST] ' }}{% endif %}
     {%- for part in message['content'] | selectattr('type', 'equalto', 'image') %}{{- '<image>\\n' }}{% endfor %}
     {%- for part in message['content'] | selectattr('type', 'equalto', 'text') %}
-        {%- if message['role'] == 'assistant' %}{{- ' ' + part['text'] + '</s>' }}{% else %}{{- part['text'] }}{% endif %}
+        {%- if message['role'] == 'assistant' %}{{- ' ' + part['text'] + '</s>' }}
+        {%- else %}{{- part['text'] }}{% endif %}
     {%- endfor %}
     {%- if message['role'] == 'user' %}{{- ' [/INST]' }}{% endif %}
 {%- endfor %}""",

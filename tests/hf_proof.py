@@ -61,8 +61,6 @@ class Proof:
         total = torch.zeros((), dtype=torch.float64)
         for one, picture in self.rows:
             logits = self.plain(**inputs(self.plain, one, picture), use_cache=False).logits[0, :-1]
-            if (cap := getattr(self.plain.config.get_text_config(), "final_logit_softcapping", None)) and False:
-                logits = torch.tanh(logits / cap) * cap
             nll = torch.nn.functional.cross_entropy(
                 logits, torch.from_numpy(one.ids[1:]).clamp(min=0), reduction="none"
             )
@@ -92,6 +90,9 @@ def proof(folder: Path, dtype: torch.dtype, attention: str = "nodes", **settings
     plain = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").to(
         dtype
     )
+    if dtype == torch.float64:
+        in_fp64(model)
+        in_fp64(plain)
     reader = model.reader()
     examples, rows = [], []
     for seed, size in enumerate(SIZES):
@@ -115,6 +116,43 @@ def gradients(model: torch.nn.Module, loss: Tensor) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def difference(one: Tensor, two: Tensor) -> float:
-    """Relative, of two tensors."""
-    return float((one - two).norm() / two.norm().clamp(min=1e-300))
+def in_fp64(model: torch.nn.Module) -> None:
+    """Norms in fp64: transformers' own compute in fp32, whose rounding would hide what is proved."""
+    for module in model.modules():
+        if "RMSNorm" not in type(module).__name__:
+            continue
+        weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", getattr(module, "eps", None))
+        width = 8 if weight is None else len(weight)
+        tried = torch.linspace(-1, 2, width, dtype=torch.float64)
+        (shift,) = [
+            shift for shift in ((0.0,) if weight is None else (0.0, 1.0))
+            if torch.allclose(normed(tried, weight, shift, eps), module(tried).double(), rtol=1e-5, atol=1e-6)
+        ]  # fmt: skip
+
+        def forward(x: Tensor, weight: Any = weight, shift: float = shift, eps: float = eps) -> Tensor:
+            return normed(x, weight, shift, eps)
+
+        module.forward = forward
+
+
+def normed(x: Tensor, weight: Tensor | None, shift: float, eps: float) -> Tensor:
+    """x / rms(x) x (shift + weight)."""
+    out = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    return out if weight is None else out * (shift + weight)
+
+
+def worst(one: dict[str, Tensor], two: dict[str, Tensor]) -> tuple[float, str]:
+    """The largest relative difference of two models' gradients, and whose it is.
+
+    The biases of keys get none where there are no rotary positions (a softmax does not change with them): what is
+    there is rounding, and counts by the largest gradient.
+    """
+    names = one.keys() | {f"network.{name}" for name in two}
+    largest = max(float(value.norm()) for value in two.values())
+    errors = []
+    for name in names:
+        other = two.get(name.removeprefix("network."), torch.zeros(()))
+        mine = one.get(name, torch.zeros_like(other))
+        size = largest if name.endswith("k_proj.bias") else float(other.norm())
+        errors.append((float((mine - other).norm()) / max(size, 1e-9 * largest), name))
+    return max(errors)
