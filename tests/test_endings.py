@@ -93,9 +93,9 @@ def test_a_model_without_a_place_for_a_system_text_names_the_record(tokenizer, m
 
 
 def test_a_batch_is_shown_as_it_is(tokenizer):
-    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=0)
+    encoder = DialogueEncoder(tokenizer, FORMATS["plain"])
     spans = (Span("user", "[bold]q[/bold] <|end|>"), Span("assistant", "a:\n\n  b\tc\x1b[2J", 1.0))
-    text = coloured(encoder, encoder.supervised(SupervisedDialogue("sft", spans, image=False), ""))
+    text = coloured(encoder, encoder.supervised(SupervisedDialogue("sft", spans, image=False), "", None))
     shown = drawn(text)
     assert "[bold]q[/bold]" in shown and "a:↵\n↵\n··b→" in shown and "\\u001b[2J" in shown
     styles = [str(part.style) for part in text.spans if text.plain[part.start : part.end] == "<|end|>"]

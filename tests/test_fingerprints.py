@@ -218,7 +218,7 @@ def test_weights_of_another_run_count_by_their_content(shapes_folder: Path, tmp_
         model = small_model(tokenizer)
         with torch.no_grad():
             next(model.parameters()).mul_(scale)
-        save_model(model, config.Model.model_validate(composed().model.model_dump()), tmp_path / name, {})
+        save_model(model, config.ComposedModel.model_validate(composed().model.model_dump()), tmp_path / name, {})
         settings = composed(f"curriculum.stages.align.weights={tmp_path / name}")
         found.append(prints(settings, RunData(settings.data, shapes_folder)))
     assert found[0] == found[1] and not found[0].items() & found[2].items()

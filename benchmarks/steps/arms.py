@@ -108,7 +108,7 @@ def unshared(spec: ArmSpec, meter: Meter) -> None:
 def _sample(model: Any, one: Tuple, share: bool) -> Example:
     encoded = one.encoded()
     trees = [build_tree(encoded)] if share else [build_tree([dialogue]) for dialogue in encoded]
-    return Example(trees, model.vision.preprocess(one.picture) if one.picture else None)
+    return Example(trees, models.picture(model, one))
 
 
 # --- plain transformers ---------------------------------------------------------------------------

@@ -48,8 +48,7 @@ def described(section: type[BaseModel] = Config, prefix: str = "", expanded: Exp
         kinds = map(_bare, (field.annotation, *get_args(field.annotation)))
         inner: list[Any] = [one for one in kinds if _is_section(one)]
         if key == "model" or (len(inner) == 1 and key not in expanded):
-            for kind in inner:
-                yield from described(kind, f"{key}.", expanded)
+            yield from dict.fromkeys(one for kind in inner for one in described(kind, f"{key}.", expanded))
             continue
         default = None if field.is_required() else _plain(field.get_default(call_default_factory=True))
         values = _values(schema["properties"][alias], schema)

@@ -52,14 +52,15 @@ LINEAR = {"_target_": "torch.nn.Linear"}
 """As in the paper; the widths of encoder and language model are passed."""
 
 
+Targets = Literal["auto"] | Annotated[list[str], Field(min_length=1)]
+
+
 class Lora(Section):
     """Low-rank adapters on the language model (peft)."""
 
     rank: Positive  # of the adapters
     alpha: Positive  # adapters count alpha / rank times
-    targets: Literal["auto"] | Annotated[list[str], Field(min_length=1)] = (
-        "auto"  # module names, e.g. q_proj; auto = all
-    )
+    targets: Targets = "auto"  # module names, e.g. q_proj; auto = all
     dora: bool = False  # also learn how long each row of a weight is (DoRA)
 
 
@@ -114,7 +115,7 @@ class HFModel(Section):
     kind: Literal["hf"]  # any image-text-to-text checkpoint
     name: str  # a local folder, or a hub id
     revision: str | None = None  # of a hub id
-    processor: Plain = {}  # arguments of its processor, such as the size of images: {max_pixels: 401408}
+    processor: Plain = Field(default={})  # arguments of its processor, such as the size of images: {max_pixels: 401408}
     chat: str = "auto"  # how turns are written: its own template, or plain, vicuna or a Jinja file
     lora: Lora | None = None
     attention: Attention = "auto"  # over token trees; auto is flex on CUDA, else nodes

@@ -260,8 +260,8 @@ def check_template(encoder: DialogueEncoder, chat: TemplateChat) -> bool:
                 continue
             if len(part) == 2 or not _merges_answers(encoder, chat, part):
                 raise ValueError(
-                    f"model.chat={chat.name}: this tokenizer merges tokens across message borders (probe {user!r}): loss "
-                    f"masks would be wrong. Choose another template"
+                    f"model.chat={chat.name}: this tokenizer merges tokens across message borders (probe {user!r}): "
+                    f"loss masks would be wrong. Choose another template"
                 )
             apart = True
     return apart
