@@ -128,7 +128,11 @@ class TemplateChat:
             jinja2.TemplateError: the template refuses them.
         """
         text = self.tokenizer.apply_chat_template(
-            list(messages), chat_template=self.template, tokenize=False, add_generation_prompt=open_, **self.arguments
+            [dict(one) for one in messages],
+            chat_template=self.template,
+            tokenize=False,
+            add_generation_prompt=open_,
+            **self.arguments,
         )
         return str(text)
 
@@ -260,8 +264,8 @@ def check_template(encoder: DialogueEncoder, chat: TemplateChat) -> bool:
                 continue
             if len(part) == 2 or not _merges_answers(encoder, chat, part):
                 raise ValueError(
-                    f"model.chat={chat.name}: this tokenizer merges tokens across message borders (probe {user!r}): loss "
-                    f"masks would be wrong. Choose another template"
+                    f"model.chat={chat.name}: this tokenizer merges tokens across message borders (probe {user!r}): "
+                    f"loss masks would be wrong. Choose another template"
                 )
             apart = True
     return apart

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from dress.base.files import required
 from dress.config import Consent
 from dress.config.consent import DAMAGED, read_run
+from dress.dialogue.image import Picture
 from dress.dialogue.spans import Span
 from dress.evaluation.likelihood import LastAnswer, answer_nll
 from dress.model.checkpoint import available_device, load_model
