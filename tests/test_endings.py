@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import small_model
+from conftest import picture, small_model
 from rich.console import Console
 
 from dress.base.files import write_json, write_lines
@@ -37,7 +37,7 @@ def drawn(what) -> str:
 def test_an_answer_says_whether_it_was_cut(tokenizer):
     model = small_model(tokenizer)
     ask = [Prompt((Span("user", "What?"),), 0)]
-    [cut] = generate(model, ask, [torch.zeros(3, 48, 48)], SamplingParams(1), batch_size=1)
+    [cut] = generate(model, ask, [picture(torch.zeros(3, 48, 48))], SamplingParams(1), batch_size=1)
     stop = model.encoder.stop_id
     assert cut.finish_reason == ("stop" if cut == "" else "length")
     assert model.encoder.decode([5, stop]).finish_reason == "stop"

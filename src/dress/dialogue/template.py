@@ -128,7 +128,11 @@ class TemplateChat:
             jinja2.TemplateError: the template refuses them.
         """
         text = self.tokenizer.apply_chat_template(
-            list(messages), chat_template=self.template, tokenize=False, add_generation_prompt=open_, **self.arguments
+            [dict(one) for one in messages],
+            chat_template=self.template,
+            tokenize=False,
+            add_generation_prompt=open_,
+            **self.arguments,
         )
         return str(text)
 

@@ -58,7 +58,8 @@ class HFLVLM(LVLM):
         self._text_name = next(name for name, module in self.named_modules() if module is decoder) + "."
         parameters = inspect.signature(self.network.model.forward).parameters
         self._token_types = [name for name in ("mm_token_type_ids", "token_type_ids") if name in parameters]
-        self._levels, self._nested = 1, None
+        self._levels = 1
+        self._nested: bool | None = None
         if settings.lora is not None:
             add_lora(decoder, settings.lora)
         self.pruned = prune_last_layer(decoder)
@@ -243,13 +244,14 @@ def _load(settings: config.HFModel) -> Any:
     check_hf(settings)
     where = f"model.name={settings.name}"
     try:
-        network, missing = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             settings.name, revision=settings.revision, dtype=torch.float32, trust_remote_code=False,
             use_safetensors=True, attn_implementation={"text_config": NAME, "vision_config": "sdpa"},
             output_loading_info=True,
         )  # fmt: skip
     except (OSError, ImportError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{where}: does not load ({_line(error)})") from None
+    network, missing = loaded
     if missing["missing_keys"] or missing["mismatched_keys"]:
         first = sorted([*missing["missing_keys"], *map(str, missing["mismatched_keys"])])[0]
         raise ValueError(f"{where}: its safetensors lack weights of the model, first {first}")

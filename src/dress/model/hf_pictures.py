@@ -111,7 +111,7 @@ class HFReader:
         return Picture(inputs, layout)
 
     def _positions_of_grid(self, grid: tuple[int, ...], tokens: int) -> tuple[np.ndarray, int]:
-        """Positions [3, A] of an image's tokens, and how far on the text behind it goes; by the model's own code."""
+        """Positions [3, A] of an image's tokens, and how far it moves the text behind it; by the model's own code."""
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(self.settings).model
         kinds = torch.tensor([[0] + [1] * tokens + [0]])

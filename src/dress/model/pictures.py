@@ -14,8 +14,10 @@ from dress.dialogue.image import ImageLayout, Picture
 class PictureReader(Protocol):
     """Reads images for one model; goes to worker processes, and holds no weights."""
 
-    most_tokens: int
-    """Image tokens and those around them, of the largest images; an estimate where they depend on the image."""
+    @property
+    def most_tokens(self) -> int:
+        """Image tokens and those around them, of the largest images; an estimate where they depend on the image."""
+        ...
 
     def __call__(self, data: bytes, where: str) -> Picture:
         """An image as the model takes it.

@@ -32,6 +32,7 @@ from dress.data.pixels import Pixels
 from dress.data.shards import ShardError, Shards, write_shard
 from dress.data.splits import open_splits
 from dress.model.checkpoint import available_device, load_model, read_facts
+from dress.model.composed import ComposedLVLM
 from dress.model.vision import VisionEncoder
 from dress.record import RecordError
 
@@ -160,6 +161,7 @@ def encoder_of(settings: Features) -> VisionEncoder:
 
     Raises:
         FileNotFoundError: no such run, stage or scale.
+        ValueError: a run of a model that is not composed of parts.
     """
     if settings.ckpt is not None:
         consent = config.Consent(
@@ -194,7 +196,10 @@ def _of_run(run: Path, stage: str | None, consent: config.Consent) -> VisionEnco
             f"ckpt={run}, stage={stage}: expected a stage of a run that was trained, got {', '.join(trained) or 'none'}"
         )
     folder = run / "stages" / (stage or trained[-1])
-    return load_model(folder, consent=consent)[0].vision
+    model, _ = load_model(folder, consent=consent)
+    if not isinstance(model, ComposedLVLM):
+        raise ValueError(f"ckpt={run}: expected a run of a model with an encoder of its own (model.kind=composed)")
+    return model.vision
 
 
 def begin(out: Path, settings: dict[str, Any]) -> None:
