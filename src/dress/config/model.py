@@ -115,9 +115,7 @@ class HFModel(Section):
     kind: Literal["hf"]  # any image-text-to-text checkpoint
     name: str  # a local folder, or a hub id
     revision: str | None = None  # of a hub id
-    processor: Plain = Field(
-        default_factory=dict
-    )  # arguments of its processor, such as the size of images: {max_pixels: 401408}
+    processor: Plain = Field(default={})  # arguments of its processor, such as sizes of images: {max_pixels: 401408}
     chat: str = "auto"  # how turns are written: its own template, or plain, vicuna or a Jinja file
     lora: Lora | None = None
     attention: Attention = "auto"  # over token trees; auto is flex on CUDA, else nodes
