@@ -10,21 +10,15 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, SIZES, checkpoint
-from hf_proof import Proof, gradients, inputs, png, proof, worst
-from transformers import AutoModelForImageTextToText
+from hf_proof import FP32, OWN_FP32, Proof, answers, gradients, inputs, plain_model, png, proof, questions, worst
+from scripts import run_script
 
 from dress import config
-from dress.dialogue.encode import EncodedDialogue
-from dress.dialogue.spans import Span
 from dress.model import hf, hf_probe
 from dress.model.attention import NAME
 from dress.model.hf import HFLVLM
-from dress.model.session import ImageTokens, Prompt, SamplingParams, Session
 
-OWN_FP32 = {"qwen2_vl": 3e-7, "qwen2_5_vl": 3e-7, "qwen3_vl": 3e-7, "glm4v": 3e-7, "gemma4": 3e-7}
-"""Families whose towers compute positions or norms in fp32, whatever the weights are in: bound of gradients in fp64."""
-FP32 = {"gemma4": 5e-5}
-"""Bounds of gradients in fp32 that are not 5e-6: gemma4's tower has deep norms of random weights."""
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -34,12 +28,6 @@ def folders(tmp_path_factory) -> Path:
 
 def hf_model(folder: Path, **settings) -> HFLVLM:
     return HFLVLM(config.HFModel(kind="hf", name=str(folder), **settings))
-
-
-def plain_model(folder: Path):
-    plain = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
-    plain.generation_config.pad_token_id = 0
-    return plain
 
 
 def losses(one: Proof) -> tuple[float, float]:
@@ -69,50 +57,16 @@ def test_flex_attention_gives_the_same_loss(name, folders):
     assert abs(ours - own) / own < 1e-5
 
 
-def questions() -> list[Prompt]:
-    texts = ("What is in the picture?", "What is here now?", "Where?")
-    conditions = ([], [Span("condition", "Feedback: good.")])
-    return [
-        Prompt((Span("user", text), *condition), image)
-        for image in (0, 1, None)
-        for text in texts
-        for condition in conditions
-    ]
-
-
-def same_answers(name: str, folder: Path, tokens: int, turns: int, prompts: list[Prompt]) -> tuple[int, int]:
-    """How many answers over some turns equal `generate` of the model's own class, and how many there are."""
-    model, plain = hf_model(folder).eval(), plain_model(folder)
-    pictures = [model.reader()(png(size, seed), "") for seed, size in enumerate(SIZES)]
-    session, images = Session(model), ImageTokens(model, pictures)
-    same = total = 0
-    for _ in range(turns):
-        answers = session.answer(prompts, range(len(prompts)), images, SamplingParams(tokens))
-        following = []
-        for prompt, answer in zip(prompts, answers, strict=True):
-            ids = model.encoder.prompt(prompt.spans, images.layout(prompt.image)).ids
-            one = inputs(
-                plain, EncodedDialogue("", ids, ids * 0.0), None if prompt.image is None else pictures[prompt.image]
-            )
-            own = plain.generate(**one, max_new_tokens=tokens, do_sample=False)[0, len(ids) :].tolist()
-            same, total = same + (own == answer), total + 1
-            text = model.encoder.decode(answer)
-            said = (Span("assistant", text, 0.0, text.finish_reason == "length"), Span("user", "And then?"))
-            following.append(Prompt((prompt.spans[0], *said), prompt.image))
-        prompts = following
-    return same, total
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_answers_equal_the_models_own(name, folders):
-    same, total = same_answers(name, checkpoint(name, folders), 6, 2, questions()[1::3])
+    same, total = answers(checkpoint(name, folders), 6, 2, questions()[1::3])
     assert same == total == 12
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_hundred_answers_equal_the_models_own(name, folders):
-    same, total = same_answers(name, checkpoint(name, folders), 16, 6, questions())
+    same, total = answers(checkpoint(name, folders), 16, 6, questions())
     assert same == total == 108
 
 
@@ -286,6 +240,16 @@ def test_an_image_token_that_the_tokenizer_does_not_have_is_refused(folders, tmp
 
     folder = changed(checkpoint("llava", folders), tmp_path / "other", "config.json", other)
     assert "image_token_id=9999" in refusal(folder)
+
+
+def test_the_plain_loop_learns(folders, tmp_path):
+    (tmp_path / "a.png").write_bytes(png(SIZES[0]))
+    ran = run_script(
+        ROOT / "examples" / "plain_loop.py", str(checkpoint("qwen2_vl", folders)), str(tmp_path / "a.png"), cwd=tmp_path
+    )
+    assert ran.returncode == 0, ran.stderr
+    steps = [float(line.rpartition(" ")[2]) for line in ran.stdout.splitlines() if line.startswith("step ")]
+    assert len(steps) == 5 and steps[-1] < steps[0] and "in their tree" in ran.stdout
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):

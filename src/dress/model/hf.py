@@ -59,6 +59,7 @@ class HFLVLM(LVLM):
 
     def __init__(self, settings: config.HFModel, max_tokens: int = 4096) -> None:
         super().__init__()
+        check_hf(settings)
         self.name = settings.name
         self.processor = load_processor(settings)
         self.network = _load(settings)
@@ -262,7 +263,6 @@ def check_hf(settings: config.HFModel) -> PretrainedConfig:
 
 
 def _load(settings: config.HFModel) -> Any:
-    check_hf(settings)
     where, folder = f"model.name={settings.name}", Path(settings.name)
     pickles = sorted(folder.glob("*.bin")) if folder.is_dir() and not any(folder.glob("*.safetensors")) else []
     if pickles:
