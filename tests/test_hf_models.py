@@ -157,6 +157,20 @@ def test_dropout_of_the_tower_is_refused(folders, tmp_path):
         hf_model(folder)
 
 
+def test_what_layers_add_to_stays_in_fp32_where_frozen_weights_are_held_in_bf16(folders):
+    one = proof(checkpoint("llava", folders), torch.float32, lora=config.Lora(rank=2, alpha=4))
+    one.model.set_trainable(["lora", "projector"])
+    one.model.round(["vision", "language"])
+    seen = []
+    one.model.decoder.layers[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        right = float(one.on_trees())
+        one.model.hold_frozen(torch.bfloat16)
+        assert one.model.network.get_input_embeddings().weight.dtype == torch.bfloat16
+        assert abs(float(one.on_trees()) - right) / right < 1e-3
+    assert seen == [torch.float32] * 2
+
+
 # --- kinds of models that nobody has proved ---
 
 

@@ -147,7 +147,13 @@ class HFLVLM(LVLM):
         ).last_hidden_state  # fmt: skip
 
     def blank_images(self) -> Tensor:
-        """See `LVLM.blank_images`."""
+        """See `LVLM.blank_images`; nothing goes through them where neither is trained."""
+        parts = ("vision", "projector")
+        if not any(p.requires_grad for name, p in self.named_parameters() if self.part_of(name) in parts):
+            return self.projector_weight.new_zeros(1)
+        return self._encode_blank()
+
+    def _encode_blank(self) -> Tensor:
         picture = self._reader.blank()
         images = ImageBatch(picture.inputs, (0,), (picture.layout.tokens,))
         return self.encode_images(images.to(self.device))
@@ -184,11 +190,16 @@ class HFLVLM(LVLM):
             "library": f"transformers {version('transformers')}",
         }
 
+    def _widen(self, module: nn.Module, inputs: Any, embeddings: Tensor) -> Tensor:
+        """Embeddings that are held in bf16 as fp32: what the layers add to stays exact."""
+        narrow = embeddings.dtype == torch.bfloat16 and self.projector_weight.dtype != torch.bfloat16
+        return embeddings.float() if narrow else embeddings
+
     def _output(self, images: Tensor) -> Any:
         """Image tokens [V, D x (1 + L)] as the model takes those of its own encoder."""
         if self._nested is None:
             with torch.no_grad():
-                self.blank_images()
+                self._encode_blank()
         first, *deeper = images.split(images.shape[-1] // self._levels, -1)
         if not self._nested:
             return SimpleNamespace(pooler_output=first[None])
@@ -205,7 +216,7 @@ class HFLVLM(LVLM):
         for p in named.values():
             p.requires_grad_()
         with torch.enable_grad():
-            tokens = self.blank_images()
+            tokens = self._encode_blank()
         expected = self._reader.blank().layout.tokens
         if len(tokens) != expected:
             raise ValueError(
