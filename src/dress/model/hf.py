@@ -69,6 +69,7 @@ class HFLVLM(LVLM):
         self._token_types = [name for name in ("mm_token_type_ids", "token_type_ids") if name in parameters]
         self._levels = 1
         self._nested: bool | None = None
+        self.network.get_input_embeddings().register_forward_hook(self._widen)
         if settings.lora is not None:
             add_lora(decoder, settings.lora)
         self.pruned = prune_last_layer(decoder)
