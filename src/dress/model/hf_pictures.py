@@ -74,9 +74,10 @@ class HFReader:
         return self._read(Image.new("RGB", size))
 
     def markers(self) -> list[str]:
-        """Control text around an image's tokens, as far as the largest images show it."""
+        """Control text that stands for an image and around its tokens, as far as the largest images show it."""
         layouts = [self.layout(size) for size in LARGE]
-        return sorted({part for layout in layouts for part in layout.parts if isinstance(part, str)})
+        around = {part for layout in layouts for part in layout.parts if isinstance(part, str)}
+        return sorted({self.placeholder, self.token, *around})
 
     def limited(self, max_aspect: float) -> HFReader:
         """The same, which refuses narrower images."""
