@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import not_
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, TypeAdapter, model_validator
@@ -73,6 +74,7 @@ class Language(Section):
     config: Plain | None = None  # transformers config fields incl. model_type
     lora: Lora | None = None
     chat: str = "auto"  # how turns are written: plain, chatml, vicuna, a Jinja file; auto = the model's own template
+    template_arguments: Plain = Field(default={}, exclude_if=not_)  # for a template: {enable_thinking: true}
     trust_remote_code: bool = False  # runs code of the model's author: only if you trust it
     revision: str | None = None  # of a hub id
 
@@ -117,6 +119,7 @@ class HFModel(Section):
     revision: str | None = None  # of a hub id
     processor: Plain = Field(default={})  # arguments of its processor, such as sizes of images: {max_pixels: 401408}
     chat: str = "auto"  # how turns are written: its own template, or plain, vicuna or a Jinja file
+    template_arguments: Plain = Field(default={}, exclude_if=not_)  # for a template: {enable_thinking: true}
     lora: Lora | None = None
     attention: Attention = "auto"  # over token trees; auto is flex on CUDA, else nodes
     fused: bool = True  # hand-written norms, rotary positions and (bf16 on CPU) attention; the same results

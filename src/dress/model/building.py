@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from dress import config
 from dress.dialogue.chat import ChatFormat
-from dress.dialogue.template import TemplateChat, check_template
+from dress.dialogue.template import TemplateChat
+from dress.dialogue.template_check import check_template
 from dress.dialogue.tokenizer import check_cuts, check_texts
 from dress.model.composed import ComposedLVLM
 from dress.model.hf import HFLVLM, check_hf, load_processor

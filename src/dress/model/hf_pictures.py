@@ -82,10 +82,11 @@ class HFReader:
         return self._read(Image.new("RGB", size))
 
     def markers(self) -> list[str]:
-        """Control tokens that may stand around an image's tokens."""
+        """Control tokens that may stand for an image and around its tokens."""
         added = self.processor.tokenizer.added_tokens_decoder.values()
         parts = [part for part in self.blank().layout.parts if isinstance(part, str)]
-        return [one.content for one in added if one.special or any(one.content in part for part in parts)]
+        around = {one.content for one in added if one.special or any(one.content in part for part in parts)}
+        return sorted({self.placeholder, self.token, *around})
 
     def limited(self, max_aspect: float) -> HFReader:
         """The same, which refuses narrower images."""

@@ -158,7 +158,7 @@ class Curriculum:
         self.model = CurrentModel(partial(self._build, self.folder), settings.model)
         model = self.model.lvlm
         check_new_tokens(model, settings.generation.max_new_tokens)
-        tokenizer = tokenizer_hash(model.encoder.tokenizer)
+        tokenizer = tokenizer_hash(model.encoder.tokenizer) + model.encoder.chat.digest
         initial = InitialModel(settings.model, tokenizer, loaded_weights(model, settings.model), settings.seed)
         self.tasks = Tasks(settings, self.data, fingerprint(initial))
         for name, task in self.tasks.by_name.items():
