@@ -42,7 +42,7 @@ class FixedReader:
 
     Attributes:
         pixels: bytes to pixels [3, H, W].
-        tokens: V.
+        tokens: V, as the projector gives them.
     """
 
     pixels: Pixels
@@ -61,5 +61,5 @@ class FixedReader:
         return ImageLayout((self.tokens,))
 
     def stored(self, features: Tensor) -> Picture:
-        """An image whose features [V, D_v] are stored."""
-        return Picture({"features": features}, ImageLayout((len(features),)))
+        """An image whose features [V_v, D_v] are stored, as the encoder gave them."""
+        return Picture({"features": features}, ImageLayout((self.tokens,)))
