@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 import transformers
 from conftest import ROOT
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from scripts import run_script
 from test_command_line import FAST, environment
@@ -21,12 +23,14 @@ from torch import nn
 from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
 
 from dress import config
+from dress.config.tasks import Features
 from dress.data.pixels import Pixels, hidden_share
 from dress.dialogue.batch import ImageBatch
 from dress.model.checkpoint import base_names, from_files, load_model, loaded_weights, save_model
 from dress.model.composed import ComposedLVLM
 from dress.model.projector import PixelShuffle, Pooling, load_projector, squares
 from dress.model.vision import VisionEncoder, check_vision
+from dress.train import feature_extraction
 
 SIZES = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2,
@@ -314,32 +318,29 @@ def test_weights_of_timm_come_from_a_file(tmp_path):
     )
 
 
-@pytest.fixture
-def small_openclip(tmp_path: Path) -> str:
-    """An OpenCLIP model of 32 pixels."""
+def added(folder: Path, name: str, vision: dict[str, object]) -> str:
+    """Let OpenCLIP know a small model."""
     text = {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1}
-    vision = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8}
-    (tmp_path / "small-for-tests.json").write_text(
-        json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text})
-    )
-    open_clip.add_model_config(tmp_path / "small-for-tests.json")
-    return "small-for-tests"
+    (folder / f"{name}.json").write_text(json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}))
+    open_clip.add_model_config(folder / f"{name}.json")
+    return name
 
 
-def test_openclip_takes_another_size_with_its_own_interpolation(tmp_path, small_openclip):
+def test_openclip_takes_another_size_with_its_own_interpolation(tmp_path):
+    name = added(tmp_path, "small-vit", {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8})
     torch.manual_seed(0)
-    model = open_clip.create_model(small_openclip)
+    model = open_clip.create_model(name)
     nn.init.normal_(model.visual.positional_embedding)
     save_file(model.state_dict(), tmp_path / "small.safetensors")
     settings = {"pretrained": str(tmp_path / "small.safetensors"), "force_image_size": 48}
-    own = open_clip.create_model(small_openclip, **settings).visual.eval()
-    vision = encoder(name=small_openclip, weights=settings["pretrained"], image_size=48)
+    own = open_clip.create_model(name, **settings).visual.eval()
+    vision = encoder(name=name, weights=settings["pretrained"], image_size=48)
     images = torch.rand(1, 3, 48, 48)
     with torch.no_grad():
         expected = own.forward_intermediates(images, indices=[-1], output_fmt="NLC")["image_intermediates"][0]
         assert torch.equal(vision(images), expected)
     assert vision.num_tokens == 36 and tuple(vision.preprocessing["size"]) == (48, 48)
-    assert encoder(name=small_openclip, image_size=64).num_tokens == 64, "random weights too"
+    assert encoder(name=name, image_size=64).num_tokens == 64, "random weights too"
 
 
 @pytest.mark.parametrize(("name", "size", "tokens"), [("convnext_base", 256, 64), ("ViT-B-32", 288, 81),
@@ -349,10 +350,16 @@ def test_another_size_without_weights(name, size, tokens):
         assert encoder(name=name, image_size=size).num_tokens == tokens
 
 
-def test_a_tower_that_takes_no_other_size_is_named():
-    named = r"model\.vision\.image_size=288: model\.vision\.name=vit_relpos_.*takes no images of this size"
-    with torch.device("meta"), pytest.raises(ValueError, match=named):
-        encoder(name="vit_relpos_medium_patch16_cls_224", image_size=288)
+def test_a_tower_that_takes_no_other_size_is_named(tmp_path):
+    name = added(tmp_path, "small-resnet", {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8})
+    save_file(open_clip.create_model(name).state_dict(), tmp_path / "small.safetensors")
+    weights = str(tmp_path / "small.safetensors")
+    assert encoder(name=name, weights=weights).num_tokens == 4
+    named = r"model\.vision\.image_size=128: model\.vision\.name=small-resnet takes no images of this size \(.*attnpool"
+    with pytest.raises(ValueError, match=named):
+        encoder(name=name, weights=weights, image_size=128)
+    with torch.device("meta"), pytest.raises(ValueError, match=r"image_size=20: model\.vision\.name=ViT-B-32 takes no"):
+        encoder(name="ViT-B-32", image_size=20)
 
 
 @pytest.mark.parametrize("settings", [{}, {"name": "ViT-B-32", "folder": "x"}, {"timm": TIMM, "folder": "x"}])
@@ -396,8 +403,8 @@ def test_a_projector_may_give_fewer_tokens(tokenizer):
     [
         ({**SHUFFLE, "factor": 3}, r"factor=3 divides, got 16 tokens \(4 x 4\)"),
         ({"_target_": "dress.model.projector.Pooling", "factor": 0}, "expected factor >= 1, got 0"),
-        ({"_target_": "torch.nn.Bilinear", "out_features": 3}, r"model\.projector: refuses features \[1, 16, 32\]"),
-        ({"_target_": "torch.nn.Flatten"}, r"model\.projector: "),
+        ({"_target_": "torch.nn.Bilinear", "out_features": 3}, r"refuses features \[1, 16, 32\]"),
+        ({"_target_": "torch.nn.Flatten"}, "expected a module with weights, got Flatten"),
     ],
 )
 def test_a_projector_that_does_not_fit_is_named(tokenizer, projector, expected):
@@ -453,25 +460,22 @@ def test_weights_of_another_projector_are_refused_by_name(tmp_path, tokenizer):
 
 def test_a_run_learns_with_a_folder_and_fewer_tokens_and_with_its_stored_features(tmp_path):
     saved(tmp_path / "tower")
-    model = [text for text in FAST if not text.startswith("model.vision")] + [
-        "model.vision={folder: tower}",
-        "model.projector._target_=dress.model.projector.PixelShuffle",
-    ]
-    run = ["experiment=sft_only", *model, "curriculum.stages.sft.trainable=[projector,language]"]
-    train = ROOT / "src" / "train.py"
-    done = run_script(train, *run, cwd=tmp_path, env=environment())
-    assert done.returncode == 0, done.stderr
-    shards = next((tmp_path / "data").rglob("train")).parent
-    features = run_script(
-        ROOT / "src" / "prepare.py", "task=features", f"path={shards}", "out=features", "vision.folder=tower",
-        "stored=fp32", cwd=tmp_path, env=environment(),
-    )  # fmt: skip
-    assert features.returncode == 0, features.stderr
-    assert "16 x 32, fp32" in features.stdout
+    parts = ["model.vision.vit=null", "model.vision.folder=tower", f"model.projector._target_={SHUFFLE['_target_']}"]
+    others = [text for text in FAST if not text.startswith("model.vision")]
+    frozen = [f"curriculum.stages.{name}.trainable=[projector,language]" for name in ("align", "sft")]
+    run, out = ["experiment=sft_only", *others, *parts, *frozen, "curriculum.run=[align]"], tmp_path / "features"
     losses = []
-    for more in ([], ["data.features=true"]):
-        done = run_script(train, *run, "data=shards", "data.path=features", *more, cwd=tmp_path, env=environment())
+    for data in ([], ["data=shards", f"data.path={out}", "data.features=true", "annotator=oracle", "judge=oracle"]):
+        done = run_script(ROOT / "src" / "train.py", *run, *data, cwd=tmp_path, env=environment())
         assert done.returncode == 0, done.stderr
-        rows = (tmp_path / "logs" / "latest" / "stages" / "sft" / "steps.jsonl").read_text().splitlines()
-        losses.append([json.loads(row)["loss"] for row in rows])
-    assert losses[0] and losses[0] == pytest.approx(losses[1], abs=1e-6)
+        with (tmp_path / "logs" / "latest" / "csv" / "align" / "metrics.csv").open() as file:
+            losses.append([float(row["align/loss"]) for row in csv.DictReader(file) if row["align/loss"]])
+        if not data:
+            (world,) = (tmp_path / "data" / "shapes").iterdir()
+            given = {"task": "features", "path": str(world), "out": str(out), "stored": "fp32"}
+            feature_extraction.run(
+                Features.model_validate(given | {"vision": {"folder": str(tmp_path / "tower")}}), Console(quiet=True)
+            )
+            weights = load_file(tmp_path / "logs" / "latest" / "stages" / "align" / "model.safetensors")
+            assert {name.partition(".")[0] for name in weights} == {"projector", "language"}
+    assert losses[0] and losses[0] == pytest.approx(losses[1], abs=1e-5)

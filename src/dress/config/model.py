@@ -55,7 +55,8 @@ class Vision(Section):
         named = [kind for kind, value in kinds.items() if value is not None]
         if len(named) != 1:
             names = ", ".join(f"model.vision.{kind}" for kind in kinds)
-            raise ValueError(f"expected exactly one of {names}, got {' and '.join(named) or 'none'}")
+            less = f"; model.vision.{named[-1]}=null takes one away" if named else ""
+            raise ValueError(f"expected exactly one of {names}, got {' and '.join(named) or 'none'}{less}")
         if self.vit is not None and self.image_size is not None:
             raise ValueError("expected model.vision.vit.image_size to say it, got model.vision.image_size too")
         return self

@@ -121,6 +121,8 @@ class ComposedLVLM(LVLM):
         height, width = size_of(self.vision.preprocessing)
         if isinstance(self.projector, PixelShuffle | Pooling) and height != width:
             raise ValueError(f"model.projector: expected square images for squares of tokens, got {width} x {height}")
+        if next(self.projector.parameters(), None) is None:
+            raise ValueError(f"model.projector: expected a module with weights, got {type(self.projector).__name__}")
         weight, training = self.projector_weight, self.projector.training
         features = torch.zeros(1, self.vision.num_tokens, self.vision.width, device=weight.device, dtype=weight.dtype)
         self.projector.eval()  # no statistic of it is changed

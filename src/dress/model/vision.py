@@ -197,9 +197,13 @@ def _named(settings: config.Vision) -> str:
 
 def _other_size(settings: config.Vision, error: Exception) -> ValueError:
     return ValueError(
-        f"model.vision.image_size={settings.image_size}: {_named(settings)} takes no images of this size ({error}). "
-        f"null is the weights' own"
+        f"model.vision.image_size={settings.image_size}: {_named(settings)} takes no images of this size "
+        f"({_line(error)}). null is the weights' own"
     )
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _make(settings: config.Vision, own: bool) -> tuple[Any, dict[str, Any]]:
@@ -291,7 +295,7 @@ def check_vision(settings: config.Vision) -> None:
 
 def _unknown(name: str, weights: str | None, why: object) -> ValueError:
     return ValueError(
-        f"model.vision.name={name}, model.vision.weights={weights}: OpenCLIP cannot make it ({why}). "
+        f"model.vision.name={name}, model.vision.weights={weights}: OpenCLIP cannot make it ({_line(why)}). "
         f"open_clip.list_pretrained() lists names and weights; a local file works as weights too"
     )
 
