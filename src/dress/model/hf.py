@@ -29,7 +29,7 @@ from dress.model.attention import NAME, Plan, foreign_mask
 from dress.model.cache import Decoding, Prefill
 from dress.model.chats import hf_chat
 from dress.model.hf_pictures import HFReader
-from dress.model.language import add_lora, refuse_unsupported
+from dress.model.language import add_lora, bars_for_people, refuse_unsupported
 from dress.model.lvlm import LVLM
 from dress.model.reach import leaves
 
@@ -148,9 +148,9 @@ class HFLVLM(LVLM):
     def checkpoint_activations(self, on: bool) -> None:
         """See `LVLM.checkpoint_activations`."""
         if on:
-            self.decoder.gradient_checkpointing_enable({"use_reentrant": False})
+            self.decoder.activation_checkpointing_enable({"use_reentrant": False})
         else:
-            self.decoder.gradient_checkpointing_disable()
+            self.decoder.activation_checkpointing_disable()
 
     def part_of(self, name: str) -> str:
         """Which of `PARTS` a parameter belongs to."""
@@ -240,9 +240,20 @@ def check_hf(settings: config.HFModel) -> PretrainedConfig:
     return described
 
 
+def layout_reader(settings: config.HFModel) -> HFReader:
+    """What tells how many tokens an image has, without the model's weights.
+
+    Raises:
+        ValueError: as `check_hf` and `load_processor`.
+    """
+    described = check_hf(settings)
+    return HFReader(load_processor(settings), described, ["image_grid_thw"])
+
+
 def _load(settings: config.HFModel) -> Any:
     check_hf(settings)
     where = f"model.name={settings.name}"
+    bars_for_people()
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             settings.name, revision=settings.revision, dtype=torch.float32, trust_remote_code=False,
