@@ -26,7 +26,7 @@ if importlib.util.find_spec("num2words") is None:
 
 TEXT = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 1024,
+    "num_key_value_heads": 2, "max_position_embeddings": 4096,
     "rope_parameters": {"rope_type": "default", "rope_theta": 20.0},
 }  # fmt: skip
 VISION = {

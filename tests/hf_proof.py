@@ -21,6 +21,20 @@ from dress.dialogue.image import Picture
 from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.dialogue.tree import build_tree
 from dress.model.hf import HFLVLM
+from dress.model.session import ImageTokens, Prompt, SamplingParams, Session
+
+OWN_FP32 = {"qwen2_vl": 3e-7, "qwen2_5_vl": 3e-7, "qwen3_vl": 3e-7, "glm4v": 3e-7, "gemma4": 3e-7}
+"""Families whose towers compute positions or norms in fp32, whatever the weights are in: bound of gradients in fp64."""
+FP32 = {"gemma4": 5e-5}
+"""Bounds of gradients in fp32 that are not 5e-6: Gemma 4's tower norms random weights four times a layer."""
+BOUNDS = "fp64: loss 1e-12, gradients 1e-10 or 3e-7; fp32: loss 1e-6, gradients 5e-6, Gemma 4 5e-5"
+
+
+def plain_model(folder: Path) -> Any:
+    """The model's own class, in fp32."""
+    plain = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
+    plain.generation_config.pad_token_id = 0
+    return plain
 
 
 def png(size: tuple[int, int], seed: int = 0) -> bytes:
@@ -156,3 +170,38 @@ def worst(one: dict[str, Tensor], two: dict[str, Tensor]) -> tuple[float, str]:
         size = largest if name.endswith("k_proj.bias") else float(other.norm())
         errors.append((float((mine - other).norm()) / max(size, 1e-9 * largest), name))
     return max(errors)
+
+
+def questions() -> list[Prompt]:
+    """Two pictures and none, three questions, with and without a condition."""
+    texts = ("What is in the picture?", "What is here now?", "Where?")
+    conditions = ([], [Span("condition", "Feedback: good.")])
+    return [
+        Prompt((Span("user", text), *condition), image)
+        for image in (0, 1, None)
+        for text in texts
+        for condition in conditions
+    ]
+
+
+def answers(folder: Path, tokens: int, turns: int, prompts: list[Prompt]) -> tuple[int, int]:
+    """How many answers over some turns equal `generate` of the model's own class, and how many there are."""
+    model, plain = HFLVLM(config.HFModel(kind="hf", name=str(folder))).eval(), plain_model(folder)
+    pictures = [model.reader()(png(size, seed), "") for seed, size in enumerate(SIZES)]
+    session, images = Session(model), ImageTokens(model, pictures)
+    same = total = 0
+    for _ in range(turns):
+        tokens_of = session.answer(prompts, range(len(prompts)), images, SamplingParams(tokens))
+        following = []
+        for prompt, answer in zip(prompts, tokens_of, strict=True):
+            ids = model.encoder.prompt(prompt.spans, images.layout(prompt.image)).ids
+            one = inputs(
+                plain, EncodedDialogue("", ids, ids * 0.0), None if prompt.image is None else pictures[prompt.image]
+            )
+            own = plain.generate(**one, max_new_tokens=tokens, do_sample=False)[0, len(ids) :].tolist()
+            same, total = same + (own == answer), total + 1
+            text = model.encoder.decode(answer)
+            said = (Span("assistant", text, 0.0, text.finish_reason == "length"), Span("user", "And then?"))
+            following.append(Prompt((prompt.spans[0], *said), prompt.image))
+        prompts = following
+    return same, total

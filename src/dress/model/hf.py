@@ -11,11 +11,12 @@ import json
 import re
 from collections.abc import Iterable
 from importlib.metadata import version
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
 
@@ -29,10 +30,16 @@ from dress.model.attention import NAME, Plan, foreign_mask
 from dress.model.cache import Decoding, Prefill
 from dress.model.chats import hf_chat
 from dress.model.hf_pictures import HFReader
-from dress.model.language import add_lora, bars_for_people, refuse_unsupported
+from dress.model.hf_probe import refuse_unequal
+from dress.model.language import add_lora, bars_for_people, refuse_modules, refuse_unsupported
 from dress.model.lvlm import LVLM
 from dress.model.reach import leaves
 
+PROVED = {
+    "llava", "llava_next", "llava_onevision", "idefics3", "smolvlm", "internvl", "mistral3", "qwen2_vl", "qwen2_5_vl",
+    "qwen3_vl", "glm4v", "gemma3", "gemma4",
+}  # fmt: skip
+"""Kinds of models whose loss and gradients the tests compare with separate sequences; others are tried when built."""
 PROJECTOR = re.compile(
     r"(?:^|\.)(?:multi_modal_projector|connector|embed_vision|image_newline|visual\.merger|visual\.deepstack_merger_list)"
 )
@@ -52,6 +59,8 @@ class HFLVLM(LVLM):
 
     def __init__(self, settings: config.HFModel, max_tokens: int = 4096) -> None:
         super().__init__()
+        check_hf(settings)
+        self.name = settings.name
         self.processor = load_processor(settings)
         self.network = _load(settings)
         decoder = self.decoder
@@ -60,6 +69,7 @@ class HFLVLM(LVLM):
         self._token_types = [name for name in ("mm_token_type_ids", "token_type_ids") if name in parameters]
         self._levels = 1
         self._nested: bool | None = None
+        self.network.get_input_embeddings().register_forward_hook(self._widen)
         if settings.lora is not None:
             add_lora(decoder, settings.lora)
         self.pruned = prune_last_layer(decoder)
@@ -68,7 +78,7 @@ class HFLVLM(LVLM):
             fuse(decoder)
         self.attention = settings.attention
         self.softcap = getattr(self.text_config, "final_logit_softcapping", None)
-        self._reader = HFReader(self.processor, self.network.config, _accepted(self.network))
+        self._reader = HFReader(self.processor, self.network.config, _accepted(self.network), settings.name)
         self.axes, self.blocks = self._reader.axes, self._reader.block_layers
         tokenizer = self.processor.tokenizer
         stops = _stops(self.network)
@@ -77,6 +87,8 @@ class HFLVLM(LVLM):
             tokenizer, hf_chat(settings, self.processor, names), max_tokens, stops, self._reader.markers()
         )
         self._unused = self._unreached()
+        if self.network.config.model_type not in PROVED:
+            refuse_unequal(self, f"model.name={settings.name}")
 
     @property
     def decoder(self) -> Any:
@@ -136,7 +148,13 @@ class HFLVLM(LVLM):
         ).last_hidden_state  # fmt: skip
 
     def blank_images(self) -> Tensor:
-        """See `LVLM.blank_images`."""
+        """See `LVLM.blank_images`; nothing goes through them where neither is trained."""
+        parts = ("vision", "projector")
+        if not any(p.requires_grad for name, p in self.named_parameters() if self.part_of(name) in parts):
+            return self.projector_weight.new_zeros(1)
+        return self._encode_blank()
+
+    def _encode_blank(self) -> Tensor:
         picture = self._reader.blank()
         images = ImageBatch(picture.inputs, (0,), (picture.layout.tokens,))
         return self.encode_images(images.to(self.device))
@@ -173,24 +191,40 @@ class HFLVLM(LVLM):
             "library": f"transformers {version('transformers')}",
         }
 
+    def _widen(self, module: nn.Module, inputs: Any, embeddings: Tensor) -> Tensor:
+        """Embeddings that are held in bf16 as fp32: what the layers add to stays exact."""
+        narrow = embeddings.dtype == torch.bfloat16 and self.projector_weight.dtype != torch.bfloat16
+        return embeddings.float() if narrow else embeddings
+
     def _output(self, images: Tensor) -> Any:
         """Image tokens [V, D x (1 + L)] as the model takes those of its own encoder."""
         if self._nested is None:
             with torch.no_grad():
-                self.blank_images()
+                self._encode_blank()
         first, *deeper = images.split(images.shape[-1] // self._levels, -1)
         if not self._nested:
             return SimpleNamespace(pooler_output=first[None])
         return SimpleNamespace(pooler_output=[first], deepstack_features=[[level] for level in deeper])
 
     def _unreached(self) -> set[str]:
-        """Parameters of encoder and projector that its output does not depend on."""
+        """Parameters of encoder and projector that its output does not depend on.
+
+        Raises:
+            ValueError: the encoder gives another number of tokens than the processor announces.
+        """
         named = {name: p for name, p in self.named_parameters() if self.part_of(name) in ("vision", "projector")}
         before = {name: p.requires_grad for name, p in named.items()}
         for p in named.values():
             p.requires_grad_()
         with torch.enable_grad():
-            reached = leaves(self.blank_images())
+            tokens = self._encode_blank()
+        expected = self._reader.blank().layout.tokens
+        if len(tokens) != expected:
+            raise ValueError(
+                f"model.name={self.name}: expected {expected} image tokens, as its processor has it (patch_size, "
+                f"vision_feature_select_strategy, num_additional_image_tokens), got {len(tokens)} of its encoder"
+            )
+        reached = leaves(tokens)
         unused = {name for name, p in named.items() if id(p) not in reached}
         for name, p in named.items():
             p.requires_grad_(before[name] and name not in unused)
@@ -251,8 +285,13 @@ def layout_reader(settings: config.HFModel) -> HFReader:
 
 
 def _load(settings: config.HFModel) -> Any:
-    check_hf(settings)
-    where = f"model.name={settings.name}"
+    where, folder = f"model.name={settings.name}", Path(settings.name)
+    pickles = sorted(folder.glob("*.bin")) if folder.is_dir() and not any(folder.glob("*.safetensors")) else []
+    if pickles:
+        raise ValueError(
+            f"{where}: expected weights as safetensors, got {pickles[0].name}, a pickle, which can run code. Convert "
+            f"it where you trust it: AutoModelForImageTextToText.from_pretrained(OLD).save_pretrained(NEW)"
+        )
     bars_for_people()
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
@@ -261,13 +300,26 @@ def _load(settings: config.HFModel) -> Any:
             output_loading_info=True,
         )  # fmt: skip
     except (OSError, ImportError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{where}: does not load ({_line(error)})") from None
+        raise ValueError(f"{where}: {_damaged(folder)} does not load ({_line(error)})") from None
     network, missing = loaded
     if missing["missing_keys"] or missing["mismatched_keys"]:
         first = sorted([*missing["missing_keys"], *map(str, missing["mismatched_keys"])])[0]
         raise ValueError(f"{where}: its safetensors lack weights of the model, first {first}")
     network.generation_config.pad_token_id = None
+    refuse_modules(network, where)
     return network
+
+
+def _damaged(folder: Path) -> str:
+    """The files of weights that cannot be opened, by name; else the folder's."""
+    names = []
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError:
+            names.append(file.name)
+    return ", ".join(names) or "it"
 
 
 def text_model(network: Any) -> Any:

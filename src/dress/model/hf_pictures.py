@@ -31,18 +31,26 @@ class HFReader:
         processor: of the model.
         settings: transformers' configuration of the model.
         accepted: what its encoder takes.
+        name: of the model, for errors.
 
     Raises:
         ValueError: the processor has no image token, or does not say what stands for an image.
     """
 
-    def __init__(self, processor: Any, settings: Any, accepted: Sequence[str]) -> None:
+    def __init__(self, processor: Any, settings: Any, accepted: Sequence[str], name: str) -> None:
         self.processor, self.settings, self.accepted = processor, settings, tuple(accepted)
         self.max_aspect = MAX_ASPECT
         tokenizer = processor.tokenizer
         self.placeholder: str = processor.image_token
         """Stands for an image in a rendered template."""
-        self.token = str(tokenizer.convert_ids_to_tokens(settings.image_token_id))
+        vocabulary = tokenizer.get_vocab()
+        token = {number: text for text, number in vocabulary.items()}.get(settings.image_token_id)
+        if self.placeholder not in vocabulary or token is None:
+            raise ValueError(
+                f"model.name={name}: expected the image token {self.placeholder!r} and image_token_id="
+                f"{settings.image_token_id} in the vocabulary of its tokenizer, got {len(vocabulary)} tokens without"
+            )
+        self.token = token
         """Stands for one image token in the expanded text."""
         text = settings.get_text_config()
         rope = getattr(text, "rope_parameters", None) or {}
@@ -74,9 +82,10 @@ class HFReader:
         return self._read(Image.new("RGB", size))
 
     def markers(self) -> list[str]:
-        """Control text around an image's tokens, as far as the largest images show it."""
-        layouts = [self.layout(size) for size in LARGE]
-        return sorted({part for layout in layouts for part in layout.parts if isinstance(part, str)})
+        """Control tokens that may stand around an image's tokens."""
+        added = self.processor.tokenizer.added_tokens_decoder.values()
+        parts = [part for part in self.blank().layout.parts if isinstance(part, str)]
+        return [one.content for one in added if one.special or any(one.content in part for part in parts)]
 
     def limited(self, max_aspect: float) -> HFReader:
         """The same, which refuses narrower images."""
@@ -85,13 +94,16 @@ class HFReader:
         return reader
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_layouts", "_positions")}
+        return {
+            name: value for name, value in self.__dict__.items() if name not in ("_layouts", "_positions", "_model")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open()
 
     def _open(self) -> None:
+        self._model: Any = None
         self._layouts = lru_cache(maxsize=SIZES)(lambda size: self.blank(size).layout)
         self._positions = lru_cache(maxsize=SIZES)(self._positions_of_grid)
 
@@ -112,11 +124,12 @@ class HFReader:
 
     def _positions_of_grid(self, grid: tuple[int, ...], tokens: int) -> tuple[np.ndarray, int]:
         """Positions [3, A] of an image's tokens, and how far it moves the text behind it; by the model's own code."""
-        with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(self.settings).model
+        if self._model is None:
+            with torch.device("meta"):
+                self._model = AutoModelForImageTextToText.from_config(self.settings).model
         kinds = torch.tensor([[0] + [1] * tokens + [0]])
         ids = torch.where(kinds == 1, self.settings.image_token_id, 0)
-        positions, _ = model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=torch.tensor([grid]))
+        positions, _ = self._model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=torch.tensor([grid]))
         inner = positions[:, 0].numpy() - 1  # counted from the image's beginning
         return inner[:, 1:-1], int(inner[0, -1])
 

@@ -175,6 +175,7 @@ def refuse_unsupported(described: PretrainedConfig, where: str, own_positions: b
             nothing is known of images.
     """
     text = described.get_text_config()
+    parts = [text, *(getattr(described, name) for name in getattr(described, "sub_configs", {}))]
     kinds = set(getattr(text, "layer_types", None) or [])
     rope = getattr(text, "rope_parameters", None) or {}
     ropes = [rope, *(one for one in rope.values() if isinstance(one, dict))]
@@ -185,7 +186,9 @@ def refuse_unsupported(described: PretrainedConfig, where: str, own_positions: b
         "cross-attention": bool(getattr(text, "cross_attention_layers", None)),
         "an encoder and a decoder": bool(getattr(described, "is_encoder_decoder", False)),
         "a prefix that sees itself whole": described.model_type in ("paligemma", "colpali"),
-        "dropout (set it to 0 in its configuration)": bool(getattr(text, "attention_dropout", 0)),
+        "dropout (set attention_dropout to 0 in its configuration)": any(
+            getattr(one, "attention_dropout", 0) for one in parts
+        ),
         "scaled logits": any(getattr(text, name, 1) not in (None, 1) for name in ("logit_scale", "logits_scaling")),
         "multi-dimensional RoPE": "mrope_section" in rope and not own_positions,
         "RoPE scaled by the length of a batch": any(one.get("rope_type") in ("dynamic", "longrope") for one in ropes),
