@@ -103,9 +103,10 @@ class Lengths:
     def to_json(self) -> dict[str, Any]:
         """All figures as plain data."""
         scale = self.scale
+        images = {str(n): c for n, c in sorted(self.images.items())} or scale.image_tokens
         return {
-            "scale": scale.name, "tokenizer": scale.origin, "image_tokens": {str(n): c for n, c in sorted(self.images.items())} or scale.image_tokens,
-            "max_tokens": scale.max_tokens, "too_long": self.too_long, "summary": self.summary(),
+            "scale": scale.name, "tokenizer": scale.origin, "image_tokens": images, "max_tokens": scale.max_tokens,
+            "too_long": self.too_long, "summary": self.summary(),
             "histograms": {k: {str(n): c for n, c in sorted(v.items())} for k, v in self.by_kind.items() if v},
         }  # fmt: skip
 

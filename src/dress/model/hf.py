@@ -281,7 +281,7 @@ def layout_reader(settings: config.HFModel) -> HFReader:
         ValueError: as `check_hf` and `load_processor`.
     """
     described = check_hf(settings)
-    return HFReader(load_processor(settings), described, ["image_grid_thw"])
+    return HFReader(load_processor(settings), described, ["image_grid_thw"], settings.name)
 
 
 def _load(settings: config.HFModel) -> Any:

@@ -38,9 +38,7 @@ def merged_state(model: LVLM) -> dict[str, Tensor]:
         if isinstance(layer, LoraLayer):
             state[f"{name}{BASE}.weight"] = _merged(layer, name)
     prefix = "network." if isinstance(model, HFLVLM) else ""
-    return {
-        name.replace(BASE, "").removeprefix(prefix): value for name, value in state.items() if "lora_" not in name
-    }
+    return {name.replace(BASE, "").removeprefix(prefix): value for name, value in state.items() if "lora_" not in name}
 
 
 def _merged(layer: Any, name: str) -> Tensor:
