@@ -151,10 +151,14 @@ class Config(Section):
     def _features_of_a_frozen_encoder(self) -> Config:
         for name in self.curriculum.order:
             stage = self.curriculum.stages[name]
-            if self.data.features and isinstance(stage, TrainStage) and "vision" in stage.trainable:
+            if not self.data.features or not isinstance(stage, TrainStage):
+                continue
+            frozen = ("vision",) if isinstance(self.model, ComposedModel) else ("vision", "projector")
+            if trained := [part for part in frozen if part in stage.trainable]:
+                parts, what = " and ".join(trained), " and projector" if len(frozen) > 1 else ""
                 raise ValueError(
-                    f"curriculum.stages.{name}.trainable names vision, but data.features=true reads what a frozen "
-                    f"encoder made: drop vision there, or set data.features=false"
+                    f"curriculum.stages.{name}.trainable names {parts}, but data.features=true reads what a frozen "
+                    f"encoder{what} made: drop {parts} there, or set data.features=false"
                 )
         return self
 

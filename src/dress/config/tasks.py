@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StrictBool, ValidationInfo, field_validator, model_validator
 
-from dress.config.model import Model
+from dress.config.model import HFModel, Model
 from dress.config.rows import Columns, RowMapping, Scale
 from dress.config.types import Aspect, Count, Package, Positive, Resize, Section, Whole
 from dress.record import Criterion
@@ -132,6 +132,7 @@ class Features(Task):
     ckpt: str | None = None  # in place of encoder: that of a run folder
     stage: str | None = None  # of the run; null = the last one that was trained
     vision: Encoder = Encoder()
+    model: HFModel | None = None  # in place of encoder: encoder and projector of model=hf model.name=FOLDER
     trust_remote_code: StrictBool = False  # run code that comes with the run's language model
     trust_targets: tuple[Package, ...] = ()  # packages beside the known ones whose classes the run may name
     seed: Count = 0  # of random weights: the seed that the training will have
@@ -144,12 +145,12 @@ class Features(Task):
 
     @model_validator(mode="after")
     def _one_encoder(self) -> Features:
-        vision = self.vision
-        choices = (self.encoder, self.ckpt, vision.name, vision.folder, vision.timm)
+        vision, model = self.vision, self.model and self.model.name
+        choices = (self.encoder, self.ckpt, vision.name, vision.folder, vision.timm, model)
         names = [name for name in choices if name is not None]
         if len(names) != 1:
             raise ValueError(
-                f"expected exactly one of encoder=SCALE, ckpt=RUN and vision.name=NAME (or vision.folder, "
-                f"vision.timm), got {names or 'none'}"
+                f"expected exactly one of encoder=SCALE, ckpt=RUN, vision.name=NAME (or vision.folder, vision.timm) and "
+                f"model=hf model.name=FOLDER, got {names or 'none'}"
             )
         return self

@@ -14,16 +14,19 @@ from transformers import PreTrainedTokenizerBase
 
 from dress import config
 from dress.config.targets import PROJECTOR, build
+from dress.data.images import upright_size
 from dress.dialogue.chat import FORMATS, Chat
 from dress.dialogue.encode import DialogueEncoder
+from dress.dialogue.image import ImageLayout
 from dress.dialogue.spans import Span, history, prompt
 from dress.dialogue.tokenizer import load_tokenizer, train_tokenizer
 from dress.inspection.data_set import DataSet
 from dress.model.building import own_tokenizer
 from dress.model.chats import hf_chat, language_chat, own_format
-from dress.model.hf import load_processor
+from dress.model.hf import layout_reader
+from dress.model.hf_pictures import HFReader
 from dress.model.towers import folder_tokens
-from dress.record import Dialogue, Record
+from dress.record import Dialogue, Record, RecordError
 
 KINDS = ("caption", "question", "answer", "critique", "refinement", "dialogue")
 TRAINED_ON = 2000
@@ -37,9 +40,10 @@ class Scale:
     name: str
     tokenizer: PreTrainedTokenizerBase
     chat: Chat
-    image_tokens: int | None
+    image_tokens: int | None  # of every image; None: as the reader says, or nobody knows
     max_tokens: int
     origin: str  # where the tokenizer comes from
+    reader: HFReader | None = None  # where an image's tokens depend on its size
 
 
 @dataclass
@@ -53,17 +57,22 @@ class Lengths:
     by_kind: dict[str, Counter[int]] = field(default_factory=lambda: {kind: Counter() for kind in KINDS})
     too_long: int = 0
     """Dialogues that are longer with their image than training allows (`data.max_tokens`)."""
+    images: Counter[int] = field(default_factory=Counter)
+    """How many images have how many tokens, where that depends on their sizes."""
 
     def __post_init__(self) -> None:
-        encoder = self._encoder = DialogueEncoder(self.scale.tokenizer, self.scale.chat)
+        reader = self.scale.reader
+        markers = [] if reader is None else reader.markers()
+        encoder = self._encoder = DialogueEncoder(self.scale.tokenizer, self.scale.chat, markers=markers)
 
         def count(text: str) -> int:
             return len(encoder.texts.encode(text, first=False))
 
         self._count: Callable[[str], int] = lru_cache(maxsize=1 << 16)(count)
 
-    def add(self, record: Record) -> None:
-        """Count the tokens of a record's texts and dialogues."""
+    def add(self, record: Record, image: bytes | None) -> None:
+        """Count the tokens of a record's texts and dialogues, and those of its image's bytes."""
+        layout = self._layout(image)
         for caption in record.annotation.captions:
             self._add("caption", caption)
         for dialogue in record.dialogues:
@@ -73,10 +82,22 @@ class Lengths:
                 for feedback in turn.feedback:
                     self._add("critique", feedback.critique)
                     self._add("refinement", feedback.refinement)
-            length = len(self._encoder.prompt(_spans(dialogue, self.scale.chat), None).ids)
+            spans = _spans(dialogue, self.scale.chat)
+            length = len(self._encoder.prompt(spans, None).ids)
             self.by_kind["dialogue"][length] += 1
-            image = (self.scale.image_tokens or 0) if record.image is not None else 0
-            self.too_long += length + image > self.scale.max_tokens
+            if layout is not None:
+                length = len(self._encoder.prompt(spans, layout).ids)
+            elif record.image is not None:
+                length += self.scale.image_tokens or 0
+            self.too_long += length > self.scale.max_tokens
+
+    def image_words(self) -> str:
+        """How many tokens an image adds."""
+        if not self.images:
+            number = self.scale.image_tokens
+            return "an unknown number of tokens" if number is None else f"{number:,} tokens"
+        least, most = min(self.images), max(self.images)
+        return f"{least:,} tokens" if least == most else f"{least:,} to {most:,} tokens"
 
     def summary(self) -> dict[str, dict[str, float]]:
         """By kind: n, mean, median, 90th and 99th percentile, longest."""
@@ -85,11 +106,23 @@ class Lengths:
     def to_json(self) -> dict[str, Any]:
         """All figures as plain data."""
         scale = self.scale
+        images = {str(n): c for n, c in sorted(self.images.items())} or scale.image_tokens
         return {
-            "scale": scale.name, "tokenizer": scale.origin, "image_tokens": scale.image_tokens,
-            "max_tokens": scale.max_tokens, "too_long": self.too_long, "summary": self.summary(),
+            "scale": scale.name, "tokenizer": scale.origin, "image_tokens": images, "max_tokens": scale.max_tokens,
+            "too_long": self.too_long, "summary": self.summary(),
             "histograms": {k: {str(n): c for n, c in sorted(v.items())} for k, v in self.by_kind.items() if v},
         }  # fmt: skip
+
+    def _layout(self, image: bytes | None) -> ImageLayout | None:
+        """Of an image whose size decides; None also where it cannot be read, which is among the findings."""
+        if self.scale.reader is None or image is None:
+            return None
+        try:
+            layout = self.scale.reader.layout(upright_size(image, ""))
+        except RecordError:
+            return None
+        self.images[layout.tokens] += 1
+        return layout
 
     def _add(self, kind: str, text: str | None) -> None:
         if text is not None:
@@ -144,7 +177,8 @@ def open_scale(name: str, model: config.Model, tokenizer: str | None, data: Data
         opened, origin = train_tokenizer(_texts(data), model.tokenizer.vocabulary, own_chat), f"trained on {data.path}"
     limit = config.Data.model_fields["max_tokens"].default
     if isinstance(model, config.HFModel):
-        return Scale(name, opened, hf_chat(model, load_processor(model)), None, limit, origin)
+        reader = layout_reader(model)
+        return Scale(name, opened, hf_chat(model, reader.processor), None, limit, origin, reader)
     return Scale(name, opened, language_chat(model.language, opened), image_tokens(model), limit, origin)
 
 

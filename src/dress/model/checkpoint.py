@@ -216,8 +216,18 @@ def load_weights(model: LVLM, settings: config.Model, folder: Path) -> None:
             f"expected {expected}, got {got}"
         )
     if facts["base"] != fingerprint(model, frozen):
-        raise ValueError(f"{folder}: trained on other base weights than those installed here ({facts['base']})")
+        what = "an adapter" if all(model.part_of(name) == "lora" for name in weights) else "weights"
+        raise ValueError(
+            f"{file}: {what} for another base: trained on other base weights ({facts['base']}) than those installed "
+            f"here as {_base(settings)} ({fingerprint(model, frozen)}). Put those there that it was trained on"
+        )
     model.load_state_dict(weights, strict=False)
+
+
+def _base(settings: config.Model) -> str:
+    if isinstance(settings, config.HFModel):
+        return settings.name
+    return str(settings.language.name or settings.language.package or settings.vision.name)
 
 
 def base_names(model: LVLM, settings: config.Model, facts: Mapping[str, Any]) -> set[str]:

@@ -31,7 +31,7 @@ from dress.model.cache import Decoding, Prefill
 from dress.model.chats import hf_chat
 from dress.model.hf_pictures import HFReader
 from dress.model.hf_probe import refuse_unequal
-from dress.model.language import add_lora, refuse_modules, refuse_unsupported
+from dress.model.language import add_lora, bars_for_people, refuse_modules, refuse_unsupported
 from dress.model.lvlm import LVLM
 from dress.model.reach import leaves
 
@@ -166,9 +166,9 @@ class HFLVLM(LVLM):
     def checkpoint_activations(self, on: bool) -> None:
         """See `LVLM.checkpoint_activations`."""
         if on:
-            self.decoder.gradient_checkpointing_enable({"use_reentrant": False})
+            self.decoder.activation_checkpointing_enable({"use_reentrant": False})
         else:
-            self.decoder.gradient_checkpointing_disable()
+            self.decoder.activation_checkpointing_disable()
 
     def part_of(self, name: str) -> str:
         """Which of `PARTS` a parameter belongs to."""
@@ -274,6 +274,16 @@ def check_hf(settings: config.HFModel) -> PretrainedConfig:
     return described
 
 
+def layout_reader(settings: config.HFModel) -> HFReader:
+    """What tells how many tokens an image has, without the model's weights.
+
+    Raises:
+        ValueError: as `check_hf` and `load_processor`.
+    """
+    described = check_hf(settings)
+    return HFReader(load_processor(settings), described, ["image_grid_thw"], settings.name)
+
+
 def _load(settings: config.HFModel) -> Any:
     where, folder = f"model.name={settings.name}", Path(settings.name)
     pickles = sorted(folder.glob("*.bin")) if folder.is_dir() and not any(folder.glob("*.safetensors")) else []
@@ -282,6 +292,7 @@ def _load(settings: config.HFModel) -> Any:
             f"{where}: expected weights as safetensors, got {pickles[0].name}, a pickle, which can run code. Convert "
             f"it where you trust it: AutoModelForImageTextToText.from_pretrained(OLD).save_pretrained(NEW)"
         )
+    bars_for_people()
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             settings.name, revision=settings.revision, dtype=torch.float32, trust_remote_code=False,

@@ -73,9 +73,10 @@ class HFReader:
         """See `PictureReader`; a blank picture is put through the processor, once for every size."""
         return self._layouts(size)
 
-    def stored(self, features: Tensor) -> Picture:
+    def stored(self, features: Tensor, layout: ImageLayout | None) -> Picture:
         """See `PictureReader`."""
-        return Picture({"features": features}, ImageLayout((len(features),)))
+        assert layout is not None, "features of another kind of model are refused when they are opened"
+        return Picture({"features": features}, layout)
 
     def blank(self, size: tuple[int, int] = (64, 64)) -> Picture:
         """A picture of nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging
 
 from dress import config
 from dress.base.files import read_json
@@ -64,6 +66,7 @@ def build_language(settings: config.Language, vocabulary: int | None) -> PreTrai
         language = _from_config(fields)
     else:
         source = source_of(settings)
+        bars_for_people()
         try:
             language = AutoModelForCausalLM.from_pretrained(
                 source,
@@ -83,6 +86,12 @@ def build_language(settings: config.Language, vocabulary: int | None) -> PreTrai
     if settings.lora is not None:
         add_lora(language, settings.lora)
     return language
+
+
+def bars_for_people() -> None:
+    """Without a terminal, transformers draws no progress bars: in a log they are noise."""
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
 
 
 def load_own_tokenizer(settings: config.Language) -> PreTrainedTokenizerBase | None:

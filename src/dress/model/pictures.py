@@ -31,8 +31,8 @@ class PictureReader(Protocol):
         """The tokens of an image of this width and height, in pixels."""
         ...
 
-    def stored(self, features: Tensor) -> Picture:
-        """An image whose features [V, D_v] are stored."""
+    def stored(self, features: Tensor, layout: ImageLayout | None) -> Picture:
+        """An image whose features [V, D_v] are stored, with its layout where images have different ones."""
         ...
 
 
@@ -60,6 +60,6 @@ class FixedReader:
         """The same for every image."""
         return ImageLayout((self.tokens,))
 
-    def stored(self, features: Tensor) -> Picture:
+    def stored(self, features: Tensor, layout: ImageLayout | None = None) -> Picture:
         """An image whose features [V_v, D_v] are stored, as the encoder gave them."""
         return Picture({"features": features}, ImageLayout((self.tokens,)))

@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 
-from torch import Tensor
-
 from dress import config
+from dress.data.features import StoredImage
 from dress.dialogue.batch import Example
 from dress.dialogue.encode import DialogueEncoder
+from dress.dialogue.image import Picture
 from dress.dialogue.tree import build_tree, build_trees
 from dress.model.pictures import PictureReader
 from dress.phases import supervised
 from dress.record import Record, RecordError
+
+SMALLER = "Have images made smaller (model=hf: model.processor={max_pixels: …} or {size: …})"
 
 
 class Examples:
@@ -42,12 +44,12 @@ class Examples:
         self.mixture, self.phases, self.data = mixture, phases, data
         self.encoder, self.reader, self.rejects = encoder, reader, rejects
 
-    def build(self, record: Record, picture: bytes | Tensor | None, where: str, rng: Random) -> Example:
+    def build(self, record: Record, picture: bytes | StoredImage | None, where: str, rng: Random) -> Example:
         """One record's trees and its picture; without a tree if it gives nothing to train on.
 
         Args:
             record: what it says.
-            picture: its image's bytes, or with `data.features` its stored features [V, D_v].
+            picture: its image's bytes, or with `data.features` its stored features.
             where: shard and key to name in an error.
             rng: of this sample in this epoch.
 
@@ -63,9 +65,7 @@ class Examples:
         if picture is None and record.image is not None:
             what = "stored features" if self.data.features else "an image file"
             raise RecordError(f"{where}: expected {what} beside the JSON, found none")
-        read = None
-        if picture is not None:
-            read = self.reader.stored(picture) if isinstance(picture, Tensor) else self.reader(picture, where)
+        read = None if picture is None else self._read(picture, where)
         layout = None if read is None else read.layout
         encoded = [self.encoder.supervised(dialogue, where, layout) for dialogue in dialogues]
         if self.data.share_prefixes:
@@ -73,6 +73,23 @@ class Examples:
         else:
             trees = [build_tree([one]) for one in encoded]
         return Example(trees, read, self.data.share_prefixes and len(trees) > 1, where)
+
+    def _read(self, picture: bytes | StoredImage, where: str) -> Picture:
+        """An image as the model takes it.
+
+        Raises:
+            RecordError: it cannot be read, or has more tokens than a forest.
+        """
+        if isinstance(picture, StoredImage):
+            read = self.reader.stored(picture.features, picture.layout)
+        else:
+            read = self.reader(picture, where)
+        if read.layout.tokens > self.data.tokens_per_forest:
+            raise RecordError(
+                f"{where}: expected an image of at most data.tokens_per_forest={self.data.tokens_per_forest} tokens, "
+                f"got {read.layout.tokens}. {SMALLER}, or enlarge that"
+            )
+        return read
 
     def reject(self, where: str, reason: str) -> None:
         """Name what cannot be used in the reject file, or stop (`data.on_damage`).
