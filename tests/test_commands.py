@@ -108,10 +108,11 @@ def test_a_server_is_asked_in_the_terminal(
 @pytest.mark.parametrize(
     ("setting", "answer"),
     [
-        ("trainer.max_epochs", "curriculum.stages.<stage>.steps"),
+        ("trainer.max_epochs", "curriculum.stages.<stage>.epochs"),
         ("max_steps", "curriculum.stages.NAME.steps"),
+        ("epochs", "curriculum.stages.NAME.epochs"),
         ("trainer.max_steps", "curriculum.stages.<stage>.steps"),
-        ("num_train_epochs", "curriculum.stages.NAME.steps"),
+        ("num_train_epochs", "curriculum.stages.NAME.epochs"),
         ("batch_size", "no such setting; records per optimiser step are curriculum.stages.NAME.records_per_step"),
         ("data.batch_size", "curriculum.stages.NAME.records_per_step"),
         ("per_device_train_batch_size", "curriculum.stages.NAME.records_per_step"),

@@ -14,7 +14,7 @@ from hydra import initialize_config_dir
 from dress import config
 from dress.config.defaults import defaults
 from dress.run.composing import compose
-from dress.run.showing import leaves
+from dress.run.layers import leaves
 
 OTHERS = ("annotator", "judge", "logger", "debug", "trainer", "optimizer", "scheduler", "callbacks", "hparams_search")
 

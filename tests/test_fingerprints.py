@@ -17,6 +17,7 @@ from dress import config
 from dress.config.no_result import BY_CONTENT, NO_RESULT
 from dress.data.shards import write_shards
 from dress.model.checkpoint import save_model
+from dress.train.amounts import in_steps
 from dress.train.run_data import RunData
 from dress.train.tasks import EvalTask, InitialModel, Tasks, fingerprint
 from dress.worlds.shapes import generate as shapes
@@ -90,6 +91,8 @@ def other(path: str, value: Any) -> dict[str, Any]:
         return changed if isinstance(changed, dict) and any("." in key for key in changed) else {path: changed}
     if path.endswith(".trainable"):
         return {path: [*value[1:]]}
+    if path.endswith(".epochs"):  # instead of steps
+        return {path: 2.0, f"{path.removesuffix('epochs')}steps": None}
     if isinstance(value, bool):
         return {path: not value}
     if isinstance(value, int | float):
@@ -112,7 +115,8 @@ def changed(settings: config.Config, path: str, value: Any) -> config.Config:
 def prints(settings: config.Config, read: RunData) -> dict[str, str]:
     """The fingerprint of every stage, and of every model's cells."""
     initial = fingerprint(InitialModel(settings.model, "tokenizer", None, settings.seed))
-    tasks = Tasks(settings, RunData(settings.data, read.root), initial)
+    data = RunData(settings.data, read.root)
+    tasks = Tasks(in_steps(settings, data)[0], data, initial)
     cells = {
         f"cell {label}": fingerprint(task.of(label))
         for task in tasks.by_name.values()

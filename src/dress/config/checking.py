@@ -13,6 +13,7 @@ from dress.config.foreign import foreign
 from dress.config.learning import ADAMW, COSINE
 from dress.config.migration import LOGGERS, renamed
 from dress.config.model import LINEAR
+from dress.config.names import AMOUNTS
 from dress.config.nearest import nearest
 from dress.config.run import Config
 from dress.config.stages import CollectStage, EvalStage, TrainStage
@@ -96,6 +97,8 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
             return other
         keys = _keys_around(place, model)
         if key in keys:
+            if place[:2] == ["curriculum", "stages"] and place[-1] in AMOUNTS:
+                return f"{key}: only a train stage has {place[-1]}; set {'.'.join(place[:-1])}.records"
             return f"{key}: a setting of another kind than the one that is chosen there"
         return f"{key}: no such setting.{nearest(key, keys)}"
     if key.endswith("api_key_env"):  # what stands there may be the key itself: never print it

@@ -9,7 +9,8 @@ _PREFIX = r"(?:(?:trainer|training|train|model|data|optimizer|args|config|hparam
 # fmt: off
 FOREIGN = {
     r"max_steps|num_steps|total_steps|max_iters|iterations": f"a stage ends after {STAGE}.steps optimiser steps",
-    r"(?:max_|min_|num_|num_train_|n_|train_)?epochs": f"a stage ends after {STAGE}.steps optimiser steps",
+    r"(?:max_|min_|num_|num_train_|n_|train_)?epochs":
+        f"a stage has its own, {STAGE}.epochs passes over its records (or {STAGE}.steps)",
     r"(?:(?:per_device_|per_gpu_)?(?:train_)?|(?:global|micro|mini)_)batch_size":
         f"records per optimiser step are {STAGE}.records_per_step",
     r"(?:per_device_)?(?:eval|val|test|generation)_batch_size": "prompts answered together are generation.batch_size",

@@ -53,6 +53,12 @@ def description(stage: Stage) -> str:
             return f"answers of {', '.join(stage.models)} to {stage.data}"
 
 
+def amount(steps: int, epochs: float | None) -> str:
+    """How long a train stage is: `34 steps`, or `2 epochs = 34 steps`."""
+    passes = "" if epochs is None else f"{epochs:g} epoch{'' if epochs == 1 else 's'} = "
+    return f"{passes}{steps:,} step{'' if steps == 1 else 's'}"
+
+
 def lineage(curriculum: Curriculum, stage: str) -> list[str]:
     """The train stages that a stage's weights went through, from the first to the stage itself."""
     line: list[str] = []
@@ -66,4 +72,4 @@ def lineage(curriculum: Curriculum, stage: str) -> list[str]:
 def steps_before(curriculum: Curriculum, stage: str) -> int:
     """Optimiser steps of the train stages that run before a stage: where its curves begin."""
     names = curriculum.order[: curriculum.order.index(stage)]
-    return sum(one.steps for name in names if isinstance(one := curriculum.stages[name], TrainStage))
+    return sum(one.total_steps for name in names if isinstance(one := curriculum.stages[name], TrainStage))

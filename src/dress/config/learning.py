@@ -17,7 +17,8 @@ Optimizer = Annotated[Target, changing(ADAMW)]
 Scheduler = Annotated[Target, changing(COSINE)]
 Callbacks = Annotated[dict[Name, Target], BeforeValidator(without_nulls)]
 
-_STEPS = "steps end a stage; set curriculum.stages.<stage>.steps"
+_STEPS = "steps or epochs end a stage; set curriculum.stages.<stage>.steps, or .epochs"
+_EPOCHS = "a stage has its own; set curriculum.stages.<stage>.epochs, or .steps"
 DECIDED = {
     "accumulate_grad_batches": "a step is split into passes by data.tokens_per_forest",
     "barebones": "set callbacks=none and logger=[]",
@@ -30,10 +31,10 @@ DECIDED = {
     "fast_dev_run": "set debug=fast_dev_run",
     "gradient_clip_algorithm": "gradients are clipped by norm; set trainer.gradient_clip_val",
     "logger": "set logger=… (configs/logger)",
-    "max_epochs": _STEPS,
+    "max_epochs": _EPOCHS,
     "max_steps": _STEPS,
     "max_time": _STEPS,
-    "min_epochs": _STEPS,
+    "min_epochs": _EPOCHS,
     "min_steps": _STEPS,
     "overfit_batches": "set debug=overfit",
     "reload_dataloaders_every_n_epochs": _STEPS,

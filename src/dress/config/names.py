@@ -11,6 +11,8 @@ from typing import Any
 from dress.config.nearest import nearest
 
 KINDS = ("train", "collect", "eval")
+AMOUNTS = ("steps", "epochs")
+"""Of a train stage: one of them, which the other takes away wherever it stands above it."""
 
 
 def check_name(key: str, name: str, names: Collection[str], expected: str = "one of the stages ({})") -> None:
@@ -60,7 +62,7 @@ def followed(curriculum: Mapping[str, Any]) -> dict[str, Any]:
 def with_likes(stages: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of stages where `like: NAME` has become the settings of that stage; their own stand above them.
 
-    A mapping or list of its own replaces that of the other stage.
+    A mapping or list of its own replaces that of the other stage, and an amount of its own (`AMOUNTS`) the other's.
 
     Raises:
         ValueError: `like` names no stage, or stages are like each other; or a stage is of no kind.
@@ -78,6 +80,8 @@ def with_likes(stages: Mapping[str, Any]) -> dict[str, Any]:
         if other in above:
             raise ValueError(f"curriculum.stages: a circle of like: {' → '.join((*above, other))}")
         base = settings(other, (*above, other))
+        if isinstance(base, Mapping) and any(own.get(key) is not None for key in AMOUNTS):
+            base = {key: value for key, value in base.items() if key not in AMOUNTS}
         return {**base, **own} if isinstance(base, Mapping) else own
 
     complete = {name: settings(name, (name,)) for name in stages}

@@ -32,5 +32,8 @@ BY_CONTENT = frozenset(
 )
 """Settings of `data` that say where records are: what is there counts, by the shards' own fingerprints."""
 
+FOLLOWED = frozenset({"epochs"})
+"""Settings of a stage that another one follows from: the steps that they come to count."""
+
 NAMES = frozenset({"weights", "data", "model", "models"})
 """Settings of a stage that name stages and splits: what they name counts, not how it is called."""

@@ -55,11 +55,29 @@ class TrainStage(Section):
     data: Shares  # a split, what a collect stage wrote, or several of them and their weights
     phases: Annotated[dict[Name, PositiveReal], BeforeValidator(_shares)] = Field(default={})  # loss weights
     trainable: Annotated[list[Part], Field(min_length=1)]  # the parts that learn
-    steps: Positive  # optimiser steps
+    steps: Positive | None = None  # optimiser steps; null = as many as the epochs take
+    epochs: PositiveReal | None = None  # passes over its records, instead of steps; may be a fraction
     records_per_step: Positive  # over all ranks
     lr: PositiveReal  # learning rate after the warm-up
     warmup: Fraction = 0.05  # share of steps
     weight_decay: Real = 0.01  # share of a weight that a step of rate 1 takes away
+
+    @model_validator(mode="after")
+    def _has_an_amount(self) -> TrainStage:
+        if self.steps is None and self.epochs is None:
+            raise ValueError("expected an amount, steps or epochs; found neither")
+        return self
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the stage; of epochs, what `dress.train.amounts` has made of them.
+
+        Raises:
+            ValueError: epochs, and the records are not counted yet.
+        """
+        if self.steps is None:
+            raise ValueError(f"{self.epochs:g} epochs: how many steps that is, only its records say")
+        return self.steps
 
     @property
     def reads_feedback(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from dress.base.files import read_json
 from dress.base.run_folder import short
+from dress.config.graph import amount
 
 
 def run_facts(run_dir: Path) -> dict[str, str | None]:
@@ -46,4 +47,5 @@ def _amount(name: str, stage: Mapping[str, Any]) -> str | None:
     data = f"{count} of {', '.join(stage.get('data') or ())}"
     if stage.get("kind") != "train":
         return f"{name}: {data}"
-    return f"{name}: {data}, {stage['steps']:,} steps of {stage['records_per_step']}, rate {stage['lr']:g}"
+    length = amount(stage["steps"], stage.get("epochs"))
+    return f"{name}: {data}, {length} of {stage['records_per_step']}, rate {stage['lr']:g}"

@@ -9,8 +9,8 @@ from typing import Any
 
 from dress import config
 from dress.base.redaction import redacted
+from dress.run.layers import leaves
 from dress.run.result_rows import LoggedTable, Samples
-from dress.run.showing import leaves
 
 METRICS = ("train/loss", "train/token_accuracy")
 """Curves that TensorBoard's table of settings shows the last value of."""

@@ -18,13 +18,12 @@ from dress.base.errors import ConfigError
 from dress.config.commands import CollectCommand
 from dress.config.defaults import defaults
 from dress.config.run import Config
+from dress.run.layers import SCHEMA, layers, one_amount
 from dress.run.overrides import CommandLineError, parsed, refuse_options, removal, replacing, with_choices
 from dress.run.preparing import TASKS
 from dress.run.quoting import quoted
 from dress.run.searching import search_working_folder
 
-SCHEMA = "dress_train"
-"""The first entry of the defaults list of configs/train.yaml."""
 PROVIDER = "the defaults of src/dress/config"
 
 for _name, _section in ((SCHEMA, Config), ("dress_collect", CollectCommand)):
@@ -103,11 +102,13 @@ def composed(config_name: str, typed: list[str], configs: Path = CONFIGS) -> Dic
 
     Raises:
         CommandLineError, HydraException: the arguments do not compose.
-        ConfigError: a value is missing.
+        ConfigError: an amount of a stage is given twice.
     """
     overrides = arguments(typed)
     with hydra.initialize_config_dir(str(configs), version_base="1.3"):
-        return hydra.compose(config_name, overrides=overrides)
+        settings = hydra.compose(config_name, overrides=overrides)
+        one_amount(settings, lambda: layers(config_name, overrides))
+        return settings
 
 
 def plain(composed: DictConfig) -> dict[str, Any]:

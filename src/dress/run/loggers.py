@@ -66,6 +66,10 @@ class RunLoggers:
     def __init__(self, settings: config.Config) -> None:
         self.settings = settings
 
+    def begin(self, settings: config.Config) -> None:
+        """See `Loggers.begin`."""
+        self.settings = settings
+
     def of_stage(self, stage: str, resumed: bool, step: int) -> list[Logger]:
         """See `build_loggers`."""
         return build_loggers(self.settings, stage, resumed, step)
@@ -178,7 +182,7 @@ def log_results(
     if rank() > 0 or not (wandb_name or tensorboard):
         return
     stages = [settings.curriculum.stages[name] for name in settings.curriculum.order]
-    end = sum(stage.steps for stage in stages if isinstance(stage, config.TrainStage))
+    end = sum(stage.total_steps for stage in stages if isinstance(stage, config.TrainStage))
     tables = {
         "tables/figures": figures_table(metrics),
         "tables/ratings": ratings_table(Path(settings.run_dir)),

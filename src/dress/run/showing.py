@@ -6,17 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import OmegaConf
 
 from dress import config
-from dress.base.config_folder import config_groups
-from dress.run.composing import SCHEMA
-from dress.run.overrides import parsed
+from dress.run.layers import TYPED, layers_of_the_job
 
-DEFAULT, TYPED = "default", "command line"
+DEFAULT = "default"
 _WIDTH = 60
 
 
@@ -30,38 +24,20 @@ def show_config(settings: config.Config, places: Mapping[str, str]) -> None:
     if settings.resume is not None:
         places = {key: place for key, place in places.items() if place == TYPED}
     rest = DEFAULT if settings.resume is None else f"{settings.resume}/config.json"
-    for line, key in _lines(settings.model_dump()):
-        place = _place(key, places, rest) if key else ""
+    values, following = settings.model_dump(), {}
+    for name, stage in settings.curriculum.stages.items():
+        if isinstance(stage, config.TrainStage) and stage.epochs is not None:
+            values["curriculum"]["stages"][name]["steps"] = None  # one amount, so that it can be kept as a file
+            steps = "" if stage.steps is None else f"{stage.steps}, "
+            following[f"curriculum.stages.{name}.steps"] = f"{steps}as its epochs and records have it"
+    for line, key in _lines(values):
+        place = following.get(key) or (_place(key, places, rest) if key else "")
         print(f"{line:<{_WIDTH}}  # {place}" if place else line)
 
 
 def origins() -> dict[str, str]:
     """Dotted key of every value that a file or the command line gives, to the last that gives it."""
-    loader: Any = GlobalHydra.instance().config_loader()
-    job = HydraConfig.get()
-    overrides = list(job.overrides.task)
-    entries = loader.compute_defaults_list(str(job.job.config_name), [*job.overrides.hydra, *overrides], RunMode.RUN)
-    places: dict[str, str] = {}
-    for entry in entries.defaults:
-        if entry.config_path in (None, SCHEMA) or str(entry.config_path).startswith("hydra/"):
-            continue
-        loaded = loader._load_single_config(entry, loader.repository)
-        for key, _ in leaves(OmegaConf.to_container(loaded.config, resolve=False)):
-            places[key] = f"configs/{entry.config_path}.yaml"
-    groups = config_groups()
-    for text in overrides:
-        if (override := parsed(text)) and override.key_or_group not in groups:
-            places[override.key_or_group] = TYPED
-    return places
-
-
-def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of everything in a mapping that is no mapping itself; an empty one counts as a value."""
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from leaves(inner, f"{prefix}.{key}" if prefix else str(key))
-    elif prefix:
-        yield prefix, value
+    return {key: place for place, values in layers_of_the_job() for key in values}
 
 
 def _flow(value: Any) -> bool | None:

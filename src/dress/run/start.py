@@ -34,7 +34,7 @@ PACKAGES = (
 @contextmanager
 def claimed(
     settings: config.Config, command: Sequence[str] | None = None
-) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+) -> Iterator[Callable[[config.Config, Mapping[str, Any]], None]]:
     """Let this process alone write the run's folder; yields what writes down that the run begins (see `start_run`).
 
     Where the run does not begin, the folder is as it was before: not there, or without what was made in it.
@@ -48,10 +48,11 @@ def claimed(
     """
     folder, begun = Path(settings.run_dir), False
 
-    def begin(facts: Mapping[str, Any]) -> None:
+    def begin(opened: config.Config, facts: Mapping[str, Any]) -> None:
         nonlocal begun
         begun = True
-        start_run(settings, facts, command)
+        with_steps = settings.model_copy(update={"curriculum": opened.curriculum})  # those that epochs come to
+        start_run(with_steps, facts, command)
 
     if rank() > 0:
         yield begin

@@ -52,13 +52,16 @@ def show_batch(settings: config.Config, console: Console) -> None:
 
 
 def _run_stages(
-    settings: config.Config, console: Console, log: run_log.RunLog, begin: Callable[[Mapping[str, Any]], None]
+    settings: config.Config,
+    console: Console,
+    log: run_log.RunLog,
+    begin: Callable[[config.Config, Mapping[str, Any]], None],
 ) -> dict[str, Any]:
     from dress.run import loggers
     from dress.train.curriculum import Curriculum
 
-    def begun(facts: Mapping[str, Any]) -> None:
-        begin(facts)
+    def begun(settings: config.Config, facts: Mapping[str, Any]) -> None:
+        begin(settings, facts)
         log.begin()
 
     _silence_lightning()

@@ -35,6 +35,7 @@ from dress.model.lvlm import LVLM
 from dress.phases.conditions import conditions
 from dress.rater import Rater
 from dress.rollout.checkpoint import CkptResponder
+from dress.train.amounts import in_steps
 from dress.train.collect_stage import collect
 from dress.train.current_model import CurrentModel
 from dress.train.eval_stage import evaluate
@@ -51,6 +52,9 @@ from dress.train.tokenizer import run_tokenizer
 from dress.train.tools import Loggers, NoLoggers, Tools
 from dress.train.train_stage import LAST, check_learning, look_through, train
 from dress.worlds.prepared import prepared
+
+Begin = Callable[[config.Config, Mapping[str, Any]], None]
+"""Takes settings and facts of a run that begins."""
 
 
 class Curriculum:
@@ -87,12 +91,13 @@ class Curriculum:
         """Rates answers in evaluations."""
         return build_rater(self.settings.judge, self.folder, self.console)
 
-    def run(self, begin: Callable[[Mapping[str, Any]], None] = lambda facts: None) -> dict[str, Any]:
+    def run(self, begin: Begin = lambda settings, facts: None) -> dict[str, Any]:
         """Run or go on; returns the metrics (nothing on processes after the first).
 
         Args:
             begin: called before the first stage, when all that can be known to be wrong has been looked at, with the
-                facts of the run: its stages with their records, amounts and rates.
+                settings, where epochs have become steps, and the facts of the run: its stages with their records,
+                amounts and rates.
 
         Raises:
             Interrupted: asked to stop; where it stands is saved.
@@ -104,7 +109,8 @@ class Curriculum:
         self.reuse = Reuse(self.settings.reuse, self.console)
         with self.progress:
             self._open()
-            begin({"stages": {name: facts(task) for name, task in self.tasks.by_name.items()}})
+            self.loggers.begin(self.settings)
+            begin(self.settings, {"stages": {name: facts(task) for name, task in self.tasks.by_name.items()}})
             for name, task in self.tasks.by_name.items():
                 self._stage(name, task)
         if rank() > 0:
@@ -170,7 +176,8 @@ class Curriculum:
         check_splits(self.settings, folder)
         self.data = RunData(self.settings.data, folder)
         self.settings, praised = PraiseOfData(self.settings, self.data, self.progress).resolved()
-        for line in filter(None, (ignored(self.settings, folder), praised)):
+        self.settings, amounts = in_steps(self.settings, self.data)
+        for line in filter(None, (ignored(self.settings, folder), praised, *amounts)):
             if rank() == 0:
                 self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 

@@ -48,7 +48,7 @@ def build_optimizer(
     optimizer = build(learning.optimizer, "optimizer", OPTIMIZER, groups, lr=stage.lr)
     scheduler = build(
         learning.scheduler, "scheduler", SCHEDULER, optimizer,
-        num_warmup_steps=round(stage.steps * stage.warmup), num_training_steps=stage.steps,
+        num_warmup_steps=round(stage.total_steps * stage.warmup), num_training_steps=stage.total_steps,
     )  # fmt: skip
     return optimizer, scheduler
 
@@ -243,7 +243,7 @@ class DressModule(L.LightningModule):
     def _log(self, norm: float, lr: float) -> None:
         """Means since the last log, by phase."""
         done = self.trainer.global_step
-        if done % self.learning.trainer.log_every_n_steps and done != self.stage.steps:
+        if done % self.learning.trainer.log_every_n_steps and done != self.stage.total_steps:
             return
         reduced = torch.cat([self._sums, self._right[None]]).to(self.device)
         reduced = self.trainer.strategy.reduce(reduced, reduce_op="sum").cpu()

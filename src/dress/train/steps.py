@@ -42,7 +42,7 @@ class StepDataset(Dataset[Batch]):
         self.overfit, self.rank, self.world = overfit, rank, world
 
     def __len__(self) -> int:
-        return self.stage.steps
+        return self.stage.total_steps
 
     def __getitem__(self, step: int) -> Batch:
         places = self.stream.step(0 if self.overfit else step, self.stage.records_per_step)

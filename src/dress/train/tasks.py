@@ -13,7 +13,7 @@ from dress import config
 from dress.base.seeding import seed_for
 from dress.config.graph import evaluated_stages
 from dress.config.names import is_place, place_of
-from dress.config.no_result import BY_CONTENT, NAMES, NO_RESULT
+from dress.config.no_result import BY_CONTENT, FOLLOWED, NAMES, NO_RESULT
 from dress.config.raters import LLM, PlainRater, Replay
 from dress.config.stages import SPLITS
 from dress.feedback.raters import identity
@@ -30,7 +30,7 @@ LEFT_OUT: dict[type[config.Section], Any] = {
     config.Learning: {name: set(NO_RESULT[name]) for name in ("trainer", "training")},
     config.Generation: set(NO_RESULT["generation"]),
     config.Eval: set(NO_RESULT["eval"]),
-    config.TrainStage: set(NAMES),
+    config.TrainStage: set(NAMES | FOLLOWED),
     config.CollectStage: set(NAMES),
     config.EvalStage: set(NAMES),
 }
@@ -122,7 +122,8 @@ def facts(task: Task) -> dict[str, Any]:
                 "kind": "train",
                 "records": None if task.awaits_collection else task.records.count,
                 "data": dict(stage.data),
-                "steps": stage.steps,
+                "steps": stage.total_steps,
+                "epochs": stage.epochs,
                 "records_per_step": stage.records_per_step,
                 "lr": stage.lr,
                 "phases": dict(stage.phases),

@@ -18,6 +18,14 @@ from dress.evaluation.outcomes import Outcome
 class Loggers(Protocol):
     """Where curves and results go; the command line passes them in."""
 
+    def begin(self, settings: config.Config) -> None:
+        """The run begins.
+
+        Args:
+            settings: with what only the data could tell, such as the steps that epochs come to.
+        """
+        ...
+
     def of_stage(self, stage: str, resumed: bool, step: int) -> list[Logger]:
         """The loggers of one train stage.
 
@@ -41,6 +49,9 @@ class Loggers(Protocol):
 
 class NoLoggers:
     """Nothing is logged; the run folder holds everything all the same."""
+
+    def begin(self, settings: config.Config) -> None:
+        """Nothing is noted."""
 
     def of_stage(self, stage: str, resumed: bool, step: int) -> list[Logger]:
         """None."""

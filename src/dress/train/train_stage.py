@@ -94,17 +94,17 @@ def train(task: TrainTask, model: LVLM, folder: Path, tools: Tools, steps_before
     last = folder / LAST
     resumed = last.exists()
     begin = read_training_state(last)["global_step"] if resumed else 0
-    tools.progress.start(task.name, stage.steps, begin)
+    tools.progress.start(task.name, stage.total_steps, begin)
     records = stage.records_per_step if task.learning.training.overfit else task.records.count
     module = DressModule(model, stage, task.learning, steps_before, task.data.tokens_per_forest, records)
     held_out = _held_out(task)
     validates = held_out is not None
     if validates:
-        module.validates_every = min(settings.val_check_interval, stage.steps)  # at its end at least
+        module.validates_every = min(settings.val_check_interval, stage.total_steps)  # at its end at least
     trainer = build_trainer(
         tools.devices,
         precision=cast(Any, settings.precision),
-        max_steps=stage.steps,
+        max_steps=stage.total_steps,
         max_epochs=1,
         logger=tools.loggers.of_stage(task.name, resumed, steps_before + begin),
         callbacks=[
@@ -167,13 +167,13 @@ def _data(task: TrainTask, model: LVLM, folder: Path, held_out: HeldOutRecords |
 def _tell_unreached(task: TrainTask, module: DressModule, tools: Tools) -> None:
     """Say how many steps taught nothing, or stop if none taught anything."""
     parts, steps = ", ".join(task.stage.trainable), module.unreached_steps
-    if steps == task.stage.steps:
+    if steps == task.stage.total_steps:
         raise TrainingStopped(
             f"no step reached a trained parameter: trainable {parts}, and no image in the records of "
             f"{task.stage.data_title}"
         )
     if steps:
         tools.console.print(
-            f"{steps} of {task.stage.steps} steps held no image and reached nothing that is trained ({parts})",
+            f"{steps} of {task.stage.total_steps} steps held no image and reached nothing that is trained ({parts})",
             highlight=False,
         )
