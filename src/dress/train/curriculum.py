@@ -38,6 +38,7 @@ from dress.rollout.checkpoint import CkptResponder
 from dress.train.amounts import in_steps
 from dress.train.collect_stage import collect
 from dress.train.current_model import CurrentModel
+from dress.train.eval_data import eval_lines
 from dress.train.eval_stage import evaluate
 from dress.train.module import NotFinite, TrainingStopped
 from dress.train.parallel import share_out
@@ -177,8 +178,10 @@ class Curriculum:
         self.data = RunData(self.settings.data, folder)
         self.settings, praised = PraiseOfData(self.settings, self.data, self.progress).resolved()
         self.settings, amounts = in_steps(self.settings, self.data)
-        for line in filter(None, (ignored(self.settings, folder), praised, *amounts)):
-            if rank() == 0:
+        if rank() > 0:
+            return
+        for line in (ignored(self.settings, folder), praised, *amounts, *eval_lines(self.settings, self.data)):
+            if line:
                 self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _build(self, folder: Path) -> LVLM:

@@ -28,7 +28,7 @@ def check_splits(settings: config.Config, folder: Path | str) -> None:
         name: missing
         for name, stage in settings.curriculum.stages.items()
         if name in settings.curriculum.order
-        and (missing := [split for split in _reads(stage) if not is_there(settings, split, folder)])
+        and (missing := [split for split in reads(stage) if not is_there(settings, split, folder)])
     }
     if not lacking:
         return
@@ -59,7 +59,7 @@ def ignored(settings: config.Config, folder: Path | str) -> str | None:
     if settings.data.world is not None:
         return None
     stages = [settings.curriculum.stages[name] for name in settings.curriculum.order]
-    read = {split for stage in stages for split in _reads(stage)}
+    read = {split for stage in stages for split in reads(stage)}
     places = {str(place) for split in (*read, "validation") for place in _places(settings, split, folder)}
     unread = [split for split in lying(folder) if str(Path(folder, split)) not in places]
     if not unread:
@@ -100,7 +100,8 @@ def lying(folder: Path | str) -> list[str]:
     return [] if is_remote(str(folder)) else [split for split in SPLITS if _has_shards(Path(folder, split))]
 
 
-def _reads(stage: config.Stage) -> Iterator[str]:
+def reads(stage: config.Stage) -> Iterator[str]:
+    """The splits that a stage reads."""
     names = stage.data if isinstance(stage, config.TrainStage) else [stage.data]
     return (name for name in names if name in SPLITS)
 
