@@ -47,7 +47,7 @@ from dress.train.results import Results
 from dress.train.reuse import Reuse
 from dress.train.run_data import Output, RunData, set_aside
 from dress.train.show import show_records
-from dress.train.splits import check_splits, ignored
+from dress.train.splits import check_drawn, check_places, check_splits, ignored
 from dress.train.tasks import CollectTask, EvalTask, InitialModel, Task, Tasks, TrainTask, facts, fingerprint
 from dress.train.tokenizer import run_tokenizer
 from dress.train.tools import Loggers, NoLoggers, Tools
@@ -173,6 +173,8 @@ class Curriculum:
     def _open_data(self) -> None:
         """The data of the run, and the settings with what only they can tell; says what lies there and is not read."""
         check_model(self.settings.model)  # before a world is drawn
+        check_drawn(self.settings)
+        check_places(self.settings)
         folder = self._data_folder()
         check_splits(self.settings, folder)
         self.data = RunData(self.settings.data, folder)
