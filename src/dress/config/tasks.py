@@ -150,7 +150,7 @@ class Features(Task):
         names = [name for name in choices if name is not None]
         if len(names) != 1:
             raise ValueError(
-                f"expected exactly one of encoder=SCALE, ckpt=RUN, vision.name=NAME (or vision.folder, vision.timm) and "
+                f"expected exactly one of encoder=SCALE, ckpt=RUN, vision.name=NAME (or folder, timm) and "
                 f"model=hf model.name=FOLDER, got {names or 'none'}"
             )
         return self
