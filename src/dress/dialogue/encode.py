@@ -140,7 +140,7 @@ class DialogueEncoder:
         """The answer of generated tokens, up to the first stop token; without one it was cut."""
         every = list(ids)
         answer = list(takewhile(lambda token: token not in self.stops, every))
-        text, stopped = self.text(answer).removeprefix(self.chat.gap), len(answer) < len(every)
+        text, stopped = self.text(answer).removeprefix(self._prefix), len(answer) < len(every)
         return Completion(text.removesuffix(self.chat.tail), "stop") if stopped else Completion(text, CUT)
 
     def text(self, ids: list[int]) -> str:
@@ -162,7 +162,12 @@ class DialogueEncoder:
         self._answer = lru_cache(maxsize=65536)(self._after)
         longest_first = sorted(self._control, key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(map(re.escape, longest_first))})").split
-        self._opening = self._join([Piece(self.chat.opening, "control")], None)[0].ids.tolist()
+        opening, gap = Piece(self.chat.opening, "control"), self.chat.gap
+        self._opening = self._join([opening], None)[0].ids.tolist()
+        first = self._join([opening, Piece(gap + "x", "answer", 1.0)], None)
+        said = self.text(first[0].ids[first[1] > 0].tolist())
+        self._prefix = said[:-1] if said.endswith(f"{gap}x") else gap
+        """What generated tokens say before an answer's text: the format's gap, or a blank that tokenizers add."""
 
     def _join(self, parts: Iterable[Piece], image: ImageLayout | None) -> tuple[Tokens, np.ndarray]:
         """Tokens of pieces in order, and their loss weights; `image` stands where a piece says so."""
@@ -208,6 +213,8 @@ class DialogueEncoder:
 
     def _after(self, context: str, text: str) -> np.ndarray:
         """An answer's tokens behind the control text that opens it, as if both were one text where that can be."""
+        if not context and not self.chat.gap and text.startswith(" ") and self.texts.adds_blank:
+            text = f" {text}"  # else it could not be told from the tokenizer's own
         before, both = self.texts.encode(context, False), self.texts.encode(context + text, False)
         if both[: len(before)] != before:
             return np.array(self.texts.encode(text, False), np.int64)

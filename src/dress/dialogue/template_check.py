@@ -14,6 +14,7 @@ PROBES = (
     ("What is in the top left?", "Is it kind?", "A red circle, I think."),
     ("Describe  the picture.\nNow!", "Feedback: it's 100% right (4/4).", "Two: 1) a cat; 2) a dog…"),
     ("Why?", "Now.", "\nA list:\n- one"),
+    ("Where?", "Again.", "\n\n  There."),
 )
 """Texts of a dialogue (question, condition, answer) that templates and tokenizers are tried with."""
 
