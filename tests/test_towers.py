@@ -462,7 +462,7 @@ def test_a_run_learns_with_a_folder_and_fewer_tokens_and_with_its_stored_feature
     saved(tmp_path / "tower")
     parts = ["model.vision.vit=null", "model.vision.folder=tower", f"model.projector._target_={SHUFFLE['_target_']}"]
     others = [text for text in FAST if not text.startswith("model.vision")]
-    frozen = [f"curriculum.stages.{name}.trainable=[projector,language]" for name in ("align", "sft")]
+    frozen = [f"curriculum.stages.{name}.trainable=[projector,language]" for name in ("align", "sft", "dress")]
     run, out = ["experiment=sft_only", *others, *parts, *frozen, "curriculum.run=[align]"], tmp_path / "features"
     losses = []
     for data in ([], ["data=shards", f"data.path={out}", "data.features=true", "annotator=oracle", "judge=oracle"]):
