@@ -54,7 +54,7 @@ def stored(path: Path, out: Path, folder: Path, *more: str):
 
 def step(model: HFLVLM, folder: Path, tmp: Path, *more: str):
     """One step on all records of a folder."""
-    settings = composed("model=hf", f"model.name={model.name}", "data.max_tokens=1024", *frozen(*more))
+    settings = composed("model=hf", f"model.name={model.name}", *frozen(*more))
     stage = settings.curriculum.stages["sft"].model_copy(update={"records_per_step": len(SIZES) + 1})
     examples = Examples(
         stage.phases, settings.phases, settings.data, model.encoder, model.reader(), tmp / "rejects.jsonl"
@@ -131,4 +131,6 @@ def test_an_image_of_more_tokens_than_a_forest_holds_is_named_and_set_aside(shar
         step(model, shards, tmp_path, few)
     batch = step(model, shards, tmp_path, few, "data.on_damage=skip")
     aside = (tmp_path / "rejects.jsonl").read_text().splitlines()
+    with pytest.raises(RecordError, match=r"at most data\.max_tokens=10 tokens, got \d+\. Have images made smaller"):
+        step(model, shards, tmp_path, "data.max_tokens=10")
     assert batch.images + len(aside) == len(SIZES) and 0 < len(aside) < len(SIZES)

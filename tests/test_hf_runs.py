@@ -62,7 +62,7 @@ def test_the_whole_method_runs_to_its_report(finished: Path) -> None:
     assert {"sft", "dress"} <= metrics.keys() and (run / "report.html").exists()
     for stage in ("align", "sft", "dress"):
         history = json.loads((run / f"stages/{stage}/history.json").read_text())
-        losses = [row[f"{stage}/loss"] for row in history if f"{stage}/loss" in row]
+        losses = [row["train/loss"] for row in history]
         assert len(losses) == 2 and min(losses) > 0
 
 

@@ -118,7 +118,7 @@ class Lengths:
         if self.scale.reader is None or image is None:
             return None
         try:
-            layout = self.scale.reader.layout(upright_size(image, ""))
+            layout = ImageLayout((self.scale.reader.length(upright_size(image, "")),))
         except RecordError:
             return None
         self.images[layout.tokens] += 1

@@ -98,7 +98,8 @@ def build_model(
     positions = getattr(model.text_config, "max_position_embeddings", None)
     if positions is not None and max_tokens > positions:
         raise ValueError(
-            f"data.max_tokens={max_tokens}: expected at most {positions}, the positions that the language model has"
+            f"data.max_tokens={max_tokens}: expected at most {positions}, the positions that the language model has. "
+            f"Set data.max_tokens={positions}"
         )
     if rounded:
         model.round(set(rounded))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from copy import copy
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from dress.model.attention import Blocks
 
 LARGE = ((1920, 1080), (1080, 1920), (2048, 2048), (3200, 800), (800, 3200))
 """Widths and heights that are tried to see how many tokens an image may have."""
+TRIED = ((70, 40), (330, 610), (1000, 80))
+"""Widths and heights at which the processor's own count of tokens is compared with what it makes of a picture."""
 SIZES = 4096
 """Sizes of images whose tokens are remembered."""
 
@@ -60,10 +62,10 @@ class HFReader:
         self.block_layers: Blocks = "sliding" if bidirectional == "vision" else "all"
         self._open()
 
-    @property
+    @cached_property
     def most_tokens(self) -> int:
         """Tokens of the largest images that are tried, with those around them."""
-        return max(self._size(self.layout(size)) for size in LARGE)
+        return max(map(self.length, LARGE))
 
     def __call__(self, data: bytes, where: str) -> Picture:
         """See `PictureReader`."""
@@ -72,6 +74,13 @@ class HFReader:
     def layout(self, size: tuple[int, int]) -> ImageLayout:
         """See `PictureReader`; a blank picture is put through the processor, once for every size."""
         return self._layouts(size)
+
+    def length(self, size: tuple[int, int]) -> int:
+        """See `PictureReader`; without a picture, where the processor's own count is right for those of `TRIED`."""
+        if self._more is None:
+            more = {self._size(self.layout(one)) - self._count(one) for one in TRIED}
+            self._more = more.pop() if len(more) == 1 else -1
+        return self._count(size) + self._more if self._more >= 0 else self._size(self.layout(size))
 
     def stored(self, features: Tensor, layout: ImageLayout | None) -> Picture:
         """See `PictureReader`."""
@@ -97,7 +106,9 @@ class HFReader:
 
     def __getstate__(self) -> dict[str, Any]:
         return {
-            name: value for name, value in self.__dict__.items() if name not in ("_layouts", "_positions", "_model")
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("_layouts", "_positions", "_model", "_more")
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -106,6 +117,8 @@ class HFReader:
 
     def _open(self) -> None:
         self._model: Any = None
+        self._more: int | None = None
+        """Tokens that stand around an image beside those that the processor counts; -1: it does not count right."""
         self._layouts = lru_cache(maxsize=SIZES)(lambda size: self.blank(size).layout)
         self._positions = lru_cache(maxsize=SIZES)(self._positions_of_grid)
 
@@ -134,6 +147,14 @@ class HFReader:
         positions, _ = self._model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=torch.tensor([grid]))
         inner = positions[:, 0].numpy() - 1  # counted from the image's beginning
         return inner[:, 1:-1], int(inner[0, -1])
+
+    def _count(self, size: tuple[int, int]) -> int:
+        """What the processor says of an image of this size, by a method that transformers keeps for vLLM; else 0."""
+        try:
+            counts = self.processor._get_num_multimodal_tokens(image_sizes=[size[::-1]])
+            return int(counts["num_image_tokens"][0])
+        except (AttributeError, TypeError, KeyError, IndexError, ValueError):
+            return 0
 
     def _size(self, layout: ImageLayout) -> int:
         text = [part for part in layout.parts if isinstance(part, str)]

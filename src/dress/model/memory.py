@@ -24,6 +24,7 @@ def activation_bytes(model: LVLM, tokens: int, width: int) -> int:
     text = model.text_config
     hidden, layers = text.hidden_size, text.num_hidden_layers
     inner = getattr(text, "intermediate_size", None) or 4 * hidden
+    inner = max(inner) if isinstance(inner, list | tuple) else inner
     products = model.fused and width == 2 and model.device.type == "cpu"
     keys = min(tokens, SAVED_KEYS) * text.num_attention_heads if products else 0
     wide = 2 if model.fused and width == 2 else 4

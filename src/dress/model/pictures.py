@@ -31,6 +31,10 @@ class PictureReader(Protocol):
         """The tokens of an image of this width and height, in pixels."""
         ...
 
+    def length(self, size: tuple[int, int]) -> int:
+        """Tokens of an image of this width and height, with those around them; fast."""
+        ...
+
     def stored(self, features: Tensor, layout: ImageLayout | None) -> Picture:
         """An image whose features [V, D_v] are stored, with its layout where images have different ones."""
         ...
@@ -59,6 +63,10 @@ class FixedReader:
     def layout(self, size: tuple[int, int]) -> ImageLayout:
         """The same for every image."""
         return ImageLayout((self.tokens,))
+
+    def length(self, size: tuple[int, int]) -> int:
+        """V."""
+        return self.tokens
 
     def stored(self, features: Tensor, layout: ImageLayout | None = None) -> Picture:
         """An image whose features [V_v, D_v] are stored, as the encoder gave them."""

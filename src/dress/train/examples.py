@@ -18,6 +18,7 @@ from dress.phases import supervised
 from dress.record import Record, RecordError
 
 SMALLER = "Have images made smaller (model=hf: model.processor={max_pixels: …} or {size: …})"
+"""What to do where an image has too many tokens."""
 
 
 class Examples:
@@ -78,16 +79,18 @@ class Examples:
         """An image as the model takes it.
 
         Raises:
-            RecordError: it cannot be read, or has more tokens than a forest.
+            RecordError: it cannot be read, or has more tokens than a forest or a dialogue may.
         """
         if isinstance(picture, StoredImage):
             read = self.reader.stored(picture.features, picture.layout)
         else:
             read = self.reader(picture, where)
-        if read.layout.tokens > self.data.tokens_per_forest:
+        limits = {name: getattr(self.data, name) for name in ("tokens_per_forest", "max_tokens")}
+        name = min(limits, key=limits.__getitem__)
+        if read.layout.tokens > limits[name]:
             raise RecordError(
-                f"{where}: expected an image of at most data.tokens_per_forest={self.data.tokens_per_forest} tokens, "
-                f"got {read.layout.tokens}. {SMALLER}, or enlarge that"
+                f"{where}: expected an image of at most data.{name}={limits[name]} tokens, got {read.layout.tokens}. "
+                f"{SMALLER}, or enlarge data.{name}"
             )
         return read
 

@@ -19,6 +19,7 @@ from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.model.pictures import PictureReader
 from dress.phases import supervised
 from dress.record import Record, RecordError
+from dress.train.examples import SMALLER
 
 SMALLEST_TURN = 26
 """Bytes of the JSON of a turn without words: `{"user":"","assistant":""}`."""
@@ -34,6 +35,12 @@ class TooLong:
 
     where: str
     tokens: int
+    image: int = 0
+    """How many of them are its image's."""
+
+    def __str__(self) -> str:
+        image = f", {self.image:,} of them its image's" if self.image else ""
+        return f"{self.where} ({self.tokens:,} tokens{image})"
 
 
 class Supervision:
@@ -129,7 +136,7 @@ class Supervision:
                 image = self._layout(shards, index)
                 tokens = max((self._tokens(one, image) for one in self._dialogues(record)), default=0)
                 if tokens > self.data.max_tokens:
-                    longest.append(TooLong(where, tokens))
+                    longest.append(TooLong(where, tokens, image.tokens if image else 0))
         return longest
 
     def longest_text(self) -> int:
@@ -157,17 +164,20 @@ class Supervision:
         if not rows:
             return None
         most = f"data.max_tokens={self.data.max_tokens:,}"
-        few = ", ".join(f"{row.where} ({row.tokens:,} tokens)" for row in rows[:NAMED])
+        few = ", ".join(map(str, rows[:NAMED]))
         what = f"stage {self.name}: {len(rows):,} rows of {self.stage.data_title} are longer than {most}"
         if self.data.on_damage == "stop":
-            raise ValueError(f"{what}: {few}. data.on_damage=skip goes on without them; or enlarge data.max_tokens")
+            images = f". {SMALLER}" if any(2 * row.image > row.tokens for row in rows) else ""
+            raise ValueError(
+                f"{what}: {few}{images}. data.on_damage=skip goes on without them; or enlarge data.max_tokens"
+            )
         return f"{what} and set aside: {few}"
 
     def _layout(self, shards: Shards, index: int) -> ImageLayout | None:
         """The tokens of a record's image; none where it cannot be read, which is named when it is trained on."""
         try:
             data = shards.image(index)
-            return None if data is None else self.reader.layout(upright_size(data, shards.where(index)))
+            return None if data is None else ImageLayout((self.reader.length(upright_size(data, shards.where(index))),))
         except RecordError:
             return None
 
