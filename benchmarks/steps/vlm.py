@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,9 @@ class Tower:
     inner: int = 768
     layers: int = 4
     heads: int = 3
+
+
+SMALL_TOWER = Tower()
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,7 @@ FAMILIES = {
 
 
 def write(
-    folder: Path, family: str, sizes: Sizes = SMOLLM2_135M, tower: Tower | None = None, scale: int = 1,
+    folder: Path, family: str, sizes: Sizes = SMOLLM2_135M, tower: Tower = SMALL_TOWER, scale: int = 1,
     device: str = "cpu",
 ) -> Path:  # fmt: skip
     """A checkpoint in bf16, which holds the same numbers for all arms, in fp32 too.
@@ -191,7 +194,7 @@ def write(
     """
     chosen = FAMILIES[family]
     words = tokenizer(chosen, sizes.vocabulary)
-    settings, processor = chosen.build(words, sizes, tower or Tower(), scale)
+    settings, processor = chosen.build(words, sizes, tower, scale)
     settings.dtype = torch.float32
     processor.chat_template = TEMPLATE.replace("IMAGE", chosen.image)
     torch.manual_seed(0)
@@ -236,7 +239,7 @@ def theirs(spec: VLMModel, narrow: bool) -> Any:
 
 
 def dialogues(one: Tuple) -> Iterator[SupervisedDialogue]:
-    """A tuple as phases make it: a chain of refinements, critiques, the first answer alone."""
+    """A tuple as phases make it: a chain of refinements, whose first answer is learned too, and critiques."""
     for number, turns in enumerate(one.dialogues):
         spans = tuple(Span(turn.role, _words(turn.ids), turn.weight) for turn in turns)  # type: ignore[arg-type]
         yield SupervisedDialogue("critique" if number else "refinement", spans)
@@ -251,8 +254,6 @@ def _words(ids: tuple[int, ...]) -> str:
     return " ".join(f"w{i}" for i in ids)
 
 
-def shape(tokens: int, picture: tuple[int, int], small: Shape | None = None) -> Shape:
-    """STD's texts over an image of so many tokens."""
-    base = small or Shape()
-    fields = {name: getattr(base, name) for name in ("question", "answer", "advice", "chain", "critiques", "critique")}
-    return Shape(image=tokens, picture=picture, words=base.words, **fields)
+def shape(picture: tuple[int, int], texts: Shape) -> Shape:
+    """These texts over a picture of this width and height."""
+    return replace(texts, picture=picture)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from functools import lru_cache
+from itertools import cycle, islice
 from typing import Any
 
 import transformers as hf
@@ -28,21 +30,22 @@ def dress(spec: ArmSpec, meter: Meter, share: bool = True) -> None:
     lora = vlm.LORA if spec.model.trained == "lora" else None
     model = HFLVLM(config.HFModel(kind="hf", name=str(spec.model.folder), lora=lora), MAX_TOKENS)
     vlm.draw_lora(model)
+    model.set_trainable(vlm.PARTS[spec.model.trained])
     for name, parameter in model.named_parameters():
         if vlm.KEYS.search(name):
-            model._unused.add(name)
             parameter.requires_grad_(False)
-    model.set_trainable(vlm.PARTS[spec.model.trained])
     reader = model.reader()
 
-    def example(one: Tuple) -> Example:
-        picture = reader(_png(one), "a picture")
+    def example(one: Tuple, data: bytes) -> Example:
+        picture = reader(data, "a picture")
         encoded = [model.encoder.supervised(each, "", picture.layout) for each in vlm.dialogues(one)]
         return Example([build_tree(encoded)] if share else [build_tree([each]) for each in encoded], picture)
 
+    files = {id(one): _png(one) for one in drawn(spec)}  # as shards have them, and TRL's data set
+
     def batches() -> Iterator[Batch]:
-        for tuples in spec.data():
-            yield collate([example(one) for one in tuples], spec.forest)
+        for tuples in steps_of(spec):
+            yield collate([example(one, files[id(one)]) for one in tuples], spec.forest)
 
     train_ours(model, batches, vlm.PARTS[spec.model.trained], spec, meter)
 
@@ -50,6 +53,19 @@ def dress(spec: ArmSpec, meter: Meter, share: bool = True) -> None:
 def unshared(spec: ArmSpec, meter: Meter) -> None:
     """Our trainer with sharing off."""
     dress(spec, meter, share=False)
+
+
+@lru_cache
+def drawn(spec: ArmSpec) -> tuple[Tuple, ...]:
+    """All tuples."""
+    return tuple(make(spec.shape, number) for number in range(spec.tuples))
+
+
+def steps_of(spec: ArmSpec) -> Iterator[list[Tuple]]:
+    """The tuples of each step, in order, again and again."""
+    again = cycle(drawn(spec))
+    while True:
+        yield list(islice(again, spec.per_step))
 
 
 def _png(one: Tuple) -> bytes:
@@ -68,7 +84,7 @@ def plain(spec: ArmSpec, meter: Meter) -> None:
     processor = hf.AutoProcessor.from_pretrained(spec.model.folder)
 
     def steps() -> Iterator[list[dict[str, Tensor]]]:
-        for tuples in spec.data():
+        for tuples in steps_of(spec):
             rows = [(row, one.picture) for one in tuples for row in vlm.messages(one)]
             size = spec.rows_at_once or len(rows)
             yield [padded(processor, rows[first : first + size]) for first in range(0, len(rows), size)]
@@ -98,8 +114,7 @@ def trl_tuned(spec: ArmSpec, meter: Meter) -> None:
     assert isinstance(spec.model, vlm.VLMModel)
     if spec.device == "cpu":
         keep_freed_memory()
-    tuples = [make(spec.shape, number) for number in range(spec.tuples)]
-    rows = [{"images": [one.picture], "messages": row} for one in tuples for row in vlm.messages(one)]
+    rows = [{"images": [one.picture], "messages": row} for one in drawn(spec) for row in vlm.messages(one)]
     processor = hf.AutoProcessor.from_pretrained(spec.model.folder)
     fit(vlm.theirs(spec.model, spec.bf16), processor, rows, spec, meter, tuned=True)
 
