@@ -39,6 +39,9 @@ class HFReader:
         ValueError: the processor has no image token, or does not say what stands for an image.
     """
 
+    _model: Any  # without weights, for its positions
+    _more: int | None  # tokens around an image beside those that the processor counts; -1: it does not count right
+
     def __init__(self, processor: Any, settings: Any, accepted: Sequence[str], name: str) -> None:
         self.processor, self.settings, self.accepted = processor, settings, tuple(accepted)
         self.max_aspect = MAX_ASPECT
@@ -116,9 +119,7 @@ class HFReader:
         self._open()
 
     def _open(self) -> None:
-        self._model: Any = None
-        self._more: int | None = None
-        """Tokens that stand around an image beside those that the processor counts; -1: it does not count right."""
+        self._model = self._more = None
         self._layouts = lru_cache(maxsize=SIZES)(lambda size: self.blank(size).layout)
         self._positions = lru_cache(maxsize=SIZES)(self._positions_of_grid)
 
