@@ -56,7 +56,7 @@ def test_the_command_is_what_the_package_installs() -> None:
         (["--help"], 0, "dress ask "),
         (["trian"], 2, "dress trian: no such command. Did you mean train? There are: train, collect, eval,"),
         (["train", "experimnt=x"], 2, "experimnt: no such setting. Did you mean experiment?\n"),
-        (["train", "--lr", "1e-4"], 1, "lr: no such setting; each stage has its own, curriculum.stages.NAME.lr\n"),
+        (["train", "--lr", "1e-4"], 2, "lr: no such setting; each stage has its own, curriculum.stages.NAME.lr\n"),
         (["train", "experiment", "sft_only"], 2, "experiment: expected key=value, experiment=sft_only\n"),
         (["eval", "ckpt=nowhere"], 1, "ckpt=nowhere: expected a run folder"),
         (["ask", "logs/latest"], 1, "ask: expected a run or a server's address, a picture"),

@@ -350,12 +350,8 @@ class Shards:
         if self._column("repeated")[index]:  # captions are often numbered anew in every shard
             plain = f"{PurePosixPath(self._shard_name(shard)).stem}-{plain}".replace(".", "-")
         try:
-            return Record(
-                key=plain,
-                source="webdataset",
-                image=ImageRef(id=key),
-                annotation=ImageAnnotation(captions=[caption]),
-            )
+            annotation = ImageAnnotation(captions=[caption])
+            return Record(key=plain, source="webdataset", image=ImageRef(id=key), annotation=annotation)
         except ValidationError as error:
             raise RecordError(f"{where}: {describe(error)}") from None
 

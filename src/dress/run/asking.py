@@ -57,7 +57,7 @@ def ask(typed: Sequence[str]) -> None:
         raise ConfigError('ask: expected a question in quotes, got an empty one: dress ask RUN PICTURE "What is here?"')
     names = ("none",) if source.startswith(("http://", "https://")) else get_args(Condition)
     if settings.get("condition") not in (None, *names):
-        raise ConfigError(f"condition={settings['condition']}: expected one of {', '.join(names)}")
+        raise ConfigError(f"condition: expected one of {', '.join(names)}, got {settings['condition']!r:.80}")
     from dress.rollout.loading import load
 
     loading = {name: value for name, value in settings.items() if name in LOADING or name in Server.model_fields}
