@@ -170,3 +170,33 @@ def test_the_command_after_an_import_leaves_out_what_has_no_data(written: str, w
     result = ImportResult(Path("x"), 1, 1, dict.fromkeys(written.split(), 1), {}, {})
     found = [text for text in shlex.split(next_command(result)) if text.startswith("curriculum")]
     assert found == ([f"curriculum.without={without}"] if without else [])
+
+
+@pytest.mark.parametrize(("critiques", "learned"), [(0, True), (1, False)])
+def test_the_command_after_an_import_of_ratings_alone_learns_from_ratings(critiques: int, learned: bool) -> None:
+    held = {"ratings": 4, "critiques": critiques}
+    result = ImportResult(Path("x"), 4, 4, {"feedback": 4, "eval": 1, "sft": 1}, {}, {}, held)
+    assert ("phases.critique.condition=rating" in shlex.split(next_command(result))) == learned
+
+
+def pairs(number: int) -> Iterator[Sample]:
+    """Pictures with a good and a bad answer of somebody else's, rated and not criticised."""
+    for record, image in shapes.samples("prompts", number, seed=1):
+        rated = [Turn(user="What?", assistant=a, feedback=[Feedback(rating=r)]) for a, r in (("Yes.", 4), ("No.", 1))]
+        yield record.model_copy(update={"dialogues": [Dialogue(turns=[turn]) for turn in rated]}), image
+
+
+def test_ratings_alone_are_refused_or_learned_from_and_never_taught_as_they_stand(tmp_path: Path) -> None:
+    write_shards(tmp_path / "feedback", pairs(6))
+    more = "curriculum.without=[align,sft,eval]"
+    assert settings_of(tmp_path, more).phases.refinement.anchor == 0 and composed().phases.refinement.anchor == 0.5
+    mend = r"no supervised token in data\.feedback.* phases\.critique\.condition=rating learns from the ratings"
+    for anchor in ("0", "0.5"):  # an anchor alone is nothing to learn
+        with pytest.raises(ValueError, match=mend):
+            run(settings_of(tmp_path, more, f"phases.refinement.anchor={anchor}", run=anchor))
+    text = run(settings_of(tmp_path, more, "phases.critique.condition=rating", "phases.refinement.anchor=0.5"))
+    assert "phase refinement learns nothing from data.feedback (6 read)" in text
+    assert "phase refinement only holds first answers in place (phases.refinement.anchor=0.5" in text
+    write_shards(tmp_path / "both" / "feedback", judged(2))
+    text = run(settings_of(tmp_path / "both", more))
+    assert "only holds first answers" not in text and "learns from the ratings" not in text

@@ -191,7 +191,7 @@ def test_a_kind_whose_blocks_nobody_knows_is_refused(folders, monkeypatch):
     monkeypatch.setattr(hf.HFReader, "__init__", unaware)
     with pytest.raises(ValueError, match=r"a token tree with an image gives other losses.*at most 1e-04"):
         hf_model(checkpoint("gemma3", folders))
-    monkeypatch.setattr(hf_probe, "_difference", lambda model: float("nan"))
+    monkeypatch.setattr(hf_probe, "difference", lambda *_: float("nan"))
     with pytest.raises(ValueError, match="other losses"):
         hf_model(checkpoint("llava", folders))
 

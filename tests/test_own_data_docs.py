@@ -88,6 +88,19 @@ def test_from_a_table_to_figures_and_an_answer(folder: Path, monkeypatch: pytest
     assert isinstance(names["text"], str)
 
 
+def test_pairs_end_with_the_command_of_the_page(tmp_path: Path) -> None:
+    """And that command trains on them, and measures against what was chosen."""
+    pairs = [{"image": f"{n}.jpg", "question": "?", "chosen": "Yes.", "rejected": "No."} for n in range(7)]
+    table(tmp_path, *pairs, name="pairs.jsonl")
+    (imported,) = (c for c in commands(PAGES[0]) if "path=pairs.jsonl" in c)
+    train = [c for c in commands(PAGES[0]) if c[1] == "src/train.py"][1]
+    said = run(imported, tmp_path)
+    assert shlex.split(said.partition("Next: ")[2].splitlines()[0]) == train and "1 of 1" in said
+    assert "learns nothing" not in (said := run([*train, *FAST], tmp_path)).replace("phase refinement learns", "")
+    figures = json.loads((tmp_path / "logs" / "latest" / "metrics.json").read_text())["dress"]
+    assert figures["reference/rouge_l"]["n"] == 1 and "rating" in said
+
+
 def test_a_preview_writes_nothing(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
     run(commands(PAGES[0])[0], folder)

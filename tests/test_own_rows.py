@@ -376,7 +376,10 @@ def test_what_is_no_rating_is_a_reject_with_its_reason(tmp_path: Path) -> None:
         ([1, 5], r"expected ratings 1-4 in rating, got 1 to 5: rating=\{from: \[1, 5\]\}"),
         ([0, 100], r"got 0 to 100: rating=\{from: \[0, 100\]\}"),
         ([-2, 7], r"got -2 to 7: rating=\{from: \[-2, 7\]\}"),
-        (["good", "bad"], r"got words \(good, bad\): rating=\{map: \{'good': 4, …: 1\}\}"),
+        (
+            ["good", "bad"],
+            r"got words \(good, bad\): 'rating=\{map: \{good: N, bad: N\}\}', N from 1 \(worst\) to 4 \(best\)",
+        ),
     ],
 )
 def test_ratings_of_another_scale_need_one_before_anything_is_written(
@@ -440,3 +443,55 @@ def test_a_cell_of_any_kind_is_used_or_rejected(role: str, value: Any) -> None:
             Record(key="k", dialogues=part.dialogues, annotation=part.annotation, extra=part.extra).dump()
     except (RowError, ValidationError) as error:
         assert str(error)
+
+
+# --- what would be lost without a word ---------------------------------------------------------
+
+
+def test_feedback_without_an_answer_and_pairs_without_a_difference_are_rejected(tmp_path: Path) -> None:
+    rows = [{"image": "a.jpg", "question": "q", "answer": "", "rating": 2, "feedback": "No."},
+            {"image": "b.jpg", "question": "q", "answer": "An answer.", "rating": 2, "feedback": "No."}]  # fmt: skip
+    out = tmp_path / "answers"
+    result = import_table(table(tmp_path / "in", *rows, name="r.csv"), out, held_out=0)
+    assert (result.used, result.rejected) == (1, {"no answer": 1})
+    assert rejects(out)[0]["detail"] == "answer: expected an answer beside rating, got none"
+    several = {"image": "a.jpg", "question": "q", "answer_1": "One.", "answer_2": None, "score_1": 4, "score_2": 1}
+    with pytest.raises(SourceError, match="expected 2 answers, as many as are judged, got none as 2"):
+        import_table(table(tmp_path / "several", several), tmp_path / "none")
+    pairs = [{"image": "a.jpg", "question": "q", "chosen": "One.", "rejected": "One."},
+             {"image": "b.jpg", "question": "q", "chosen": "One.", "rejected": "Two."}]  # fmt: skip
+    result = import_table(table(tmp_path / "pairs", *pairs), tmp_path / "differ", held_out=0)
+    assert (result.used, result.rejected) == (1, {"no difference": 1})
+    assert "chosen and rejected are the same text" in rejects(tmp_path / "differ")[0]["detail"]
+
+
+def test_rows_without_a_picture_beside_others_are_counted(tmp_path: Path) -> None:
+    rows = [
+        {"image": name, "question": "q", "answer": f"A {n}.", "rating": 4} for n, name in enumerate(["a.jpg", None])
+    ]
+    result = import_table(table(tmp_path / "in", *rows), tmp_path / "out", held_out=0)
+    assert result.used == 2 and result.noted == {"rows without a picture, used as text only": 1}
+    texts = [{"question": "q", "answer": "A."}]
+    assert not import_table(table(tmp_path / "texts", *texts), tmp_path / "plain", held_out=0).noted
+
+
+@pytest.mark.parametrize(
+    ("row", "reference"),
+    [
+        ({"chosen": "Good.", "rejected": "Bad."}, "Good."),
+        ({"answer_1": "Bad.", "answer_2": "Good.", "score_1": 1, "score_2": 4}, "Good."),
+        ({"answer": "Fair.", "rating": 3}, None),
+        ({"answer": "Top.", "rating": 4, "reference": "Known."}, "Known."),
+    ],
+)
+def test_the_best_answer_is_what_held_out_questions_are_measured_against(
+    tmp_path: Path, row: dict[str, Any], reference: str | None
+) -> None:
+    rows = [{"image": f"{n}.jpg", "question": "q"} | row for n in range(7)]
+    result = import_table(table(tmp_path / "in", *rows), tmp_path / "out")
+    (held_out,) = records(tmp_path / "out", "eval")
+    (question,) = held_out.dialogues
+    assert (question.reference, question.turns[0].assistant) == (reference, None)
+    assert result.held["references"] == int(reference is not None)
+    again = import_table(tmp_path / "in" / "rows.jsonl", tmp_path / "out")
+    assert again.unchanged and again.held == result.held

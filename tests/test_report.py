@@ -326,15 +326,17 @@ def test_an_sft_only_run_without_any_other_file(tmp_path: Path) -> None:
         report(tmp_path)
 
 
-def test_what_was_not_rated_is_a_dash(tmp_path: Path) -> None:
+def test_what_was_not_rated_is_left_out_and_a_dash_beside_what_was(tmp_path: Path) -> None:
     unrated = [replace(o, rating=None, critique=None, refinement=None) for o in ALL if o.kind == "harmful"]
     metrics = run_folder(tmp_path, unrated)
     page = Parsed(report(tmp_path))
     assert "not rated" in page.cards[0] and "Critique" not in page.cards[0]
-    row = next(row for row in page.rows if row[0].startswith("mean rating"))
-    assert [plain(cell) for cell in row[1:]] == ["–  · n 0"] * 4
+    assert not [row for row in page.rows if row[0].startswith("mean rating")]
     assert "None" not in page.text and "nan" not in page.text
-    assert re.search(r"mean rating +– +– +– +–", printed(metrics_table(metrics)))
+    assert "mean rating" not in printed(metrics_table(metrics)) and "safe" in printed(metrics_table(metrics))
+    for cell, figures in metrics["conditions"].items():
+        figures["helpfulness/mean_rating"] = {"value": 2.0 if cell == "dress/praise" else None, "n": 0}
+    assert re.search(r"mean rating.*– ", printed(metrics_table(metrics)))
     assert "Nothing could be measured" in report_of_nothing(tmp_path / "empty")
 
 

@@ -210,6 +210,20 @@ class Record(_Part):
         return self.model_dump_json().encode()
 
 
+def known_answers(dialogue: Dialogue) -> tuple[str, ...]:
+    """Good answers to the first question: the references, or the answer that stands there and that nobody judged."""
+    several = dialogue.extra.get(REFERENCES)
+    if isinstance(several, list) and (texts := tuple(text for text in several if _says(text))):
+        return texts
+    first = dialogue.turns[0]
+    one = dialogue.reference if _says(dialogue.reference) else None if first.feedback else first.assistant
+    return (one,) if one is not None and _says(one) else ()
+
+
+def _says(text: Any) -> bool:
+    return isinstance(text, str) and not (text == "" or text.isspace())
+
+
 def check_parts(data: bytes | str, where: str) -> None:
     """Refuse a record that takes long to read, each time anew.
 

@@ -36,6 +36,12 @@ class Scale(_Stated):
     from_: tuple[float, float] | None = Field(default=None, alias="from")  # the worst and the best rating: [1, 5]
     map: Annotated[dict[str, Stars] | None, BeforeValidator(_with_text_keys)] = None  # words: {good: 4, bad: 1}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _pair(cls, value: Any) -> Any:
+        """Two numbers are the worst and the best."""
+        return {"from": value} if isinstance(value, list | tuple) else value
+
     @model_validator(mode="after")
     def _one_of_them(self) -> Scale:
         if (self.from_ is None) == (self.map is None):

@@ -111,10 +111,13 @@ class Inspect(Task):
 
 
 class Encoder(Section):
-    """A frozen encoder by its OpenCLIP name."""
+    """A frozen encoder, as `model.vision`."""
 
     name: str | None = None  # in place of encoder and ckpt: a model of OpenCLIP
-    weights: str | None = None  # OpenCLIP tag or a local file; null = random
+    folder: str | None = None  # or a folder of a vision model of transformers
+    timm: str | None = None  # or a model of timm
+    weights: str | None = None  # as model.vision.weights
+    image_size: Positive | None = None  # pixels, square; null = the weights' own
     layer: Whole = -1  # which block, or which feature map
     resize: Resize = "native"  # as model.vision.resize
 
@@ -142,11 +145,12 @@ class Features(Task):
 
     @model_validator(mode="after")
     def _one_encoder(self) -> Features:
-        model = self.model and self.model.name
-        names = [name for name in (self.encoder, self.ckpt, self.vision.name, model) if name is not None]
+        vision, model = self.vision, self.model and self.model.name
+        choices = (self.encoder, self.ckpt, vision.name, vision.folder, vision.timm, model)
+        names = [name for name in choices if name is not None]
         if len(names) != 1:
             raise ValueError(
-                f"expected exactly one of encoder=SCALE, ckpt=RUN, vision.name=NAME and model=hf model.name=FOLDER, "
-                f"got {names or 'none'}"
+                f"expected exactly one of encoder=SCALE, ckpt=RUN, vision.name=NAME (or folder, timm) and "
+                f"model=hf model.name=FOLDER, got {names or 'none'}"
             )
         return self

@@ -267,6 +267,10 @@ class Shards:
         indices: list[int] = np.flatnonzero(self._column("text_size") > size).tolist()
         return indices
 
+    def keys(self) -> Iterator[str]:
+        """Of all samples, in order, without what stands before them in their names; known from the index."""
+        return (self._index.key(row).rpartition("/")[2] for row in self._rows)
+
     def where(self, index: int) -> str:
         """`shard.tar: key` of a sample, to name it in an error."""
         key, _, shard = self._locate(index)

@@ -14,13 +14,13 @@ from typing import Literal, Protocol
 from dress.dialogue.spans import Span
 from dress.record import RecordError
 
-Kind = Literal["control", "text", "answer", "image"]
+Kind = Literal["control", "text", "answer", "written", "image"]
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of one kind and loss weight: the format's own (`control`), a `text` of the record, an `answer`, or the
-    place of the `image`'s tokens."""
+    """A run of one kind and loss weight: the format's own (`control`; `written` where a model writes it), a `text` of
+    the record, an `answer`, or the place of the `image`'s tokens."""
 
     text: str
     kind: Kind
@@ -36,6 +36,16 @@ class Chat(Protocol):
         ...
 
     @property
+    def setting(self) -> str:
+        """Key and value in the configuration, for messages."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Tells formats of one name apart; empty where the name says all."""
+        ...
+
+    @property
     def control(self) -> tuple[str, ...]:
         """Its control texts, in which its control tokens stand."""
         ...
@@ -46,6 +56,11 @@ class Chat(Protocol):
         ...
 
     @property
+    def stops(self) -> tuple[str, ...]:
+        """All control tokens that end one."""
+        ...
+
+    @property
     def opening(self) -> str:
         """The control text right before an answer."""
         ...
@@ -53,6 +68,11 @@ class Chat(Protocol):
     @property
     def gap(self) -> str:
         """What a model writes before an answer's text."""
+        ...
+
+    @property
+    def tail(self) -> str:
+        """White space that a model writes between an answer's text and the token that ends it."""
         ...
 
     @property
@@ -89,6 +109,15 @@ class ChatFormat:
     assistant_after: str  # not supervised
     gap: str  # before a message's text
     special: tuple[str, ...] = ()  # added to a tokenizer made from scratch
+    of_words: bool = True  # what opens messages may be plain words to a tokenizer
+    follows_own: bool = True  # a tokenizer's own template, if there is one, must say the same
+    key: str = "model.language.chat"  # the setting that names it
+    tail = digest = ""
+
+    @property
+    def setting(self) -> str:
+        """Key and value in the configuration, for messages."""
+        return f"{self.key}={self.name}"
 
     @property
     def control(self) -> tuple[str, ...]:
@@ -102,6 +131,11 @@ class ChatFormat:
     def end(self) -> str:
         """The control token that ends an answer."""
         return self.assistant_end
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """All control tokens that end one."""
+        return (self.assistant_end,)
 
     @property
     def opening(self) -> str:
@@ -147,7 +181,7 @@ class ChatFormat:
         if self.system_open is None:
             if system:
                 raise RecordError(
-                    f"model.language.chat={self.name}: this format has no place for a system text, got {system!r:.80}. "
+                    f"{self.setting}: this format has no place for a system text, got {system!r:.80}. "
                     f"Choose another, or set the dialogue's `system` to null"
                 )
             return
@@ -185,6 +219,7 @@ FORMATS = {
         assistant_end="<|im_end|>",
         assistant_after="\n",
         gap="",
+        of_words=False,
     ),
     "vicuna": ChatFormat(
         name="vicuna",

@@ -77,12 +77,15 @@ class DialogueEncoder:
         self.tokenizer, self.chat, self.max_tokens = tokenizer, chat, max_tokens
         self.stop_id = _stop(tokenizer, chat)
         """The token that ends an answer, as it is taught."""
-        self.stops = frozenset({self.stop_id, *stops})
+        self.stops = frozenset({self.stop_id, *stops, *map(tokenizer.get_vocab().__getitem__, chat.stops)})
         """All tokens that end one."""
         texts = (*chat.control, *markers)
         controls = {*(text for text in _added(tokenizer) if any(text in one for one in texts)), chat.end}
         self._control = {text: tokenizer.get_vocab()[text] for text in controls}
         self.texts = TextTokenizer(tokenizer, controls)
+        added = [token for token in tokenizer.added_tokens_decoder.values() if token.content in controls]
+        self._strips_left = {token.content for token in added if token.lstrip}
+        self._strips_right = {token.content for token in added if token.rstrip}
         self.apart = False
         """Whether the tokenizer would merge a prompt's end with an answer's beginning; here they never are one."""
         self.before = before_all(tokenizer, chat)
@@ -137,8 +140,8 @@ class DialogueEncoder:
         """The answer of generated tokens, up to the first stop token; without one it was cut."""
         every = list(ids)
         answer = list(takewhile(lambda token: token not in self.stops, every))
-        text = self.text(answer).removeprefix(self.chat.gap)
-        return Completion(text, "stop" if len(answer) < len(every) else CUT)
+        text, stopped = self.text(answer).removeprefix(self._prefix), len(answer) < len(every)
+        return Completion(text.removesuffix(self.chat.tail), "stop") if stopped else Completion(text, CUT)
 
     def text(self, ids: list[int]) -> str:
         """Exactly what tokens say behind the opening of an answer: decoders drop a blank that stands first."""
@@ -158,48 +161,60 @@ class DialogueEncoder:
         self._run = lru_cache(maxsize=65536)(lambda text, first: np.array(self.texts.encode(text, first), np.int64))
         self._answer = lru_cache(maxsize=65536)(self._after)
         longest_first = sorted(self._control, key=len, reverse=True)
-        self._split = re.compile("|".join(map(re.escape, longest_first))).split
-        self._opening = self._join([Piece(self.chat.opening, "control")], None)[0].ids.tolist()
+        self._split = re.compile(f"({'|'.join(map(re.escape, longest_first))})").split
+        opening, gap = Piece(self.chat.opening, "control"), self.chat.gap
+        self._opening = self._join([opening], None)[0].ids.tolist()
+        first = self._join([opening, Piece(gap + "x", "answer", 1.0)], None)
+        said = self.text(first[0].ids[first[1] > 0].tolist())
+        self._prefix = said[:-1] if said.endswith(f"{gap}x") else gap
+        """What generated tokens say before an answer's text: the format's gap, or a blank that tokenizers add."""
 
     def _join(self, parts: Iterable[Piece], image: ImageLayout | None) -> tuple[Tokens, np.ndarray]:
         """Tokens of pieces in order, and their loss weights; `image` stands where a piece says so."""
         chunks: list[tuple[np.ndarray, float]] = [(np.array(self.before, np.int64), 0.0)]
-        run, context, first = "", "", True
+        run, context, first, stripping = "", "", True, False
         for part in _with_image(parts, image):
+            stripping = stripping and (part.kind in ("control", "written") or not part.text)
             match part.kind:
                 case "text":
-                    run += part.text
+                    run, context = run + part.text, ""
                 case "image":
                     chunks += [(self._run(run, first), 0.0), (np.full(int(part.text), IMAGE), 0.0)]
                     run, context, first = "", "", False
                 case "answer":
                     chunks += [(self._run(run, first), 0.0), (self._answer(context, part.text), part.weight)]
                     run, context, first = "", "", False
-                case "control":
+                case "control" | "written":
+                    if part.kind == "written":  # begins where a prompt ends
+                        chunks.append((self._run(run, first), 0.0))
+                        run, context, first = "", "", first and not run
                     for text, token in self._tokens_in(part.text):
-                        run, context = run + text, text
-                        if token is not None:
-                            chunks += [(self._run(run, first), 0.0), (np.array([token]), part.weight)]
-                            run, context, first = "", "", False
+                        text = text.lstrip() if stripping else text
+                        run, context, stripping = run + text, context + text, stripping and not text
+                        if token:
+                            chunks += [
+                                (self._run(run, first), part.weight),
+                                (np.array([self._control[token]]), part.weight),
+                            ]
+                            run, context, first, stripping = "", "", False, token in self._strips_right
         chunks.append((self._run(run, first), 0.0))
         ids = np.concatenate([new for new, _ in chunks])
         weights = np.repeat([weight for _, weight in chunks], [len(new) for new, _ in chunks])
         return (Tokens(ids) if image is None else _placed(ids, image)), weights
 
-    def _tokens_in(self, control: str) -> list[tuple[str, int | None]]:
-        """Control text as (text before a control token, the token), and the text behind the last."""
-        texts = self._split(control)
-        at = 0
-        out: list[tuple[str, int | None]] = []
-        for text in texts[:-1]:
-            at += len(text)
-            token = next(t for t in sorted(self._control, key=len, reverse=True) if control.startswith(t, at))
-            at += len(token)
-            out.append((text, self._control[token]))
-        return [*out, (texts[-1], None)] if texts[-1] else out
+    def _tokens_in(self, control: str) -> Iterator[tuple[str, str]]:
+        """Control text as (text before a control token, the token); the token behind the last text is empty.
+
+        White space goes that a token takes with it (`lstrip`).
+        """
+        parts = [*self._split(control), ""]
+        for text, token in zip(parts[::2], parts[1::2], strict=True):
+            yield text.rstrip() if token in self._strips_left else text, token
 
     def _after(self, context: str, text: str) -> np.ndarray:
         """An answer's tokens behind the control text that opens it, as if both were one text where that can be."""
+        if not context and not self.chat.gap and text.startswith(" ") and self.texts.adds_blank:
+            text = f" {text}"  # else it could not be told from the tokenizer's own
         before, both = self.texts.encode(context, False), self.texts.encode(context + text, False)
         if both[: len(before)] != before:
             return np.array(self.texts.encode(text, False), np.int64)
@@ -252,7 +267,8 @@ def before_all(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[int]:
     starts = [n for n in range(len(with_special)) if with_special[n : n + len(plain)] == plain]
     usual = with_special[: starts[0]] if starts else []
     bos = tokenizer.bos_token
-    if not getattr(tokenizer, "chat_template", None) or bos is None or not isinstance(chat, ChatFormat):
+    follows = isinstance(chat, ChatFormat) and chat.follows_own
+    if not getattr(tokenizer, "chat_template", None) or bos is None or not follows:
         return usual
     try:
         messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
@@ -275,7 +291,7 @@ def _stop(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> int:
     number = tokenizer.get_vocab().get(end)
     if number is None or (len(ids) != 1 and end not in _added(tokenizer)):
         raise ValueError(
-            f"model.language.chat={chat.name}: expected {end!r}, which ends an answer, to be one token of this "
+            f"{chat.setting}: expected {end!r}, which ends an answer, to be one token of this "
             f"tokenizer, got {len(ids)} tokens. Choose a chat format whose end it knows"
         )
     return int(number)

@@ -6,8 +6,10 @@ text. Texts then stand as they are: no template trims or escapes them, and none 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -16,29 +18,35 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from dress.dialogue.chat import Piece
-from dress.dialogue.encode import DialogueEncoder
 from dress.dialogue.spans import Role, Span
 from dress.record import RecordError
 
 MARK = "\U000f5a5a{}\U000f5a5b"
 """Stands for a text while a template is rendered: private characters around a number."""
+MARKS = re.compile(MARK.format(r"\d+"))
 
 ARGUMENTS: Mapping[str, Any] = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 """What templates are told: no thinking (Qwen3), and a date that stays the same (Llama 3.1's own default)."""
 
 Structure = tuple[Role, ...]
 """Roles of a dialogue's messages in order; a condition belongs to its user message."""
+ONE: Structure = ("user", "assistant")
+TWO: Structure = (*ONE, *ONE)
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a template writes around the text of one answer: before it for the prompt, what the model writes then, the
-    token that ends it, and what follows."""
+    """What stands around the text of one answer: `opening` for the prompt, then what the model writes (control tokens
+    in `lead`, white space and words in `gap`; behind the text white space in `tail`, and the token `end`), and `after`
+    it what nobody learns. `own_end`: the template writes that token itself."""
 
     opening: str
+    lead: str
     gap: str
+    tail: str
     end: str
     after: str
+    own_end: bool
 
 
 @dataclass(frozen=True)
@@ -54,13 +62,14 @@ class TemplateChat:
     """A chat template as a chat format.
 
     Args:
-        name: for messages: where the template comes from.
+        name: `auto` for the model's own, or a file.
         tokenizer: its special tokens are what the template may write.
         template: Jinja, as transformers renders it.
         placeholder: stands for an image in the rendered text; None for a model of texts alone.
         ends: names of tokens that end an answer where the template writes none; the first is taken.
-        arguments: for the template.
+        arguments: for the template, beside `ARGUMENTS`.
         lists: whether messages are lists of parts, as templates of vision-language models want them.
+        key: the setting that names it.
 
     Raises:
         ValueError: the template drops or repeats texts, cannot be rendered, or does not end answers; all by name.
@@ -71,27 +80,39 @@ class TemplateChat:
     template: str
     placeholder: str | None = None
     ends: Sequence[str] = ()
-    arguments: Mapping[str, Any] = field(default_factory=lambda: ARGUMENTS)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     lists: bool = False
+    key: str = "model.language.chat"
 
     def __post_init__(self) -> None:
+        self.arguments = {**ARGUMENTS, **self.arguments}
+        added = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.content.strip()]
+        self._tokens = sorted(added, key=len, reverse=True)
         self._open()
-        first = self._answer(("user", "assistant"), 1)
-        self.end, self.gap, self.opening = first.end.strip(), first.gap, first.opening
-        self.adds_end = bool(self.ends) and not self._skeleton(("user", "assistant"), False).last.lstrip().startswith(
-            self.end
-        )
-        """Whether the template writes no token that ends an answer, and one of `ends` does."""
+        last, earlier = self._answer(ONE, 1), self._answer(TWO, 1)
+        self.end, self.stops, self.adds_end = last.end, (last.end, earlier.end), not last.own_end
+        self.opening, self.gap, self.tail = last.opening, last.lead + last.gap, last.tail
+        whole = self._skeleton(TWO, self.placeholder is not None)
+        self.control = (*whole.before, whole.last, self.opening, *self.stops)
         try:
-            self._skeleton(("system", "user"), False)
+            self.control += self._skeleton(("system", *TWO), False).before
             self.takes_system = True
         except RecordError:
             self.takes_system = False
-        whole = self._skeleton(("user", "assistant", "user", "assistant"), self.placeholder is not None)
-        self.control = (*whole.before, whole.last, self.opening, self.end)
         bos = self.tokenizer.bos_token
         self.takes_start = self.lists and not (bos and whole.before[0].startswith(bos))
         """Whether a processor puts before it what it puts before plain text."""
+
+    @property
+    def setting(self) -> str:
+        """Key and value in the configuration, for messages."""
+        return f"{self.key}={self.name}"
+
+    @property
+    def digest(self) -> str:
+        """Tells templates of one name apart."""
+        parts = [self.template, self.placeholder, self.end, dict(self.arguments)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def pieces(self, spans: tuple[Span, ...], image: bool) -> Iterator[Piece]:
         """See `Chat.pieces`; the image stands in the first user message, where the template puts it."""
@@ -110,30 +131,46 @@ class TemplateChat:
                 yield from self._control(before)
                 yield Piece(span.text, "text")
                 continue
-            answer = self._answer(roles, number)
+            answer, last = self._answer(roles, number), place + 1 == len(spans)
             yield from self._control(answer.opening)
-            yield Piece(answer.gap + span.text, "answer", span.weight)
-            last = place + 1 == len(spans)
-            if not (last and span.cut):
-                yield Piece(answer.end, "control", 0.0 if span.cut else span.weight)
-                if last:
-                    yield from self._control(answer.after)
+            if answer.lead:
+                yield Piece(answer.lead, "written", span.weight)
+            yield Piece(answer.gap + span.text + ("" if span.cut else answer.tail), "answer", span.weight)
+            if span.cut and not last:
+                yield Piece(answer.tail + answer.end, "control")
+            elif not span.cut:
+                yield Piece(answer.end, "written", span.weight)
+            if last and not span.cut:
+                yield from self._control(answer.after)
         if roles and roles[-1] != "assistant":
             yield from self._control(skeleton.last)
 
     def render(self, messages: Sequence[Mapping[str, Any]], open_: bool = False) -> str:
         """The template's text of messages as it stands, for comparison.
 
+        Args:
+            messages: see `message`.
+            open_: whether an answer follows.
+
         Raises:
-            jinja2.TemplateError: the template refuses them.
+            ValueError: the template refuses them; RecordError where one of them is a system message.
         """
-        text = self.tokenizer.apply_chat_template(
-            [dict(one) for one in messages],
-            chat_template=self.template,
-            tokenize=False,
-            add_generation_prompt=open_,
-            **self.arguments,
-        )
+        roles = [str(one["role"]) for one in messages]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                [dict(one) for one in messages],
+                chat_template=self.template,
+                tokenize=False,
+                add_generation_prompt=open_,
+                **self.arguments,
+            )
+        except jinja2.TemplateSyntaxError as error:
+            raise ValueError(
+                f"{self.setting}: expected a Jinja template, got a mistake in its line {error.lineno} ({error.message})"
+            ) from None
+        except Exception as error:  # a template is a program, and fails as it likes
+            kind = "lists of parts, {type: image} and {type: text, text: …}" if self.lists else "texts"
+            raise self._refused(roles, f"whose content is {kind}", f"{type(error).__name__}: {error}") from None
         return str(text)
 
     def message(self, role: str, text: str, image: bool = False) -> dict[str, Any]:
@@ -171,115 +208,60 @@ class TemplateChat:
             self.message(role, mark, number == shown)
             for number, (role, mark) in enumerate(zip(roles, marks, strict=True))
         ]
-        try:
-            text = self.render(messages, open_=bool(roles) and roles[-1] != "assistant")
-        except jinja2.TemplateError as error:
-            raise self._refused(roles, str(error)) from None
-        parts = re.split("|".join(map(re.escape, marks)), text)
-        order = re.findall("|".join(map(re.escape, marks)), text)
-        if order != marks:
-            raise self._refused(roles, "it drops, repeats or changes their texts")
-        if self.placeholder and text.count(self.placeholder) != int(image):
-            raise ValueError(
-                f"model.chat={self.name}: expected {int(image)} {self.placeholder!r} in a dialogue "
-                f"{'with' if image else 'without'} an image, got {text.count(self.placeholder)}"
-            )
-        if self.placeholder and image and self.placeholder not in parts[shown]:
-            raise ValueError(
-                f"model.chat={self.name}: expected the image before the text of its message, got it behind"
-            )
+        text = self.render(messages, open_=bool(roles) and roles[-1] != "assistant")
+        for role, mark in zip(roles, marks, strict=True):
+            if text.count(mark) != 1:
+                raise self._refused(
+                    roles, "with each text once", f"it writes a text of the {role} {text.count(mark)} times"
+                )
+        if MARKS.findall(text) != marks:
+            raise self._refused(roles, "in their order", "it changes that")
+        parts = MARKS.split(text)
+        if self.placeholder:
+            self._check_image(text, parts[shown] if image else "", image)
         return _Skeleton(tuple(parts[:-1]), parts[-1])
 
-    def _refused(self, roles: Structure, why: str) -> ValueError:
-        text = f"model.chat={self.name}: this template takes no dialogue of {', '.join(roles)} ({why:.200})"
+    def _check_image(self, text: str, before: str, image: bool) -> None:
+        """Raises ValueError: the image is not written once, before the text of its message, or without one."""
+        assert self.placeholder is not None
+        if text.count(self.placeholder) != int(image):
+            raise ValueError(
+                f"{self.setting}: expected {int(image)} {self.placeholder!r} in a dialogue "
+                f"{'with' if image else 'without'} an image, got {text.count(self.placeholder)}. "
+                f"Choose a template of this model's family"
+            )
+        if image and self.placeholder not in before:
+            raise ValueError(
+                f"{self.setting}: expected the image before the text of its message, got it behind. "
+                f"Choose a template that writes images first"
+            )
+
+    def _refused(self, roles: Sequence[str], expected: str, got: str) -> ValueError:
+        text = f"{self.setting}: expected a template for messages of {', '.join(roles)} {expected}, got: {got:.200}"
         if "system" in roles:
             return RecordError(f"{text}. Choose another template, or set the dialogue's `system` to null")
-        return ValueError(text)
+        return ValueError(f"{text}. Choose another template")
 
     def _around(self, roles: Structure, number: int) -> _Answer:
         """What stands around the answer that message `number` is."""
         whole = self._skeleton(roles, False)
-        before = whole.before[number]
-        after = whole.before[number + 1] if number + 1 < len(roles) else whole.last
+        last = number + 1 == len(roles)
+        before, after = whole.before[number], whole.last if last else whole.before[number + 1]
         opening = self._skeleton(roles[:number], False).last
         if before.startswith(opening):
-            gap = before[len(opening) :]
-        else:  # a template that writes answers of earlier turns in another way (Qwen3)
-            opening, gap = before, ""
-        end, after = self._split_end(after)
-        return _Answer(opening, gap, end, after)
-
-    def _split_end(self, after: str) -> tuple[str, str]:
-        """The control text behind an answer as the token that ends it, and the rest."""
+            written = before[len(opening) :]
+        else:  # a template that writes answers otherwise once they are over (Qwen3): the last one follows its prompt
+            opening, written = opening if last else before, ""
+        split = max((written.rfind(token) + len(token) for token in self._tokens if token in written), default=0)
+        lead, gap = written[:split], written[split:]
         stripped = after.lstrip()
-        for token in sorted(_tokens(self.tokenizer), key=len, reverse=True):
-            if stripped.startswith(token):
-                size = len(after) - len(stripped) + len(token)
-                return after[:size], after[size:]
+        end = next((token for token in self._tokens if stripped.startswith(token)), None)
+        if end is not None:
+            tail = after[: len(after) - len(stripped)]
+            return _Answer(opening, lead, gap, tail, end, stripped[len(end) :], True)
         if not self.ends:
             raise ValueError(
-                f"model.chat={self.name}: expected a token that ends answers, in the template or as eos_token_id in "
-                f"generation_config.json, got none"
+                f"{self.setting}: expected a token that ends answers, in the template or as eos_token_id in "
+                f"generation_config.json, got none. Write one behind the answers"
             )
-        return self.ends[0], after
-
-
-def _tokens(tokenizer: PreTrainedTokenizerBase) -> Collection[str]:
-    """Added tokens that say something."""
-    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
-
-
-PROBES = (
-    ("What is in the top left?", "Is it kind?", "A red circle, I think."),
-    ("Describe  the picture.\nNow!", "Feedback: it's 100% right (4/4).", "Two: 1) a cat; 2) a dog…"),
-    ("Why?", "Now.", "\nA list:\n- one"),
-)
-"""Texts of a dialogue (question, condition, answer) that tokenizers are tried with."""
-
-
-def check_template(encoder: DialogueEncoder, chat: TemplateChat) -> bool:
-    """Compare pieces with the template rendered on whole dialogues, and their tokens with those of the whole text.
-
-    Returns:
-        Whether prompt and answer are one token somewhere: the two are then tokenised apart, as generation meets them.
-
-    Raises:
-        ValueError: the template treats texts of its own accord, or the tokenizer merges tokens elsewhere.
-    """
-    apart = False
-    for user, condition, answer in PROBES:
-        spans = [Span("user", user), Span("condition", condition), Span("assistant", answer, 1.0)]
-        spans += [Span("user", condition), Span("assistant", user, 1.0)]
-        prompt = _text(chat, spans[:-1])
-        messages = [
-            chat.message("user", f"{user} {condition}"), chat.message("assistant", answer),
-            chat.message("user", condition),
-        ]  # fmt: skip
-        own, ours = chat.render(messages, open_=True), prompt.replace(chat.end, "") if chat.adds_end else prompt
-        if "".join(own.split()) != "".join(ours.split()):  # white space around texts may be trimmed: ours stays
-            raise ValueError(f"model.chat={chat.name}: expected the template to write {ours!r:.300}, got {own!r:.300}")
-        for part in (spans[:2], spans[:4], spans):
-            whole = encoder.tokenizer.encode(_text(chat, part), add_special_tokens=False)
-            if encoder.prompt(part, None).ids[len(encoder.before) :].tolist() == whole:
-                continue
-            if len(part) == 2 or not _merges_answers(encoder, chat, part):
-                raise ValueError(
-                    f"model.chat={chat.name}: this tokenizer merges tokens across message borders (probe {user!r}): "
-                    f"loss masks would be wrong. Choose another template"
-                )
-            apart = True
-    return apart
-
-
-def _text(chat: TemplateChat, spans: Sequence[Span]) -> str:
-    return "".join(piece.text for piece in chat.pieces(tuple(spans), False))
-
-
-def _merges_answers(encoder: DialogueEncoder, chat: TemplateChat, spans: Sequence[Span]) -> bool:
-    """Whether a token of the whole text begins before an answer and ends in it."""
-    text, starts = "", list[int]()
-    for piece in chat.pieces(tuple(spans), False):
-        starts += [len(text)] if piece.kind == "answer" else []
-        text += piece.text
-    offsets = encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    return any(begin < start < end for start in starts for begin, end in offsets)
+        return _Answer(opening, lead, gap, "", self.ends[0], after, False)

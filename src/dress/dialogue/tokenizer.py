@@ -74,7 +74,7 @@ def check_cuts(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> None:
         ours = encoder.prompt(spans, None).ids[len(encoder.before) :].tolist()
         if ours != tokenizer.encode(text, add_special_tokens=False):
             raise ValueError(
-                f"model.language.chat={chat.name}: this tokenizer merges tokens across message borders "
+                f"{chat.setting}: this tokenizer merges tokens across message borders "
                 f"(probe {user!r}): loss masks would be wrong. Choose another chat format"
             )
     _check_template(tokenizer, chat)
@@ -93,14 +93,14 @@ def check_texts(encoder: DialogueEncoder, special: Collection[str] = ()) -> None
         ids = {*encoder.texts.encode(f"a {control}{control} b", first=False)} - {tokenizer.unk_token_id}
         if ids & encoder.control_ids:
             raise ValueError(
-                f"model.language.chat={encoder.chat.name}: expected {control!r} in a text to be text, got the control "
+                f"{encoder.chat.setting}: expected {control!r} in a text to be text, got the control "
                 f"token: this tokenizer cannot tell them apart"
             )
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> None:
     """Raises ValueError: the tokenizer has a chat template of its own that writes a dialogue otherwise."""
-    if not getattr(tokenizer, "chat_template", None):
+    if not getattr(tokenizer, "chat_template", None) or not chat.follows_own:
         return
     for user, condition, answer in PROBES:
         spans = [Span("user", user), Span("condition", condition), Span("assistant", answer)]
@@ -115,6 +115,5 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> Non
         ours = "".join(part.text for part in chat.pieces(tuple(spans), image=False))
         if own not in (ours, f"{tokenizer.bos_token}{ours}"):
             raise ValueError(
-                f"model.language.chat={chat.name}: expected the tokenizer's own chat template, {own!r:.200}, "
-                f"got {ours!r:.200}"
+                f"{chat.setting}: expected the tokenizer's own chat template, {own!r:.200}, got {ours!r:.200}"
             )

@@ -9,7 +9,7 @@ from typing import Any
 
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome
-from dress.record import REFERENCES, Dialogue
+from dress.record import known_answers as known_answers
 
 ENOUGH = 3
 """So many people must have given an answer for it to be fully right."""
@@ -20,20 +20,6 @@ _ARTICLES = {"a", "an", "the"}
 # ROUGE's own words are runs of a-z and 0-9; other scripts have words too, and where nothing parts them, characters.
 _UNPARTED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNPARTED}]|[^\W_{_UNPARTED}]+")
-
-
-def known_answers(dialogue: Dialogue) -> tuple[str, ...]:
-    """Good answers to the first question: the references, or the answer that stands there and that nobody judged."""
-    several = dialogue.extra.get(REFERENCES)
-    if isinstance(several, list) and (texts := tuple(text for text in several if _says(text))):
-        return texts
-    first = dialogue.turns[0]
-    one = dialogue.reference if _says(dialogue.reference) else None if first.feedback else first.assistant
-    return (one,) if one is not None and _says(one) else ()
-
-
-def _says(text: Any) -> bool:
-    return isinstance(text, str) and not (text == "" or text.isspace())
 
 
 def facts(answer: str, known: Sequence[str]) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from dress import config
+from dress.config.targets import PROJECTOR, build
 from dress.data.images import upright_size
 from dress.dialogue.chat import FORMATS, Chat
 from dress.dialogue.encode import DialogueEncoder
@@ -23,6 +25,7 @@ from dress.model.building import own_tokenizer
 from dress.model.chats import hf_chat, language_chat, own_format
 from dress.model.hf import layout_reader
 from dress.model.hf_pictures import HFReader
+from dress.model.towers import folder_tokens
 from dress.record import Dialogue, Record, RecordError
 
 KINDS = ("caption", "question", "answer", "critique", "refinement", "dialogue")
@@ -176,19 +179,33 @@ def open_scale(name: str, model: config.Model, tokenizer: str | None, data: Data
     if isinstance(model, config.HFModel):
         reader = layout_reader(model)
         return Scale(name, opened, hf_chat(model, reader.processor), None, limit, origin, reader)
-    return Scale(name, opened, language_chat(model.language, opened), image_tokens(model.vision), limit, origin)
+    return Scale(name, opened, language_chat(model.language, opened), image_tokens(model), limit, origin)
 
 
-def image_tokens(vision: config.Vision) -> int | None:
-    """Patches per image, None where the settings do not say."""
+def image_tokens(model: config.ComposedModel) -> int | None:
+    """Tokens per image as the projector gives them, None where the settings do not say."""
+    tokens = _encoder_tokens(model.vision)
+    if tokens is None:
+        return None
+    projector = build(model.projector, "model.projector", PROJECTOR, 8, 8)  # widths do not matter here
+    with torch.no_grad():
+        return int(projector(torch.zeros(1, tokens, 8)).shape[1])
+
+
+def _encoder_tokens(vision: config.Vision) -> int | None:
     if vision.vit is not None:
         return (vision.vit.image_size // vision.vit.patch_size) ** 2
+    if vision.folder is not None:
+        return folder_tokens(vision)
+    if vision.name is None:
+        return None
     import open_clip  # here: it takes seconds
 
-    config = (open_clip.get_model_config(vision.name) or {}).get("vision_cfg", {})
-    if not isinstance(config.get("patch_size"), int) or not isinstance(config.get("image_size"), int):
+    settings = (open_clip.get_model_config(vision.name) or {}).get("vision_cfg", {})
+    size = vision.image_size or settings.get("image_size")
+    if not isinstance(settings.get("patch_size"), int) or not isinstance(size, int):
         return None
-    return (config["image_size"] // config["patch_size"]) ** 2
+    return int(size // settings["patch_size"]) ** 2
 
 
 def _texts(data: DataSet) -> Iterator[str]:

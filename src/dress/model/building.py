@@ -9,12 +9,14 @@ from transformers import PreTrainedTokenizerBase
 
 from dress import config
 from dress.dialogue.chat import ChatFormat
-from dress.dialogue.template import TemplateChat, check_template
+from dress.dialogue.template import TemplateChat
+from dress.dialogue.template_check import check_template
 from dress.dialogue.tokenizer import check_cuts, check_texts
 from dress.model.composed import ComposedLVLM
 from dress.model.hf import HFLVLM, check_hf, load_processor
 from dress.model.language import check_language, load_own_tokenizer
 from dress.model.lvlm import LVLM
+from dress.model.projector import check_projector
 from dress.model.vision import check_vision
 
 
@@ -28,6 +30,7 @@ def check_model(settings: config.Model) -> None:
         case config.ComposedModel():
             check_language(settings.language)
             check_vision(settings.vision)
+            check_projector(settings.projector_weights)
         case config.HFModel():
             check_hf(settings)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ def language_chat(settings: config.Language, tokenizer: PreTrainedTokenizerBase)
     """
     if settings.config is not None:
         return own_format(settings)
-    return chat_of(settings.chat, "model.language.chat", tokenizer) or TemplateChat(
-        "the tokenizer's own", tokenizer, own_template(tokenizer, "model.language.chat"), ends=end_of(tokenizer)
-    )
+    key, name = "model.language.chat", settings.chat
+    if name in FORMATS:
+        return _fitted(name, key, tokenizer)
+    template = _template(name, key, tokenizer)
+    return TemplateChat(name, tokenizer, template, ends=_eos(tokenizer), arguments=settings.template_arguments, key=key)
 
 
 def own_format(settings: config.Language) -> ChatFormat:
@@ -40,7 +43,8 @@ def own_format(settings: config.Language) -> ChatFormat:
     name = "plain" if settings.chat == "auto" else settings.chat
     if name not in FORMATS:
         raise ValueError(
-            f"model.language.chat={name}: for a tokenizer of the run's own expected one of {', '.join(FORMATS)}"
+            f"model.language.chat={name}: for a tokenizer of the run's own expected one of {', '.join(FORMATS)}."
+            f"{nearest(name, [*FORMATS])}"
         )
     return FORMATS[name]
 
@@ -56,55 +60,52 @@ def hf_chat(settings: config.HFModel, processor: Any, ends: Sequence[str] = ()) 
     Raises:
         ValueError: no such format, no template, or one that cannot be used.
     """
-    tokenizer, name = processor.tokenizer, settings.chat
-    ends = [*ends, *end_of(tokenizer)]
-    if name in FORMATS:
-        return FORMATS[name]
-    if name == "auto":
-        origin, template = "the processor's own", own_template(_templated(processor), "model.chat")
-    else:
-        chat_of(name, "model.chat", tokenizer)
-        origin, template = name, Path(name).read_text(encoding="utf-8")
-    return TemplateChat(origin, tokenizer, template, placeholder=processor.image_token, ends=ends, lists=True)
+    tokenizer, key, name = processor.tokenizer, "model.chat", settings.chat
+    if name in FORMATS:  # chosen, whatever came with it
+        return replace(_fitted(name, key, tokenizer), follows_own=False)
+    ends = [end for end in (*ends, *_eos(tokenizer)) if end in tokenizer.get_vocab()]
+    template = _template(name, key, processor if getattr(processor, "chat_template", None) else tokenizer)
+    return TemplateChat(
+        name, tokenizer, template, processor.image_token, ends, settings.template_arguments,
+        lists=True, key=key,
+    )  # fmt: skip
 
 
-def _templated(processor: Any) -> Any:
-    return processor if getattr(processor, "chat_template", None) else processor.tokenizer
+def _fitted(name: str, key: str, tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
+    """A format by name; one of plain words ends answers with the tokenizer's eos token where it lacks the format's."""
+    chat = replace(FORMATS[name], key=key)
+    if not chat.of_words or chat.end in tokenizer.get_vocab() or not tokenizer.eos_token:
+        return chat
+    return replace(chat, assistant_end=str(tokenizer.eos_token))
 
 
-def chat_of(name: str, key: str, tokenizer: PreTrainedTokenizerBase) -> Chat | None:
-    """The format that a setting names; None where it leaves it to the model.
-
-    Raises:
-        ValueError: no such format or file.
-    """
-    if name == "auto":
-        return None
-    if name in FORMATS:
-        return FORMATS[name]
-    file = Path(name)
-    if not file.is_file():
-        names = ["auto", *FORMATS]
-        raise ValueError(f"{key}={name}: expected {', '.join(names)} or a Jinja file, found none{nearest(name, names)}")
-    return TemplateChat(name, tokenizer, file.read_text(encoding="utf-8"), ends=end_of(tokenizer))
-
-
-def own_template(tokenizer: PreTrainedTokenizerBase, key: str) -> str:
-    """The template that came with a tokenizer or processor.
+def _template(name: str, key: str, owner: Any) -> str:
+    """The Jinja text of a file, or for `auto` what came with a tokenizer or processor.
 
     Raises:
-        ValueError: it has none.
+        ValueError: no such format or file, or nothing came with it.
     """
-    template = getattr(tokenizer, "chat_template", None)
-    if isinstance(template, dict):
-        template = template.get("default")
-    if not template:
+    if name == "auto":
+        template = getattr(owner, "chat_template", None)
+        template = template.get("default") if isinstance(template, dict) else template
+        if not template:
+            origin = getattr(owner, "tokenizer", owner).name_or_path
+            raise ValueError(
+                f"{key}=auto: expected a chat template with the tokenizer{f' of {origin}' if origin else ''} "
+                f"(chat_template.jinja), got none. Name one: {', '.join(FORMATS)}, or a Jinja file"
+            )
+        return str(template)
+    names = ["auto", *FORMATS]
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except OSError:
         raise ValueError(
-            f"{key}=auto: this tokenizer has no chat template. Name one: {', '.join(FORMATS)}, or a Jinja file"
-        )
-    return str(template)
+            f"{key}={name}: expected {', '.join(names)} or a Jinja file, found none.{nearest(name, names)}"
+        ) from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{key}={name}: expected a Jinja file in UTF-8, got other bytes. Save it as UTF-8") from None
 
 
-def end_of(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def _eos(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The tokenizer's end of a sequence, if it has one."""
     return [str(tokenizer.eos_token)] if tokenizer.eos_token else []

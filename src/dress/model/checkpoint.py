@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from dress import config
 from dress.base.files import read_json, write_aside, write_json
 from dress.config.consent import DAMAGED, model_of
+from dress.config.model import RANDOM
 from dress.dialogue.chat import ChatFormat
 from dress.dialogue.tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash
 from dress.model.building import make_model, own_tokenizer
@@ -69,10 +70,14 @@ def save_model(model: LVLM, settings: config.Model, folder: Path, facts: dict[st
 
 
 def _alone(settings: config.Model) -> config.Model:
-    """Without the run that the encoder was taken from: its weights are in this model's file."""
-    if isinstance(settings, config.HFModel) or not from_run(settings.vision):
+    """Without the run and the file that parts were taken from: their weights are in this model's file."""
+    if isinstance(settings, config.HFModel):
         return settings
-    return settings.model_copy(update={"vision": settings.vision.model_copy(update={"weights": None})})
+    changed: dict[str, Any] = {"projector_weights": None}
+    if from_run(settings.vision):
+        weights = None if settings.vision.folder is None else RANDOM
+        changed["vision"] = settings.vision.model_copy(update={"weights": weights})
+    return settings.model_copy(update=changed)
 
 
 def available_device() -> str:
@@ -236,6 +241,7 @@ def base_names(model: LVLM, settings: config.Model, facts: Mapping[str, Any]) ->
         ) from None
     parts = from_files(settings)
     if isinstance(settings, config.ComposedModel):
+        parts -= {"projector"}
         if from_run(settings.vision):
             parts -= {"vision"}
         if settings.lora is None:
@@ -247,7 +253,11 @@ def from_files(settings: config.Model) -> set[str]:
     """Parts of a model whose weights come from files."""
     if isinstance(settings, config.HFModel):
         return {"vision", "projector", "language"}
-    there = {"vision": settings.vision.weights is not None, "language": settings.language.config is None}
+    there = {
+        "vision": settings.vision.loaded,
+        "projector": settings.projector_weights is not None,
+        "language": settings.language.config is None,
+    }
     return {part for part, from_file in there.items() if from_file}
 
 

@@ -1,6 +1,6 @@
-"""A vision-language model composed of any OpenCLIP encoder, a projector and any causal language model.
+"""A vision-language model composed of an encoder, a projector and any causal language model.
 
-Shapes as in `model.lvlm`; D_v is the width of the encoder, V_v its tokens per image.
+Shapes as in `model.lvlm`; D_v is the width of the encoder, V_v its tokens per image, V_p those of the projector.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from dress.model.chats import language_chat
 from dress.model.language import build_language
 from dress.model.lvlm import LVLM
 from dress.model.pictures import FixedReader
+from dress.model.projector import PixelShuffle, Pooling, load_projector
 from dress.model.vision import VisionEncoder
 
 
@@ -51,6 +52,9 @@ class ComposedLVLM(LVLM):
         embeddings: Any = self.language.get_input_embeddings()
         width = int(embeddings.weight.shape[1])
         self.projector = build(settings.projector, "model.projector", PROJECTOR, self.vision.width, width)
+        if settings.projector_weights is not None:
+            load_projector(self.projector, settings.projector_weights)
+        self.image_tokens = self._probe_projector()
         self.encoder = DialogueEncoder(tokenizer, language_chat(settings.language, tokenizer), max_tokens)
         self.attention = settings.attention
         self.softcap = getattr(self.text_config, "final_logit_softcapping", None)
@@ -82,7 +86,7 @@ class ComposedLVLM(LVLM):
     def reader(self, images: str = "exact", max_aspect: float = MAX_ASPECT) -> FixedReader:
         """See `LVLM.reader`."""
         pixels = Pixels(self.vision.preprocessing, self.vision.transform, images, max_aspect)
-        return FixedReader(pixels, self.vision.num_tokens)
+        return FixedReader(pixels, self.image_tokens)
 
     def encode_images(self, images: ImageBatch) -> Tensor:
         """See `LVLM.encode_images`; `pixels` [N, 3, H, W], or stored `features` [N x V_v, D_v]."""
@@ -91,19 +95,46 @@ class ComposedLVLM(LVLM):
         return self.project(self.vision(images.inputs["pixels"].to(self.projector_weight.dtype))).flatten(0, 1)
 
     def project(self, features: Tensor) -> Tensor:
-        """The tower's features [N, V_v, D_v] to image tokens in the language model's space [N, V_v, D].
+        """The tower's features [N, V_v, D_v] to image tokens in the language model's space [N, V_p, D].
 
         Raises:
             ValueError: the projector gives another number or width of tokens.
         """
-        tokens = self.projector(features.to(self.projector_weight.dtype))
-        expected = (*features.shape[:2], self.language.get_input_embeddings().embedding_dim)
-        if tokens.shape != expected:
+        tokens: Tensor = self.projector(features.to(self.projector_weight.dtype))
+        self._check_tokens(tokens, features, self.image_tokens)
+        return tokens
+
+    def _check_tokens(self, tokens: Tensor, features: Tensor, number: int | str) -> None:
+        expected = [len(features), number, self.language.get_input_embeddings().embedding_dim]
+        if list(tokens.shape) != expected:
             raise ValueError(
-                f"model.projector: expected {list(expected)} (images, tokens, width of the language model) of features "
+                f"model.projector: expected {expected} (images, tokens, width of the language model) of features "
                 f"{list(features.shape)}, got {list(tokens.shape)}"
             )
-        return tokens
+
+    def _probe_projector(self) -> int:
+        """V_p, by the features of one image that are all zero.
+
+        Raises:
+            ValueError: it takes no such number of tokens, or gives no tokens of the language model's width.
+        """
+        height, width = size_of(self.vision.preprocessing)
+        if isinstance(self.projector, PixelShuffle | Pooling) and height != width:
+            raise ValueError(f"model.projector: expected square images for squares of tokens, got {width} x {height}")
+        if next(self.projector.parameters(), None) is None:
+            raise ValueError(f"model.projector: expected a module with weights, got {type(self.projector).__name__}")
+        weight, training = self.projector_weight, self.projector.training
+        features = torch.zeros(1, self.vision.num_tokens, self.vision.width, device=weight.device, dtype=weight.dtype)
+        self.projector.eval()  # no statistic of it is changed
+        try:
+            with torch.no_grad():
+                tokens = self.projector(features)
+        except (ValueError, RuntimeError, TypeError) as error:
+            raise ValueError(f"model.projector: refuses features {list(features.shape)} of an image: {error}") from None
+        self.projector.train(training)
+        number = tokens.shape[1] if tokens.ndim == 3 else 0
+        self._check_tokens(tokens, features, number or "1 or more")
+        return number
 
     def hidden(self, ids: Tensor, images: Tensor | None, positions: Tensor, plan: Plan | Prefill | Decoding) -> Tensor:
         """See `LVLM.hidden`."""

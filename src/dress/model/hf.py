@@ -88,7 +88,7 @@ class HFLVLM(LVLM):
         )
         self._unused = self._unreached()
         if self.network.config.model_type not in PROVED:
-            refuse_unequal(self, f"model.name={settings.name}")
+            refuse_unequal(self, self.network, self.processor, f"model.name={settings.name}")
 
     @property
     def decoder(self) -> Any:

@@ -39,6 +39,9 @@ class HFReader:
         ValueError: the processor has no image token, or does not say what stands for an image.
     """
 
+    _model: Any  # without weights, for its positions
+    _more: int | None  # tokens around an image beside those that the processor counts; -1: it does not count right
+
     def __init__(self, processor: Any, settings: Any, accepted: Sequence[str], name: str) -> None:
         self.processor, self.settings, self.accepted = processor, settings, tuple(accepted)
         self.max_aspect = MAX_ASPECT
@@ -93,10 +96,11 @@ class HFReader:
         return self._read(Image.new("RGB", size))
 
     def markers(self) -> list[str]:
-        """Control tokens that may stand around an image's tokens."""
+        """Control tokens that may stand for an image and around its tokens."""
         added = self.processor.tokenizer.added_tokens_decoder.values()
         parts = [part for part in self.blank().layout.parts if isinstance(part, str)]
-        return [one.content for one in added if one.special or any(one.content in part for part in parts)]
+        around = {one.content for one in added if one.special or any(one.content in part for part in parts)}
+        return sorted({self.placeholder, self.token, *around})
 
     def limited(self, max_aspect: float) -> HFReader:
         """The same, which refuses narrower images."""
@@ -116,9 +120,7 @@ class HFReader:
         self._open()
 
     def _open(self) -> None:
-        self._model: Any = None
-        self._more: int | None = None
-        """Tokens that stand around an image beside those that the processor counts; -1: it does not count right."""
+        self._model = self._more = None
         self._layouts = lru_cache(maxsize=SIZES)(lambda size: self.blank(size).layout)
         self._positions = lru_cache(maxsize=SIZES)(self._positions_of_grid)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,7 @@ from dress.dialogue.image import Picture
 from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.dialogue.tree import build_tree
 from dress.model.language import UNEQUAL
-
-if TYPE_CHECKING:
-    from dress.model.hf import HFLVLM
+from dress.model.lvlm import LVLM
 
 SIZE = (96, 64)
 """Width and height of the picture, in pixels."""
@@ -31,21 +29,23 @@ DIALOGUES = (
 """A chain, a branch and another question, over one picture."""
 
 
-def refuse_unequal(model: HFLVLM, where: str) -> None:
+def refuse_unequal(model: LVLM, network: Any, processor: Any, where: str) -> None:
     """Refuse a kind of model that is not proved unless a tree with an image gives the losses of its sequences.
 
     Args:
         model: just built.
+        network: of transformers, inside of it.
+        processor: of the network.
         where: names it.
 
     Raises:
         ValueError: another loss, or trees do not run through it.
     """
-    kind, training = model.network.config.model_type, model.training
+    kind, training = network.config.model_type, model.training
     model.eval()
     try:
         with torch.no_grad():
-            error = _difference(model)
+            error = difference(model, network, processor)
     except Exception as problem:  # whatever a foreign model says of arguments that it does not take
         raise ValueError(f"{where}: token trees do not run through {kind} ({problem!r:.300})") from problem
     finally:
@@ -57,7 +57,7 @@ def refuse_unequal(model: HFLVLM, where: str) -> None:
         )
 
 
-def _difference(model: HFLVLM) -> float:
+def difference(model: LVLM, network: Any, processor: Any) -> float:
     """The largest relative difference of a dialogue's loss."""
     picture = model.reader()(_noise(), where="a picture of noise")
     encoded = [
@@ -71,24 +71,23 @@ def _difference(model: HFLVLM) -> float:
     for number, one in enumerate(encoded):
         of_one = forest.phase == forest.phases.index(str(number))
         mine = float((nll[of_one].double() * forest.weight[of_one]).sum())
-        own = own_loss(model, one, picture)
+        own = _own_loss(network, processor, one, picture)
         errors.append(abs(mine - own) / abs(own))
     return max(errors)
 
 
-def own_loss(model: HFLVLM, one: EncodedDialogue, picture: Picture) -> float:
+def _own_loss(network: Any, processor: Any, one: EncodedDialogue, picture: Picture) -> float:
     """The loss of one dialogue, in nats, as the model's own class computes it."""
-    place = torch.from_numpy(one.ids == IMAGE)[None].to(model.device)
-    ids = torch.from_numpy(one.ids)[None].to(model.device)
-    dtype = model.projector_weight.dtype
+    place = torch.from_numpy(one.ids == IMAGE)[None].to(network.device)
+    ids = torch.from_numpy(one.ids)[None].to(network.device)
     inputs: dict[str, Tensor] = {
-        name: (value.to(dtype) if value.is_floating_point() else value).to(model.device)
+        name: (value.to(network.dtype) if value.is_floating_point() else value).to(network.device)
         for name, value in picture.inputs.items()
     }
-    own: Any = model.processor(images=[Image.new("RGB", SIZE)], text=model.processor.image_token)
+    own = processor(images=[Image.new("RGB", SIZE)], text=processor.image_token)
     kinds = {name: place.long() for name in ("token_type_ids", "mm_token_type_ids") if name in own}
-    logits = model.network(
-        input_ids=ids.masked_fill(place, model.network.config.image_token_id), attention_mask=torch.ones_like(ids),
+    logits = network(
+        input_ids=ids.masked_fill(place, network.config.image_token_id), attention_mask=torch.ones_like(ids),
         use_cache=False, **inputs, **kinds,
     ).logits[0, :-1]  # fmt: skip
     nll = torch.nn.functional.cross_entropy(logits.double(), ids[0, 1:].clamp(min=0), reduction="none")

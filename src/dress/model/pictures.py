@@ -46,7 +46,7 @@ class FixedReader:
 
     Attributes:
         pixels: bytes to pixels [3, H, W].
-        tokens: V.
+        tokens: V, as the projector gives them.
     """
 
     pixels: Pixels
@@ -69,5 +69,5 @@ class FixedReader:
         return self.tokens
 
     def stored(self, features: Tensor, layout: ImageLayout | None = None) -> Picture:
-        """An image whose features [V, D_v] are stored."""
-        return Picture({"features": features}, ImageLayout((len(features),)))
+        """An image whose features [V_v, D_v] are stored, as the encoder gave them."""
+        return Picture({"features": features}, ImageLayout((self.tokens,)))

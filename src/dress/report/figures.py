@@ -140,7 +140,7 @@ def cells(metrics: Figures) -> dict[str, Figures]:
 def quantities(metrics: Figures) -> list[Quantity]:
     """All that was measured, in reading order; what is measured by turn stands there once for each turn.
 
-    Where answers have references, what the judge could not tell of any cell is left out.
+    What nothing could be counted for in any cell is left out.
     """
     by_cell = list(cells(metrics).values())
     listed = list(_FIXED)
@@ -149,8 +149,6 @@ def quantities(metrics: Figures) -> list[Quantity]:
         listed += [replace(quantity, name=f"{quantity.name}, {_TURN}{turn}", turn=turn) for turn in range(turns)]
     listed.append(_REGRESSED)
     against = [one for quantity in _REFERENCES for one in _by_criterion(quantity, by_cell)]
-    if not against:
-        return listed
     counted = [q for q in listed if any(q.figure(figures).get("value") is not None for figures in by_cell)]
     return [*(q for q in counted if q.turn is None and q is not _REGRESSED), *against,
             *(q for q in counted if q.turn is not None or q is _REGRESSED)]  # fmt: skip

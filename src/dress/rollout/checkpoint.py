@@ -56,7 +56,7 @@ class CkptResponder:
         for question in questions:
             if question.dialogue.system and not chat.takes_system:
                 raise RecordError(
-                    f"{question.record.key}: system: expected none, since model.language.chat={chat.name} has no place "
+                    f"{question.record.key}: system: expected none, since {chat.setting} has no place "
                     f"for it, got {question.dialogue.system!r:.80}"
                 )
         prompts = [Prompt(tuple(prompt(one.dialogue, condition=one.condition)), one.image) for one in questions]

@@ -142,6 +142,8 @@ class LoadedModel:
             ValueError, OSError: as `answer`, or the dialogue's last turn has no answer.
         """
         before = dialogue.dialogue if isinstance(dialogue, ModelAnswer) else dialogue
+        if not isinstance(before, Dialogue):
+            raise ValueError(f"dialogue: expected what model.answer(…) returned, or a Dialogue, got {before!r:.80}")
         last = before.turns[-1]
         if last.assistant is None:
             raise ValueError("dialogue: expected an answer in its last turn, got none; ask it first: model.answer(…)")

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from dress.base.errors import ConfigError
 from dress.base.terminal import Terminal
@@ -14,6 +14,7 @@ from dress.config import check_as
 from dress.config.commands import AskCommand
 from dress.config.nearest import nearest
 from dress.config.raters import Server
+from dress.config.types import Condition
 from dress.run.overrides import parsed
 from dress.run.settings_page import listed
 
@@ -52,6 +53,11 @@ def ask(typed: Sequence[str]) -> None:
     source, picture, *questions = words
     if picture != "-" and not Path(picture).is_file():  # said before a model loads
         raise FileNotFoundError(f"{picture}: expected a picture, found no such file; - asks without one")
+    if any(not question.strip() for question in questions):
+        raise ConfigError('ask: expected a question in quotes, got an empty one: dress ask RUN PICTURE "What is here?"')
+    names = ("none",) if source.startswith(("http://", "https://")) else get_args(Condition)
+    if settings.get("condition") not in (None, *names):
+        raise ConfigError(f"condition={settings['condition']}: expected one of {', '.join(names)}")
     from dress.rollout.loading import load
 
     loading = {name: value for name, value in settings.items() if name in LOADING or name in Server.model_fields}

@@ -14,7 +14,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,7 +35,7 @@ from dress.base.run_folder import short
 from dress.base.terminal import accept_any_text, visible
 from dress.run.composing import CommandLineError, arguments, plain
 from dress.run.explaining import explain
-from dress.run.overrides import options_last, without_choice
+from dress.run.overrides import OptionError, options_last, without_choice
 from dress.run.resuming import resume_arguments
 from dress.run.secret_settings import clean_hydra_files, refuse_secrets, refuse_secrets_in_sweeps
 from dress.run.settings_page import offer_settings
@@ -107,7 +107,7 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
                 run(job)()
             except CommandLineError as error:
                 _say(str(error))
-                status = REFUSED
+                status = MISTYPED if isinstance(error, OptionError) else REFUSED
             except (HydraException, OmegaConfBaseException) as error:
                 if full_error:
                     raise
@@ -230,6 +230,9 @@ def _discard_unused() -> None:
         return
     shutil.rmtree(folder)
     for above in folder.parents:
-        if above == Path.cwd() or above.name == "logs" or any(above.iterdir()):
+        if above == Path.cwd() or any(above.iterdir()):
             return
-        above.rmdir()
+        with suppress(OSError):  # another run has begun in it
+            above.rmdir()
+        if above.name == "logs":
+            return

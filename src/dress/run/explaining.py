@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -36,8 +37,12 @@ def explain(error: Exception, config_name: str, typed: list[str]) -> str:
     """
     text = str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        options = sorted(config_files(group))
+        file = error.missing_cfg_file
+        group = next((one for one in config_groups() if file.startswith(f"{one}/")), file.rpartition("/")[0])
+        option, options = file.removeprefix(group)[1:], sorted(config_files(group))
+        if group == "data" and ("/" in option or Path(option).exists()):
+            listed = f"expected one of {', '.join(options)}"
+            return f"data={option}: {listed}. A folder of shards: data=shards data.path={option}"
         if group and options:
             listed = f" There are: {', '.join(options)}.{_CLASSES.get(group, '')}"
             return f"{group}={option}: no such option.{config.nearest(option, options)}{listed}"

@@ -22,7 +22,7 @@ FREE = (
 )
 """Mappings whose keys are free: what is given for one is all of it."""
 OPEN = (
-    r"(?:trainer|optimizer|scheduler|callbacks|logger|annotator|judge|model|server)(?:\.[\w-]+)+"
+    r"(?:trainer|optimizer|scheduler|callbacks|logger|annotator|judge|model|server|columns|rating)(?:\.[\w-]+)+"
     r"|curriculum\.stages\.[\w-]+(?:\.[\w-]+)+"
 )
 """Keys that may stand in no file; whether they are settings is known when all is composed, and checked then."""
@@ -36,6 +36,10 @@ _MAY_GO = re.compile(rf"(?:{FREE})(?:\..+)?|curriculum\.stages\.[^.]+|hydra(?:\.
 
 class CommandLineError(ValueError):
     """What was typed cannot be done; the message says what can."""
+
+
+class OptionError(CommandLineError):
+    """An option where a setting is expected: a command line that does not compose."""
 
 
 _HYDRAS = (
@@ -116,21 +120,21 @@ def refuse_options(typed: Sequence[str]) -> None:
     """Settings have no dashes.
 
     Raises:
-        CommandLineError: an option that neither Hydra nor a command knows; says what to type.
+        OptionError: an option that neither Hydra nor a command knows; says what to type.
     """
     for number, text in enumerate(typed):
         name, equals, value = text.partition("=")
         if not text.startswith("-") or name in _HYDRAS:
             continue
         if name in ("--config-name", "-cn", "--config-path", "-cp"):
-            raise CommandLineError(
+            raise OptionError(
                 f"{name}: the command's own file is always composed; choose experiment=NAME, or add a folder of files "
                 f"with --config-dir DIR"
             )
         if not equals and number + 1 < len(typed) and "=" not in typed[number + 1]:
             value = typed[number + 1]
         key = name.lstrip("-").replace("-", "_")
-        raise CommandLineError(foreign(key) or f"{name}: settings are key=value, without dashes: {key}={value or '…'}")
+        raise OptionError(foreign(key) or f"{name}: settings are key=value, without dashes: {key}={value or '…'}")
 
 
 def with_choices(typed: Sequence[str]) -> list[str]:

@@ -87,7 +87,11 @@ def _print_results(console: Console, folder: Path, metrics: dict[str, Any]) -> N
     """The table, and where everything lies."""
     from dress.report.figures import metrics_table
 
-    console.print(metrics_table(metrics))
+    table = metrics_table(metrics)
+    if table.rows or len(metrics) < 2:
+        console.print(table)
+    else:
+        console.print("Nothing could be measured: no reference, and no answer that the judge rates.", highlight=False)
     report = folder / "report.html"
     if report.exists():
         console.print(f"report: {short(report)}", highlight=False, soft_wrap=True)

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -17,7 +17,9 @@ from dress.sources.worker import size_of
 
 IMPORT_FILE, IMAGES_FILE = "import.json", "images.tsv"
 STATE, LOCK = "progress.sqlite", "lock"
-COUNTS = ("read", "used", "written", "rejected", "noted")
+COUNTS = ("read", "used", "written", "rejected", "noted", "held")
+LATER = ("noted", "held")
+"""Counts that imports of earlier versions did not write down."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class ImportResult:
     written: dict[str, int]  # records per split
     rejected: dict[str, int]  # rows per reason
     noted: dict[str, int]  # what was used and is to be known: animations
+    held: dict[str, int] = field(default_factory=dict)  # ratings and critiques of answers, references of eval
     unchanged: bool = False
     moved_to: Path | None = None  # where a foreign folder that stood at `out` is now
 
@@ -89,7 +92,7 @@ def earlier_import(out: Path, fingerprint: str, roots: tuple[Path, ...]) -> Impo
         about = read_json(out / IMPORT_FILE)
         same, files = about["fingerprint"] == fingerprint, about["files"]
         damaged = next((name for name, sha in files.items() if not _holds(out / name, sha)), None)
-        counts = {name: about[name] for name in COUNTS if name != "noted"} | {"noted": about.get("noted", {})}
+        counts = {name: about.get(name, {}) if name in LATER else about[name] for name in COUNTS}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise SourceError(f"out={out}: expected nothing or an import, got other content. {advice}") from None
     if not same:

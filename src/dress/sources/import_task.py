@@ -17,6 +17,7 @@ from dress.sources.importing import REJECTS_FILE, run_import
 from dress.sources.own_rows import OwnRows
 from dress.sources.preview import show_preview
 from dress.sources.protocol import SourceError
+from dress.sources.worker import CRITIQUES, RATINGS, REFERENCES
 
 
 def run(settings: Import, console: Console) -> ImportResult | None:
@@ -99,6 +100,8 @@ def show(result: ImportResult, console: Console) -> None:
     table.add_row("rows used", f"{result.used:,}")
     for split, number in result.written.items():
         table.add_row(f"records written: {split}", f"{number:,}")
+        if split == "eval" and number and REFERENCES in result.held:
+            table.add_row("  eval: with a reference", f"{result.held[REFERENCES]:,} of {number:,}")
     table.add_row("rows rejected", f"{sum(result.rejected.values()):,}")
     for reason, number in result.rejected.items():
         table.add_row(f"  {reason}", f"{number:,}")
@@ -113,6 +116,11 @@ def show(result: ImportResult, console: Console) -> None:
     if result.rejected:
         console.print(f"Rejected rows, each with its reason: {out}/{REJECTS_FILE}")
     console.print(f"Counts and checksums: {out}/{IMPORT_FILE}")
+    if result.written.get("eval") and result.held.get(REFERENCES) == 0:
+        console.print(
+            "No record of eval has a reference, so answers are measured only as far as a judge rates them "
+            "(judge=llm, docs/feedback.md).", highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
     if command := next_command(result):
         console.print(f"Next: {command}", highlight=False, markup=False, soft_wrap=True)  # to be copied whole
 
@@ -128,6 +136,8 @@ def next_command(result: ImportResult) -> str:
         experiment, reads = "sft_only", {"align", "eval"}
     if {"feedback", "sft"} & written:
         missing = sorted(reads - written)
-        left_out = f" 'curriculum.without=[{','.join(missing)}]'" if missing else ""
-        return f"python src/train.py experiment={experiment} data=shards data.path={result.out}{left_out}"
+        more = f" 'curriculum.without=[{','.join(missing)}]'" if missing else ""
+        if "feedback" in written and result.held.get(RATINGS) and not result.held.get(CRITIQUES):
+            more += " phases.critique.condition=rating"  # nothing else is said of the answers
+        return f"python src/train.py experiment={experiment} data=shards data.path={result.out}{more}"
     return f"python src/prepare.py task=inspect path={result.out}"

@@ -19,6 +19,8 @@ from dress.base.files import read_json, write_json
 from dress.config.tasks import Import
 from dress.data.index import Entry
 from dress.data.index_file import INDEX, write_index
+from dress.data.shards import Shards
+from dress.record import known_answers
 from dress.sources.destination import (
     COUNTS,
     IMAGES_FILE,
@@ -38,7 +40,7 @@ from dress.sources.row_files import rows_of
 from dress.sources.rows import MAX_ROW_BYTES, Row, Rows
 from dress.sources.state import State
 from dress.sources.strict_json import is_reject, parse_bytes
-from dress.sources.worker import NOTED, Input, Job
+from dress.sources.worker import CRITIQUES, HELD, NOTED, RATINGS, REFERENCES, Input, Job
 
 REJECTS_FILE, REJECT_IMAGES = "rejects.jsonl", "reject_images"
 VERSION = 3
@@ -213,14 +215,26 @@ def _report(work: _Work, files: dict[str, str]) -> dict[str, Any]:
     with (aside / IMAGES_FILE).open("w", encoding="utf-8") as file:
         file.writelines(f"{size}\t{name}\n" for name, size in state.images())
     files[IMAGES_FILE] = checksum(aside / IMAGES_FILE)
+    counts = state.counts()
     return {
         "read": state.rows(),
         "used": state.rows() - sum(reasons.values()),
         "written": {split: state.planned(split) for split in work.splits},
         "rejected": reasons,
-        "noted": {word.removeprefix(NOTED): n for word, n in state.counts().items() if word.startswith(NOTED)},
+        "noted": {word.removeprefix(NOTED): n for word, n in counts.items() if word.startswith(NOTED)},
+        "held": {RATINGS: 0, CRITIQUES: 0, REFERENCES: _with_reference(work)}
+        | {word.removeprefix(HELD): n for word, n in counts.items() if word.startswith(HELD)},
         "files": files,
     }
+
+
+def _with_reference(work: _Work) -> int:
+    """How many records of `eval` have an answer that others can be measured against."""
+    if not work.state.planned("eval"):
+        return 0
+    shards = Shards(work.aside / "eval")
+    records = (shards.record(index) for index in range(len(shards)))
+    return sum(any(map(known_answers, record.dialogues)) for record in records)
 
 
 def _write_rejects(work: _Work) -> None:

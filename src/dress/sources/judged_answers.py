@@ -86,7 +86,22 @@ def answers(cells: RowCells, mapping: RowMapping, criterion: Criterion | None, l
     texts = value if several else [value]
     plain = [None if one is None else plain_text(one, cells.name("assistant")) for one in texts]
     judged = _judged(rater, plain, several) if any(plain) else []
-    return judged + _pair(rater)
+    pair = _pair(rater)
+    if cells.has("assistant") and not judged and not pair:
+        _refuse_feedback(cells)
+    return judged + pair
+
+
+def _refuse_feedback(cells: RowCells) -> None:
+    """Raises RowError: something is said of an answer that is not there."""
+    for role in ("rating", "critique"):
+        if not _is_blank(cells.value(role)):
+            expected = f"an answer beside {cells.name(role)}"
+            raise RowError("no answer", f"{cells.name('assistant')}: expected {expected}, got none")
+
+
+def _is_blank(value: Any) -> bool:
+    return value in (None, "", []) or (isinstance(value, str) and value.isspace())
 
 
 def _is_message(value: Any) -> bool:
@@ -129,6 +144,9 @@ def _comments(rater: _Rater, texts: list[str | None], several: bool, stated: dic
         rating = original = None
         extra: dict[str, Any] = {}
         if text is None:
+            if several and not all(_is_blank(values[place]) for values in (ratings, critiques)):
+                expected = f"{number} answers, as many as are judged"
+                raise RowError("no answer", f"{cells.name('assistant')}: expected {expected}, got none as {place + 1}")
             feedback.append([])
             continue
         if ratings[place] is not None:
@@ -193,6 +211,9 @@ def _pair(rater: _Rater) -> list[Answer]:
     if tie not in (None, True, False, "", 0, 1, "0", "1", "true", "false", "True", "False"):
         raise RowError("bad field", f"{cells.name('tie')}: expected true or false, got {tie!r:.80}")
     is_tie = str(tie).lower() in ("true", "1")
+    if texts["chosen"] == texts["rejected"] and not is_tie:
+        raise RowError("no difference", f"{cells.name('chosen')}, {cells.name('rejected')}: expected two answers, one "
+                       f"better than the other; chosen and rejected are the same text")  # fmt: skip
     return [
         Answer(
             text,

@@ -15,7 +15,7 @@ from typing import Any
 
 from dress.coco.questions import questions
 from dress.config.rows import RowMapping
-from dress.record import Dialogue, ImageAnnotation, Record
+from dress.record import TOP_RATING, Dialogue, ImageAnnotation, Record, known_answers
 from dress.sources.cells import opened_json
 from dress.sources.embedded import with_images_beside
 from dress.sources.fields import plain_path
@@ -29,6 +29,7 @@ from dress.sources.scales import suggestion
 from dress.sources.strict_json import is_reject, parse_bytes
 from dress.sources.table_listing import listed_files
 from dress.sources.unpacking import UNPACK
+from dress.sources.worker import NOTED
 
 SEEN = 200
 """First rows that columns and ratings are looked up in."""
@@ -48,6 +49,7 @@ class OwnRows(Source):
     """
 
     name = "rows"
+    version = 2
 
     def __init__(self, mapping: RowMapping | None = None) -> None:
         self.mapping = RowMapping() if mapping is None else mapping
@@ -210,7 +212,18 @@ class OwnRows(Source):
     def written(self, record: Record, split: str, counts: Mapping[str, int]) -> Record:
         """See `protocol.Source.written`; an answer beside a known good one is not taught."""
         written = super().written(self.described(record), split, counts)
-        return written.model_copy(update={"dialogues": _taught(written)}) if split == "sft" else written
+        match split:
+            case "sft":
+                return written.model_copy(update={"dialogues": _taught(written)})
+            case "eval":
+                asked = [_with_reference(question, record) for question in written.dialogues]
+                return written.model_copy(update={"dialogues": asked})
+        return written
+
+    def counted(self, record: Record) -> Iterable[str]:
+        """See `protocol.Source.counted`; what lacks the picture that other rows have."""
+        if "image" in self.meaning and record.image is None:
+            yield NOTED + "rows without a picture, used as text only"
 
     def described(self, record: Record) -> Record:
         """A record of captions alone, with a description in place of dialogues."""
@@ -223,6 +236,16 @@ def _taught(record: Record) -> list[Dialogue]:
     """What has a reference of its own is no good answer itself."""
     return [d for d in record.dialogues
             if d.turns[0].assistant and d.reference is None and not any(turn.feedback for turn in d.turns)]  # fmt: skip
+
+
+def _with_reference(question: Dialogue, record: Record) -> Dialogue:
+    """A question with the best first answer to it, where nothing else is known to be good."""
+    if known_answers(question):
+        return question
+    asked = question.turns[0].user, question.system
+    firsts = [one.turns[0] for one in record.dialogues if (one.turns[0].user, one.system) == asked]
+    good = (turn.assistant for turn in firsts if turn.rating == TOP_RATING or turn.extra.get("pair") == "chosen")
+    return question.model_copy(update={"reference": next(good, None)})
 
 
 def _numbered_like(meaning: Meaning, rows: list[dict[str, Any]]) -> list[str]:

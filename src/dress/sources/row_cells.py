@@ -26,6 +26,10 @@ class RowCells:
         """The columns of a role, for messages."""
         return placed(self._meaning, role) or role
 
+    def has(self, role: str) -> bool:
+        """Whether some column stands for a role."""
+        return role in self._meaning
+
     def value(self, role: str) -> Any:
         """What the row holds for a role: one value, or of several columns a list; None where nothing stands."""
         self._roles.append(role)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -10,6 +12,15 @@ from dress.config.rows import Scale
 from dress.record import TOP_RATING, Original
 from dress.sources.protocol import RowError
 
+USUAL = (0, 1), (1, 5), (0, 5), (1, 10), (0, 10), (0, 100)
+"""Scales that ratings are often of; narrower ones first."""
+MOST = Fraction(9, 10)
+"""Share of ratings that tells a scale where others lie outside of every usual one."""
+WORDS = 12
+"""Words of a scale that a message repeats."""
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d{1,2}")
+_TYPED, _NO_TEXT = re.compile(r"[A-Za-z_][\w-]*( [\w-]+)*", re.ASCII), ("true", "false", "null", "inf", "nan")
+"""Words that can be keys on the command line, and those that stand for something else there."""
 BAD_RATING, NO_RATING = "bad rating", "empty rating"
 
 
@@ -17,6 +28,8 @@ def number_of(value: Any) -> Fraction | None:
     """A number, or a text that is one; None for all else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
+    if isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value.strip()):
+        value = value.strip().replace(",", ".")
     try:
         number = float(value)
     except (ValueError, OverflowError):
@@ -71,11 +84,33 @@ def suggestion(values: list[Any]) -> str | None:
     values = [value for value in values if value is not None and str(value).strip()]
     numbers = [number for value in values if (number := number_of(value)) is not None]
     if not numbers:
-        words = list(dict.fromkeys(str(value).strip() for value in values))[:6]
-        return f"words ({', '.join(words)}): rating={{map: {{'{words[0]}': 4, …: 1}}}}" if words else None
+        words = list(dict.fromkeys(str(value).strip() for value in values))[:WORDS]
+        return f"words ({', '.join(words)}): {_stated_words(words)}, N from 1 (worst) to 4 (best)" if words else None
     low, high = min(numbers), max(numbers)
     if low >= 1 and high <= TOP_RATING and all(number.denominator == 1 for number in numbers):
         return None
-    usual = next(((a, b) for a, b in ((0, 1), (1, 5), (0, 5), (1, 10), (0, 10), (0, 100)) if a <= low and high <= b),
-                 (float(low), float(high)))  # fmt: skip
-    return f"{float(low):g} to {float(high):g}: rating={{from: [{usual[0]:g}, {usual[1]:g}]}} (the worst, the best)"
+    worst, best = _usual(numbers)
+    outside = sum(not worst <= number <= best for number in numbers)
+    note = f"; {outside} of the first {len(numbers)} lie outside of it and become rejects" if outside else ""
+    return f"{float(low):g} to {float(high):g}: rating={{from: [{worst:g}, {best:g}]}} (the worst, the best){note}"
+
+
+def _usual(numbers: list[Fraction]) -> tuple[float, float]:
+    """The narrowest usual scale that has room for all numbers, else for most, else from the least to the greatest."""
+
+    def share(scale: tuple[int, int]) -> Fraction:
+        return Fraction(sum(scale[0] <= number <= scale[1] for number in numbers), len(numbers))
+
+    narrow = [scale for scale in USUAL if scale[1] <= 10]
+    for scales, least in ((narrow, Fraction(1)), (narrow, MOST), (USUAL, Fraction(1)), (USUAL, MOST)):
+        if found := next((scale for scale in scales if share(scale) >= least), None):
+            return found
+    return float(min(numbers)), float(max(numbers))
+
+
+def _stated_words(words: list[str]) -> str:
+    """The setting with a letter in the place of each number, to be pasted and filled in; in a file where it must be."""
+    if all(_TYPED.fullmatch(word) and word.casefold() not in _NO_TEXT for word in words):
+        return f"'rating={{map: {{{', '.join(f'{word}: N' for word in words)}}}}}'"
+    quoted = ", ".join(f"{json.dumps(word, ensure_ascii=False)}: N" for word in words)
+    return f"source=mine.yaml, a file with the line rating: {{map: {{{quoted}}}}}"

@@ -20,6 +20,10 @@ from dress.sources.rows import CUT, MAX_ROW_BYTES, Fault, Row, Rows, too_large
 from dress.sources.strict_json import parse
 
 CHUNK = 1 << 20
+HEAD = 1 << 16
+"""Bytes that tell what a file is."""
+DELIMITERS = ",;\t"
+"""Of CSV; the first where they part as many columns."""
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 # Brackets, and what stands between them: 500 strings and runs of other bytes at most, which end at a separator where
 # there is one, so that a token stays short. Last, a string that does not end in this chunk.
@@ -46,7 +50,8 @@ def text_rows(row_file: RowFile) -> Rows:
             raise SourceError(f"{path}: expected an array {row_file.array!r}, got these arrays: {there_are}")
         return partial(_read, path, partial(_values, closed=True, inside=True), offsets[row_file.array])
     if suffix in (".csv", ".tsv"):
-        delimiter = "\t" if suffix == ".tsv" else ","
+        _refuse_other_encoding(path, head)
+        delimiter = "\t" if suffix == ".tsv" else _delimiter(path, start)
         with path.open("rb") as file:
             file.seek(start)
             _, names, fault = next(_csv_lines(file, delimiter), (b"", [], None))
@@ -91,7 +96,7 @@ def _head(path: Path) -> tuple[bytes, int]:
     """A file's beginning, and where its text begins."""
     try:
         with path.open("rb") as file:
-            head = file.read(1 << 16)
+            head = file.read(HEAD)
     except OSError as error:
         raise SourceError(f"{path}: expected a file, got none ({error.strerror})") from None
     for magic, name in _COMPRESSED.items():
@@ -101,6 +106,36 @@ def _head(path: Path) -> tuple[bytes, int]:
         command = f"iconv -f UTF-16 -t UTF-8 {path.name} > converted{path.suffix}"
         raise SourceError(f"{path}: expected UTF-8, got UTF-16 or UTF-32. Convert it first: {command}")
     return head, len(_BOM) if head.startswith(_BOM) else 0
+
+
+def _refuse_other_encoding(path: Path, head: bytes) -> None:
+    """Raises SourceError: several lines hold more than ASCII, and none of them is UTF-8."""
+    lines = [line for line in head.splitlines()[: None if len(head) < HEAD else -1] if not line.isascii()]
+    if len(lines) > 1 and not any(map(_is_utf8, lines)):
+        command = f"iconv -f CP1252 -t UTF-8 {path.name} > converted{path.suffix}"
+        raise SourceError(
+            f"{path}: expected UTF-8, got another encoding (of Excel usually Windows-1252). Convert it first: {command}"
+        )
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _delimiter(path: Path, start: int) -> str:
+    """What parts the most column names in the first line: a comma, or a semicolon where Excel writes decimal commas."""
+
+    def columns(delimiter: str) -> int:
+        with path.open("rb") as file:
+            file.seek(start)
+            _, names, fault = next(_csv_lines(file, delimiter), (b"", [], None))
+        return 0 if fault else len(names)
+
+    return max(DELIMITERS, key=columns)
 
 
 def _are_lines(text: bytes) -> bool:

@@ -30,6 +30,10 @@ MAX_GROUP_BYTES = 4 * MAX_ROW_BYTES
 """Rows of one image are in memory together."""
 NOTED = "\0"
 """Before a word that counts what is to be said of an import, and no word of its records."""
+HELD = "\1"
+"""Before a word that counts what records hold that somebody can learn from, or be measured by."""
+RATINGS, CRITIQUES, REFERENCES = "ratings", "critiques", "references"
+"""What an import holds: of answers, and of records of eval."""
 ANIMATED = "animated images, of which the first frame is used"
 _PART = TypeAdapter(Part)
 
@@ -131,7 +135,7 @@ class Worker:
                     moving = self._is_animated(record.image, data, sha256)
                 record = self.job.source.finish(record)
                 folders = self._folders(record, _split(group))
-                words.update([*self.job.source.counted(record), *[NOTED + ANIMATED] * moving])
+                words.update([*self.job.source.counted(record), *[NOTED + ANIMATED] * moving, *_held(record)])
                 results.append(GroupResult(folders, size, sha256))
             except (RowError, ValidationError) as error:
                 results.append(GroupResult(_fault(error), size, sha256))
@@ -237,6 +241,15 @@ class Worker:
         if at.rejects and is_reject(value):
             return value | fault._asdict()
         return place | fault._asdict() | {"row": value}
+
+
+def _held(record: Record) -> Iterator[str]:
+    """A word for each rated, and for each criticised answer."""
+    for turn in (turn for dialogue in record.dialogues for turn in dialogue.turns if turn.assistant):
+        if turn.rating is not None:
+            yield HELD + RATINGS
+        if turn.critique and not turn.critique.isspace():
+            yield HELD + CRITIQUES
 
 
 def _split(group: Group) -> str | None:

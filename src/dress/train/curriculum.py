@@ -38,6 +38,7 @@ from dress.rollout.checkpoint import CkptResponder
 from dress.train.amounts import in_steps
 from dress.train.collect_stage import collect
 from dress.train.current_model import CurrentModel
+from dress.train.eval_data import eval_lines
 from dress.train.eval_stage import evaluate
 from dress.train.module import NotFinite, TrainingStopped
 from dress.train.parallel import share_out
@@ -46,7 +47,7 @@ from dress.train.results import Results
 from dress.train.reuse import Reuse
 from dress.train.run_data import Output, RunData, set_aside
 from dress.train.show import show_records
-from dress.train.splits import check_splits, ignored
+from dress.train.splits import check_drawn, check_places, check_splits, ignored
 from dress.train.tasks import CollectTask, EvalTask, InitialModel, Task, Tasks, TrainTask, facts, fingerprint
 from dress.train.tokenizer import run_tokenizer
 from dress.train.tools import Loggers, NoLoggers, Tools
@@ -158,7 +159,7 @@ class Curriculum:
         self.model = CurrentModel(partial(self._build, self.folder), settings.model)
         model = self.model.lvlm
         check_new_tokens(model, settings.generation.max_new_tokens)
-        tokenizer = tokenizer_hash(model.encoder.tokenizer)
+        tokenizer = tokenizer_hash(model.encoder.tokenizer) + model.encoder.chat.digest
         initial = InitialModel(settings.model, tokenizer, loaded_weights(model, settings.model), settings.seed)
         self.tasks = Tasks(settings, self.data, fingerprint(initial))
         for name, task in self.tasks.by_name.items():
@@ -172,13 +173,17 @@ class Curriculum:
     def _open_data(self) -> None:
         """The data of the run, and the settings with what only they can tell; says what lies there and is not read."""
         check_model(self.settings.model)  # before a world is drawn
+        check_drawn(self.settings)
+        check_places(self.settings)
         folder = self._data_folder()
         check_splits(self.settings, folder)
         self.data = RunData(self.settings.data, folder)
         self.settings, praised = PraiseOfData(self.settings, self.data, self.progress).resolved()
         self.settings, amounts = in_steps(self.settings, self.data)
-        for line in filter(None, (ignored(self.settings, folder), praised, *amounts)):
-            if rank() == 0:
+        if rank() > 0:
+            return
+        for line in (ignored(self.settings, folder), praised, *amounts, *eval_lines(self.settings, self.data)):
+            if line:
                 self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _build(self, folder: Path) -> LVLM:

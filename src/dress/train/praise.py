@@ -54,7 +54,10 @@ class PraiseOfData:
             none = f"no answer rated {TOP_RATING} in {what} has a critique"
             if wanted == FROM_DATA:
                 raise ValueError(f"phases.praise={FROM_DATA}: {none}. Give the words: phases.praise=…")
-            return settings, f"phases.praise: {none}, so nothing teaches what {wanted!r} means"
+            return settings, (
+                f"phases.praise: {none}, so nothing teaches what {wanted!r} means; "
+                f"phases.critique.condition=rating learns from ratings alone"
+            )
         text, number = min(critiques.items(), key=lambda pair: (-pair[1], pair[0]))
         share = f"{number:,} of {critiques.total():,} critiques of answers rated {TOP_RATING}"
         if wanted == FROM_DATA:

@@ -9,6 +9,7 @@ from dress import config
 from dress.config.stages import SPLITS
 from dress.data.cache import is_remote
 from dress.data.opening import shard_files
+from dress.worlds.registry import world_named
 
 TOKENIZER = "align", "sft", "prompts"
 """Splits whose words a tokenizer of the run's own is made from; `feedback` too where one of them is not there."""
@@ -28,7 +29,7 @@ def check_splits(settings: config.Config, folder: Path | str) -> None:
         name: missing
         for name, stage in settings.curriculum.stages.items()
         if name in settings.curriculum.order
-        and (missing := [split for split in _reads(stage) if not is_there(settings, split, folder)])
+        and (missing := [split for split in reads(stage) if not is_there(settings, split, folder)])
     }
     if not lacking:
         return
@@ -50,8 +51,60 @@ def check_splits(settings: config.Config, folder: Path | str) -> None:
             f" ({heir} then starts from the initial model, or from that of another run, whose tokenizer comes with it: "
             f"curriculum.stages.{heir}.weights=RUN:STAGE)"
         )
+    here = [
+        (split, Path.cwd() / source)
+        for missing in lacking.values()
+        for split in missing
+        if isinstance(source := getattr(settings.data, split), str)
+        and not is_remote(source)
+        and _has_shards(Path(source))
+    ]
+    mends += [f"data.{split}={place} is the one in this folder" for split, place in here]
     there = ", ".join(lying(folder)) or "no split"
     raise FileNotFoundError(f"{folder}: expected shards (*.tar) {needs}; found {there}. {'; '.join(mends)}")
+
+
+def check_drawn(settings: config.Config) -> None:
+    """Refuse stages that read splits which the run's world does not draw, before it draws anything.
+
+    Raises:
+        FileNotFoundError: names stage, split, and what takes data of one's own.
+    """
+    if settings.data.world is None:
+        return
+    drawn = set(world_named(settings.data.world).SPLITS)
+    for name in settings.curriculum.order:
+        for split in reads(settings.curriculum.stages[name]):
+            lacking = [place for place in _places(settings, split, "") if str(place) not in drawn]
+            if any(not isinstance(place, str) and not _has_shards(place) for place in lacking):
+                raise FileNotFoundError(
+                    f"experiment={settings.name}: stage {name} reads data.{split}={lacking[0]}, which "
+                    f"data={settings.data.world} does not draw ({', '.join(sorted(drawn))}). Data of your own: "
+                    f"data=shards data.path=FOLDER, which prepare made; or data.{split}=$PWD/FOLDER of shards"
+                )
+
+
+def check_places(settings: config.Config) -> None:
+    """Refuse a file where a folder of splits is expected, and a folder of splits where one of shards is.
+
+    Raises:
+        FileNotFoundError: names the setting and what is meant.
+    """
+    folder = settings.data.path
+    if settings.data.world is None and not is_remote(folder) and Path(folder).is_file():
+        raise FileNotFoundError(
+            f"data.path={folder}: expected a folder of shards, got a file. This makes one of a table: "
+            f"python src/prepare.py source=rows path={folder} out=data/mine"
+        )
+    for name in settings.curriculum.order:
+        for split in reads(settings.curriculum.stages[name]):
+            for place in _places(settings, split, folder):
+                if isinstance(place, Path) and (inside := lying(place)) and not any(place.glob("*.tar")):
+                    meant = place / (split if split in inside else inside[0])
+                    raise FileNotFoundError(
+                        f"data.{split}={place}: expected a folder of shards, got one of splits ({', '.join(inside)}). "
+                        f"Did you mean {meant}?"
+                    )
 
 
 def ignored(settings: config.Config, folder: Path | str) -> str | None:
@@ -59,13 +112,13 @@ def ignored(settings: config.Config, folder: Path | str) -> str | None:
     if settings.data.world is not None:
         return None
     stages = [settings.curriculum.stages[name] for name in settings.curriculum.order]
-    read = {split for stage in stages for split in _reads(stage)}
+    read = {split for stage in stages for split in reads(stage)}
     places = {str(place) for split in (*read, "validation") for place in _places(settings, split, folder)}
     unread = [split for split in lying(folder) if str(Path(folder, split)) not in places]
     if not unread:
         return None
     hint = ""
-    if "feedback" in unread:
+    if "feedback" in unread and "feedback" not in read:
         hint = f"; experiment=given_feedback learns from {Path(folder, 'feedback')}"
     return f"{folder} also holds {', '.join(unread)}, which no stage of {settings.name} reads{hint}"
 
@@ -100,7 +153,8 @@ def lying(folder: Path | str) -> list[str]:
     return [] if is_remote(str(folder)) else [split for split in SPLITS if _has_shards(Path(folder, split))]
 
 
-def _reads(stage: config.Stage) -> Iterator[str]:
+def reads(stage: config.Stage) -> Iterator[str]:
+    """The splits that a stage reads."""
     names = stage.data if isinstance(stage, config.TrainStage) else [stage.data]
     return (name for name in names if name in SPLITS)
 

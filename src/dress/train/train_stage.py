@@ -20,6 +20,7 @@ from dress.record import RecordError
 from dress.train.callbacks import SaveCheckpoint, ShowProgress, build_callbacks
 from dress.train.datamodule import StageData
 from dress.train.examples import Examples
+from dress.train.idle_phases import idle_phases
 from dress.train.module import DressModule, TrainingStopped, build_optimizer
 from dress.train.parallel import build_trainer
 from dress.train.run_data import REJECTS
@@ -51,8 +52,9 @@ def look_through(task: TrainTask, model: LVLM, tools: Tools) -> None:
         FileNotFoundError: the records are not there yet.
     """
     look = Supervision(task.name, task.stage, task.phases, task.data, model.encoder, model.reader())
-    for line in look.check(task.records.stream(task.seed), tools.progress):
-        tools.console.print(line, highlight=False, markup=False)
+    stream = task.records.stream(task.seed)
+    for line in dict.fromkeys([*idle_phases(look, task, stream), *look.check(stream, tools.progress)]):
+        tools.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def check_learning(task: TrainTask, devices: config.Devices) -> None:

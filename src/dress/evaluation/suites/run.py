@@ -205,6 +205,12 @@ def run(settings: RunSettings, console: Console) -> Json:
     judge = inherited("judge", settings.judge, trained)
     check_rater(judge)
     stages = evaluated_stages(trained.curriculum) or final_stages(trained.curriculum)
+    unfinished = [stage for stage in stages.values() if not (ckpt / "stages" / stage / "model.json").is_file()]
+    if unfinished:
+        raise FileNotFoundError(
+            f"ckpt={ckpt}: this run is not finished (stage {unfinished[0]}). Go on with it first: "
+            f"python src/train.py resume={ckpt}"
+        )
     texts = {label: read_facts(ckpt / "stages" / stage, "conditions")["conditions"] for label, stage in stages.items()}
     typed = {name: value for name in Eval.model_fields if (value := getattr(settings, name)) is not None}
     asked = trained.eval.model_copy(update=typed)
