@@ -20,7 +20,7 @@ from dress.model.attention import Blocks
 
 LARGE = ((1920, 1080), (1080, 1920), (2048, 2048), (3200, 800), (800, 3200))
 """Widths and heights that are tried to see how many tokens an image may have."""
-TRIED = ((70, 40), (330, 610), (1000, 80))
+TRIED = ((70, 40), (33, 61), (640, 480))
 """Widths and heights at which the processor's own count of tokens is compared with what it makes of a picture."""
 SIZES = 4096
 """Sizes of images whose tokens are remembered."""
@@ -81,8 +81,9 @@ class HFReader:
     def length(self, size: tuple[int, int]) -> int:
         """See `PictureReader`; without a picture, where the processor's own count is right for those of `TRIED`."""
         if self._more is None:
-            more = {self._size(self.layout(one)) - self._count(one) for one in TRIED}
-            self._more = more.pop() if len(more) == 1 else -1
+            counts = [self._count(one) for one in TRIED]
+            more = {self._size(self.layout(one)) - count for one, count in zip(TRIED, counts, strict=True)}
+            self._more = more.pop() if len(more) == 1 and all(counts) else -1
         return self._count(size) + self._more if self._more >= 0 else self._size(self.layout(size))
 
     def stored(self, features: Tensor, layout: ImageLayout | None) -> Picture:
