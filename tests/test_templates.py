@@ -25,8 +25,8 @@ from dress.model.hf import HFLVLM
 
 NAMES = [*TEXT_TEMPLATES, *FAMILIES]
 WORDS = [
-    "What", " is", " a red circle", ",", ".", "\n", "\n\n", "  ", " ", "12", " 7%", "é", "🙂", "\n- one", "\t", "x = (1)",
-    "USER:", " system", "日本", "…", "it's",
+    "What", " is", " a red circle", ",", ".", "\n", "\n\n", "  ", " ", "12", " 7%", "é", "🙂", "\n- one", "\t",
+    "x = (1)", "USER:", " system", "日本", "…", "it's",
 ]  # fmt: skip
 OPEN, CLOSE = "\ue000", "\ue001"
 """Stand around each text while a template is rendered: no template then trims it, and its place is seen."""
