@@ -22,6 +22,7 @@ from dress.dialogue.template_check import check_template
 from dress.dialogue.tokenizer import check_texts
 from dress.model.chats import language_chat
 from dress.model.hf import HFLVLM
+from dress.record import RecordError
 
 NAMES = [*TEXT_TEMPLATES, *FAMILIES]
 WORDS = [
@@ -192,3 +193,159 @@ def test_ids_and_weights_are_those_of_the_once_rendered_whole(name):
     assert one.encoder.stop_id == one.tokenizer.convert_tokens_to_ids(STOPS.get(name, one.tokenizer.eos_token)) or (
         name in FAMILIES and one.chat.end in FAMILIES[name].stops
     )
+
+
+def controls(one: Kind, spans: list[Span], image: bool) -> tuple[list[int], str]:
+    """Control tokens and image tokens of a dialogue in order, and all that it says."""
+    layout = one.model.reader()(png(SIZES[0]), "").layout if image else None
+    ids = one.encoder.prompt(spans, layout).ids.tolist()
+    every = one.encoder.control_ids | {IMAGE}
+    return [i for i in ids if i in every], one.encoder._decoded([i for i in ids if i != IMAGE])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_word_of_a_text_becomes_a_control_token(name):
+    one = kind(name)
+    names = [token.content for token in one.tokenizer.added_tokens_decoder.values() if token.content.strip()]
+    image = one.model is not None
+    if image:
+        names += [one.chat.placeholder, one.tokenizer.convert_ids_to_tokens(one.model.network.config.image_token_id)]
+    assert {one.tokenizer.convert_tokens_to_ids(text) for text in names} <= one.encoder.control_ids
+
+    def talk(text: str) -> list[Span]:
+        system = [Span("system", text)] if one.chat.takes_system else []
+        return [*system, Span("user", text), Span("condition", text), Span("assistant", text, 1.0), Span("user", text)]
+
+    usual = controls(one, talk("x"), image)[0]
+    joined = "".join(names)
+    for text in (*names, joined, *(f"{a}{a} {a}\n{a} b" for a in names[-8:])):
+        found, said = controls(one, talk(text), image)
+        assert found == usual, text
+        assert said.count(text) >= len(talk(text)), "each text is said as it stands"
+        dialogue = SupervisedDialogue("sft", tuple(talk(text)[:-1]), image=False)
+        encoded = one.encoder.supervised(dialogue, "", None)
+        answer = encoded.ids[encoded.weights > 0]
+        assert one.encoder.decode(answer) == text and not {*answer[:-1].tolist()} & one.encoder.control_ids
+
+
+# --- what templates may write ---------------------------------------------------------------------
+
+CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+ASK = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+
+def made(template: str, tokenizer: str = "qwen2.5", **settings: Any) -> Kind:
+    """A text model's tokenizer with another template, checked as at load."""
+    own = text_tokenizer(tokenizer)
+    chat = TemplateChat("x.jinja", own, template, ends=[own.eos_token], **settings)
+    encoder = DialogueEncoder(own, chat)
+    encoder.apart = check_template(encoder, chat)
+    return Kind(tokenizer, encoder)
+
+
+SPANS = [Span("user", "Why?"), Span("assistant", "So.", 1.0), Span("user", "And?"), Span("assistant", " It is. ", 2.0)]
+
+
+def learned(one: Kind, spans: list[Span] = SPANS) -> list[str]:
+    """The tokens that have a loss weight."""
+    encoded = one.encoder.supervised(SupervisedDialogue("sft", tuple(spans), image=False), "", None)
+    return one.tokenizer.convert_ids_to_tokens(encoded.ids[encoded.weights > 0].tolist())
+
+
+def generated(text: str) -> str:
+    return f"{{% generation %}}{text}{{% endgeneration %}}"
+
+
+@pytest.mark.parametrize(
+    ("marked", "wrong"),
+    [
+        (
+            "{% if m.role == 'assistant' %}" + generated("{{ m.content }}") + "{% else %}{{ m.content }}{% endif %}",
+            None,
+        ),
+        (generated("{{ m.content }}"), "a user's text outside of {% generation %}, got 'W' of .* inside"),
+        (
+            "{% if m.role == 'user' %}" + generated("{{ m.content }}") + "{% else %}{{ m.content }}{% endif %}",
+            "a user's text outside of {% generation %}, got 'W' of .* inside",
+        ),
+        (
+            "{% if m.role == 'assistant' %}{{ m.content[:3] }}" + generated("{{ m.content[3:] }}")
+            + "{% else %}{{ m.content }}{% endif %}",
+            "an answer inside of {% generation %}, got 'A' of .* outside. Mend",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_template_marks_as_generated_is_what_is_learned(marked, wrong):
+    template = CHATML.replace("{{ m.content }}", marked) + ASK
+    if wrong is None:
+        made(template)
+        with_opening = generated("<|im_start|>assistant\n{{ m.content }}<|im_end|>\n")
+        made(  # SmolLM3's way: control text around an answer may be marked as well
+            "{% for m in messages %}{% if m.role == 'assistant' %}" + with_opening + "{% else %}"
+            "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}" + ASK
+        )
+        return
+    with pytest.raises(ValueError, match=r"model\.language\.chat=x\.jinja: expected " + wrong):
+        made(template)
+
+
+def test_a_blank_before_the_stop_token_is_written_by_the_model_and_no_part_of_the_answer():
+    """As Llama 2 has it."""
+    template = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token }}[INST] {{ m.content }} [/INST]"
+        "{% elif m.role == 'assistant' %} {{ m.content }} {{ eos_token }}{% endif %}{% endfor %}"
+    )
+    one = made(template, "mistral")
+    assert (one.chat.gap, one.chat.tail, one.chat.takes_system) == (" ", " ", False)
+    assert not check_dialogue(one, SPANS, image=False)
+    assert learned(one, SPANS[:2])[-2:] == ["▁", "</s>"]
+    with pytest.raises(RecordError, match=r"chat=x\.jinja: .*system, user.*a text of the system 0 times"):
+        one.encoder.prompt([Span("system", "Rhyme."), SPANS[0]], None)
+
+
+def test_thoughts_are_prompted_or_written_as_the_template_is_told():
+    off = made(TEXT_TEMPLATES["qwen3"], "qwen3")
+    on = made(TEXT_TEMPLATES["qwen3"], "qwen3", arguments={"enable_thinking": True})
+    assert off.chat.opening.endswith("</think>\n\n") and off.chat.gap == "" and off.chat.digest != on.chat.digest
+    assert on.chat.opening.endswith("assistant\n") and on.chat.gap == "<think>\n\n</think>\n\n"
+    assert not {"<think>", "</think>"} & {*learned(off)}
+    for one in (off, on):
+        assert not check_dialogue(one, SPANS, image=False)
+    tokens = learned(on)
+    thoughts = tokens[tokens.index("<think>") : tokens.index("</think>")]
+    assert len(thoughts) > 1 and on.tokenizer.convert_tokens_to_string(thoughts) == "<think>\n\n", "all is learned"
+    counts = [one.tokenizer.decode(one.encoder.prompt(SPANS[:3], None).ids).count("<think>") for one in (off, on)]
+    assert counts == [1, 0], "none in earlier turns"
+
+
+def test_a_date_stays_the_same_unless_it_is_told():
+    tokenizer = text_tokenizer("llama3")
+    usual, other = (
+        language_chat(config.Language(name="x", template_arguments=more), tokenizer)
+        for more in ({}, {"date_string": "1 Apr 2030"})
+    )
+    dates = [[one for one in ("26 Jul 2024", "1 Apr 2030") if one in chat.control[0]] for chat in (usual, other)]
+    assert dates == [["26 Jul 2024"], ["1 Apr 2030"]] and usual.digest != other.digest
+
+
+@pytest.mark.parametrize("section", [config.Language(name="x"), config.HFModel(kind="hf", name="x")])
+def test_settings_without_arguments_are_written_as_before(section):
+    assert "template_arguments" not in section.model_dump()
+    told = section.model_copy(update={"template_arguments": {"enable_thinking": True}})
+    assert type(section).model_validate(told.model_dump()).template_arguments == {"enable_thinking": True}
+
+
+def test_a_model_without_a_place_for_a_system_text_names_it():
+    one = kind("gemma")
+    assert not one.chat.takes_system
+    spans = (Span("system", "Be a pirate."), *SPANS)
+    with pytest.raises(RecordError, match=r"row 3: .*chat=auto: .*system, user.*System role not supported.*null"):
+        one.encoder.supervised(SupervisedDialogue("sft", spans), "row 3", None)
+
+
+def test_an_answer_that_another_message_ends_stops_generation_too():
+    """A template whose next message is the only sign of an answer's end, as GLM's."""
+    one = made("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% endfor %}" + ASK)
+    assert one.chat.stops == ("<|im_end|>", "<|im_start|>") and one.chat.adds_end
+    assert {one.tokenizer.convert_tokens_to_ids(text) for text in one.chat.stops} == one.encoder.stops
+    assert learned(one)[-1] == "<|im_end|>" and "<|im_start|>" in learned(one)
