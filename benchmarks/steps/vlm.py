@@ -40,9 +40,9 @@ END = "<|end|>"
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'user' %}<|user|> {% if m.content is string %}{{ m.content }}{% else %}"
     "{% for c in m.content %}{% if c.type == 'image' %}IMAGE {% else %}{{ c.text }}{% endif %}{% endfor %}"
-    "{% endif %}{% else %}<|assistant|> {% generation %}{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% endif %}{% else %} <|assistant|> {% generation %}{% if m.content is string %}{{ m.content }}{% else %}"
     "{% for c in m.content %}{{ c.text }}{% endfor %}{% endif %}<|end|>{% endgeneration %}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|> {% endif %}"
+    "{% if add_generation_prompt %} <|assistant|> {% endif %}"
 )
 """Marks the answers, as TRL's `assistant_only_loss` wants it; the end of an answer is one of its targets."""
 
@@ -147,6 +147,7 @@ def _qwen2_5_vl(words: Any, sizes: Sizes, tower: Tower, scale: int) -> tuple[Any
     pixels = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16384}
     images = hf.Qwen2VLImageProcessor(patch_size=14, merge_size=2, size=pixels)
     videos = hf.Qwen2VLVideoProcessor(patch_size=14, merge_size=2, size=pixels)
+    every = max(2, tower.layers // 4)  # of 32 layers 7, 15, 23, 31, as in Qwen's own
     half = sizes.head_width // 2
     sections = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]  # 16, 24, 24 of 64, as in Qwen's own
     names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
@@ -154,7 +155,7 @@ def _qwen2_5_vl(words: Any, sizes: Sizes, tower: Tower, scale: int) -> tuple[Any
         vision_config={
             "depth": tower.layers, "hidden_size": tower.width, "intermediate_size": tower.inner,
             "num_heads": tower.heads, "out_hidden_size": sizes.width, "patch_size": 14, "window_size": 112,
-            "fullatt_block_indexes": list(range(tower.layers // 4 or 1, tower.layers, tower.layers // 4 or 1)),
+            "fullatt_block_indexes": list(range(every - 1, tower.layers, every)),
         },
         text_config=_text(words, sizes)
         | {"rope_parameters": {"rope_type": "default", "rope_theta": 100000.0, "mrope_section": sections}},
