@@ -311,8 +311,14 @@ def test_several_images_and_videos_in_messages_are_rejected_by_name(
     tmp_path: Path, parts: list[str], expected: str | None
 ) -> None:
     content = [{"type": part, "text": "What?"} if part == "text" else {"type": part} for part in parts]
-    row = {"image": "a.jpg", "messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "A."}]}
-    result = import_table(table(tmp_path / "in", row, OWN[0]), tmp_path / "out")
+    rows = [
+        {
+            "image": OWN[0]["image"],
+            "messages": [{"role": "user", "content": said}, {"role": "assistant", "content": "A."}],
+        }
+        for said in (content, "What else?")
+    ]
+    result = import_table(table(tmp_path / "in", *rows), tmp_path / "out")
     assert result.rejected == ({expected: 1} if expected else {})
 
 
@@ -324,7 +330,9 @@ def test_images_in_numbered_columns_and_in_cells_of_csv_are_counted(tmp_path: Pa
     assert result.rejected == {"several images": 1}
     cells = [{"image": cell, "question": "What?", "answer": "A."} for cell in ('["a.jpg", "b.jpg"]', '["a.jpg"]')]
     file = table(tmp_path / "csv", *cells, name="r.csv")
-    assert import_table(file, tmp_path / "two", images=tmp_path / "in" / "images").rejected == {"several images": 1}
+    assert import_table(file, tmp_path / "two", images=str(tmp_path / "in" / "images")).rejected == {
+        "several images": 1
+    }
 
 
 def test_a_rejected_row_with_its_own_image_can_be_repaired(tmp_path: Path) -> None:
