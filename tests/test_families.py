@@ -8,6 +8,8 @@ from families import FAMILIES, SIZES, checkpoint, talk
 from family_tokenizers import TEXT_TEMPLATES, text_tokenizer
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+pytestmark = pytest.mark.slow
+
 INPUTS = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
 
 

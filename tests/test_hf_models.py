@@ -48,16 +48,12 @@ def test_loss_and_gradients_equal_those_of_separate_sequences(name, folders):
             error, where = worst(gradients(one.model, ours), expected)
             assert abs(ours.item() - own.item()) / own.item() < (1e-12 if exact else 1e-6)
             assert error < (OWN_FP32.get(name, 1e-10) if exact else FP32.get(name, 5e-6)), where
+    one.model.attention = "flex"  # FlexAttention has no backward pass on a CPU
+    with torch.no_grad():
+        assert abs(one.on_trees().item() - own.item()) / own.item() < 1e-5
 
 
-@pytest.mark.parametrize("name", ["qwen3_vl", "gemma3", "gemma4"])
-def test_flex_attention_gives_the_same_loss(name, folders):
-    one = proof(checkpoint(name, folders), torch.float32, "flex")
-    ours, own = losses(one)
-    assert abs(ours - own) / own < 1e-5
-
-
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", ["llava_next", "idefics3", "pixtral", "qwen2_5_vl", "qwen3_vl", "gemma3", "gemma4"])
 def test_answers_equal_the_models_own(name, folders):
     same, total = answers(checkpoint(name, folders), 6, 2, questions()[1::3])
     assert same == total == 12

@@ -62,6 +62,7 @@ def smoke(out: Path, *more: str) -> dict[str, dict]:
     return json.loads((out / "vlm_step.json").read_text())["cases"]
 
 
+@pytest.mark.slow
 def test_a_run_on_a_toy(tmp_path):
     [case] = smoke(tmp_path, "qwen2_5_vl", "--arms", UNSHARED).values()
     assert set(case["gate"]) == {"dress", UNSHARED, "plain HF padded"}
