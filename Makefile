@@ -13,7 +13,7 @@ export PYTHONNOUSERSITE := 1
 unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONHASHSEED PYTHONWARNINGS PYTHONSAFEPATH
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_NO_DEPS PIP_REQUIREMENT PYTEST_ADDOPTS
 
-.PHONY: help setup train test test-slow test-lowest dist lint format check constraints smollm bench bench-full bench-gpu llm-server llm-test lmms clean
+.PHONY: help setup train test test-slow test-lowest dist lint format check constraints smollm bench bench-vlm bench-full bench-gpu llm-server llm-test lmms clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -88,15 +88,20 @@ bench: setup ## Training steps against TRL and plain transformers: 30 minutes on
 	$(BENCH)
 	$(PY) benchmarks/train_step.py $(ARGS)
 
+bench-vlm: setup ## The same on LLaVA, SmolVLM and Qwen2.5-VL shapes: 24 minutes
+	$(BENCH)
+	$(PY) benchmarks/train_step.py --model llava smolvlm qwen2_5_vl --minutes 24 $(ARGS)
+
 bench-full: setup ## The same with everything: hours
 	$(BENCH)
 	$(PY) benchmarks/train_step.py --full $(ARGS)
 
-bench-gpu: setup ## Training steps on CUDA: 360M and 1.5B in full, 7B with LoRA
+bench-gpu: setup ## Training steps on CUDA: 360M and 1.5B in full, 7B with LoRA; VLMs
 	@$(PY) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else \
 	  "make bench-gpu: expected a CUDA device, found none; nothing was measured")'
 	$(BENCH)
 	$(PY) benchmarks/train_step.py --gpu $(ARGS)
+	$(PY) benchmarks/train_step.py --gpu --model llava smolvlm qwen2_5_vl --minutes 60
 
 # A real LLM for the tests, in a venv of its own: nothing of it may collide with constraints.txt.
 LLM := .venv-llm/bin/python

@@ -37,7 +37,7 @@ import webdataset  # noqa: E402
 from PIL import Image  # noqa: E402
 from safetensors.torch import load  # noqa: E402
 
-from dress.data.features import encode  # noqa: E402
+from dress.data.features import StoredImage, encode  # noqa: E402
 from dress.data.index import FEATURES  # noqa: E402
 from dress.data.pixels import Pixels, decode  # noqa: E402
 from dress.data.shards import Shards, write_shards  # noqa: E402
@@ -152,7 +152,9 @@ def tuple_arms(folder: Path, with_litdata: bool) -> dict[str, Arm | str]:
 
 def digest(key: str, features: Any) -> tuple[str, str]:
     """A sample, however its features came."""
-    if not isinstance(features, torch.Tensor):
+    if isinstance(features, StoredImage):
+        features = features.features
+    elif not isinstance(features, torch.Tensor):
         features = load(bytes(features))["features"]
     data = features.contiguous().view(torch.int16).numpy().tobytes()
     return key, hashlib.sha256(data).hexdigest()

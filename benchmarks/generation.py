@@ -38,11 +38,14 @@ from tokenizers import AddedToken  # noqa: E402
 from dress import config  # noqa: E402
 from dress.kernels.precision import cpu_multiplies_bf16  # noqa: E402
 from dress.dialogue.chat import FORMATS  # noqa: E402
+from dress.dialogue.batch import image_batches  # noqa: E402
+from dress.dialogue.encode import IMAGE  # noqa: E402
+from dress.dialogue.image import Picture  # noqa: E402
 from dress.dialogue.spans import Span  # noqa: E402
 from dress.dialogue.tokenizer import train_tokenizer  # noqa: E402
 from dress.kernels import packed  # noqa: E402
 from dress.model import session  # noqa: E402
-from dress.model.lvlm import LVLM  # noqa: E402
+from dress.model.composed import ComposedLVLM  # noqa: E402
 from dress.model.session import SamplingParams, ImageTokens, Prompt, Session  # noqa: E402
 
 SMOLLM2_135M = {
@@ -57,21 +60,28 @@ ADVICE = "There is no green cross in the picture. You forgot the blue square in 
 Arm = Callable[[], list[list[int]]]
 
 
-def build(shape: dict[str, Any], side: int) -> LVLM:
+def build(shape: dict[str, Any], side: int) -> ComposedLVLM:
     """A model of random weights, whose image has `side` squared tokens."""
     chat = FORMATS["plain"]
     tokenizer = train_tokenizer([QUESTION, ADVICE] * 3, 400, chat)
     tokenizer.add_tokens([AddedToken(f"<{i}>") for i in range(shape["vocab_size"] - len(tokenizer))])
     vision = config.Vision(vit=config.ViT(image_size=14 * side, patch_size=14, width=32, layers=1, heads=2))
-    settings = config.Model(vision=vision, language=config.Language(config=shape))
+    settings = config.ComposedModel(vision=vision, language=config.Language(config=shape))
     torch.manual_seed(0)
-    model = LVLM(settings, tokenizer, 100_000).eval()
+    model = ComposedLVLM(settings, tokenizer, 100_000).eval()
     with torch.no_grad():  # answers of full length: the stop token is never the best
         model.language.get_input_embeddings().weight[model.encoder.stop_id] = 0
     return model
 
 
-def plain(model: LVLM) -> Any:
+def pictures(model: ComposedLVLM, number: int) -> list[Picture]:
+    """Images of random pixels."""
+    size = model.vision.transform.transforms[0].size[0]
+    layout = model.reader().layout((size, size))
+    return [Picture({"pixels": pixels[None]}, layout) for pixels in torch.rand(number, 3, size, size)]
+
+
+def plain(model: ComposedLVLM) -> Any:
     """The language model with the same weights, as transformers runs it."""
     other = copy.deepcopy(model.language)
     other.set_attn_implementation("sdpa")
@@ -79,14 +89,17 @@ def plain(model: LVLM) -> Any:
     return other
 
 
-def arms(model: LVLM, n: int, tokens: int) -> dict[str, Arm]:
+def arms(model: ComposedLVLM, n: int, tokens: int) -> dict[str, Arm]:
     """Ways to draw n greedy answers to one question."""
     prompt = Prompt((Span("user", QUESTION),), 0)
-    pixels = [torch.rand(3, *2 * [model.vision.transform.transforms[0].size[0]])]
-    other, ids = plain(model), torch.tensor([model.encoder.prompt(prompt.spans, True)] * n)
+    images = pictures(model, 1)
+    other = plain(model)
+    ids = torch.from_numpy(model.encoder.prompt(prompt.spans, images[0].layout).ids).expand(n, -1)
     with torch.inference_mode():
-        features = model.encode_images(pixels[0][None]).expand(n, -1, -1)
-        embeddings = model.embed(ids, features, torch.arange(n))
+        (batch,) = image_batches(images)
+        embeddings = model.language.get_input_embeddings()(ids[:1].clamp(min=0))
+        embeddings = embeddings.masked_scatter((ids[:1] == IMAGE)[..., None], model.encode_images(batch))
+        embeddings = embeddings.expand(n, -1, -1)
 
     def theirs() -> list[list[int]]:
         with torch.inference_mode():
@@ -96,7 +109,7 @@ def arms(model: LVLM, n: int, tokens: int) -> dict[str, Arm]:
             ).tolist()  # fmt: skip
 
     def ours() -> list[list[int]]:
-        out = Session(model).answer([prompt] * n, range(n), ImageTokens(model, pixels), SamplingParams(tokens))
+        out = Session(model).answer([prompt] * n, range(n), ImageTokens(model, images), SamplingParams(tokens))
         assert out is not None
         return out
 
@@ -107,18 +120,17 @@ def arms(model: LVLM, n: int, tokens: int) -> dict[str, Arm]:
     return found
 
 
-def turns(model: LVLM, dialogues: int, tokens: int) -> dict[str, Arm]:
+def turns(model: ComposedLVLM, dialogues: int, tokens: int) -> dict[str, Arm]:
     """Ways to hold dialogues of three turns, each about an image of its own."""
-    size = model.vision.transform.transforms[0].size[0]
-    pixels = list(torch.rand(dialogues, 3, size, size))
+    images = pictures(model, dialogues)
 
     def hold(cached: bool) -> list[list[int]]:
-        live, spans = Session(model), [[Span("user", QUESTION)] for _ in pixels]
+        live, spans = Session(model), [[Span("user", QUESTION)] for _ in images]
         out: list[list[int]] = []
         for _ in range(3):
             prompts = [Prompt(tuple(messages), i) for i, messages in enumerate(spans)]
             live = live if cached else Session(model)
-            found = live.answer(prompts, range(dialogues), ImageTokens(model, pixels), SamplingParams(tokens))
+            found = live.answer(prompts, range(dialogues), ImageTokens(model, images), SamplingParams(tokens))
             assert found is not None
             for messages, answer in zip(spans, found, strict=True):
                 messages += [Span("assistant", model.encoder.decode(answer)), Span("user", ADVICE)]

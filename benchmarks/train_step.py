@@ -13,6 +13,9 @@
 3. Split: where a step's time goes. Ladder: one switch after another. Sweep: where sharing pays and where it
    loses. Traces: 20 steps of losses.
 
+`--model llava smolvlm qwen2_5_vl` measures vision-language models of transformers instead (steps/vlm_bench.py):
+ours over trees, the same model's own rows in TRL and in a plain loop; results/vlm_step.{json,md}.
+
 Results: benchmarks/results/train_step.{json,md,svg}, written after each part. `--parts sweep traces` measures
 some parts anew and keeps what the file has of the others.
 """
@@ -31,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-for folder in (HERE.parent / "src", HERE):
+for folder in (HERE.parent / "tests", HERE.parent / "src", HERE):
     sys.path.insert(0, str(folder))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
 
@@ -39,7 +42,7 @@ import dress  # noqa: E402, F401, I001 - first: sets how CPU threads wait
 import torch  # noqa: E402
 
 from dress.kernels.precision import cpu_multiplies_bf16  # noqa: E402
-from steps import gpu, ladder, packing, results, rounds, split, sweep, traces  # noqa: E402
+from steps import gpu, ladder, packing, results, rounds, split, sweep, traces, vlm, vlm_bench  # noqa: E402
 from steps.arm import ArmSpec  # noqa: E402
 from steps.arms import ARMS  # noqa: E402
 from steps.flops import SMOLLM2_135M, Sizes  # noqa: E402
@@ -326,10 +329,19 @@ def main() -> None:
                         help=f"these only, the others as measured before: {', '.join(PARTS)}")  # fmt: skip
     parser.add_argument("--shapes", nargs="+", metavar="SHAPE", choices=STD, default=list(STD),
                         help=f"of the arms' tuples, the others as measured before: {', '.join(STD)}")  # fmt: skip
+    parser.add_argument("--model", nargs="+", metavar="MODEL", choices=list(vlm_bench.SMALL),
+                        help=f"vision-language models of transformers: {', '.join(vlm_bench.SMALL)}")  # fmt: skip
+    parser.add_argument("--trained", choices=list(vlm.PARTS), default="lora",
+                        help="with --model: projector and LoRA (lora), or everything (all)")  # fmt: skip
     parser.add_argument("--minutes", type=float, default=28, help="what all parts may take (28), without --full")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="CPU threads (2)")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args()
+    if options.model:
+        chosen = {name: getattr(options, name) for name in ("trained", "minutes", "threads", "out", "smoke", "gpu")}
+        command = " ".join(["python benchmarks/train_step.py", *sys.argv[1:]])
+        run = vlm_bench.VLMBench(vlm_bench.Options(options.model, arms=options.arms, command=command, **chosen)).run
+        raise SystemExit(0 if run() else 1)
     if options.gpu:
         gpu.main(options.out)
         return

@@ -16,9 +16,12 @@ from PIL import Image
 import dress  # noqa: F401 - first: sets how CPU threads wait
 from dress import config
 from dress.data.shards import Shards, write_shards
+from dress.dialogue.batch import image_batches
 from dress.dialogue.chat import FORMATS
+from dress.dialogue.encode import IMAGE
+from dress.dialogue.image import ImageLayout, Picture
 from dress.dialogue.tokenizer import train_tokenizer
-from dress.model.lvlm import LVLM
+from dress.model.composed import ComposedLVLM
 from dress.phases import check_phases
 from dress.run.composing import compose
 from dress.worlds.shapes import generate as shapes
@@ -127,20 +130,38 @@ def tokenizer(shapes_folder: Path):
     return train_tokenizer(texts, 1024, FORMATS["plain"])
 
 
-def small_settings(chat: str = "plain", **language: object) -> config.Model:
+def small_settings(chat: str = "plain", **language: object) -> config.ComposedModel:
     """Of a model of a few thousand weights."""
     fields = {
         "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
         "tie_word_embeddings": True,
     } | language  # fmt: skip
-    return config.Model(
+    return config.ComposedModel(
         vision=config.Vision(vit=config.ViT(image_size=48, patch_size=16, width=32, layers=2, heads=2)),
         language=config.Language(config=fields, chat=chat),
     )
 
 
-def small_model(tokenizer, chat: str = "plain", **language: object) -> LVLM:
+def small_model(tokenizer, chat: str = "plain", **language: object) -> ComposedLVLM:
     """A model of `small_settings`; the same for the same arguments."""
     torch.manual_seed(0)
-    return LVLM(small_settings(chat, **language), tokenizer)
+    return ComposedLVLM(small_settings(chat, **language), tokenizer)
+
+
+LAYOUT = ImageLayout((9,))
+"""An image's tokens in a model of `small_settings`."""
+
+
+def picture(pixels: torch.Tensor, tokens: int = LAYOUT.tokens) -> Picture:
+    """Pixels [3, H, W] as a composed model takes them, by default one of `small_settings`."""
+    return Picture({"pixels": pixels[None]}, ImageLayout((tokens,)))
+
+
+def embedded(model: ComposedLVLM, ids: list[int], image: Picture | None) -> torch.Tensor:
+    """Embeddings [1, S, D] of one sequence, the image's tokens in place."""
+    row = torch.tensor([ids])
+    embeddings = model.language.get_input_embeddings()(row.clamp(min=0))
+    if image is None:
+        return embeddings
+    return embeddings.masked_scatter((row == IMAGE)[..., None], model.encode_images(*image_batches([image])))

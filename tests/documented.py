@@ -35,7 +35,8 @@ def short(command: list[str]) -> list[str]:
     python, script, *arguments = command
     assert python == "python"
     changing = {"show=config", "resume=logs/latest"} & set(arguments)
-    more = SMALL if script == "src/train.py" and not changing else []
+    small = SMALL[:1] if "model=hf" in arguments else SMALL
+    more = small if script == "src/train.py" and not changing else []
     arguments = [a.replace("../shared/data", str(PUBLIC)) for a in arguments if a != "debug=fast_dev_run"]
     return [str(ROOT / script), *arguments, *more]
 

@@ -9,8 +9,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from dress.dialogue.batch import Example, collate
-from dress.dialogue.chat import FORMATS, pieces
+from dress.dialogue.chat import FORMATS
 from dress.dialogue.encode import IMAGE, DialogueEncoder
+from dress.dialogue.image import ImageLayout
 from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.dialogue.tokenizer import (
     PROBES,
@@ -29,7 +30,7 @@ def supervised(*spans: tuple, image: bool = True) -> SupervisedDialogue:
 
 
 def test_the_answer_and_its_end_are_learned_and_nothing_else(tokenizer):
-    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=2)
+    encoder = DialogueEncoder(tokenizer, FORMATS["plain"])
     encoded = encoder.supervised(
         supervised(
             ("user", "Describe the picture."),
@@ -39,6 +40,7 @@ def test_the_answer_and_its_end_are_learned_and_nothing_else(tokenizer):
             ("assistant", "There is a cross.", 0.5),
         ),
         "here",
+        ImageLayout((2,)),
     )
     text = [("#" if i == IMAGE else tokenizer.decode([i])) for i in encoded.ids]
     assert "".join(text) == (
@@ -52,9 +54,9 @@ def test_the_answer_and_its_end_are_learned_and_nothing_else(tokenizer):
 
 def test_pad_equals_eos_and_the_end_is_still_learned(tokenizer):
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
-    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=0)
-    one = encoder.supervised(supervised(("user", "Hi."), ("assistant", "Yes.", 1.0), image=False), "")
-    two = encoder.supervised(supervised(("user", "Hi."), ("assistant", "Yes it is so.", 1.0), image=False), "")
+    encoder = DialogueEncoder(tokenizer, FORMATS["plain"])
+    one = encoder.supervised(supervised(("user", "Hi."), ("assistant", "Yes.", 1.0), image=False), "", None)
+    two = encoder.supervised(supervised(("user", "Hi."), ("assistant", "Yes it is so.", 1.0), image=False), "", None)
     step = collate([Example([build_tree([one])], None), Example([build_tree([two])], None)], 1000)
     targets = step.forests[0].target.tolist()
     assert targets.count(encoder.stop_id) == 2
@@ -62,26 +64,27 @@ def test_pad_equals_eos_and_the_end_is_still_learned(tokenizer):
 
 
 def test_nothing_to_learn_and_too_long_are_refused_by_name(tokenizer):
-    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=2, max_tokens=10)
+    encoder = DialogueEncoder(tokenizer, FORMATS["plain"], max_tokens=10)
     with pytest.raises(RecordError, match="here: phase sft: expected a supervised token"):
-        encoder.supervised(supervised(("user", "Hi."), ("assistant", "Yes.", 0.0)), "here")
+        encoder.supervised(supervised(("user", "Hi."), ("assistant", "Yes.", 0.0)), "here", ImageLayout((2,)))
     with pytest.raises(RecordError, match=r"data\.max_tokens=10"):
-        encoder.supervised(supervised(("user", "Hi."), ("assistant", "Yes. " * 20, 1.0)), "here")
+        encoder.supervised(supervised(("user", "Hi."), ("assistant", "Yes. " * 20, 1.0)), "here", ImageLayout((2,)))
 
 
 def test_a_prompt_is_the_beginning_of_what_is_trained(tokenizer):
-    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=3)
+    encoder = DialogueEncoder(tokenizer, FORMATS["plain"])
     spans = (Span("user", "Describe the picture."), Span("condition", "Feedback: Good."))
-    whole = encoder.supervised(SupervisedDialogue("critique", (*spans, Span("assistant", "A cat.", 1.0))), "")
-    prompt = encoder.prompt(spans, image=True)
-    assert prompt == whole.ids[: len(prompt)].tolist()
+    image = ImageLayout((3,))
+    whole = encoder.supervised(SupervisedDialogue("critique", (*spans, Span("assistant", "A cat.", 1.0))), "", image)
+    prompt = encoder.prompt(spans, image).ids
+    assert prompt.tolist() == whole.ids[: len(prompt)].tolist() and prompt.tolist().count(IMAGE) == 3
     assert not whole.weights[: len(prompt)].any() and whole.weights[len(prompt) :].all()
     assert encoder.decode(whole.ids[len(prompt) :]) == "A cat."
 
 
 def test_any_text_survives_the_hermetic_tokenizer(tokenizer):
     text = "Zürich 東京 🦊 <|user|> 100%"
-    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=0)
+    encoder = DialogueEncoder(tokenizer, FORMATS["plain"])
     ids = tokenizer.encode(" " + text.replace("<|user|>", "x"), add_special_tokens=False)
     assert encoder.decode(ids) == text.replace("<|user|>", "x")
 
@@ -97,7 +100,7 @@ def test_a_tokenizer_is_the_same_for_the_same_texts_and_comes_back(tokenizer, tm
 def test_a_tokenizer_that_merges_across_borders_is_refused(tokenizer):
     check_cuts(tokenizer, FORMATS["plain"])
     spans = (Span("user", PROBES[0][0]), Span("condition", PROBES[0][1]), Span("assistant", PROBES[0][2]))
-    whole = "".join(piece.text for piece in pieces(spans, FORMATS["vicuna"], image=False))
+    whole = "".join(piece.text for piece in FORMATS["vicuna"].pieces(spans, image=False))
     merging = Tokenizer(models.BPE())
     merging.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     merging.train_from_iterator([whole] * 3, trainers.BpeTrainer(vocab_size=600, show_progress=False))
@@ -106,6 +109,7 @@ def test_a_tokenizer_that_merges_across_borders_is_refused(tokenizer):
 
 
 def test_an_encoder_can_be_sent_to_a_worker(tokenizer):
-    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=1)
+    encoder = DialogueEncoder(tokenizer, FORMATS["plain"])
     copy = pickle.loads(pickle.dumps(encoder))
-    assert copy.prompt((Span("user", "Hi."),), True) == encoder.prompt((Span("user", "Hi."),), True)
+    one, two = (each.prompt((Span("user", "Hi."),), ImageLayout((1,))).ids.tolist() for each in (copy, encoder))
+    assert one == two

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import small_model
+from conftest import picture, small_model
 from rich.console import Console
 
 from dress.base.files import write_json, write_lines
@@ -37,7 +37,7 @@ def drawn(what) -> str:
 def test_an_answer_says_whether_it_was_cut(tokenizer):
     model = small_model(tokenizer)
     ask = [Prompt((Span("user", "What?"),), 0)]
-    [cut] = generate(model, ask, [torch.zeros(3, 48, 48)], SamplingParams(1), batch_size=1)
+    [cut] = generate(model, ask, [picture(torch.zeros(3, 48, 48))], SamplingParams(1), batch_size=1)
     stop = model.encoder.stop_id
     assert cut.finish_reason == ("stop" if cut == "" else "length")
     assert model.encoder.decode([5, stop]).finish_reason == "stop"
@@ -93,9 +93,9 @@ def test_a_model_without_a_place_for_a_system_text_names_the_record(tokenizer, m
 
 
 def test_a_batch_is_shown_as_it_is(tokenizer):
-    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=0)
+    encoder = DialogueEncoder(tokenizer, FORMATS["plain"])
     spans = (Span("user", "[bold]q[/bold] <|end|>"), Span("assistant", "a:\n\n  b\tc\x1b[2J", 1.0))
-    text = coloured(encoder, encoder.supervised(SupervisedDialogue("sft", spans, image=False), ""))
+    text = coloured(encoder, encoder.supervised(SupervisedDialogue("sft", spans, image=False), "", None))
     shown = drawn(text)
     assert "[bold]q[/bold]" in shown and "a:↵\n↵\n··b→" in shown and "\\u001b[2J" in shown
     styles = [str(part.style) for part in text.spans if text.plain[part.start : part.end] == "<|end|>"]

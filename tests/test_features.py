@@ -26,7 +26,6 @@ from dress.data.pixels import Pixels
 from dress.data.shards import ShardError, Shards, write_shards
 from dress.data.stream import Part, Stream
 from dress.model.checkpoint import load_model
-from dress.model.lvlm import LVLM
 from dress.model.vision import VisionEncoder
 from dress.record import RecordError
 from dress.train import feature_extraction
@@ -144,7 +143,7 @@ def test_features_go_with_the_same_records_and_images(made):
     shards = Shards(made / "fp32" / "sft")
     with torch.no_grad():
         expected = encoder(pixels(shards.image(3), "")[None])[0]
-    assert (shards.features(3) - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert (shards.features(3).features - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 def test_a_call_that_was_stopped_goes_on_and_gives_the_same_bytes(made, tmp_path):
@@ -171,11 +170,12 @@ def test_loss_is_the_same_without_encoder_and_images(made):
     losses = {}
     for name, folder in {"pixels": world, "fp32": made / "fp32", "bf16": made / "bf16", "int8": made / "int8"}.items():
         data = plain.data.model_copy(update={"features": name != "pixels"})
-        pixels = Pixels(model.vision.preprocessing, model.vision.transform, data.images)
         stream = Stream([Part("", Shards(folder / "sft"))], seed=1)
-        examples = Examples(stage.phases, plain.phases, data, model.encoder, pixels, made / "rejects")
+        reader = model.reader(data.images)
+        examples = Examples(stage.phases, plain.phases, data, model.encoder, reader, made / "rejects")
         step = StepDataset(stream, stage, examples)[0]
-        assert all((forest.features is None) == (name == "pixels") for forest in step.forests)
+        kind = "pixels" if name == "pixels" else "features"
+        assert {input_ for forest in step.forests for batch in forest.images for input_ in batch.inputs} == {kind}
         total = sum(forest.weight.sum() for forest in step.forests)
         with torch.no_grad():
             losses[name] = float(sum(model(forest, forest.weight / total)[0] for forest in step.forests))
@@ -187,10 +187,10 @@ def test_webdatasets_own_pipeline_reads_them_too(made):
     plain, (model, _) = composed("data.features=true", *FROZEN), load_model(made / "run" / "stages" / "align")
     stage = plain.curriculum.stages["sft"].model_copy(update={"records_per_step": 40})
     stream = Stream([Part("", Shards(made / "bf16" / "sft"))], seed=1)
-    examples = Examples(stage.phases, plain.phases, plain.data, model.encoder, None, made / "rejects")
+    examples = Examples(stage.phases, plain.phases, plain.data, model.encoder, model.reader(), made / "rejects")
     dataset = StepDataset(stream, stage, examples)
     theirs = next(iter(WebdatasetSteps(dataset)))
-    whole = [step.forests[0].features.double().sum() for step in (dataset[0], theirs)]
+    whole = [step.forests[0].images[0].inputs["features"].double().sum() for step in (dataset[0], theirs)]
     assert theirs.records == 40 and torch.isclose(*whole)
 
 
@@ -199,17 +199,22 @@ def test_a_curriculum_on_features_learns_the_same(made, monkeypatch):
     order = "curriculum.run=[eval]"
     short = ["phases.refinement.target=reference", "generation.max_new_tokens=8", "eval.turns=2", order]
     Curriculum(frozen(made, world, *short[:3], "curriculum.run=[sft]", run="pixels"), Console(quiet=True)).run()
-    encoded = LVLM.encode_images
+    forward = VisionEncoder.forward
     counted = []
 
     def encode_images(self, pixels):
         assert not torch.is_grad_enabled(), "the encoder ran in training"
         counted.append(len(pixels))
-        return encoded(self, pixels)
+        return forward(self, pixels)
 
-    monkeypatch.setattr(LVLM, "encode_images", encode_images)
-    monkeypatch.setattr(Pixels, "__call__", lambda *_: pytest.fail("an image was decoded in training"))
+    monkeypatch.setattr(VisionEncoder, "forward", encode_images)
     run = frozen(made, made / "fp32", *short, "data.features=true", run="stored")
+    assert run.data.images == "fast"  # how training would decode; answers are read `exact`
+    read = Pixels.__call__
+    monkeypatch.setattr(
+        Pixels, "__call__",
+        lambda self, *given: pytest.fail("an image was decoded in training") if self.fast else read(self, *given),
+    )  # fmt: skip
     metrics = Curriculum(run, Console(quiet=True)).run()
     assert counted and {"sft", "dress"} <= metrics.keys()  # collect and eval look at images
     for stage in ("align", "sft"):
@@ -252,7 +257,7 @@ def test_an_image_without_features_is_named(made, tmp_path):
     def dataset(on_damage: str) -> StepDataset:
         data = plain.data.model_copy(update={"on_damage": on_damage})
         stream = Stream([Part("", Shards(tmp_path))], seed=1)
-        examples = Examples(stage.phases, plain.phases, data, model.encoder, None, tmp_path / "rejects.jsonl")
+        examples = Examples(stage.phases, plain.phases, data, model.encoder, model.reader(), tmp_path / "rejects.jsonl")
         return StepDataset(stream, stage, examples)
 
     with pytest.raises(RecordError, match=r"sft-000000: expected stored features beside the JSON, found none"):

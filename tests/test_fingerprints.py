@@ -30,6 +30,11 @@ NAMES = re.compile(r"curriculum\.stages\.\w+\.(data|models)")
 OTHER: dict[str, Any] = {
     "name": "other", "scale": "other", "run_dir": "other", "show": "config", "resume": "other", "reuse": "other",
     "model.vision.name": {"model.vision.name": "ViT-B-32", "model.vision.vit": None}, "model.vision.weights": "openai",
+    "model.vision.folder": {"model.vision.folder": "dinov2", "model.vision.vit": None},
+    "model.vision.timm": {"model.vision.timm": "vit_tiny_patch16_224", "model.vision.vit": None},
+    "model.vision.image_size": {
+        "model.vision.image_size": 64, "model.vision.name": "ViT-B-32", "model.vision.vit": None,
+    }, "model.projector_weights": "projector.safetensors",
     "model.vision.vit.width": 256, "model.vision.vit.heads": 2, "model.projector._target_": "dress.model.projector.MLP",
     "model.vision.resize": "crop", "stage": "dress",
     "model.language.name": {"model.language.name": "gpt2", "model.language.config": None},
@@ -218,7 +223,7 @@ def test_weights_of_another_run_count_by_their_content(shapes_folder: Path, tmp_
         model = small_model(tokenizer)
         with torch.no_grad():
             next(model.parameters()).mul_(scale)
-        save_model(model, config.Model.model_validate(composed().model.model_dump()), tmp_path / name, {})
+        save_model(model, config.ComposedModel.model_validate(composed().model.model_dump()), tmp_path / name, {})
         settings = composed(f"curriculum.stages.align.weights={tmp_path / name}")
         found.append(prints(settings, RunData(settings.data, shapes_folder)))
     assert found[0] == found[1] and not found[0].items() & found[2].items()

@@ -14,7 +14,7 @@ from itertools import takewhile
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, small_model
+from conftest import LAYOUT, ROOT, embedded, picture, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sequences import MODELS
@@ -23,6 +23,7 @@ from transformers import DynamicCache
 from dress.data.shards import Shards
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.encode import IMAGE
+from dress.dialogue.image import Picture
 from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.dialogue.tokenizer import train_tokenizer
 from dress.kernels.packed import PackedWeights, packs
@@ -53,9 +54,13 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def pixels(n: int) -> list[torch.Tensor]:
+def pictures(n: int) -> list[Picture]:
     generator = torch.Generator().manual_seed(1)
-    return [torch.rand(3, 48, 48, generator=generator) for _ in range(n)]
+    return [picture(torch.rand(3, 48, 48, generator=generator)) for _ in range(n)]
+
+
+def encode(model, prompt: Prompt) -> list[int]:
+    return model.encoder.prompt(prompt.spans, None if prompt.image is None else LAYOUT).ids.tolist()
 
 
 def sharp(model):
@@ -67,20 +72,20 @@ def sharp(model):
     return model.eval()
 
 
-def plainly(model, ids: list[int], image: torch.Tensor | None):
+def plainly(model, ids: list[int], image: Picture | None):
     """Logits [S, V], keys and values by layer [S, K, d]: transformers' own masks and cache, one sequence at once."""
     cache = DynamicCache(config=model.language.config)
     with torch.no_grad():
-        features = None if image is None else model.encode_images(image[None])
-        embeddings = model.embed(torch.tensor([ids]), features, torch.tensor([0]))
-        hidden = model.language.base_model(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
+        hidden = model.language.base_model(
+            inputs_embeds=embedded(model, ids, image), past_key_values=cache, use_cache=True
+        )
         layers = [(layer.keys[0].transpose(0, 1), layer.values[0].transpose(0, 1)) for layer in cache.layers]
         return model.logits(hidden.last_hidden_state[0]), layers
 
 
 def often_ends(model) -> None:
     """Raise the stop token's logit so far that every fifth token is one."""
-    ids, logits, stop = model.encoder.prompt((Span("user", WORDS[0]),), False), model.logits, model.encoder.stop_id
+    ids, logits, stop = encode(model, Prompt((Span("user", WORDS[0]),), None)), model.logits, model.encoder.stop_id
     logits_there = plainly(model, [*ids, *range(40, 100)], None)[0]
     raised = torch.zeros(logits_there.shape[1])
     raised[stop] = (logits_there.max(-1).values - logits_there[:, stop]).quantile(0.2)
@@ -115,15 +120,16 @@ class Watched(Session):
         return out
 
 
-def check(live: Watched, prompts: Sequence[Prompt], keys, out: list[list[int]], images: list[torch.Tensor], size: int):
+def check(live: Watched, prompts: Sequence[Prompt], keys, out: list[list[int]], images: list[Picture], size: int):
     """Ids, positions, mask and logits of every row are those of its whole dialogue, read at once."""
     model, cache = live.model, live.cache
     for prompt, key, tokens in zip(prompts, keys, out, strict=True):
         image = None if prompt.image is None else images[prompt.image]
         learned = model.encoder.supervised(
-            SupervisedDialogue("sft", (*prompt.spans, Span("assistant", "A cat.", 1.0)), image is not None), "here"
-        )
-        ids = model.encoder.prompt(prompt.spans, image is not None)
+            SupervisedDialogue("sft", (*prompt.spans, Span("assistant", "A cat.", 1.0)), image is not None), "here",
+            LAYOUT,
+        )  # fmt: skip
+        ids = encode(model, prompt)
         assert ids == learned.ids[: len(ids)].tolist()
         row = live.rows[key]
         assert np.where(row.ids < 0, IMAGE, row.ids).tolist() == ids + tokens[:-1]
@@ -142,7 +148,7 @@ def check(live: Watched, prompts: Sequence[Prompt], keys, out: list[list[int]], 
 def test_every_kind_of_model_answers_as_without_a_cache(tokenizer, monkeypatch, kind, shared):
     monkeypatch.setattr(session, "SHARED_TOKENS", shared)
     model = sharp(small_model(tokenizer, **FAMILIES[kind]))
-    images, live, keys = pixels(2), Watched(model), list(range(6))
+    images, live, keys = pictures(2), Watched(model), list(range(6))
     spans = [(Span("user", word),) for word in (WORDS[0], WORDS[0], WORDS[1], WORDS[1])]
     prompts = [Prompt(s, i) for s, i in zip(spans, (0, 0, 0, 1), strict=True)]
     prompts += [Prompt((*spans[0], FEEDBACK), 0), Prompt((Span("user", "Why?"),), None)]
@@ -176,7 +182,7 @@ def test_a_dialogue_goes_on_as_training_would_read_it(tokenizers, monkeypatch, c
     """Answers that end early, are cut, empty, padded with blanks, or not what was sampled at all."""
     monkeypatch.setattr(session, "SHARED_TOKENS", shared)
     model = sharp(small_model(tokenizers[chat], chat=chat))
-    images, live, size = pixels(2), Watched(model), 6
+    images, live, size = pictures(2), Watched(model), 6
     rewritten = [lambda t: t, lambda t: t, lambda t: "", lambda t: "  " + t[:3] + "\n\n x ", lambda t: "A red cat."]
     keys = list(range(2 * len(rewritten)))
     spans: list[list[Span]] = [[Span("user", WORDS[key % 2])] for key in keys]
@@ -191,7 +197,7 @@ def test_a_dialogue_goes_on_as_training_would_read_it(tokenizers, monkeypatch, c
         check(live, prompts, keys, out, images, size)
         ends |= {len(tokens) < size for tokens in out}
         if turn:  # nothing is read again that stands unchanged
-            prompt_ids = [model.encoder.prompt(p.spans, p.image is not None) for p in prompts]
+            prompt_ids = [encode(model, prompt) for prompt in prompts]
             unchanged = sum(in_common(old, ids[:-1]) for old, ids in zip(stood, prompt_ids, strict=True))
             assert live.tokens_read - before == sum(map(len, prompt_ids)) - unchanged
         stood = [np.where(live.rows[key].ids < 0, IMAGE, live.rows[key].ids).tolist() for key in keys]
@@ -207,7 +213,7 @@ def test_any_order_of_any_rows_turn_by_turn(tokenizer, data):
     """Rows drop out, come back, change places, branch off from an image or a question, are new."""
     model = small_model(tokenizer, num_hidden_layers=1)
     often_ends(sharp(model))
-    images, live, size = pixels(2), Watched(model), data.draw(st.integers(1, 5))
+    images, live, size = pictures(2), Watched(model), data.draw(st.integers(1, 5))
     spans: dict[int, list[Span]] = {}
     for _ in range(data.draw(st.integers(2, 4))):
         keys = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=6, unique=True))
@@ -225,19 +231,19 @@ def test_any_order_of_any_rows_turn_by_turn(tokenizer, data):
 
 def test_what_is_shared_is_read_once(tokenizer):
     model = small_model(tokenizer)
-    images, encode = ImageTokens(model, pixels(1)), model.encoder.prompt
+    images = ImageTokens(model, pictures(1))
     one = Prompt((Span("user", WORDS[0]),), 0)
     conditioned = Prompt((*one.spans, FEEDBACK), 0)
     other = Prompt((Span("user", WORDS[1]),), 0)
     branches = Session(model)
     branches.answer([one] * 4, range(4), images, SamplingParams(2, 1.0))
-    assert branches.tokens_read == len(encode(one.spans, True))
+    assert branches.tokens_read == len(encode(model, one))
     live = Session(model)
     live.answer([one, conditioned, other], range(3), images, SamplingParams(2))
-    question, image = len(encode(one.spans, True)), model.encoder.image_tokens
+    question, image = len(encode(model, one)), LAYOUT.tokens
     assert (
         live.tokens_read
-        <= question + len(encode(conditioned.spans, True)) - question + 1 + len(encode(other.spans, True)) - image
+        <= question + len(encode(model, conditioned)) - question + 1 + len(encode(model, other)) - image
     )
 
 
@@ -296,12 +302,12 @@ def test_a_conversation_is_the_same_however_it_is_held(tokenizer, samples, monke
 def test_samples_depend_on_prompt_and_seed_alone(tokenizer):
     model = sharp(small_model(tokenizer))
     prompts = [Prompt((Span("user", WORDS[i % 2]),), i % 3 if i % 3 < 2 else None) for i in range(9)]
-    one = generate(model, prompts, pixels(2), SamplingParams(6, 1.0, seed=1), batch_size=9)
-    assert generate(model, prompts, pixels(2), SamplingParams(6, 1.0, seed=1), batch_size=2) == one
-    assert generate(model, prompts, pixels(2), SamplingParams(6, 1.0, seed=2), batch_size=9) != one
-    drawn = generate(model, [prompts[0]] * 40, pixels(2), SamplingParams(6, 1.0, seed=range(40)), batch_size=40)
+    one = generate(model, prompts, pictures(2), SamplingParams(6, 1.0, seed=1), batch_size=9)
+    assert generate(model, prompts, pictures(2), SamplingParams(6, 1.0, seed=1), batch_size=2) == one
+    assert generate(model, prompts, pictures(2), SamplingParams(6, 1.0, seed=2), batch_size=9) != one
+    drawn = generate(model, [prompts[0]] * 40, pictures(2), SamplingParams(6, 1.0, seed=range(40)), batch_size=40)
     assert len(set(drawn)) > 20
-    again = generate(model, [prompts[0]] * 3, pixels(2), SamplingParams(6, 1.0, seed=[7, 3, 7]), batch_size=2)
+    again = generate(model, [prompts[0]] * 3, pictures(2), SamplingParams(6, 1.0, seed=[7, 3, 7]), batch_size=2)
     assert again == [drawn[7], drawn[3], drawn[7]]
 
 
@@ -354,7 +360,7 @@ def test_without_avx512_bf16_is_not_packed_and_not_chosen():
 
 def test_a_session_that_broke_off_is_read_anew(tokenizer, monkeypatch):
     model = sharp(small_model(tokenizer))
-    images, live = pixels(1), Watched(model)
+    images, live = pictures(1), Watched(model)
     prompts = [Prompt((Span("user", WORDS[0]),), 0), Prompt((Span("user", WORDS[1]),), 0)]
     live.answer(prompts, [0, 1], ImageTokens(model, images), SamplingParams(3))
     attend = Prefill.attend

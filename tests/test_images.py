@@ -26,7 +26,7 @@ PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
 def both(**settings) -> tuple[Pixels, Pixels]:
     """(fast, exact) for OpenCLIP's preprocessing with these settings."""
     wanted = open_clip.transform.PreprocessCfg(**settings)
-    transform = _transform(wanted)
+    transform = _transform(wanted, {})
     fast, exact = (Pixels(vars(wanted), transform, mode) for mode in ("fast", "exact"))
     return fast, exact
 
@@ -253,7 +253,7 @@ def test_padding_is_openclips_own():
     theirs = open_clip.transform.image_transform_v2(wanted, is_train=False)
     for size in ((100, 31), (33, 90), (48, 48)):
         image = open_image(photo(kind="PNG", size=size), "")
-        assert torch.equal(_transform(wanted)(image), theirs(image)), size
+        assert torch.equal(_transform(wanted, {})(image), theirs(image)), size
     wanted.size = 48
     for pixels in both(**vars(wanted)):
         assert pixels(saved(Image.new("RGB", (200, 1), RED)), "").shape == (3, 48, 48), "one row at least"

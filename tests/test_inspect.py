@@ -24,7 +24,9 @@ from rich.console import Console
 from dress.base.files import read_json, read_lines
 from dress.config import ConfigError
 from dress.data.shards import Sample, write_shards
+from dress.dialogue.chat import FORMATS
 from dress.dialogue.encode import DialogueEncoder
+from dress.dialogue.image import ImageLayout
 from dress.dialogue.spans import Span
 from dress.dialogue.tokenizer import save_tokenizer
 from dress.inspection.inspecting import Inspection
@@ -124,11 +126,11 @@ def test_lengths_are_those_that_training_counts(judged: Path, tmp_path: Path, to
     found, text = run(judged, lengths=True, tokenizer=tmp_path)
     lengths = found.lengths
     assert lengths is not None and lengths.scale.image_tokens == 9
-    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=9)
+    encoder = DialogueEncoder(tokenizer, FORMATS["plain"])
     whole = []
     for counts in (d for item in found.data for d in item.record.dialogues):
         spans = [s for t in counts.turns for s in (Span("user", t.user), Span("assistant", t.assistant or ""))]
-        whole.append(len(encoder.prompt(spans, image=True)) - 9)
+        whole.append(len(encoder.prompt(spans, ImageLayout((9,))).ids) - 9)
     assert sorted(lengths.by_kind["dialogue"].elements()) == sorted(whole)
     assert lengths.by_kind["answer"].total() == 9 and lengths.by_kind["critique"].total() == 8
     assert lengths.summary()["answer"]["longest"] == len(tokenizer.encode(" Answer 0."))
@@ -141,7 +143,7 @@ def test_a_tokenizer_is_trained_on_the_set_where_the_scale_has_none(judged: Path
     assert fine.lengths is not None and coarse.lengths is not None
     assert fine.lengths.summary()["answer"]["median"] < coarse.lengths.summary()["answer"]["median"]
     assert coarse.lengths.scale.tokenizer.vocab_size == 260
-    assert fine.lengths.scale.chat.name == composed().model.language.chat
+    assert composed().model.language.chat == "auto" and fine.lengths.scale.chat.name == "plain"
 
 
 def test_the_evaluation_split_trains_no_tokenizer(judged: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from aiohttp import web
-from conftest import composed, small_model
+from conftest import composed, picture, small_model
 from llm_server import Behaviour, reply, serving
 from PIL import Image
 from pydantic import ValidationError
@@ -295,7 +295,7 @@ def a_run(tmp_path_factory: pytest.TempPathFactory, shapes_folder: Path, tokeniz
     language = model.language.config.to_dict()
     kept = {"model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
             "num_key_value_heads", "max_position_embeddings", "tie_word_embeddings"}  # fmt: skip
-    own = config.Model(vision=vision, language=config.Language(config={k: language[k] for k in kept}))
+    own = config.ComposedModel(vision=vision, language=config.Language(config={k: language[k] for k in kept}))
     save_model(model, own, run / "stages" / "sft", {"conditions": {"none": "", "praise": "Good."}})
     return run
 
@@ -387,21 +387,21 @@ def test_a_shuffled_history_is_likelier_where_the_model_says_so(tokenizer: Any) 
     """NLL of many dialogues together is that of each alone, and of the same history twice the same."""
     model = small_model(tokenizer)
     turns = [Turn(user="What is red?", assistant="a red circle"), Turn(user="Look again.", assistant="a blue square")]
-    pixels = model.vision.preprocess(Image.new("RGB", (48, 48), (200, 30, 30)))
+    image = picture(model.vision.preprocess(Image.new("RGB", (48, 48), (200, 30, 30))))
     said = [
-        LastAnswer(turns, "", pixels),
-        LastAnswer(turns[1:], "", pixels),
+        LastAnswer(turns, "", image),
+        LastAnswer(turns[1:], "", image),
         LastAnswer(turns, "Good.", None),
-        LastAnswer(turns, "", pixels),
+        LastAnswer(turns, "", image),
     ]
     together = answer_nll(model, said)
     assert together == [pytest.approx(answer_nll(model, [one])[0], rel=1e-5) for one in said]
     assert together[0] == pytest.approx(together[3]) and together[0] != pytest.approx(together[1], rel=1e-4)
     # By hand: one sequence, cross entropy on the answer's tokens.
-    ids = model.encoder.prompt(said[2].spans, image=False)
+    ids = model.encoder.prompt(said[2].spans, None).ids.tolist()
     with torch.inference_mode():
         logits = model.logits(model.language.base_model(torch.tensor([ids])).last_hidden_state)[0]
-    tail = len(model.encoder.prompt(said[2].spans[:-1], image=False))
+    tail = len(model.encoder.prompt(said[2].spans[:-1], None).ids)
     plain = torch.nn.functional.cross_entropy(logits[tail - 1 : -1], torch.tensor(ids[tail:]))
     assert together[2] == pytest.approx(float(plain), rel=1e-4)
 

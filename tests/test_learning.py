@@ -74,7 +74,7 @@ def supervision(phases: str, *more: str) -> Supervision:
     whole = composed(
         f"curriculum.stages.sft.phases={phases}", "curriculum.run=[sft]", "curriculum.stages.sft.weights=null", *more
     )
-    return Supervision("sft", whole.curriculum.stages["sft"], whole.phases, whole.data, ENCODER[0])
+    return Supervision("sft", whole.curriculum.stages["sft"], whole.phases, whole.data, *ENCODER)
 
 
 ENCODER: list = []
@@ -82,7 +82,8 @@ ENCODER: list = []
 
 @pytest.fixture(autouse=True, scope="module")
 def _encoder(tokenizer):
-    ENCODER[:] = [small_model(tokenizer).encoder]
+    model = small_model(tokenizer)
+    ENCODER[:] = [model.encoder, model.reader()]
 
 
 def stream(folder: Path, records: list[Record]) -> Stream:
@@ -126,9 +127,9 @@ def test_a_record_has_no_more_tokens_than_its_size_says(texts, phases):
     look = supervision(phases)
     turns = [Turn(user=text, assistant=text[::-1]) for text in texts]
     one = Record(key="k", dialogues=[Dialogue(turns=turns)])
-    longest = max(look.encoder.length(d) for d in supervised(one, look.stage.phases, look.phases))
+    longest = max(look.encoder.length(d, None) for d in supervised(one, look.stage.phases, look.phases))
     tight = look.data.model_copy(update={"max_tokens": longest - 1})
-    assert Supervision("sft", look.stage, look.phases, tight, look.encoder).could_be_longer(len(one.dump()))
+    assert Supervision("sft", look.stage, look.phases, tight, *ENCODER).could_be_longer(len(one.dump()))
 
 
 def test_more_tokens_than_positions_are_refused(tmp_path):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, picture
 from test_command_line import FAST, train
 
 from dress.data.images import open_image
@@ -132,14 +132,15 @@ def test_lmms_eval_hears_what_the_run_answers(tmp_path: Path) -> None:
     heard = {line["doc_id"]: line["filtered_resps"] for line in lines}
 
     model, _ = load_model(run / "stages" / "sft")
-    pixels = [model.vision.preprocess(open_image(Path(row["image"]).read_bytes(), "")) for row in rows]
+    images = [open_image(Path(row["image"]).read_bytes(), "") for row in rows]
+    pictures = [picture(model.vision.preprocess(image), model.vision.num_tokens) for image in images]
     prompts = [Prompt((Span("user", row["question"]),), number) for number, row in enumerate(rows)]
-    answers = generate(model, prompts, pixels, SamplingParams(8), batch_size=4)
+    answers = generate(model, prompts, pictures, SamplingParams(8), batch_size=4)
     assert [heard[number] for number in range(QUESTIONS)] == [str(answer) for answer in answers]
 
     turns = [
         LastAnswer([Turn(user=row["question"], assistant=row["answer"])], "", image)
-        for row, image in zip(rows, pixels, strict=True)
+        for row, image in zip(rows, pictures, strict=True)
     ]
     scores = subprocess.run(
         [str(PYTHON), "-c", LIKELIHOOD, str(run), str(tmp_path / "rows.json")],

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import composed, small_model
+from conftest import LAYOUT, composed, embedded, picture, small_model
 from safetensors.torch import load_file
 
 from dress import config
 from dress.dialogue.batch import Example, collate
+from dress.dialogue.image import Picture
 from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.dialogue.tree import build_tree
 from dress.model.checkpoint import load_model, load_weights, save_model
@@ -23,6 +24,10 @@ ASK = (Span("user", "Describe the picture."),)
 def pixels(n: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     return [torch.rand(3, 48, 48, generator=generator) for _ in range(n)]
+
+
+def pictures(n: int) -> list[Picture]:
+    return [picture(each) for each in pixels(n)]
 
 
 def test_patch_tokens_come_before_pooling_and_the_layer_can_be_chosen():
@@ -49,17 +54,15 @@ def test_an_unknown_openclip_name_is_named():
 
 def test_greedy_generation_equals_going_token_by_token_without_a_cache(tokenizer):
     model = small_model(tokenizer, initializer_range=0.2).eval()
-    images = pixels(3)
+    images = pictures(3)
     prompts = [Prompt(ASK, 0), Prompt((Span("user", "How many shapes are there?"),), 2), Prompt(ASK, 1)]
     answers = generate(model, prompts, images, SamplingParams(8), batch_size=3)
     for prompt, answer in zip(prompts, answers, strict=True):
-        ids, out = model.encoder.prompt(prompt.spans, True), []
+        ids, out = model.encoder.prompt(prompt.spans, LAYOUT).ids.tolist(), []
         for _ in range(8):
-            row = torch.tensor([ids + out])
             with torch.no_grad():
-                images_BVD = model.encode_images(images[prompt.image][None])
                 hidden = model.language.base_model(
-                    inputs_embeds=model.embed(row, images_BVD, torch.tensor([0]))
+                    inputs_embeds=embedded(model, ids + out, images[prompt.image])
                 ).last_hidden_state
                 out.append(int(model.language.get_output_embeddings()(hidden[0, -1]).argmax()))
             if out[-1] == model.encoder.stop_id:
@@ -72,7 +75,7 @@ def test_each_image_is_encoded_once(tokenizer, monkeypatch):
     seen = []
     forward = model.vision.forward
     monkeypatch.setattr(model.vision, "forward", lambda x: seen.append(len(x)) or forward(x))
-    generate(model, [Prompt(ASK, i % 2) for i in range(8)], pixels(2), SamplingParams(2), batch_size=4)
+    generate(model, [Prompt(ASK, i % 2) for i in range(8)], pictures(2), SamplingParams(2), batch_size=4)
     assert sum(seen) == 2
 
 
@@ -80,7 +83,7 @@ def test_sampling_depends_on_the_seed_only(tokenizer):
     model = small_model(tokenizer)
     prompts = [Prompt(ASK, i) for i in range(4)]
     one, two, other = (
-        generate(model, prompts, pixels(4), SamplingParams(6, 1.0, seed=seed), batch_size=2) for seed in (1, 1, 2)
+        generate(model, prompts, pictures(4), SamplingParams(6, 1.0, seed=seed), batch_size=2) for seed in (1, 1, 2)
     )
     assert one == two != other
 
@@ -92,19 +95,19 @@ def test_generation_stops_at_the_end_token(tokenizer):
     head = model.language.get_output_embeddings()
     head.bias = torch.nn.Parameter(torch.zeros(head.weight.shape[0]))
     head.bias.data[model.encoder.stop_id] = 9.0
-    assert generate(model, [Prompt(ASK, 0)], pixels(1), SamplingParams(5), batch_size=1) == [""]
+    assert generate(model, [Prompt(ASK, 0)], pictures(1), SamplingParams(5), batch_size=1) == [""]
 
 
 def test_a_text_only_prompt_needs_no_image(tokenizer):
     model = small_model(tokenizer)
-    answers = generate(model, [Prompt(ASK, None), Prompt(ASK, 0)], pixels(1), SamplingParams(3), batch_size=2)
+    answers = generate(model, [Prompt(ASK, None), Prompt(ASK, 0)], pictures(1), SamplingParams(3), batch_size=2)
     assert len(answers) == 2
 
 
 @pytest.mark.parametrize("trainable", [["projector"], ["vision", "projector"]])
 def test_a_named_encoder_is_saved_where_a_stage_trains_it(tokenizer, tmp_path, trainable):
     vit = config.ViT(image_size=48, patch_size=16, width=32, layers=2, heads=2)
-    settings = config.Model(
+    settings = config.ComposedModel(
         vision=config.Vision(vit=vit, weights="a_tag"), language=config.Language(config={"model_type": "llama"})
     )
     facts = {"config": {"curriculum": {"stages": {"align": {"trainable": trainable}, "eval": {}}}}}
@@ -120,7 +123,7 @@ def test_a_named_encoder_is_saved_where_a_stage_trains_it(tokenizer, tmp_path, t
 
 
 def test_a_model_comes_back_as_it_was(tokenizer, tmp_path):
-    settings = config.Model(
+    settings = config.ComposedModel(
         vision=config.Vision(vit=config.ViT(image_size=48, patch_size=16, width=32, layers=2, heads=2)),
         language=config.Language(
             config={
@@ -175,7 +178,7 @@ def test_families_train_through_the_tree(tokenizer, family):
     gpt2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
     model = small_model(tokenizer, **({"model_type": family} | (gpt2 if family == "gpt2" else {})))
     dialogue = SupervisedDialogue("sft", (*ASK, Span("assistant", "There is a cross.", 1.0)))
-    step = collate([Example([build_tree([model.encoder.supervised(dialogue, "")])], pixels(1)[0])], 1000)
+    step = collate([Example([build_tree([model.encoder.supervised(dialogue, "", LAYOUT)])], pictures(1)[0])], 1000)
     model(step.forests[0], step.forests[0].weight / step.forests[0].weight.sum())[0].backward()
     assert all(p.grad is not None for n, p in model.named_parameters() if p.requires_grad and "projector" in n)
 

@@ -301,6 +301,40 @@ def test_urls_videos_and_several_images_are_rejected_by_name(tmp_path: Path) -> 
     assert sorted(reasons(tmp_path / "out")) == sorted(expected)
 
 
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        (["image", "text"], None), (["image_url", "text", "image"], "several images"), (["text", "video"], "video"),
+    ],
+)  # fmt: skip
+def test_several_images_and_videos_in_messages_are_rejected_by_name(
+    tmp_path: Path, parts: list[str], expected: str | None
+) -> None:
+    content = [{"type": part, "text": "What?"} if part == "text" else {"type": part} for part in parts]
+    rows = [
+        {
+            "image": OWN[0]["image"],
+            "messages": [{"role": "user", "content": said}, {"role": "assistant", "content": "A."}],
+        }
+        for said in (content, "What else?")
+    ]
+    result = import_table(table(tmp_path / "in", *rows), tmp_path / "out")
+    assert result.rejected == ({expected: 1} if expected else {})
+
+
+def test_images_in_numbered_columns_and_in_cells_of_csv_are_counted(tmp_path: Path) -> None:
+    rows = [{"image_1": "a.jpg", "image_2": other, "question": "What?", "answer": "A."} for other in (None, "b.jpg")]
+    photos(tmp_path / "in" / "images", "a.jpg", "b.jpg")
+    mapping = RowMapping.model_validate({"columns": {"image": "image_1"}})
+    result = import_table(json_lines(tmp_path / "in" / "r.jsonl", rows), tmp_path / "one", mapping=mapping)
+    assert result.rejected == {"several images": 1}
+    cells = [{"image": cell, "question": "What?", "answer": "A."} for cell in ('["a.jpg", "b.jpg"]', '["a.jpg"]')]
+    file = table(tmp_path / "csv", *cells, name="r.csv")
+    assert import_table(file, tmp_path / "two", images=str(tmp_path / "in" / "images")).rejected == {
+        "several images": 1
+    }
+
+
 def test_a_rejected_row_with_its_own_image_can_be_repaired(tmp_path: Path) -> None:
     rows = [{"image": base64.b64encode(photo(n)).decode(), "question": "What?", "answer": "A.", "rating": n}
             for n in (1, 9)]  # fmt: skip

@@ -7,7 +7,9 @@ from itertools import zip_longest
 import pytest
 
 from dress import config
+from dress.dialogue.chat import FORMATS
 from dress.dialogue.encode import DialogueEncoder
+from dress.dialogue.image import ImageLayout
 from dress.dialogue.spans import SupervisedDialogue, prompt
 from dress.phases import PHASES, supervised
 from dress.phases.critique import praise
@@ -192,7 +194,7 @@ def test_an_answer_is_trained_after_the_very_tokens_that_inference_gives(phase, 
     history = phases.critique.model_copy(update={"history": True})
     anchors = phases.refinement.model_copy(update={"anchor_conditions": ["none", "praise"]})
     settings = phases.model_copy(update={"critique": history, "refinement": anchors})
-    encoder = DialogueEncoder(tokenizer, "plain", image_tokens=3)
+    encoder, image = DialogueEncoder(tokenizer, FORMATS["plain"]), ImageLayout((3,))
     dialogues = PHASES[phase](record(CHAIN.model_copy(update={"system": "s"})), settings)
     assert dialogues
     for one in dialogues:
@@ -200,5 +202,5 @@ def test_an_answer_is_trained_after_the_very_tokens_that_inference_gives(phase, 
         condition = before[-1].text if before[-1].role == "condition" else ""
         users, answers = ([span.text for span in before if span.role == role] for role in ("user", "assistant"))
         turns = [Turn(user=user, assistant=reply) for user, reply in zip_longest(users, answers)]
-        ids = encoder.prompt(prompt(Dialogue(system="s", turns=turns), condition=condition), image=True)
-        assert encoder.supervised(one, "").ids[: len(ids)].tolist() == ids
+        ids = encoder.prompt(prompt(Dialogue(system="s", turns=turns), condition=condition), image).ids.tolist()
+        assert encoder.supervised(one, "", image).ids[: len(ids)].tolist() == ids

@@ -87,7 +87,7 @@ def test_a_loss_that_is_not_finite_stops_all_ranks_before_the_step(ranks, tokeni
     read = samples(model, shapes_folder, phases, "ti")
     for number, sample in enumerate(read):
         sample.where = f"shard.tar: {number}"
-    read[1].pixels[0, 0, 0] = float("nan")  # on the second rank only
+    read[1].picture.inputs["pixels"][0, 0, 0, 0] = float("nan")  # on the second rank only
     more = {"devices": 2, "strategy": "ddp_fork"} if ranks > 1 else {}
     with pytest.raises(
         RAISED.get(ranks, NotFinite), match=r"step 1: a loss of nan \(phase .*shard\.tar: 0, shard\.tar: 1\)"

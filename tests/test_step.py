@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from conftest import ROOT, small_model
+from conftest import LAYOUT, ROOT, small_model
 from safetensors.torch import load_file, save_file
 from test_tree import collected, samples_of
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -163,10 +163,11 @@ def test_split_trees_are_counted_in_the_history(tokenizer, shapes_folder, phases
     samples = samples_of(model, shapes_folder, phases, True, torch.float32)
     mixture = {"sft": 1.0, "critique": 0.5, "refinement": 0.5}
     record, _ = next(iter(Shards(shapes_folder / "sft")))
-    encoded = [model.encoder.supervised(d, record.key) for d in supervised(collected(record), mixture, phases)]
+    dialogues = supervised(collected(record), mixture, phases)
+    encoded = [model.encoder.supervised(d, record.key, LAYOUT) for d in dialogues]
     parts = build_trees(encoded, max(len(one.ids) for one in encoded))
     assert len(parts) > 1
-    samples[0] = Example(parts, samples[0].pixels, split=True)
+    samples[0] = Example(parts, samples[0].picture, split=True)
     module = module_of(model, ["projector"], 2)
     fit(module, Steps(samples, max(len(t) for s in samples for t in s.trees), 2), Watch())
     assert [row["train/split_trees"] for row in module.history] == [1, 1]

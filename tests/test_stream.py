@@ -24,7 +24,6 @@ from dress.config.tasks import Index
 from dress.data import shards as shards_module
 from dress.data.index_task import run as index_task
 from dress.data.order import BLOCK, mixed, quotas
-from dress.data.pixels import Pixels
 from dress.data.shards import ShardError, Shards, write_shards
 from dress.data.stream import Part, Stream, open_stream
 from dress.record import RecordError
@@ -154,8 +153,8 @@ def test_some_dialogues_of_a_record_are_drawn_anew_in_each_epoch(tmp_path, token
 
     def drawn(data, step: int) -> int:
         stream = Stream([Part("", Shards(tmp_path))], seed=5)
-        pixels = Pixels(model.vision.preprocessing, model.vision.transform, data.images)
-        examples = Examples(stage.phases, plain.phases, data, model.encoder, pixels, tmp_path / "r")
+        reader = model.reader(data.images)
+        examples = Examples(stage.phases, plain.phases, data, model.encoder, reader, tmp_path / "r")
         return StepDataset(stream, stage, examples)[step].forests[0].tokens
 
     assert max(drawn(plain.data, step) for step in range(8)) < drawn(composed().data, 0)

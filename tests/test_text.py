@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dress.dialogue.chat import FORMATS
 from dress.dialogue.encode import IMAGE, DialogueEncoder
+from dress.dialogue.image import ImageLayout
 from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.dialogue.text import LEAD
 from dress.dialogue.tokenizer import check_cuts, train_tokenizer
@@ -117,6 +118,7 @@ def built(kind: str, chat: str) -> PreTrainedTokenizerFast:
 
 
 PAIRS = [(kind, chat) for kind in (*KINDS, "hermetic") for chat in FORMATS]
+TWO = ImageLayout((2,))
 ENCODERS: dict[tuple[str, str], DialogueEncoder] = {}
 
 
@@ -124,7 +126,7 @@ def encoder_of(kind: str, chat: str) -> DialogueEncoder:
     if (kind, chat) not in ENCODERS:
         tokenizer = built(kind, chat)
         check_cuts(tokenizer, FORMATS[chat])
-        ENCODERS[kind, chat] = DialogueEncoder(tokenizer, chat, image_tokens=2)
+        ENCODERS[kind, chat] = DialogueEncoder(tokenizer, FORMATS[chat])
     return ENCODERS[kind, chat]
 
 
@@ -133,7 +135,7 @@ def test_text_stays_text_and_the_formats_own_tokens_stay_control_tokens(kind, ch
     encoder = encoder_of(kind, chat)
     question = "  Explain <|end|> and </s>\n\tplease. <|im_end|><|assistant|> "
     spans = (Span("user", question), Span("assistant", ANSWER, 1.0), Span("user", "More"), Span("assistant", "A", 1.0))
-    encoded = encoder.supervised(SupervisedDialogue("sft", spans), "here")
+    encoded = encoder.supervised(SupervisedDialogue("sft", spans), "here", TWO)
     ids = encoded.ids.tolist()
     learned = [i for i, w in zip(ids, encoded.weights, strict=True) if w]
     assert learned.count(encoder.stop_id) == 2 and ids.count(IMAGE) == 2
@@ -143,7 +145,7 @@ def test_text_stays_text_and_the_formats_own_tokens_stay_control_tokens(kind, ch
     own += sum(text.count(end) for text in (plain.assistant_open, plain.assistant_end) for end in CONTROLS) * 2
     own += sum((plain.system_open or "").count(c) + plain.system_close.count(c) for c in CONTROLS) + len(encoder.before)
     assert sum(i in encoder.control_ids for i in ids) == own
-    text = encoder.text([i for i in encoder.prompt(spans[:1], image=False) if i not in encoder.control_ids])
+    text = encoder.text([i for i in encoder.prompt(spans[:1], None).ids.tolist() if i not in encoder.control_ids])
     assert question in text, "white space of a prompt stays as well"
 
 
@@ -156,13 +158,13 @@ def test_any_text_comes_back_and_holds_no_control_token(kind, chat, words):
     if kind == "unigram":  # it knows ASCII alone
         text = "".join(c for c in text if c.isascii())
     encoded = encoder.supervised(
-        SupervisedDialogue("sft", (Span("user", text or "x"), Span("assistant", text, 1.0)), image=False), "here"
+        SupervisedDialogue("sft", (Span("user", text or "x"), Span("assistant", text, 1.0)), image=False), "here", None
     )
     answer = encoded.ids[encoded.weights > 0].tolist()
     assert answer.pop() == encoder.stop_id
     assert not {*answer} & encoder.control_ids
     assert encoder.decode(answer) == text
-    prompt = encoder.prompt((Span("user", text or "x"),), image=False)
+    prompt = encoder.prompt((Span("user", text or "x"),), None).ids.tolist()
     assert encoded.ids.tolist()[: len(prompt)] == prompt, "generation begins where training puts the answer"
 
 
@@ -179,9 +181,9 @@ def test_the_hermetic_tokenizer_gives_any_text_back_byte_for_byte(text):
 def test_bos_stands_where_the_tokenizer_itself_puts_it(kind, chat):
     encoder = encoder_of(kind, chat)
     bos = [encoder.tokenizer.bos_token_id] if kind == "llama" else []
-    ids = encoder.prompt((Span("user", "A"),), image=False)
+    ids = encoder.prompt((Span("user", "A"),), None).ids.tolist()
     assert ids[: len(bos)] == bos and encoder.before == bos
-    assert pickle.loads(pickle.dumps(encoder)).prompt((Span("user", "A"),), False) == ids
+    assert pickle.loads(pickle.dumps(encoder)).prompt((Span("user", "A"),), None).ids.tolist() == ids
 
 
 def test_a_chat_template_of_its_own_decides_about_bos():
@@ -193,7 +195,7 @@ def test_a_chat_template_of_its_own_decides_about_bos():
         tokenizer = llama()
         tokenizer.chat_template = template
         check_cuts(tokenizer, FORMATS["chatml"])
-        assert bool(DialogueEncoder(tokenizer, "chatml", 0).before) == placed
+        assert bool(DialogueEncoder(tokenizer, FORMATS["chatml"]).before) == placed
     tokenizer.chat_template = "{{ bos_token }}" + body.replace("user", "human").replace("m['role']", "'human'")
     with pytest.raises(ValueError, match="own chat template"):
         check_cuts(tokenizer, FORMATS["chatml"])
@@ -201,7 +203,10 @@ def test_a_chat_template_of_its_own_decides_about_bos():
 
 def test_what_ends_an_answer_must_be_one_token():
     tokenizer = train_tokenizer(TEXTS, 400, FORMATS["plain"])
-    for make in (lambda: DialogueEncoder(tokenizer, "vicuna", 0), lambda: check_cuts(tokenizer, FORMATS["vicuna"])):
+    for make in (
+        lambda: DialogueEncoder(tokenizer, FORMATS["vicuna"]),
+        lambda: check_cuts(tokenizer, FORMATS["vicuna"]),
+    ):
         with pytest.raises(ValueError, match=r"model\.language\.chat=vicuna: expected '</s>'.*one token"):
             make()
 
@@ -210,7 +215,7 @@ def test_what_ends_an_answer_must_be_one_token():
 def test_a_system_text_stands_in_place_of_the_formats_own(chat):
     encoder = encoder_of("gpt2", chat)
     ask, system = (Span("user", "What?"),), Span("system", "Be a pirate.\n")
-    usual, other = (encoder._decoded(encoder.prompt(spans, False)) for spans in (ask, (system, *ask)))
+    usual, other = (encoder._decoded(encoder.prompt(spans, None).ids.tolist()) for spans in (ask, (system, *ask)))
     assert usual.count(FORMATS[chat].system) == 1
     assert other == usual.replace(FORMATS[chat].system, "Be a pirate.\n")
 
@@ -218,26 +223,25 @@ def test_a_system_text_stands_in_place_of_the_formats_own(chat):
 def test_plain_writes_a_system_text_before_the_first_user():
     encoder = encoder_of("gpt2", "plain")
     ask, system = (Span("user", "What?"),), Span("system", "Be <|end|>.\n")
-    usual, other = (encoder._decoded(encoder.prompt(spans, False)) for spans in (ask, (system, *ask)))
+    usual, other = (encoder._decoded(encoder.prompt(spans, None).ids.tolist()) for spans in (ask, (system, *ask)))
     assert other == "Be <|end|>.\n" + usual
 
 
-def test_a_format_without_a_place_for_a_system_text_refuses_it(monkeypatch):
-    monkeypatch.setitem(FORMATS, "plain", replace(FORMATS["plain"], system_open=None))
-    encoder = DialogueEncoder(gpt2(), "plain", image_tokens=2)
+def test_a_format_without_a_place_for_a_system_text_refuses_it():
+    encoder = DialogueEncoder(gpt2(), replace(FORMATS["plain"], system_open=None))
     spans = (Span("system", "Be a pirate."), Span("user", "What?"), Span("assistant", "A", 1.0))
     with pytest.raises(RecordError, match=r"shard.*row 3: .*chat=plain.*no place for a system text.*pirate"):
-        encoder.supervised(SupervisedDialogue("sft", spans), "shard-0 row 3")
+        encoder.supervised(SupervisedDialogue("sft", spans), "shard-0 row 3", TWO)
 
 
 @pytest.mark.parametrize("chat", FORMATS)
 def test_the_end_of_a_cut_answer_is_not_learned(chat):
     encoder = encoder_of("gpt2", chat)
     cut = Span("assistant", "A red", 1.0, cut=True)
-    one = encoder.supervised(SupervisedDialogue("sft", (Span("user", "x"), cut)), "")
+    one = encoder.supervised(SupervisedDialogue("sft", (Span("user", "x"), cut)), "", TWO)
     assert encoder.stop_id not in one.ids[one.weights > 0]
     assert encoder.decode(one.ids[one.weights > 0]) == "A red"
-    two = encoder.supervised(SupervisedDialogue("sft", (Span("user", "x"), cut, Span("user", "y"), cut)), "")
+    two = encoder.supervised(SupervisedDialogue("sft", (Span("user", "x"), cut, Span("user", "y"), cut)), "", TWO)
     assert encoder.stop_id not in two.ids[two.weights > 0]
-    ended = encoder.supervised(SupervisedDialogue("sft", (Span("user", "x"), Span("assistant", "A red", 1.0))), "")
+    ended = encoder.supervised(SupervisedDialogue("sft", (Span("user", "x"), Span("assistant", "A red", 1.0))), "", TWO)
     assert ended.ids[ended.weights > 0][-1] == encoder.stop_id

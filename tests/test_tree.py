@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import small_model
+from conftest import LAYOUT, picture, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,9 +52,10 @@ def samples_of(model, folder, phases, shared: bool, dtype) -> list[Example]:
     mixture = {"align": 0.3, "sft": 1.0, "critique": 0.5, "refinement": 0.5, "rating": 0.2}
     samples = []
     for record, image in list(Shards(folder / "sft"))[:3]:
-        encoded = [model.encoder.supervised(d, record.key) for d in supervised(collected(record), mixture, phases)]
+        dialogues = supervised(collected(record), mixture, phases)
+        encoded = [model.encoder.supervised(d, record.key, LAYOUT) for d in dialogues]
         trees = [build_tree(encoded)] if shared else [build_tree([one]) for one in encoded]
-        samples.append(Example(trees, model.vision.preprocess(open_image(image, "")).to(dtype)))
+        samples.append(Example(trees, picture(model.vision.preprocess(open_image(image, "")).to(dtype))))
     return samples
 
 
@@ -176,7 +177,7 @@ def test_a_step_counts_what_was_split_and_how_full_its_forests_are(tokenizer, sh
     model = small_model(tokenizer)
     samples = samples_of(model, shapes_folder, phases, True, torch.float32)
     size = max(len(sample.trees[0]) for sample in samples)
-    step = collate([*samples, Example(samples[0].trees, samples[0].pixels, split=True)], size)
+    step = collate([*samples, Example(samples[0].trees, samples[0].picture, split=True)], size)
     assert step.split == 1
     assert step.capacity == size * (len(step.forests) - 1)
     assert step.filled == sum(forest.tokens for forest in step.forests[:-1])

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -14,6 +14,9 @@ from steps.gate import Targets, save
 from steps.machine import Memory, clock
 from steps.models import ModelSpec
 from steps.tuples import Shape, Tuple, make
+
+if TYPE_CHECKING:
+    from steps.vlm import VLMModel
 
 LR, CLIP, BETAS, DECAY = 1e-4, 1.0, (0.9, 0.98), 0.01
 STEPS = 1_000_000
@@ -31,7 +34,7 @@ class ArmSpec:
     """What a process trains."""
 
     name: str
-    model: ModelSpec
+    model: ModelSpec | VLMModel
     shape: Shape
     tuples: int = 16  # different ones
     per_step: int = 1  # of an optimiser step

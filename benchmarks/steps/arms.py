@@ -16,6 +16,7 @@ from dress import config
 from dress.dialogue.batch import Batch, Example, collate
 from dress.dialogue.tree import build_tree
 from dress.kernels.memory import keep_freed_memory
+from dress.model.lvlm import LVLM
 from steps import models
 from steps.arm import BETAS, CLIP, DECAY, LR, PARTS, STEPS, ArmSpec, Finished, Meter
 from steps.gate import of_forest, of_rows
@@ -27,17 +28,35 @@ from steps.tuples import Tuple, Turn
 
 def dress(spec: ArmSpec, meter: Meter, share: bool = True) -> None:
     """Our trainer; `share` false gives every dialogue its own sequence, ragged, in the same forest."""
+    model = models.ours(spec.model, spec.shape)
+
+    def batches() -> Iterator[Batch]:
+        for tuples in spec.data():
+            yield collate([_sample(model, one, share) for one in tuples], spec.forest)
+
+    train_ours(model, batches, models.trained(spec.model), spec, meter)
+
+
+def train_ours(
+    model: LVLM, batches: Callable[[], Iterator[Batch]], trained: list[Any], spec: ArmSpec, meter: Meter
+) -> None:
+    """Our trainer until the meter ends it.
+
+    Args:
+        model: any of ours; names of its gradients are those of transformers' own model where it wraps one.
+        batches: of each step.
+        trained: parts.
+        spec: precision and device.
+        meter: of the steps.
+    """
     import lightning as L
     from torch.utils.data import DataLoader, IterableDataset
 
     from dress.train.module import DressModule
 
-    model = models.ours(spec.model, spec.shape)
-
     class Steps(IterableDataset[Batch]):
         def __iter__(self) -> Iterator[Batch]:
-            for tuples in spec.data():
-                yield collate([_sample(model, one, share) for one in tuples], spec.forest)
+            yield from batches()
 
     class Module(DressModule):
         losses: float = 0.0
@@ -76,7 +95,8 @@ def dress(spec: ArmSpec, meter: Meter, share: bool = True) -> None:
             self.ends("backward pass")
 
         def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
-            meter.gradients(module.losses, ((n, p.grad) for n, p in model.named_parameters()))
+            named = ((name.removeprefix("network."), p.grad) for name, p in model.named_parameters())
+            meter.gradients(module.losses, named)
 
         def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
             self.ends("clipping and optimiser")
@@ -85,7 +105,7 @@ def dress(spec: ArmSpec, meter: Meter, share: bool = True) -> None:
 
     stage = config.TrainStage(
         weights=None, data={"feedback": 1.0}, phases={"critique": 1.0, "refinement": 1.0}, steps=STEPS,
-        records_per_step=spec.per_step, lr=LR, warmup=0, weight_decay=DECAY, trainable=models.trained(spec.model),
+        records_per_step=spec.per_step, lr=LR, warmup=0, weight_decay=DECAY, trainable=trained,
     )  # fmt: skip
     learning = config.Learning(
         trainer=config.Trainer(gradient_clip_val=1e9 if meter.gating else CLIP),
@@ -108,7 +128,7 @@ def unshared(spec: ArmSpec, meter: Meter) -> None:
 def _sample(model: Any, one: Tuple, share: bool) -> Example:
     encoded = one.encoded()
     trees = [build_tree(encoded)] if share else [build_tree([dialogue]) for dialogue in encoded]
-    return Example(trees, model.vision.preprocess(one.picture) if one.picture else None)
+    return Example(trees, models.picture(model, one))
 
 
 # --- plain transformers ---------------------------------------------------------------------------
@@ -122,6 +142,11 @@ class Padded:
     mask: Tensor
     labels: Tensor
     pixels: Tensor | None
+
+    def part(self, rows: slice) -> dict[str, Tensor]:
+        """Some of the rows, as the model takes them."""
+        pixels = {} if self.pixels is None else {"pixel_values": self.pixels[rows]}
+        return {"input_ids": self.ids[rows], "attention_mask": self.mask[rows], "labels": self.labels[rows], **pixels}
 
 
 def padded(rows: list[tuple[Turn, ...]], one: Tuple, processor: Any) -> Padded:
@@ -148,6 +173,32 @@ def padded(rows: list[tuple[Turn, ...]], one: Tuple, processor: Any) -> Padded:
 def hf(spec: ArmSpec, meter: Meter) -> None:
     """A plain loop: one row per answer, padded; the model's own loss. No checkpointing."""
     model, processor = models.llava(spec.model, spec.shape).to(spec.device), models.processor(spec.model, spec.shape)
+
+    def steps() -> Iterator[list[dict[str, Tensor]]]:
+        for tuples in spec.data():
+            batches = [padded(one.rows(merged=False), one, processor) for one in tuples]
+            yield [
+                batch.part(slice(first, first + (spec.rows_at_once or len(batch.ids))))
+                for batch in batches
+                for first in range(0, len(batch.ids), spec.rows_at_once or len(batch.ids))
+            ]
+
+    train_plain(model, steps(), spec, meter, models.to_ours)
+
+
+def train_plain(
+    model: Any, steps: Iterator[list[dict[str, Tensor]]], spec: ArmSpec, meter: Meter,
+    rename: Callable[[str], str] = str,
+) -> None:  # fmt: skip
+    """A plain loop until the meter ends it: the model's own loss, no checkpointing.
+
+    Args:
+        model: of transformers, on its device.
+        steps: micro-batches of each, as the model takes them, with labels.
+        spec: precision and device.
+        meter: of the steps.
+        rename: a parameter's name as the gate has it.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         [{"params": [p for p in parameters if p.ndim >= 2]},
@@ -155,33 +206,23 @@ def hf(spec: ArmSpec, meter: Meter) -> None:
         lr=LR, betas=BETAS, weight_decay=DECAY, fused=True,
     )  # fmt: skip
     meter.start()
-    for tuples in spec.data():
-        batches = [padded(one.rows(merged=False), one, processor) for one in tuples]
-        supervised = sum(int((batch.labels[:, 1:] != -100).sum()) for batch in batches)
+    for batches in steps:
+        supervised = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches)
         total = 0.0
         for batch in batches:
             if meter.gating:
-                of_rows(meter.targets, batch.ids, batch.mask, batch.labels, model.config.image_token_id)
-            at_once = spec.rows_at_once or len(batch.ids)
-            for first in range(0, len(batch.ids), at_once):
-                loss = _loss(model, batch, slice(first, first + at_once), supervised, spec)
-                loss.backward()
-                total += loss.item()
-        meter.gradients(total, ((models.to_ours(n), p.grad) for n, p in model.named_parameters()))
+                rows = (batch["input_ids"], batch["attention_mask"], batch["labels"])
+                of_rows(meter.targets, *rows, model.config.image_token_id)
+            with torch.autocast(spec.device, torch.bfloat16, enabled=spec.bf16):
+                inputs = {name: value.to(spec.device) for name, value in batch.items()}
+                loss = model(**inputs, num_items_in_batch=supervised, use_cache=False).loss
+            loss.backward()
+            total += loss.item()
+        meter.gradients(total, ((rename(name), p.grad) for name, p in model.named_parameters()))
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
         optimizer.step()
         optimizer.zero_grad()
         meter.step(total)
-
-
-def _loss(model: Any, batch: Padded, part: slice, supervised: int, spec: ArmSpec) -> Tensor:
-    pixels = {} if batch.pixels is None else {"pixel_values": batch.pixels[part].to(spec.device)}
-    given = {"input_ids": batch.ids, "attention_mask": batch.mask, "labels": batch.labels}
-    with torch.autocast(spec.device, torch.bfloat16, enabled=spec.bf16):
-        return model(
-            **{name: value[part].to(spec.device) for name, value in given.items()}, **pixels,
-            num_items_in_batch=supervised, use_cache=False,
-        ).loss  # fmt: skip
 
 
 # --- TRL ------------------------------------------------------------------------------------------
@@ -212,11 +253,20 @@ ARMS: dict[str, Callable[[ArmSpec, Meter], None]] = {
 }
 
 
+def arms_of(spec: ArmSpec) -> dict[str, Callable[[ArmSpec, Meter], None]]:
+    """The arms that train such a model."""
+    if isinstance(spec.model, models.ModelSpec):
+        return ARMS
+    from steps.vlm_arms import ARMS as OF_VLMS
+
+    return OF_VLMS
+
+
 def work(pipe: Any, spec: ArmSpec) -> None:
     """The whole life of an arm's process."""
     torch.set_num_threads(spec.threads)
     try:
-        ARMS[spec.name](spec, Meter(pipe, spec.device, spec.gate))
+        arms_of(spec)[spec.name](spec, Meter(pipe, spec.device, spec.gate))
     except Finished:
         pass
     except BaseException as error:  # said by the coordinator, which goes on without this arm

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from dress.dialogue.batch import Example, Forest, collate
 from dress.dialogue.tree import build_tree
 from dress.kernels.memory import keep_freed_memory
-from dress.model.lvlm import LVLM
+from dress.model.composed import ComposedLVLM
 from steps import models
 from steps.arms import padded
 from steps.machine import Memory, give_memory_back
@@ -68,7 +68,7 @@ def rungs(spec: ModelSpec, shape: Shape) -> tuple[list[Rung], Callable[[int], fl
 
         return run
 
-    def forest(model: LVLM, share: bool, count: int = 1, stored: bool = False) -> Callable[[], Tensor]:
+    def forest(model: ComposedLVLM, share: bool, count: int = 1, stored: bool = False) -> Callable[[], Tensor]:
         made = forest_of(model, tuples[:count], share, stored)
         return lambda: model(made, made.weight / made.weight.sum())[0]
 
@@ -95,18 +95,13 @@ def rungs(spec: ModelSpec, shape: Shape) -> tuple[list[Rung], Callable[[int], fl
     return climbed, expected
 
 
-def forest_of(model: LVLM, tuples: list[Tuple], share: bool, stored: bool) -> Forest:
+def forest_of(model: ComposedLVLM, tuples: list[Tuple], share: bool, stored: bool) -> Forest:
     """Tuples as trees, or (not `share`) each dialogue as a sequence; `stored`: with features instead of pixels."""
     samples = []
     for one in tuples:
         encoded = one.encoded()
         trees = [build_tree(encoded)] if share else [build_tree([dialogue]) for dialogue in encoded]
-        pixels = model.vision.preprocess(one.picture) if one.picture else None
-        if pixels is not None and stored:
-            with torch.no_grad():
-                samples.append(Example(trees, None, model.vision(pixels[None])[0]))
-        else:
-            samples.append(Example(trees, pixels))
+        samples.append(Example(trees, models.picture(model, one, stored)))
     return collate(samples, 10**6).forests[0]
 
 

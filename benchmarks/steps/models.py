@@ -21,11 +21,12 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from dress import config
+from dress.dialogue.image import Picture
+from dress.model.composed import ComposedLVLM
 from dress.model.language import add_lora
-from dress.model.lvlm import LVLM
 from dress.model.vision import SCRATCH_MEAN, SCRATCH_STD
 from steps.flops import SMOLLM2_135M, Sizes
-from steps.tuples import PATCH, Shape
+from steps.tuples import PATCH, Shape, Tuple
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'user' %}{% if m.content is string %}{{ m.content }}{% else %}"
@@ -76,13 +77,13 @@ def tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     return made
 
 
-def settings(spec: ModelSpec, shape: Shape, **more: Any) -> config.Model:
+def settings(spec: ModelSpec, shape: Shape, **more: Any) -> config.ComposedModel:
     """Our settings of the model."""
     vit = config.ViT(
         image_size=shape.side, patch_size=PATCH, width=spec.tower_width, layers=spec.tower_layers,
         heads=spec.tower_width // 64,
     )  # fmt: skip
-    return config.Model(
+    return config.ComposedModel(
         vision=config.Vision(vit=vit),
         projector={"_target_": "dress.model.projector.MLP"},
         language=config.Language(config=language_fields(spec.sizes), lora=_lora(spec)),
@@ -100,14 +101,25 @@ def _lora(spec: ModelSpec) -> config.Lora | None:
     return config.Lora(rank=spec.lora, alpha=2 * spec.lora, targets=targets) if spec.lora else None
 
 
-def ours(spec: ModelSpec, shape: Shape, **more: Any) -> LVLM:
+def ours(spec: ModelSpec, shape: Shape, **more: Any) -> ComposedLVLM:
     """Our model with random weights; the same for the same arguments. The tower is frozen."""
     torch.manual_seed(0)
-    model = LVLM(settings(spec, shape, **more), tokenizer(spec.sizes.vocabulary))
+    model = ComposedLVLM(settings(spec, shape, **more), tokenizer(spec.sizes.vocabulary))
     model.set_trainable(trained(spec))
     if spec.lora:
         model.round({"vision", "language"})
     return model
+
+
+def picture(model: ComposedLVLM, one: Tuple, stored: bool = False) -> Picture | None:
+    """The image of a tuple as our model takes it; `stored`: its features instead of its pixels."""
+    if one.picture is None:
+        return None
+    reader, pixels = model.reader(), model.vision.preprocess(one.picture)[None]
+    if not stored:
+        return Picture({"pixels": pixels}, reader.layout(one.picture.size))
+    with torch.no_grad():
+        return reader.stored(model.vision(pixels)[0])
 
 
 def processor(spec: ModelSpec, shape: Shape) -> LlavaProcessor:

@@ -15,8 +15,8 @@ from torch import Tensor
 from dress.dialogue.batch import Example, collate
 from dress.dialogue.tree import build_tree
 from dress.kernels.memory import keep_freed_memory
+from dress.model.composed import ComposedLVLM
 from dress.model.head import head_loss
-from dress.model.lvlm import LVLM
 from steps import models
 from steps.models import ModelSpec
 from steps.results import operations_ratio
@@ -77,7 +77,7 @@ def sweep(
     return out
 
 
-def _cell(model: LVLM, cell: Cell, words: int, rounds: int, bf16: bool) -> dict[str, Any]:
+def _cell(model: ComposedLVLM, cell: Cell, words: int, rounds: int, bf16: bool) -> dict[str, Any]:
     encoded = make(replace(cell.shape, words=words), 0, image=False).encoded()
     shared, separate = ([build_tree(encoded)], [build_tree([one]) for one in encoded])
     forests = {name: collate([Example(trees, None)], 10**6).forests[0] for name, trees in
@@ -110,7 +110,7 @@ def _cell(model: LVLM, cell: Cell, words: int, rounds: int, bf16: bool) -> dict[
     return figures
 
 
-def _plain(model: LVLM, forest: Any) -> Tensor:
+def _plain(model: ComposedLVLM, forest: Any) -> Tensor:
     """Loss of a single sequence without a plan: transformers' own mask, PyTorch's attention."""
     hidden = model.language.base_model(input_ids=forest.ids[None], use_cache=False).last_hidden_state[0]
     rows, where = torch.unique(forest.row, return_inverse=True)

@@ -29,10 +29,18 @@ def train(spec: ArmSpec, meter: Meter, tuned: bool) -> None:
     for number in range(spec.tuples):
         one = make(spec.shape, number, spec.model.image)
         rows += [_row(row, one.picture, tuned) for row in one.rows(merged=tuned)]
+    model, processor = models.llava(spec.model, spec.shape), models.processor(spec.model, spec.shape)
+    fit(model, processor, rows, spec, meter, tuned)
+
+
+def fit(
+    model: Any, processor: Any, rows: list[dict[str, Any]], spec: ArmSpec, meter: Meter, tuned: bool
+) -> None:  # fmt: skip
+    """Train on these rows, in order, until the meter ends it."""
     per_step = len(rows) // spec.tuples * spec.per_step
     at_once = spec.rows_at_once or per_step
-    model, processor = models.llava(spec.model, spec.shape), models.processor(spec.model, spec.shape)
     image = model.config.image_token_id
+    rename = models.to_ours if isinstance(spec.model, models.ModelSpec) else str
     cpu = spec.device == "cpu"
     if cpu:
         os.environ["ACCELERATE_USE_CPU"] = "true"
@@ -51,7 +59,7 @@ def train(spec: ArmSpec, meter: Meter, tuned: bool) -> None:
                 meter.start()
 
             def on_pre_optimizer_step(self, *args: Any, **more: Any) -> None:
-                meter.gradients(sum(trainer.losses), ((models.to_ours(n), p.grad) for n, p in model.named_parameters()))
+                meter.gradients(sum(trainer.losses), ((rename(n), p.grad) for n, p in model.named_parameters()))
 
             def on_step_end(self, *args: Any, **more: Any) -> None:
                 loss = sum(trainer.losses)

@@ -28,6 +28,7 @@ class Shape:
     critiques: int = 3  # answers that stand after a critique
     critique: int = 50
     words: int = 49_000  # ordinary ids; those above are special (models.tokenizer)
+    picture: tuple[int, int] | None = None  # width and height; None: the square that gives `image` tokens
 
     @property
     def side(self) -> int:
@@ -91,8 +92,10 @@ def make(shape: Shape, seed: int, image: bool = True) -> Tuple:
     def words(size: int) -> tuple[int, ...]:
         return tuple(rng.integers(0, shape.words, size).tolist())
 
-    side = shape.side
+    side = shape.side if shape.picture is None else 8  # a given size in large soft squares, as PNGs of photographs
     picture = Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)) if image else None
+    if picture and shape.picture:
+        picture = picture.resize(shape.picture, Image.Resampling.BICUBIC)
     ask = Turn("user", words(shape.question + (0 if image else shape.image)))
     chain = [ask]
     for number in range(shape.chain):

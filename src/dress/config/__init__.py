@@ -9,7 +9,7 @@ from dress.config.commands import CollectCommand
 from dress.config.data import Data, Mixed, ShapesSizes, Source
 from dress.config.foreign import foreign
 from dress.config.learning import Devices, Learning, Parallel, Trainer, Training
-from dress.config.model import Language, Lora, Model, Tokenizer, Vision, ViT
+from dress.config.model import ComposedModel, HFModel, Language, Lora, Model, Tokenizer, Vision, ViT
 from dress.config.nearest import nearest
 from dress.config.phases import Align, Critique, Phases, Refinement
 from dress.config.raters import RaterSettings, ResponderName, Server
@@ -47,6 +47,7 @@ __all__ = [
     "CollectCommand",
     "CollectSettings",
     "CollectStage",
+    "ComposedModel",
     "Condition",
     "Config",
     "ConfigError",
@@ -60,6 +61,7 @@ __all__ = [
     "EvalStage",
     "Fraction",
     "Generation",
+    "HFModel",
     "KeepCache",
     "Language",
     "Learning",

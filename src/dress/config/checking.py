@@ -12,7 +12,7 @@ from dress.base.redaction import hide
 from dress.config.foreign import foreign
 from dress.config.learning import ADAMW, COSINE
 from dress.config.migration import LOGGERS, renamed
-from dress.config.model import LINEAR
+from dress.config.model import LINEAR, ComposedModel
 from dress.config.names import AMOUNTS
 from dress.config.nearest import nearest
 from dress.config.run import Config
@@ -48,10 +48,12 @@ def check_targets(settings: Config) -> None:
     Raises:
         ConfigError: no such class, not of the kind that is needed, or an argument that it does not take.
     """
+    model = settings.model
+    projector = [("model.projector", model.projector, PROJECTOR)] if isinstance(model, ComposedModel) else []
     places: list[tuple[str, dict[str, Any], Kind]] = [
         ("optimizer", settings.optimizer, OPTIMIZER),
         ("scheduler", settings.scheduler, SCHEDULER),
-        ("model.projector", settings.model.projector, PROJECTOR),
+        *projector,
         *((f"callbacks.{name}", spec, CALLBACK) for name, spec in settings.callbacks.items()),
         *((f"logger.{name}", spec, LOGGER) for name, spec in settings.logger.items()),
     ]
@@ -88,6 +90,8 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
         del place[3]  # the kind by which pydantic chose the stage's model
     if place[:1] in (["annotator"], ["judge"]) and len(place) > 1:
         del place[1]  # the same for a rater
+    if place[:1] == ["model"] and place[1:2] in (["composed"], ["hf"]):
+        del place[1]  # the same for the model
     key = ".".join(place)
     message = str(problem["msg"]).removeprefix("Value error, ")
     if place[-1:] == ["[key]"]:

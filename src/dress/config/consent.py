@@ -12,7 +12,7 @@ from dress.base.errors import ConfigError
 from dress.base.files import read_json
 from dress.config.checking import check
 from dress.config.migration import migrate, migrate_model
-from dress.config.model import Model
+from dress.config.model import MODEL, HFModel, Model
 from dress.config.run import Config
 from dress.config.targets import PROJECTOR, check_target, refuse_untrusted
 from dress.config.types import Consent
@@ -69,12 +69,14 @@ def model_of(facts: dict[str, object], file: Path, consent: Consent) -> Model:
     """
     model = facts.get("model")
     try:
-        settings = Model.model_validate(migrate_model(model) if isinstance(model, dict) else model)
+        settings = MODEL.validate_python(migrate_model(model) if isinstance(model, dict) else model)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        place = ".".join(map(str, ("model", *problem["loc"])))
+        place = ".".join(map(str, ("model", *problem["loc"][1:])))
         raise ValueError(f"{file}: {place}: {problem['msg']} (got {problem['input']!r:.80}). {DAMAGED}") from None
     refuse_untrusted(settings.model_dump(), file, consent.trust_targets)
+    if isinstance(settings, HFModel):
+        return settings
     check_target(settings.projector, f"{file}: model.projector", PROJECTOR)
     if settings.language.trust_remote_code and not consent.trust_remote_code:
         raise ValueError(

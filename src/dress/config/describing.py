@@ -45,9 +45,10 @@ def described(section: type[BaseModel] = Config, prefix: str = "", expanded: Exp
     for name, field in section.model_fields.items():
         alias = field.alias or name
         key = prefix + alias
-        inner: list[Any] = [one for one in (field.annotation, *get_args(field.annotation)) if _is_section(one)]
-        if len(inner) == 1 and key not in expanded:
-            yield from described(inner[0], f"{key}.", expanded)
+        kinds = map(_bare, (field.annotation, *get_args(field.annotation)))
+        inner: list[Any] = [one for one in kinds if _is_section(one)]
+        if key == "model" or (len(inner) == 1 and key not in expanded):
+            yield from dict.fromkeys(one for kind in inner for one in described(kind, f"{key}.", expanded))
             continue
         default = None if field.is_required() else _plain(field.get_default(call_default_factory=True))
         values = _values(schema["properties"][alias], schema)
@@ -82,6 +83,10 @@ def comments(section: type[BaseModel]) -> dict[str, str]:
                 elif above.startswith("# "):
                     texts[node.target.id] = above.removeprefix("# ").rstrip(":")
     return texts
+
+
+def _bare(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _is_section(kind: Any) -> bool:

@@ -24,7 +24,8 @@ FOREIGN = {
         f"resume=RUN_FOLDER goes on with a run, {STAGE}.weights=RUN_FOLDER:STAGE begins with its weights",
     r"output_dir|save_dir|default_root_dir|work_dir|logging_dir": "set run_dir=FOLDER",
     r"(?:pretrained_)?model_name(?:_or_path)?|model_id|base_model|pretrained":
-        "set model.language.name=NAME_OR_FOLDER model.language.config=null",
+        "set model=hf model.name=NAME_OR_FOLDER (a vision-language model), or model.language.name=NAME_OR_FOLDER "
+        "model.language.config=null (a language model)",
     r"trust_remote_code": "set model.language.trust_remote_code=true",
     r"datasets?|dataset_(?:name|dir|path)|data_(?:path|dir)|train_(?:file|data)":
         "set data=shards data.path=FOLDER (of shards, which prepare makes)",

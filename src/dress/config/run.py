@@ -20,7 +20,7 @@ from dress.config.learning import (
     Trainer,
     Training,
 )
-from dress.config.model import Model
+from dress.config.model import ComposedModel, Model
 from dress.config.phases import Phases
 from dress.config.raters import RaterSettings
 from dress.config.stages import SPLITS, Curriculum, TrainStage
@@ -151,10 +151,14 @@ class Config(Section):
     def _features_of_a_frozen_encoder(self) -> Config:
         for name in self.curriculum.order:
             stage = self.curriculum.stages[name]
-            if self.data.features and isinstance(stage, TrainStage) and "vision" in stage.trainable:
+            if not self.data.features or not isinstance(stage, TrainStage):
+                continue
+            frozen = ("vision",) if isinstance(self.model, ComposedModel) else ("vision", "projector")
+            if trained := [part for part in frozen if part in stage.trainable]:
+                parts, what = " and ".join(trained), " and projector" if len(frozen) > 1 else ""
                 raise ValueError(
-                    f"curriculum.stages.{name}.trainable names vision, but data.features=true reads what a frozen "
-                    f"encoder made: drop vision there, or set data.features=false"
+                    f"curriculum.stages.{name}.trainable names {parts}, but data.features=true reads what a frozen "
+                    f"encoder{what} made: drop {parts} there, or set data.features=false"
                 )
         return self
 
@@ -175,7 +179,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _answers_fit(self) -> Config:
-        fields = self.model.language.config or {}
+        fields = self.model.language.config if isinstance(self.model, ComposedModel) else None
+        fields = fields or {}
         most = fields.get("max_position_embeddings", fields.get("n_positions"))
         if isinstance(most, int) and self.generation.max_new_tokens >= most:
             raise ValueError(
@@ -187,6 +192,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _lora_is_there(self) -> Config:
         for name, stage in self.curriculum.stages.items():
-            if isinstance(stage, TrainStage) and "lora" in stage.trainable and self.model.language.lora is None:
-                raise ValueError(f"curriculum.stages.{name}.trainable names lora, but model.language.lora is null")
+            if isinstance(stage, TrainStage) and "lora" in stage.trainable and self.model.lora is None:
+                key = "model.language.lora" if isinstance(self.model, ComposedModel) else "model.lora"
+                raise ValueError(f"curriculum.stages.{name}.trainable names lora, but {key} is null")
         return self

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StrictBool, ValidationInfo, field_validator, model_validator
 
-from dress.config.model import Model
+from dress.config.model import HFModel, Model
 from dress.config.rows import Columns, RowMapping, Scale
 from dress.config.types import Aspect, Count, Package, Positive, Resize, Section, Whole
 from dress.record import Criterion
@@ -111,10 +111,13 @@ class Inspect(Task):
 
 
 class Encoder(Section):
-    """A frozen encoder by its OpenCLIP name."""
+    """A frozen encoder, as `model.vision`."""
 
     name: str | None = None  # in place of encoder and ckpt: a model of OpenCLIP
-    weights: str | None = None  # OpenCLIP tag or a local file; null = random
+    folder: str | None = None  # or a folder of a vision model of transformers
+    timm: str | None = None  # or a model of timm
+    weights: str | None = None  # as model.vision.weights
+    image_size: Positive | None = None  # pixels, square; null = the weights' own
     layer: Whole = -1  # which block, or which feature map
     resize: Resize = "native"  # as model.vision.resize
 
@@ -129,6 +132,7 @@ class Features(Task):
     ckpt: str | None = None  # in place of encoder: that of a run folder
     stage: str | None = None  # of the run; null = the last one that was trained
     vision: Encoder = Encoder()
+    model: HFModel | None = None  # in place of encoder: encoder and projector of model=hf model.name=FOLDER
     trust_remote_code: StrictBool = False  # run code that comes with the run's language model
     trust_targets: tuple[Package, ...] = ()  # packages beside the known ones whose classes the run may name
     seed: Count = 0  # of random weights: the seed that the training will have
@@ -141,9 +145,12 @@ class Features(Task):
 
     @model_validator(mode="after")
     def _one_encoder(self) -> Features:
-        names = [name for name in (self.encoder, self.ckpt, self.vision.name) if name is not None]
+        vision, model = self.vision, self.model and self.model.name
+        choices = (self.encoder, self.ckpt, vision.name, vision.folder, vision.timm, model)
+        names = [name for name in choices if name is not None]
         if len(names) != 1:
             raise ValueError(
-                f"expected exactly one of encoder=SCALE, ckpt=RUN and vision.name=NAME, got {names or 'none'}"
+                f"expected exactly one of encoder=SCALE, ckpt=RUN, vision.name=NAME (or folder, timm) and "
+                f"model=hf model.name=FOLDER, got {names or 'none'}"
             )
         return self

@@ -116,6 +116,16 @@ def orientation(image: Image.Image) -> int:
     return turn if turn in TURNS else 1
 
 
+def upright_size(data: bytes, where: str, max_aspect: float = MAX_ASPECT) -> tuple[int, int]:
+    """Width and height of an image as it is seen; only its header is read.
+
+    Raises:
+        ImageError: as `header`.
+    """
+    image = header(data, where, max_aspect)
+    return image.size[::-1] if orientation(image) >= 5 else image.size
+
+
 def animated(image: Image.Image) -> bool:
     """Whether it is an animation, of which the first frame is used. (A JPEG's further pictures are other views.)"""
     return image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1

@@ -37,7 +37,8 @@ class Pixels:
     OpenCLIP's PIL transform (benchmarks/data.py), and equal to it where nothing is resized.
 
     Args:
-        settings: OpenCLIP's preprocessing (size, mean, std, interpolation, resize_mode, fill_color).
+        settings: OpenCLIP's preprocessing (size, mean, std, interpolation, resize_mode, fill_color), and where
+            more is cut away `crop_from` and `crop_floor` (`edge_of`, `cropped`).
         transform: OpenCLIP's own transform of them.
         mode: `fast`, or `exact` for that transform. What `fast` does not know goes through it, too.
         max_aspect: longer side ÷ shorter side of an image, at most.
@@ -49,6 +50,7 @@ class Pixels:
     ) -> None:  # fmt: skip
         self.size, self.transform, self.max_aspect = size_of(settings), transform, max_aspect
         self.resize, self.fill = settings["resize_mode"], settings["fill_color"]
+        self.edge, self.floor = edge_of(settings), settings.get("crop_floor", False)
         self.fast = mode == "fast" and (self.resize != "shortest" or self.size[0] == self.size[1])
         bilinear = settings["interpolation"] == "bilinear"
         self.interpolation = F.InterpolationMode.BILINEAR if bilinear else F.InterpolationMode.BICUBIC
@@ -66,8 +68,7 @@ class Pixels:
         if self.resize == "longest":
             image = self._resize(image, fitted(image.shape[1], image.shape[2], self.size))
             return padded(image, self.size, self.fill).contiguous()
-        image = self._resize(image, self.size if self.resize == "squash" else self.size[:1])
-        return F.center_crop(image, self.size).contiguous()
+        return cropped(self._resize(image, self.edge), self.size, self.floor).contiguous()
 
     def _resize(self, image: Tensor, size: list[int]) -> Tensor:
         return F.resize(image, size, self.interpolation, antialias=True)
@@ -77,6 +78,31 @@ def size_of(settings: Mapping[str, Any]) -> list[int]:
     """S_h, S_w of OpenCLIP's preprocessing."""
     size = settings["size"]
     return [size, size] if isinstance(size, int) else list(size)
+
+
+def edge_of(settings: Mapping[str, Any]) -> list[int]:
+    """To what an image is resized before its middle is cut out: both sides, or the shorter one.
+
+    By OpenCLIP that is the size of the input; `crop_from` names more pixels (DINOv2 cuts 224 out of 256).
+    """
+    size, edge = size_of(settings), settings.get("crop_from")
+    if edge is not None:
+        size = [edge, edge]
+    return size if settings["resize_mode"] == "squash" else size[:1]
+
+
+def cropped(image: Any, size: list[int], floor: bool) -> Any:
+    """The middle S_h, S_w of an image (PIL or [3, H, W]).
+
+    Args:
+        image: not smaller than that.
+        size: S_h, S_w.
+        floor: odd rests are rounded down, as transformers does; else to even halves, as torchvision does.
+    """
+    if not floor:
+        return F.center_crop(image, size)
+    height, width = F.get_size(image)
+    return F.crop(image, (height - size[0]) // 2, (width - size[1]) // 2, size[0], size[1])
 
 
 def fitted(height: int, width: int, size: list[int]) -> list[int]:
@@ -94,10 +120,13 @@ def padded(image: Any, size: list[int], fill: int) -> Any:
 
 def hidden_share(width: int, height: int, settings: Mapping[str, Any]) -> float:
     """Which share of an image's area the encoder's preprocessing cuts away."""
-    if settings["resize_mode"] != "shortest":
+    if settings["resize_mode"] == "longest":
         return 0.0
     down, across = size_of(settings)
-    scale = max(across / width, down / height)
+    more = settings.get("crop_from", down) / down
+    if settings["resize_mode"] == "squash":
+        return 1 - 1 / more**2
+    scale = max(across / width, down / height) * more
     return max(0.0, 1 - across * down / (width * height * scale**2))
 
 

@@ -31,7 +31,7 @@ from dress.data.opening import Opening, Selection, Verify
 from dress.record import ImageAnnotation, ImageRef, Record, RecordError, describe
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from dress.data.features import StoredImage
 
 OPEN_FILES = 128
 """Shards of a dataset that a process keeps open."""
@@ -217,13 +217,13 @@ class Shards:
         files = {name: self._pread(shard, *place) for name, place in members.items() if name != "txt"}
         return files | {"json": self.record(index).dump()} if self._index.form == "captions" else files
 
-    def features(self, index: int) -> Tensor | None:
-        """The stored vision features [V, D_v], where the shard holds them; bf16 and fp32 without a copy.
+    def features(self, index: int) -> StoredImage | None:
+        """The stored vision features, where the shard holds them; bf16 and fp32 without a copy.
 
         Raises:
             RecordError: they are damaged.
         """
-        from dress.data.features import FeatureError, decode
+        from dress.data.features import FeatureError, decode_image
 
         _, members, shard = self._locate(index)
         if FEATURES not in members:
@@ -232,7 +232,7 @@ class Shards:
         data, file = np.empty(size, np.uint8), self._file(shard)
         self._check(shard, offset, size, os.preadv(file.descriptor, [data.data], offset))
         try:
-            return decode(data)
+            return decode_image(data)
         except FeatureError as error:
             raise RecordError(f"{self.where(index)}: {error}") from None
 

@@ -13,18 +13,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dress.dialogue.image import Picture
 from dress.dialogue.tree import Segment, Tree
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Images that go through the encoder together.
+
+    `inputs`: tensors by name, those of the images joined along the first axis. `numbers` of the images in their
+    forest, and how many `tokens` each has.
+    """
+
+    inputs: dict[str, Tensor]
+    numbers: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
+        """The same images on a device."""
+        inputs = {name: value.to(device, non_blocking=non_blocking) for name, value in self.inputs.items()}
+        return replace(self, inputs=inputs)
 
 
 @dataclass
 class Forest:
     """What one forward pass takes: trees one after another, without padding.
 
-    `ids` [T] (encode.IMAGE marks image tokens), `depth` [T] positions, `subtree_end` [T] places in the
+    `ids` [T] (encode.IMAGE marks image tokens), `depth` [T] in their trees, `subtree_end` [T] places in the
     forest. `starts` [R + 1]: tree r is [starts[r], starts[r + 1]). `segments`: runs that descend without
-    branching off, places in the forest. `image` [R'] is the row of `pixels` [N, 3, H, W], or of stored
-    `features` [N, V, D_v], of each tree that has an image, in order. Entries: `row` [E] predicts
-    `target` [E] with `weight` [E] (float64) for `phase` [E] (index into `phases`, names).
+    branching off, places in the forest. `image` [R'] is the number, in `images`, of each tree that has an
+    image, in order. Entries: `row` [E] predicts `target` [E] with `weight` [E] (float64) for `phase` [E]
+    (index into `phases`, names). `positions` [P, T] for rotary embeddings, where they are not the depth.
+    `until` [T]: one past the last place that a token sees, where tokens see some behind them.
     """
 
     ids: Tensor
@@ -32,14 +52,15 @@ class Forest:
     subtree_end: Tensor
     starts: tuple[int, ...]
     segments: tuple[Segment, ...]
-    image: Tensor
-    pixels: Tensor | None
+    image: tuple[int, ...]
+    images: tuple[ImageBatch, ...]
     row: Tensor
     target: Tensor
     weight: Tensor
     phase: Tensor
     phases: tuple[str, ...]
-    features: Tensor | None = None
+    positions: Tensor | None = None
+    until: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -52,7 +73,9 @@ class Forest:
         def move(value: Any) -> Any:
             return value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
 
-        return Forest(**{field.name: move(getattr(self, field.name)) for field in fields(self)})
+        moved = {field.name: move(getattr(self, field.name)) for field in fields(self)}
+        images = tuple(batch.to(device, non_blocking) for batch in self.images)
+        return Forest(**moved | {"images": images})
 
 
 @dataclass
@@ -82,14 +105,13 @@ class Batch:
 
 @dataclass
 class Example:
-    """One record, ready to train on: its trees (one, or one per dialogue), and its pixels or its features [V, D_v].
+    """One record, ready to train on: its trees (one, or one per dialogue), and its picture.
 
     `split`: it has several because one would have been longer than a forest. `where` names it in an error.
     """
 
     trees: list[Tree]
-    pixels: Tensor | None  # [3, H, W]
-    features: Tensor | None = None
+    picture: Picture | None
     split: bool = False
     where: str = ""
 
@@ -113,7 +135,7 @@ def collate(samples: Iterable[Example], tokens_per_forest: int) -> Batch:
         capacity=len(full) * tokens_per_forest,
         filled=sum(full),
         weight=sum(float(forest.weight.sum()) for forest in forests),
-        images=sum(sample.pixels is not None or sample.features is not None for sample in useful),
+        images=sum(sample.picture is not None for sample in useful),
         idle=len(every) - len(useful),
         places=tuple(sample.where for sample in every),
     )
@@ -127,8 +149,8 @@ def blank_forest(phase: str, device: torch.device | str = "cpu") -> Forest:
         subtree_end=torch.full((2,), 2),
         starts=(0, 2),
         segments=(Segment(0, 2, ()),),
-        image=torch.zeros(0, dtype=torch.long),
-        pixels=None,
+        image=(),
+        images=(),
         row=torch.zeros(1, dtype=torch.long),
         target=torch.zeros(1, dtype=torch.long),
         weight=torch.zeros(1, dtype=torch.float64),
@@ -175,20 +197,17 @@ def _fullest(sizes: list[int], capacity: int, names: list[int]) -> list[int]:
 
 def _forest(group: list[tuple[Tree, int]], samples: list[Example]) -> Forest:
     starts = [0, *np.cumsum([len(tree) for tree, _ in group]).tolist()]
-    images: list[int] = []
-    examples_with_images: list[Example] = []
+    image: list[int] = []
+    pictures: list[Picture] = []
     place: dict[int, int] = {}
     for _, number in group:
-        sample = samples[number]
-        if sample.pixels is None and sample.features is None:
+        picture = samples[number].picture
+        if picture is None:
             continue
         if number not in place:
-            place[number] = len(examples_with_images)
-            examples_with_images.append(sample)
-        images.append(place[number])
-    pixels = [sample.pixels for sample in examples_with_images if sample.pixels is not None]
-    features = [sample.features for sample in examples_with_images if sample.features is not None]
-    assert not (pixels and features), "pixels and stored features in one forest"
+            place[number] = len(pictures)
+            pictures.append(picture)
+        image.append(place[number])
 
     def joined(name: str, shifted: bool) -> Tensor:
         parts = [getattr(tree, name) for tree, _ in group]
@@ -205,15 +224,51 @@ def _forest(group: list[tuple[Tree, int]], samples: list[Example]) -> Forest:
         segments=tuple(
             _moved(segment, at) for (tree, _), at in zip(group, starts, strict=False) for segment in tree.segments
         ),
-        image=torch.tensor(images, dtype=torch.long),
-        pixels=torch.stack(pixels) if pixels else None,
+        image=tuple(image),
+        images=image_batches(pictures),
         row=joined("row", True),
         target=joined("target", False),
         weight=joined("weight", False),
         phase=torch.from_numpy(np.concatenate(phase)),
         phases=names,
-        features=torch.stack(features) if features else None,
+        positions=_positions(group),
+        until=_until([tree for tree, _ in group], starts),
     )
+
+
+def image_batches(pictures: Sequence[Picture]) -> tuple[ImageBatch, ...]:
+    """Pictures whose inputs have the same names and sizes, but along the first axis, side by side."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for number, picture in enumerate(pictures):
+        kind = tuple((name, value.shape[1:], value.dtype) for name, value in picture.inputs.items())
+        groups.setdefault(kind, []).append(number)
+    return tuple(
+        ImageBatch(
+            {name: torch.cat([pictures[n].inputs[name] for n in numbers]) for name in pictures[numbers[0]].inputs},
+            tuple(numbers),
+            tuple(pictures[n].layout.tokens for n in numbers),
+        )
+        for numbers in groups.values()
+    )
+
+
+def _positions(group: list[tuple[Tree, int]]) -> Tensor | None:
+    rows = next((len(tree.positions) for tree, _ in group if tree.positions is not None), None)
+    if rows is None:
+        return None
+    parts = [np.tile(tree.depth, (rows, 1)) if tree.positions is None else tree.positions for tree, _ in group]
+    return torch.from_numpy(np.concatenate(parts, 1))
+
+
+def _until(trees: Sequence[Tree], starts: Sequence[int]) -> Tensor | None:
+    """Of trees that stand at these places; a tree without blocks sees nothing behind a token."""
+    if all(tree.until is None for tree in trees):
+        return None
+    parts = [
+        (np.arange(1, len(tree) + 1) if tree.until is None else tree.until) + start
+        for tree, start in zip(trees, starts, strict=False)
+    ]
+    return torch.from_numpy(np.concatenate(parts))
 
 
 def _moved(segment: Segment, at: int) -> Segment:

@@ -65,6 +65,8 @@ class TextTokenizer:
         own = {name: self._backend.token_to_id(name) for name in self._ids}
         self._moved = {other: self._ids[name] for name, other in own.items() if other != self._ids[name]}
         self._led = lru_cache(maxsize=2)(self._with_lead)
+        self.adds_blank = self.encode("x", False) == self.encode(" x", False)
+        """Whether a text that begins with a blank gives the same ids as without it."""
 
     def _with_lead(self, number: int) -> Tokenizer:
         backend = Tokenizer.from_str(self._state)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from dress.dialogue.chat import ChatFormat, pieces
+from dress.dialogue.chat import ChatFormat
 from dress.dialogue.encode import DialogueEncoder
 from dress.dialogue.spans import Span
 
@@ -66,31 +66,41 @@ def check_cuts(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> None:
         ValueError: the tokenizer merges across a cut, gives a control token for a text, disagrees with its own
             chat template, or the end of an answer is not one token.
     """
-    encoder = DialogueEncoder(tokenizer, chat.name, image_tokens=0)
+    encoder = DialogueEncoder(tokenizer, chat)
     for user, condition, answer in (*PROBES, SPACED):
         spans = [Span("user", user), Span("condition", condition), Span("assistant", answer)]
         spans += [Span("user", condition), Span("assistant", user.lstrip())]
-        text = "".join(part.text for part in pieces(tuple(spans), chat, image=False))
-        if encoder.prompt(spans, image=False)[len(encoder.before) :] != tokenizer.encode(
-            text, add_special_tokens=False
-        ):
+        text = "".join(part.text for part in chat.pieces(tuple(spans), image=False))
+        ours = encoder.prompt(spans, None).ids[len(encoder.before) :].tolist()
+        if ours != tokenizer.encode(text, add_special_tokens=False):
             raise ValueError(
-                f"model.language.chat={chat.name}: this tokenizer merges tokens across message borders "
+                f"{chat.setting}: this tokenizer merges tokens across message borders "
                 f"(probe {user!r}): loss masks would be wrong. Choose another chat format"
             )
     _check_template(tokenizer, chat)
-    for control in sorted({*chat.special, chat.assistant_end, *tokenizer.all_special_tokens}):
+    check_texts(encoder, chat.special)
+
+
+def check_texts(encoder: DialogueEncoder, special: Collection[str] = ()) -> None:
+    """Prove that no text gives a control token.
+
+    Raises:
+        ValueError: one does, by name.
+    """
+    tokenizer = encoder.tokenizer
+    names = [str(tokenizer.convert_ids_to_tokens(number)) for number in encoder.control_ids]
+    for control in sorted({*special, encoder.chat.end, *tokenizer.all_special_tokens, *names}):
         ids = {*encoder.texts.encode(f"a {control}{control} b", first=False)} - {tokenizer.unk_token_id}
         if ids & encoder.control_ids:
             raise ValueError(
-                f"model.language.chat={chat.name}: expected {control!r} in a text to be text, got the control token: "
-                f"this tokenizer cannot tell them apart"
+                f"{encoder.chat.setting}: expected {control!r} in a text to be text, got the control "
+                f"token: this tokenizer cannot tell them apart"
             )
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> None:
     """Raises ValueError: the tokenizer has a chat template of its own that writes a dialogue otherwise."""
-    if not getattr(tokenizer, "chat_template", None):
+    if not getattr(tokenizer, "chat_template", None) or not chat.follows_own:
         return
     for user, condition, answer in PROBES:
         spans = [Span("user", user), Span("condition", condition), Span("assistant", answer)]
@@ -102,9 +112,8 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> Non
             {"role": "assistant", "content": user},
         ]
         own = str(tokenizer.apply_chat_template(messages, tokenize=False))
-        ours = "".join(part.text for part in pieces(tuple(spans), chat, image=False))
+        ours = "".join(part.text for part in chat.pieces(tuple(spans), image=False))
         if own not in (ours, f"{tokenizer.bos_token}{ours}"):
             raise ValueError(
-                f"model.language.chat={chat.name}: expected the tokenizer's own chat template, {own!r:.200}, "
-                f"got {ours!r:.200}"
+                f"{chat.setting}: expected the tokenizer's own chat template, {own!r:.200}, got {ours!r:.200}"
             )

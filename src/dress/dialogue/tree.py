@@ -32,13 +32,15 @@ class Tree:
 
     Args:
         ids: int64 [S].
-        depth: int64 [S], the position of a token.
+        depth: int64 [S], how many tokens stand above one.
         subtree_end: int64 [S], one past the last descendant of a token.
         segments: the layout cut into runs; every token stands in one.
         row, target, weight, phase: entries [E]. Row `row` predicts `target`: it is the token before it,
             and one row predicts the first token of *every* child. A token supervised by several
             dialogues of a phase has the sum of their weights (float64). `phase` is an index into `phases`.
         phases: names.
+        positions: int64 [P, S] for rotary embeddings; None: the depth.
+        until: int64 [S], one past the last token of the layout that each sees; None: none sees one behind it.
     """
 
     ids: np.ndarray
@@ -50,6 +52,8 @@ class Tree:
     weight: np.ndarray
     phase: np.ndarray
     phases: tuple[str, ...]
+    positions: np.ndarray | None = None
+    until: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -83,7 +87,34 @@ def _build(dialogues: Sequence[EncodedDialogue], order: list[int], shared: list[
         last = node.children[-1] if node.children else None
         end = node.at + node.stop - node.start if last is None else int(subtree_end[last.at])
         subtree_end[node.at : node.at + node.stop - node.start] = end
-    return Tree(tokens, depth, subtree_end, segments, *_entries(dialogues, ways, tokens))
+    entries = _entries(dialogues, ways, tokens)
+    return Tree(
+        tokens, depth, subtree_end, segments, *entries, _positions(dialogues, layout), _until(dialogues, layout)
+    )
+
+
+def _positions(dialogues: Sequence[EncodedDialogue], layout: list[_Node]) -> np.ndarray | None:
+    given = next((one.positions for one in dialogues if one.positions is not None), None)
+    if given is None:
+        return None
+    every = [
+        np.tile(np.arange(len(one.ids)), (len(given), 1)) if one.positions is None else one.positions
+        for one in dialogues
+    ]
+    return np.concatenate([every[node.source][:, node.start : node.stop] for node in layout], 1)
+
+
+def _until(dialogues: Sequence[EncodedDialogue], layout: list[_Node]) -> np.ndarray | None:
+    """As places of the layout: a block of tokens that see each other lies whole in one node."""
+    if all(one.until is None for one in dialogues):
+        return None
+    parts = []
+    for node in layout:
+        until = dialogues[node.source].until
+        part = np.arange(node.start + 1, node.stop + 1) if until is None else until[node.start : node.stop]
+        assert part.max(initial=node.stop) <= node.stop, "a block of tokens that see each other, cut by a branch"
+        parts.append(part + node.at - node.start)
+    return np.concatenate(parts)
 
 
 def build_trees(dialogues: Sequence[EncodedDialogue], budget: int) -> list[Tree]:

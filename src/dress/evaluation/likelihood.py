@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 
 from dress.dialogue.batch import Example, collate, pack
+from dress.dialogue.image import Picture
 from dress.dialogue.spans import Span, SupervisedDialogue, answer, prompt
 from dress.dialogue.tree import build_tree
 from dress.model.lvlm import LVLM
@@ -25,7 +25,7 @@ class LastAnswer:
 
     turns: Sequence[Turn]
     condition: str
-    pixels: Tensor | None
+    picture: Picture | None
     system: str | None = None
 
     @property
@@ -50,11 +50,12 @@ def answer_nll(
     for number, one in enumerate(answers):
         try:
             encoded = model.encoder.supervised(
-                SupervisedDialogue("sft", one.spans, one.pixels is not None), str(number)
-            )
+                SupervisedDialogue("sft", one.spans, one.picture is not None), str(number),
+                None if one.picture is None else one.picture.layout,
+            )  # fmt: skip
         except RecordError:
             continue
-        samples[number] = Example([build_tree([encoded])], one.pixels)
+        samples[number] = Example([build_tree([encoded])], one.picture)
     numbers = list(samples)
     training = model.training
     model.eval()

@@ -11,13 +11,12 @@ import torch
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from PIL.Image import Image
-from torch import Tensor
 from tqdm import tqdm
 
 from dress.base.files import required
 from dress.config import Consent
 from dress.config.consent import DAMAGED, read_run
-from dress.data.images import open_image
+from dress.dialogue.image import Picture
 from dress.dialogue.spans import Span
 from dress.evaluation.likelihood import LastAnswer, answer_nll
 from dress.model.checkpoint import available_device, load_model
@@ -74,7 +73,7 @@ class DressModel(lmms):
         self.condition = facts["conditions"][condition]
         self.max_new_tokens = int(max_new_tokens or settings.generation.max_new_tokens)
         self.batch_size = int(batch_size)
-        self.max_aspect = settings.data.max_aspect
+        self.reader = self.model.reader(max_aspect=settings.data.max_aspect)
 
     # --- what lmms-eval asks ---
 
@@ -86,7 +85,7 @@ class DressModel(lmms):
         """
         answers: dict[int, str] = {}
         for numbers, kwargs in _batches(requests, self.batch_size):
-            prompts, pixels = list[Prompt](), list[Tensor]()
+            prompts, pixels = list[Prompt](), list[Picture]()
             for number in numbers:
                 context, _, doc_to_visual, doc_id, task, split = requests[number].args
                 image = self._pixels(doc_to_visual(self.task_dict[task][split][doc_id]), task, doc_id)
@@ -151,8 +150,8 @@ class DressModel(lmms):
         question = (Span("user", _question(context)),)
         return (*question, Span("condition", self.condition)) if self.condition else question
 
-    def _pixels(self, visuals: Sequence[Any] | None, task: str, doc_id: int) -> Tensor | None:
-        """Pixels [3, H, W] of the only image of a question, as the run's own model sees it."""
+    def _pixels(self, visuals: Sequence[Any] | None, task: str, doc_id: int) -> Picture | None:
+        """The only image of a question, as the run's own model sees it."""
         visuals = list(visuals or [])
         if not visuals:
             return None
@@ -161,9 +160,9 @@ class DressModel(lmms):
             raise ValueError(f"{task}, document {doc_id}: expected at most one image, got {kinds}")
         data = io.BytesIO()
         visuals[0].save(data, "PNG")
-        return self.model.vision.preprocess(open_image(data.getvalue(), f"{task}/{doc_id}", self.max_aspect))
+        return self.reader(data.getvalue(), f"{task}/{doc_id}")
 
-    def _generate(self, prompts: Sequence[Prompt], pixels: Sequence[Tensor], kwargs: dict[str, Any]) -> list[str]:
+    def _generate(self, prompts: Sequence[Prompt], pixels: Sequence[Picture], kwargs: dict[str, Any]) -> list[str]:
         most = int(kwargs.get("max_new_tokens") or self.max_new_tokens)
         check_new_tokens(self.model, most)
         greedy = kwargs.get("do_sample") is False or not kwargs.get("temperature")

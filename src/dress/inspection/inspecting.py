@@ -82,7 +82,7 @@ def inspect(
         if inspection.leakage is not None:
             inspection.leakage.add(item, sha256)
         if lengths is not None:
-            lengths.add(item.record)
+            lengths.add(item.record, item.image)
         samples.add(item)
     inspection.samples = list(samples)
     return inspection

@@ -95,9 +95,9 @@ def _lengths(inspection: Inspection) -> Table:
         _row(kind, int(s["n"]), f"{s['mean']:.1f}", *(int(s[name]) for name in ("median", "p90", "p99", "longest")))
         for kind, s in inspection.lengths.summary().items()
     ]
-    image = "an unknown number of" if scale.image_tokens is None else f"{scale.image_tokens}"
     words = (
-        f"scale={scale.name}, tokenizer: {scale.origin}. An image adds {image} tokens to a dialogue. "
+        f"scale={scale.name}, tokenizer: {scale.origin}. An image adds "
+        f"{inspection.lengths.image_words()} to a dialogue. "
         f"Dialogues that are then longer than {scale.max_tokens:,}: {inspection.lengths.too_long:,}."
     )
     return Table.of_texts("Lengths in tokens", words, head, rows)

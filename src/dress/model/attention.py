@@ -39,6 +39,8 @@ from dress.kernels.products import SegmentGroup, segment_attention
 
 NAME = "dress"
 Backend = Literal["dense", "nodes", "flex"]
+Blocks = Literal["all", "sliding"]
+"""All layers (Gemma 3), or those with a sliding window (Gemma 4)."""
 PRODUCTS = {torch.bfloat16}
 """Dtypes in which `nodes` is faster as plain matrix products than as PyTorch's attention kernel (CPU)."""
 
@@ -53,6 +55,8 @@ class Plan:
     """Rows that predict something [U], in order."""
     fused: bool = True
     """`nodes` as plain matrix products where they are faster (bf16)."""
+    blocks: Blocks = "all"
+    """In which layers the tokens of a block (`Forest.until`) see each other."""
     masks: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     @cached_property
@@ -69,12 +73,31 @@ class Plan:
         return {place: number for number, place in enumerate(self.cuts)}
 
     @cached_property
+    def until(self) -> list[int] | None:
+        """`Forest.until` as plain numbers."""
+        return None if self.forest.until is None else self.forest.until.tolist()
+
+    @cached_property
     def groups(self) -> list[list[Segment]]:
-        """Paths of equal length below equally many ancestors."""
-        groups: dict[tuple[int, int], list[Segment]] = defaultdict(list)
+        """Paths of equal length below equally many ancestors, with the same blocks."""
+        groups: dict[tuple[Any, ...], list[Segment]] = defaultdict(list)
         for segment in self.forest.segments:
-            groups[segment.stop - segment.start, sum(stop - start for start, stop in segment.before)].append(segment)
+            size, above = segment.stop - segment.start, sum(stop - start for start, stop in segment.before)
+            groups[size, above, self.blocks_in(segment)].append(segment)
         return list(groups.values())
+
+    def blocks_in(self, segment: Segment) -> tuple[int, ...] | None:
+        """How far each token of a segment sees, counted from the segment's start; None where it has no block."""
+        if self.until is None:
+            return None
+        until = self.until[segment.start : segment.stop]
+        if all(stop == place + 1 for place, stop in enumerate(until, segment.start)):
+            return None
+        return tuple(stop - segment.start for stop in until)
+
+    def sees_blocks(self, params: AttentionParams) -> bool:
+        """Whether the tokens of a block see each other in a layer."""
+        return self.forest.until is not None and (self.blocks == "all" or params.window is not None)
 
     @cached_property
     def products(self) -> list[SegmentGroup]:
@@ -105,9 +128,9 @@ class Plan:
         return sorted(range(len(starts)), key=starts.__getitem__)
 
     @cached_property
-    def padded(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Trees side by side: token of each place [R * S] (0 where padded), place of each token [T],
-        ancestor mask bool [R, 1, S, S]; padding attends to itself."""
+    def padded(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Trees side by side: token of each place [R * S] (0 where padded), place of each token [T], ancestor mask
+        bool [R, 1, S, S] without and with what blocks add; padding attends to itself."""
         starts = torch.tensor(self.forest.starts, device=self.forest.ids.device)
         sizes = starts.diff()
         rows, width = len(sizes), int(sizes.max())
@@ -116,9 +139,13 @@ class Plan:
         token = torch.where(real, starts[:-1, None] + column, 0)
         ends = torch.where(real, self.forest.subtree_end[token] - starts[:-1, None], column + 1)
         place = real.flatten().nonzero()[:, 0]
-        mask = (column[None, :] <= column[:, None]) & (column[:, None] < ends[:, None, :])
+        below = column[:, None] < ends[:, None, :]
+        mask = (column[None, :] <= column[:, None]) & below
         assert len(place) == self.forest.tokens and mask.shape == (rows, width, width)
-        return token.flatten(), place, mask[:, None]
+        if self.forest.until is None:
+            return token.flatten(), place, mask[:, None], None
+        until = torch.where(real, self.forest.until[token] - starts[:-1, None], column + 1)
+        return token.flatten(), place, mask[:, None], ((column[None, :] < until[:, :, None]) & below)[:, None]
 
 
 class CachePlan(Protocol):
@@ -131,7 +158,9 @@ class CachePlan(Protocol):
         ...
 
 
-def plan(forest: Forest, backend: str, rows: Tensor | None = None, fused: bool = True) -> Plan:
+def plan(
+    forest: Forest, backend: str, rows: Tensor | None = None, fused: bool = True, blocks: Blocks = "all"
+) -> Plan:  # fmt: skip
     """A plan with the chosen backend; `auto` is `flex` on CUDA and `nodes` elsewhere.
 
     Raises:
@@ -141,7 +170,8 @@ def plan(forest: Forest, backend: str, rows: Tensor | None = None, fused: bool =
         backend = "flex" if forest.ids.is_cuda else "nodes"
     if backend == "flex" and not forest.ids.is_cuda and torch.is_grad_enabled():
         raise ValueError("model.attention=flex: expected a CUDA device, got the CPU, where it cannot train; use auto")
-    return Plan(forest, backend, forest.row.unique() if rows is None else rows, fused)  # type: ignore[arg-type]
+    rows = forest.row.unique() if rows is None else rows
+    return Plan(forest, backend, rows, fused, blocks)  # type: ignore[arg-type]
 
 
 def foreign_mask(device: torch.device) -> Tensor:
@@ -179,7 +209,9 @@ def attend(
 
 
 def _dense(query: Tensor, key: Tensor, value: Tensor, plan: Plan, params: AttentionParams) -> Tensor:
-    token, place, mask = plan.padded
+    token, place, mask, with_blocks = plan.padded
+    if with_blocks is not None and plan.sees_blocks(params):
+        mask = with_blocks
     rows, _, width, _ = mask.shape
     if params.window is not None:
         depth = plan.forest.depth[token].view(rows, 1, width)
@@ -201,7 +233,8 @@ def _nodes(query: Tensor, key: Tensor, value: Tensor, plan: Plan, params: Attent
     if torch.is_autocast_enabled(query.device.type):
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    if plan.fused and query.dtype in PRODUCTS:
+    blocks = plan.sees_blocks(params)
+    if plan.fused and query.dtype in PRODUCTS and not blocks:
         return segment_attention(query[0], key[0], value[0], plan.products, params)[None]
     # torch.split: its backward is one cat, that of a slice a whole tensor of zeros
     sizes = [stop - start for start, stop in pairwise(plan.cuts)]
@@ -212,13 +245,15 @@ def _nodes(query: Tensor, key: Tensor, value: Tensor, plan: Plan, params: Attent
     for segments in plan.groups:
         q = torch.cat([queries[number[segment.start]] for segment in segments])
         k, v = (torch.cat([_run(parts, plan, segment) for segment in segments]) for parts in (keys, values))
-        outs += descend(q, k, v, params, plan.masks).unbind()
+        until = plan.blocks_in(segments[0]) if blocks else None
+        outs += descend(q, k, v, params, plan.masks, until).unbind()
     return torch.cat([outs[i] for i in plan.order], 1).transpose(0, 1)[None]
 
 
 def descend(
-    query: Tensor, key: Tensor, value: Tensor, params: AttentionParams, masks: dict[tuple[Any, ...], Any]
-) -> Tensor:
+    query: Tensor, key: Tensor, value: Tensor, params: AttentionParams, masks: dict[tuple[Any, ...], Any],
+    until: tuple[int, ...] | None = None,
+) -> Tensor:  # fmt: skip
     """Causal attention of the last `own` of `seen` tokens to [B, H, own, d].
 
     Args:
@@ -226,18 +261,19 @@ def descend(
         key, value: [B, K, seen, d].
         params: of the layer.
         masks: of the pass; a mask that is missing is added to them.
+        until: how far each of the `own` tokens sees among them; None: to itself.
     """
     (rows, heads, own, width), visible_keys = query.shape, key.shape[2]
     groups = heads // key.shape[1]
     if groups > 1:  # key heads as rows: each is read by its query heads without a copy
         query = query.reshape(-1, groups, own, width)
         key, value = (x.reshape(-1, 1, visible_keys, width).expand(-1, groups, -1, -1) for x in (key, value))
-    if own == visible_keys and params.window is None and params.softcap is None:
+    if own == visible_keys and params.window is None and params.softcap is None and until is None:
         out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=params.scale)
     else:
-        mask_key = (own, visible_keys, params.window, query.dtype)
+        mask_key = (own, visible_keys, params.window, query.dtype, until)
         if mask_key not in masks:
-            masks[mask_key] = _below(own, visible_keys, params.window, query)
+            masks[mask_key] = _below(own, visible_keys, params.window, query, until)
         out = _product(query, key, value, masks[mask_key], params)
     return out.reshape(rows, heads, own, width)
 
@@ -249,11 +285,17 @@ def _run(parts: tuple[Tensor, ...], plan: Plan, segment: Segment) -> Tensor:
     return torch.cat(chunks, 2) if len(chunks) > 1 else chunks[0]
 
 
-def _below(own: int, visible_keys: int, window: int | None, like: Tensor) -> Tensor:
-    """Additive mask [own, seen]: the last `own` of `seen` tokens see those before them and themselves."""
+def _below(
+    own: int, visible_keys: int, window: int | None, like: Tensor, until: tuple[int, ...] | None = None
+) -> Tensor:
+    """Additive mask [own, seen]: the last `own` of `seen` tokens see those before them and themselves, or as far among
+    the `own` as `until` says."""
     q = torch.arange(visible_keys - own, visible_keys, device=like.device)[:, None]
     k = torch.arange(visible_keys, device=like.device)
-    return additive(k <= q if window is None else (k <= q) & (q - k < window), like.dtype)
+    visible = k <= q
+    if until is not None:
+        visible = k < torch.tensor(until, device=like.device)[:, None] + (visible_keys - own)
+    return additive(visible if window is None else visible & (q - k < window), like.dtype)
 
 
 def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
@@ -288,12 +330,14 @@ def _flex(query: Tensor, key: Tensor, value: Tensor, plan: Plan, params: Attenti
     if _compiled is None:
         _compiled = torch.compile(flex_attention, dynamic=True) if query.is_cuda else flex_attention
     window, softcap = params.window, params.softcap
-    mask_key = ("flex", window)
+    blocks = plan.sees_blocks(params)
+    mask_key = ("flex", window, blocks)
     if mask_key not in plan.masks:
         end, depth, size = plan.forest.subtree_end, plan.forest.depth, plan.forest.tokens
+        until = plan.forest.until
 
         def ancestor(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            visible = (k <= q) & (q < end[k])
+            visible = (k < until[q] if blocks else k <= q) & (q < end[k])  # type: ignore[index]
             return visible if window is None else visible & (depth[q] - depth[k] < window)
 
         plan.masks[mask_key] = create_block_mask(ancestor, None, None, size, size, device=query.device)

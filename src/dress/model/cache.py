@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dress.kernels.attention_params import AttentionParams
-from dress.model.attention import additive, descend, softcapped
+from dress.model.attention import Blocks, additive, descend, softcapped
 
 
 class KVStore:
@@ -107,12 +107,14 @@ Slots = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tokens [start, stop) of the flat sequence, which end `row` at position `end`."""
+    """Tokens [start, stop) of the flat sequence, which end `row` at slot `end`; `until`: how far each sees among
+    them, where some see tokens behind them."""
 
     start: int
     stop: int
     row: int
     end: int
+    until: tuple[int, ...] | None = None
 
 
 @dataclass
@@ -128,6 +130,7 @@ class Prefill:
     own: Slots
     common: Slots
     rows: Tensor
+    blocks: Blocks = "all"
     masks: dict[tuple, Tensor] = field(default_factory=dict)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, params: AttentionParams) -> Tensor:
@@ -142,7 +145,8 @@ class Prefill:
                 k, v = key[:, :, own], value[:, :, own]
             else:
                 k, v = self.cache.read(layer, run.row, run.end, query.dtype)
-            outs.append(descend(query[:, :, own], k, v, params, self.masks))
+            until = run.until if self.blocks == "all" or params.window is not None else None
+            outs.append(descend(query[:, :, own], k, v, params, self.masks, until))
         return torch.cat(outs, 2).transpose(1, 2)
 
 

@@ -20,9 +20,11 @@ from transformers import PreTrainedTokenizerBase
 from dress import config
 from dress.base.files import read_json, write_aside, write_json
 from dress.config.consent import DAMAGED, model_of
-from dress.dialogue.chat import FORMATS
+from dress.config.model import RANDOM
+from dress.dialogue.chat import ChatFormat
 from dress.dialogue.tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash
-from dress.model.language import load_own_tokenizer
+from dress.model.building import make_model, own_tokenizer
+from dress.model.chats import own_format
 from dress.model.lvlm import LVLM
 from dress.model.vision import from_run
 
@@ -58,7 +60,7 @@ def save_model(model: LVLM, settings: config.Model, folder: Path, facts: dict[st
             "format": FORMAT,
             "model": _alone(settings).model_dump(),
             "max_tokens": model.encoder.max_tokens,
-            "chat": settings.language.chat,
+            "chat": model.encoder.chat.name,
             "tokenizer": tokenizer_hash(model.encoder.tokenizer),
             "base": fingerprint(model, frozen),
             "rounded": list(model.rounded),
@@ -68,10 +70,14 @@ def save_model(model: LVLM, settings: config.Model, folder: Path, facts: dict[st
 
 
 def _alone(settings: config.Model) -> config.Model:
-    """Without the run that the encoder was taken from: its weights are in this model's file."""
-    if not from_run(settings.vision):
+    """Without the run and the file that parts were taken from: their weights are in this model's file."""
+    if isinstance(settings, config.HFModel):
         return settings
-    return settings.model_copy(update={"vision": settings.vision.model_copy(update={"weights": None})})
+    changed: dict[str, Any] = {"projector_weights": None}
+    if from_run(settings.vision):
+        weights = None if settings.vision.folder is None else RANDOM
+        changed["vision"] = settings.vision.model_copy(update={"weights": weights})
+    return settings.model_copy(update=changed)
 
 
 def available_device() -> str:
@@ -95,7 +101,7 @@ def load_model(
     """
     facts = read_facts(folder)
     settings = model_of(facts, folder / "model.json", consent or config.Consent())
-    model = LVLM(settings, stored_tokenizer(folder, settings), facts["max_tokens"])
+    model = make_model(settings, stored_tokenizer(folder, settings), facts["max_tokens"])
     model.round(facts.get("rounded", []))
     load_weights(model, settings, folder)
     return model.to(device), facts
@@ -159,18 +165,21 @@ def run_of(stage: Path) -> Path:
 
 def stored_tokenizer(folder: Path, settings: config.Model) -> PreTrainedTokenizerBase:
     """The named model's own tokenizer, or the hermetic one stored beside the weights."""
-    own = load_own_tokenizer(settings.language)
-    return own if own is not None else read_tokenizer(folder / "tokenizer.json", settings.language.chat)
+    own = own_tokenizer(settings)
+    if own is not None:
+        return own
+    assert isinstance(settings, config.ComposedModel)
+    return read_tokenizer(folder / "tokenizer.json", own_format(settings.language))
 
 
-def read_tokenizer(file: Path, chat: str) -> PreTrainedTokenizerBase:
+def read_tokenizer(file: Path, chat: ChatFormat) -> PreTrainedTokenizerBase:
     """A tokenizer that a run trained.
 
     Raises:
         ValueError: damaged, or something else; names the file.
     """
     try:
-        return load_tokenizer(file, FORMATS[chat])
+        return load_tokenizer(file, chat)
     except Exception as error:  # of the tokenizers library, which raises nothing more special
         why = str(error).partition("\n")[0][:100] or type(error).__name__
         raise ValueError(f"{file}: expected a tokenizer, got a file that does not load ({why}). {DAMAGED}") from None
@@ -207,8 +216,18 @@ def load_weights(model: LVLM, settings: config.Model, folder: Path) -> None:
             f"expected {expected}, got {got}"
         )
     if facts["base"] != fingerprint(model, frozen):
-        raise ValueError(f"{folder}: trained on other base weights than those installed here ({facts['base']})")
+        what = "an adapter" if all(model.part_of(name) == "lora" for name in weights) else "weights"
+        raise ValueError(
+            f"{file}: {what} for another base: trained on other base weights ({facts['base']}) than those installed "
+            f"here as {_base(settings)} ({fingerprint(model, frozen)}). Put those there that it was trained on"
+        )
     model.load_state_dict(weights, strict=False)
+
+
+def _base(settings: config.Model) -> str:
+    if isinstance(settings, config.HFModel):
+        return settings.name
+    return str(settings.language.name or settings.language.package or settings.vision.name)
 
 
 def base_names(model: LVLM, settings: config.Model, facts: Mapping[str, Any]) -> set[str]:
@@ -220,19 +239,32 @@ def base_names(model: LVLM, settings: config.Model, facts: Mapping[str, Any]) ->
         raise ValueError(
             f"model.json: config.curriculum.stages: expected stages, got something else. {DAMAGED}"
         ) from None
-    names: set[str] = set()
-    if settings.vision.weights is not None and not from_run(settings.vision):
-        names |= {n for n in model.state_dict() if n.startswith("vision.")}
-    if settings.language.config is None and settings.language.lora is not None:
-        names |= {n for n in model.state_dict() if n.startswith("language.") and "lora_" not in n}
-    return {name for name in names if model.part_of(name) not in trained}
+    parts = from_files(settings)
+    if isinstance(settings, config.ComposedModel):
+        parts -= {"projector"}
+        if from_run(settings.vision):
+            parts -= {"vision"}
+        if settings.lora is None:
+            parts -= {"language"}
+    return {name for name in model.state_dict() if (part := model.part_of(name)) in parts and part not in trained}
+
+
+def from_files(settings: config.Model) -> set[str]:
+    """Parts of a model whose weights come from files."""
+    if isinstance(settings, config.HFModel):
+        return {"vision", "projector", "language"}
+    there = {
+        "vision": settings.vision.loaded,
+        "projector": settings.projector_weights is not None,
+        "language": settings.language.config is None,
+    }
+    return {part for part, from_file in there.items() if from_file}
 
 
 def loaded_weights(model: LVLM, settings: config.Model) -> str | None:
     """Fingerprint of what the model was given from files before it learned anything; None if it was drawn."""
-    from_files = {"vision.": settings.vision.weights is not None, "language.": settings.language.config is None}
-    loaded = tuple(part for part, from_file in from_files.items() if from_file)
-    return fingerprint(model, {n for n in model.state_dict() if n.startswith(loaded) and "lora_" not in n})
+    loaded = from_files(settings)
+    return fingerprint(model, {name for name in model.state_dict() if model.part_of(name) in loaded})
 
 
 def fingerprint(model: LVLM, names: set[str]) -> str | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from torch import Tensor
-
+from dress.dialogue.image import Picture
 from dress.dialogue.spans import Completion
 from dress.kernels.packed import PackedWeights
 from dress.model.lvlm import LVLM
@@ -17,7 +16,7 @@ from dress.model.session import ImageTokens, Prompt, SamplingParams, Session
 def generate(
     model: LVLM,
     prompts: Sequence[Prompt],
-    pixels: Sequence[Tensor],
+    pictures: Sequence[Picture],
     sampling: SamplingParams,
     *,
     batch_size: int,
@@ -31,7 +30,7 @@ def generate(
     Args:
         model: in eval mode or not; it is put back as it was.
         prompts: any number. Those of one image are answered together.
-        pixels: images [3, H, W]; prompts name them by index and share them freely.
+        pictures: images; prompts name them by index and share them freely.
         sampling: how tokens are drawn.
         batch_size: prompts decoded together; fewer, where their keys and values would not fit into memory.
         progress: called with the number of finished prompts.
@@ -39,14 +38,11 @@ def generate(
     seeds = sampling.seeds(len(prompts))
     first = {image: i for i, image in reversed(list(enumerate(prompt.image for prompt in prompts)))}
     order = sorted(range(len(prompts)), key=lambda i: first[prompts[i].image])
-    images, weights, answers = (
-        ImageTokens(model, pixels),
-        PackedWeights(model.language),
-        [Completion("")] * len(prompts),
-    )
+    images, weights = ImageTokens(model, pictures), PackedWeights(model.language_model)
+    answers = [Completion("")] * len(prompts)
     while order:
         nearest = [prompts[i] for i in order[:batch_size]]
-        longest = max(len(model.encoder.prompt(prompt.spans, prompt.image is not None)) for prompt in nearest)
+        longest = max(len(model.encoder.prompt(one.spans, images.layout(one.image)).ids) for one in nearest)
         size = max(1, min(batch_size, rows_that_fit(model, longest + sampling.max_new_tokens)))
         batch, order = order[:size], order[size:]
         session = Session(model, weights)
@@ -65,7 +61,6 @@ def check_new_tokens(model: LVLM, number: int) -> None:
     Raises:
         ValueError: `generation.max_new_tokens` or a command's `max_new_tokens` is too large.
     """
-    text = model.language.config.get_text_config()
-    most = getattr(text, "max_position_embeddings", None)
+    most = getattr(model.text_config, "max_position_embeddings", None)
     if isinstance(most, int) and number >= most:
         raise ValueError(f"max_new_tokens: expected less than the language model's {most:,} positions, got {number:,}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging
 
 from dress import config
 from dress.base.files import read_json
@@ -62,6 +66,7 @@ def build_language(settings: config.Language, vocabulary: int | None) -> PreTrai
         language = _from_config(fields)
     else:
         source = source_of(settings)
+        bars_for_people()
         try:
             language = AutoModelForCausalLM.from_pretrained(
                 source,
@@ -74,12 +79,19 @@ def build_language(settings: config.Language, vocabulary: int | None) -> PreTrai
         except (OSError, ImportError, ValueError, SafetensorError) as error:
             raise ValueError(f"model.language: cannot load {source} ({_line(error, settings)})") from error
     language.generation_config.pad_token_id = None
-    refuse_unsupported(language)
+    refuse_unsupported(language.config, "model.language")
+    refuse_modules(language, f"model.language {language.config.get_text_config().model_type}")
     if language.config.get_text_config().model_type not in PROVED:
         refuse_unequal(language)
     if settings.lora is not None:
         add_lora(language, settings.lora)
     return language
+
+
+def bars_for_people() -> None:
+    """Without a terminal, transformers draws no progress bars: in a log they are noise."""
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
 
 
 def load_own_tokenizer(settings: config.Language) -> PreTrainedTokenizerBase | None:
@@ -148,34 +160,60 @@ def source_of(settings: config.Language) -> str:
     return str(Path(spec.submodule_search_locations[0]))
 
 
-def refuse_unsupported(language: PreTrainedModel) -> None:
-    """Refuse by name what sharing prefixes does not represent.
+def refuse_unsupported(described: PretrainedConfig, where: str, own_positions: bool = False) -> None:
+    """Refuse by name what sharing prefixes does not represent, before any weight is read.
+
+    Args:
+        described: transformers' configuration of the model.
+        where: names the model in an error.
+        own_positions: whether the model is asked for positions of its own, and for what its image tokens see.
 
     Raises:
-        ValueError: mixture of experts, recurrent or linear attention layers, multi-dimensional RoPE, RoPE
-            that depends on the longest sequence of a batch, bidirectional attention, dropout (one mask would
-            serve all dialogues that share a token), logits that are scaled.
+        ValueError: mixture of experts, recurrent or linear attention layers, cross-attention, encoder and decoder,
+            RoPE that depends on the longest sequence of a batch, attention dropout (one mask would serve all dialogues
+            that share a token), logits that are scaled, multi-dimensional RoPE or bidirectional attention where
+            nothing is known of images.
     """
-    text = language.config.get_text_config()
+    text = described.get_text_config()
+    parts = [text, *(getattr(described, name) for name in getattr(described, "sub_configs", {}))]
     kinds = set(getattr(text, "layer_types", None) or [])
     rope = getattr(text, "rope_parameters", None) or {}
     ropes = [rope, *(one for one in rope.values() if isinstance(one, dict))]
+    experts = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_experts_per_tok")
     problems = {
-        "mixture-of-experts routing": bool(getattr(text, "num_local_experts", 0) or getattr(text, "num_experts", 0)),
-        "linear attention or state-space layers": bool(kinds - {"full_attention"} - {"sliding_attention"}),
-        "dropout (set it to 0 in model.language.config)": bool(getattr(text, "attention_dropout", 0))
-        or any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in language.modules()),
+        "mixture-of-experts routing": any(getattr(text, name, None) for name in experts),
+        "linear attention or state-space layers": bool(kinds - {"full_attention", "sliding_attention"}),
+        "cross-attention": bool(getattr(text, "cross_attention_layers", None)),
+        "an encoder and a decoder": bool(getattr(described, "is_encoder_decoder", False)),
+        "a prefix that sees itself whole": described.model_type in ("paligemma", "colpali"),
+        "dropout (set attention_dropout to 0 in its configuration)": any(
+            getattr(one, "attention_dropout", 0) for one in parts
+        ),
         "scaled logits": any(getattr(text, name, 1) not in (None, 1) for name in ("logit_scale", "logits_scaling")),
-        "multi-dimensional RoPE": "mrope_section" in rope,
+        "multi-dimensional RoPE": "mrope_section" in rope and not own_positions,
         "RoPE scaled by the length of a batch": any(one.get("rope_type") in ("dynamic", "longrope") for one in ropes),
-        "bidirectional attention": bool(getattr(text, "use_bidirectional_attention", False)),
+        "bidirectional attention": getattr(text, "use_bidirectional_attention", False)
+        not in (None, False, *(("vision",) if own_positions else ())),
     }
     names = [name for name, there in problems.items() if there]
     if names:
         raise ValueError(
-            f"model.language {text.model_type}: token trees do not represent {', '.join(names)}. "
-            f"Choose a causal LM with plain RoPE or learned positions and full or sliding attention"
+            f"{where} {text.model_type}: token trees do not represent {', '.join(names)}. "
+            f"Choose a model with plain RoPE or learned positions and full or sliding attention"
         )
+
+
+def refuse_modules(model: torch.nn.Module, where: str) -> None:
+    """Refuse what only the built model shows.
+
+    Raises:
+        ValueError: dropout, or an output head with a bias.
+    """
+    if any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules()):
+        raise ValueError(f"{where}: token trees do not represent dropout. Set it to 0 in the model's configuration")
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if getattr(head, "bias", None) is not None:
+        raise ValueError(f"{where}: expected an output head without a bias, got one")
 
 
 def refuse_unequal(language: PreTrainedModel) -> None:
@@ -233,9 +271,35 @@ def _gguf(settings: config.Language) -> dict:
 
 
 def add_lora(language: PreTrainedModel, lora: config.Lora) -> None:
-    """Put low-rank adapters beside the layers that `lora.targets` names."""
+    """Put low-rank adapters beside the layers that `lora.targets` names; `auto`: beside every linear map of a layer.
+
+    Args:
+        language: a language model, or the text model inside of a vision-language model, whose tower has none.
+        lora: their size and place.
+
+    Raises:
+        ValueError: no layer has such a name.
+    """
     from peft import LoraConfig, inject_adapter_in_model
 
-    inject_adapter_in_model(
-        LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, lora_dropout=0.0), language
+    targets = linear_maps(language) if lora.targets == "auto" else lora.targets
+    settings = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, use_dora=lora.dora
     )
+    try:
+        inject_adapter_in_model(settings, language)
+    except ValueError as error:
+        if "Target modules" not in str(error):
+            raise
+        raise ValueError(
+            f"lora.targets: expected names of linear maps of the language model, {', '.join(linear_maps(language))}, "
+            f"got {', '.join(targets)}"
+        ) from None
+
+
+def linear_maps(language: torch.nn.Module) -> list[str]:
+    """Names of the linear maps of a language model's layers, also fused ones; not of its head."""
+    head = getattr(language, "get_output_embeddings", lambda: None)()
+    kinds = (torch.nn.Linear, Conv1D)
+    named = [name for name, one in language.named_modules() if isinstance(one, kinds) and one is not head]
+    return sorted({name.rpartition(".")[2] for name in named if re.search(r"\.\d+\.", f".{name}")})

@@ -1,105 +1,131 @@
-"""The large vision-language model: encoder, projector and language model, and its loss per token.
+"""The large vision-language model over token trees: its loss per token, and what its parts are.
 
-Shapes: B rows, S tokens, D width, N images, V image tokens, T tokens and E entries of a forest (dialogue.batch).
+Shapes: B rows, S tokens, D width, N images, V image tokens of all of them, T tokens and E entries of a forest
+(dialogue.batch), P numbers of a position, U rows that predict something.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
-from dress import config
-from dress.config.targets import PROJECTOR, build
-from dress.dialogue.batch import Forest
-from dress.dialogue.encode import IMAGE, DialogueEncoder
-from dress.kernels.fused import fuse
-from dress.kernels.last_layer import prune_last_layer
-from dress.model.attention import foreign_mask, plan
+from dress.data.images import MAX_ASPECT
+from dress.dialogue.batch import Forest, ImageBatch
+from dress.dialogue.encode import DialogueEncoder
+from dress.model.attention import Blocks, Plan, plan
+from dress.model.cache import Decoding, Prefill
 from dress.model.head import head_loss
-from dress.model.language import build_language
-from dress.model.vision import VisionEncoder
+from dress.model.pictures import PictureReader
 
 PARTS = ("vision", "projector", "language", "lora")
 
 
-class LVLM(nn.Module):
-    """Any OpenCLIP encoder, a projector, any causal LM.
+class LVLM(nn.Module, ABC):
+    """A vision-language model: how its images become tokens and its tokens hidden states is for each kind to say.
 
-    Args:
-        settings: which ones.
-        tokenizer: of the language model.
-        max_tokens: longest dialogue that is trained on.
+    Attributes:
+        encoder: dialogues to tokens.
+        attention: how token trees attend (`model.attention`).
+        fused: whether hand-written kernels serve.
+        pruned: whether the last layer gives the rows of a plan only.
+        blocks: in which layers image tokens of a block see each other.
+        softcap: of the logits.
+        axes: P.
     """
 
-    def __init__(self, settings: config.Model, tokenizer: PreTrainedTokenizerBase, max_tokens: int = 4096) -> None:
+    encoder: DialogueEncoder
+    attention: str
+    fused: bool
+    pruned: bool
+    blocks: Blocks = "all"
+    softcap: float | None
+    axes: int = 1
+
+    def __init__(self) -> None:
         super().__init__()
-        self.vision = VisionEncoder(settings.vision)
-        self.language = build_language(settings.language, len(tokenizer))
-        self.pruned = prune_last_layer(self.language)
-        self.fused = settings.fused
-        if self.fused:
-            fuse(self.language)
-        embeddings: Any = self.language.get_input_embeddings()
-        width = int(embeddings.weight.shape[1])
-        self.projector = build(settings.projector, "model.projector", PROJECTOR, self.vision.width, width)
-        self.encoder = DialogueEncoder(tokenizer, settings.language.chat, self.vision.num_tokens, max_tokens)
-        self.attention = settings.attention
         self.rounded: tuple[str, ...] = ()
-        text: Any = self.language.config.get_text_config()
-        self.softcap: float | None = getattr(text, "final_logit_softcapping", None)
-        self._unused = {
-            name for name, p in self.named_parameters() if name.startswith("vision") and not p.requires_grad
-        }
+        self._unused: set[str] = set()
+
+    # --- what each kind of model says ---
+
+    @property
+    @abstractmethod
+    def text_config(self) -> Any:
+        """transformers' configuration of the language model."""
+
+    @property
+    @abstractmethod
+    def language_model(self) -> nn.Module:
+        """What is computed for every token; its linear layers are packed for generation."""
+
+    @property
+    @abstractmethod
+    def head(self) -> nn.Linear:
+        """The output head, [vocabulary, D]."""
+
+    @property
+    @abstractmethod
+    def projector_weight(self) -> Tensor:
+        """The projector's first parameter: its dtype is what images and features are cast to."""
+
+    @abstractmethod
+    def reader(self, images: str = "exact", max_aspect: float = MAX_ASPECT) -> PictureReader:
+        """What reads images for this model.
+
+        Args:
+            images: `fast` or `exact` (`data.images`).
+            max_aspect: longer side ÷ shorter side of an image, at most.
+        """
+
+    @abstractmethod
+    def encode_images(self, images: ImageBatch) -> Tensor:
+        """Image tokens [V, D_i] of images, in their order; D_i is what `hidden` takes."""
+
+    @abstractmethod
+    def hidden(self, ids: Tensor, images: Tensor | None, positions: Tensor, plan: Plan | Prefill | Decoding) -> Tensor:
+        """Hidden states before the head, [B, S, D], or [B, U, D] where the last layer is pruned.
+
+        Args:
+            ids: [B, S]; IMAGE for image tokens.
+            images: [V, D_i], in the order in which they stand in `ids`.
+            positions: [P, B, S].
+            plan: how tokens attend.
+        """
+
+    @abstractmethod
+    def blank_images(self) -> Tensor:
+        """Image tokens of nothing, through the parts of encoder and projector that are trained."""
+
+    @abstractmethod
+    def resize_note(self, images: Iterable[bytes], max_aspect: float) -> str | None:
+        """A sentence on what of these images the encoder does not see; None where there is nothing to say."""
+
+    @abstractmethod
+    def checkpoint_activations(self, on: bool) -> None:
+        """Compute activations of the language model again in the backward pass, or keep them."""
+
+    @abstractmethod
+    def part_of(self, name: str) -> str:
+        """Which of `PARTS` a parameter belongs to."""
+
+    @abstractmethod
+    def image_facts(self, images: str) -> dict[str, str]:
+        """All that stored features depend on, beside their own type: features are used with these facts only.
+
+        Args:
+            images: how images are decoded and resized (`data.images`).
+        """
+
+    # --- what follows ---
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.projector_weight.device
-
-    @property
-    def projector_weight(self) -> Tensor:
-        """The projector's first parameter: its dtype is what images and features are cast to."""
-        return next(self.projector.parameters())
-
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """Pixels [N, 3, H, W] to image tokens in the language model's space [N, V, D]."""
-        return self.project(self.vision(pixels.to(self.projector_weight.dtype)))
-
-    def project(self, features: Tensor) -> Tensor:
-        """The tower's features [N, V, D_v] to image tokens in the language model's space [N, V, D].
-
-        Raises:
-            ValueError: the projector gives another number or width of tokens.
-        """
-        tokens = self.projector(features.to(self.projector_weight.dtype))
-        expected = (*features.shape[:2], self.language.get_input_embeddings().embedding_dim)
-        if tokens.shape != expected:
-            raise ValueError(
-                f"model.projector: expected {list(expected)} (images, tokens, width of the language model) of features "
-                f"{list(features.shape)}, got {list(tokens.shape)}"
-            )
-        return tokens
-
-    def embed(self, ids: Tensor, images: Tensor | None, image: Tensor) -> Tensor:
-        """Token embeddings [B, S, D], with images' tokens where `ids` says IMAGE.
-
-        Args:
-            ids: [B, S].
-            images: [N, V, D] from `encode_images`.
-            image: row of `images` for each run of image tokens in `ids`, in order.
-        """
-        embeddings = self.language.get_input_embeddings()(ids.clamp(min=0))
-        if embeddings.dtype == torch.bfloat16 and self.projector_weight.dtype != torch.bfloat16:
-            embeddings = embeddings.float()  # frozen in bf16; what the layers add to stays in fp32
-        if images is None:
-            return embeddings
-        place = ids == IMAGE
-        features = images[image]
-        return embeddings.masked_scatter(place[..., None], features.to(embeddings.dtype))
 
     def forward(
         self, forest: Forest, factor: Tensor, touch: bool = False, likeliest: Tensor | None = None
@@ -116,47 +142,32 @@ class LVLM(nn.Module):
                 has no image, so that all ranks exchange the same gradients.
             likeliest: bool [E], written here: whether the model finds nothing more probable than the target.
         """
-        images = self._image_tokens(forest)
         rows, where = torch.unique(forest.row, return_inverse=True)
-        hidden = self.language.base_model(
-            inputs_embeds=self.embed(forest.ids[None], images, forest.image),
-            attention_mask=foreign_mask(forest.ids.device),
-            position_ids=forest.depth[None],
-            use_cache=False,
-            plan=plan(forest, self.attention, rows, self.fused),
-        ).last_hidden_state[0]
+        positions = forest.depth.expand(self.axes, -1) if forest.positions is None else forest.positions
+        tree_plan = plan(forest, self.attention, rows, self.fused, self.blocks)
+        hidden = self.hidden(forest.ids[None], self._images(forest), positions[:, None], tree_plan)[0]
         hidden = hidden if self.pruned else hidden[rows]
-        head: Any = self.language.get_output_embeddings()
-        loss, nll = head_loss(hidden, head.weight, where, forest.target, factor, self.softcap, likeliest)
-        if touch and images is None:
-            loss = loss + 0 * self._blank_image().sum()
+        loss, nll = head_loss(hidden, self.head.weight, where, forest.target, factor, self.softcap, likeliest)
+        if touch and not forest.images:
+            loss = loss + 0 * self.blank_images().sum()
         return loss, nll
 
-    def _blank_image(self) -> Tensor:
-        """Image tokens [1, V, D] of nothing, through the parts of encoder and projector that are trained."""
-        weight = self.projector_weight
-        if any(p.requires_grad for p in self.vision.parameters()):
-            size = self.vision.preprocessing["size"]
-            height, width = (size, size) if isinstance(size, int) else size
-            return self.encode_images(torch.zeros(1, 3, height, width, device=weight.device, dtype=weight.dtype))
-        return self.project(torch.zeros(1, self.vision.num_tokens, self.vision.width, device=weight.device))
-
-    def _image_tokens(self, forest: Forest) -> Tensor | None:
-        if forest.features is not None:
-            return self.project(forest.features)
-        return self.encode_images(forest.pixels) if forest.pixels is not None else None
+    def _images(self, forest: Forest) -> Tensor | None:
+        """Image tokens of a forest [V, D_i], in the order in which they stand there."""
+        if not forest.images:
+            return None
+        tokens: dict[int, Tensor] = {}
+        for batch in forest.images:
+            encoded = self.encode_images(batch)
+            if forest.image == batch.numbers:
+                return encoded
+            tokens.update(zip(batch.numbers, encoded.split(batch.tokens), strict=True))
+        return torch.cat([tokens[number] for number in forest.image])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] to fp32 logits over the vocabulary."""
-        head: Any = self.language.get_output_embeddings()
-        logits = head(hidden).float()
+        logits = self.head(hidden).float()
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
-
-    def part_of(self, name: str) -> str:
-        """Which of `PARTS` a parameter belongs to."""
-        if "lora_" in name:
-            return "lora"
-        return name.split(".", 1)[0]
 
     def set_trainable(self, parts: list[str]) -> None:
         """Train these parts and freeze the rest."""
@@ -186,11 +197,11 @@ class LVLM(nn.Module):
 
     def _matrices(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Weights of linear layers, convolutions and embeddings, without the projector's and LoRA's."""
-        kinds = (nn.Linear, nn.Conv2d, nn.Embedding, nn.MultiheadAttention)
+        kinds = (nn.Linear, nn.Conv2d, nn.Conv3d, nn.Embedding, nn.MultiheadAttention)
         for place, module in self.named_modules():
-            if isinstance(module, kinds) and place.startswith(("language.", "vision.")) and "lora_" not in place:
+            if isinstance(module, kinds):
                 for name, parameter in module.named_parameters(place, recurse=False):
-                    if parameter.ndim > 1:
+                    if parameter.ndim > 1 and self.part_of(name) in ("vision", "language"):
                         yield name, parameter
 
     def parameter_table(self) -> Iterator[tuple[str, int, int]]:

@@ -21,9 +21,10 @@ def activation_bytes(model: LVLM, tokens: int, width: int) -> int:
         tokens: of the largest forest.
         width: bytes per number.
     """
-    text = model.language.config.get_text_config()
+    text = model.text_config
     hidden, layers = text.hidden_size, text.num_hidden_layers
     inner = getattr(text, "intermediate_size", None) or 4 * hidden
+    inner = max(inner) if isinstance(inner, list | tuple) else inner
     products = model.fused and width == 2 and model.device.type == "cpu"
     keys = min(tokens, SAVED_KEYS) * text.num_attention_heads if products else 0
     wide = 2 if model.fused and width == 2 else 4
@@ -43,7 +44,7 @@ def needs_checkpointing(model: LVLM, tokens: int, device: torch.device, half: bo
 
 def cache_bytes(model: LVLM, tokens: int) -> int:
     """Keys and values of `tokens` tokens, in bytes (model.cache keeps fp32 on CPU)."""
-    text = model.language.config.get_text_config()
+    text = model.text_config
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     size = 4 if model.device.type == "cpu" else model.projector_weight.element_size()

@@ -17,11 +17,12 @@ from torch import Tensor
 from transformers import TopPLogitsWarper
 
 from dress.base.seeding import seed_for
-from dress.dialogue.encode import IMAGE
+from dress.dialogue.batch import image_batches
+from dress.dialogue.encode import IMAGE, Tokens
+from dress.dialogue.image import ImageLayout, Picture
 from dress.dialogue.spans import Span
 from dress.dialogue.tree import sorted_prefixes
 from dress.kernels.packed import PackedWeights
-from dress.model.attention import foreign_mask
 from dress.model.cache import Chunk, Decoding, KVCache, KVStore, Prefill, Slots
 from dress.model.lvlm import LVLM
 from dress.model.memory import rows_that_fit
@@ -35,7 +36,7 @@ SHARED_TOKENS = 128
 
 @dataclass(frozen=True)
 class Prompt:
-    """What to answer: spans up to an open user message, and the image (by index into the pixels)."""
+    """What to answer: spans up to an open user message, and the image (by index into the pictures)."""
 
     spans: tuple[Span, ...]
     image: int | None
@@ -46,20 +47,26 @@ class ImageTokens:
 
     Args:
         model: encodes them.
-        pixels: images [3, H, W] by number.
+        pictures: images by number.
     """
 
-    def __init__(self, model: LVLM, pixels: Sequence[Tensor]) -> None:
-        self.model, self.pixels = model, pixels
+    def __init__(self, model: LVLM, pictures: Sequence[Picture]) -> None:
+        self.model, self.pictures = model, pictures
         self._last: dict[int, Tensor] = {}
 
+    def layout(self, image: int | None) -> ImageLayout | None:
+        """The tokens of an image; None for no image."""
+        return None if image is None else self.pictures[image].layout
+
     def __call__(self, images: list[int]) -> Tensor:
-        """Image tokens [N, V, D] of N different images."""
-        new = [i for i in images if i not in self._last]
-        if new:
-            encoded = self.model.encode_images(torch.stack([self.pixels[i] for i in new]).to(self.model.device))
-            self._last = {i: self._last[i] for i in images if i in self._last} | dict(zip(new, encoded, strict=True))
-        return torch.stack([self._last[i] for i in images])
+        """Image tokens [V, D_i] of images, as often as they are named."""
+        new = [i for i in dict.fromkeys(images) if i not in self._last]
+        kept = {i: self._last[i] for i in images if i in self._last}
+        for batch in image_batches([self.pictures[i] for i in new]):
+            tokens = self.model.encode_images(batch.to(self.model.device)).split(batch.tokens)
+            kept |= {new[number]: one for number, one in zip(batch.numbers, tokens, strict=True)}
+        self._last = kept
+        return torch.cat([kept[i] for i in images])
 
 
 @dataclass(frozen=True)
@@ -86,14 +93,29 @@ class SamplingParams:
 
 @dataclass(eq=False)
 class _Row:
-    """`ids` [S]: the tokens in the cache, an image's as -1 - its number; `place`: where the row stands."""
+    """`ids` [S]: the tokens in the cache, an image's as -1 - its number; `positions` [P, S] and `until` [S] of the
+    prompt (dialogue.encode); `place`: where the row stands."""
 
     key: Hashable
     image: int | None
     ids: np.ndarray
+    positions: np.ndarray
+    until: np.ndarray | None
     stable: int  # tokens that a later turn has too: all but the condition and what follows it
     place: int = -1
     cached: int = 0
+
+    @property
+    def shift(self) -> int:
+        """What a position behind the prompt is more than its slot."""
+        return int(self.positions[-1, -1]) + 1 - self.positions.shape[1]
+
+    def sees(self, start: int) -> tuple[int, ...] | None:
+        """How far tokens from `start` on see among those, if any sees one behind it."""
+        if self.until is None:
+            return None
+        until = self.until[start:] - start
+        return None if (until == np.arange(1, len(until) + 1)).all() else tuple(until.tolist())
 
 
 class Session:
@@ -105,7 +127,7 @@ class Session:
     """
 
     def __init__(self, model: LVLM, weights: PackedWeights | None = None) -> None:
-        self.model, self._weights = model, weights or PackedWeights(model.language)
+        self.model, self._weights = model, weights or PackedWeights(model.language_model)
         self.rows: dict[Hashable, _Row] = {}
         self.cache: KVCache | None = None
         self.tokens_read = 0
@@ -128,7 +150,8 @@ class Session:
             sampling: how tokens are drawn.
             if_fits: answer nothing (None) where memory has no room for the keys and values.
         """
-        rows = [self._row(prompt, key) for prompt, key in zip(prompts, keys, strict=True)]
+        layouts = [images.layout(prompt.image) for prompt in prompts]
+        rows = [self._row(*one) for one in zip(prompts, keys, layouts, strict=True)]
         longest = max(len(row.ids) for row in rows) + sampling.max_new_tokens
         if if_fits and len(rows) > rows_that_fit(self.model, longest):
             return None
@@ -148,17 +171,22 @@ class Session:
 
     # --- what to read ---
 
-    def _row(self, prompt: Prompt, key: Hashable) -> _Row:
+    def _row(self, prompt: Prompt, key: Hashable, layout: ImageLayout | None) -> _Row:
         """The prompt's tokens, as the encoder gives them, with the image's tokens named by image."""
 
-        def encoded(spans: tuple[Span, ...]) -> np.ndarray:
-            ids = np.array(self.model.encoder.prompt(spans, prompt.image is not None), np.int64)
-            return ids if prompt.image is None else np.where(ids == IMAGE, -1 - prompt.image, ids)
+        def encoded(spans: tuple[Span, ...]) -> tuple[np.ndarray, Tokens]:
+            tokens = self.model.encoder.prompt(spans, layout)
+            return tokens.ids if prompt.image is None else np.where(
+                tokens.ids == IMAGE, -1 - prompt.image, tokens.ids
+            ), tokens
 
-        ids = encoded(prompt.spans)
+        ids, tokens = encoded(prompt.spans)
         conditioned = prompt.spans[-1].role == "condition"
-        stable = _common(ids, encoded(prompt.spans[:-1])) if conditioned else len(ids)
-        return _Row(key, prompt.image, ids, stable)
+        stable = _common(ids, encoded(prompt.spans[:-1])[0]) if conditioned else len(ids)
+        positions = tokens.positions
+        if positions is None:
+            positions = np.tile(np.arange(len(ids)), (self.model.axes, 1))
+        return _Row(key, prompt.image, ids, positions, tokens.until, stable)
 
     def _goes_on(self, rows: list[_Row]) -> bool:
         """Cut known rows back to what their new prompts share with what they have read, and put them in front."""
@@ -218,7 +246,7 @@ class Session:
         plan = [(fresh[i], size) for i, size in zip(order, common, strict=True)]
         plan += [(row, row.cached) for row in rows if row.cached]
         flat: list[np.ndarray] = []
-        depth: list[np.ndarray] = []
+        positions: list[np.ndarray] = []
         runs: list[Chunk] = []
         tokens: dict[Hashable, np.ndarray] = {}  # by key: which flat token stands at each position from `cached` on
         total, before = 0, np.empty(0, np.int64)
@@ -227,17 +255,19 @@ class Session:
             here = np.arange(total, total + len(new))
             if len(new):
                 flat.append(new)
-                depth.append(np.arange(start, len(row.ids)))
-                runs.append(Chunk(total, total + len(new), row.place, len(row.ids)))
+                positions.append(row.positions[:, start:])
+                runs.append(Chunk(total, total + len(new), row.place, len(row.ids), row.sees(start)))
             tokens[row.key] = here if row.cached else np.concatenate([before[:start], here])
             before, total = tokens[row.key], total + len(new)
         self.tokens_read += total
         last = torch.tensor([tokens[row.key][-1] for row in rows], device=self.model.device)
         last_tokens, where = torch.unique(last, return_inverse=True)
-        hidden = self._forward(
-            self._embed(np.concatenate(flat), images),
-            torch.from_numpy(np.concatenate(depth)).to(self.model.device)[None],
-            Prefill(self.cache, runs, *self._places(self.cache, rows, tokens), last_tokens),
+        ids = np.concatenate(flat)
+        hidden = self.model.hidden(
+            torch.from_numpy(np.where(ids < 0, IMAGE, ids)).to(self.model.device)[None],
+            self._images(ids, images),
+            torch.from_numpy(np.concatenate(positions, 1)).to(self.model.device)[:, None],
+            Prefill(self.cache, runs, *self._places(self.cache, rows, tokens), last_tokens, self.model.blocks),
         )[0]
         return (hidden if self.model.pruned else hidden[last_tokens])[where]
 
@@ -258,48 +288,47 @@ class Session:
         (a, b, c), (d, e, f) = parts
         return (a, b, c), (d, e, f)
 
-    def _embed(self, ids: np.ndarray, images: ImageTokens) -> Tensor:
-        """Embeddings [1, T, D]; every image that stands in `ids` is encoded once."""
-        numbers = (-1 - ids[ids < 0][:: self.model.encoder.image_tokens]).tolist()  # a run of image tokens is never cut
-        unlike = list(dict.fromkeys(numbers))
-        image = torch.tensor([unlike.index(i) for i in numbers], dtype=torch.long, device=self.model.device)
-        plain = torch.from_numpy(np.where(ids < 0, IMAGE, ids)).to(self.model.device)
-        return self.model.embed(plain[None], images(unlike) if unlike else None, image)
-
-    def _forward(self, embeddings: Tensor, position: Tensor, plan: Prefill | Decoding) -> Tensor:
-        return self.model.language.base_model(
-            inputs_embeds=embeddings, attention_mask=foreign_mask(embeddings.device), position_ids=position,
-            use_cache=False, plan=plan,
-        ).last_hidden_state  # fmt: skip
+    def _images(self, ids: np.ndarray, images: ImageTokens) -> Tensor | None:
+        """The image tokens that stand in `ids`, in order; those of an image are never cut apart."""
+        waiting = (-1 - ids[ids < 0]).tolist()
+        order: list[int] = []
+        at = 0
+        while at < len(waiting):
+            order.append(waiting[at])
+            at += images.pictures[waiting[at]].layout.tokens
+        return images(order) if order else None
 
     # --- answering ---
 
     def _decode(self, rows: list[_Row], hidden: Tensor, sampling: SamplingParams) -> list[list[int]]:
         """Token by token; rows that have ended change places with the last ones and leave the batch."""
         assert self.cache is not None
-        device, embed = hidden.device, self.model.language.get_input_embeddings()
+        device = hidden.device
         order = sorted(range(len(rows)), key=lambda i: rows[i].place)
         batch, hidden = [rows[i] for i in order], hidden[order]
         seeds = sampling.seeds(len(rows))
         noise = _noise(sampling, [seeds[i] for i in order]).to(device)
         out: dict[Hashable, list[int]] = {row.key: [] for row in rows}
         decoding = Decoding(self.cache, [len(row.ids) for row in batch], device)
+        shift = torch.tensor([row.shift for row in batch], device=device)
         ended = [False] * len(batch)
         warp = TopPLogitsWarper(sampling.top_p) if 0 < sampling.top_p < 1 else None
-        stop = self.model.encoder.stop_id
+        stops = self.model.encoder.stops
         for step in range(sampling.max_new_tokens):
             token = _choose(self.model.logits(hidden), sampling.temperature, warp, noise[:, step])
             for i, value in enumerate(token.tolist()):
                 if not ended[i]:
                     out[batch[i].key].append(value)
-                    ended[i] = value == stop
+                    ended[i] = value in stops
             if all(ended) or step + 1 == sampling.max_new_tokens:
                 break
             if sum(ended) >= DROP_SHARE * len(ended):
                 batch, cached = self._drop(batch, ended, decoding.longest)
                 token, noise, ended = token[cached], noise[cached], [False] * len(batch)
+                shift = shift[cached]
                 decoding = Decoding(self.cache, [decoding.lengths[i] for i in cached], device)
-            hidden = self._forward(embed(token)[:, None], decoding.length[:, None], decoding)[:, -1]
+            positions = (decoding.length + shift)[:, None].expand(self.model.axes, -1, 1)
+            hidden = self.model.hidden(token[:, None], None, positions, decoding)[:, -1]
             decoding.step()
         for row in rows:
             row.ids = np.concatenate([row.ids, np.array(out[row.key][:-1], np.int64)])

@@ -1,4 +1,4 @@
-"""The image encoder: any OpenCLIP vision tower, patch tokens before pooling.
+"""The image encoder: a vision tower of OpenCLIP, transformers or timm, patch tokens before pooling.
 
 A tower that gives feature maps (ResNet, ConvNeXt, Swin, MobileCLIP) gives the places of one of them as tokens.
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,21 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.func import functional_call
+from torchvision.transforms.v2 import InterpolationMode
 
 from dress import config
-from dress.data.pixels import fitted, padded, size_of
+from dress.data.pixels import cropped, edge_of, fitted, padded, size_of
+from dress.model.reach import leaves
+from dress.model.towers import HFTower, check_tower, hf_tower, timm_tower
 
 SCRATCH_MEAN = (0.2, 0.2, 0.2)
 SCRATCH_STD = (0.25, 0.25, 0.25)
 SCRATCH_POSITION_STD = 0.3
 """A fresh tower's position embeddings start as loud as its patches: the language model finds out
 which patch is where in a third of the steps (ours, measured)."""
+
+CROPPING = {"crop_from", "crop_floor"}
+"""Settings of `data.pixels` beside OpenCLIP's."""
 
 RESIZE_MODES = {"crop": "shortest", "squash": "squash", "pad": "longest"}
 """OpenCLIP's names for what `model.vision.resize` says."""
@@ -40,11 +47,11 @@ class VisionEncoder(nn.Module):
     (dropout, dropped patches), or packing, ranks and resuming would change what is learned.
 
     Args:
-        settings: an OpenCLIP name (with weights, or random) or a ViT's sizes.
+        settings: an OpenCLIP or timm name (with weights, or random), a folder of transformers, or a ViT's sizes.
 
     Raises:
-        ValueError: OpenCLIP knows no such name or weights, the block does not exist, or a run's stage holds no
-            such encoder.
+        ValueError: there is no such name, folder or weights, the block does not exist, the tower takes no images of
+            that size, or a run's stage holds no such encoder.
     """
 
     def __init__(self, settings: config.Vision) -> None:
@@ -53,30 +60,18 @@ class VisionEncoder(nn.Module):
 
         check_vision(settings)
         own = from_run(settings)
-        if settings.vit is not None:
-            vit = settings.vit
-            self.tower = open_clip.transformer.VisionTransformer(
-                vit.image_size, vit.patch_size, vit.width, vit.layers, vit.heads, vit.mlp_ratio, output_dim=vit.width
-            )
-            nn.init.normal_(self.tower.positional_embedding, std=SCRATCH_POSITION_STD)
-            preprocess: dict[str, Any] = {
-                "size": vit.image_size,
-                "mean": SCRATCH_MEAN,
-                "std": SCRATCH_STD,
-                "resize_mode": "squash",
-            }
-        else:
-            assert settings.name is not None
-            self.tower, preprocess = _by_name(settings.name, None if own else settings.weights)
+        self.tower, preprocess = _make(settings, own)
         if own:
             self._take(Path(str(settings.weights)))
+        cropping: dict[str, Any] = {name: preprocess.pop(name) for name in CROPPING & preprocess.keys()}
         if settings.resize != "native":
+            cropping = {}
             preprocess["resize_mode"] = RESIZE_MODES[settings.resize]
             preprocess["fill_color"] = round(255 * sum(preprocess["mean"]) / 3)  # near 0 once it is normalised
         transform_settings = open_clip.transform.PreprocessCfg(**preprocess)
-        self.preprocessing: dict[str, Any] = asdict(transform_settings)
-        """OpenCLIP's settings of `transform`."""
-        self.transform = _transform(transform_settings)
+        self.preprocessing: dict[str, Any] = asdict(transform_settings) | cropping
+        """OpenCLIP's settings of `transform`, and what is cut away beyond them (`data.pixels`)."""
+        self.transform = _transform(transform_settings, cropping)
         self.layer = settings.layer
         self.eval()
         self._form, tokens = self._probe(settings)
@@ -111,10 +106,16 @@ class VisionEncoder(nn.Module):
                 refusal = error
             except AttributeError as error:
                 raise ValueError(f"{_named(settings)}: this tower gives no tokens before pooling ({error})") from None
+            except RuntimeError as error:  # shapes that do not go together
+                if settings.image_size is None:
+                    raise
+                raise _other_size(settings, error) from None
         else:
+            if settings.image_size is not None and str(refusal).startswith("Input"):
+                raise _other_size(settings, refusal)
             blocks = f"model.vision.layer={self.layer}: expected a block or feature map of {_named(settings)}"
             raise ValueError(f"{blocks}, got none ({refusal})")
-        with_gradient = _reached(tokens)
+        with_gradient = leaves(tokens)
         for name, parameter in self.tower.named_parameters():
             parameter.requires_grad_(id(meta[name]) in with_gradient)
         return form, tokens
@@ -136,12 +137,13 @@ class VisionEncoder(nn.Module):
             digest.update(f"{name} {tuple(value.shape)}".encode())
             digest.update(value.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
         timm = f", timm {version('timm')}" if hasattr(self.tower, "trunk") else ""
+        hf = f", transformers {version('transformers')}" if isinstance(self.tower, HFTower) else ""
         return {
             "weights": digest.hexdigest()[:16],
             "layer": str(self.layer),
             "pooling": "none",
             "preprocessing": json.dumps({**self.preprocessing, "images": images}, sort_keys=True),
-            "library": f"open_clip {version('open_clip_torch')}{timm}",
+            "library": f"open_clip {version('open_clip_torch')}{timm}{hf}",
         }
 
     def _take(self, folder: Path) -> None:
@@ -183,36 +185,71 @@ def _tokens(tower: Any, pixels: Tensor, layer: int, form: str) -> Tensor:
     return tokens if form == "NLC" else tokens.flatten(2).transpose(1, 2)
 
 
-def _reached(output: Tensor) -> set[int]:
-    """The ids of all leaves that an output depends on."""
-    leaves, visited, nodes = set(), set(), [output.grad_fn]
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in visited:
-            continue
-        visited.add(node)
-        if hasattr(node, "variable"):
-            leaves.add(id(node.variable))
-        nodes += [before for before, _ in node.next_functions]
-    return leaves
-
-
 def _under(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"tower.{name}": value for name, value in tensors.items()}
 
 
 def _named(settings: config.Vision) -> str:
-    return f"model.vision.{'vit' if settings.vit else f'name={settings.name}'}"
+    names = {"folder": settings.folder, "timm": settings.timm, "name": settings.name}
+    named = (f"model.vision.{kind}={name}" for kind, name in names.items() if name is not None)
+    return next(named, "model.vision.vit")
 
 
-def _transform(settings: Any) -> Any:
-    """OpenCLIP's transform; where it pads, a narrow image keeps at least one pixel."""
+def _other_size(settings: config.Vision, error: Exception) -> ValueError:
+    return ValueError(
+        f"model.vision.image_size={settings.image_size}: {_named(settings)} takes no images of this size "
+        f"({_line(error)}). null is the weights' own"
+    )
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _make(settings: config.Vision, own: bool) -> tuple[Any, dict[str, Any]]:
+    """A tower and its preprocessing.
+
+    Args:
+        settings: which one.
+        own: its weights are those of a stage of a run, and need not be read here.
+    """
+    import open_clip  # here: it takes seconds, and configs are checked without it
+
+    weights = None if own else settings.weights
+    if settings.folder is not None:
+        return hf_tower(settings, not own and settings.loaded)
+    if settings.timm is not None:
+        return timm_tower(settings, weights)
+    if settings.name is not None:
+        return _by_name(settings.name, weights, settings.image_size)
+    vit = settings.vit
+    assert vit is not None
+    tower = open_clip.transformer.VisionTransformer(
+        vit.image_size, vit.patch_size, vit.width, vit.layers, vit.heads, vit.mlp_ratio, output_dim=vit.width
+    )
+    nn.init.normal_(tower.positional_embedding, std=SCRATCH_POSITION_STD)
+    return tower, {"size": vit.image_size, "mean": SCRATCH_MEAN, "std": SCRATCH_STD, "resize_mode": "squash"}
+
+
+def _transform(settings: Any, cropping: dict[str, Any]) -> Any:
+    """OpenCLIP's transform; where it pads, a narrow image keeps at least one pixel, and `cropping` is obeyed."""
     import open_clip
 
     transform = open_clip.transform.image_transform_v2(settings, is_train=False)
-    if settings.resize_mode == "longest":
-        transform.transforms[:2] = [_Pad(size_of(asdict(settings)), settings.interpolation, settings.fill_color)]
+    mode, size = settings.resize_mode, size_of(asdict(settings))
+    if mode == "longest":
+        transform.transforms[:2] = [_Pad(size, settings.interpolation, settings.fill_color)]
+    elif cropping:
+        edge = edge_of(asdict(settings) | cropping)
+        resize = type(transform.transforms[0])(edge[0] if mode == "shortest" else edge, _filter(settings))
+        crop = partial(cropped, size=size, floor=cropping.get("crop_floor", False))
+        transform.transforms[: 2 if mode == "shortest" else 1] = [resize, crop]
     return transform
+
+
+def _filter(settings: Any) -> InterpolationMode:
+    bilinear = settings.interpolation == "bilinear"
+    return InterpolationMode.BILINEAR if bilinear else InterpolationMode.BICUBIC
 
 
 class _Pad:
@@ -234,6 +271,9 @@ def check_vision(settings: config.Vision) -> None:
         ValueError: names them.
     """
     name, weights = settings.name, settings.weights
+    if settings.folder is not None or settings.timm is not None:
+        check_tower(settings)
+        return
     if from_run(settings):
         return
     if name is None:
@@ -255,7 +295,7 @@ def check_vision(settings: config.Vision) -> None:
 
 def _unknown(name: str, weights: str | None, why: object) -> ValueError:
     return ValueError(
-        f"model.vision.name={name}, model.vision.weights={weights}: OpenCLIP cannot make it ({why}). "
+        f"model.vision.name={name}, model.vision.weights={weights}: OpenCLIP cannot make it ({_line(why)}). "
         f"open_clip.list_pretrained() lists names and weights; a local file works as weights too"
     )
 
@@ -265,18 +305,28 @@ def from_run(settings: config.Vision) -> bool:
     return settings.weights is not None and Path(settings.weights).is_dir()
 
 
-def _by_name(name: str, weights: str | None) -> tuple[nn.Module, dict]:
-    """A tower and its preprocessing; without weights nothing but the tower is made, and nothing is fetched."""
+def _by_name(name: str, weights: str | None, size: int | None) -> tuple[nn.Module, dict]:
+    """A tower and its preprocessing; without weights nothing but the tower is made, and nothing is fetched.
+
+    For another size OpenCLIP and timm interpolate the position embeddings.
+    """
     import open_clip
 
     try:
         if weights is None and (model_config := open_clip.get_model_config(name.replace("/", "-"))) is not None:
             vision = model_config["vision_cfg"] | {"timm_model_pretrained": False}
+            vision |= {} if size is None else {"image_size": size}
             tower = open_clip.model._build_vision_tower(
                 model_config["embed_dim"], vision, model_config.get("quick_gelu", False)
             )
+            if size is not None and hasattr(tower, "set_input_size"):
+                tower.set_input_size(size)
             return tower, asdict(open_clip.transform.PreprocessCfg(size=tower.image_size))
-        model = open_clip.create_model(name, pretrained=weights, load_weights=weights is not None)
-    except (RuntimeError, OSError, FileNotFoundError) as error:
+        model = open_clip.create_model(
+            name, pretrained=weights, load_weights=weights is not None, force_image_size=size
+        )
+    except (RuntimeError, OSError, FileNotFoundError, AssertionError) as error:
+        if size is not None and ("size mismatch" in str(error) or isinstance(error, AssertionError)):
+            raise _other_size(config.Vision(name=name, image_size=size), error) from None
         raise _unknown(name, weights, error) from error
     return model.visual, dict(open_clip.get_model_preprocess_cfg(model))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from torch import Tensor
-
 from dress.base.progress import Advance, ignore
-from dress.data.images import MAX_ASPECT, open_image
+from dress.data.images import MAX_ASPECT
+from dress.dialogue.image import Picture
 from dress.dialogue.spans import Completion, prompt
 from dress.model.generation import check_new_tokens, generate
 from dress.model.lvlm import LVLM
@@ -31,19 +30,20 @@ class CkptResponder:
     def __init__(
         self, model: LVLM, name: str, keep_cache: Literal["auto", "on", "off"] = "auto", max_aspect: float = MAX_ASPECT
     ) -> None:
-        self.model, self.name, self._keep, self._max_aspect = model, name, keep_cache, max_aspect
+        self.model, self.name, self._keep = model, name, keep_cache
+        self._reader = model.reader(max_aspect=max_aspect)
         self._session: Session | None = None
 
-    def preprocess(self, data: bytes, where: str) -> Tensor:
-        """Pixels [3, H, W].
+    def preprocess(self, data: bytes, where: str) -> Picture:
+        """The image as the model takes it.
 
         Raises:
             RecordError: the image does not decode, or is too narrow.
         """
-        return self.model.vision.preprocess(open_image(data, where, self._max_aspect))
+        return self._reader(data, where)
 
     def answer(
-        self, questions: Sequence[OpenTurn], pixels: Sequence[Tensor], sampling: Sampling, progress: Advance = ignore
+        self, questions: Sequence[OpenTurn], pixels: Sequence[Picture], sampling: Sampling, progress: Advance = ignore
     ) -> list[Completion]:
         """See `Responder.answer`; inside of `groups`, dialogues that were answered before are not read again.
 
@@ -54,9 +54,9 @@ class CkptResponder:
         check_new_tokens(self.model, sampling.max_new_tokens)
         chat = self.model.encoder.chat
         for question in questions:
-            if question.dialogue.system and chat.system_open is None:
+            if question.dialogue.system and not chat.takes_system:
                 raise RecordError(
-                    f"{question.record.key}: system: expected none, since model.language.chat={chat.name} has no place "
+                    f"{question.record.key}: system: expected none, since {chat.setting} has no place "
                     f"for it, got {question.dialogue.system!r:.80}"
                 )
         prompts = [Prompt(tuple(prompt(one.dialogue, condition=one.condition)), one.image) for one in questions]

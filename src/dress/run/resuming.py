@@ -163,7 +163,7 @@ def _refuse_unallowed(saved: dict[str, Any], typed: set[str], folder: Path) -> N
         ConfigError: says what to type.
     """
     needed = []
-    if saved["model"]["language"]["trust_remote_code"] and CONSENT[0] not in typed:
+    if saved["model"].get("language", {}).get("trust_remote_code") and CONSENT[0] not in typed:
         needed.append(f"{CONSENT[0]}=true")
     if saved["data"]["allow_pipe"] and CONSENT[1] not in typed and "pipe:" in str(saved["data"]):
         needed.append(f"{CONSENT[1]}=true")

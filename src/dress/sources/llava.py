@@ -52,6 +52,8 @@ class LLaVA(Source):
     def parts(self, value: Any, place: Place) -> Iterable[Part]:
         """One part a row; see `protocol.Source.parts`."""
         row = _Row.model_validate(_with_conversations(value))
+        if (row.model_extra or {}).get("video"):
+            raise RowError("video", "video: expected an image, got a video")
         image = _image(row.image)
         extra = dict(row.model_extra or {})
         messages, system = row.conversations, None

@@ -8,6 +8,9 @@ from typing import Any
 from dress.record import Turn
 from dress.sources.protocol import RowError
 
+IMAGES, VIDEOS = ("image", "image_url", "input_image"), ("video", "video_url", "input_video")
+"""Types of the parts of a message that are no text."""
+
 ROLES = {
     "human": "user", "user": "user", "question": "user", "gpt": "assistant", "assistant": "assistant",
     "model": "assistant", "bot": "assistant", "answer": "assistant", "system": "system",
@@ -22,7 +25,7 @@ def turns_of(value: Any, field: str) -> tuple[str | None, list[Turn]]:
         field: names it in errors.
 
     Raises:
-        RowError: no such list, an unknown role, roles out of turn, or a message without text.
+        RowError: no such list, an unknown role, roles out of turn, a message without text, several images or a video.
     """
     if isinstance(value, str):
         try:
@@ -32,6 +35,7 @@ def turns_of(value: Any, field: str) -> tuple[str | None, list[Turn]]:
     if not isinstance(value, list) or not value:
         raise RowError("bad field", f"{field}: expected a list of messages, got {value!r:.80}")
     system, turns = None, list[Turn]()
+    _refuse_pictures(value, field)
     for number, message in enumerate(value):
         where = f"{field}[{number}]"
         role, text = _message(message, where)
@@ -65,3 +69,15 @@ def _message(message: Any, where: str) -> tuple[str, str]:
     if not isinstance(text, str) or not text.strip():
         raise RowError("empty text", f"{where}: expected text, got {text!r:.80}")
     return ROLES[role.lower()], text
+
+
+def _refuse_pictures(messages: list[Any], field: str) -> None:
+    """Raises RowError: the parts of messages hold more than one image, or a video."""
+    contents = [one.get("content", one.get("value")) for one in messages if isinstance(one, dict)]
+    kinds = [
+        part.get("type") for parts in contents if isinstance(parts, list) for part in parts if isinstance(part, dict)
+    ]
+    if any(kind in VIDEOS for kind in kinds):
+        raise RowError("video", f"{field}: expected at most one image, got a video")
+    if (number := sum(kind in IMAGES for kind in kinds)) > 1:
+        raise RowError("several images", f"{field}: expected at most one image, got {number}")

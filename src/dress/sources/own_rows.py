@@ -16,6 +16,7 @@ from typing import Any
 from dress.coco.questions import questions
 from dress.config.rows import RowMapping
 from dress.record import TOP_RATING, Dialogue, ImageAnnotation, Record, known_answers
+from dress.sources.cells import opened_json
 from dress.sources.embedded import with_images_beside
 from dress.sources.fields import plain_path
 from dress.sources.guessing import Meaning, meaning, placed
@@ -57,6 +58,7 @@ class OwnRows(Source):
         self.first: list[dict[str, Any]] = []
         self._roots: list[Path] = []
         self._folders: dict[str, str] = {}
+        self._more_images: list[str] = []
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -106,6 +108,7 @@ class OwnRows(Source):
         if not self.first:
             return read  # the import says what is wrong with each
         self.meaning = meaning(self.mapping, self.first, path)
+        self._more_images = _numbered_like(self.meaning, self.first)
         self._check_ratings(path)
         return read
 
@@ -161,6 +164,8 @@ class OwnRows(Source):
         if cells.value("video"):
             raise RowError("video", f"{cells.name('video')}: expected an image, got a video")
         image = self._image(cells.value("image"), cells.name("image"), place)
+        if image is not None and (more := [name for name in self._more_images if row.get(name)]):
+            raise RowError("several images", f"{cells.name('image')}: expected one image, got others in {more}")
         key = cells.text("key")
         captions = _captions(cells) if image else []
         dialogues = dialogues_of(cells, self.mapping, image is not None)
@@ -174,6 +179,8 @@ class OwnRows(Source):
         )
 
     def _image(self, value: Any, field: str, place: Place) -> str | None:
+        if isinstance(value, str) and value.startswith("["):  # of a CSV file
+            value = opened_json(value)
         if isinstance(value, list):
             if len(value) > 1:
                 raise RowError("several images", f"{field}: expected one image, got {len(value)}")
@@ -239,6 +246,14 @@ def _with_reference(question: Dialogue, record: Record) -> Dialogue:
     firsts = [one.turns[0] for one in record.dialogues if (one.turns[0].user, one.system) == asked]
     good = (turn.assistant for turn in firsts if turn.rating == TOP_RATING or turn.extra.get("pair") == "chosen")
     return question.model_copy(update={"reference": next(good, None)})
+
+
+def _numbered_like(meaning: Meaning, rows: list[dict[str, Any]]) -> list[str]:
+    """Columns `image_2, image_3` beside the image's, `image_1`."""
+    stated = {places[0][0] for places in meaning.get("image", ()) if places}
+    stems = {re.sub(r"\d+$", "", name) for name in stated if re.search(r"\d$", name)}
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return [name for name in columns if name not in stated and re.sub(r"\d+$", "", name) in stems]
 
 
 def _captions(cells: RowCells) -> list[str]:

@@ -136,7 +136,7 @@ class Curriculum:
         with self.progress:
             self._open_data()
         with TemporaryDirectory() as aside:
-            encoder = self._build(Path(aside)).encoder  # leaves nothing behind
+            model = self._build(Path(aside))  # leaves nothing behind
         outputs = {one: Output(self.stage_folder(one), "") for one in curriculum.order}
         try:
             stream = self.data.records(stage.data, outputs).stream(seed_for(self.settings.seed, name))
@@ -144,7 +144,7 @@ class Curriculum:
             raise ValueError(
                 f"stage={name}: its data are not collected yet ({missing}). Name a stage before it, or data.feedback"
             ) from None
-        show_records(stream, stage, self.settings.phases, encoder, self.console)
+        show_records(stream, stage, self.settings.phases, model, self.console)
 
     def stage_folder(self, name: str) -> Path:
         """Where a stage's results are."""
@@ -159,7 +159,7 @@ class Curriculum:
         self.model = CurrentModel(partial(self._build, self.folder), settings.model)
         model = self.model.lvlm
         check_new_tokens(model, settings.generation.max_new_tokens)
-        tokenizer = tokenizer_hash(model.encoder.tokenizer)
+        tokenizer = tokenizer_hash(model.encoder.tokenizer) + model.encoder.chat.digest
         initial = InitialModel(settings.model, tokenizer, loaded_weights(model, settings.model), settings.seed)
         self.tasks = Tasks(settings, self.data, fingerprint(initial))
         for name, task in self.tasks.by_name.items():
@@ -200,7 +200,7 @@ class Curriculum:
 
     def _check_features(self, task: TrainTask | CollectTask, model: LVLM) -> None:
         """Refuse stored features of another encoder before the first stage."""
-        facts = model.vision.facts(self.settings.data.images)
+        facts = model.image_facts(self.settings.data.images)
         if isinstance(task, TrainTask):
             sources = [None if task.awaits_collection else task.records, task.validation]
         else:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 
-from torch import Tensor
-
 from dress import config
+from dress.data.features import StoredImage
 from dress.dialogue.batch import Example
 from dress.dialogue.encode import DialogueEncoder
+from dress.dialogue.image import Picture
 from dress.dialogue.tree import build_tree, build_trees
+from dress.model.pictures import PictureReader
 from dress.phases import supervised
 from dress.record import Record, RecordError
+
+SMALLER = "Have images made smaller (model=hf: model.processor={max_pixels: …} or {size: …})"
+"""What to do where an image has too many tokens."""
 
 
 class Examples:
@@ -25,7 +29,7 @@ class Examples:
         phases: settings of the phases.
         data: sharing, packing, what to do with damage.
         encoder: tokens and loss weights.
-        pixels: image bytes (and where they are from, to name it) to pixels [3, H, W].
+        reader: image bytes to what the model takes.
         rejects: file that names every record that cannot be used.
     """
 
@@ -35,18 +39,18 @@ class Examples:
         phases: config.Phases,
         data: config.Data,
         encoder: DialogueEncoder,
-        pixels: Callable[[bytes, str], Tensor],
+        reader: PictureReader,
         rejects: Path,
     ) -> None:
         self.mixture, self.phases, self.data = mixture, phases, data
-        self.encoder, self.pixels, self.rejects = encoder, pixels, rejects
+        self.encoder, self.reader, self.rejects = encoder, reader, rejects
 
-    def build(self, record: Record, picture: bytes | Tensor | None, where: str, rng: Random) -> Example:
-        """One record's trees and pixels or features; without a tree if it gives nothing to train on.
+    def build(self, record: Record, picture: bytes | StoredImage | None, where: str, rng: Random) -> Example:
+        """One record's trees and its picture; without a tree if it gives nothing to train on.
 
         Args:
             record: what it says.
-            picture: its image's bytes, or with `data.features` its stored features [V, D_v].
+            picture: its image's bytes, or with `data.features` its stored features.
             where: shard and key to name in an error.
             rng: of this sample in this epoch.
 
@@ -57,20 +61,38 @@ class Examples:
         most = self.data.dialogues_per_record
         if most is not None and len(dialogues) > most:
             dialogues = [dialogues[i] for i in sorted(rng.sample(range(len(dialogues)), most))]
-        encoded = [self.encoder.supervised(dialogue, where) for dialogue in dialogues]
-        if not encoded:
+        if not dialogues:
             return Example([], None, where=where)
+        if picture is None and record.image is not None:
+            what = "stored features" if self.data.features else "an image file"
+            raise RecordError(f"{where}: expected {what} beside the JSON, found none")
+        read = None if picture is None else self._read(picture, where)
+        layout = None if read is None else read.layout
+        encoded = [self.encoder.supervised(dialogue, where, layout) for dialogue in dialogues]
         if self.data.share_prefixes:
             trees = build_trees(encoded, self.data.tokens_per_forest)
         else:
             trees = [build_tree([one]) for one in encoded]
-        if picture is None and record.image is not None:
-            what = "stored features" if self.data.features else "an image file"
-            raise RecordError(f"{where}: expected {what} beside the JSON, found none")
-        split = self.data.share_prefixes and len(trees) > 1
-        if isinstance(picture, Tensor):
-            return Example(trees, None, picture, split, where)
-        return Example(trees, None if picture is None else self.pixels(picture, where), split=split, where=where)
+        return Example(trees, read, self.data.share_prefixes and len(trees) > 1, where)
+
+    def _read(self, picture: bytes | StoredImage, where: str) -> Picture:
+        """An image as the model takes it.
+
+        Raises:
+            RecordError: it cannot be read, or has more tokens than a forest or a dialogue may.
+        """
+        if isinstance(picture, StoredImage):
+            read = self.reader.stored(picture.features, picture.layout)
+        else:
+            read = self.reader(picture, where)
+        limits = {name: getattr(self.data, name) for name in ("tokens_per_forest", "max_tokens")}
+        name = min(limits, key=limits.__getitem__)
+        if read.layout.tokens > limits[name]:
+            raise RecordError(
+                f"{where}: expected an image of at most data.{name}={limits[name]} tokens, got {read.layout.tokens}. "
+                f"{SMALLER}, or enlarge data.{name}"
+            )
+        return read
 
     def reject(self, where: str, reason: str) -> None:
         """Name what cannot be used in the reject file, or stop (`data.on_damage`).

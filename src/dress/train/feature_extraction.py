@@ -1,9 +1,11 @@
 """`task=features`: new shards that hold, beside every image, what a frozen encoder makes of it.
 
+Of a composed model that is its encoder; of a model of transformers encoder and projector, which it calls together.
+
 A shard is written whole or not at all, so a call that was stopped goes on with the next one. Features
 are made once, in fp32, in batches that start anew with every shard: the same call gives the same bytes.
 
-Shapes: N images of a batch, V tokens, D_v width.
+Shapes: N images of a batch, V tokens of an image, D_v width.
 """
 
 from __future__ import annotations
@@ -31,7 +33,12 @@ from dress.data.index import FEATURES, IMAGE_EXTENSIONS
 from dress.data.pixels import Pixels
 from dress.data.shards import ShardError, Shards, write_shard
 from dress.data.splits import open_splits
+from dress.dialogue.batch import image_batches
+from dress.dialogue.image import ImageLayout, Picture
 from dress.model.checkpoint import available_device, load_model, read_facts
+from dress.model.composed import ComposedLVLM
+from dress.model.hf import HFLVLM
+from dress.model.pictures import FixedReader, PictureReader
 from dress.model.vision import VisionEncoder
 from dress.record import RecordError
 
@@ -73,50 +80,69 @@ class Writer:
 
     Args:
         settings: batch size, how features are stored, what to do with damage.
-        vision: the encoder, on its device.
+        encoder: an encoder, or a model whose encoder and projector are meant, on its device.
     """
 
-    def __init__(self, settings: Features, vision: VisionEncoder) -> None:
-        self.settings, self.vision = settings, vision.eval()
-        self.device = next(vision.parameters()).device
-        self.facts = vision.facts(settings.images)
-        self.pixels = Pixels(vision.preprocessing, vision.transform, settings.images, settings.max_aspect)
+    def __init__(self, settings: Features, encoder: VisionEncoder | HFLVLM) -> None:
+        self.settings, self.encoder = settings, encoder.eval()
+        self.device = next(encoder.parameters()).device
+        self.reader: PictureReader
+        if isinstance(encoder, HFLVLM):
+            self.facts = encoder.image_facts(settings.images)
+            self.reader = encoder.reader(settings.images, settings.max_aspect)
+        else:
+            self.facts = encoder.facts(settings.images)
+            pixels = Pixels(encoder.preprocessing, encoder.transform, settings.images, settings.max_aspect)
+            self.reader = FixedReader(pixels, encoder.num_tokens)
         self.totals = Totals()
+        self.sizes: set[tuple[int, ...]] = set()
+        """[V, D_v] of images that were written."""
 
     def samples(self, shards: Shards, indices: range) -> Iterator[dict[str, Any]]:
         """Samples as webdataset has them, with features beside every image."""
         for first in range(indices.start, indices.stop, self.settings.batch_size):
             batch = range(first, min(first + self.settings.batch_size, indices.stop))
             samples = [pair for index in batch if (pair := self._read(shards, index)) is not None]
-            pixels = [picture for _, picture in samples if picture is not None]
-            encoded = iter(self._features(torch.stack(pixels)) if pixels else ())
+            pictures = [picture for _, picture in samples if picture is not None]
+            encoded = iter(self._features(pictures))
             sample: dict[str, Any]
             for sample, picture in samples:
                 if picture is not None:
                     features = next(encoded)
-                    sample[FEATURES] = encode(features, self.settings.stored, self.facts)
+                    self.sizes.add(tuple(features.shape))
+                    sample[FEATURES] = encode(features, self.settings.stored, self.facts, self._layout(picture))
                     self.totals.compare(features, sample[FEATURES])
                 self.totals.samples += 1
                 yield sample
         self.totals.shards += 1
 
-    def _read(self, shards: Shards, index: int) -> tuple[dict[str, Any], Tensor | None] | None:
-        """A sample and its pixels; None if it is set aside."""
+    def _read(self, shards: Shards, index: int) -> tuple[dict[str, Any], Picture | None] | None:
+        """A sample and its picture; None if it is set aside."""
         try:
             members: dict[str, Any] = {**shards.members(index), "__key__": shards.record(index).key}
             members.pop(FEATURES, None)
             image = next((members[ext] for ext in IMAGE_EXTENSIONS if ext in members), None)
-            return members, None if image is None else self.pixels(image, shards.where(index))
+            return members, None if image is None else self.reader(image, shards.where(index))
         except RecordError as error:
             if self.settings.on_damage == "stop":
                 raise
             self.totals.rejects.append({"where": shards.where(index), "reason": str(error)})
             return None
 
-    def _features(self, pixels: Tensor) -> Tensor:
-        """[N, V, D_v] in fp32, on the CPU."""
-        with torch.inference_mode():
-            return self.vision(pixels.to(self.device)).float().cpu()
+    def _layout(self, picture: Picture) -> ImageLayout | None:
+        return picture.layout if isinstance(self.encoder, HFLVLM) else None
+
+    def _features(self, pictures: list[Picture]) -> list[Tensor]:
+        """[V, D_v] of each, in fp32, on the CPU."""
+        features: dict[int, Tensor] = {}
+        for batch in image_batches(pictures):
+            with torch.inference_mode():
+                if isinstance(self.encoder, HFLVLM):
+                    encoded = self.encoder.encode_images(batch.to(self.device)).float().cpu().split(batch.tokens)
+                else:
+                    encoded = self.encoder(batch.inputs["pixels"].to(self.device)).float().cpu().unbind()
+            features.update(zip(batch.numbers, encoded, strict=True))
+        return [features[number] for number in range(len(pictures))]
 
 
 def run(settings: Features, console: Console) -> Totals:
@@ -155,12 +181,15 @@ def run(settings: Features, console: Console) -> Totals:
     return writer.totals
 
 
-def encoder_of(settings: Features) -> VisionEncoder:
+def encoder_of(settings: Features) -> VisionEncoder | HFLVLM:
     """The encoder that the settings name, with the weights that training begins with.
 
     Raises:
         FileNotFoundError: no such run, stage or scale.
+        ValueError: a model that cannot be loaded.
     """
+    if settings.model is not None:
+        return HFLVLM(settings.model.model_copy(update={"lora": None}))
     if settings.ckpt is not None:
         consent = config.Consent(
             trust_remote_code=settings.trust_remote_code, trust_targets=list(settings.trust_targets)
@@ -186,7 +215,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     return settings
 
 
-def _of_run(run: Path, stage: str | None, consent: config.Consent) -> VisionEncoder:
+def _of_run(run: Path, stage: str | None, consent: config.Consent) -> VisionEncoder | HFLVLM:
     facts = [read_facts(file.parent, "stage", "stages") for file in run.glob("stages/*/model.json")]
     trained = [fact["stage"] for fact in sorted(facts, key=lambda fact: len(fact["stages"]))]
     if not trained or (stage or trained[-1]) not in trained:
@@ -194,7 +223,11 @@ def _of_run(run: Path, stage: str | None, consent: config.Consent) -> VisionEnco
             f"ckpt={run}, stage={stage}: expected a stage of a run that was trained, got {', '.join(trained) or 'none'}"
         )
     folder = run / "stages" / (stage or trained[-1])
-    return load_model(folder, consent=consent)[0].vision
+    model, _ = load_model(folder, consent=consent)
+    if isinstance(model, ComposedLVLM):
+        return model.vision
+    assert isinstance(model, HFLVLM)
+    return model
 
 
 def begin(out: Path, settings: dict[str, Any]) -> None:
@@ -217,6 +250,9 @@ def begin(out: Path, settings: dict[str, Any]) -> None:
 def table(settings: Features, writer: Writer) -> Table:
     """What was written, how large it is, and the error of storing it."""
     totals, facts = writer.totals, writer.facts
+    tokens = sorted({size[0] for size in writer.sizes})
+    width = next((size[1] for size in writer.sizes), "unknown width")
+    number = "no new ones" if not tokens else f"{tokens[0]} to {tokens[-1]}" if len(tokens) > 1 else f"{tokens[0]}"
     result = Table("features", "", title=settings.out)
     rows = {
         "shards written": f"{totals.shards:,}",
@@ -224,11 +260,12 @@ def table(settings: Features, writer: Writer) -> Table:
         "samples": f"{totals.samples:,}",
         "images": f"{totals.images:,}",
         "set aside": f"{len(totals.rejects):,}",
-        "features": f"{writer.vision.num_tokens} x {writer.vision.width}, {settings.stored}",
+        "features": f"{number} x {width}, {settings.stored}",
         "bytes per image": f"{totals.size // max(1, totals.images):,}",
         "relative error": f"{totals.error:.2e}",
         "relative error of the worst token": f"{totals.worst:.2e}",
-        "encoder": f"weights {facts['weights']}, layer {facts['layer']}, {facts['library']}",
+        "encoder": ", ".join(f"{name} {facts[name]}" for name in ("weights", "layer") if name in facts)
+        + f", {facts['library']}",
     }
     for name, value in rows.items():
         result.add_row(name, value)

@@ -7,6 +7,7 @@ from copy import copy
 from itertools import islice
 
 from dress import config
+from dress.base.errors import mistake
 from dress.data.remote import RemoteShards
 from dress.data.stream import Stream
 from dress.record import RecordError, Turn
@@ -37,6 +38,8 @@ def idle_phases(look: Supervision, task: TrainTask, stream: Stream) -> Iterator[
     except RecordError:
         raise
     except ValueError as nothing:
+        if not mistake(nothing):  # a bug in a phase of somebody's own
+            raise
         if not anchored or not task.awaits_collection:
             raise ValueError(f"{nothing}{_mend(task, stream)}") from None
         lines = [f"stage {task.name}: phase {REFINEMENT} finds no better answer in {task.stage.data_title}"]

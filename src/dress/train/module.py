@@ -99,12 +99,10 @@ class DressModule(L.LightningModule):
         if str(self.trainer.precision) == "bf16-mixed":
             self.model.hold_frozen(torch.bfloat16)
             self._frozen_in_bf16 = True
-        setting, language = self.learning.training.checkpointing, self.model.language
-        half = "16" in str(self.trainer.precision)
-        if setting == "on" or (setting == "auto" and needs_checkpointing(self.model, self.tokens, self.device, half)):
-            language.activation_checkpointing_enable({"use_reentrant": False})
-        else:
-            language.activation_checkpointing_disable()
+        setting, half = self.learning.training.checkpointing, "16" in str(self.trainer.precision)
+        self.model.checkpoint_activations(
+            setting == "on" or (setting == "auto" and needs_checkpointing(self.model, self.tokens, self.device, half))
+        )
 
     def on_fit_end(self) -> None:
         """Give frozen weights their fp32 back."""

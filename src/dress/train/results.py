@@ -12,7 +12,6 @@ import torch
 from dress import config
 from dress.base.files import write_json
 from dress.base.run_folder import read_run_json
-from dress.data.pixels import resize_note
 from dress.data.shards import Sample
 from dress.evaluation.suites.run import write_results
 from dress.kernels.precision import precision_for
@@ -83,11 +82,14 @@ class Results:
 
     def _notes(self, shown: list[Sample], model: LVLM, data: RunData) -> list[str]:
         """What a reader of the report must know before its figures."""
-        settings, language = self.settings.data, self.settings.model.language
+        settings, settings_of_model = self.settings.data, self.settings.model
         images = [image for _, image in shown if image is not None]
-        resized = resize_note(images, model.vision.preprocessing, settings.max_aspect)
+        resized = model.resize_note(images, settings.max_aspect)
         notes = [] if resized is None else [resized]
-        if settings.world is None and language.config is not None and is_there(self.settings, "sft", data.root):
+        from_scratch = (
+            isinstance(settings_of_model, config.ComposedModel) and settings_of_model.language.config is not None
+        )
+        if settings.world is None and from_scratch and is_there(self.settings, "sft", data.root):
             records = sum(len(part.shards) for part in data.stream(settings.sft).parts)
             notes.append(
                 f"A model from scratch on {records:,} real images: nobody should expect good captions. "

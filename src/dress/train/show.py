@@ -28,7 +28,7 @@ def parameter_table(model: LVLM, title: str) -> Table:
 
 
 def show_records(
-    stream: Stream, stage: config.TrainStage, phases: config.Phases, encoder: DialogueEncoder, console: Console
+    stream: Stream, stage: config.TrainStage, phases: config.Phases, model: LVLM, console: Console
 ) -> None:
     """Print the first records of a train stage as they are learned.
 
@@ -36,14 +36,21 @@ def show_records(
         stream: of the stage.
         stage: its phases, and how many records a step has.
         phases: their settings.
-        encoder: tokens and loss weights.
+        model: whose tokens and loss weights they are.
         console: where to print.
     """
+    encoder, reader = model.encoder, model.reader()
+    if encoder.apart:
+        console.print(
+            "This tokenizer would merge the end of a prompt with the beginning of an answer: the two are tokenised "
+            "apart, here and in generation.", style="yellow",
+        )  # fmt: skip
     for place in stream.step(0, stage.records_per_step)[:SHOWN_RECORDS]:
-        record, _ = stream[place]
+        record, image = stream[place]
+        layout = None if image is None else reader(image, stream.where(place)).layout
         console.print(f"\n{stream.where(place)}", style="dim", highlight=False, markup=False)
         for dialogue in supervised(record, stage.phases, phases):
-            console.print(coloured(encoder, encoder.supervised(dialogue, stream.where(place))))
+            console.print(coloured(encoder, encoder.supervised(dialogue, stream.where(place), layout)))
 
 
 def coloured(encoder: DialogueEncoder, encoded: EncodedDialogue) -> Text:

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 
 from dress import config
 from dress.base.progress import CurriculumProgress
+from dress.data.images import upright_size
 from dress.data.index import MAX_JSON_BYTES
 from dress.data.remote import RemoteShards
 from dress.data.shards import Shards
 from dress.data.stream import Stream
 from dress.dialogue.encode import DialogueEncoder
+from dress.dialogue.image import ImageLayout
 from dress.dialogue.spans import Span, SupervisedDialogue
+from dress.model.pictures import PictureReader
 from dress.phases import supervised
 from dress.record import Record, RecordError
+from dress.train.examples import SMALLER
 
 SMALLEST_TURN = 26
 """Bytes of the JSON of a turn without words: `{"user":"","assistant":""}`."""
@@ -31,6 +35,12 @@ class TooLong:
 
     where: str
     tokens: int
+    image: int = 0
+    """How many of them are its image's."""
+
+    def __str__(self) -> str:
+        image = f", {self.image:,} of them its image's" if self.image else ""
+        return f"{self.where} ({self.tokens:,} tokens{image})"
 
 
 class Supervision:
@@ -42,14 +52,19 @@ class Supervision:
         phases: their settings.
         data: `max_tokens`, `on_damage`.
         encoder: tokens of a dialogue.
+        reader: tokens of an image.
     """
 
     def __init__(
-        self, name: str, stage: config.TrainStage, phases: config.Phases, data: config.Data, encoder: DialogueEncoder
-    ) -> None:
+        self, name: str, stage: config.TrainStage, phases: config.Phases, data: config.Data, encoder: DialogueEncoder,
+        reader: PictureReader,
+    ) -> None:  # fmt: skip
         self.name, self.stage, self.phases, self.data, self.encoder = name, stage, phases, data, encoder
+        self.reader = reader
         turn = (Span("user", "a"), Span("assistant", "a", 1.0))
-        one, two = (len(encoder.supervised(SupervisedDialogue("sft", turn * n, image=False), "").ids) for n in (1, 2))
+        one, two = (
+            len(encoder.supervised(SupervisedDialogue("sft", turn * n, image=False), "", None).ids) for n in (1, 2)
+        )
         self._first, self._turn = one, two - one
 
     def check(self, stream: Stream, progress: CurriculumProgress) -> Iterator[str]:
@@ -118,9 +133,10 @@ class Supervision:
         for index in shards.longer_texts(self.longest_text()):
             advance()
             for record, where in self._records(shards, [index]):
-                tokens = max(map(self._tokens, self._dialogues(record)), default=0)
+                image = self._layout(shards, index)
+                tokens = max((self._tokens(one, image) for one in self._dialogues(record)), default=0)
                 if tokens > self.data.max_tokens:
-                    longest.append(TooLong(where, tokens))
+                    longest.append(TooLong(where, tokens, image.tokens if image else 0))
         return longest
 
     def longest_text(self) -> int:
@@ -136,7 +152,7 @@ class Supervision:
             for text in (phases.align.prompt, phases.critique_template, phases.rating_template, phases.praise)
         )
         turns = size // SMALLEST_TURN + 2
-        bound = repeated * size + turns * self._turn + self._first + fixed + self.encoder.image_tokens
+        bound = repeated * size + turns * self._turn + self._first + fixed + self.reader.most_tokens
         return bound > self.data.max_tokens
 
     def refuse(self, rows: list[TooLong]) -> str | None:
@@ -148,18 +164,29 @@ class Supervision:
         if not rows:
             return None
         most = f"data.max_tokens={self.data.max_tokens:,}"
-        few = ", ".join(f"{row.where} ({row.tokens:,} tokens)" for row in rows[:NAMED])
+        few = ", ".join(map(str, rows[:NAMED]))
         what = f"stage {self.name}: {len(rows):,} rows of {self.stage.data_title} are longer than {most}"
         if self.data.on_damage == "stop":
-            raise ValueError(f"{what}: {few}. data.on_damage=skip goes on without them; or enlarge data.max_tokens")
+            images = f". {SMALLER}" if any(2 * row.image > row.tokens for row in rows) else ""
+            raise ValueError(
+                f"{what}: {few}{images}. data.on_damage=skip goes on without them; or enlarge data.max_tokens"
+            )
         return f"{what} and set aside: {few}"
 
-    def _tokens(self, dialogue: SupervisedDialogue) -> int:
+    def _layout(self, shards: Shards, index: int) -> ImageLayout | None:
+        """The tokens of a record's image; none where it cannot be read, which is named when it is trained on."""
+        try:
+            data = shards.image(index)
+            return None if data is None else ImageLayout((self.reader.length(upright_size(data, shards.where(index))),))
+        except RecordError:
+            return None
+
+    def _tokens(self, dialogue: SupervisedDialogue, image: ImageLayout | None) -> int:
         size = sum(len(span.text.encode()) for span in dialogue.spans) + len(dialogue.spans) * (self._turn + 1)
         most = self.data.max_tokens
-        if size + self._first + self.encoder.image_tokens <= most:
+        if size + self._first + self.reader.most_tokens <= most or (dialogue.image and image is None):
             return 0
-        return self.encoder.length(dialogue)
+        return self.encoder.length(dialogue, image)
 
     def _dialogues(self, record: Record) -> list[SupervisedDialogue]:
         return supervised(record, self.stage.phases, self.phases)

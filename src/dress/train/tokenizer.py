@@ -13,11 +13,12 @@ from dress.base.ranks import rank, wait_for
 from dress.base.run_folder import TOKENIZER
 from dress.config.names import is_place, place_of
 from dress.config.raters import PlainRater
-from dress.dialogue.chat import FORMATS
+from dress.dialogue.chat import ChatFormat
 from dress.dialogue.tokenizer import save_tokenizer, train_tokenizer
 from dress.feedback.raters import build_rater
+from dress.model.building import own_tokenizer
+from dress.model.chats import own_format
 from dress.model.checkpoint import read_tokenizer
-from dress.model.language import load_own_tokenizer
 from dress.phases.critique import praise
 from dress.rater import NoRater
 from dress.train.corpus import corpus
@@ -41,22 +42,23 @@ def run_tokenizer(settings: config.Config, data: RunData, folder: Path, console:
         FileNotFoundError: weights of another run without a tokenizer, or no texts to train one on.
         ValueError: a tokenizer that cannot be loaded.
     """
-    language = settings.model.language
-    own = load_own_tokenizer(language)
+    own = own_tokenizer(settings.model)
     if own is not None:
         return own
+    assert isinstance(settings.model, config.ComposedModel)
+    chat = own_format(settings.model.language)
     stages = [settings.curriculum.stages[name] for name in settings.curriculum.order]
     weights = [stage.weights for stage in stages if isinstance(stage, config.TrainStage) and stage.weights]
     for place in filter(is_place, weights):
-        return read_tokenizer(place_of(place) / TOKENIZER, language.chat)
+        return read_tokenizer(place_of(place) / TOKENIZER, chat)
     if rank() > 0:
         wait_for(folder / TOKENIZER)
     if not (folder / TOKENIZER).exists():
-        _train(settings, data, folder / TOKENIZER, console)
-    return read_tokenizer(folder / TOKENIZER, language.chat)
+        _train(settings, data, folder / TOKENIZER, console, chat)
+    return read_tokenizer(folder / TOKENIZER, chat)
 
 
-def _train(settings: config.Config, data: RunData, file: Path, console: Console) -> None:
+def _train(settings: config.Config, data: RunData, file: Path, console: Console, chat: ChatFormat) -> None:
     """From the training splits and the annotator's words on them: the same for all experiments on these data."""
     sources = (getattr(settings.data, split) for split in tokenizer_splits(settings, data.root))
     streams = [data.stream(source) for source in sources]
@@ -67,6 +69,5 @@ def _train(settings: config.Config, data: RunData, file: Path, console: Console)
     rater = build_rater(settings.annotator, file.parent, console) if plain else NoRater()
     texts = chain(fixed, corpus(splits, rater, TOKENIZER_RECORDS))
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_tokenizer(
-        train_tokenizer(texts, settings.model.tokenizer.vocabulary, FORMATS[settings.model.language.chat]), file
-    )
+    assert isinstance(settings.model, config.ComposedModel)
+    save_tokenizer(train_tokenizer(texts, settings.model.tokenizer.vocabulary, chat), file)

@@ -12,7 +12,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from dress import config
 from dress.base.files import write_json
 from dress.base.ranks import rank
-from dress.data.pixels import Pixels
 from dress.data.stream import Stream
 from dress.model.checkpoint import read_training_state
 from dress.model.lvlm import LVLM
@@ -52,7 +51,7 @@ def look_through(task: TrainTask, model: LVLM, tools: Tools) -> None:
         ValueError: nothing to learn, or dialogues that are too long; names data and rows.
         FileNotFoundError: the records are not there yet.
     """
-    look = Supervision(task.name, task.stage, task.phases, task.data, model.encoder)
+    look = Supervision(task.name, task.stage, task.phases, task.data, model.encoder, model.reader())
     stream = task.records.stream(task.seed)
     for line in dict.fromkeys([*idle_phases(look, task, stream), *look.check(stream, tools.progress)]):
         tools.console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -148,9 +147,9 @@ def _held_out(task: TrainTask) -> HeldOutRecords | None:
 
 
 def _data(task: TrainTask, model: LVLM, folder: Path, held_out: HeldOutRecords | None) -> StageData:
-    vision, data = model.vision, task.data
-    pixels = Pixels(vision.preprocessing, vision.transform, data.images, data.max_aspect)
-    examples = Examples(task.stage.phases, task.phases, data, model.encoder, pixels, folder / REJECTS)
+    data = task.data
+    reader = model.reader(data.images, data.max_aspect)
+    examples = Examples(task.stage.phases, task.phases, data, model.encoder, reader, folder / REJECTS)
 
     overfit = task.learning.training.overfit
 

@@ -16,7 +16,7 @@ import webdataset
 from torch.utils.data import IterableDataset, get_worker_info
 
 from dress.base.seeding import rng_for
-from dress.data.features import FeatureError, decode
+from dress.data.features import FeatureError, decode_image
 from dress.data.index import FEATURES, IMAGE_EXTENSIONS
 from dress.data.remote import RemoteShards
 from dress.dialogue.batch import Batch
@@ -65,7 +65,8 @@ class WebdatasetSteps(IterableDataset[Batch]):
                         raise RecordError(f"{where}: expected a .json, found none")
                     picture: Any = next((raw[ext] for ext in IMAGE_EXTENSIONS if ext in raw), None)
                     if examples.data.features:
-                        picture = decode(np.frombuffer(bytearray(raw[FEATURES]), np.uint8)) if FEATURES in raw else None
+                        data = bytearray(raw[FEATURES]) if FEATURES in raw else None
+                        picture = None if data is None else decode_image(np.frombuffer(data, np.uint8))
                     rng = rng_for(seed, epoch, raw["__key__"])
                     yield examples.build(Record.parse(raw["json"], where), picture, where, rng)
                 except (RecordError, FeatureError) as error:

@@ -190,7 +190,6 @@ def run(settings: RunSettings, console: Console) -> Json:
     from dress.base.progress import CurriculumProgress
     from dress.base.run_folder import lock
     from dress.config.graph import evaluated_stages, final_stages
-    from dress.data.pixels import resize_note
     from dress.evaluation.cells import Questions, evaluate_models
     from dress.feedback.raters import build_rater, check_rater
     from dress.model.checkpoint import available_device, load_model, read_facts
@@ -224,11 +223,12 @@ def run(settings: RunSettings, console: Console) -> Json:
             old.unlink()
         questions = Questions(samples, build_rater(judge, out, console), asked, texts, sampling)
         progress.start("eval", questions.dialogues * asked.turns * len(asked.conditions) * len(stages))
-        preprocessing: dict[str, Any] = {}  # the same in all stages
+        images = [image for _, image in samples if image is not None]
+        notes: list[str | None] = []  # the same of all stages
 
         def responder(stage: str) -> CkptResponder:
             model, _ = load_model(ckpt / "stages" / stage, available_device(), settings)
-            preprocessing.update(model.vision.preprocessing)
+            notes.append(model.resize_note(images, trained.data.max_aspect))
             return CkptResponder(model, f"{trained.name}/{stage}", settings.keep_cache, trained.data.max_aspect)
 
         models = {label: partial(responder, stage) for label, stage in stages.items()}
@@ -237,9 +237,8 @@ def run(settings: RunSettings, console: Console) -> Json:
     meant = headline(trained.curriculum, stages)
     details = {"name": f"{trained.name}, evaluated again", "seed": trained.seed, "headline": meant}
     write_json(out / "run.json", details | {"settings": settings.model_dump() | asked.model_dump()})
-    images = (image for _, image in samples if image is not None)
-    note = resize_note(images, preprocessing, trained.data.max_aspect)
-    result = write_results(out, outcomes, meant, samples, asked.scenes, [] if note is None else [note])
+    note = [one for one in notes[:1] if one is not None]
+    result = write_results(out, outcomes, meant, samples, asked.scenes, note)
     console.print(metrics_table(result))
     console.print(f"report: {out / 'report.html'}", highlight=False)
     return result

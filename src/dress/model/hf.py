@@ -1,0 +1,351 @@
+"""A vision-language model of transformers: its own classes, processor and template, over token trees.
+
+Shapes as in `model.lvlm`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
+
+from dress import config
+from dress.data.images import MAX_ASPECT
+from dress.dialogue.batch import ImageBatch
+from dress.dialogue.encode import IMAGE, DialogueEncoder
+from dress.kernels.fused import fuse
+from dress.kernels.last_layer import prune_last_layer
+from dress.model.attention import NAME, Plan, foreign_mask
+from dress.model.cache import Decoding, Prefill
+from dress.model.chats import hf_chat
+from dress.model.hf_pictures import HFReader
+from dress.model.hf_probe import refuse_unequal
+from dress.model.language import add_lora, bars_for_people, refuse_modules, refuse_unsupported
+from dress.model.lvlm import LVLM
+from dress.model.reach import leaves
+
+PROVED = {
+    "llava", "llava_next", "llava_onevision", "idefics3", "smolvlm", "internvl", "mistral3", "qwen2_vl", "qwen2_5_vl",
+    "qwen3_vl", "glm4v", "gemma3", "gemma4",
+}  # fmt: skip
+"""Kinds of models whose loss and gradients the tests compare with separate sequences; others are tried when built."""
+PROJECTOR = re.compile(
+    r"(?:^|\.)(?:multi_modal_projector|connector|embed_vision|image_newline|visual\.merger|visual\.deepstack_merger_list)"
+)
+"""Names of modules between the encoder and the language model."""
+
+
+class HFLVLM(LVLM):
+    """A checkpoint that `AutoModelForImageTextToText` reads.
+
+    Args:
+        settings: which one.
+        max_tokens: longest dialogue that is trained on.
+
+    Raises:
+        ValueError: it cannot be loaded, has no processor, or is a kind of model that token trees do not represent.
+    """
+
+    def __init__(self, settings: config.HFModel, max_tokens: int = 4096) -> None:
+        super().__init__()
+        check_hf(settings)
+        self.name = settings.name
+        self.processor = load_processor(settings)
+        self.network = _load(settings)
+        decoder = self.decoder
+        self._text_name = next(name for name, module in self.named_modules() if module is decoder) + "."
+        parameters = inspect.signature(self.network.model.forward).parameters
+        self._token_types = [name for name in ("mm_token_type_ids", "token_type_ids") if name in parameters]
+        self._levels = 1
+        self._nested: bool | None = None
+        self.network.get_input_embeddings().register_forward_hook(self._widen)
+        if settings.lora is not None:
+            add_lora(decoder, settings.lora)
+        self.pruned = prune_last_layer(decoder)
+        self.fused = settings.fused
+        if self.fused:
+            fuse(decoder)
+        self.attention = settings.attention
+        self.softcap = getattr(self.text_config, "final_logit_softcapping", None)
+        self._reader = HFReader(self.processor, self.network.config, _accepted(self.network), settings.name)
+        self.axes, self.blocks = self._reader.axes, self._reader.block_layers
+        tokenizer = self.processor.tokenizer
+        stops = _stops(self.network)
+        names = [str(tokenizer.convert_ids_to_tokens(number)) for number in stops]
+        self.encoder = DialogueEncoder(
+            tokenizer, hf_chat(settings, self.processor, names), max_tokens, stops, self._reader.markers()
+        )
+        self._unused = self._unreached()
+        if self.network.config.model_type not in PROVED:
+            refuse_unequal(self, self.network, self.processor, f"model.name={settings.name}")
+
+    @property
+    def decoder(self) -> Any:
+        """The text model: its layers, without the head."""
+        return text_model(self.network)
+
+    @property
+    def text_config(self) -> Any:
+        """transformers' configuration of the language model."""
+        return self.network.config.get_text_config()
+
+    @property
+    def language_model(self) -> nn.Module:
+        """The whole network: its text model and its head."""
+        return self.network
+
+    @property
+    def head(self) -> nn.Linear:
+        """The output head, [vocabulary, D]."""
+        head: Any = self.network.get_output_embeddings()
+        return head
+
+    @property
+    def projector_weight(self) -> Tensor:
+        """The projector's first parameter; the first of all where there is no projector."""
+        named = ((name, p) for name, p in self.named_parameters() if self.part_of(name) == "projector")
+        return next((p for _, p in named), next(self.parameters()))
+
+    def reader(self, images: str = "exact", max_aspect: float = MAX_ASPECT) -> HFReader:
+        """See `LVLM.reader`; the processor's own way of resizing is the only one."""
+        return self._reader.limited(max_aspect)
+
+    def encode_images(self, images: ImageBatch) -> Tensor:
+        """See `LVLM.encode_images`: [V, D x (1 + L)], with what L deeper levels add to hidden states (Qwen3-VL)."""
+        if "features" in images.inputs:
+            return images.inputs["features"].to(self.projector_weight.dtype)
+        dtype = self.projector_weight.dtype
+        inputs = {
+            name: value.to(dtype) if value.is_floating_point() else value for name, value in images.inputs.items()
+        }
+        out = self.network.model.get_image_features(**inputs, return_dict=True)
+        levels = [_flat(out.pooler_output), *map(_flat, getattr(out, "deepstack_features", None) or [])]
+        self._levels, self._nested = len(levels), not isinstance(out.pooler_output, Tensor)
+        return torch.cat(levels, -1)
+
+    def hidden(self, ids: Tensor, images: Tensor | None, positions: Tensor, plan: Plan | Prefill | Decoding) -> Tensor:
+        """See `LVLM.hidden`."""
+        model: Any = self.network.model
+        place = ids == IMAGE
+        more: dict[str, Any] = {name: place.long() for name in self._token_types}
+        if images is not None:
+            more["mm_encoder_outputs"] = {"image": self._output(images)}
+        return model(
+            input_ids=ids.masked_fill(place, self.network.config.image_token_id),
+            attention_mask=foreign_mask(ids.device), position_ids=positions[0] if self.axes == 1 else positions,
+            use_cache=False, plan=plan, **more,
+        ).last_hidden_state  # fmt: skip
+
+    def blank_images(self) -> Tensor:
+        """See `LVLM.blank_images`; nothing goes through them where neither is trained."""
+        parts = ("vision", "projector")
+        if not any(p.requires_grad for name, p in self.named_parameters() if self.part_of(name) in parts):
+            return self.projector_weight.new_zeros(1)
+        return self._encode_blank()
+
+    def _encode_blank(self) -> Tensor:
+        picture = self._reader.blank()
+        images = ImageBatch(picture.inputs, (0,), (picture.layout.tokens,))
+        return self.encode_images(images.to(self.device))
+
+    def resize_note(self, images: Iterable[bytes], max_aspect: float) -> str | None:
+        """See `LVLM.resize_note`."""
+        return f"Images are resized by the model's own processor ({type(self.processor.image_processor).__name__})."
+
+    def checkpoint_activations(self, on: bool) -> None:
+        """See `LVLM.checkpoint_activations`."""
+        if on:
+            self.decoder.activation_checkpointing_enable({"use_reentrant": False})
+        else:
+            self.decoder.activation_checkpointing_disable()
+
+    def part_of(self, name: str) -> str:
+        """Which of `PARTS` a parameter belongs to."""
+        if "lora_" in name:
+            return "lora"
+        if name.startswith((self._text_name, "network.lm_head")):
+            return "language"
+        return "projector" if PROJECTOR.search(name) else "vision"
+
+    def image_facts(self, images: str) -> dict[str, str]:
+        """See `LVLM.image_facts`."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.state_dict().items()):
+            if self.part_of(name) in ("vision", "projector"):
+                digest.update(f"{name} {tuple(value.shape)}".encode())
+                digest.update(value.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+        return {
+            "weights": digest.hexdigest()[:16],
+            "preprocessing": json.dumps(self.processor.image_processor.to_dict(), sort_keys=True, default=str),
+            "library": f"transformers {version('transformers')}",
+        }
+
+    def _widen(self, module: nn.Module, inputs: Any, embeddings: Tensor) -> Tensor:
+        """Embeddings that are held in bf16 as fp32: what the layers add to stays exact."""
+        narrow = embeddings.dtype == torch.bfloat16 and self.projector_weight.dtype != torch.bfloat16
+        return embeddings.float() if narrow else embeddings
+
+    def _output(self, images: Tensor) -> Any:
+        """Image tokens [V, D x (1 + L)] as the model takes those of its own encoder."""
+        if self._nested is None:
+            with torch.no_grad():
+                self._encode_blank()
+        first, *deeper = images.split(images.shape[-1] // self._levels, -1)
+        if not self._nested:
+            return SimpleNamespace(pooler_output=first[None])
+        return SimpleNamespace(pooler_output=[first], deepstack_features=[[level] for level in deeper])
+
+    def _unreached(self) -> set[str]:
+        """Parameters of encoder and projector that its output does not depend on.
+
+        Raises:
+            ValueError: the encoder gives another number of tokens than the processor announces.
+        """
+        named = {name: p for name, p in self.named_parameters() if self.part_of(name) in ("vision", "projector")}
+        before = {name: p.requires_grad for name, p in named.items()}
+        for p in named.values():
+            p.requires_grad_()
+        with torch.enable_grad():
+            tokens = self._encode_blank()
+        expected = self._reader.blank().layout.tokens
+        if len(tokens) != expected:
+            raise ValueError(
+                f"model.name={self.name}: expected {expected} image tokens, as its processor has it (patch_size, "
+                f"vision_feature_select_strategy, num_additional_image_tokens), got {len(tokens)} of its encoder"
+            )
+        reached = leaves(tokens)
+        unused = {name for name, p in named.items() if id(p) not in reached}
+        for name, p in named.items():
+            p.requires_grad_(before[name] and name not in unused)
+        return unused
+
+
+def load_processor(settings: config.HFModel) -> Any:
+    """A model's processor: tokenizer, template, and how images are resized.
+
+    Raises:
+        ValueError: none there, or it does not load.
+    """
+    try:
+        processor = AutoProcessor.from_pretrained(
+            settings.name, revision=settings.revision, trust_remote_code=False, **settings.processor
+        )
+    except Exception as error:  # each processor raises its own
+        raise ValueError(f"model.name={settings.name}: its processor does not load ({_line(error)})") from None
+    if getattr(processor, "image_processor", None) is None or getattr(processor, "image_token", None) is None:
+        raise ValueError(
+            f"model.name={settings.name}: expected a processor with an image token, got {type(processor).__name__}: "
+            f"preprocessor_config.json or processor_config.json is missing, or this is no image-text-to-text model"
+        )
+    return processor
+
+
+def check_hf(settings: config.HFModel) -> PretrainedConfig:
+    """Refuse a model that is not there, or that token trees do not represent, before any weight is read.
+
+    Returns:
+        transformers' configuration of it.
+
+    Raises:
+        ValueError: names it, and why.
+    """
+    where = f"model.name={settings.name}"
+    try:
+        described = AutoConfig.from_pretrained(settings.name, revision=settings.revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{where}: expected a folder or hub id of a transformers model ({_line(error)})") from None
+    if type(described) not in AutoModelForImageTextToText._model_mapping:
+        raise ValueError(
+            f"{where}: expected an image-text-to-text model, got {described.model_type}. A language model goes into "
+            f"model=composed model.language.name={settings.name}"
+        )
+    refuse_unsupported(described, where, own_positions=True)
+    return described
+
+
+def layout_reader(settings: config.HFModel) -> HFReader:
+    """What tells how many tokens an image has, without the model's weights.
+
+    Raises:
+        ValueError: as `check_hf` and `load_processor`.
+    """
+    described = check_hf(settings)
+    return HFReader(load_processor(settings), described, ["image_grid_thw"], settings.name)
+
+
+def _load(settings: config.HFModel) -> Any:
+    where, folder = f"model.name={settings.name}", Path(settings.name)
+    pickles = sorted(folder.glob("*.bin")) if folder.is_dir() and not any(folder.glob("*.safetensors")) else []
+    if pickles:
+        raise ValueError(
+            f"{where}: expected weights as safetensors, got {pickles[0].name}, a pickle, which can run code. Convert "
+            f"it where you trust it: AutoModelForImageTextToText.from_pretrained(OLD).save_pretrained(NEW)"
+        )
+    bars_for_people()
+    try:
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            settings.name, revision=settings.revision, dtype=torch.float32, trust_remote_code=False,
+            use_safetensors=True, attn_implementation={"text_config": NAME, "vision_config": "sdpa"},
+            output_loading_info=True,
+        )  # fmt: skip
+    except (OSError, ImportError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{where}: {_damaged(folder)} does not load ({_line(error)})") from None
+    network, missing = loaded
+    if missing["missing_keys"] or missing["mismatched_keys"]:
+        first = sorted([*missing["missing_keys"], *map(str, missing["mismatched_keys"])])[0]
+        raise ValueError(f"{where}: its safetensors lack weights of the model, first {first}")
+    network.generation_config.pad_token_id = None
+    refuse_modules(network, where)
+    return network
+
+
+def _damaged(folder: Path) -> str:
+    """The files of weights that cannot be opened, by name; else the folder's."""
+    names = []
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError:
+            names.append(file.name)
+    return ", ".join(names) or "it"
+
+
+def text_model(network: Any) -> Any:
+    """The decoder of a vision-language model: the module that holds the text layers."""
+    inner = network.model
+    for name in ("language_model", "text_model"):
+        if (found := getattr(inner, name, None)) is not None:
+            return found
+    raise ValueError(f"{type(network).__name__}: expected a text model at model.language_model, found none")
+
+
+def _accepted(network: Any) -> list[str]:
+    """Names of what a model's encoder takes."""
+    parameters = inspect.signature(network.model.get_image_features).parameters
+    return [name for name, one in parameters.items() if one.kind is one.POSITIONAL_OR_KEYWORD]
+
+
+def _stops(network: Any) -> list[int]:
+    ends = network.generation_config.eos_token_id
+    return [] if ends is None else [int(ends)] if isinstance(ends, int) else [int(end) for end in ends]
+
+
+def _flat(tokens: Any) -> Tensor:
+    """Image tokens of several images, however a family returns them, as [V, D]."""
+    return tokens.reshape(-1, tokens.shape[-1]) if isinstance(tokens, Tensor) else torch.cat([*map(_flat, tokens)])
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
