@@ -94,11 +94,11 @@ def _build(dialogues: Sequence[EncodedDialogue], order: list[int], shared: list[
 
 
 def _positions(dialogues: Sequence[EncodedDialogue], layout: list[_Node]) -> np.ndarray | None:
-    given = next((one.positions for one in dialogues if one.positions is not None), None)
-    if given is None:
+    like = next((one.positions for one in dialogues if one.positions is not None), None)
+    if like is None:
         return None
     every = [
-        np.tile(np.arange(len(one.ids)), (len(given), 1)) if one.positions is None else one.positions
+        np.tile(np.arange(len(one.ids)), (len(like), 1)) if one.positions is None else one.positions
         for one in dialogues
     ]
     return np.concatenate([every[node.source][:, node.start : node.stop] for node in layout], 1)

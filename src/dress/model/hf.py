@@ -326,8 +326,8 @@ def text_model(network: Any) -> Any:
     """The decoder of a vision-language model: the module that holds the text layers."""
     inner = network.model
     for name in ("language_model", "text_model"):
-        if (found := getattr(inner, name, None)) is not None:
-            return found
+        if (decoder := getattr(inner, name, None)) is not None:
+            return decoder
     raise ValueError(f"{type(network).__name__}: expected a text model at model.language_model, found none")
 
 
