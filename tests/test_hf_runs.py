@@ -84,6 +84,14 @@ def test_a_batch_is_shown_with_what_stands_around_an_image(finished: Path) -> No
     assert re.search(r"<\|vision_start\|>\[image: \d+ tokens\]<\|vision_end\|>Write a caption", shown)
 
 
+def test_show_batch_says_where_prompt_and_answer_are_apart(cache: Path, tmp_path: Path) -> None:
+    """LLaVA-OneVision's template and Qwen's tokenizer: a prompt's end and a blank line are one token to it."""
+    settings = fast(checkpoint("llava_onevision", cache), "data.max_tokens=2048", "show=batch", "stage=align")
+    shown = ends_well(tmp_path, "train.py", *settings)
+    assert "the two are tokenised apart, here and in generation" in " ".join(shown.split())
+    assert "[image: " in shown
+
+
 def test_a_finished_run_is_evaluated_and_collected_from(finished: Path) -> None:
     ends_well(finished, "eval.py", "ckpt=logs/latest", "records=2")
     ends_well(finished, "collect.py", "responder=logs/latest", "out=collected", "records=2")

@@ -26,6 +26,7 @@ from dress import config
 from dress.config.tasks import Features
 from dress.data.pixels import Pixels, hidden_share
 from dress.dialogue.batch import ImageBatch
+from dress.inspection.lengths import image_tokens
 from dress.model.checkpoint import base_names, from_files, load_model, loaded_weights, save_model
 from dress.model.composed import ComposedLVLM
 from dress.model.projector import PixelShuffle, Pooling, load_projector, squares
@@ -396,6 +397,16 @@ def test_a_projector_may_give_fewer_tokens(tokenizer):
     assert made.shape == (4, 32) and torch.equal(made, read)
     made.sum().backward()
     assert all(p.grad is not None for p in (*model.projector.parameters(), model.vision.tower.conv1.weight))
+
+
+def test_lengths_count_the_tokens_of_the_projector(tmp_path, tokenizer):
+    _, folder = saved(tmp_path)
+    for vision, tokens in ((VIT, 16), ({"folder": str(folder)}, 16), ({"folder": str(folder), "image_size": 64}, 64)):
+        assert image_tokens(composed_settings(vision=vision)) == tokens
+        assert image_tokens(composed_settings(vision=vision, projector=SHUFFLE)) == tokens // 4
+    for vision, tokens in (({"timm": TIMM}, 100), ({"timm": TIMM, "image_size": 64}, 16), ({"timm": "resnet18"}, 49)):
+        made = ComposedLVLM(composed_settings(vision=vision), tokenizer)
+        assert image_tokens(composed_settings(vision=vision)) == made.image_tokens == tokens
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from dress.model.chats import hf_chat, language_chat, own_format
 from dress.model.hf import layout_reader
 from dress.model.hf_pictures import HFReader
 from dress.model.towers import folder_tokens
+from dress.model.vision import VisionEncoder
 from dress.record import Dialogue, Record, RecordError
 
 KINDS = ("caption", "question", "answer", "critique", "refinement", "dialogue")
@@ -197,6 +198,9 @@ def _encoder_tokens(vision: config.Vision) -> int | None:
         return (vision.vit.image_size // vision.vit.patch_size) ** 2
     if vision.folder is not None:
         return folder_tokens(vision)
+    if vision.timm is not None:
+        with torch.device("meta"):  # no weights are made
+            return VisionEncoder(vision.model_copy(update={"weights": None})).num_tokens
     if vision.name is None:
         return None
     import open_clip  # here: it takes seconds

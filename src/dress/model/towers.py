@@ -229,7 +229,7 @@ def _of_processor(folder: Path, key: str) -> Preprocessing:
         raise ValueError(f"{where}: expected do_resize and do_rescale, and no do_pad; got another way")
     if not math.isclose(processor.rescale_factor, 1 / 255, rel_tol=1e-6):
         raise ValueError(f"{where}: rescale_factor: expected 1/255, got {processor.rescale_factor}")
-    if int(processor.resample) not in FILTERS:
+    if processor.resample not in FILTERS:
         raise ValueError(f"{where}: resample: expected 2 (bilinear) or 3 (bicubic), got {processor.resample}")
     normal = processor.do_normalize
     result: Preprocessing = {

@@ -39,6 +39,7 @@ TEXT_FILES = ("*.json", "*.jsonl", "*.ndjson", "*.csv", "*.tsv")
 DEEPER = ("*/*.parquet", "data/*/*.parquet", "*/*.jsonl", "*/*.json", "*/*.csv")
 """In a folder with nothing in itself: a folder a split, or a configuration."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_IMAGE_FILE = re.compile(r"\.(?:jpe?g|png|webp|bmp|gif|tiff?)$", re.IGNORECASE)
 
 
 class OwnRows(Source):
@@ -181,6 +182,8 @@ class OwnRows(Source):
     def _image(self, value: Any, field: str, place: Place) -> str | None:
         if isinstance(value, str) and value.startswith("["):  # of a CSV file
             value = opened_json(value)
+        if isinstance(value, str) and not any((root / value).is_file() for root in self._roots):
+            value = _listed(value)
         if isinstance(value, list):
             if len(value) > 1:
                 raise RowError("several images", f"{field}: expected one image, got {len(value)}")
@@ -254,6 +257,12 @@ def _numbered_like(meaning: Meaning, rows: list[dict[str, Any]]) -> list[str]:
     stems = {re.sub(r"\d+$", "", name) for name in stated if re.search(r"\d$", name)}
     columns = dict.fromkeys(name for row in rows for name in row)
     return [name for name in columns if name not in stated and re.sub(r"\d+$", "", name) in stems]
+
+
+def _listed(value: str) -> str | list[str]:
+    """Names of several images in one text, `a.png;b.png`, as a list; else the text."""
+    names = re.split(r"\s*[;,|\n]\s*", value)
+    return names if len(names) > 1 and all(map(_IMAGE_FILE.search, names)) else value
 
 
 def _captions(cells: RowCells) -> list[str]:
