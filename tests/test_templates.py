@@ -16,6 +16,7 @@ from hf_proof import png
 
 from dress import config
 from dress.dialogue.encode import IMAGE, DialogueEncoder
+from dress.dialogue.image import ImageLayout
 from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.dialogue.template import TemplateChat
 from dress.dialogue.template_check import check_template
@@ -226,6 +227,19 @@ def test_no_word_of_a_text_becomes_a_control_token(name):
         encoded = one.encoder.supervised(dialogue, "", None)
         answer = encoded.ids[encoded.weights > 0]
         assert one.encoder.decode(answer) == text and not {*answer[:-1].tolist()} & one.encoder.control_ids
+
+
+@pytest.mark.parametrize("name", TEXT_TEMPLATES)
+def test_in_a_template_of_texts_the_image_stands_before_the_first_question(name):
+    encoder, system = kind(name).encoder, [Span("system", "Rhyme.")] if kind(name).chat.takes_system else []
+    spans = [*system, Span("user", "Why?"), Span("assistant", "So."), Span("user", "And?")]
+    ids = encoder.prompt(spans, ImageLayout((3,))).ids
+    (places,) = np.nonzero(ids == IMAGE)
+    assert len(places) == 3 and places[2] == places[0] + 2
+    before, behind = encoder._decoded(ids[: places[0]].tolist()), encoder._decoded(ids[places[2] + 1 :].tolist())
+    assert behind.lstrip().startswith("Why?") and behind.count("And?") == 1
+    whole = encoder._decoded(encoder.prompt(spans, None).ids.tolist())
+    assert "".join((before + behind).split()) == "".join(whole.split())
 
 
 # --- what templates may write ---------------------------------------------------------------------

@@ -115,7 +115,8 @@ class TemplateChat:
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def pieces(self, spans: tuple[Span, ...], image: bool) -> Iterator[Piece]:
-        """See `Chat.pieces`; the image stands in the first user message, where the template puts it."""
+        """See `Chat.pieces`; the image stands in the first user message, where the template puts it, and first of all in
+        a template of texts alone."""
         roles = tuple(span.role for span in spans if span.role != "condition")
         skeleton = self._skeleton(roles, image)
         number = -1
@@ -129,6 +130,8 @@ class TemplateChat:
                 if number and roles[number - 1] == "assistant":
                     before = self._answer(roles, number - 1).after
                 yield from self._control(before)
+                if image and self.placeholder is None and span.role == "user" and "user" not in roles[:number]:
+                    yield Piece("", "image")
                 yield Piece(span.text, "text")
                 continue
             answer, last = self._answer(roles, number), place + 1 == len(spans)
