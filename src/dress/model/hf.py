@@ -140,6 +140,8 @@ class HFLVLM(LVLM):
         place = ids == IMAGE
         more: dict[str, Any] = {name: place.long() for name in self._token_types}
         if images is not None:
+            embedded = self.network.get_input_embeddings().weight.dtype
+            images = images.to(torch.promote_types(embedded, self.projector_weight.dtype))  # as `_widen` gives texts
             more["mm_encoder_outputs"] = {"image": self._output(images)}
         return model(
             input_ids=ids.masked_fill(place, self.network.config.image_token_id),
