@@ -43,7 +43,10 @@ class PixelShuffle(MLP):
 
 
 class Pooling(MLP):
-    """Means over squares of f x f tokens, then two linear layers: [N, V, width_in] to [N, V / f², width_out]."""
+    """Two linear layers, then means over squares of f x f tokens: [N, V, width_in] to [N, V / f², width_out].
+
+    As in PerceptionLM, whose class such a model is exported to.
+    """
 
     def __init__(self, width_in: int, width_out: int, factor: int = 2) -> None:
         super().__init__(width_in, width_out)
@@ -51,7 +54,7 @@ class Pooling(MLP):
 
     def forward(self, features: Tensor) -> Tensor:
         """Raises ValueError where V is no square, or `factor` does not divide its side."""
-        return super().forward(squares(features, self.factor).mean(2))
+        return squares(super().forward(features), self.factor).mean(2)
 
 
 def squares(features: Tensor, factor: int) -> Tensor:

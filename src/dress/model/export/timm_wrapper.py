@@ -1,0 +1,126 @@
+"""Encoders of timm, and DINOv2, as transformers' `timm_wrapper`, whose last block is the chosen one.
+
+`PerceptionLMForConditionalGeneration` reads what such a model ends with, so the blocks behind and the last norm are
+left out: `depth`, and `use_fc_norm`, which moves the norm behind a pooling that is not done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor
+
+from dress.model.export.clip import NoSuchTower
+from dress.model.towers import HFTower
+from dress.model.vision import VisionEncoder
+
+DINOV2 = {384: "vit_small_patch14_dinov2", 768: "vit_base_patch14_dinov2", 1024: "vit_large_patch14_dinov2"}
+"""Width of a DINOv2 of transformers to timm's name of it (those with a plain MLP)."""
+DINOV2_BLOCK = {
+    "norm1": "norm1", "norm2": "norm2", "attention.output.dense": "attn.proj", "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}  # fmt: skip
+"""Parts of a block: names of transformers to those of timm."""
+
+
+@dataclass(frozen=True)
+class TimmWrapperTower:
+    """An encoder as `PerceptionLMForConditionalGeneration` has it.
+
+    Attributes:
+        config: of transformers, with its `model_type`.
+        weights: under timm's names.
+        prefix_tokens: 1 where a class token comes first, else 0.
+        patch: pixels along one side of a patch.
+    """
+
+    config: dict[str, Any]
+    weights: dict[str, Tensor] = field(repr=False)
+    prefix_tokens: int
+    patch: int
+
+
+def timm_wrapper_tower(vision: VisionEncoder, weights: dict[str, Tensor], architecture: str | None) -> TimmWrapperTower:
+    """An encoder as a model of timm's of one resolution.
+
+    Args:
+        vision: the encoder.
+        weights: of its tower.
+        architecture: timm's name of it; None for DINOv2 of transformers.
+
+    Raises:
+        NoSuchTower: it has no such form.
+    """
+    tower: Any = vision.tower
+    height, width = vision.preprocessing["size"]
+    if height != width:
+        raise NoSuchTower("images that are not square")
+    if isinstance(tower, HFTower):
+        architecture, weights, depth = _dinov2(tower, weights, height)
+    elif hasattr(tower, "trunk"):
+        weights = {name.removeprefix("trunk."): one for name, one in weights.items() if name.startswith("trunk.")}
+        blocks = len(getattr(tower.trunk, "blocks", ()))
+        depth = vision.layer + blocks + 1 if vision.layer < 0 else vision.layer + 1
+    else:
+        raise NoSuchTower(f"{type(tower).__name__}: no model of timm")
+    arguments = {"img_size": height, "depth": depth, "use_fc_norm": True, "embed_dim": vision.width}
+    try:
+        with torch.device("meta"):
+            trunk: Any = timm.create_model(str(architecture), num_classes=0, **arguments)
+    except (TypeError, RuntimeError, AssertionError, AttributeError) as error:
+        raise NoSuchTower(f"{architecture}: takes no depth or size ({str(error)[:100]})") from None
+    prefix = getattr(trunk, "num_prefix_tokens", 0)
+    if prefix > 1:
+        raise NoSuchTower(f"{architecture}: {prefix} tokens before its patches")
+    config = {
+        "model_type": "timm_wrapper", "architecture": architecture, "do_pooling": False, "model_args": arguments
+    }  # fmt: skip
+    patch = trunk.patch_embed.patch_size[0]
+    return TimmWrapperTower(config, _fitted(trunk, weights, str(architecture)), prefix, patch)
+
+
+def _fitted(trunk: Any, weights: dict[str, Tensor], architecture: str) -> dict[str, Tensor]:
+    """The weights that a trunk has, in its shapes; the norm behind the pooling is one that nobody reads."""
+    out = {}
+    for name, one in trunk.state_dict().items():
+        if name.startswith("fc_norm."):
+            out[name] = (torch.ones if name.endswith("weight") else torch.zeros)(one.shape)
+        elif name in weights and weights[name].shape == one.shape:
+            out[name] = weights[name]
+        else:
+            got = list(weights[name].shape) if name in weights else "none"
+            raise NoSuchTower(f"{architecture}: {name}: expected {list(one.shape)}, got {got}")
+    return out
+
+
+def _dinov2(tower: HFTower, weights: dict[str, Tensor], size: int) -> tuple[str, dict[str, Tensor], int]:
+    """Name, weights under timm's names for images of this size, and number of blocks of a DINOv2."""
+    described: Any = tower.network.config
+    name = DINOV2.get(described.hidden_size)
+    if described.model_type != "dinov2" or name is None or described.use_swiglu_ffn:
+        raise NoSuchTower(f"{described.model_type} of width {described.hidden_size}: no model of timm")
+    weights = {name.removeprefix("network."): one for name, one in weights.items()}
+    embeddings: Any = tower.network.embeddings
+    side = size // described.patch_size
+    with torch.no_grad():
+        blank = torch.zeros(1, side**2 + 1, described.hidden_size)
+        positions = embeddings.interpolate_pos_encoding(blank, size, size)
+    out = {
+        "cls_token": weights["embeddings.cls_token"], "pos_embed": positions,
+        "patch_embed.proj.weight": weights["embeddings.patch_embeddings.projection.weight"],
+        "patch_embed.proj.bias": weights["embeddings.patch_embeddings.projection.bias"],
+    }  # fmt: skip
+    depth = described.num_hidden_layers
+    for number in range(depth):
+        at, to = f"encoder.layer.{number}.", f"blocks.{number}."
+        for kind in ("weight", "bias"):
+            parts = [weights[f"{at}attention.attention.{part}.{kind}"] for part in ("query", "key", "value")]
+            out[f"{to}attn.qkv.{kind}"] = torch.cat(parts)
+            for own, theirs in DINOV2_BLOCK.items():
+                out[f"{to}{theirs}.{kind}"] = weights[f"{at}{own}.{kind}"]
+        for half in (1, 2):
+            out[f"{to}ls{half}.gamma"] = weights[f"{at}layer_scale{half}.lambda1"]
+    return name, out, depth
