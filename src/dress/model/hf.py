@@ -64,7 +64,7 @@ class HFLVLM(LVLM):
         self.processor = load_processor(settings)
         self.network = _load(settings)
         decoder = self.decoder
-        self._text_name = next(name for name, module in self.named_modules() if module is decoder) + "."
+        self.text_prefix = next(name for name, module in self.named_modules() if module is decoder) + "."
         parameters = inspect.signature(self.network.model.forward).parameters
         self._token_types = [name for name in ("mm_token_type_ids", "token_type_ids") if name in parameters]
         self._levels = 1
@@ -176,7 +176,7 @@ class HFLVLM(LVLM):
         """Which of `PARTS` a parameter belongs to."""
         if "lora_" in name:
             return "lora"
-        if name.startswith((self._text_name, "network.lm_head")):
+        if name.startswith((self.text_prefix, "network.lm_head")):
             return "language"
         return "projector" if PROJECTOR.search(name) else "vision"
 

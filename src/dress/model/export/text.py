@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 from tokenizers import AddedToken
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from dress.model.composed import ComposedLVLM

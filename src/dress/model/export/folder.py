@@ -1,0 +1,77 @@
+"""Models as folders: weights, configuration, processor and generation settings, as transformers writes them."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from torch import Tensor
+from transformers import GenerationConfig
+
+from dress.model.export.composed import HFParts
+from dress.model.hf import HFLVLM
+from dress.model.merging import merged_state
+
+DType = Literal["float32", "bfloat16"]
+LARGEST_FILE = "5GB"
+"""Of weights; more go into several files and an index."""
+
+
+def write_parts(parts: HFParts, folder: Path, dtype: DType) -> None:
+    """Write config.json, weights and generation_config.json of a model that was put into transformers' form.
+
+    Args:
+        parts: the model.
+        folder: that exists.
+        dtype: of the weights.
+    """
+    weights = {name: _as(value, dtype) for name, value in parts.weights.items()}
+    save_torch_state_dict(weights, folder, max_shard_size=LARGEST_FILE, metadata={"format": "pt"})
+    parts.config.dtype = getattr(torch, dtype)
+    parts.config.save_pretrained(folder)
+    parts.generation.save_pretrained(folder)
+
+
+def write_merged(model: HFLVLM, folder: Path, dtype: DType) -> None:
+    """Write a checkpoint of transformers with its adapters merged, as its own class writes it.
+
+    Args:
+        model: trained.
+        folder: that exists.
+        dtype: of the weights.
+    """
+    network: Any = model.network
+    state = {name: _as(value.cpu(), dtype) for name, value in merged_state(model).items()}
+    described = network.config
+    before = described.dtype
+    described.dtype = getattr(torch, dtype)
+    try:
+        network.save_pretrained(folder, state_dict=state, max_shard_size=LARGEST_FILE)
+    finally:
+        described.dtype = before
+
+
+def own_generation(model: HFLVLM, max_new_tokens: int) -> GenerationConfig:
+    """The checkpoint's own settings of generation, with what ends answers here."""
+    generation: GenerationConfig = deepcopy(model.network.generation_config)
+    tokenizer = model.encoder.tokenizer
+    generation.eos_token_id = sorted(model.encoder.stops)
+    generation.pad_token_id = model.encoder.stop_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    generation.max_new_tokens = max_new_tokens
+    return generation
+
+
+def write_processor(processor: Any, template: str, folder: Path) -> None:
+    """Write a processor with this chat template, also as servers of earlier versions look for it."""
+    copy = deepcopy(processor)
+    copy.chat_template = template
+    copy.tokenizer.chat_template = template
+    copy.save_pretrained(folder)
+    copy.image_processor.save_pretrained(folder)  # preprocessor_config.json
+
+
+def _as(value: Tensor, dtype: DType) -> Tensor:
+    return value.to(getattr(torch, dtype)).contiguous() if value.is_floating_point() else value.contiguous()
