@@ -8,7 +8,7 @@ import pytest
 from families import FAMILIES, checkpoint
 
 from dress import config
-from dress.model.hf import layout_reader
+from dress.model.hf_folder import layout_reader
 from dress.model.hf_pictures import HFReader
 
 OTHER = [(33, 61), (640, 480), (300, 900)]

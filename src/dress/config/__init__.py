@@ -7,6 +7,7 @@ from dress.base.errors import ConfigError
 from dress.config.checking import check, check_as, check_targets, unknown_in_stages, valid_keys
 from dress.config.commands import CollectCommand
 from dress.config.data import Data, Mixed, ShapesSizes, Source
+from dress.config.export import ExportCommand, ExportSettings, ExportStage
 from dress.config.foreign import foreign
 from dress.config.learning import Devices, Learning, Parallel, Trainer, Training
 from dress.config.model import ComposedModel, HFModel, Language, Lora, Model, Tokenizer, Vision, ViT
@@ -59,6 +60,9 @@ __all__ = [
     "Devices",
     "Eval",
     "EvalStage",
+    "ExportCommand",
+    "ExportSettings",
+    "ExportStage",
     "Fraction",
     "Generation",
     "HFModel",

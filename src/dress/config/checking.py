@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from dress.base.errors import ConfigError
 from dress.base.redaction import hide
+from dress.config.export import ExportStage
 from dress.config.foreign import foreign
 from dress.config.learning import ADAMW, COSINE
 from dress.config.migration import LOGGERS, renamed
@@ -151,6 +152,8 @@ def unknown_in_stages(key: str, stages: list[str], phases: list[str]) -> str | N
 
 def _keys_around(place: list[str], model: type[BaseModel]) -> list[str]:
     if place[:2] == ["curriculum", "stages"] and len(place) == 4:
-        names = {n for stage in (TrainStage, CollectStage, EvalStage) for n in stage.model_fields} | {"like"}
+        names = {n for stage in (TrainStage, CollectStage, EvalStage, ExportStage) for n in stage.model_fields} | {
+            "like"
+        }
         return [".".join([*place[:3], name]) for name in sorted(names)]
     return valid_keys(model)

@@ -14,7 +14,7 @@ from dress.config.types import Consent, Count, Package, Positive, Real, TopP
 class CollectCommand(CollectSettings, Consent):
     """`src/collect.py`: whose answers are collected, and who judges them."""
 
-    responder: ResponderName  # a run folder, a file of answers, or the address of a server
+    responder: ResponderName  # a run folder, a model's folder, a file of answers, or the address of a server
     stage: str | None = None  # of a run: whose model; null = of its last train stage
     server: Server = Server()  # where the responder is one
     out: str  # the folder to make

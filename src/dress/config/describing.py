@@ -15,6 +15,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from dress.config.export import ExportStage
 from dress.config.raters import LLM
 from dress.config.run import Config
 from dress.config.stages import CollectStage, EvalStage, TrainStage
@@ -61,6 +62,7 @@ def described(section: type[BaseModel] = Config, prefix: str = "", expanded: Exp
             if kind is TrainStage:
                 yield from described(CollectStage, f"{place}.")
                 yield from described(EvalStage, f"{place}.")
+                yield from described(ExportStage, f"{place}.")
 
 
 @cache

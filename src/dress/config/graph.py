@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dress.config.export import ExportStage
 from dress.config.stages import CollectStage, Curriculum, EvalStage, Stage, TrainStage
 
 
@@ -51,6 +52,8 @@ def description(stage: Stage) -> str:
             return f"answers of {stage.model}{under} to {stage.data}"
         case EvalStage():
             return f"answers of {', '.join(stage.models)} to {stage.data}"
+        case ExportStage():
+            return f"{stage.model} as a folder for others"
 
 
 def amount(steps: int, epochs: float | None) -> str:

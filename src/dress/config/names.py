@@ -10,7 +10,7 @@ from typing import Any
 
 from dress.config.nearest import nearest
 
-KINDS = ("train", "collect", "eval")
+KINDS = ("train", "collect", "eval", "export")
 AMOUNTS = ("steps", "epochs")
 """Of a train stage: one of them, which the other takes away wherever it stands above it."""
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from dress.config.export import ExportStage
 from dress.config.leaving_out import leave_out
 from dress.config.names import check_name, in_order, is_place, with_likes
 from dress.config.types import (
@@ -119,7 +120,7 @@ class EvalStage(Section):
     records: Positive | None = None  # from the first; null = all
 
 
-Stage = Annotated[TrainStage | CollectStage | EvalStage, Field(discriminator="kind")]
+Stage = Annotated[TrainStage | CollectStage | EvalStage | ExportStage, Field(discriminator="kind")]
 
 
 class Curriculum(Section):
@@ -198,6 +199,9 @@ class Curriculum(Section):
                 for label, one in stage.models.items():
                     check_name(f"{key}.models.{label}", one, trainers, "a train stage ({})")
                 return list(stage.models.values())
+            case ExportStage():
+                check_name(f"{key}.model", stage.model, trainers, "a train stage ({})")
+                return [stage.model]
 
     def train_stages(self) -> list[str]:
         """Names of the train stages that run, in order."""

@@ -59,6 +59,8 @@ class Asker:
             self.responder = ServerResponder(client, settings.server.sees_image, settings.server.system)
         elif self.kind == "checkpoint":
             self._load()
+        elif self.kind == "model":
+            self._open()
 
     @property
     def repeats(self) -> bool:
@@ -130,6 +132,20 @@ class Asker:
         self.responder = CkptResponder(
             model, f"{trained.name}/{name} ({condition})", max_aspect=trained.data.max_aspect
         )
+
+    def _open(self) -> None:
+        """A model's folder, under the condition that its template carries unless another one is named."""
+        from dress.model.checkpoint import available_device
+        from dress.rollout.model_folder import open_model
+
+        model = open_model(Path(self.name), available_device())
+        condition = self.settings.condition or model.condition
+        if condition not in model.conditions:
+            raise ValueError(f"condition={condition}: expected one of {', '.join(model.conditions)}")
+        self.conditions, self.condition = model.conditions, model.conditions[condition]
+        most = self.settings.max_new_tokens or model.max_new_tokens
+        self.sampling = Sampling(most, self.settings.batch_size, self.settings.temperature, self.settings.top_p)
+        self.responder = model.responder
 
 
 def _in_our_words(answer: str | NoAnswer) -> str | NoAnswer:

@@ -28,7 +28,7 @@ class Measured(SuiteSettings):
 class Asking(Measured, Consent):
     """What suites take that ask a responder."""
 
-    responder: ResponderName | None  # a file of answers, a run folder, or the address of a server
+    responder: ResponderName | None  # a file of answers, a run or model's folder, or a server's address
     server: Server = Server()  # where the responder is one
     stage: str | None = None  # of a run: whose model answers; null = the last
     condition: str | None = None  # of a run: none or praise; null = praise where the stage taught it
@@ -42,5 +42,5 @@ class Asking(Measured, Consent):
 class Judged(Asking):
     """What suites take that have the responder's answers judged."""
 
-    responder: ResponderName  # a file of answers, a run folder, or the address of a server
+    responder: ResponderName  # a file of answers, a run or model's folder, or a server's address
     judge: RaterSettings  # who judges the answers

@@ -16,6 +16,7 @@ from dress.base.terminal import Terminal
 from dress.config import CollectCommand, CollectSettings, Config, Consent, Data
 from dress.config.graph import last_trained
 from dress.config.inherited import described, inherited
+from dress.config.names import check_name
 from dress.config.no_result import BY_CONTENT, NO_RESULT
 from dress.config.raters import LLM
 from dress.data.shards import Shards
@@ -62,8 +63,10 @@ def collect_from(settings: CollectCommand, console: Console | None = None) -> Pa
 def _collect(settings: CollectCommand, console: Console) -> Path:
     kind, out = responder_kind(settings.responder), Path(settings.out)
     run = run_settings(settings.responder, settings)
-    if settings.condition != "none" and kind != "checkpoint":
-        raise ValueError(f"condition={settings.condition}: expected a run as responder, got {settings.responder}")
+    if settings.condition != "none" and kind not in ("checkpoint", "model"):
+        raise ValueError(
+            f"condition={settings.condition}: expected a run or a model's folder as responder, got {settings.responder}"
+        )
     if run is not None:
         settings = settings.model_copy(update={"stage": _stage(settings, run)})
     annotator = inherited("annotator", settings.annotator, run, settings.data)
@@ -83,10 +86,10 @@ def _collect(settings: CollectCommand, console: Console) -> Path:
             return out
         _begin(out, settings, prompts, most)
         rater = build_rater(settings.annotator, out, console)
-        responder = _responder(settings, kind, run)
-        if kind == "checkpoint":
-            responder = storing(responder, rater, _weights(settings))
-        condition = _condition(settings) if kind == "checkpoint" else ""
+        responder, conditions = _responder(settings, kind, run)
+        if kind in ("checkpoint", "model"):
+            responder = storing(responder, rater, _weights(settings, kind))
+        condition = conditions[settings.condition]
         sampling = Sampling(most, settings.batch_size, stage.temperature, stage.top_p, condition)
         try:
             rollout = Rollout(responder, rater, sampling, settings.seed)
@@ -137,20 +140,32 @@ def _prompts(settings: CollectCommand, run: Config | None, progress: CurriculumP
         ) from None
 
 
-def _responder(settings: CollectCommand, kind: str, run: Config | None) -> Responder:
+def _responder(settings: CollectCommand, kind: str, run: Config | None) -> tuple[Responder, dict[str, str]]:
+    """Who answers, and the conditions that it can be asked under: name to text.
+
+    Raises:
+        ValueError: it does not know the condition.
+    """
     if kind == "server":
         client = build_client(settings.server.endpoint(settings.responder), Path(settings.out))
-        return ServerResponder(client, settings.server.sees_image, settings.server.system)
+        return ServerResponder(client, settings.server.sees_image, settings.server.system), {"none": ""}
     if kind == "file":
-        return FileResponder(Path(settings.responder))
-    from dress.model.checkpoint import available_device, load_model
+        return FileResponder(Path(settings.responder)), {"none": ""}
+    from dress.model.checkpoint import available_device, load_model, read_facts
     from dress.rollout.checkpoint import CkptResponder
 
+    if kind == "model":
+        from dress.rollout.model_folder import open_model
+
+        opened = open_model(Path(settings.responder), available_device(), settings.keep_cache)
+        check_name("condition", settings.condition, opened.conditions, "one of {}")
+        return opened.responder, opened.conditions
     assert run is not None
     data = settings.data or run.data
     model, _ = load_model(_stage_folder(settings), available_device(), consent=settings)
     under = "" if settings.condition == "none" else f" ({settings.condition})"
-    return CkptResponder(model, f"{run.name}/{settings.stage}{under}", settings.keep_cache, data.max_aspect)
+    responder = CkptResponder(model, f"{run.name}/{settings.stage}{under}", settings.keep_cache, data.max_aspect)
+    return responder, read_facts(_stage_folder(settings), "conditions")["conditions"]
 
 
 def _stage_folder(settings: CollectCommand) -> Path:
@@ -158,16 +173,11 @@ def _stage_folder(settings: CollectCommand) -> Path:
     return Path(settings.responder) / "stages" / str(settings.stage)
 
 
-def _condition(settings: CollectCommand) -> str:
-    """The text of the run's condition."""
-    from dress.model.checkpoint import read_facts
-
-    facts = read_facts(_stage_folder(settings), "conditions")
-    return str(facts["conditions"][settings.condition])
-
-
-def _weights(settings: CollectCommand) -> str:
+def _weights(settings: CollectCommand, kind: str) -> str:
     """What tells one model's answers from another's."""
+    if kind == "model":
+        files = sorted(Path(settings.responder).resolve().glob("*.safetensors"))
+        return ", ".join(f"{file} {(facts := file.stat()).st_size} {facts.st_mtime_ns}" for file in files)
     marker = _stage_folder(settings) / "done.json"
     return str(read_marker(marker)["fingerprint"]) if marker.exists() else str(marker.parent.resolve())
 
@@ -178,8 +188,9 @@ def _begin(out: Path, settings: CollectCommand, prompts: Shards, most: int) -> N
     without |= {"server": set(LLM.model_fields) - {"model"}, "data": {*NO_RESULT["data"], *BY_CONTENT}}
     begin = settings.model_dump(exclude=without)
     begin |= {"annotator": identity(settings.annotator), "prompts": prompts.fingerprint, "max_new_tokens": most}
-    if responder_kind(settings.responder) == "checkpoint":  # logs/latest may be another run by now
-        begin["responder"] = _weights(settings)
+    kind = responder_kind(settings.responder)
+    if kind in ("checkpoint", "model"):  # logs/latest may be another run by now
+        begin["responder"] = _weights(settings, kind)
     out.mkdir(parents=True, exist_ok=True)
     lock(out)
     file = out / BEGIN

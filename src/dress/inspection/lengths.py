@@ -23,7 +23,7 @@ from dress.dialogue.tokenizer import load_tokenizer, train_tokenizer
 from dress.inspection.data_set import DataSet
 from dress.model.building import own_tokenizer
 from dress.model.chats import hf_chat, language_chat, own_format
-from dress.model.hf import layout_reader
+from dress.model.hf_folder import layout_reader
 from dress.model.hf_pictures import HFReader
 from dress.model.towers import folder_tokens
 from dress.model.vision import VisionEncoder

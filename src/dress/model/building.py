@@ -13,7 +13,8 @@ from dress.dialogue.template import TemplateChat
 from dress.dialogue.template_check import check_template
 from dress.dialogue.tokenizer import check_cuts, check_texts
 from dress.model.composed import ComposedLVLM
-from dress.model.hf import HFLVLM, check_hf, load_processor
+from dress.model.hf import HFLVLM
+from dress.model.hf_folder import check_hf, load_processor
 from dress.model.language import check_language, load_own_tokenizer
 from dress.model.lvlm import LVLM
 from dress.model.projector import check_projector

@@ -11,14 +11,11 @@ import json
 import re
 from collections.abc import Iterable
 from importlib.metadata import version
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
 
 from dress import config
 from dress.data.images import MAX_ASPECT
@@ -26,12 +23,13 @@ from dress.dialogue.batch import ImageBatch
 from dress.dialogue.encode import IMAGE, DialogueEncoder
 from dress.kernels.fused import fuse
 from dress.kernels.last_layer import prune_last_layer
-from dress.model.attention import NAME, Plan, foreign_mask
+from dress.model.attention import Plan, foreign_mask
 from dress.model.cache import Decoding, Prefill
 from dress.model.chats import hf_chat
+from dress.model.hf_folder import check_hf, load_network, load_processor
 from dress.model.hf_pictures import HFReader
 from dress.model.hf_probe import refuse_unequal
-from dress.model.language import add_lora, bars_for_people, refuse_modules, refuse_unsupported
+from dress.model.language import add_lora
 from dress.model.lvlm import LVLM
 from dress.model.reach import leaves
 
@@ -62,7 +60,7 @@ class HFLVLM(LVLM):
         check_hf(settings)
         self.name = settings.name
         self.processor = load_processor(settings)
-        self.network = _load(settings)
+        self.network = load_network(settings)
         decoder = self.decoder
         self.text_prefix = next(name for name, module in self.named_modules() if module is decoder) + "."
         parameters = inspect.signature(self.network.model.forward).parameters
@@ -233,97 +231,6 @@ class HFLVLM(LVLM):
         return unused
 
 
-def load_processor(settings: config.HFModel) -> Any:
-    """A model's processor: tokenizer, template, and how images are resized.
-
-    Raises:
-        ValueError: none there, or it does not load.
-    """
-    try:
-        processor = AutoProcessor.from_pretrained(
-            settings.name, revision=settings.revision, trust_remote_code=False, **settings.processor
-        )
-    except Exception as error:  # each processor raises its own
-        raise ValueError(f"model.name={settings.name}: its processor does not load ({_line(error)})") from None
-    if getattr(processor, "image_processor", None) is None or getattr(processor, "image_token", None) is None:
-        raise ValueError(
-            f"model.name={settings.name}: expected a processor with an image token, got {type(processor).__name__}: "
-            f"preprocessor_config.json or processor_config.json is missing, or this is no image-text-to-text model"
-        )
-    return processor
-
-
-def check_hf(settings: config.HFModel) -> PretrainedConfig:
-    """Refuse a model that is not there, or that token trees do not represent, before any weight is read.
-
-    Returns:
-        transformers' configuration of it.
-
-    Raises:
-        ValueError: names it, and why.
-    """
-    where = f"model.name={settings.name}"
-    try:
-        described = AutoConfig.from_pretrained(settings.name, revision=settings.revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{where}: expected a folder or hub id of a transformers model ({_line(error)})") from None
-    if type(described) not in AutoModelForImageTextToText._model_mapping:
-        raise ValueError(
-            f"{where}: expected an image-text-to-text model, got {described.model_type}. A language model goes into "
-            f"model=composed model.language.name={settings.name}"
-        )
-    refuse_unsupported(described, where, own_positions=True)
-    return described
-
-
-def layout_reader(settings: config.HFModel) -> HFReader:
-    """What tells how many tokens an image has, without the model's weights.
-
-    Raises:
-        ValueError: as `check_hf` and `load_processor`.
-    """
-    described = check_hf(settings)
-    return HFReader(load_processor(settings), described, ["image_grid_thw"], settings.name)
-
-
-def _load(settings: config.HFModel) -> Any:
-    where, folder = f"model.name={settings.name}", Path(settings.name)
-    pickles = sorted(folder.glob("*.bin")) if folder.is_dir() and not any(folder.glob("*.safetensors")) else []
-    if pickles:
-        raise ValueError(
-            f"{where}: expected weights as safetensors, got {pickles[0].name}, a pickle, which can run code. Convert "
-            f"it where you trust it: AutoModelForImageTextToText.from_pretrained(OLD).save_pretrained(NEW)"
-        )
-    bars_for_people()
-    try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            settings.name, revision=settings.revision, dtype=torch.float32, trust_remote_code=False,
-            use_safetensors=True, attn_implementation={"text_config": NAME, "vision_config": "sdpa"},
-            output_loading_info=True,
-        )  # fmt: skip
-    except (OSError, ImportError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{where}: {_damaged(folder)} does not load ({_line(error)})") from None
-    network, missing = loaded
-    if missing["missing_keys"] or missing["mismatched_keys"]:
-        first = sorted([*missing["missing_keys"], *map(str, missing["mismatched_keys"])])[0]
-        raise ValueError(f"{where}: its safetensors lack weights of the model, first {first}")
-    network.generation_config.pad_token_id = None
-    refuse_modules(network, where)
-    return network
-
-
-def _damaged(folder: Path) -> str:
-    """The files of weights that cannot be opened, by name; else the folder's."""
-    names = []
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except SafetensorError:
-            names.append(file.name)
-    return ", ".join(names) or "it"
-
-
 def text_model(network: Any) -> Any:
     """The decoder of a vision-language model: the module that holds the text layers."""
     inner = network.model
@@ -347,7 +254,3 @@ def _stops(network: Any) -> list[int]:
 def _flat(tokens: Any) -> Tensor:
     """Image tokens of several images, however a family returns them, as [V, D]."""
     return tokens.reshape(-1, tokens.shape[-1]) if isinstance(tokens, Tensor) else torch.cat([*map(_flat, tokens)])
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -18,6 +18,7 @@ from dress.config.raters import Endpoint, Server
 from dress.llm.client import build_client
 from dress.phases.conditions import taught_by
 from dress.phases.registry import load_phases
+from dress.rollout.kinds import is_model
 from dress.rollout.loaded_model import LoadedModel
 from dress.rollout.server import SERVER_TOKENS, ServerResponder
 
@@ -29,7 +30,8 @@ def load(
     """A model that answers: `load("logs/latest")`, or `load("http://127.0.0.1:8000/v1", model="NAME")`.
 
     Args:
-        source: a run folder, the folder of one of its stages, or the address of an OpenAI-compatible server.
+        source: a run folder, the folder of one of its stages, an exported folder or any other of a vision-language
+            model of transformers, or the address of an OpenAI-compatible server.
         stage: of a run: whose model; None for the last that trains.
         device: of a run: `cpu`, `cuda`, …; None for a GPU where there is one.
         trust_remote_code: run code that comes with the run's language model.
@@ -50,9 +52,12 @@ def load(
     folder = Path(name).absolute()
     if (folder / "model.json").is_file() and folder.parent.name == "stages" and stage is None:
         folder, stage = folder.parent.parent, folder.name
+    if is_model(folder):
+        return _of_folder(folder, stage, device)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
-            f"{name}: expected a run folder (with config.json) or a server's address (http://…/v1), found none"
+            f"{name}: expected a run folder (with config.json), a folder of a model of transformers, or a server's "
+            f"address (http://…/v1), found none"
         )
     consent = Consent(trust_remote_code=trust_remote_code, trust_targets=list(trust_targets))
     return _of_run(folder, stage, device, consent)
@@ -85,6 +90,16 @@ def _of_run(folder: Path, stage: str | None, device: str | None, consent: Consen
         responder, run.generation.max_new_tokens, texts, condition_of(run, stage),
         advice if advice in texts else "none",
     )  # fmt: skip
+
+
+def _of_folder(folder: Path, stage: str | None, device: str | None) -> LoadedModel:
+    from dress.model.checkpoint import available_device
+    from dress.rollout.model_folder import open_model
+
+    if stage is not None:
+        raise ValueError(f"stage={stage}: only a run has stages, and {folder} is a model's folder")
+    model = open_model(folder, device or available_device())
+    return LoadedModel(model.responder, model.max_new_tokens, model.conditions, model.condition, model.advice_condition)
 
 
 def condition_of(run: Config, stage: str) -> str:

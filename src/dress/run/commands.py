@@ -1,4 +1,4 @@
-"""The commands: `dress train | collect | eval | prepare | ask`, and `python src/COMMAND.py`, which do the same.
+"""The commands: `dress train | collect | eval | export | prepare | ask`, and `python src/COMMAND.py`, which do the same.
 
 Heavy imports stand inside: what a command needs is loaded once its settings are known to compose.
 """
@@ -88,6 +88,15 @@ def _collect(composed: dict[str, Any]) -> None:
     collect_from(settings, Terminal())
 
 
+def _export(composed: dict[str, Any]) -> None:
+    from dress.config import ExportCommand, check_as
+
+    settings = check_as(ExportCommand, composed)
+    from dress.run.exporting import export
+
+    export(settings, Terminal())
+
+
 def _evaluate(composed: dict[str, Any]) -> None:
     from dress.evaluation.command import evaluate
 
@@ -115,6 +124,7 @@ COMMANDS: dict[str, tuple[str, Callable[[dict[str, Any]], None], Callable[[], No
     "train": ("run an experiment, or go on with one", _train, _nothing),
     "collect": ("answers with feedback on them, as shards", _collect, _nothing),
     "eval": ("evaluate a finished run again, or run a suite", _evaluate, _suites),
+    "export": ("a trained model as a folder that others load", _export, _nothing),
     "prepare": ("public files become shards; index, inspect and export them", _prepare, _nothing),
 }
 """Name (of a file in configs/) to what it does in a few words, its task, and what is done before it composes."""

@@ -26,7 +26,7 @@ from dress.run.searching import search_working_folder
 
 PROVIDER = "the defaults of src/dress/config"
 
-for _name, _section in ((SCHEMA, Config), ("dress_collect", CollectCommand)):
+for _name, _section in ((SCHEMA, Config), ("dress_collect", CollectCommand), ("dress_export", ExportCommand)):
     ConfigStore.instance().store(_name, defaults(_section), provider=PROVIDER)
 for _name, (_task, _) in TASKS.items():
     _node = {**defaults(_task), "task": _name}

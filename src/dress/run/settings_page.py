@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from dress.base.config_folder import config_files, config_groups
 from dress.config.commands import CollectCommand
 from dress.config.describing import EXPANDED, Expanded, Setting, described
+from dress.config.export import ExportCommand
 from dress.config.raters import LLM
 from dress.config.run import Config
 from dress.run.preparing import TASKS
@@ -24,7 +25,7 @@ _HEAD = """# Settings of training
 Made from the schema (`src/dress/config`): `python -m dress.run.settings_page > docs/settings.md`. On the command line
 `KEY=VALUE`; in a file dots are levels. Where no default stands, the files of a group say it (`scale`, `data`,
 `experiment`); `show=config` shows all values, and where each comes from. `NAME` is a stage; those of kind `train`,
-`collect` and `eval` have settings of their own. `judge` takes what `annotator` takes. `trainer` takes every argument of
+`collect`, `eval` and `export` have settings of their own. `judge` takes what `annotator` takes. `trainer` takes every argument of
 Lightning's Trainer; `optimizer`, `scheduler`, `model.projector`, `callbacks.NAME` and `logger.NAME` take `_target_` and
 the arguments of that class ([extending.md](extending.md)).
 
@@ -75,7 +76,7 @@ def _of_help(command: str, *, _root_: DictConfig) -> str:
         rater = next((name for name in ("annotator", "judge") if name in section.model_fields), "annotator")
         text = listed(section, {rater: (rater, LLM)}, hidden=("suite",))
     else:
-        sections: dict[str, type[BaseModel]] = {"train": Config, "collect": CollectCommand}
+        sections: dict[str, type[BaseModel]] = {"train": Config, "collect": CollectCommand, "export": ExportCommand}
         text = listed(sections[command])
     return text.replace("$", "$$")
 

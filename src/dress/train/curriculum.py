@@ -40,6 +40,7 @@ from dress.train.collect_stage import collect
 from dress.train.current_model import CurrentModel
 from dress.train.eval_data import eval_lines
 from dress.train.eval_stage import evaluate
+from dress.train.export_stage import export
 from dress.train.module import NotFinite, TrainingStopped
 from dress.train.parallel import share_out
 from dress.train.praise import PraiseOfData
@@ -48,7 +49,17 @@ from dress.train.reuse import Reuse
 from dress.train.run_data import Output, RunData, set_aside
 from dress.train.show import show_records
 from dress.train.splits import check_drawn, check_places, check_splits, ignored
-from dress.train.tasks import CollectTask, EvalTask, InitialModel, Task, Tasks, TrainTask, facts, fingerprint
+from dress.train.tasks import (
+    CollectTask,
+    EvalTask,
+    ExportTask,
+    InitialModel,
+    Task,
+    Tasks,
+    TrainTask,
+    facts,
+    fingerprint,
+)
 from dress.train.tokenizer import run_tokenizer
 from dress.train.tools import Loggers, NoLoggers, Tools
 from dress.train.train_stage import LAST, check_learning, look_through, train
@@ -163,7 +174,7 @@ class Curriculum:
         initial = InitialModel(settings.model, tokenizer, loaded_weights(model, settings.model), settings.seed)
         self.tasks = Tasks(settings, self.data, fingerprint(initial))
         for name, task in self.tasks.by_name.items():
-            if settings.data.features and not isinstance(task, EvalTask):
+            if settings.data.features and isinstance(task, TrainTask | CollectTask):
                 self._check_features(task, model)
             if isinstance(task, TrainTask):
                 check_learning(task, settings.devices)
@@ -257,6 +268,8 @@ class Curriculum:
                     collect(task, responder, self.annotator, marker.parent, self.tools)
                 case EvalTask():
                     self._evaluate(name, task)
+                case ExportTask():
+                    self._export(name, task)
         except Stopped as stop:
             raise Stopped(
                 f"stage {name}: {stop}. Go on with: python src/train.py resume={short(self.folder)}"
@@ -296,6 +309,14 @@ class Curriculum:
         responders = {label: partial(self._responder, sources[label], output) for label, output in task.models.items()}
         share = partial(share_out, self.model.lvlm, self.tools.devices)
         evaluate(task, responders, self.judge, folder, self.tools, share)
+
+    def _export(self, name: str, task: ExportTask) -> None:
+        """Write a stage's model for others; the first process does."""
+        if rank() > 0:
+            return
+        last = self.tasks.by_name.get(evaluation(self.settings.curriculum) or "")
+        evaluated = last if isinstance(last, EvalTask) else None
+        export(task, evaluated, self.model.at(task.model), self.settings, self.tools)
 
     def _responder(self, stage: str, output: Output, condition: str = "none") -> CkptResponder:
         """Answers with a stage's model."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from dress import config
 from dress.base.seeding import seed_for
-from dress.config.graph import evaluated_stages
+from dress.config.graph import evaluated_stages, evaluation
 from dress.config.names import is_place, place_of
 from dress.config.no_result import BY_CONTENT, FOLLOWED, NAMES, NO_RESULT
 from dress.config.raters import LLM, PlainRater, Replay
@@ -33,6 +33,7 @@ LEFT_OUT: dict[type[config.Section], Any] = {
     config.TrainStage: set(NAMES | FOLLOWED),
     config.CollectStage: set(NAMES),
     config.EvalStage: set(NAMES),
+    config.ExportStage: set(NAMES),
 }
 """Settings of a section that change no result, or are told by what they name."""
 
@@ -102,7 +103,20 @@ class EvalTask:
         return replace(self, models={label: self.models[label]}, conditions={label: self.conditions[label]})
 
 
-Task = TrainTask | CollectTask | EvalTask
+@dataclass(frozen=True)
+class ExportTask:
+    """What an export stage receives."""
+
+    name: str
+    stage: config.ExportStage
+    model: Output
+    conditions: Mapping[str, str]  # condition to text
+    questions: Records
+    generation: config.Generation
+    figures: Output | None  # of the eval stage whose figures the card shows
+
+
+Task = TrainTask | CollectTask | EvalTask | ExportTask
 
 
 def fingerprint(received: Task | InitialModel) -> str:
@@ -136,6 +150,8 @@ def facts(task: Task) -> dict[str, Any]:
             }
         case EvalTask():
             return {"kind": "eval", "records": task.questions.count, "data": {task.stage.data: 1.0}}
+        case ExportTask():
+            return {"kind": "export", "records": task.questions.count, "data": {task.stage.data: 1.0}}
 
 
 def _content(value: Any) -> Any:
@@ -204,6 +220,13 @@ class Tasks:
                     self.data.records({stage.data: 1.0}, self.outputs), settings.judge, settings.generation,
                     settings.eval, settings.data,
                 )  # fmt: skip
+            case config.ExportStage():
+                texts = conditions(settings.curriculum, settings.phases, stage.model)
+                figures = self.outputs.get(evaluation(settings.curriculum) or "")
+                questions = self.data.records({stage.data: 1.0}, self.outputs)
+                return ExportTask(
+                    name, stage, self.outputs[stage.model], texts, questions, settings.generation, figures
+                )
 
     def _weights(self, name: str, weights: str | None) -> Output:
         if weights is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -52,24 +51,6 @@ def write_adapter(model: HFLVLM, settings: config.HFModel, trained: set[str], fo
     )  # fmt: skip
     described.save_pretrained(folder)
     save_file(kept, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-
-
-def base_of(folder: Path) -> str | None:
-    """The base of an adapter's folder; None where it is none.
-
-    Raises:
-        ValueError: adapter_config.json is damaged or names no base.
-    """
-    file = folder / "adapter_config.json"
-    if not file.is_file():
-        return None
-    try:
-        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (ValueError, AttributeError):
-        base = None
-    if not isinstance(base, str) or not base:
-        raise ValueError(f"{file}: expected base_model_name_or_path, a folder or hub id, found none")
-    return base
 
 
 def _base(settings: config.HFModel) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from huggingface_hub import save_torch_state_dict
+from tokenizers import processors
 from torch import Tensor
 from transformers import GenerationConfig
 
@@ -64,11 +65,25 @@ def own_generation(model: HFLVLM, max_new_tokens: int) -> GenerationConfig:
     return generation
 
 
-def write_processor(processor: Any, template: str, folder: Path) -> None:
-    """Write a processor with this chat template, also as servers of earlier versions look for it."""
+def write_processor(processor: Any, template: str, starts: bool, folder: Path) -> None:
+    """Write a processor with this chat template, also as servers of earlier versions look for it.
+
+    Args:
+        processor: of the model; it stays as it is.
+        template: the chat template.
+        starts: whether anything stands before every dialogue (BOS). Where nothing does, the tokenizer must not add
+            anything to what the template says.
+        folder: that exists.
+    """
     copy = deepcopy(processor)
+    tokenizer = copy.tokenizer
+    if not starts and tokenizer.encode("x") != tokenizer.encode("x", add_special_tokens=False):
+        tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+        for name in ("add_bos_token", "add_eos_token"):
+            if getattr(tokenizer, name, None):
+                setattr(tokenizer, name, False)
     copy.chat_template = template
-    copy.tokenizer.chat_template = template
+    tokenizer.chat_template = template
     copy.save_pretrained(folder)
     copy.image_processor.save_pretrained(folder)  # preprocessor_config.json
 

@@ -1,0 +1,218 @@
+"""A trained model becomes a folder for others: written aside, compared with what was trained, then renamed."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dress import config
+from dress.base.files import read_json, write_json, write_text
+from dress.config.export import ExportSettings
+from dress.config.graph import lineage
+from dress.config.stages import TrainStage
+from dress.data.licences import licences_of
+from dress.data.shards import Sample
+from dress.dialogue.condition_check import check_condition
+from dress.dialogue.jinja_condition import conditioned
+from dress.dialogue.jinja_text import start_of, template_of
+from dress.exports.bases import bases_of
+from dress.exports.model_card import CardFacts, model_card
+from dress.exports.proof import Figures, prove
+from dress.model.composed import ComposedLVLM
+from dress.model.export.adapter import write_adapter
+from dress.model.export.composed import NoClass, composed_parts
+from dress.model.export.folder import own_generation, write_merged, write_parts, write_processor
+from dress.model.export_facts import ExportFacts, write_export
+from dress.model.hf import HFLVLM
+from dress.model.lvlm import LVLM
+
+CARD, PROOF = "README.md", "proof.json"
+UNCONDITIONED = "chat_template.unconditioned.jinja"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What is exported.
+
+    Attributes:
+        run: settings of its run.
+        stage: that trained it.
+        model: in fp32, on the CPU.
+        conditions: name to text.
+        condition: name of the one it is meant to be asked under.
+        metrics: of the run; empty without an evaluation.
+    """
+
+    run: config.Config
+    stage: str
+    model: LVLM
+    conditions: dict[str, str]
+    condition: str
+    metrics: dict[str, Any]
+
+
+def check_export(settings: ExportSettings, model: config.Model, out: Path) -> None:
+    """Refuse what cannot be exported, before anything is loaded.
+
+    Raises:
+        ValueError: `out` holds something, or an adapter of a model that has none.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"out={out}: expected nothing there, got other content. Give another out=")
+    if settings.adapter and not isinstance(model, config.HFModel):
+        raise ValueError(
+            "adapter=true: expected model=hf, whose base others can load; got model=composed, of which no base is "
+            "published. Leave adapter=true out: a whole folder"
+        )
+
+
+def export_model(
+    trained: TrainedModel, settings: ExportSettings, samples: Sequence[Sample], out: Path, console: Console
+) -> Figures:
+    """Write a trained model as a folder that transformers (or peft) loads.
+
+    Args:
+        trained: what.
+        settings: in which form.
+        samples: records of the run, to compare answers on.
+        out: the folder; nothing stands there.
+        console: for progress, and what a person should know.
+
+    Returns:
+        How equal the folder is to what was trained.
+
+    Raises:
+        ValueError: no class of transformers holds this model, a condition that its template cannot carry, or a folder
+            that gives something else.
+        OSError: it cannot be written.
+    """
+    check_export(settings, trained.run.model, out)
+    name = settings.condition or trained.condition
+    text = trained.conditions[name]
+    for base in bases_of(trained.run.model):
+        if base.forbids_changes and not settings.adapter:
+            console.print(
+                f"{base.name} stands under {base.licence}, which allows no changed copies: an adapter (adapter=true) "
+                f"holds none of its weights", style="yellow", highlight=False, markup=False,
+            )  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(out.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)  # of an export that was killed
+    aside.mkdir()
+    try:
+        _check_space(trained.model, aside)
+        with console.status("writing the model"):
+            class_name = _write(trained, settings, text, aside)
+        facts = ExportFacts(
+            run=trained.run.name, stage=trained.stage, form="adapter" if settings.adapter else "merged",
+            condition=name if text else None, conditions=trained.conditions,
+            advice_condition=_advice(trained), max_new_tokens=trained.run.generation.max_new_tokens,
+            template=UNCONDITIONED if text else None,
+        )  # fmt: skip
+        write_export(aside, facts)
+        with console.status("comparing it with what was trained"), tempfile.TemporaryDirectory() as beside:
+            some = samples[: settings.compared]
+            longest = trained.run.generation.max_new_tokens
+            figures = prove(trained.model, some, text, longest, aside, Path(beside))
+        wrong = list(figures.differences(settings.dtype))
+        if wrong:
+            raise ValueError(f"out={out}: the written folder is not the model that was trained: {'; '.join(wrong)}")
+        write_json(aside / PROOF, asdict(figures))
+        _write_card(trained, settings, (name, text), class_name, figures, aside)
+        if out.exists():
+            out.rmdir()
+        aside.replace(out)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return figures
+
+
+def _write(trained: TrainedModel, settings: ExportSettings, condition: str, folder: Path) -> str:
+    """Weights, configuration, processor and templates; returns the name of the class that loads them."""
+    model, run = trained.model, trained.run
+    chat, longest = model.encoder.chat, run.generation.max_new_tokens
+    match model, run.model:
+        case HFLVLM(), config.HFModel() as described:
+            processor, image = model.processor, str(model.processor.image_token)
+            if settings.adapter:
+                write_adapter(model, described, _trained_parts(trained), folder)
+            else:
+                write_merged(model, folder, settings.dtype)
+            own_generation(model, longest).save_pretrained(folder)
+            class_name = type(model.network).__name__
+        case ComposedLVLM(), config.ComposedModel() as described:
+            try:
+                parts = composed_parts(model, described, longest)
+            except NoClass as error:
+                raise ValueError(
+                    f"stage {trained.stage}: no class of transformers computes what this model does ({error}). "
+                    f"docs/exporting.md names those that have one"
+                ) from None
+            write_parts(parts, folder, settings.dtype)
+            processor, image, class_name = parts.processor, parts.image, parts.config.architectures[0]
+        case _:
+            raise TypeError(f"{type(model).__name__} of {type(run.model).__name__}")
+    template = template_of(chat, image, start_of(model.encoder))
+    if condition:
+        check_condition(chat, template, condition, processor.tokenizer)
+        write_text(folder / UNCONDITIONED, template)
+        template = conditioned(template, condition)
+    write_processor(processor, template, bool(model.encoder.before), folder)
+    return class_name
+
+
+def _trained_parts(trained: TrainedModel) -> set[str]:
+    """Parts of the model that a stage of its lineage trained."""
+    stages = (trained.run.curriculum.stages[name] for name in lineage(trained.run.curriculum, trained.stage))
+    return {part for one in stages if isinstance(one, TrainStage) for part in one.trainable}
+
+
+def _advice(trained: TrainedModel) -> str:
+    advice = trained.run.eval.refine_condition
+    return advice if advice in trained.conditions else "none"
+
+
+def _check_space(model: LVLM, folder: Path) -> None:
+    """Raises OSError: less room than the weights take."""
+    needed = sum(4 * value.numel() for value in model.parameters())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            f"{folder}: expected {needed / 1e9:.2f} GB free for the weights, got {free / 1e9:.2f} GB. Choose another out="
+        )
+
+
+def _write_card(
+    trained: TrainedModel, settings: ExportSettings, condition: tuple[str, str], class_name: str, proof: Figures,
+    folder: Path,
+) -> None:  # fmt: skip
+    bases = bases_of(trained.run.model)
+    stated = [base.licence for base in bases]
+    licence = settings.license or (stated[0] if len(set(stated)) == 1 and stated[0] != "not stated" else None)
+    data = trained.run.data
+    facts = CardFacts(
+        run=trained.run, stage=trained.stage, condition=condition if condition[1] else None,
+        template=UNCONDITIONED if condition[1] else None, form="adapter" if settings.adapter else "merged",
+        class_name=class_name, licence=licence, bases=bases,
+        licences=licences_of(Path(data.path)) if data.path and Path(data.path).exists() else {},
+        metrics=trained.metrics, proof=proof,
+    )  # fmt: skip
+    write_text(folder / CARD, model_card(facts))
+    for base in bases:
+        for file in base.licence_files:
+            name = file.name if len(bases) == 1 else f"{file.stem}.{base.name}{file.suffix}"
+            shutil.copyfile(file, folder / name)
+
+
+def read_metrics(run: Path) -> dict[str, Any]:
+    """A run's metrics.json; empty without one."""
+    file = run / "metrics.json"
+    metrics: dict[str, Any] = read_json(file, dict) if file.is_file() else {}
+    return metrics
