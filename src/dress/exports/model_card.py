@@ -26,7 +26,8 @@ _TEXT = """---
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 {loading}
-messages = [{{"role": "user", "content": [{{"type": "image", "url": "photo.jpg"}}, {{"type": "text", "text": "What is here?"}}]}}]
+content = [{{"type": "image", "url": "photo.jpg"}}, {{"type": "text", "text": "What is in the picture?"}}]
+messages = [{{"role": "user", "content": content}}]
 inputs = processor.apply_chat_template(
     messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
 )
@@ -135,8 +136,8 @@ def _condition(facts: CardFacts) -> str:
     name, text = facts.condition
     return (
         f"The chat template puts the condition it was trained under behind the last question (`{name}`): "
-        f"`{text}`. Without it, answers are not those that the figures below are of. `{facts.template}` is the template "
-        f"without it, from which further training begins."
+        f"`{text}`. Without it, answers are not those that the figures below are of. `{facts.template}` is the "
+        f"template without it, from which further training begins."
     )
 
 

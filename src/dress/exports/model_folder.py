@@ -185,7 +185,8 @@ def _check_space(model: LVLM, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(
-            f"{folder}: expected {needed / 1e9:.2f} GB free for the weights, got {free / 1e9:.2f} GB. Choose another out="
+            f"{folder}: expected {needed / 1e9:.2f} GB free for the weights, got {free / 1e9:.2f} GB. Choose another "
+            f"out="
         )
 
 

@@ -34,8 +34,8 @@ from dress.record import RecordError
 EXAMPLES, TENSORS, RESULT = "examples.json", "expected.safetensors", "result.json"
 BOUNDS = {"float32": 1e-4, "bfloat16": 5e-2}
 """Largest difference of a logit, relative to the largest, by the type of the written weights."""
-AGAIN = "Look again, please."
-"""The second question of every other dialogue: a condition must stand behind the last one only."""
+AGAIN = (Span("assistant", "I see."), Span("user", "Look again, please."))
+"""Goes before the answer of every other dialogue: a condition must stand behind the last question only."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,7 @@ def prove(
     return Figures(**json.loads((aside / RESULT).read_text(encoding="utf-8")))
 
 
-def _write_expected(
-    model: LVLM, samples: Sequence[Sample], condition: str, max_new_tokens: int, aside: Path
-) -> None:  # fmt: skip
+def _write_expected(model: LVLM, samples: Sequence[Sample], condition: str, max_new_tokens: int, aside: Path) -> None:
     rows: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
     reader, encoder = model.reader(), model.encoder
@@ -117,9 +115,7 @@ def _write_expected(
             first = [Span("user", dialogue.turns[0].user)]
             spans = [Span("system", system), *first] if system else first
             if number % 2:
-                answer, _ = _answer(model, spans, picture, max_new_tokens)
-                spans = [*spans, Span("assistant", str(answer), cut=answer.finish_reason == "length")]
-                spans = [*spans, Span("user", AGAIN)]
+                spans = [*spans, *AGAIN]
             asked = [*spans, Span("condition", condition)] if condition else spans
             answer, tokens = _answer(model, asked, picture, max_new_tokens)
             ids, places, logits = _logits(model, [*asked, Span("assistant", str(answer) or "x", 1.0)], picture)
@@ -132,7 +128,7 @@ def _write_expected(
             rows.append(
                 {
                     "messages": [{"role": span.role, "content": span.text} for span in spans],
-                    "image": file, "ids": ids, "prompt": _prompt(encoder, asked, picture),
+                    "image": file, "ids": ids, "places": places, "prompt": _prompt(encoder, asked, picture),
                     "plain": _prompt(encoder, spans, picture), "answer": tokens,
                 }
             )  # fmt: skip

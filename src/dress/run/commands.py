@@ -1,4 +1,4 @@
-"""The commands: `dress train | collect | eval | export | prepare | ask`, and `python src/COMMAND.py`, which do the same.
+"""The commands: `dress train | collect | eval | export | prepare | ask`; `python src/COMMAND.py` does the same.
 
 Heavy imports stand inside: what a command needs is loaded once its settings are known to compose.
 """

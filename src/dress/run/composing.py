@@ -17,6 +17,7 @@ from dress.base.config_folder import CONFIGS
 from dress.base.errors import ConfigError
 from dress.config.commands import CollectCommand
 from dress.config.defaults import defaults
+from dress.config.export import ExportCommand
 from dress.config.run import Config
 from dress.run.layers import SCHEMA, layers, one_amount
 from dress.run.overrides import CommandLineError, parsed, refuse_options, removal, replacing, with_choices

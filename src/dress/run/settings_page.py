@@ -25,9 +25,9 @@ _HEAD = """# Settings of training
 Made from the schema (`src/dress/config`): `python -m dress.run.settings_page > docs/settings.md`. On the command line
 `KEY=VALUE`; in a file dots are levels. Where no default stands, the files of a group say it (`scale`, `data`,
 `experiment`); `show=config` shows all values, and where each comes from. `NAME` is a stage; those of kind `train`,
-`collect`, `eval` and `export` have settings of their own. `judge` takes what `annotator` takes. `trainer` takes every argument of
-Lightning's Trainer; `optimizer`, `scheduler`, `model.projector`, `callbacks.NAME` and `logger.NAME` take `_target_` and
-the arguments of that class ([extending.md](extending.md)).
+`collect`, `eval` and `export` have settings of their own. `judge` takes what `annotator` takes. `trainer` takes every
+argument of Lightning's Trainer; `optimizer`, `scheduler`, `model.projector`, `callbacks.NAME` and `logger.NAME` take
+`_target_` and the arguments of that class ([extending.md](extending.md)).
 
 | setting | default | what it is | values |
 |---|---|---|---|
