@@ -74,6 +74,8 @@ class HFLVLM(LVLM):
         self.fused = settings.fused
         if self.fused:
             fuse(decoder)
+        first = next(name for name, _ in self.network.model.named_parameters())
+        self.wide = frozenset({f"network.model.{first}"})  # by it SmolVLM and Idefics3 know which type images have
         self.attention = settings.attention
         self.softcap = getattr(self.text_config, "final_logit_softcapping", None)
         self._reader = HFReader(self.processor, self.network.config, _accepted(self.network), settings.name)
