@@ -23,6 +23,7 @@ from dress.dialogue.jinja_condition import conditioned
 from dress.dialogue.jinja_text import start_of, template_of
 from dress.exports.bases import bases_of
 from dress.exports.model_card import CardFacts, model_card
+from dress.exports.parts import write_parts_of
 from dress.exports.proof import Figures, prove
 from dress.model.composed import ComposedLVLM
 from dress.model.export.adapter import write_adapter
@@ -74,7 +75,7 @@ def check_export(settings: ExportSettings, model: config.Model, out: Path) -> No
 
 def export_model(
     trained: TrainedModel, settings: ExportSettings, samples: Sequence[Sample], out: Path, console: Console
-) -> Figures:
+) -> Figures | None:
     """Write a trained model as a folder that transformers (or peft) loads.
 
     Args:
@@ -85,11 +86,11 @@ def export_model(
         console: for progress, and what a person should know.
 
     Returns:
-        How equal the folder is to what was trained.
+        How equal the folder is to what was trained; None where no class of transformers computes what the model does,
+        and its parts were written.
 
     Raises:
-        ValueError: no class of transformers holds this model, a condition that its template cannot carry, or a folder
-            that gives something else.
+        ValueError: a condition that its template cannot carry, or a folder that gives something else.
         OSError: it cannot be written.
     """
     check_export(settings, trained.run.model, out)
@@ -107,8 +108,19 @@ def export_model(
     aside.mkdir()
     try:
         _check_space(trained.model, aside)
-        with console.status("writing the model"):
-            class_name = _write(trained, settings, text, aside)
+        try:
+            with console.status("writing the model"):
+                class_name = _write(trained, settings, text, aside)
+        except NoClass as why:
+            assert isinstance(trained.model, ComposedLVLM)
+            with console.status("writing its parts"):
+                write_parts_of(trained.model, f"{trained.run.name}, stage {trained.stage}", text, str(why), aside)
+            _rename(aside, out)
+            console.print(
+                f"{out}: no class of transformers computes what this model does ({why}): its language model, projector "
+                f"and encoder are written instead (docs/exporting.md)", style="yellow", highlight=False, markup=False,
+            )  # fmt: skip
+            return None
         facts = ExportFacts(
             run=trained.run.name, stage=trained.stage, form="adapter" if settings.adapter else "merged",
             condition=name if text else None, conditions=trained.conditions,
@@ -125,13 +137,17 @@ def export_model(
             raise ValueError(f"out={out}: the written folder is not the model that was trained: {'; '.join(wrong)}")
         write_json(aside / PROOF, asdict(figures))
         _write_card(trained, settings, (name, text), class_name, figures, aside)
-        if out.exists():
-            out.rmdir()
-        aside.replace(out)
+        _rename(aside, out)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     return figures
+
+
+def _rename(aside: Path, out: Path) -> None:
+    if out.exists():  # and is empty
+        out.rmdir()
+    aside.replace(out)
 
 
 def _write(trained: TrainedModel, settings: ExportSettings, condition: str, folder: Path) -> str:
@@ -148,13 +164,7 @@ def _write(trained: TrainedModel, settings: ExportSettings, condition: str, fold
             own_generation(model, longest).save_pretrained(folder)
             class_name = type(model.network).__name__
         case ComposedLVLM(), config.ComposedModel() as described:
-            try:
-                parts = composed_parts(model, described, longest)
-            except NoClass as error:
-                raise ValueError(
-                    f"stage {trained.stage}: no class of transformers computes what this model does ({error}). "
-                    f"docs/exporting.md names those that have one"
-                ) from None
+            parts = composed_parts(model, described, longest)
             write_parts(parts, folder, settings.dtype)
             processor, image, class_name = parts.processor, parts.image, parts.config.architectures[0]
         case _:

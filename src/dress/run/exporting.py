@@ -23,7 +23,7 @@ from dress.rollout.loading import condition_of
 from dress.worlds.prepared import prepared
 
 
-def export(settings: ExportCommand, console: Console | None = None) -> Figures:
+def export(settings: ExportCommand, console: Console | None = None) -> Figures | None:
     """Write the model of a run's stage into `settings.out`.
 
     Args:
@@ -31,12 +31,11 @@ def export(settings: ExportCommand, console: Console | None = None) -> Figures:
         console: for progress and messages; None takes the terminal.
 
     Returns:
-        How equal the folder is to what was trained.
+        How equal the folder is to what was trained; None where only parts could be written.
 
     Raises:
         FileNotFoundError: no run, its stage holds no model, or its data are gone.
-        ValueError: the base is gone or has changed, no class of transformers holds the model, `out` holds something,
-            or what was written gives something else.
+        ValueError: the base is gone or has changed, `out` holds something, or what was written gives something else.
     """
     console = console or Terminal()
     folder, out = Path(settings.run), Path(settings.out)
@@ -57,6 +56,8 @@ def export(settings: ExportCommand, console: Console | None = None) -> Figures:
         run, stage, model.eval(), facts["conditions"], condition_of(run, stage), read_metrics(folder)
     )
     figures = export_model(trained, settings, samples, out, console)
+    if figures is None:
+        return None
     console.print(
         f"{out}: {figures.ids} of {figures.examples} prompts and {figures.answers} of {figures.examples} answers are "
         f"those of the run; logits differ by at most {figures.logits:.1e}. Its card: {out / 'README.md'}",

@@ -30,7 +30,7 @@ def export(task: ExportTask, evaluated: EvalTask | None, model: LVLM, settings: 
         tools: of the run.
 
     Raises:
-        ValueError: no class of transformers holds the model, or what was written gives something else.
+        ValueError: what was written gives something else.
     """
     folder = Path(settings.run_dir) / "stages"
     out = folder / task.name / MODEL
@@ -44,6 +44,8 @@ def export(task: ExportTask, evaluated: EvalTask | None, model: LVLM, settings: 
     shards = task.questions.shards
     samples = list(shards.readable(range(min(task.stage.compared, len(shards)))))
     proof = export_model(trained, task.stage, samples, out, tools.console)
+    if proof is None:
+        return
     tools.console.print(
         f"{task.name}: {out} ({proof.answers} of {proof.examples} answers equal)", highlight=False, soft_wrap=True
     )

@@ -17,8 +17,8 @@ from dress.model.export.clip import NoSuchTower
 from dress.model.towers import HFTower
 from dress.model.vision import VisionEncoder
 
-DINOV2 = {384: "vit_small_patch14_dinov2", 768: "vit_base_patch14_dinov2", 1024: "vit_large_patch14_dinov2"}
-"""Width of a DINOv2 of transformers to timm's name of it (those with a plain MLP)."""
+DINOV2 = "vit_small_patch14_dinov2"
+"""timm's DINOv2 with a plain MLP, which takes any sizes."""
 DINOV2_BLOCK = {
     "norm1": "norm1", "norm2": "norm2", "attention.output.dense": "attn.proj", "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
@@ -59,14 +59,14 @@ def timm_wrapper_tower(vision: VisionEncoder, weights: dict[str, Tensor], archit
     if height != width:
         raise NoSuchTower("images that are not square")
     if isinstance(tower, HFTower):
-        architecture, weights, depth = _dinov2(tower, weights, height)
+        architecture, (weights, more) = DINOV2, _dinov2(tower, weights, height)
     elif hasattr(tower, "trunk"):
         weights = {name.removeprefix("trunk."): one for name, one in weights.items() if name.startswith("trunk.")}
         blocks = len(getattr(tower.trunk, "blocks", ()))
-        depth = vision.layer + blocks + 1 if vision.layer < 0 else vision.layer + 1
+        more = {"depth": vision.layer + blocks + 1 if vision.layer < 0 else vision.layer + 1}
     else:
         raise NoSuchTower(f"{type(tower).__name__}: no model of timm")
-    arguments = {"img_size": height, "depth": depth, "use_fc_norm": True, "embed_dim": vision.width}
+    arguments = {"img_size": height, "use_fc_norm": True, "embed_dim": vision.width, **more}
     try:
         with torch.device("meta"):
             trunk: Any = timm.create_model(str(architecture), num_classes=0, **arguments)
@@ -96,12 +96,11 @@ def _fitted(trunk: Any, weights: dict[str, Tensor], architecture: str) -> dict[s
     return out
 
 
-def _dinov2(tower: HFTower, weights: dict[str, Tensor], size: int) -> tuple[str, dict[str, Tensor], int]:
-    """Name, weights under timm's names for images of this size, and number of blocks of a DINOv2."""
+def _dinov2(tower: HFTower, weights: dict[str, Tensor], size: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights of a DINOv2 under timm's names, for images of this size, and its sizes as timm's arguments."""
     described: Any = tower.network.config
-    name = DINOV2.get(described.hidden_size)
-    if described.model_type != "dinov2" or name is None or described.use_swiglu_ffn:
-        raise NoSuchTower(f"{described.model_type} of width {described.hidden_size}: no model of timm")
+    if described.model_type != "dinov2" or described.use_swiglu_ffn:
+        raise NoSuchTower(f"{described.model_type}: no model of timm is made of its weights")
     weights = {name.removeprefix("network."): one for name, one in weights.items()}
     embeddings: Any = tower.network.embeddings
     side = size // described.patch_size
@@ -123,4 +122,8 @@ def _dinov2(tower: HFTower, weights: dict[str, Tensor], size: int) -> tuple[str,
                 out[f"{to}{theirs}.{kind}"] = weights[f"{at}{own}.{kind}"]
         for half in (1, 2):
             out[f"{to}ls{half}.gamma"] = weights[f"{at}layer_scale{half}.lambda1"]
-    return name, out, depth
+    sizes = {
+        "depth": depth, "patch_size": described.patch_size, "num_heads": described.num_attention_heads,
+        "mlp_ratio": described.mlp_ratio,
+    }  # fmt: skip
+    return out, sizes
