@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,16 @@ def test_a_damaged_model_leaves_nothing_behind(finished: Path, tmp_path: Path) -
     done = script(finished, "export", f"run={run}", f"out={tmp_path / 'out'}")
     assert done.returncode == 1 and "model.safetensors" in done.stderr
     assert not list(tmp_path.glob("out*"))
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(finished: Path) -> None:
+    """A limit on the size of a file fails as a full disk does."""
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "import dress; from dress.config import ExportCommand; from dress.run.exporting import export; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
+        "export(ExportCommand(run='logs/latest', out='full'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=finished, capture_output=True, text=True, env=environment())
+    assert done.returncode == 1 and re.search(r"OSError: .*(full: cannot be written|File too large)", done.stderr)
+    assert not list(finished.glob("full*"))

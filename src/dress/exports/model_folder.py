@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from safetensors import SafetensorError
 
 from dress import config
 from dress.base.files import read_json, write_json, write_text
@@ -138,9 +139,11 @@ def export_model(
         write_json(aside / PROOF, asdict(figures))
         _write_card(trained, settings, (name, text), class_name, figures, aside)
         _rename(aside, out)
-    except BaseException:
+    except SafetensorError as error:  # how safetensors says that a file cannot be written
+        free = shutil.disk_usage(out.parent).free / 1e9
+        raise OSError(f"{out}: cannot be written ({_line(error)}; {free:.2f} GB free there)") from error
+    finally:
         shutil.rmtree(aside, ignore_errors=True)
-        raise
     return figures
 
 
@@ -176,6 +179,10 @@ def _write(trained: TrainedModel, settings: ExportSettings, condition: str, fold
         template = conditioned(template, condition)
     write_processor(processor, template, bool(model.encoder.before), folder)
     return class_name
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _trained_parts(trained: TrainedModel) -> set[str]:
