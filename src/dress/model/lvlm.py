@@ -194,11 +194,8 @@ class LVLM(nn.Module, ABC):
         """
         for name, parameter in self._matrices():
             rounded = parameter.data.to(dtype)
-            if (
-                name not in self.wide
-                and not parameter.requires_grad
-                and torch.equal(rounded.to(parameter.dtype), parameter.data)
-            ):
+            lossless = torch.equal(rounded.to(parameter.dtype), parameter.data)
+            if name not in self.wide and not parameter.requires_grad and lossless:
                 parameter.data = rounded
 
     def _matrices(self) -> Iterator[tuple[str, nn.Parameter]]:
