@@ -91,6 +91,7 @@ class TemplateChat:
         self._open()
         last, earlier = self._answer(ONE, 1), self._answer(TWO, 1)
         self.end, self.stops, self.adds_end = last.end, (last.end, earlier.end), not last.own_end
+        self.earlier_end, self.adds_earlier_end = earlier.end, not earlier.own_end
         self.opening, self.gap, self.tail = last.opening, last.lead + last.gap, last.tail
         whole = self._skeleton(TWO, self.placeholder is not None)
         self.control = (*whole.before, whole.last, self.opening, *self.stops)
@@ -115,8 +116,8 @@ class TemplateChat:
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def pieces(self, spans: tuple[Span, ...], image: bool) -> Iterator[Piece]:
-        """See `Chat.pieces`; the image stands in the first user message, where the template puts it, and first of all in
-        a template of texts alone."""
+        """See `Chat.pieces`; the image stands in the first user message, where the template puts it, and first of all
+        in a template of texts alone."""
         roles = tuple(span.role for span in spans if span.role != "condition")
         skeleton = self._skeleton(roles, image)
         number = -1
