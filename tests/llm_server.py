@@ -45,6 +45,7 @@ class Behaviour:
         key: refuses calls without it, and repeats the key it got.
         delay: seconds before an answer.
         hang: seconds of a time-out.
+        origins: what its models were read from, by name, as vLLM says it.
     """
 
     faults: float = 0.0
@@ -56,6 +57,7 @@ class Behaviour:
     key: str | None = None
     delay: float = 0.0
     hang: float = 30.0
+    origins: dict[str, str] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
     """Calls that got a usable answer, by question."""
@@ -74,6 +76,10 @@ class Behaviour:
             return await self._answer(request, body, asked)
         finally:
             self.in_flight -= 1
+
+    async def models(self, request: web.Request) -> web.Response:
+        rows = [{"id": name, "object": "model", "root": root} for name, root in self.origins.items()]
+        return web.json_response({"object": "list", "data": rows or [{"id": "loopback-1", "object": "model"}]})
 
     async def _answer(self, request: web.Request, body: dict[str, Any], asked: str) -> web.StreamResponse:
         given = request.headers.get("Authorization", "")
@@ -186,7 +192,7 @@ def error(status: int, message: str, headers: dict[str, str] | None = None) -> w
 def application(behaviour: Behaviour) -> web.Application:
     app = web.Application(client_max_size=2**26)
     app.router.add_post("/v1/chat/completions", behaviour.handle)
-    app.router.add_get("/v1/models", _models)
+    app.router.add_get("/v1/models", behaviour.models)
 
     async def stats(request: web.Request) -> web.Response:
         return web.json_response(
@@ -195,10 +201,6 @@ def application(behaviour: Behaviour) -> web.Application:
 
     app.router.add_get("/stats", stats)
     return app
-
-
-async def _models(request: web.Request) -> web.Response:
-    return web.json_response({"object": "list", "data": [{"id": "loopback-1", "object": "model"}]})
 
 
 async def _listen(behaviour: Behaviour, port: int = 0) -> tuple[web.AppRunner, int]:

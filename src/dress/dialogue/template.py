@@ -91,6 +91,7 @@ class TemplateChat:
         self._open()
         last, earlier = self._answer(ONE, 1), self._answer(TWO, 1)
         self.end, self.stops, self.adds_end = last.end, (last.end, earlier.end), not last.own_end
+        self.earlier_end, self.adds_earlier_end = earlier.end, not earlier.own_end
         self.opening, self.gap, self.tail = last.opening, last.lead + last.gap, last.tail
         whole = self._skeleton(TWO, self.placeholder is not None)
         self.control = (*whole.before, whole.last, self.opening, *self.stops)

@@ -139,6 +139,10 @@ class LLMClient:
         """A client that answers from the same ledger and asks nobody."""
         return ReplayClient(self.ledger, self.model)
 
+    def origin(self) -> str:
+        """See `interface.Client`."""
+        return event_loop.run(Connection(self.endpoint, self._key, self._hide).origin())
+
     async def aclose(self) -> None:
         """Give up the connections of the running event loop."""
         if self._loop is asyncio.get_running_loop():

@@ -19,6 +19,9 @@ from dress.llm.bounded import bound_size
 from dress.llm.request import Message, Request
 from dress.llm.structured import Form, response_format
 
+PATIENCE = 10.0
+"""Seconds for a question that can go without an answer."""
+
 
 class Connection:
     """Connections to one server, of the running event loop.
@@ -71,6 +74,20 @@ class Connection:
         except (openai.OpenAIError, httpx2.HTTPError, ValueError, TypeError, TimeoutError, RecursionError) as error:
             return read_error(error, self._hide)
         return read_completion(completion, request.schema, self._hide)
+
+    async def origin(self) -> str:
+        """What the server says its model was read from (`root`), else the model's name; closes the connection."""
+        name = self._endpoint.model
+        try:
+            async with asyncio.timeout(min(self._endpoint.timeout, PATIENCE)):
+                page = await self._server.get("/models", cast_to=object)
+        except (openai.OpenAIError, httpx2.HTTPError, ValueError, TypeError, TimeoutError, RecursionError):
+            return name
+        finally:
+            await self.close()
+        rows = page.get("data") if isinstance(page, dict) else None
+        named = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        return next((str(row["root"]) for row in named if row.get("id") == name and row.get("root")), name)
 
 
 @functools.cache

@@ -34,6 +34,10 @@ class Client(Protocol):
         """
         ...
 
+    def origin(self) -> str:
+        """What the server says its model was read from: a folder on its machine, or a hub id; else the model's name."""
+        ...
+
     def replay(self) -> Client:
         """The same with what the ledger holds; asks nobody."""
         ...

@@ -28,6 +28,10 @@ class ReplayClient:
         """It is one already."""
         return self
 
+    def origin(self) -> str:
+        """See `interface.Client`; nobody is asked."""
+        return self.model
+
     async def ask(self, request: Request) -> Reply:
         """See `request.Client.ask`."""
         return self._reply(request)

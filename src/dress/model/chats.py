@@ -12,7 +12,9 @@ from transformers import PreTrainedTokenizerBase
 from dress import config
 from dress.config.nearest import nearest
 from dress.dialogue.chat import FORMATS, Chat, ChatFormat
+from dress.dialogue.jinja_condition import unconditioned
 from dress.dialogue.template import TemplateChat
+from dress.model.export_facts import read_export, read_template
 
 
 def language_chat(settings: config.Language, tokenizer: PreTrainedTokenizerBase) -> Chat:
@@ -53,7 +55,8 @@ def hf_chat(settings: config.HFModel, processor: Any, ends: Sequence[str] = ()) 
     """The format of the dialogues of a vision-language model of transformers.
 
     Args:
-        settings: `chat` names it; `auto` is the template of its processor.
+        settings: `chat` names it; `auto` is the template of its processor, or of a folder that DRESS exported the one
+            without condition.
         processor: of the model.
         ends: names of tokens that end an answer, by its generation config.
 
@@ -64,7 +67,8 @@ def hf_chat(settings: config.HFModel, processor: Any, ends: Sequence[str] = ()) 
     if name in FORMATS:  # chosen, whatever came with it
         return replace(_fitted(name, key, tokenizer), follows_own=False)
     ends = [end for end in (*ends, *_eos(tokenizer)) if end in tokenizer.get_vocab()]
-    template = _template(name, key, processor if getattr(processor, "chat_template", None) else tokenizer)
+    owner = processor if getattr(processor, "chat_template", None) else tokenizer
+    template = _template(name, key, owner, Path(settings.name))
     return TemplateChat(
         name, tokenizer, template, processor.image_token, ends, settings.template_arguments,
         lists=True, key=key,
@@ -79,13 +83,24 @@ def _fitted(name: str, key: str, tokenizer: PreTrainedTokenizerBase) -> ChatForm
     return replace(chat, assistant_end=str(tokenizer.eos_token))
 
 
-def _template(name: str, key: str, owner: Any) -> str:
+def _template(name: str, key: str, owner: Any, folder: Path | None = None) -> str:
     """The Jinja text of a file, or for `auto` what came with a tokenizer or processor.
+
+    A condition that an export wrote into it is left out: dialogues bring their own.
+
+    Args:
+        name: as `chat` in the configuration has it.
+        key: of that setting.
+        owner: the tokenizer or processor.
+        folder: of the model; where DRESS exported it, it says which file has the template without condition.
 
     Raises:
         ValueError: no such format or file, or nothing came with it.
     """
     if name == "auto":
+        exported = None if folder is None else read_export(folder)
+        if folder is not None and exported is not None and exported.template is not None:
+            return unconditioned(read_template(folder, exported.template))
         template = getattr(owner, "chat_template", None)
         template = template.get("default") if isinstance(template, dict) else template
         if not template:
@@ -94,10 +109,10 @@ def _template(name: str, key: str, owner: Any) -> str:
                 f"{key}=auto: expected a chat template with the tokenizer{f' of {origin}' if origin else ''} "
                 f"(chat_template.jinja), got none. Name one: {', '.join(FORMATS)}, or a Jinja file"
             )
-        return str(template)
+        return unconditioned(str(template))
     names = ["auto", *FORMATS]
     try:
-        return Path(name).read_text(encoding="utf-8")
+        return unconditioned(Path(name).read_text(encoding="utf-8"))
     except OSError:
         raise ValueError(
             f"{key}={name}: expected {', '.join(names)} or a Jinja file, found none.{nearest(name, names)}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from dress.base.progress import Advance, ignore
 from dress.dialogue.spans import Completion
@@ -17,10 +20,15 @@ SERVER_TOKENS = 512
 """Longest answer of a server where `max_new_tokens` is null (ours)."""
 SEEDS = 2**31
 """Servers take whole numbers below this as seeds."""
+LOG = logging.getLogger(__name__)
 
 
 class ServerResponder:
     """Answers by way of an OpenAI-compatible server; every call goes through the ledger.
+
+    Asked under a condition, it warns once where the server's model holds one in its chat template already. That is
+    known of a folder of this machine alone, by the model's name or by what the server says it was read from (`root` of
+    vLLM's `/v1/models`); of any other model nobody knows, and nothing is said.
 
     Args:
         client: a server's, or a replay's.
@@ -30,7 +38,7 @@ class ServerResponder:
 
     def __init__(self, client: Client, sees_image: bool = True, system: str | None = None) -> None:
         self.client, self.name = client, client.model
-        self._sees_image, self._system = sees_image, system
+        self._sees_image, self._system, self._looked = sees_image, system, False
 
     def preprocess(self, data: bytes, where: str) -> bytes:
         """The bytes as they are."""
@@ -40,6 +48,9 @@ class ServerResponder:
         self, questions: Sequence[OpenTurn], pixels: Sequence[bytes], sampling: Sampling, progress: Advance = ignore
     ) -> list[Answer]:
         """See `Responder.answer`."""
+        if not self._looked and (condition := next((one.condition for one in questions if one.condition), "")):
+            self._looked = True
+            self._warn_of_two(condition)
         requests = [
             Request(
                 self._messages(question.dialogue, question.condition),
@@ -62,7 +73,23 @@ class ServerResponder:
 
     def replay(self) -> ServerResponder:
         """The same with what the ledger holds; asks nobody."""
-        return ServerResponder(self.client.replay(), self._sees_image, self._system)
+        replayed = ServerResponder(self.client.replay(), self._sees_image, self._system)
+        replayed._looked = True
+        return replayed
+
+    def _warn_of_two(self, condition: str) -> None:
+        """Say so where the server's chat template holds a condition beside this one."""
+        from dress.model.export_facts import held_condition
+
+        model = self.client.model
+        folder = model if os.path.isdir(model) else self.client.origin()
+        held = held_condition(Path(folder)) if os.path.isdir(folder) else None
+        if held is not None:
+            LOG.warning(
+                f"server.model={model}: the chat template in {folder} already asks under {held!r:.80}, and these "
+                f"questions stand under {condition!r:.80}: the model reads both. Ask without a condition, or serve the "
+                f"template that holds none (vLLM: --chat-template)"
+            )
 
     def _messages(self, dialogue: Dialogue, condition: str) -> tuple[Message, ...]:
         system = self._system if dialogue.system is None else dialogue.system
