@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from dress.base.files import write_text
+from dress.data.pixels import size_of
 from dress.dialogue.encode import IMAGE
 from dress.dialogue.jinja_text import start_of, template_of
 from dress.dialogue.spans import Span, SupervisedDialogue
@@ -60,7 +61,7 @@ def write_parts_of(model: ComposedLVLM, title: str, condition: str, why: str, fo
     save_file(_under(state, "projector."), folder / PROJECTOR)
     save_file(_under(state, "vision.tower."), folder / VISION)
     described = f"`{type(model.projector).__module__}.{type(model.projector).__name__}`"
-    tower = f"block {model.vision.layer}, images {tuple(model.vision.preprocessing['size'])}"
+    tower = f"block {model.vision.layer}, images {size_of(model.vision.preprocessing)}"
     asked = f"It was trained to be asked under: `{condition}`, behind the last question." if condition else ""
     text = CARD.format(
         title=title, why=why, language=LANGUAGE, projector=PROJECTOR, vision=VISION, described=described, tower=tower,

@@ -13,6 +13,7 @@ from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from dress.data.pixels import size_of
 from dress.model.towers import HFTower
 from dress.model.vision import VisionEncoder
 
@@ -158,11 +159,12 @@ def _of_folder(vision: VisionEncoder, tower: HFTower, weights: dict[str, Tensor]
         raise NoSuchTower(f"{described.model_type}: more tokens before its patches than one")
     weights = {name.removeprefix("network."): one for name, one in weights.items()}
     config = described.to_diff_dict() | {"model_type": described.model_type}
-    config.pop("architectures", None)
+    for name in ("architectures", "stage_names", "out_features", "out_indices", "dtype", "transformers_version"):
+        config.pop(name, None)
     if described.model_type == "siglip_vision_model":
         config["vision_use_head"] = False
         weights = {name: one for name, one in weights.items() if ".head." not in f".{name}"}
-    size = int(vision.preprocessing["size"][0])
+    size = size_of(vision.preprocessing)[0]
     if described.model_type != "dinov2" and size != described.image_size:
         weights, config = _resized(network, weights, size), config | {"image_size": size}
     under = "" if described.model_type == "dinov2" else "vision_model."

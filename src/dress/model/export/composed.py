@@ -18,13 +18,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.llava import LlavaConfig
-from transformers.models.perception_lm import PerceptionLMConfig, PerceptionLMImageProcessor
+from transformers.models.perception_lm import PerceptionLMConfig, PerceptionLMImageProcessor, PerceptionLMVideoProcessor
 
 from dress import config
+from dress.data.pixels import size_of
 from dress.model.composed import ComposedLVLM
 from dress.model.export.clip import NoSuchTower, TransformersTower, transformers_tower
 from dress.model.export.projection import NoSuchProjector, Projection, projection
-from dress.model.export.text import TextPart, text_part
+from dress.model.export.text import IMAGE, VIDEO, TextPart, text_part
 from dress.model.export.timm_wrapper import TimmWrapperTower, timm_wrapper_tower
 from dress.model.merging import merged_state
 
@@ -66,27 +67,32 @@ def composed_parts(model: ComposedLVLM, settings: config.ComposedModel, max_new_
         NoClass: transformers has no class for it.
     """
     state = {name: value.cpu() for name, value in merged_state(model).items()}
-    tower, text = _under(state, "vision.tower."), text_part(model, _under(state, "language."))
+    tower, language = _under(state, "vision.tower."), _under(state, "language.")
     reasons: list[str] = []
     try:
         projected = projection(model.projector, _under(state, "projector."))
     except NoSuchProjector as error:
         raise NoClass(f"projector {error}") from None
-    generation = GenerationConfig(
-        bos_token_id=text.tokenizer.bos_token_id, eos_token_id=sorted(model.encoder.stops),
-        pad_token_id=_pad(text.tokenizer, model.encoder.stop_id), max_new_tokens=max_new_tokens,
-        suppress_tokens=None if text.suppressed is None else [text.suppressed],
-    )  # fmt: skip
-    text.tokenizer.chat_template = None
+    pixels = model.vision.preprocessing
+
+    def generation(text: TextPart) -> GenerationConfig:
+        tokenizer, end = text.tokenizer, model.encoder.stop_id
+        return GenerationConfig(
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=sorted(model.encoder.stops),
+            pad_token_id=end if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+            max_new_tokens=max_new_tokens, suppress_tokens=list(text.suppressed) or None,
+        )  # fmt: skip
+
     if projected.pooling == 1:
         try:
-            vision = transformers_tower(model.vision, tower)
-            return _llava(vision, projected, text, model.vision.preprocessing, generation)
+            vision, text = transformers_tower(model.vision, tower), text_part(model, language)
+            return _llava(vision, projected, text, pixels, generation(text))
         except (NoSuchTower, _NoImages) as error:
             reasons.append(f"LlavaForConditionalGeneration: {error}")
     try:
         wrapped = timm_wrapper_tower(model.vision, tower, _architecture(settings.vision))
-        return _perception(wrapped, projected, text, model.vision.preprocessing, generation)
+        text = text_part(model, language, (IMAGE, VIDEO))
+        return _perception(wrapped, projected, text, pixels, generation(text))
     except (NoSuchTower, NoSuchProjector, _NoImages) as error:
         reasons.append(f"PerceptionLMForConditionalGeneration: {error}")
     raise NoClass("; ".join(reasons))
@@ -100,10 +106,10 @@ def _llava(
     vision: TransformersTower, projected: Projection, text: TextPart, pixels: dict[str, Any],
     generation: GenerationConfig,
 ) -> HFParts:  # fmt: skip
-    height, width = pixels["size"]
+    height, width = size_of(pixels)
     tokens = (height // vision.patch) * (width // vision.patch)
     described = LlavaConfig(
-        vision_config=dict(vision.config), text_config=dict(text.config), image_token_index=text.image_id,
+        vision_config=dict(vision.config), text_config=dict(text.config), image_token_index=text.number(IMAGE),
         image_seq_length=tokens, projector_hidden_act=projected.activation, vision_feature_layer=vision.layer,
         vision_feature_select_strategy="default" if vision.prefix_tokens else "full",
         architectures=["LlavaForConditionalGeneration"],
@@ -114,9 +120,9 @@ def _llava(
     processor = LlavaProcessor(
         image_processor=CLIPImageProcessor(**_clip_pixels(pixels)), tokenizer=text.tokenizer,
         patch_size=vision.patch, vision_feature_select_strategy="default" if vision.prefix_tokens else "full",
-        image_token=text.image, num_additional_image_tokens=vision.prefix_tokens,
+        image_token=text.tokens[IMAGE], num_additional_image_tokens=vision.prefix_tokens,
     )  # fmt: skip
-    return HFParts(described, weights, processor, generation, text.image)
+    return HFParts(described, weights, processor, generation, text.tokens[IMAGE])
 
 
 def _perception(
@@ -125,14 +131,14 @@ def _perception(
 ) -> HFParts:  # fmt: skip
     if projected.activation != "gelu":
         raise NoSuchProjector("a linear projector, and a language model less than twice as wide as the encoder")
-    if pixels["resize_mode"] != "squash" or "crop_from" in pixels or pixels["size"][0] != pixels["size"][1]:
+    if pixels["resize_mode"] != "squash" or "crop_from" in pixels or len(set(size_of(pixels))) > 1:
         raise _NoImages(
             "its image processor squashes images into squares, and this model crops or pads them. Train with "
             "model.vision.resize=squash"
         )
     described = PerceptionLMConfig(
-        vision_config=dict(vision.config), text_config=dict(text.config), image_token_id=text.image_id,
-        video_token_id=text.image_id, projector_pooling_ratio=projected.pooling,
+        vision_config=dict(vision.config), text_config=dict(text.config), image_token_id=text.number(IMAGE),
+        video_token_id=text.number(VIDEO), projector_pooling_ratio=projected.pooling,
         vision_use_cls_token=bool(vision.prefix_tokens), architectures=["PerceptionLMForConditionalGeneration"],
     )  # fmt: skip
     weights = {f"model.language_model.{name.removeprefix('model.')}": one for name, one in text.weights.items()}
@@ -141,14 +147,18 @@ def _perception(
     weights |= {f"model.multi_modal_projector.{name}": one for name, one in projected.weights.items()}
     weights |= {f"model.vision_tower.timm_model.{name}": one for name, one in vision.weights.items()}
     images = PerceptionLMImageProcessor(
-        vision_input_type="vanilla", tile_size=pixels["size"][0], max_num_tiles=1,
+        vision_input_type="vanilla", tile_size=size_of(pixels)[0], max_num_tiles=1,
         resample=FILTERS[pixels["interpolation"]], image_mean=list(pixels["mean"]), image_std=list(pixels["std"]),
     )  # fmt: skip
-    tokenizer = _naming(text.tokenizer, image_token=text.image, video_token=text.image)
-    processor = PerceptionLMProcessor(
-        image_processor=images, tokenizer=tokenizer, patch_size=vision.patch, pooling_ratio=projected.pooling
+    tokenizer = _naming(text.tokenizer, image_token=text.tokens[IMAGE], video_token=text.tokens[VIDEO])
+    processor = PerceptionLMProcessor(  # which asks for what reads videos too
+        video_processor=PerceptionLMVideoProcessor(),
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=vision.patch,
+        pooling_ratio=projected.pooling,
     )
-    return HFParts(described, weights, processor, generation, text.image)
+    return HFParts(described, weights, processor, generation, text.tokens[IMAGE])
 
 
 def _clip_pixels(pixels: dict[str, Any]) -> dict[str, Any]:
@@ -157,7 +167,7 @@ def _clip_pixels(pixels: dict[str, Any]) -> dict[str, Any]:
     Raises:
         _NoImages: it pads.
     """
-    height, width = pixels["size"]
+    height, width = size_of(pixels)
     crop = {"height": height, "width": width}
     edge = pixels.get("crop_from")
     common = {
@@ -191,10 +201,6 @@ def _naming(tokenizer: PreTrainedTokenizerBase, **names: str) -> PreTrainedToken
         tokenizer.save_pretrained(folder)
         named: PreTrainedTokenizerBase = type(tokenizer).from_pretrained(Path(folder), **names)
     return named
-
-
-def _pad(tokenizer: PreTrainedTokenizerBase, end: int) -> int:
-    return int(end if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
 def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -89,4 +89,6 @@ def write_processor(processor: Any, template: str, starts: bool, folder: Path) -
 
 
 def _as(value: Tensor, dtype: DType) -> Tensor:
-    return value.to(getattr(torch, dtype)).contiguous() if value.is_floating_point() else value.contiguous()
+    value = (value.to(getattr(torch, dtype)) if value.is_floating_point() else value).contiguous()
+    alone = value.untyped_storage().nbytes() == value.numel() * value.element_size()
+    return value if alone else value.clone()  # of one of three matrices that stood in one

@@ -1,7 +1,7 @@
 """Encoders of timm, and DINOv2, as transformers' `timm_wrapper`, whose last block is the chosen one.
 
 `PerceptionLMForConditionalGeneration` reads what such a model ends with, so the blocks behind and the last norm are
-left out: `depth`, and `use_fc_norm`, which moves the norm behind a pooling that is not done.
+left out: `depth`, and `fc_norm`, which moves the norm behind a pooling that is not done.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import timm
 import torch
 from torch import Tensor
 
+from dress.data.pixels import size_of
 from dress.model.export.clip import NoSuchTower
 from dress.model.towers import HFTower
 from dress.model.vision import VisionEncoder
@@ -55,7 +56,7 @@ def timm_wrapper_tower(vision: VisionEncoder, weights: dict[str, Tensor], archit
         NoSuchTower: it has no such form.
     """
     tower: Any = vision.tower
-    height, width = vision.preprocessing["size"]
+    height, width = size_of(vision.preprocessing)
     if height != width:
         raise NoSuchTower("images that are not square")
     if isinstance(tower, HFTower):
@@ -66,12 +67,8 @@ def timm_wrapper_tower(vision: VisionEncoder, weights: dict[str, Tensor], archit
         more = {"depth": vision.layer + blocks + 1 if vision.layer < 0 else vision.layer + 1}
     else:
         raise NoSuchTower(f"{type(tower).__name__}: no model of timm")
-    arguments = {"img_size": height, "use_fc_norm": True, "embed_dim": vision.width, **more}
-    try:
-        with torch.device("meta"):
-            trunk: Any = timm.create_model(str(architecture), num_classes=0, **arguments)
-    except (TypeError, RuntimeError, AssertionError, AttributeError) as error:
-        raise NoSuchTower(f"{architecture}: takes no depth or size ({str(error)[:100]})") from None
+    sizes = {"img_size": height, "embed_dim": vision.width, **more}
+    trunk, arguments = _made(str(architecture), sizes)
     prefix = getattr(trunk, "num_prefix_tokens", 0)
     if prefix > 1:
         raise NoSuchTower(f"{architecture}: {prefix} tokens before its patches")
@@ -80,6 +77,23 @@ def timm_wrapper_tower(vision: VisionEncoder, weights: dict[str, Tensor], archit
     }  # fmt: skip
     patch = trunk.patch_embed.patch_size[0]
     return TimmWrapperTower(config, _fitted(trunk, weights, str(architecture)), prefix, patch)
+
+
+def _made(architecture: str, sizes: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A trunk of these sizes without its last norm, on no device, and the arguments that make it.
+
+    Raises:
+        NoSuchTower: it takes no such arguments.
+    """
+    reason = ""
+    for name in ("fc_norm", "use_fc_norm"):  # of vision transformers, and of EVA
+        arguments = {**sizes, name: True}
+        try:
+            with torch.device("meta"):
+                return timm.create_model(architecture, num_classes=0, **arguments), arguments
+        except (TypeError, RuntimeError, AssertionError, AttributeError) as error:
+            reason = str(error)[:100]
+    raise NoSuchTower(f"{architecture}: takes no depth or size ({reason})")
 
 
 def _fitted(trunk: Any, weights: dict[str, Tensor], architecture: str) -> dict[str, Tensor]:
