@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from dress.model.export_facts import read_export
 from scripts import run_script
 from test_command_line import FAST, environment
 from transformers import AutoModelForImageTextToText
 
 import dress
 from dress.data.shards import Shards
+from dress.model.export_facts import read_export
 
 STAGE = ["+curriculum.stages.export={kind: export, model: dress, compared: 2}", "curriculum.run=[eval,export]"]
 
@@ -67,7 +67,7 @@ def test_the_command_writes_what_others_load(finished: Path) -> None:
     assert not (finished / "models" / "mine.partial").exists()
 
 
-def test_an_exported_folder_is_asked_and_collected_from_and_trained_on(finished: Path) -> None:
+def test_an_exported_folder_is_asked_and_collected_from(finished: Path) -> None:
     folder = "logs/latest/stages/export/model"
     run, out = dress.load(finished / "logs" / "latest"), dress.load(finished / folder)
     record, image = Shards(next((finished / "data" / "shapes").iterdir()) / "eval")[0]
@@ -79,7 +79,11 @@ def test_an_exported_folder_is_asked_and_collected_from_and_trained_on(finished:
     assert asked.returncode == 0, asked.stderr
     turns = [t for record, _ in Shards(finished / "collected") for d in record.dialogues for t in d.turns]
     assert turns and all(turn.feedback for turn in turns)
-    trained = script(finished, "train", "experiment=sft_only", "scale=tiny", "debug=fast_dev_run", "model=hf",
+
+
+def test_an_exported_folder_is_trained_on(finished: Path, tmp_path: Path) -> None:
+    folder = (finished / "logs" / "latest" / "stages" / "export" / "model").resolve()
+    trained = script(tmp_path, "train", "experiment=sft_only", "scale=tiny", "debug=fast_dev_run", "model=hf",
                      f"model.name={folder}", "model.lora=null")  # fmt: skip
     assert trained.returncode == 0, trained.stderr
 
