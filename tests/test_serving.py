@@ -67,12 +67,15 @@ def questions(home: Path, number: int) -> list[tuple[bytes, str]]:
 def test_a_server_answers_what_the_run_answers(served: tuple[str, Path], finished: Path) -> None:  # noqa: F811
     address, folder = served
     run, server = dress.load(finished / "logs" / "latest"), dress.load(address, model=str(folder))
+    said = []
     for image, question in questions(finished, 4):
         expected = run.answer(image, question, max_new_tokens=12)
         assert server.answer(image, question, max_new_tokens=12).text == expected.text
         advised = run.improve(expected, "Look again.", condition="praise", max_new_tokens=12)
         told = server.improve(server.answer(image, question, max_new_tokens=12), "Look again.", max_new_tokens=12)
         assert told.text == advised.text, "the template's condition stands behind the last question only"
+        said += [expected.text, advised.text]
+    assert any(said)
 
 
 def test_a_server_is_collected_from(served: tuple[str, Path], finished: Path) -> None:  # noqa: F811

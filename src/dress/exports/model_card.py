@@ -196,7 +196,8 @@ def _licence(facts: CardFacts) -> str:
     more = f" **{', '.join(forbids)} allows no changed copies.**" if forbids else ""
     unknown = [one.name for one in facts.bases if one.licence == NOT_STATED]
     look = f" Look up the licences of {', '.join(unknown)} before you pass this on." if unknown else ""
-    return f"{stated} What it was made from stands under its own licences (above).{more}{look}"
+    own = " What it was made from stands under its own licences (above)." if facts.bases else ""
+    return f"{stated}{own}{more}{look}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

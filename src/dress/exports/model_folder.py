@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import stat
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -138,6 +139,7 @@ def export_model(
             raise ValueError(f"out={out}: the written folder is not the model that was trained: {'; '.join(wrong)}")
         write_json(aside / PROOF, asdict(figures))
         _write_card(trained, settings, (name, text), class_name, figures, aside)
+        _open_to_readers(aside)
         _rename(aside, out)
     except SafetensorError as error:  # how safetensors says that a file cannot be written
         free = shutil.disk_usage(out.parent).free / 1e9
@@ -145,6 +147,13 @@ def export_model(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return figures
+
+
+def _open_to_readers(folder: Path) -> None:
+    """Files that a library wrote for its user alone, as readable as others that this user makes."""
+    usual = stat.S_IMODE((folder / CARD).stat().st_mode)
+    for file in folder.iterdir():
+        file.chmod(usual)
 
 
 def _rename(aside: Path, out: Path) -> None:
