@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
+from documented import commands, run
 from scripts import run_script
 from test_command_line import FAST, environment
 from transformers import AutoModelForImageTextToText
@@ -46,6 +48,14 @@ def test_the_stage_writes_a_folder_with_a_card(finished: Path) -> None:
     assert re.search(r"\| align \|.*\| sft \|.*\| dress \|", card, re.DOTALL)
     assert not list(folder.glob("*.bin")) and (folder / "model.safetensors").exists()
     assert json.loads((folder / "proof.json").read_text())["answers"] == 2
+
+
+def test_the_page_says_what_works(finished: Path) -> None:
+    (command,) = commands("docs/exporting.md")
+    assert "answers are those of the run" in " ".join(run(command, finished).split())
+    page = (ROOT / "docs" / "exporting.md").read_text(encoding="utf-8")
+    (stage,) = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    assert yaml.safe_load(stage)["curriculum"]["stages"]["export"] == {"kind": "export", "model": "dress"}
 
 
 def test_a_resumed_run_exports_once(finished: Path) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_export_command import finished, script  # noqa: F401 - a fixture
+from documented import commands, run
+from test_export_command import finished  # noqa: F401 - a fixture
 
 import dress
 from dress.data.shards import Shards
@@ -78,10 +79,13 @@ def test_a_server_answers_what_the_run_answers(served: tuple[str, Path], finishe
     assert any(said)
 
 
-def test_a_server_is_collected_from(served: tuple[str, Path], finished: Path) -> None:  # noqa: F811
+def test_the_commands_of_the_page_ask_a_server(served: tuple[str, Path], finished: Path) -> None:  # noqa: F811
     address, folder = served
-    done = script(finished, "collect", f"responder={address}", f"server.model={folder}", "data=shapes", "records=2",
-                  "out=from_server", "max_new_tokens=12", "annotator=oracle")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    turns = [t for record, _ in Shards(finished / "from_server") for d in record.dialogues for t in d.turns]
+    (command,) = commands("docs/serving.md")
+    places = {
+        "responder=http://127.0.0.1:8000/v1": f"responder={address}",
+        "server.model=models/mine": f"server.model={folder}",
+    }
+    run([*(places.get(one, one) for one in command), "records=2", "max_new_tokens=12"], finished)
+    turns = [t for record, _ in Shards(finished / "collected") for d in record.dialogues for t in d.turns]
     assert turns and all(turn.assistant and turn.feedback for turn in turns)

@@ -178,7 +178,7 @@ def _write(trained: TrainedModel, settings: ExportSettings, condition: str, fold
         case ComposedLVLM(), config.ComposedModel() as described:
             parts = composed_parts(model, described, longest)
             write_parts(parts, folder, settings.dtype)
-            processor, image, class_name = parts.processor, parts.image, parts.config.architectures[0]
+            processor, image, class_name = parts.processor, parts.image, str((parts.config.architectures or [""])[0])
         case _:
             raise TypeError(f"{type(model).__name__} of {type(run.model).__name__}")
     template = template_of(chat, image, start_of(model.encoder))

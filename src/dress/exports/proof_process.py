@@ -22,7 +22,8 @@ def main(folder: Path, aside: Path, max_new_tokens: int) -> None:
     Raises:
         ValueError: weights are missing, or there are some that the class does not know.
     """
-    model, report = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    model, report = loaded
     wrong = {name: sorted(map(str, report[name])) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):
         raise ValueError(f"weights of {folder}: " + "; ".join(f"{name}: {one[:3]}" for name, one in wrong.items()))

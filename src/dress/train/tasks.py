@@ -221,11 +221,11 @@ class Tasks:
                     settings.eval, settings.data,
                 )  # fmt: skip
             case config.ExportStage():
-                texts = conditions(settings.curriculum, settings.phases, stage.model)
+                own_texts = conditions(settings.curriculum, settings.phases, stage.model)
                 figures = self.outputs.get(evaluation(settings.curriculum) or "")
                 questions = self.data.records({stage.data: 1.0}, self.outputs)
                 return ExportTask(
-                    name, stage, self.outputs[stage.model], texts, questions, settings.generation, figures
+                    name, stage, self.outputs[stage.model], own_texts, questions, settings.generation, figures
                 )
 
     def _weights(self, name: str, weights: str | None) -> Output:

@@ -49,7 +49,7 @@ def write_adapter(model: HFLVLM, settings: config.HFModel, trained: set[str], fo
         target_modules=rf"{text}.*\.({'|'.join(maps)})", modules_to_save=modules or None, inference_mode=True,
         base_model_name_or_path=_base(settings), revision=settings.revision,
     )  # fmt: skip
-    described.save_pretrained(folder)
+    described.save_pretrained(str(folder))
     save_file(kept, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -199,7 +198,8 @@ def _naming(tokenizer: PreTrainedTokenizerBase, **names: str) -> PreTrainedToken
     """The tokenizer with named tokens, which processors ask for."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        named: PreTrainedTokenizerBase = type(tokenizer).from_pretrained(Path(folder), **names)
+        kind: Any = type(tokenizer)
+        named: PreTrainedTokenizerBase = kind.from_pretrained(folder, **names)
     return named
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tokenizers import AddedToken
@@ -42,7 +42,7 @@ class TextPart:
 
     def number(self, name: str) -> int:
         """Of the token that stands for something."""
-        return int(self.tokenizer.convert_tokens_to_ids(self.tokens[name]))
+        return self.tokenizer.get_vocab()[self.tokens[name]]
 
 
 def text_part(model: ComposedLVLM, weights: dict[str, Tensor], names: Sequence[str] = (IMAGE,)) -> TextPart:
@@ -72,7 +72,7 @@ def text_part(model: ComposedLVLM, weights: dict[str, Tensor], names: Sequence[s
 
 
 def _with_token(part: TextPart, name: str, model: ComposedLVLM) -> TextPart:
-    tokenizer, language = part.tokenizer, model.language
+    tokenizer, language = part.tokenizer, cast(Any, model.language)
     rows = int(language.get_input_embeddings().weight.shape[0])
     last = max(tokenizer.get_vocab().values())
     spare = None if last + 1 < rows else next(_spare(model, part.tokens), None)
