@@ -37,6 +37,7 @@ TEMPLATE_TEXTS = [
     LOOP, f"\n\n{LOOP}\n", f"   {LOOP}", f"\n  {{%- if true %}}x{{% endif %}}{LOOP}",
     "{% raw %}{{ x }}{% endraw %} " + LOOP, "  {% set messages = messages[-1:] %}\n" + LOOP,
 ]  # fmt: skip
+ASK = {"role": "user", "content": "Why?"}
 LISTS = set(TEMPLATES.values())
 ODD = ["'\"\\", "{% endif %}", "{{ x }}", "{#", "#}", "\r\n", "\u2028", "\\x41"]
 TEXT = st.text(max_size=30) | st.sampled_from(ODD)
@@ -66,8 +67,9 @@ def messages_of(dialogue: list[tuple[str, str]], parts: bool, condition: str = "
     ]
 
 
-@given(st.sampled_from(TEMPLATE_TEXTS), TEXT, dialogues())
-@settings(max_examples=150, deadline=None)
+@pytest.mark.parametrize("template", TEMPLATE_TEXTS)
+@given(TEXT, dialogues())
+@settings(max_examples=8, deadline=None)
 def test_a_conditioned_template_appends_to_the_last_user_text_and_changes_nothing_else(template, condition, dialogue):
     whole = conditioned(template, condition)
     assert condition_of(whole) == (condition or None)
@@ -113,6 +115,8 @@ def test_a_template_holds_one_condition():
     with pytest.raises(ValueError, match="without a condition, got one that asks under 'Good"):
         conditioned(whole, "Better.")
     assert conditioned(LOOP, "") == LOOP and condition_of(LOOP) is None and unconditioned(LOOP) == LOOP
+    for blank in ("\n", "\n\n", "  ", "\n  {% if true %}x{% endif %}"):
+        assert rendered(conditioned(blank + LOOP, "Good."), [ASK]) == rendered(blank + LOOP, [ASK]) + " Good."
     other = "\ufeff{# mine #}\n" + whole.replace("\n", "\r\n")  # a copy that an editor went over
     assert condition_of(other) == "Good." and unconditioned(other) == "\ufeff{# mine #}\n" + LOOP
 
@@ -179,7 +183,7 @@ def test_a_model_trained_again_after_export_reads_the_condition_once(tmp_path):
     copied, said = prompt_of(tmp_path)
     assert copied.digest == own.digest and said.count("Good.") == 1
     again = conditioned(template_of(own, "<|image_pad|>"), "Good.")
-    assert rendered(again, [{"role": "user", "content": "Why?"}]).count("Good.") == 1
+    assert rendered(again, [ASK]).count("Good.") == 1
     write_export(tmp_path, FACTS)
     (tmp_path / "plain.jinja").unlink()
     with pytest.raises(ValueError, match=r"plain\.jinja: expected the chat template without condition.*No such file"):
