@@ -88,7 +88,7 @@ def test_packages_that_are_not_installed_are_named(tmp_path: Path) -> None:
 def test_what_is_there_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(package: Path, folder: Path) -> None:
         _, arrays, products = exported(tmp_path / "model")
-            write_folder(weights(arrays, products), folder)
+        write_folder(weights(arrays, products), folder)
 
     one = packages.PackageWeights("encoder", "torch", "torch", "numpy", write, ("mit",), "An encoder.")
     monkeypatch.setattr(packages, "FOLDERS", (one,))
