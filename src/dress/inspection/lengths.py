@@ -171,7 +171,7 @@ def open_scale(name: str, model: config.Model, tokenizer: str | None, data: Data
         origin = str(file)
     elif (own := own_tokenizer(model)) is not None:
         opened = own
-        origin = model.name if isinstance(model, config.HFModel) else str(model.language.package or model.language.name)
+        origin = model.name if isinstance(model, config.HFModel) else str(model.language.name)
     else:
         assert isinstance(model, config.ComposedModel)
         own_chat = own_format(model.language)

@@ -227,7 +227,7 @@ def load_weights(model: LVLM, settings: config.Model, folder: Path) -> None:
 def _base(settings: config.Model) -> str:
     if isinstance(settings, config.HFModel):
         return settings.name
-    return str(settings.language.name or settings.language.package or settings.vision.name)
+    return str(settings.language.name or settings.vision.name)
 
 
 def base_names(model: LVLM, settings: config.Model, facts: Mapping[str, Any]) -> set[str]:

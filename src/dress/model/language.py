@@ -1,8 +1,7 @@
-"""The language model: any Hugging Face causal LM, from a config, a folder, a package or the hub."""
+"""The language model: any Hugging Face causal LM, from a config, a folder or the hub."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers.utils import logging
 
 from dress import config
 from dress.base.files import read_json
+from dress.config.model import SMOLLM2
 from dress.dialogue.batch import Example, collate
 from dress.dialogue.encode import EncodedDialogue
 from dress.dialogue.tree import Tree, build_tree
@@ -40,11 +40,8 @@ def check_language(settings: config.Language) -> None:
         _described(settings.config)
         return
     source = source_of(settings)
-    gguf = {"gguf_file": settings.gguf} if settings.gguf else {}
     try:
-        AutoConfig.from_pretrained(
-            source, trust_remote_code=settings.trust_remote_code, revision=settings.revision, **gguf
-        )
+        AutoConfig.from_pretrained(source, trust_remote_code=settings.trust_remote_code, revision=settings.revision)
     except (OSError, ImportError, ValueError) as error:
         raise ValueError(f"model.language: cannot load {source} ({_line(error, settings)})") from error
 
@@ -74,7 +71,6 @@ def build_language(settings: config.Language, vocabulary: int | None) -> PreTrai
                 attn_implementation=attention.NAME,
                 trust_remote_code=settings.trust_remote_code,
                 revision=settings.revision,
-                **_gguf(settings),
             )
         except (OSError, ImportError, ValueError, SafetensorError) as error:
             raise ValueError(f"model.language: cannot load {source} ({_line(error, settings)})") from error
@@ -98,11 +94,10 @@ def load_own_tokenizer(settings: config.Language) -> PreTrainedTokenizerBase | N
     """The tokenizer that comes with a named language model; None for one built from a config."""
     if settings.config is not None:
         return None
-    gguf = {"gguf_file": settings.gguf} if settings.gguf else {}
     source = source_of(settings)
     try:
         return AutoTokenizer.from_pretrained(
-            source, trust_remote_code=settings.trust_remote_code, revision=settings.revision, **gguf
+            source, trust_remote_code=settings.trust_remote_code, revision=settings.revision
         )
     except Exception as error:  # of the tokenizers library, which raises nothing more special
         raise ValueError(f"model.language: cannot load the tokenizer of {source} ({_line(error, settings)})") from error
@@ -147,17 +142,12 @@ def source_of(settings: config.Language) -> str:
     """Hub id or folder.
 
     Raises:
-        ValueError: the package that should carry the weights is not installed.
+        ValueError: the folder of `scale=small` has not been made.
     """
-    if settings.package is None:
-        assert settings.name is not None
-        return settings.name
-    spec = importlib.util.find_spec(settings.package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError(
-            f"model.language.package={settings.package}: not installed. For scale=small run `make smollm` first"
-        )
-    return str(Path(spec.submodule_search_locations[0]))
+    name = str(settings.name)
+    if name == SMOLLM2 and not Path(name).is_dir():
+        raise ValueError(f"model.language.name={name}: expected a folder, found none. `make photos` makes it")
+    return name
 
 
 def refuse_unsupported(described: PretrainedConfig, where: str, own_positions: bool = False) -> None:
@@ -260,14 +250,6 @@ def _contexts(tree: Tree) -> dict[tuple[int, ...], int]:
         above = [i for i in range(at + 1) if tree.subtree_end[i] > at]
         out[tuple(tree.ids[above].tolist())] = at
     return out
-
-
-def _gguf(settings: config.Language) -> dict:
-    if settings.gguf is None:
-        return {}
-    from transformers import GgufConfig
-
-    return {"gguf_file": settings.gguf, "quantization_config": GgufConfig(dequantize=True)}
 
 
 def add_lora(language: PreTrainedModel, lora: config.Lora) -> None:

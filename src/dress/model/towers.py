@@ -24,7 +24,7 @@ from transformers import AutoImageProcessor
 
 from dress import config
 from dress.base.files import read_json
-from dress.config.model import RANDOM
+from dress.config.model import DINOV2, RANDOM
 from dress.config.nearest import nearest
 from dress.model.weight_files import check_file, check_folder
 
@@ -206,7 +206,10 @@ def folder_tokens(settings: config.Vision) -> int:
 def _class_of(folder: Path, key: str) -> Any:
     file = folder / "config.json"
     if not file.is_file():
-        raise ValueError(f"{key}: expected a folder with config.json of a vision model of transformers, found none")
+        make = ". `make photos` makes it" if folder == Path(DINOV2) else ""
+        raise ValueError(
+            f"{key}: expected a folder with config.json of a vision model of transformers, found none{make}"
+        )
     kind = read_json(file, dict).get("model_type")
     if kind not in FAMILIES:
         raise ValueError(f"{key}: config.json: model_type: expected one of {', '.join(FAMILIES)}, got {kind!r:.60}")

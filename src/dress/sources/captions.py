@@ -54,7 +54,7 @@ class Captions(Source):
     """See `protocol.Source`."""
 
     name = "captions"
-    version = 2
+    version = 3
     splits = ("align", "sft", "prompts", "eval")
     usual = ("align", "eval")
 

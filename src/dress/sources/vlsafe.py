@@ -1,8 +1,8 @@
 """VLSafe (of LVLM_NLF): COCO photos with captions and adversarial queries, and COCO-80 objects.
 
 `path` holds `*.jsonl` (rows `image_id, caption, query`, and `reference` in the alignment file), `images/` and
-`objects.json` (image id → labels). The photos teach and test all three criteria: a description (honesty), two
-balanced questions about objects (helpfulness), and the query (harmlessness), which is asked, never taught.
+`objects.json` (image id → labels). The photos teach and test all three criteria: a description (honesty), balanced
+questions about objects (helpfulness), the query and a harmless request (harmlessness), answered for few photos.
 With `images=` the photos lie elsewhere, and where there is no `objects.json` nothing is asked about objects.
 """
 
@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from dress.coco.mentions import COCO80
-from dress.coco.questions import questions
+from dress.coco.questions import listing, questions
+from dress.coco.requests import examples, harmless
 from dress.record import Dialogue, ImageAnnotation, Object, Record, Turn
 from dress.sources.protocol import Part, Place, RowError, RowFile, Source, SourceError
 from dress.sources.row_files import row_files_of
@@ -41,7 +42,7 @@ class VLSafe(Source):
     """See `protocol.Source`."""
 
     name = "vlsafe"
-    version = 3
+    version = 4
     splits = ("align", "sft", "prompts", "eval")
 
     def __init__(self) -> None:
@@ -121,12 +122,17 @@ class VLSafe(Source):
         return (thing.label for thing in record.annotation.objects)
 
     def written(self, record: Record, split: str, counts: Mapping[str, int]) -> Record:
-        """sft: answered. prompts, eval: the same and the queries, open, with references."""
-        dialogues: list[Dialogue] = []
-        if split != "align":
-            dialogues = questions(record, split == "sft", counts, self.name)
-        if split in ("prompts", "eval"):
-            dialogues += record.dialogues
+        """align: captions, and a list of the objects. sft: answered, few of the requests. Else: all open."""
+        if split == "align":
+            captions = [*record.annotation.captions, *filter(None, [listing(record)])]
+            annotation = record.annotation.model_copy(update={"captions": captions})
+            return record.model_copy(update={"annotation": annotation, "dialogues": []})
+        dialogues = questions(record, split == "sft", counts, self.name)
+        if split == "sft":
+            dialogues += examples(record, record.dialogues, self.name)
+        else:
+            request = harmless(record, self.name)
+            dialogues += [*record.dialogues, *([] if request is None else [request])]
         return record.model_copy(update={"dialogues": dialogues})
 
 

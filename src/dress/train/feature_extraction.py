@@ -3,14 +3,19 @@
 Of a composed model that is its encoder; of a model of transformers encoder and projector, which it calls together.
 
 A shard is written whole or not at all, so a call that was stopped goes on with the next one. Features
-are made once, in fp32, in batches that start anew with every shard: the same call gives the same bytes.
+are made in fp32, in batches that start anew with every shard: the same call gives the same bytes. A picture that
+several splits or records have, byte for byte, is encoded once: what an earlier shard holds of it is copied.
 
 Shapes: N images of a batch, V tokens of an image, D_v width.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,12 +34,12 @@ from dress.base.files import read_json, write_json, write_lines
 from dress.base.seeding import seed_for
 from dress.config.tasks import Features
 from dress.data.features import decode, encode
-from dress.data.index import FEATURES, IMAGE_EXTENSIONS
+from dress.data.index import FEATURES, IMAGE_EXTENSIONS, index_shard
 from dress.data.pixels import Pixels
 from dress.data.shards import ShardError, Shards, write_shard
 from dress.data.splits import open_splits
 from dress.dialogue.batch import image_batches
-from dress.dialogue.image import ImageLayout, Picture
+from dress.dialogue.image import Picture
 from dress.model.checkpoint import available_device, load_model, read_facts
 from dress.model.composed import ComposedLVLM
 from dress.model.hf import HFLVLM
@@ -53,6 +58,7 @@ class Totals:
     skipped: int = 0
     samples: int = 0
     images: int = 0
+    encoded: int = 0
     size: int = 0
     squares: float = 0.0
     error_squares: float = 0.0
@@ -66,8 +72,7 @@ class Totals:
         self.squares += norm.sum().item()
         self.error_squares += difference.sum().item()
         self.worst = max(self.worst, (difference / norm.clamp(min=1e-300)).sqrt().max().item())
-        self.images += 1
-        self.size += len(data)
+        self.encoded += 1
 
     @property
     def error(self) -> float:
@@ -96,41 +101,74 @@ class Writer:
             self.reader = FixedReader(pixels, encoder.num_tokens)
         self.totals = Totals()
         self.sizes: set[tuple[int, ...]] = set()
-        """[V, D_v] of images that were written."""
+        """[V, D_v] of images that were encoded."""
+        self._places: dict[bytes, tuple[Path, int, int]] = {}
+        """A picture's digest to the shard that has its features, and to their offset and size there."""
 
     def samples(self, shards: Shards, indices: range) -> Iterator[dict[str, Any]]:
         """Samples as webdataset has them, with features beside every image."""
+        several = _several(shards, indices)
+        again: dict[bytes, bytes] = {}  # features of those
         for first in range(indices.start, indices.stop, self.settings.batch_size):
             batch = range(first, min(first + self.settings.batch_size, indices.stop))
-            samples = [pair for index in batch if (pair := self._read(shards, index)) is not None]
-            pictures = [picture for _, picture in samples if picture is not None]
-            encoded = iter(self._features(pictures))
-            sample: dict[str, Any]
-            for sample, picture in samples:
-                if picture is not None:
-                    features = next(encoded)
-                    self.sizes.add(tuple(features.shape))
-                    sample[FEATURES] = encode(features, self.settings.stored, self.facts, self._layout(picture))
-                    self.totals.compare(features, sample[FEATURES])
+            pictures: dict[bytes, Picture] = {}
+            rows = [row for index in batch if (row := self._read(shards, index, pictures, again)) is not None]
+            fresh = dict(zip(pictures, self._features(list(pictures.values())), strict=True))
+            for sample, digest in rows:
+                if digest is not None:
+                    data = again.get(digest)
+                    if digest in fresh and data is None:
+                        data = self._file_of(fresh[digest], pictures[digest])
+                        if digest in several:
+                            again[digest] = data
+                    sample[FEATURES] = self._copy(digest) if data is None else data
+                    self.totals.images += 1
+                    self.totals.size += len(sample[FEATURES])
                 self.totals.samples += 1
                 yield sample
         self.totals.shards += 1
 
-    def _read(self, shards: Shards, index: int) -> tuple[dict[str, Any], Picture | None] | None:
-        """A sample and its picture; None if it is set aside."""
+    def remember(self, shard: Path) -> None:
+        """Note where a finished shard has the features of its pictures, to copy them where these come again."""
+        with shard.open("rb") as file:
+            for _, places in index_shard(shard)["samples"]:
+                image = next((places[ext] for ext in IMAGE_EXTENSIONS if ext in places), None)
+                if image is not None and FEATURES in places:
+                    digest = _digest(os.pread(file.fileno(), image[1], image[0]))
+                    self._places.setdefault(digest, (shard, *places[FEATURES]))
+
+    def _copy(self, digest: bytes) -> bytes:
+        shard, offset, size = self._places[digest]
+        with shard.open("rb") as file:
+            return os.pread(file.fileno(), size, offset)
+
+    def _file_of(self, features: Tensor, picture: Picture) -> bytes:
+        """The file of a picture's features."""
+        self.sizes.add(tuple(features.shape))
+        layout = picture.layout if isinstance(self.encoder, HFLVLM) else None
+        data = encode(features, self.settings.stored, self.facts, layout)
+        self.totals.compare(features, data)
+        return data
+
+    def _read(
+        self, shards: Shards, index: int, pictures: dict[bytes, Picture], again: dict[bytes, bytes]
+    ) -> tuple[dict[str, Any], bytes | None] | None:
+        """A sample and its picture's digest, which is put among those to encode if it is new; None if set aside."""
         try:
             members: dict[str, Any] = {**shards.members(index), "__key__": shards.record(index).key}
             members.pop(FEATURES, None)
             image = next((members[ext] for ext in IMAGE_EXTENSIONS if ext in members), None)
-            return members, None if image is None else self.reader(image, shards.where(index))
+            if image is None:
+                return members, None
+            digest = _digest(image)
+            if digest not in pictures and digest not in again and digest not in self._places:
+                pictures[digest] = self.reader(image, shards.where(index))
+            return members, digest
         except RecordError as error:
             if self.settings.on_damage == "stop":
                 raise
             self.totals.rejects.append({"where": shards.where(index), "reason": str(error)})
             return None
-
-    def _layout(self, picture: Picture) -> ImageLayout | None:
-        return picture.layout if isinstance(self.encoder, HFLVLM) else None
 
     def _features(self, pictures: list[Picture]) -> list[Tensor]:
         """[V, D_v] of each, in fp32, on the CPU."""
@@ -172,6 +210,7 @@ def run(settings: Features, console: Console) -> Totals:
                 else:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     write_shard(target, writer.samples(shards, indices))
+                writer.remember(target)
                 progress.advance(bar, len(indices))
             Shards(out / name)  # writes the index
     if writer.totals.rejects:
@@ -179,6 +218,20 @@ def run(settings: Features, console: Console) -> Totals:
     console.print(table(settings, writer))
     console.print(f"Next: python src/train.py data=shards data.path={out} data.features=true", highlight=False)
     return writer.totals
+
+
+def _digest(image: bytes) -> bytes:
+    return hashlib.sha256(image).digest()
+
+
+def _several(shards: Shards, indices: range) -> set[bytes]:
+    """The pictures that more than one of the samples has; what cannot be read is named where it is encoded."""
+    counts: Counter[bytes] = Counter()
+    for index in indices:
+        with suppress(RecordError):
+            if (image := shards.image(index)) is not None:
+                counts[_digest(image)] += 1
+    return {digest for digest, number in counts.items() if number > 1}
 
 
 def encoder_of(settings: Features) -> VisionEncoder | HFLVLM:
@@ -259,6 +312,7 @@ def table(settings: Features, writer: Writer) -> Table:
         "shards that were there": f"{totals.skipped:,}",
         "samples": f"{totals.samples:,}",
         "images": f"{totals.images:,}",
+        "pictures that were encoded": f"{totals.encoded:,}",
         "set aside": f"{len(totals.rejects):,}",
         "features": f"{number} x {width}, {settings.stored}",
         "bytes per image": f"{totals.size // max(1, totals.images):,}",
