@@ -102,3 +102,15 @@ def test_folders_of_encoders_leave_too(family, size, tokenizer, tmp_path, monkey
         return
     figures = exported(tokenizer, tmp_path / "out", monkeypatch, vision=vision, projector=MLP)
     assert (figures.ids, figures.answers) == (4, 4) and figures.logits < 5e-6
+
+
+@pytest.mark.parametrize("projector", [POOLING, LINEAR | {"bias": False}], ids=["pooling", "linear"])
+def test_dinov2_leaves_over_timm_too_where_tokens_are_pooled(projector, tokenizer, tmp_path, monkeypatch):
+    """As in `scale=small`; where the encoder is wider than half the language model, a linear projector cannot."""
+    _, folder = saved(tmp_path / "tower", "dinov2")
+    vision = {"folder": str(folder), "layer": -2, "resize": "squash"}
+    figures = exported(tokenizer, tmp_path / "out", monkeypatch, vision=vision, projector=projector)
+    assert (figures.ids, figures.answers) == (4, 4) and figures.logits < 1e-5
+    network = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+    kind = "PerceptionLM" if projector == POOLING else "Llava"
+    assert type(network).__name__ == f"{kind}ForConditionalGeneration"

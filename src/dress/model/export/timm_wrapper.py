@@ -21,7 +21,7 @@ from dress.model.vision import VisionEncoder
 DINOV2 = "vit_small_patch14_dinov2"
 """timm's DINOv2 with a plain MLP, which takes any sizes."""
 DINOV2_BLOCK = {
-    "norm1": "norm1", "norm2": "norm2", "attention.output.dense": "attn.proj", "mlp.fc1": "mlp.fc1",
+    "norm1": "norm1", "norm2": "norm2", "attention.o_proj": "attn.proj", "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
 }  # fmt: skip
 """Parts of a block: names of transformers to those of timm."""
@@ -130,7 +130,7 @@ def _dinov2(tower: HFTower, weights: dict[str, Tensor], size: int) -> tuple[dict
     for number in range(depth):
         at, to = f"encoder.layer.{number}.", f"blocks.{number}."
         for kind in ("weight", "bias"):
-            parts = [weights[f"{at}attention.attention.{part}.{kind}"] for part in ("query", "key", "value")]
+            parts = [weights[f"{at}attention.{part}_proj.{kind}"] for part in "qkv"]
             out[f"{to}attn.qkv.{kind}"] = torch.cat(parts)
             for own, theirs in DINOV2_BLOCK.items():
                 out[f"{to}{theirs}.{kind}"] = weights[f"{at}{own}.{kind}"]
