@@ -116,8 +116,8 @@ class TemplateChat:
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def pieces(self, spans: tuple[Span, ...], image: bool) -> Iterator[Piece]:
-        """See `Chat.pieces`; the image stands in the first user message, where the template puts it, and first of all
-        in a template of texts alone."""
+        """See `Chat.pieces`; the image stands in the first user message: where the template puts it, and before the
+        question in a template of texts alone."""
         roles = tuple(span.role for span in spans if span.role != "condition")
         skeleton = self._skeleton(roles, image)
         number = -1
