@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import os
-import sys
-import types
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,13 +12,6 @@ import torch
 import transformers as hf
 from family_tokenizers import CHATML, GEMMA, SENTENCEPIECE, TEMPLATES, fast_tokenizer
 from PIL import Image
-
-if importlib.util.find_spec("num2words") is None:
-    # SmolVLM's processor asks for this package when it is made, and uses it for videos only: no test has one.
-    stub = types.ModuleType("num2words")
-    stub.__spec__ = importlib.machinery.ModuleSpec("num2words", None)
-    stub.num2words = str
-    sys.modules["num2words"] = stub
 
 TEXT = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,

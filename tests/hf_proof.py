@@ -25,7 +25,9 @@ from dress.model.session import ImageTokens, Prompt, SamplingParams, Session
 
 OWN_FP32 = {"qwen2_vl": 3e-7, "qwen2_5_vl": 3e-7, "qwen3_vl": 3e-7, "glm4v": 3e-7, "gemma4": 3e-7}
 """Families whose towers compute positions or norms in fp32, whatever the weights are in: bound of gradients in fp64."""
-BOUNDS = "fp64: loss 1e-12, gradients 1e-10 or 3e-7; fp32: loss 1e-6, gradients 5e-6"
+FP32 = {"gemma4": 5e-5}
+"""Bounds of gradients in fp32 that are not 5e-6: Gemma 4's tower norms random weights four times a layer."""
+BOUNDS = "fp64: loss 1e-12, gradients 1e-10 or 3e-7; fp32: loss 1e-6, gradients 5e-6, Gemma 4 5e-5"
 
 
 def plain_model(folder: Path) -> Any:

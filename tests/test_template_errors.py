@@ -20,10 +20,13 @@ from dress.model.building import build_model, own_tokenizer
 from dress.model.chats import language_chat
 
 CASES = {
-    "does not parse": (CHATML + "{% if %}", r"expected a Jinja template, got a mistake in its line 2 \(.+\)"),
-    "an unknown filter": (CHATML + "{{ messages | shout }}", r"expected a Jinja template, got a mistake in its line 2"),
+    "does not parse": (CHATML + "{% if %}", r"expected a Jinja template, got a mistake in its line 3 \(.+\)"),
+    "an unknown filter": (
+        CHATML + "{{ messages | shout }}",
+        r"expected a Jinja template, got a mistake in its line 3 .*shout",
+    ),
     "runs into an error": (
-        CHATML.replace("m.content", "m.content['text']"),
+        CHATML.replace("m.content", "m.content + 1"),
         r"expected a template for messages of .*user.* whose content is texts, got: ",
     ),
     "drops an answer": (

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import families  # noqa: F401 - stands in for num2words, which SmolVLM's processor asks for
 import torch
 import transformers as hf
 from tokenizers import Tokenizer

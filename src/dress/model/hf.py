@@ -76,6 +76,8 @@ class HFLVLM(LVLM):
         self.fused = settings.fused
         if self.fused:
             fuse(decoder)
+        first = next(name for name, _ in self.network.model.named_parameters())
+        self.wide = frozenset({f"network.model.{first}"})  # by it SmolVLM and Idefics3 know which type images have
         self.attention = settings.attention
         self.softcap = getattr(self.text_config, "final_logit_softcapping", None)
         self._reader = HFReader(self.processor, self.network.config, _accepted(self.network), settings.name)
@@ -140,6 +142,8 @@ class HFLVLM(LVLM):
         place = ids == IMAGE
         more: dict[str, Any] = {name: place.long() for name in self._token_types}
         if images is not None:
+            embedded = self.network.get_input_embeddings().weight.dtype
+            images = images.to(torch.promote_types(embedded, self.projector_weight.dtype))  # as `_widen` gives texts
             more["mm_encoder_outputs"] = {"image": self._output(images)}
         return model(
             input_ids=ids.masked_fill(place, self.network.config.image_token_id),

@@ -35,6 +35,7 @@ class LVLM(nn.Module, ABC):
         blocks: in which layers image tokens of a block see each other.
         softcap: of the logits.
         axes: P.
+        wide: parameters that are never held in less than fp32.
     """
 
     encoder: DialogueEncoder
@@ -44,6 +45,7 @@ class LVLM(nn.Module, ABC):
     blocks: Blocks = "all"
     softcap: float | None
     axes: int = 1
+    wide: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,9 +192,10 @@ class LVLM(nn.Module, ABC):
         Args:
             dtype: bfloat16 to train; float32 brings them back.
         """
-        for _, parameter in self._matrices():
+        for name, parameter in self._matrices():
             rounded = parameter.data.to(dtype)
-            if not parameter.requires_grad and torch.equal(rounded.to(parameter.dtype), parameter.data):
+            lossless = torch.equal(rounded.to(parameter.dtype), parameter.data)
+            if name not in self.wide and not parameter.requires_grad and lossless:
                 parameter.data = rounded
 
     def _matrices(self) -> Iterator[tuple[str, nn.Parameter]]:
