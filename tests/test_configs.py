@@ -58,7 +58,8 @@ def test_scale_changes_no_phase_loss_or_order() -> None:
         text = yaml.safe_load((ROOT / "configs" / "scale" / f"{option}.yaml").read_text())
         assert not {"phases", "name", "eval"} & text.keys() and text["curriculum"].keys() == {"stages"}
         for stage in text["curriculum"]["stages"].values():
-            assert stage.keys() <= {"steps", "records_per_step", "lr", "trainable", "records", "turns", "samples"}
+            amounts = {"steps", "records_per_step", "lr", "trainable", "records", "turns", "samples"}
+            assert stage.keys() <= amounts | {"temperature", "top_p"}
 
 
 def test_every_setting_is_composed_and_needs_no_plus() -> None:

@@ -400,7 +400,9 @@ def test_the_alignment_rows_of_vlsafe_and_their_references(tmp_path: Path) -> No
     asked = [d for split in ("prompts", "eval") for r in records(tmp_path / "out", split) for d in r.dialogues]
     assert all(d.reference for d in asked if d.criterion == "harmlessness")
     taught = [d for r in records(tmp_path / "out", "sft") for d in r.dialogues]
-    assert {d.criterion for d in taught} == {"honesty"}  # no objects are known, and queries are never taught
+    refusals = [d for d in taught if d.criterion == "harmlessness"]  # of one photo in twenty, with its reference
+    assert 40 < len(refusals) < 100 and not any(d.reference for d in refusals)
+    assert {d.criterion for d in taught} == {"honesty", "harmlessness"}  # no objects are known
 
 
 @pytest.mark.public_data

@@ -375,13 +375,14 @@ def test_the_real_photos(tmp_path: Path) -> None:
     assert not ids["sft"] & ids["eval"] and len(ids["sft"] | ids["eval"]) == 700
     queries = {" ".join(line["query"].split()) for line in read_lines(path / "harmlessness_examine.jsonl")}
     sft = [d for record in read["sft"] for d in record.dialogues]
-    assert not queries & {turn.user for d in sft for turn in d.turns}
+    refused = [d for d in sft if d.extra["request"]["kind"] == "harmful"]
+    assert 15 < len(refused) < 50 and all("not" in (d.turns[0].assistant or "") for d in refused)
     assert queries == {
         d.turns[0].user
         for split in ("prompts", "eval")
         for record in read[split]
         for d in record.dialogues
-        if d.criterion == "harmlessness"
+        if d.extra["request"]["kind"] == "harmful"
     }
     answers = [d.turns[0].assistant or "" for d in sft if d.criterion == "helpfulness"]
     assert sum(a.startswith("Yes") for a in answers) == sum(a.startswith("No") for a in answers)
