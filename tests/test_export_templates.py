@@ -265,3 +265,14 @@ def test_chat_formats_of_these_tests_are_ones_that_a_run_takes():
     for name in FIXED:
         encoder = export(name).encoder
         check_cuts(encoder.tokenizer, encoder.chat)
+
+
+def test_an_answer_as_a_server_gives_it_has_one_gap_in_history():
+    """vLLM takes nothing off what a model wrote, and clients send answers back as they came."""
+    one = export("own tokenizer")
+    assert one.chat.gap == " "
+    texts = [
+        one.rendered([{"role": "user", "content": "Why?"}, {"role": "assistant", "content": answer}])
+        for answer in ("So.", " So.")
+    ]
+    assert texts[0] == texts[1]

@@ -119,7 +119,10 @@ def test_what_a_stage_like_another_gives_replaces_what_that_one_has() -> None:
         (["curriculum.stages.eval.models={}"], r"eval\.models is empty; expected \{label: train stage\}"),
         (["+curriculum.stages.a={like: sfd}"], r"stages\.a\.like: expected one of .* Did you mean sft\?"),
         (["+curriculum.stages.a={like: b}", "+curriculum.stages.b={like: a}"], "a circle of like: a → b → a"),
-        (["+curriculum.stages.a={steps: 1}"], r"^.*\n  curriculum\.stages\.a: expected kind: train, collect, eval or export"),
+        (
+            ["+curriculum.stages.a={steps: 1}"],
+            r"^.*\n  curriculum\.stages\.a: expected kind: train, collect, eval or export",
+        ),
         (["+curriculum.stages.prompts={like: collect}", "curriculum.run=prompts"], "prompts is the name of a split"),
         (["curriculum.stages.sft.trainable=[visoin]"], "Input should be 'vision', 'projector'"),
         (["curriculum.stages.sft.trainable=[]"], "trainable: List should have at least 1"),

@@ -62,13 +62,16 @@ BODY = """\
         {{- GAP + (message['content'] or '') + USER_CLOSE }}
     {%- elif message['role'] == 'assistant' %}
         {{- ASSISTANT_OPEN }}
-        {%- generation %}{{- GAP + (message['content'] or '') + ASSISTANT_END }}{% endgeneration %}
+        {%- set dress.text = message['content'] or '' %}
+        {%- if not (GAP and dress.text.startswith(GAP)) %}{% set dress.text = GAP + dress.text %}{% endif %}
+        {%- generation %}{{- dress.text + ASSISTANT_END }}{% endgeneration %}
         {{- ASSISTANT_AFTER }}
     {%- else %}
         {{- raise_exception('expected EXPECTED, got a message of ' ~ message['role']) }}
     {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- ASSISTANT_OPEN }}{% endif %}"""
+"""The messages. An answer that begins with the format's gap (as vLLM gives it: the model wrote it) gets no other."""
 SYSTEM = """\
 {{- SYSTEM_OPEN }}
 {%- if messages and messages[0]['role'] == 'system' %}
