@@ -127,7 +127,7 @@ def export_model(
             run=trained.run.name, stage=trained.stage, form="adapter" if settings.adapter else "merged",
             condition=name if text else None, conditions=trained.conditions,
             advice_condition=_advice(trained), max_new_tokens=trained.run.generation.max_new_tokens,
-            template=UNCONDITIONED if text else None,
+            gap=trained.model.encoder.chat.gap, template=UNCONDITIONED if text else None,
         )  # fmt: skip
         write_export(aside, facts)
         with console.status("comparing it with what was trained"), tempfile.TemporaryDirectory() as beside:

@@ -27,6 +27,7 @@ class ExportFacts(Section):
         conditions: name to text of all that the model was taught, `none` (an empty text) included.
         advice_condition: name of the one under which it was taught to follow advice.
         max_new_tokens: longest answer that the run asked it for.
+        gap: what the model writes before an answer's text, by its chat format; servers give it with the answer.
         template: name of the file with the chat template without condition; None: there is none.
     """
 
@@ -38,6 +39,7 @@ class ExportFacts(Section):
     conditions: dict[str, str]
     advice_condition: str
     max_new_tokens: Positive
+    gap: str = ""
     template: Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")] | None
 
     @model_validator(mode="after")

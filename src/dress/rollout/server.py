@@ -30,6 +30,9 @@ class ServerResponder:
     known of a folder of this machine alone, by the model's name or by what the server says it was read from (`root` of
     vLLM's `/v1/models`); of any other model nobody knows, and nothing is said.
 
+    A server gives what the model wrote. Where the model's name is the folder of an exported model of this machine, the
+    gap that its chat format has before an answer is taken off, as of a run's own answers.
+
     Args:
         client: a server's, or a replay's.
         sees_image: send the image with the first user message.
@@ -39,6 +42,7 @@ class ServerResponder:
     def __init__(self, client: Client, sees_image: bool = True, system: str | None = None) -> None:
         self.client, self.name = client, client.model
         self._sees_image, self._system, self._looked = sees_image, system, False
+        self._gap = _gap(self.name)
 
     def preprocess(self, data: bytes, where: str) -> bytes:
         """The bytes as they are."""
@@ -65,7 +69,7 @@ class ServerResponder:
         ]
         replies = self.client.ask_all(requests, lambda n=1, info="": progress(n))
         return [
-            Completion(reply.text or "", reply.reason)
+            Completion((reply.text or "").removeprefix(self._gap), reply.reason)
             if reply.status == "done"
             else NoAnswer(str(reply.reason), reply.key)
             for reply in replies
@@ -101,3 +105,13 @@ class ServerResponder:
             ]
         user = dialogue.turns[-1].user
         return (*messages, {"role": "user", "content": f"{user} {condition}" if condition else user})
+
+
+def _gap(model: str) -> str:
+    """What a model writes before an answer's text, where its name is the folder of an exported one."""
+    if not os.path.isdir(model):
+        return ""
+    from dress.model.export_facts import read_export
+
+    facts = read_export(Path(model))
+    return "" if facts is None else facts.gap
