@@ -259,3 +259,17 @@ def test_a_server_whose_template_holds_a_condition_is_warned_of_once(tmp_path, c
         assert len(warnings(url, tmp_path, caplog)) == 1, "the facts say it"
         write_export(exported, FACTS.model_copy(update={"condition": None}))
         assert warnings(url, tmp_path, caplog) == []
+
+
+def test_the_gap_of_a_format_is_taken_off_a_servers_answer(tmp_path):
+    """vLLM and transformers give what the model wrote; a run gives the answer's text."""
+    exported = tmp_path / "exported"
+    folder_of(exported)
+    write_export(exported, FACTS.model_copy(update={"gap": " "}))
+    dialogue = Dialogue(turns=[Turn(user="Why?")])
+    question = OpenTurn(Record(key="x", dialogues=[dialogue]), dialogue)
+    with serving(Behaviour(always="  So.")) as url:
+        for model, expected in ((str(exported), " So."), ("elsewhere", "  So.")):
+            responder = ServerResponder(client(url, tmp_path, model=model))
+            for one in (responder, responder.replay()):
+                assert one.answer([question], [], Sampling(8, 1)) == [expected]
