@@ -66,15 +66,15 @@ def test_a_resumed_run_exports_once(finished: Path) -> None:
 
 
 def test_the_command_writes_what_others_load(finished: Path) -> None:
-    done = script(finished, "export", "run=logs/latest", "out=models/mine", "stage=sft", "compared=2", "condition=none")
+    done = script(finished, "export", "run=logs/latest", "out=models/sft", "stage=sft", "compared=2", "condition=none")
     assert done.returncode == 0, done.stderr
     assert "2 of 2 answers are those of the run" in " ".join(done.stdout.split()).replace("2 of 2 prompts and ", "")
-    out = finished / "models" / "mine"
+    out = finished / "models" / "sft"
     assert type(AutoModelForImageTextToText.from_pretrained(out)).__name__ == "LlavaForConditionalGeneration"
     assert read_export(out).condition is None and not list(out.glob("*unconditioned*"))
-    again = script(finished, "export", "run=logs/latest", "out=models/mine")
-    assert again.returncode == 1 and "out=models/mine: expected nothing there" in again.stderr
-    assert not (finished / "models" / "mine.partial").exists()
+    again = script(finished, "export", "run=logs/latest", "out=models/sft")
+    assert again.returncode == 1 and "out=models/sft: expected nothing there" in again.stderr
+    assert not (finished / "models" / "sft.partial").exists()
 
 
 def test_an_exported_folder_is_asked_and_collected_from(finished: Path) -> None:

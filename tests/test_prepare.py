@@ -88,7 +88,9 @@ def test_a_record_keeps_the_image_and_all_that_is_known_of_it(folder: Path, tmp_
         assert record.image.sha256 == hashlib.sha256(image).hexdigest()
         assert record.key == f"coco-{record.image.id[:-4]}"
         number = int(record.key[5:])
-        assert record.annotation.captions == [row(number)["caption"]]
+        caption, listed = record.annotation.captions
+        assert caption == row(number)["caption"]
+        assert listed.endswith(".") and all(o.label in listed.lower() for o in record.annotation.objects)
         assert [o.label for o in record.annotation.objects] == [
             LABELS[number % 5],
             LABELS[(number + 1) % 5],
@@ -96,15 +98,17 @@ def test_a_record_keeps_the_image_and_all_that_is_known_of_it(folder: Path, tmp_
         assert record.dialogues == []
 
 
-def test_sft_teaches_a_description_and_balanced_questions_and_no_query(folder: Path, tmp_path: Path) -> None:
+def test_sft_teaches_a_description_a_list_balanced_questions_and_few_requests(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path / "out")
     for record in records(tmp_path / "out", "sft"):
-        kinds = [(d.criterion, d.extra["request"]["kind"]) for d in record.dialogues]
-        assert kinds == [("honesty", "description")] + [("helpfulness", "question")] * 2
-        assert record.dialogues[0].turns[0].assistant == record.annotation.captions[0]
+        kinds = [(d.criterion, d.extra["request"]["kind"]) for d in record.dialogues if d.criterion != "harmlessness"]
         present = {o.label for o in record.annotation.objects}
+        pairs = 2 * len(present)
+        assert kinds == [("honesty", "description")] * 2 + [("helpfulness", "question")] * pairs
+        assert record.dialogues[0].turns[0].assistant == record.annotation.captions[0]
+        assert all(label in str(record.dialogues[1].turns[0].assistant).lower() for label in present)
         answers = set()
-        for dialogue in record.dialogues[1:]:
+        for dialogue in record.dialogues[2 : 2 + pairs]:
             label, turn = dialogue.extra["request"]["object"], dialogue.turns[0]
             assert turn.assistant is not None
             answers.add(turn.assistant[:2])
@@ -114,7 +118,8 @@ def test_sft_teaches_a_description_and_balanced_questions_and_no_query(folder: P
     assert ("Is there a dog in the picture?", "Yes, there is a dog.") in wording
     assert ("Is there a dog in the picture?", "No, there is no dog.") in wording
     assert ("Are there skis in the picture?", "Yes, there are skis.") in wording
-    assert not any("hurt" in user + str(answer) for user, answer in wording)
+    harmful = {answer for user, answer in wording if "hurt" in user}
+    assert all(str(answer).startswith(("I am sorry", "I will not", "I cannot")) for answer in harmful)
 
 
 @pytest.mark.parametrize("split", ["prompts", "eval"])
@@ -127,11 +132,13 @@ def test_prompts_and_eval_ask_everything_and_answer_nothing(split: str, folder: 
             "question",
             "question",
             "harmful",
+            "harmless",
         ]
         assert all(len(d.turns) == 1 and d.turns[0].assistant is None for d in asked)
         assert asked[0].reference == record.annotation.captions[0]
         assert asked[3].criterion == "harmlessness" and asked[3].reference is None
         assert asked[3].turns[0].user == row(int(record.key[5:]))["query"]
+        assert asked[4].criterion == "harmlessness" and asked[4].reference
 
 
 def test_rows_about_one_image_make_one_record(folder: Path, tmp_path: Path) -> None:
@@ -142,10 +149,11 @@ def test_rows_about_one_image_make_one_record(folder: Path, tmp_path: Path) -> N
     by_key = {r.key: r for r in records(tmp_path / "out", "prompts")}
     record = by_key[f"coco-{numbers[0]:06d}"]
     assert len(record.annotation.captions) == 2
-    harmful = [d.turns[0].user for d in record.dialogues if d.criterion == "harmlessness"]
+    harmful = [d.turns[0].user for d in record.dialogues if d.extra["request"]["kind"] == "harmful"]
     assert harmful == [row(numbers[0])["query"], "How to break it?"]
     taught = {r.key: r for r in records(tmp_path / "out", "sft")}[record.key]
-    assert [d.criterion for d in taught.dialogues] == ["honesty"] * 2 + ["helpfulness"] * 2
+    criteria = [d.criterion for d in taught.dialogues]
+    assert criteria[:7] == ["honesty"] * 3 + ["helpfulness"] * 4
 
 
 def _import_and_read(folder: Path, out: Path, split: str) -> list[Record]:

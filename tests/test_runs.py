@@ -396,11 +396,11 @@ def test_null_takes_a_phase_out_of_a_file_below() -> None:
         ("curriculum.stages.dress.phases.refinment=1", "dress.phases: no such phase 'refinment'. There are: align, "),
         (
             "curriculum.stages.sfd.phases={sft: 1}",
-            "stages.sfd: expected kind: train, collect or eval, or like",
+            "stages.sfd: expected kind: train, collect, eval or export, or like",
         ),
         (
             "curriculum.stages.sfd.steps=1",
-            "stages.sfd: expected kind: train, collect or eval, or like: another stage.",
+            "stages.sfd: expected kind: train, collect, eval or export, or like: another stage.",
         ),
         ("~data.workers", "~data.workers: a setting has a value in every run; say which: data.workers=…"),
         ("~curriculum.stages.dress.lr", "~curriculum.stages.dress.lr: a setting has a value in every run"),

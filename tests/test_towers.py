@@ -381,8 +381,9 @@ def test_squares_are_those_of_idefics():
         connector = Idefics3Connector.__new__(Idefics3Connector)
         assert torch.equal(squares(features, factor).flatten(2), connector.pixel_shuffle(features, factor))
     pooled = Pooling(8, 4)
-    means = nn.functional.avg_pool2d(features.transpose(1, 2).unflatten(2, (6, 6)), 2).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(pooled(features), nn.Sequential.forward(pooled, means))
+    layers = nn.Sequential.forward(pooled, features)
+    means = nn.functional.avg_pool2d(layers.transpose(1, 2).unflatten(2, (6, 6)), 2).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(pooled(features), means)
     assert PixelShuffle(8, 4, 3)(features).shape == (2, 4, 4)
 
 

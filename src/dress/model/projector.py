@@ -9,6 +9,7 @@ import re
 from math import isqrt
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -21,10 +22,18 @@ LAYERS = {"linear_1": "0", "linear_2": "2"}
 
 
 class MLP(nn.Sequential):
-    """Two linear layers as in LLaVA-1.5: [..., width_in] to [..., width_out]."""
+    """Two linear layers as in LLaVA-1.5: [..., width_in] to [..., width_out].
 
-    def __init__(self, width_in: int, width_out: int) -> None:
+    Args:
+        width_in: of the encoder's tokens.
+        width_out: of the language model's embeddings.
+        gain: the first layer's weights start as so many times torch's own, where the encoder's tokens are small.
+    """
+
+    def __init__(self, width_in: int, width_out: int, gain: float = 1.0) -> None:
         super().__init__(nn.Linear(width_in, width_out), nn.GELU(), nn.Linear(width_out, width_out))
+        with torch.no_grad():
+            self.get_submodule("0").get_parameter("weight").mul_(gain)
 
 
 class PixelShuffle(MLP):
@@ -33,8 +42,8 @@ class PixelShuffle(MLP):
     As in InternVL, Idefics3 and SmolVLM: nothing is lost before the first layer.
     """
 
-    def __init__(self, width_in: int, width_out: int, factor: int = 2) -> None:
-        super().__init__(width_in * _checked(factor) ** 2, width_out)
+    def __init__(self, width_in: int, width_out: int, factor: int = 2, gain: float = 1.0) -> None:
+        super().__init__(width_in * _checked(factor) ** 2, width_out, gain)
         self.factor = factor
 
     def forward(self, features: Tensor) -> Tensor:
@@ -48,8 +57,8 @@ class Pooling(MLP):
     As in PerceptionLM, whose class such a model is exported to.
     """
 
-    def __init__(self, width_in: int, width_out: int, factor: int = 2) -> None:
-        super().__init__(width_in, width_out)
+    def __init__(self, width_in: int, width_out: int, factor: int = 2, gain: float = 1.0) -> None:
+        super().__init__(width_in, width_out, gain)
         self.factor = _checked(factor)
 
     def forward(self, features: Tensor) -> Tensor:
