@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from conftest import TINY, composed
 from families import checkpoint
 from peft import PeftModel
 from rich.console import Console
+from safetensors.torch import load_file
 from test_export_models import CONDITION, here, samples
 from test_hf_adapters import LORA, trained
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -88,3 +91,43 @@ def test_what_left_comes_in_again_and_holds_its_condition_once(adapter, cache, t
     processor = AutoProcessor.from_pretrained(tmp_path / "out")
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
     assert processor.apply_chat_template(messages, add_generation_prompt=True).count(CONDITION) == 1
+
+
+def test_a_licence_that_allows_no_changed_copies_is_said(cache, tmp_path, monkeypatch):
+    one = learned("llava", cache)
+    base = tmp_path / "base"
+    shutil.copytree(one.run.model.name, base)
+    (base / "README.md").write_text("---\nlicense: cc-by-nd-4.0\n---\n# Base\n")
+    (base / "LICENSE").write_text("Terms.")
+    run = one.run.model_copy(update={"model": one.run.model.model_copy(update={"name": str(base)})})
+    monkeypatch.setattr(model_folder, "prove", here)
+    said = Console(record=True, width=300)
+    export_model(replace(one, run=run), ExportSettings(dtype="bfloat16"), samples(), tmp_path / "out", said)
+    assert "base stands under cc-by-nd-4.0, which allows no changed copies" in said.export_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "license: cc-by-nd-4.0" in card and "**base allows no changed copies.**" in card
+    assert (tmp_path / "out" / "LICENSE").read_text() == "Terms."
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert {value.dtype for value in written.values()} == {torch.bfloat16}
+
+
+def test_what_an_adapter_has_no_place_for_is_refused(cache, tmp_path, monkeypatch):
+    one = learned("llava", cache, parts=("vision", "projector", "lora"))
+    with pytest.raises(ValueError, match=r"^adapter=true: .*vision was trained, more than an adapter holds"):
+        leave(one, tmp_path / "out", monkeypatch, adapter=True)
+    newline = learned("llava_next", cache)
+    with pytest.raises(ValueError, match=r"^adapter=true: model\.image_newline was trained.*merged weights"):
+        leave(newline, tmp_path / "out", monkeypatch, adapter=True)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_an_adapter_whose_base_is_gone_is_named(cache, tmp_path, monkeypatch):
+    one = learned("llava", cache)
+    leave(one, tmp_path / "out", monkeypatch, adapter=True)
+    file = tmp_path / "out" / "adapter_config.json"
+    file.write_text(file.read_text().replace(one.run.model.name, str(tmp_path / "gone")))
+    with pytest.raises(ValueError, match=r"model\.name=.*out: .*the base .*gone that its adapter_config\.json names"):
+        dress.load(tmp_path / "out")
+    file.write_text("{}")
+    with pytest.raises(ValueError, match=r"adapter_config\.json: base_model_name_or_path: expected a folder or hub id"):
+        dress.load(tmp_path / "out")

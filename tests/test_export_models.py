@@ -114,3 +114,22 @@ def test_dinov2_leaves_over_timm_too_where_tokens_are_pooled(projector, tokenize
     network = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
     kind = "PerceptionLM" if projector == POOLING else "Llava"
     assert type(network).__name__ == f"{kind}ForConditionalGeneration"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("vision", "class_name"),
+    [
+        ({"name": "ViT-B-32-quickgelu", "layer": -2}, "Llava"),
+        ({"name": "ViT-B-16-SigLIP"}, "Llava"),
+        ({"timm": "eva02_tiny_patch14_224", "layer": -2, "resize": "squash"}, "PerceptionLM"),
+        ({"timm": "vit_small_patch14_dinov2", "image_size": 224, "layer": -3, "resize": "squash"}, "PerceptionLM"),
+    ],
+    ids=["OpenAI's CLIP", "SigLIP", "EVA", "DINOv2 of timm"],
+)
+def test_encoders_of_real_sizes_leave(vision, class_name, tokenizer, tmp_path, monkeypatch):
+    """With random weights: crops and activations as their own configurations say."""
+    figures = exported(tokenizer, tmp_path / "out", monkeypatch, vision=vision, projector=MLP)
+    assert (figures.ids, figures.answers) == (4, 4) and figures.logits < 5e-5
+    network = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+    assert type(network).__name__ == f"{class_name}ForConditionalGeneration"
