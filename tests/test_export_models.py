@@ -51,7 +51,7 @@ def built(tokenizer, **settings) -> tuple[ComposedLVLM, config.ComposedModel]:
     model = ComposedLVLM(described, tokenizer).eval()
     for parameter in model.parameters():
         if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.2)
+            torch.nn.init.normal_(parameter, std=0.2 if parameter.shape[-1] < 100 else 0.02)
     return model, described
 
 
