@@ -30,7 +30,7 @@ from dress.exports.proof import Figures, prove
 from dress.model.composed import ComposedLVLM
 from dress.model.export.adapter import write_adapter
 from dress.model.export.composed import NoClass, composed_parts
-from dress.model.export.folder import own_generation, write_merged, write_parts, write_processor
+from dress.model.export.folder import own_generation, round_weights, write_merged, write_parts, write_processor
 from dress.model.export_facts import ExportFacts, write_export
 from dress.model.hf import HFLVLM
 from dress.model.lvlm import LVLM
@@ -134,10 +134,12 @@ def export_model(
             some = samples[: settings.compared]
             longest = trained.run.generation.max_new_tokens
             figures = prove(trained.model, some, text, longest, aside, Path(beside))
-        wrong = list(figures.differences(settings.dtype))
+        wrong = list(figures.differences())
         if wrong:
             raise ValueError(f"out={out}: the written folder is not the model that was trained: {'; '.join(wrong)}")
         write_json(aside / PROOF, asdict(figures))
+        if settings.dtype == "bfloat16":
+            round_weights(aside)
         _write_card(trained, settings, (name, text), class_name, figures, aside)
         _open_to_readers(aside)
         _rename(aside, out)
@@ -172,12 +174,12 @@ def _write(trained: TrainedModel, settings: ExportSettings, condition: str, fold
             if settings.adapter:
                 write_adapter(model, described, _trained_parts(trained), folder)
             else:
-                write_merged(model, folder, settings.dtype)
+                write_merged(model, folder)
             own_generation(model, longest).save_pretrained(folder)
             class_name = type(model.network).__name__
         case ComposedLVLM(), config.ComposedModel() as described:
             parts = composed_parts(model, described, longest)
-            write_parts(parts, folder, settings.dtype)
+            write_parts(parts, folder)
             processor, image, class_name = parts.processor, parts.image, str((parts.config.architectures or [""])[0])
         case _:
             raise TypeError(f"{type(model).__name__} of {type(run.model).__name__}")

@@ -4,51 +4,51 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from tokenizers import processors
 from torch import Tensor
 from transformers import GenerationConfig
 
+from dress.base.files import read_json, write_aside, write_json
 from dress.model.export.composed import HFParts
 from dress.model.hf import HFLVLM
 from dress.model.merging import merged_state
 
-DType = Literal["float32", "bfloat16"]
 LARGEST_FILE = "5GB"
 """Of weights; more go into several files and an index."""
 
 
-def write_parts(parts: HFParts, folder: Path, dtype: DType) -> None:
+def write_parts(parts: HFParts, folder: Path) -> None:
     """Write config.json, weights and generation_config.json of a model that was put into transformers' form.
 
     Args:
         parts: the model.
         folder: that exists.
-        dtype: of the weights.
     """
-    weights = {name: _as(value, dtype) for name, value in parts.weights.items()}
+    weights = {name: _alone(value) for name, value in parts.weights.items()}
     save_torch_state_dict(weights, folder, max_shard_size=LARGEST_FILE, metadata={"format": "pt"})
-    parts.config.dtype = getattr(torch, dtype)
+    parts.config.dtype = torch.float32
     parts.config.save_pretrained(folder)
     parts.generation.save_pretrained(folder)
 
 
-def write_merged(model: HFLVLM, folder: Path, dtype: DType) -> None:
+def write_merged(model: HFLVLM, folder: Path) -> None:
     """Write a checkpoint of transformers with its adapters merged, as its own class writes it.
 
     Args:
         model: trained.
         folder: that exists.
-        dtype: of the weights.
     """
     network: Any = model.network
-    state = {name: _as(value.cpu(), dtype) for name, value in merged_state(model).items()}
+    state = {name: _alone(value.cpu()) for name, value in merged_state(model).items()}
     described = network.config
     before = described.dtype
-    described.dtype = getattr(torch, dtype)
+    described.dtype = torch.float32
     try:
         network.save_pretrained(folder, state_dict=state, max_shard_size=LARGEST_FILE)
     finally:
@@ -88,7 +88,31 @@ def write_processor(processor: Any, template: str, starts: bool, folder: Path) -
     copy.image_processor.save_pretrained(folder)  # preprocessor_config.json
 
 
-def _as(value: Tensor, dtype: DType) -> Tensor:
-    value = (value.to(getattr(torch, dtype)) if value.is_floating_point() else value).contiguous()
+def round_weights(folder: Path) -> None:
+    """Round the weights of a written folder to bfloat16, and say so in config.json and in the index of its files."""
+    size = 0
+    for file in sorted(folder.glob("model*.safetensors")):
+        tensors = {
+            name: value.to(torch.bfloat16) if value.is_floating_point() else value
+            for name, value in load_file(file).items()
+        }
+        size += sum(value.numel() * value.element_size() for value in tensors.values())
+        with write_aside(file, SafetensorError) as aside:
+            save_file(tensors, aside, metadata={"format": "pt"})
+    described = read_json(folder / "config.json", dict)
+    parts = (described, *(one for one in described.values() if isinstance(one, dict)))
+    for one in parts:
+        if one is described or "dtype" in one:
+            one["dtype"] = "bfloat16"
+    write_json(folder / "config.json", described)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        listed = read_json(index, dict)
+        write_json(index, listed | {"metadata": {**listed.get("metadata", {}), "total_size": size}})
+
+
+def _alone(value: Tensor) -> Tensor:
+    """The tensor in a storage of its own: one of three matrices that stood in one has none."""
+    value = value.contiguous()
     alone = value.untyped_storage().nbytes() == value.numel() * value.element_size()
-    return value if alone else value.clone()  # of one of three matrices that stood in one
+    return value if alone else value.clone()
