@@ -14,9 +14,7 @@ class ExportSettings(Section):
 
     adapter: bool = False  # of model=hf with LoRA: an adapter beside its base, instead of merged weights
     condition: Condition | None = None  # that the chat template carries; null = praise where the stage taught it
-    dtype: Literal["float32", "bfloat16"] = (
-        "float32"  # of the weights; bfloat16: rounded after the comparison
-    )
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights; bfloat16: rounded after the comparison
     compared: Positive = 8  # records whose answers by the folder and by the run are compared
     license: Annotated[str | None, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] = None  # of the card; null = of the base
 
