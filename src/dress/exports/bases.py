@@ -11,8 +11,8 @@ import yaml
 
 from dress import config
 from dress.config.model import RANDOM
+from dress.data.licences import NOT_STATED
 
-NOT_STATED = "not stated"
 LICENCE_FILES = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "USE_POLICY*")
 RESTRICTING = re.compile(r"(?:^|-)nd(?:-|$)|no-?deriv", re.IGNORECASE)
 """Identifiers of licences that allow no changed copies."""

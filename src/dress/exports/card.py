@@ -10,6 +10,7 @@ import yaml
 from dress.data.counts import Counts, mean_rating
 from dress.data.licences import licence_of
 from dress.exports.features import Feature
+from dress.exports.markdown import table
 from dress.record import TOP_RATING
 
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -96,7 +97,7 @@ def card(
         front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True),
         title=title,
         about=_WITH_FEEDBACK if annotators else _WITHOUT_FEEDBACK,
-        splits=_table(
+        splits=table(
             ("split", "records", "with image", "dialogues", "questions", "answers"),
             [(s, c.records, c.with_image, c.dialogues, c.questions, c.answers) for s, c in counts.items()],
         ),
@@ -125,14 +126,4 @@ def _sum(counters: Iterable[Counter]) -> list[tuple]:
 
 
 def _part(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    return f"## {title}\n{_table(head, rows) if rows else 'None.'}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
-
-
-def _cell(value: object) -> str:
-    text = f"{value:,}" if isinstance(value, int) else " ".join(str(value).split())
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;") or "–"
+    return f"## {title}\n{table(head, rows) if rows else 'None.'}"

@@ -18,7 +18,7 @@ from dress.base.files import write_json, write_text
 from dress.config.tasks import Export
 from dress.data.splits import open_splits
 from dress.exports import conversations, dataset, lvlm_nlf_rows, record_rows
-from dress.exports.writing import IMAGES, Writing
+from dress.exports.writing import IMAGES, Writing, check_place
 
 SUMS_FILE = "SHA256SUMS"
 REPORT_FILE = "export.json"
@@ -71,8 +71,7 @@ def run(settings: Export, console: Console) -> None:
 
 
 def _check_out(source: Path, out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"out={out}: expected nothing there, got other content. Give another out=")
+    check_place(out)
     if out.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"out={out} lies in path={source}: expected another place")
 

@@ -11,7 +11,9 @@ import yaml
 from dress import config
 from dress.config.graph import amount, lineage
 from dress.config.stages import TrainStage
-from dress.exports.bases import NOT_STATED, Base
+from dress.data.licences import NOT_STATED
+from dress.exports.bases import Base
+from dress.exports.markdown import table
 from dress.exports.proof import Figures
 from dress.report.figures import cells, quantities
 
@@ -103,7 +105,7 @@ def model_card(facts: CardFacts) -> str:
         loading=_loading(facts.form),
         max_new_tokens=facts.run.generation.max_new_tokens,
         condition=_condition(facts),
-        bases=_table(("part", "model", "licence"), [(one.part, one.name, one.licence) for one in facts.bases])
+        bases=table(("part", "model", "licence"), [(one.part, one.name, one.licence) for one in facts.bases])
         if facts.bases
         else "Nothing: its weights were drawn.",
         stages=_stages(facts.run, facts.stage),
@@ -148,7 +150,7 @@ def _stages(run: config.Config, stage: str) -> str:
         assert isinstance(one, TrainStage)
         length = f"{amount(one.total_steps, one.epochs)} of {one.records_per_step}"
         rows.append((name, ", ".join(one.phases), one.data_title, ", ".join(one.trainable), length, f"{one.lr:g}"))
-    return _table(("stage", "learns", "from", "trained parts", "steps of records", "rate"), rows)
+    return table(("stage", "learns", "from", "trained parts", "steps of records", "rate"), rows)
 
 
 def _data(facts: CardFacts) -> str:
@@ -167,7 +169,7 @@ def _figures(facts: CardFacts) -> str:
         (f"{one.group}: {one.name}", *(_cell(one.cell(figures)) for figures in by_cell.values()))
         for one in quantities(facts.metrics)
     ]
-    text = _table(("model/condition", *by_cell), rows)
+    text = table(("model/condition", *by_cell), rows)
     return f"{text}\n\nValue [95 % interval], n. Sampling error of the records only; one run."
 
 
@@ -198,12 +200,3 @@ def _licence(facts: CardFacts) -> str:
     look = f" Look up the licences of {', '.join(unknown)} before you pass this on." if unknown else ""
     own = " What it was made from stands under its own licences (above)." if facts.bases else ""
     return f"{stated}{own}{more}{look}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_plain(value) for value in line) + " |" for line in lines)
-
-
-def _plain(value: object) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;") or "–"

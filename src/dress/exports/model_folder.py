@@ -14,11 +14,12 @@ from rich.console import Console
 from safetensors import SafetensorError
 
 from dress import config
+from dress.base.errors import in_one_line
 from dress.base.files import read_json, write_json, write_text
 from dress.config.export import ExportSettings
 from dress.config.graph import lineage
 from dress.config.stages import TrainStage
-from dress.data.licences import licences_of
+from dress.data.licences import NOT_STATED, licences_of
 from dress.data.shards import Sample
 from dress.dialogue.condition_check import check_condition
 from dress.dialogue.jinja_condition import conditioned
@@ -27,6 +28,7 @@ from dress.exports.bases import bases_of
 from dress.exports.model_card import CardFacts, model_card
 from dress.exports.parts import write_parts_of
 from dress.exports.proof import Figures, prove
+from dress.exports.writing import check_place
 from dress.model.composed import ComposedLVLM
 from dress.model.export.adapter import write_adapter
 from dress.model.export.composed import NoClass, composed_parts
@@ -60,19 +62,30 @@ class TrainedModel:
     metrics: dict[str, Any]
 
 
-def check_export(settings: ExportSettings, model: config.Model, out: Path) -> None:
-    """Refuse what cannot be exported, before anything is loaded.
+def check_form(settings: ExportSettings, run: config.Config, stage: str) -> None:
+    """Refuse an adapter of what an adapter cannot hold, before anything is trained or loaded.
+
+    Args:
+        settings: of the export.
+        run: settings of the run.
+        stage: the train stage whose model is exported.
 
     Raises:
-        ValueError: `out` holds something, or an adapter of a model that has none.
+        ValueError: names what is in the way.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"out={out}: expected nothing there, got other content. Give another out=")
-    if settings.adapter and not isinstance(model, config.HFModel):
+    if not settings.adapter:
+        return
+    if not isinstance(run.model, config.HFModel):
         raise ValueError(
             "adapter=true: expected model=hf, whose base others can load; got model=composed, of which no base is "
             "published. Leave adapter=true out: a whole folder"
         )
+    where = f"adapter=true: {run.model.name}"
+    if run.model.lora is None:
+        raise ValueError(f"{where}: expected model.lora, got a run without. Leave adapter=true out: merged weights")
+    whole = trained_parts(run, stage) & {"vision", "language"}
+    if whole:
+        raise ValueError(f"{where}: {', '.join(sorted(whole))} was trained, more than an adapter holds. Leave it out")
 
 
 def export_model(
@@ -95,7 +108,8 @@ def export_model(
         ValueError: a condition that its template cannot carry, or a folder that gives something else.
         OSError: it cannot be written.
     """
-    check_export(settings, trained.run.model, out)
+    check_place(out)
+    check_form(settings, trained.run, trained.stage)
     name = settings.condition or trained.condition
     text = trained.conditions[name]
     for base in bases_of(trained.run.model):
@@ -145,7 +159,7 @@ def export_model(
         _rename(aside, out)
     except SafetensorError as error:  # how safetensors says that a file cannot be written
         free = shutil.disk_usage(out.parent).free / 1e9
-        raise OSError(f"{out}: cannot be written ({_line(error)}; {free:.2f} GB free there)") from error
+        raise OSError(f"{out}: cannot be written ({in_one_line(error)}; {free:.2f} GB free there)") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return figures
@@ -172,7 +186,7 @@ def _write(trained: TrainedModel, settings: ExportSettings, condition: str, fold
         case HFLVLM(), config.HFModel() as described:
             processor, image = model.processor, str(model.processor.image_token)
             if settings.adapter:
-                write_adapter(model, described, _trained_parts(trained), folder)
+                write_adapter(model, described, "projector" in trained_parts(run, trained.stage), folder)
             else:
                 write_merged(model, folder)
             own_generation(model, longest).save_pretrained(folder)
@@ -192,13 +206,9 @@ def _write(trained: TrainedModel, settings: ExportSettings, condition: str, fold
     return class_name
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
-def _trained_parts(trained: TrainedModel) -> set[str]:
-    """Parts of the model that a stage of its lineage trained."""
-    stages = (trained.run.curriculum.stages[name] for name in lineage(trained.run.curriculum, trained.stage))
+def trained_parts(run: config.Config, stage: str) -> set[str]:
+    """Parts of a stage's model that a stage of its lineage trained."""
+    stages = (run.curriculum.stages[name] for name in lineage(run.curriculum, stage))
     return {part for one in stages if isinstance(one, TrainStage) for part in one.trainable}
 
 
@@ -224,7 +234,7 @@ def _write_card(
 ) -> None:  # fmt: skip
     bases = bases_of(trained.run.model)
     stated = [base.licence for base in bases]
-    licence = settings.license or (stated[0] if len(set(stated)) == 1 and stated[0] != "not stated" else None)
+    licence = settings.license or (stated[0] if len(set(stated)) == 1 and stated[0] != NOT_STATED else None)
     data = trained.run.data
     facts = CardFacts(
         run=trained.run, stage=trained.stage, condition=condition if condition[1] else None,

@@ -22,11 +22,10 @@ from torch import Tensor
 from dress.base.files import image_extension, write_json
 from dress.data.shards import Sample
 from dress.dialogue.batch import Example, collate
-from dress.dialogue.encode import IMAGE, DialogueEncoder
+from dress.dialogue.encode import DialogueEncoder
 from dress.dialogue.image import Picture
 from dress.dialogue.spans import Completion, Span, SupervisedDialogue
 from dress.dialogue.tree import build_tree
-from dress.model.attention import plan
 from dress.model.lvlm import LVLM
 from dress.model.session import ImageTokens, Prompt, SamplingParams, Session
 from dress.record import RecordError
@@ -159,15 +158,6 @@ def _logits(model: LVLM, spans: Sequence[Span], picture: Picture | None) -> tupl
     encoded = model.encoder.supervised(dialogue, "", picture.layout if picture else None)
     (forest,) = collate([Example([build_tree([encoded])], picture)], 10**9).forests
     forest = forest.to(model.device)
-    rows = torch.unique(forest.row)
-    positions = forest.depth.expand(model.axes, -1) if forest.positions is None else forest.positions
-    images = None
-    if forest.images:
-        (batch,) = forest.images
-        images = model.encode_images(batch)
-    tree_plan = plan(forest, model.attention, rows, model.fused, model.blocks)
-    hidden = model.hidden(forest.ids[None], images, positions[:, None], tree_plan)[0]
-    hidden = hidden if model.pruned else hidden[rows]
-    ids = np.where(encoded.ids == IMAGE, -1, encoded.ids)
+    hidden = model.hidden_rows(forest, torch.unique(forest.row))
     (places,) = np.nonzero(encoded.weights)
-    return ids.tolist(), places.tolist(), model.logits(hidden).float().cpu()
+    return encoded.ids.tolist(), places.tolist(), model.logits(hidden).cpu()

@@ -130,6 +130,16 @@ class Writing:
         return name
 
 
+def check_place(out: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        ValueError: names it.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"out={out}: expected nothing there, got other content. Give another out=")
+
+
 def split_file(split: str, extension: str) -> str:
     """The file of a split's rows."""
     return f"{split or ONE_SPLIT}.{extension}"

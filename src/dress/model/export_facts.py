@@ -96,7 +96,7 @@ def read_template(folder: Path, name: str) -> str:
         ) from None
 
 
-def held_condition(folder: Path) -> str | None:
+def template_condition(folder: Path) -> str | None:
     """The text of the condition that the chat template of a folder holds; None where it holds none, or nobody knows."""
     try:
         return condition_of((folder / TEMPLATE).read_text(encoding="utf-8"))

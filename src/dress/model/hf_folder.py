@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
 
 from dress import config
+from dress.base.errors import in_one_line
 from dress.base.files import read_json
 from dress.model.attention import NAME
 from dress.model.hf_pictures import HFReader
@@ -164,4 +165,4 @@ def _damaged(folder: Path) -> str:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"{type(error).__name__}: {in_one_line(error)}"

@@ -145,14 +145,23 @@ class LVLM(nn.Module, ABC):
             likeliest: bool [E], written here: whether the model finds nothing more probable than the target.
         """
         rows, where = torch.unique(forest.row, return_inverse=True)
-        positions = forest.depth.expand(self.axes, -1) if forest.positions is None else forest.positions
-        tree_plan = plan(forest, self.attention, rows, self.fused, self.blocks)
-        hidden = self.hidden(forest.ids[None], self._images(forest), positions[:, None], tree_plan)[0]
-        hidden = hidden if self.pruned else hidden[rows]
+        hidden = self.hidden_rows(forest, rows)
         loss, nll = head_loss(hidden, self.head.weight, where, forest.target, factor, self.softcap, likeliest)
         if touch and not forest.images:
             loss = loss + 0 * self.blank_images().sum()
         return loss, nll
+
+    def hidden_rows(self, forest: Forest, rows: Tensor) -> Tensor:
+        """Hidden states before the head [U, D] of some tokens of a forest.
+
+        Args:
+            forest: trees.
+            rows: [U], the tokens' places, ascending.
+        """
+        positions = forest.depth.expand(self.axes, -1) if forest.positions is None else forest.positions
+        tree_plan = plan(forest, self.attention, rows, self.fused, self.blocks)
+        hidden = self.hidden(forest.ids[None], self._images(forest), positions[:, None], tree_plan)[0]
+        return hidden if self.pruned else hidden[rows]
 
     def _images(self, forest: Forest) -> Tensor | None:
         """Image tokens of a forest [V, D_i], in the order in which they stand there."""

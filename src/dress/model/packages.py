@@ -93,14 +93,14 @@ def run(settings: Photos, console: Console) -> None:
         ValueError: a package is not installed or holds other files, or something else has a folder's name.
     """
     out = Path(settings.out)
-    wanted = [one for one in FOLDERS if not _is_there(out / one.name)]
-    lacking = sorted({name for one in wanted for name in (one.module, one.reader) if find_spec(name) is None})
+    missing = [one for one in FOLDERS if not _is_there(out / one.name)]
+    lacking = sorted({name for one in missing for name in (one.module, one.reader) if find_spec(name) is None})
     if lacking:
         raise ValueError(f"task=photos: {', '.join(lacking)}: not installed. `make photos` installs what it reads")
     for one in FOLDERS:
-        if one in wanted:
+        if one in missing:
             make(one, out)
-        console.print(f"{out / one.name}: {'made' if one in wanted else 'is there, and stays as it is'}. {one.text}")
+        console.print(f"{out / one.name}: {'made' if one in missing else 'is there, and stays as it is'}. {one.text}")
 
 
 def make(one: PackageWeights, out: Path) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor
 
 from dress import config
+from dress.base.errors import in_one_line
 from dress.base.files import read_json
 from dress.config.model import DINOV2, RANDOM
 from dress.config.nearest import nearest
@@ -306,4 +307,4 @@ def _quiet() -> Iterator[None]:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"{type(error).__name__}: {in_one_line(error)}"

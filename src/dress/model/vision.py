@@ -23,6 +23,7 @@ from torch.func import functional_call
 from torchvision.transforms.v2 import InterpolationMode
 
 from dress import config
+from dress.base.errors import in_one_line
 from dress.data.pixels import cropped, edge_of, fitted, padded, size_of
 from dress.model.reach import leaves
 from dress.model.towers import HFTower, check_tower, hf_tower, timm_tower
@@ -198,12 +199,8 @@ def _named(settings: config.Vision) -> str:
 def _other_size(settings: config.Vision, error: Exception) -> ValueError:
     return ValueError(
         f"model.vision.image_size={settings.image_size}: {_named(settings)} takes no images of this size "
-        f"({_line(error)}). null is the weights' own"
+        f"({in_one_line(error)}). null is the weights' own"
     )
-
-
-def _line(error: object) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _make(settings: config.Vision, own: bool) -> tuple[Any, dict[str, Any]]:
@@ -295,7 +292,7 @@ def check_vision(settings: config.Vision) -> None:
 
 def _unknown(name: str, weights: str | None, why: object) -> ValueError:
     return ValueError(
-        f"model.vision.name={name}, model.vision.weights={weights}: OpenCLIP cannot make it ({_line(why)}). "
+        f"model.vision.name={name}, model.vision.weights={weights}: OpenCLIP cannot make it ({in_one_line(why)}). "
         f"open_clip.list_pretrained() lists names and weights; a local file works as weights too"
     )
 

@@ -83,14 +83,14 @@ class ServerResponder:
 
     def _warn_of_two(self, condition: str) -> None:
         """Say so where the server's chat template holds a condition beside this one."""
-        from dress.model.export_facts import held_condition
+        from dress.model.export_facts import template_condition
 
         model = self.client.model
         folder = model if os.path.isdir(model) else self.client.origin()
-        held = held_condition(Path(folder)) if os.path.isdir(folder) else None
-        if held is not None:
+        own = template_condition(Path(folder)) if os.path.isdir(folder) else None
+        if own is not None:
             LOG.warning(
-                f"server.model={model}: the chat template in {folder} already asks under {held!r:.80}, and these "
+                f"server.model={model}: the chat template in {folder} already asks under {own!r:.80}, and these "
                 f"questions stand under {condition!r:.80}: the model reads both. Ask without a condition, or serve the "
                 f"template that holds none (vLLM: --chat-template)"
             )

@@ -15,8 +15,9 @@ from dress.config.names import check_name
 from dress.config.stages import EvalStage
 from dress.data.shards import Sample
 from dress.data.stream import open_split
-from dress.exports.model_folder import TrainedModel, check_export, export_model, read_metrics
+from dress.exports.model_folder import TrainedModel, check_form, export_model, read_metrics
 from dress.exports.proof import Figures
+from dress.exports.writing import check_place
 from dress.model.checkpoint import load_model, read_facts
 from dress.phases.registry import load_phases
 from dress.rollout.loading import condition_of
@@ -42,10 +43,11 @@ def export(settings: ExportCommand, console: Console | None = None) -> Figures |
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"run={folder}: expected a run folder with config.json, found none")
     run = read_run(folder, settings)
-    check_export(settings, run.model, out)
+    check_place(out)
     load_phases(run.phases.modules)
     stage = settings.stage or last_trained(run.curriculum)
     check_name("stage", stage, run.curriculum.train_stages(), "one of the stages that train ({})")
+    check_form(settings, run, stage)
     place = folder / "stages" / stage
     facts = read_facts(place, "conditions")
     with CurriculumProgress(console, {}) as progress:

@@ -25,6 +25,7 @@ from dress.base.run_folder import DONE, read_marker, short
 from dress.base.seeding import seed_for
 from dress.config.graph import description, evaluated_stages, evaluation, lineage, steps_before
 from dress.dialogue.tokenizer import tokenizer_hash
+from dress.exports.model_folder import check_form
 from dress.feedback.raters import build_rater, check_rater
 from dress.kernels.precision import precision_for
 from dress.llm.request import Stopped
@@ -176,6 +177,8 @@ class Curriculum:
         for name, task in self.tasks.by_name.items():
             if settings.data.features and isinstance(task, TrainTask | CollectTask):
                 self._check_features(task, model)
+            if isinstance(task, ExportTask):
+                check_form(task.stage, settings, task.stage.model)
             if isinstance(task, TrainTask):
                 check_learning(task, settings.devices)
                 if not task.awaits_collection:

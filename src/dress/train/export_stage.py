@@ -8,7 +8,7 @@ from pathlib import Path
 from dress import config
 from dress.base.run_folder import DONE
 from dress.evaluation.suites.run import metrics
-from dress.exports.model_folder import TrainedModel, check_export, export_model
+from dress.exports.model_folder import TrainedModel, export_model
 from dress.model.lvlm import LVLM
 from dress.phases.conditions import headline
 from dress.train.eval_stage import outcomes
@@ -35,7 +35,6 @@ def export(task: ExportTask, evaluated: EvalTask | None, model: LVLM, settings: 
     folder = Path(settings.run_dir) / "stages"
     out = folder / task.name / MODEL
     shutil.rmtree(out, ignore_errors=True)  # of a stage that was stopped
-    check_export(task.stage, settings.model, out)
     figures = {}
     if evaluated is not None and (folder / evaluated.name / DONE).exists():
         figures = metrics(outcomes(evaluated, folder / evaluated.name), headline(settings.curriculum))

@@ -18,30 +18,25 @@ PREFIX = "base_model.model."
 """Before names of weights in an adapter's file."""
 
 
-def write_adapter(model: HFLVLM, settings: config.HFModel, trained: set[str], folder: Path) -> None:
+def write_adapter(model: HFLVLM, settings: config.HFModel, projector: bool, folder: Path) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors`.
 
     Args:
         model: trained, with LoRA.
         settings: of it; its `name` is the base.
-        trained: parts that some stage trained.
+        projector: whether what stands between encoder and language model was trained too.
         folder: that exists.
 
     Raises:
-        ValueError: nothing but whole weights was trained, or something that an adapter has no place for.
+        ValueError: a parameter was trained that an adapter has no place for.
     """
-    where = f"adapter=true: {settings.name}"
-    if settings.lora is None:
-        raise ValueError(f"{where}: expected model.lora, got a run without. Leave adapter=true out: merged weights")
-    whole = trained & {"vision", "language"}
-    if whole:
-        raise ValueError(f"{where}: {', '.join(sorted(whole))} was trained, more than an adapter holds. Leave it out")
+    assert settings.lora is not None, "looked at before"
     weights = {name.removeprefix("network."): value.detach().cpu() for name, value in model.state_dict().items()}
-    modules = _projector_modules(model) if "projector" in trained else []
-    kept = {}
+    modules = _projector_modules(model) if projector else []
+    tensors = {}
     for name, value in weights.items():
         if "lora_" in name or any(name.startswith(f"{module}.") for module in modules):
-            kept[PREFIX + name.replace(".default", "")] = value.contiguous()
+            tensors[PREFIX + name.replace(".default", "")] = value.contiguous()
     maps = sorted({name.rpartition(".")[2] for name, one in model.named_modules() if isinstance(one, LoraLayer)})
     text = re.escape(model.text_prefix.removeprefix("network."))
     described = LoraConfig(
@@ -50,7 +45,7 @@ def write_adapter(model: HFLVLM, settings: config.HFModel, trained: set[str], fo
         base_model_name_or_path=_base(settings), revision=settings.revision,
     )  # fmt: skip
     described.save_pretrained(str(folder))
-    save_file(kept, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def _base(settings: config.HFModel) -> str:

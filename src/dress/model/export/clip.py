@@ -101,11 +101,7 @@ def _of_open_clip(vision: VisionEncoder, tower: VisionTransformer, weights: dict
     }
     for number in range(len(blocks)):
         at, to = f"transformer.resblocks.{number}.", f"encoder.layers.{number}."
-        for kind in ("weight", "bias"):
-            parts = weights[f"{at}attn.in_proj_{kind}"].chunk(3)
-            out |= {f"{to}{name}.{kind}": part for name, part in zip(QKV, parts, strict=True)}
-        for name, own in BLOCK.items():
-            out |= _both(weights, at + name, to + own)
+        out |= _block(weights, f"{at}attn.in_proj_", {at + name: to + own for name, own in BLOCK.items()}, to)
     config = {
         "model_type": "clip_vision_model", "hidden_size": tower.conv1.out_channels,
         "intermediate_size": first.mlp.c_fc.out_features, "num_hidden_layers": len(blocks),
@@ -136,11 +132,7 @@ def _of_siglip(vision: VisionEncoder, trunk: Any, weights: dict[str, Tensor]) ->
     out |= _both(weights, "norm", "post_layernorm") if "norm.weight" in weights else _identity(trunk.embed_dim)
     for number in range(len(trunk.blocks)):
         at, to = f"blocks.{number}.", f"encoder.layers.{number}."
-        for kind in ("weight", "bias"):
-            parts = weights[f"{at}attn.qkv.{kind}"].chunk(3)
-            out |= {f"{to}{name}.{kind}": part for name, part in zip(QKV, parts, strict=True)}
-        for name, own in TIMM_BLOCK.items():
-            out |= _both(weights, at + name, to + own)
+        out |= _block(weights, f"{at}attn.qkv.", {at + name: to + own for name, own in TIMM_BLOCK.items()}, to)
     config = {
         "model_type": "siglip_vision_model", "hidden_size": trunk.embed_dim,
         "intermediate_size": first.mlp.fc1.out_features, "num_hidden_layers": len(trunk.blocks),
@@ -202,6 +194,17 @@ def _activation(module: nn.Module) -> str:
     if type(module).__name__ == "GELUTanh":
         return "gelu_pytorch_tanh"
     raise NoSuchTower(f"{type(module).__name__}: an activation of another kind")
+
+
+def _block(weights: dict[str, Tensor], fused: str, names: dict[str, str], to: str) -> dict[str, Tensor]:
+    """A block's weights: the map that gives queries, keys and values at once in three, the others by `names`."""
+    out: dict[str, Tensor] = {}
+    for kind in ("weight", "bias"):
+        parts = weights[f"{fused}{kind}"].chunk(3)
+        out |= {f"{to}{name}.{kind}": part for name, part in zip(QKV, parts, strict=True)}
+    for name, own in names.items():
+        out |= _both(weights, name, own)
+    return out
 
 
 def _both(weights: dict[str, Tensor], name: str, own: str) -> dict[str, Tensor]:

@@ -83,13 +83,13 @@ def _with_token(part: TextPart, name: str, model: ComposedLVLM) -> TextPart:
     return part if number < rows else _with_row(part, language, number)
 
 
-def _spare(model: ComposedLVLM, taken: Mapping[str, str]) -> Iterator[str]:
+def _spare(model: ComposedLVLM, tokens: Mapping[str, str]) -> Iterator[str]:
     """Special tokens that no dialogue holds."""
     tokenizer, chat = model.encoder.tokenizer, model.encoder.chat
     named = {str(value) for value in tokenizer.special_tokens_map.values() if isinstance(value, str)}
     for number, token in sorted(tokenizer.added_tokens_decoder.items()):
         used = number in model.encoder.stops or number in model.encoder.before or token.content in named
-        used = used or token.content in taken.values() or any(token.content in text for text in chat.control)
+        used = used or token.content in tokens.values() or any(token.content in text for text in chat.control)
         if token.special and not used:
             yield str(token.content)
 
