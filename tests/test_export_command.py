@@ -135,3 +135,10 @@ def test_a_full_disk_is_said_and_leaves_nothing(finished: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=finished, capture_output=True, text=True, env=environment())
     assert done.returncode == 1 and re.search(r"OSError: .*(full: cannot be written|File too large)", done.stderr)
     assert not list(finished.glob("full*"))
+
+
+def test_a_stage_that_cannot_export_is_refused_before_training(tmp_path: Path) -> None:
+    stage = "+curriculum.stages.export={kind: export, model: dress, adapter: true}"
+    done = script(tmp_path, "train", "experiment=dress_full", *FAST, stage, "curriculum.run=[eval,export]")
+    assert done.returncode == 1 and "adapter=true: expected model=hf" in done.stderr
+    assert not (tmp_path / "logs").exists()
