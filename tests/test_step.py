@@ -31,8 +31,9 @@ from dress.train.module import DressModule
 SRC = ROOT / "src"
 
 
-def module_of(model: LVLM, trainable: list[Any], steps: int = 1) -> DressModule:
+def module_of(model: LVLM, trainable: list[Any], steps: int = 1, objective: Any = "lm") -> DressModule:
     stage = config.TrainStage(
+        objective=objective,
         phases=dict.fromkeys(("align", "sft", "critique", "refinement", "rating"), 1.0),
         weights=None, data={"sft": 1.0}, steps=steps, records_per_step=3, lr=1e-3, trainable=trainable,
     )  # fmt: skip
@@ -81,9 +82,10 @@ def fit(module: DressModule, data: Steps, watch: Watch, **more: Any) -> None:
     trainer.fit(module, datamodule=data)
 
 
+@pytest.mark.parametrize("objective", ["lm", "words"])
 @pytest.mark.parametrize("ranks", [1, 2], ids=["accumulation", "ranks"])
-def test_forests_and_ranks_give_the_gradient_of_one_batch(ranks, tokenizer, shapes_folder, phases, tmp_path):
-    everything = ["vision", "projector", "language"]
+def test_forests_and_ranks_give_the_gradient_of_one_batch(ranks, objective, tokenizer, shapes_folder, phases, tmp_path):
+    trained = ["vision", "projector"] + ["language"] * (objective == "lm")
     found = {}
     for name, budget, more in (
         ("whole", 10**6, {}),
@@ -92,7 +94,7 @@ def test_forests_and_ranks_give_the_gradient_of_one_batch(ranks, tokenizer, shap
         model = small_model(tokenizer)
         samples = samples_of(model, shapes_folder, phases, True, torch.float32)
         assert name == "whole" or ranks > 1 or len(collate(samples, budget).forests) > 1
-        fit(module_of(model, everything), Steps(samples, budget), Watch(tmp_path / name), **more)
+        fit(module_of(model, trained, objective=objective), Steps(samples, budget), Watch(tmp_path / name), **more)
         found[name] = load_file(tmp_path / name)
     assert found["whole"].keys() == found["parts"].keys()
     for name, wanted in found["whole"].items():

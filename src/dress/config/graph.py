@@ -46,7 +46,10 @@ def description(stage: Stage) -> str:
     """What a stage does, by the names of what it uses: `critique, refinement on collect, from sft`."""
     match stage:
         case TrainStage():
-            return f"{', '.join(stage.phases)} on {stage.data_title}, from {stage.weights or 'the initial model'}"
+            words = "words of " if stage.objective == "words" else ""
+            return (
+                f"{words}{', '.join(stage.phases)} on {stage.data_title}, from {stage.weights or 'the initial model'}"
+            )
         case CollectStage():
             under = "" if stage.condition == "none" else f" under {stage.condition}"
             return f"answers of {stage.model}{under} to {stage.data}"

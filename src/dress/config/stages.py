@@ -56,6 +56,7 @@ class TrainStage(Section):
     data: Shares  # a split, what a collect stage wrote, or several of them and their weights
     phases: Annotated[dict[Name, PositiveReal], BeforeValidator(_shares)] = Field(default={})  # loss weights
     trainable: Annotated[list[Part], Field(min_length=1)]  # the parts that learn
+    objective: Literal["lm", "words"] = "lm"  # answers through the language model, or their words by image tokens alone
     steps: Positive | None = None  # optimiser steps; null = as many as the epochs take
     epochs: PositiveReal | None = None  # passes over its records, instead of steps; may be a fraction
     records_per_step: Positive  # over all ranks
@@ -67,6 +68,17 @@ class TrainStage(Section):
     def _has_an_amount(self) -> TrainStage:
         if self.steps is None and self.epochs is None:
             raise ValueError("expected an amount, steps or epochs; found neither")
+        return self
+
+    @model_validator(mode="after")
+    def _words_of_several_images(self) -> TrainStage:
+        if self.objective == "words":
+            if unreached := sorted(set(self.trainable) - {"projector", "vision"}):
+                raise ValueError(
+                    f"objective=words reaches projector and vision only, trainable names {', '.join(unreached)}"
+                )
+            if self.records_per_step < 2:
+                raise ValueError("objective=words tells images of a step apart, expected records_per_step >= 2, got 1")
         return self
 
     @property

@@ -67,6 +67,10 @@ class Forest:
         """T."""
         return len(self.ids)
 
+    def trees(self, places: Tensor) -> Tensor:
+        """The number of the tree that each of these places lies in."""
+        return torch.bucketize(places, torch.tensor(self.starts[1:], device=places.device), right=True)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Forest:
         """The same forest with its tensors on a device."""
 

@@ -79,6 +79,13 @@ class ComposedLVLM(LVLM):
         return head
 
     @property
+    def embeddings(self) -> Tensor:
+        """The language model's input embeddings, [vocabulary, D]."""
+        embeddings: Any = self.language.get_input_embeddings()
+        weight: Tensor = embeddings.weight
+        return weight
+
+    @property
     def projector_weight(self) -> Tensor:
         """The projector's first parameter: its dtype is what images and features are cast to."""
         return next(self.projector.parameters())

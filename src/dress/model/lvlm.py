@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dress.data.images import MAX_ASPECT
 from dress.dialogue.batch import Forest, ImageBatch
-from dress.dialogue.encode import DialogueEncoder
+from dress.dialogue.encode import IMAGE, DialogueEncoder
 from dress.model.attention import Blocks, Plan, plan
 from dress.model.cache import Decoding, Prefill
 from dress.model.head import head_loss
@@ -174,6 +174,14 @@ class LVLM(nn.Module, ABC):
                 return encoded
             tokens.update(zip(batch.numbers, encoded.split(batch.tokens), strict=True))
         return torch.cat([tokens[number] for number in forest.image])
+
+    def images_by_tree(self, forest: Forest) -> dict[int, Tensor]:
+        """Image tokens [V, D_i] of each tree of a forest that has any, by its number."""
+        tokens = self._images(forest)
+        if tokens is None:
+            return {}
+        trees, counts = forest.trees((forest.ids == IMAGE).nonzero()[:, 0]).unique_consecutive(return_counts=True)
+        return dict(zip(trees.tolist(), tokens.split(counts.tolist()), strict=True))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] to fp32 logits over the vocabulary."""

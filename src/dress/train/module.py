@@ -17,9 +17,11 @@ from dress import config
 from dress.config.targets import OPTIMIZER, SCHEDULER, build
 from dress.dialogue.batch import Batch, Forest, blank_forest
 from dress.kernels.memory import keep_freed_memory, used_gib
+from dress.model.composed import ComposedLVLM
 from dress.model.lvlm import LVLM
 from dress.model.memory import needs_checkpointing
 from dress.objectives.lm import add_sums, factors, means
+from dress.train.words import Costs, word_costs
 
 PHASES_OF_0_1 = ("align", "sft", "critique", "refinement", "rating", "best_of")
 NAMED_RECORDS = 8
@@ -120,23 +122,15 @@ class DressModule(L.LightningModule):
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         self._packing += torch.tensor([step.split, step.capacity, step.filled, step.idle], dtype=torch.float64)
         assert not isinstance(optimizer, list) and isinstance(scheduler, LRScheduler)
-        world = self.trainer.world_size
         shares = self._of_ranks(step.weight, len(step.forests), step.images)
         weight, images = shares[:, 0].sum(), bool(shares[:, 2].any())
         if not weight:
             raise TrainingStopped(self._at(step, "no supervised token"))
-        total = torch.tensor(float(weight), dtype=torch.float64, device=self.device)
-        blank = blank_forest(self._phases[0], self.device)
-        passes = [*step.forests, *[blank] * (int(shares[:, 1].max()) - len(step.forests))]
-        loss = torch.zeros((), device=self.device)
-        surprises = []
-        for number, forest in enumerate(passes):
-            with self._no_sync(last=number == len(passes) - 1):
-                part, nll = self._loss(forest, total, touch=world > 1)
-                if part.requires_grad:
-                    self.manual_backward(part * world if world > 1 else part)
-            loss += part.detach()
-            surprises.append(nll)
+        surprises: list[Tensor] = []
+        if self.stage.objective == "words":
+            loss = self._learn_words(step)
+        else:
+            loss, surprises = self._learn_answers(step, float(weight), int(shares[:, 1].max()))
         if not images:  # a blank image is no reason to decay or to move what no record reached
             for name, parameter in self.model.named_parameters():
                 if self.model.part_of(name) in ("vision", "projector"):
@@ -150,6 +144,48 @@ class DressModule(L.LightningModule):
         scheduler.step()
         self._log(float(norm), float(scheduler.get_last_lr()[0]))
         return loss
+
+    def _learn_answers(self, step: Batch, weight: float, most: int) -> tuple[Tensor, list[Tensor]]:
+        """Loss of this rank's share, after its gradient, and the negative log-likelihoods of each forest's entries.
+
+        Args:
+            step: the share.
+            weight: of the entries of all ranks.
+            most: forests that any rank has, and passes that each makes.
+        """
+        world = self.trainer.world_size
+        total = torch.tensor(weight, dtype=torch.float64, device=self.device)
+        passes = [*step.forests, *[blank_forest(self._phases[0], self.device)] * (most - len(step.forests))]
+        loss = torch.zeros((), device=self.device)
+        surprises = []
+        for number, forest in enumerate(passes):
+            with self._no_sync(last=number == len(passes) - 1):
+                part, nll = self._loss(forest, total, touch=world > 1)
+                self._descend(part)
+            loss += part.detach()
+            surprises.append(nll)
+        return loss, surprises
+
+    def _learn_words(self, step: Batch) -> Tensor:
+        """Loss of all ranks, after its gradient to this one's images."""
+        costs = self._words(step, self._sums)
+        self._right.scatter_add_(0, costs.phase, costs.loudest.double())
+        self._tokens += sum(forest.tokens for forest in step.forests)
+        touched = 0 * self.model.blank_images().sum() if self.trainer.world_size > 1 and not step.images else 0
+        self._descend(costs.loss + touched)
+        return costs.loss.detach()
+
+    def _words(self, step: Batch, sums: Tensor) -> Costs:
+        """What a step's words cost, added to sums."""
+        assert isinstance(self.model, ComposedLVLM)
+        costs = word_costs(self.model, step, self._phases, self.trainer.world_size, self.trainer.global_rank)
+        add_sums(sums, costs.cost, costs.weight, costs.phase)
+        return costs
+
+    def _descend(self, loss: Tensor) -> None:
+        """Add the gradient of a loss to that of the step; of several ranks the mean is taken, and the sum wanted."""
+        if loss.requires_grad:
+            self.manual_backward(loss * self.trainer.world_size if self.trainer.world_size > 1 else loss)
 
     def _of_ranks(self, *values: float) -> Tensor:
         """These numbers of every rank, [ranks, numbers], float64 on the CPU."""
@@ -216,6 +252,9 @@ class DressModule(L.LightningModule):
 
     def validation_step(self, step: Batch, batch_idx: int) -> None:
         """Add a step's weighted loss, by phase."""
+        if self.stage.objective == "words":
+            self._words(step, self._held_out)
+            return
         for forest in step.forests:
             _, nll = self.model(forest, forest.weight)
             add_sums(self._held_out, nll, forest.weight, self._columns(forest))
