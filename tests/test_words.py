@@ -62,7 +62,7 @@ def test_an_image_is_as_loud_as_its_loudest_token_and_the_common_part_of_words_d
     words, common = torch.randn(4, 16, generator=generator), torch.full((16,), 9.0)
     images = [torch.randn(5, 16, generator=generator), torch.randn(3, 16, generator=generator)]
     images[1][2] = 7 * words[3]
-    scores = word_scores(images, words + common, common)
+    scores = word_scores([image + common for image in images], words + common, common)
     assert scores.shape == (2, 4) and scores[1].argmax() == 3
     assert 19.999 < scores[1, 3] < 20 + math.log(3)  # a cosine of 1, and two tokens that whisper
     assert torch.allclose(scores, word_scores(images, words, torch.zeros(16)), atol=1e-4)

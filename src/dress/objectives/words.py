@@ -38,10 +38,10 @@ def word_scores(images: Sequence[Tensor], words: Tensor, centre: Tensor) -> Tens
     Args:
         images: of each, its tokens [V, D].
         words: [W, D], their embeddings.
-        centre: [D], the mean embedding, which tells no word from another.
+        centre: [D], the mean embedding, which tells no word from another; directions are from there.
     """
     directions = F.normalize((words - centre).float(), dim=-1)
-    scores = [(F.normalize(tokens.float(), dim=-1) @ directions.T * SCALE).logsumexp(0) for tokens in images]
+    scores = [(F.normalize(tokens.float() - centre, dim=-1) @ directions.T * SCALE).logsumexp(0) for tokens in images]
     return torch.stack(scores) if scores else directions.new_zeros(0, len(words))
 
 
