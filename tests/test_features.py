@@ -18,7 +18,7 @@ from rich.console import Console
 from safetensors.torch import load, save
 
 from dress.base.files import read_json
-from dress.config import ConfigError, Vision
+from dress.config import Config, ConfigError, Vision
 from dress.config.tasks import Features
 from dress.data.features import FeatureError, check_encoder, decode, encode
 from dress.data.index import FEATURES
@@ -253,6 +253,32 @@ def test_a_curriculum_on_features_learns_the_same(made, monkeypatch):
     first, _ = load_model(made / "run" / "stages" / "align")
     facts = [each.vision.facts("fast") for each in (model, first)]
     assert facts[0] == facts[1]
+
+
+class Begun(Exception):
+    """All that can be looked at before the first stage has been looked at."""
+
+
+@pytest.mark.parametrize("folder, more, expected", [
+    ("fp32", [], True),
+    ("fp32", ["data.features=true"], True),
+    ("fp32", ["data.features=false"], False),
+    ("fp32", ["curriculum.stages.sft.trainable=[vision,projector]"], False),
+    ("fp32", ["data.images=exact"], False),
+    ("data", [], False),
+])  # fmt: skip
+def test_stored_features_are_taken_where_all_that_is_trained_on_has_them(folder, more, expected, made, tmp_path):
+    (place,) = [made / folder] if folder != "data" else (made / "data").iterdir()
+    out = io.StringIO()
+    settings = frozen(made, place, "curriculum.run=[sft]", *more, run=tmp_path.name)
+
+    def begin(settings: Config, facts: dict) -> None:
+        raise Begun(settings.data.features)
+
+    with pytest.raises(Begun) as begun:
+        Curriculum(settings, Console(file=out, width=200)).run(begin)
+    assert begun.value.args == (expected,)
+    assert ("training reads the features that are stored" in out.getvalue()) == (expected and not more)
 
 
 def test_features_of_another_run_are_refused_before_training(made):

@@ -50,10 +50,17 @@ class Data(Section):
     cache_gb: PositiveReal = 50.0  # 10^9 bytes
     allow_pipe: bool = False  # run the shell commands of pipe: URLs
     share_prefixes: bool = True  # one token tree per record; false = one sequence per dialogue
-    features: bool = False  # stored vision features instead of images and encoder (python src/prepare.py task=features)
+    features: bool | Literal["auto"] = (
+        "auto"  # train on stored vision features (task=features); auto: if all are stored
+    )
     images: Literal["fast", "exact"] = "fast"  # how images are decoded and resized in training; exact is OpenCLIP's PIL
     max_aspect: Aspect = 200.0  # longer side of an image ÷ shorter side
     dialogues_per_record: Positive | None = None  # of a record in a step, drawn anew each epoch; null = all
     tokens_per_forest: Positive = 16384  # tokens of one forward pass
     max_tokens: Positive = 4096  # longest dialogue, in tokens
     on_damage: Literal["stop", "skip"] = "stop"  # a record that cannot be used
+
+    @property
+    def stored(self) -> bool:
+        """Whether training reads stored features; what `auto` comes to is settled where a run opens its data."""
+        return self.features is True

@@ -25,7 +25,7 @@ from dress.config.phases import Phases
 from dress.config.raters import RaterSettings
 from dress.config.stages import SPLITS, Curriculum, TrainStage
 from dress.config.targets import Target
-from dress.config.types import VARIABLE, Condition, Count, Name, Package, Positive, Section, without_nulls
+from dress.config.types import VARIABLE, Condition, Count, Name, Package, Part, Positive, Section, without_nulls
 
 KeepCache = Literal["auto", "on", "off"]
 """Go on from the turn before, a batch of dialogues at a time; auto: where keys and values fit into memory."""
@@ -122,6 +122,11 @@ class Config(Section):
         return Devices(**trainer, strategy=self.parallel.strategy)
 
     @property
+    def stored_parts(self) -> tuple[Part, ...]:
+        """Parts of the model whose work stored features hold: no stage may train them."""
+        return ("vision",) if isinstance(self.model, ComposedModel) else ("vision", "projector")
+
+    @property
     def learning(self) -> Learning:
         """How every train stage makes its steps."""
         return Learning(
@@ -151,11 +156,10 @@ class Config(Section):
     def _features_of_a_frozen_encoder(self) -> Config:
         for name in self.curriculum.order:
             stage = self.curriculum.stages[name]
-            if not self.data.features or not isinstance(stage, TrainStage):
+            if not self.data.stored or not isinstance(stage, TrainStage):
                 continue
-            frozen = ("vision",) if isinstance(self.model, ComposedModel) else ("vision", "projector")
-            if trained := [part for part in frozen if part in stage.trainable]:
-                parts, what = " and ".join(trained), " and projector" if len(frozen) > 1 else ""
+            if trained := [part for part in self.stored_parts if part in stage.trainable]:
+                parts, what = " and ".join(trained), " and projector" if len(self.stored_parts) > 1 else ""
                 raise ValueError(
                     f"curriculum.stages.{name}.trainable names {parts}, but data.features=true reads what a frozen "
                     f"encoder{what} made: drop {parts} there, or set data.features=false"

@@ -56,7 +56,7 @@ class TrainStage(Section):
     data: Shares  # a split, what a collect stage wrote, or several of them and their weights
     phases: Annotated[dict[Name, PositiveReal], BeforeValidator(_shares)] = Field(default={})  # loss weights
     trainable: Annotated[list[Part], Field(min_length=1)]  # the parts that learn
-    objective: Literal["lm", "words"] = "lm"  # answers through the language model, or their words by image tokens alone
+    objective: Literal["lm", "words"] = "lm"  # lm: answers; words: their words by image tokens alone
     steps: Positive | None = None  # optimiser steps; null = as many as the epochs take
     epochs: PositiveReal | None = None  # passes over its records, instead of steps; may be a fraction
     records_per_step: Positive  # over all ranks

@@ -241,11 +241,14 @@ class Shards:
         key, members, shard = self._locate(index)
         return key, self._pread(shard, *members[FEATURES]) if FEATURES in members else None
 
-    def check_features(self, encoder: Mapping[str, str]) -> None:
+    def check_features(self, encoder: Mapping[str, str]) -> int:
         """Refuse to train on features that another encoder made, or on none.
 
         Args:
             encoder: `VisionEncoder.facts` of the run's encoder.
+
+        Returns:
+            How many shards have pictures, all with its features.
 
         Raises:
             FeatureError: names the shard, expected and got.
@@ -253,9 +256,12 @@ class Shards:
         from dress.data.features import check_encoder
 
         pictured = (self._column("image_at") > 0) | (self._column("features_at") > 0)
+        checked = 0
         for number, (start, stop) in enumerate(pairwise(self._starts)):
             if pictured[start:stop].any():
                 check_encoder(self._index.shard(self._places[number]).features, encoder, self._shard_name(number))
+                checked += 1
+        return checked
 
     def by_file(self) -> Iterator[tuple[str, range]]:
         """Each shard's name and the indices of its samples."""

@@ -24,6 +24,7 @@ from dress.base.ranks import rank, wait_for
 from dress.base.run_folder import DONE, read_marker, short
 from dress.base.seeding import seed_for
 from dress.config.graph import description, evaluated_stages, evaluation, lineage, steps_before
+from dress.data.features import FeatureError
 from dress.dialogue.tokenizer import tokenizer_hash
 from dress.exports.model_folder import check_form
 from dress.feedback.raters import build_rater, check_rater
@@ -174,8 +175,12 @@ class Curriculum:
         tokenizer = tokenizer_hash(model.encoder.tokenizer) + model.encoder.chat.digest
         initial = InitialModel(settings.model, tokenizer, loaded_weights(model, settings.model), settings.seed)
         self.tasks = Tasks(settings, self.data, fingerprint(initial))
+        if settings.data.features == "auto":
+            self._choose_features(model)
+            settings = self.settings
+            self.tasks = Tasks(settings, self.data, fingerprint(initial))
         for name, task in self.tasks.by_name.items():
-            if settings.data.features and isinstance(task, TrainTask | CollectTask):
+            if settings.data.stored and isinstance(task, TrainTask | CollectTask):
                 self._check_features(task, model)
             if isinstance(task, ExportTask):
                 check_form(task.stage, settings, task.stage.model)
@@ -212,15 +217,34 @@ class Curriculum:
             seed_for(settings.seed, "init"), rounded,
         )  # fmt: skip
 
-    def _check_features(self, task: TrainTask | CollectTask, model: LVLM) -> None:
-        """Refuse stored features of another encoder before the first stage."""
+    def _choose_features(self, model: LVLM) -> None:
+        """What `data.features: auto` means here: true where all that is trained on holds features of this encoder."""
+        tasks = [task for task in self.tasks.by_name.values() if isinstance(task, TrainTask | CollectTask)]
+        trained = {part for task in tasks if isinstance(task, TrainTask) for part in task.stage.trainable}
+        chosen = trained.isdisjoint(self.settings.stored_parts)
+        if chosen:
+            try:
+                chosen = sum(self._check_features(task, model) for task in tasks) > 0
+            except FeatureError:
+                chosen = False
+        data = self.settings.data.model_copy(update={"features": chosen})
+        self.settings = self.settings.model_copy(update={"data": data})
+        self.data = RunData(data, self.data.root)
+        if chosen and rank() == 0:
+            self.console.print(
+                "training reads the features that are stored, and no image (data.features=false: images)",
+                highlight=False,
+            )
+
+    def _check_features(self, task: TrainTask | CollectTask, model: LVLM) -> int:
+        """Refuse stored features of another encoder before the first stage; how many shards hold those of this one."""
         facts = model.image_facts(self.settings.data.images)
         if isinstance(task, TrainTask):
             sources = [None if task.awaits_collection else task.records, task.validation]
         else:
             sources = [task.questions]
-        for part in (part for source in sources if source for part in source.stream().parts):
-            part.shards.check_features(facts)
+        parts = (part for source in sources if source for part in source.stream().parts)
+        return sum(part.shards.check_features(facts) for part in parts)
 
     def _look_through(self, name: str, task: TrainTask) -> None:
         """Look through what a stage will train on; the first process does, and the others begin later."""

@@ -64,7 +64,7 @@ class Examples:
         if not dialogues:
             return Example([], None, where=where)
         if picture is None and record.image is not None:
-            what = "stored features" if self.data.features else "an image file"
+            what = "stored features" if self.data.stored else "an image file"
             raise RecordError(f"{where}: expected {what} beside the JSON, found none")
         read = None if picture is None else self._read(picture, where)
         layout = None if read is None else read.layout

@@ -216,7 +216,7 @@ def run(settings: Features, console: Console) -> Totals:
     if writer.totals.rejects:
         write_lines(out / "rejects.jsonl", writer.totals.rejects)
     console.print(table(settings, writer))
-    console.print(f"Next: python src/train.py data=shards data.path={out} data.features=true", highlight=False)
+    console.print(f"Next: python src/train.py data=shards data.path={out}", highlight=False)
     return writer.totals
 
 

@@ -120,7 +120,7 @@ class RunData:
     @property
     def held_out(self) -> Records | None:
         """Records whose loss is measured where data.validation leaves it open: the eval split, if it lies here."""
-        if self.data.validation != "auto" or self.data.features or is_remote(f"{self.root}{self.data.eval}"):
+        if self.data.validation != "auto" or self.data.stored or is_remote(f"{self.root}{self.data.eval}"):
             return None
         try:
             return Records(self, self.data.eval, self.stream(self.data.eval).fingerprint)

@@ -56,7 +56,7 @@ class StepDataset(Dataset[Batch]):
         where, shards, examples = self.stream.where(place), self.stream.shards(place), self.examples
         try:
             record = shards.record(place.sample)
-            picture = shards.features(place.sample) if examples.data.features else shards.image(place.sample)
+            picture = shards.features(place.sample) if examples.data.stored else shards.image(place.sample)
             return examples.build(record, picture, where, self.stream.rng(place))
         except (RecordError, ChangedShardError) as error:
             examples.reject(where, str(error))

@@ -64,7 +64,7 @@ class WebdatasetSteps(IterableDataset[Batch]):
                     if "json" not in raw:
                         raise RecordError(f"{where}: expected a .json, found none")
                     picture: Any = next((raw[ext] for ext in IMAGE_EXTENSIONS if ext in raw), None)
-                    if examples.data.features:
+                    if examples.data.stored:
                         data = bytearray(raw[FEATURES]) if FEATURES in raw else None
                         picture = None if data is None else decode_image(np.frombuffer(data, np.uint8))
                     rng = rng_for(seed, epoch, raw["__key__"])
