@@ -50,9 +50,7 @@ class Data(Section):
     cache_gb: PositiveReal = 50.0  # 10^9 bytes
     allow_pipe: bool = False  # run the shell commands of pipe: URLs
     share_prefixes: bool = True  # one token tree per record; false = one sequence per dialogue
-    features: bool | Literal["auto"] = (
-        "auto"  # train on stored vision features (task=features); auto: if all are stored
-    )
+    features: bool | Literal["auto"] = "auto"  # train on stored vision features; auto: where all has them
     images: Literal["fast", "exact"] = "fast"  # how images are decoded and resized in training; exact is OpenCLIP's PIL
     max_aspect: Aspect = 200.0  # longer side of an image ÷ shorter side
     dialogues_per_record: Positive | None = None  # of a record in a step, drawn anew each epoch; null = all
