@@ -14,9 +14,9 @@ from test_tree import samples_of
 from torch import Tensor
 
 from dress import config
-from dress.dialogue.batch import collate
+from dress.dialogue.batch import Example, collate
 from dress.objectives.words import word_loss, word_scores
-from dress.train.words import word_costs
+from dress.train.words import mean_embedding, word_costs
 
 PHASES = ("align", "sft", "critique", "refinement", "rating")
 STAGE = {"objective": "words", "trainable": ["projector"], "records_per_step": 8, "steps": 60, "lr": 3e-3}
@@ -57,7 +57,7 @@ def test_a_word_of_every_image_teaches_nothing_where_all_say_it_equally():
     assert gradient[:, 0].abs().max() < 1e-15 and gradient[0, 1] < 0 < gradient[1, 1]
 
 
-def test_an_image_is_as_loud_as_its_loudest_token_and_the_common_part_of_words_does_not_count():
+def test_a_score_is_that_of_the_nearest_token_from_where_all_words_have_their_middle():
     generator = torch.Generator().manual_seed(0)
     words, common = torch.randn(4, 16, generator=generator), torch.full((16,), 9.0)
     images = [torch.randn(5, 16, generator=generator), torch.randn(3, 16, generator=generator)]
@@ -71,8 +71,8 @@ def test_an_image_is_as_loud_as_its_loudest_token_and_the_common_part_of_words_d
 def test_the_words_are_those_of_the_answers_of_each_photo_however_they_are_packed(tokenizer, shapes_folder, phases):
     model = small_model(tokenizer)
     samples = samples_of(model, shapes_folder, phases, True, torch.float32)
-    whole = word_costs(model, collate(samples, 10**6), PHASES)
-    parts = word_costs(model, collate(samples, 500), PHASES)
+    whole = word_costs(model, mean_embedding(model), collate(samples, 10**6), PHASES)
+    parts = word_costs(model, mean_embedding(model), collate(samples, 500), PHASES)
     assert parts.loss.item() == pytest.approx(whole.loss.item(), rel=1e-5)
     learned = [
         {(tree.phases[phase], target) for tree in sample.trees
@@ -80,12 +80,29 @@ def test_the_words_are_those_of_the_answers_of_each_photo_however_they_are_packe
         for sample in samples
     ]  # fmt: skip
     assert len(whole.cost) == len(parts.cost) == sum(map(len, learned))
+    alone = [part for part in samples[:1] if part.trees]
+    costs = word_costs(model, mean_embedding(model), collate(alone, 10**6), PHASES)
+    assert costs.loss.item() == pytest.approx(0, abs=1e-6) and not costs.learned  # one image is told from no other
+
+
+def test_a_step_without_images_or_words_teaches_nothing(tokenizer, shapes_folder, phases):
+    model = small_model(tokenizer)
     textless = samples_of(model, shapes_folder, phases, True, torch.float32)
-    for sample in textless[1:]:
-        sample.picture = None
-        sample.trees = []
-    alone = word_costs(model, collate(textless, 10**6), PHASES)
-    assert alone.loss.item() == pytest.approx(0, abs=1e-6)  # one image is told from no other
+    for sample in textless:
+        for tree in sample.trees:
+            tree.weight[:] = 0
+    for batch in (collate(textless, 10**6), collate([], 10**6)):
+        costs = word_costs(model, mean_embedding(model), batch, PHASES)
+        assert not costs.learned and not costs.loss.requires_grad and not len(costs.cost)
+
+
+def test_trees_of_one_photo_are_one_image(tokenizer, shapes_folder, phases):
+    model = small_model(tokenizer)
+    samples = samples_of(model, shapes_folder, phases, True, torch.float32)
+    whole = word_costs(model, mean_embedding(model), collate(samples, 10**6), PHASES)
+    twice = [Example([*sample.trees, *sample.trees], sample.picture, split=True) for sample in samples]
+    split = word_costs(model, mean_embedding(model), collate(twice, 10**6), PHASES)
+    assert split.loss.item() == pytest.approx(whole.loss.item(), rel=1e-5) and len(split.cost) == len(whole.cost)
 
 
 def run(folder: Any, *more: str) -> Any:

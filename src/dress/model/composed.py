@@ -78,12 +78,10 @@ class ComposedLVLM(LVLM):
         head: Any = self.language.get_output_embeddings()
         return head
 
-    @property
-    def embeddings(self) -> Tensor:
-        """The language model's input embeddings, [vocabulary, D]."""
-        embeddings: Any = self.language.get_input_embeddings()
-        weight: Tensor = embeddings.weight
-        return weight
+    def embed(self, ids: Tensor) -> Tensor:
+        """Ids [...] as the language model takes them, [..., D]."""
+        embedded: Tensor = self.language.get_input_embeddings()(ids)
+        return embedded
 
     @property
     def projector_weight(self) -> Tensor:
@@ -145,7 +143,7 @@ class ComposedLVLM(LVLM):
 
     def hidden(self, ids: Tensor, images: Tensor | None, positions: Tensor, plan: Plan | Prefill | Decoding) -> Tensor:
         """See `LVLM.hidden`."""
-        embeddings = self.language.get_input_embeddings()(ids.clamp(min=0))
+        embeddings = self.embed(ids.clamp(min=0))
         if embeddings.dtype == torch.bfloat16 and self.projector_weight.dtype != torch.bfloat16:
             embeddings = embeddings.float()  # frozen in bf16; what the layers add to stays in fp32
         if images is not None:

@@ -21,7 +21,7 @@ from dress.model.composed import ComposedLVLM
 from dress.model.lvlm import LVLM
 from dress.model.memory import needs_checkpointing
 from dress.objectives.lm import add_sums, factors, means
-from dress.train.words import Costs, word_costs
+from dress.train.words import Costs, mean_embedding, word_costs
 
 PHASES_OF_0_1 = ("align", "sft", "critique", "refinement", "rating", "best_of")
 NAMED_RECORDS = 8
@@ -89,6 +89,7 @@ class DressModule(L.LightningModule):
         self._supervised = 0.0  # tokens since the stage began
         self._waiting: dict[str, float] = {}
         self._tokens = 0
+        self._centre: Tensor | None = None  # the mean word embedding, which objective words does not change
         self._frozen_in_bf16 = False  # frozen weights, in bf16
         self._held_out = torch.zeros_like(self._sums)
         self.unreached_steps = 0
@@ -167,18 +168,22 @@ class DressModule(L.LightningModule):
         return loss, surprises
 
     def _learn_words(self, step: Batch) -> Tensor:
-        """Loss of all ranks, after its gradient to this one's images."""
+        """This rank's share of the loss of all ranks, after its gradient to this one's images."""
         costs = self._words(step, self._sums)
-        self._right.scatter_add_(0, costs.phase, costs.loudest.double())
-        self._tokens += sum(forest.tokens for forest in step.forests)
-        touched = 0 * self.model.blank_images().sum() if self.trainer.world_size > 1 and not step.images else 0
-        self._descend(costs.loss + touched)
-        return costs.loss.detach()
+        self._right.scatter_add_(0, costs.phase, costs.best.double())
+        world = self.trainer.world_size
+        if costs.learned:
+            touched = 0 * self.model.blank_images().sum() if world > 1 and not step.images else 0
+            self._descend(costs.loss + touched)
+        return costs.loss.detach() / world
 
     def _words(self, step: Batch, sums: Tensor) -> Costs:
         """What a step's words cost, added to sums."""
         assert isinstance(self.model, ComposedLVLM)
-        costs = word_costs(self.model, step, self._phases, self.trainer.world_size, self.trainer.global_rank)
+        if self._centre is None:
+            self._centre = mean_embedding(self.model)
+        trainer = self.trainer
+        costs = word_costs(self.model, self._centre, step, self._phases, trainer.world_size, trainer.global_rank)
         add_sums(sums, costs.cost, costs.weight, costs.phase)
         return costs
 

@@ -1,5 +1,7 @@
 """A step of `objective: words`, over all forests and ranks (objectives.words).
 
+All images of a step go through encoder and projector before its one backward pass: memory grows with their number.
+
 Shapes as there; P pairs of this rank.
 """
 
@@ -17,54 +19,80 @@ from dress.model.composed import ComposedLVLM
 from dress.objectives.words import Pairs, word_loss, word_scores
 
 T = TypeVar("T")
-NONE = Pairs(*(torch.zeros(0, dtype=dtype) for dtype in (torch.long, torch.long, torch.float64, torch.long)))
+NO_PAIRS = Pairs(*(torch.zeros(0, dtype=dtype) for dtype in (torch.long, torch.long, torch.float64, torch.long)))
 
 
 @dataclass(frozen=True)
 class Costs:
     """What a step costs.
 
-    `loss` [] of all ranks, with gradient to the images of this one; `cost` [P] in nats, `weight` [P] and `phase` [P] of
-    its pairs, and whether their image says the word `loudest` [P].
+    Attributes:
+        loss: [], of all ranks, with gradient to the images of this one.
+        learned: whether there is anything to learn: a pair, and two images, on all ranks together.
+        cost: [P], in nats.
+        weight: [P], float64.
+        phase: [P].
+        best: bool [P], whether no image has a higher score for the word.
     """
 
     loss: Tensor
+    learned: bool
     cost: Tensor
     weight: Tensor
     phase: Tensor
-    loudest: Tensor
+    best: Tensor
 
 
-def word_costs(model: ComposedLVLM, step: Batch, phases: Sequence[str], world: int = 1, rank: int = 0) -> Costs:
+def word_costs(
+    model: ComposedLVLM, centre: Tensor, step: Batch, phases: Sequence[str], world: int = 1, rank: int = 0
+) -> Costs:
     """How well words of a step's answers find their images.
 
     Args:
         model: its encoder and projector give the images.
+        centre: [D], its mean word embedding.
         step: this rank's share.
         phases: names; `Costs.phase` are indices of them.
         world, rank: processes that share the step, and which this is.
+
+    Returns:
+        The costs of this rank's pairs, and the loss of all.
     """
     images: list[Tensor] = []
-    parts = [NONE]
+    parts = [NO_PAIRS]
     for forest in step.forests:
-        trees = model.images_by_tree(forest)
-        parts.append(_pairs(forest, {tree: len(images) + i for i, tree in enumerate(trees)}, phases))
-        images += trees.values()
+        tokens = model.images_by_tree(forest)
+        first = {number: tree for tree, number in reversed(list(zip(tokens, forest.image, strict=True)))}
+        numbers = {number: len(images) + place for place, number in enumerate(first)}
+        parts.append(_pairs(forest, dict(zip(tokens, (numbers[n] for n in forest.image), strict=True)), phases))
+        images += [tokens[tree] for tree in first.values()]
     shares = _of_ranks((len(images), _joined(parts)), world)
     starts = [sum(number for number, _ in shares[:r]) for r in range(world)]
     pairs = _joined([_moved(share, start) for (_, share), start in zip(shares, starts, strict=True)])
-    device, embeddings = model.device, model.embeddings.detach()
+    device = model.device
     words, column = pairs.word.to(device).unique(return_inverse=True)
     with torch.autocast(device.type, enabled=False):
-        own = word_scores(images, embeddings[words], embeddings.mean(0, dtype=torch.float32))
+        own = word_scores(images, model.embed(words).detach(), centre)
         scores = _of_ranks(own.detach().cpu(), world)
         scores[rank] = own
         table = torch.cat([part.to(device) for part in scores])
-        cost, weight, loudest = word_loss(table, pairs.image.to(device), column, pairs.weight.to(device))
-        loss = (cost * weight.to(cost)).sum() / max(float(weight.sum()), 1e-12)
-    first = sum(len(share.word) for _, share in shares[:rank])
-    mine = slice(first, first + len(shares[rank][1].word))
-    return Costs(loss, cost.detach()[mine].cpu(), weight[mine].cpu(), pairs.phase[mine], loudest[mine].cpu())
+        cost, weight, best = word_loss(table, pairs.image.to(device), column, pairs.weight.to(device))
+        loss = (cost * weight.to(cost)).sum() / weight.sum().clamp(min=1e-12).to(cost)
+    start = sum(len(share.word) for _, share in shares[:rank])
+    mine = slice(start, start + len(shares[rank][1].word))
+    learned = len(words) > 0 and len(table) > 1
+    return Costs(loss, learned, cost.detach()[mine].cpu(), weight[mine].cpu(), pairs.phase[mine], best[mine].cpu())
+
+
+def mean_embedding(model: ComposedLVLM, chunk: int = 8192) -> Tensor:
+    """The mean [D] of all words' embeddings as the language model takes them, in fp32."""
+    number = model.text_config.vocab_size
+    with torch.no_grad():
+        parts = [
+            model.embed(torch.arange(start, min(start + chunk, number), device=model.device)).float().sum(0)
+            for start in range(0, number, chunk)
+        ]
+    return torch.stack(parts).sum(0) / number
 
 
 def _pairs(forest: Forest, images: Mapping[int, int], phases: Sequence[str]) -> Pairs:
