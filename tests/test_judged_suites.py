@@ -20,12 +20,12 @@ from suite_files import ask, evaluate, evaluate_nothing, label, lines
 from dress import config
 from dress.base.files import read_json, write_json
 from dress.data.shards import write_shards
-from dress.evaluation.answers import condition_of
 from dress.evaluation.judging import JudgePrompt
 from dress.evaluation.likelihood import LastAnswer, answer_nll
 from dress.evaluation.outcomes import load_outcomes
 from dress.evaluation.suites.llava_eval import LlavaScores
 from dress.model.checkpoint import save_model
+from dress.phases.conditions import own_condition
 from dress.record import Dialogue, ImageAnnotation, Object, Record, Turn
 from dress.worlds.shapes import generate as shapes
 
@@ -408,7 +408,11 @@ def test_a_shuffled_history_is_likelier_where_the_model_says_so(tokenizer: Any) 
 
 def test_praise_is_said_where_a_stage_learned_it() -> None:
     trained = composed("experiment=dress_full")
-    assert [condition_of(trained, stage) for stage in ("align", "sft", "dress")] == ["none", "none", "praise"]
+    assert [own_condition(trained.curriculum, stage) for stage in ("align", "sft", "dress")] == [
+        "none",
+        "none",
+        "praise",
+    ]
 
 
 def test_a_run_answers_with_the_condition_that_its_stage_learned(tmp_path: Path, a_run: Path) -> None:

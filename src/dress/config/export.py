@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dress.config.types import Condition, Consent, Name, Positive, Section, Split
 
@@ -17,6 +17,14 @@ class ExportSettings(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights; bfloat16: rounded after the comparison
     compared: Positive = 8  # records whose answers by the folder and by the run are compared
     license: Annotated[str | None, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] = None  # of the card; null = of the base
+
+    @model_validator(mode="after")
+    def _adapters_stay_as_they_are(self) -> ExportSettings:
+        if self.adapter and self.dtype != "float32":
+            raise ValueError(
+                f"dtype={self.dtype}: expected float32 with adapter=true, whose few weights are not rounded"
+            )
+        return self
 
 
 class ExportStage(ExportSettings):

@@ -17,6 +17,7 @@ from dress.evaluation.outcomes import Outcome
 from dress.evaluation.questions import Question
 from dress.evaluation.rows import read_rows
 from dress.evaluation.settings import Asking
+from dress.phases.conditions import own_condition
 from dress.record import RecordError
 from dress.rollout.kinds import responder_kind, run_settings
 from dress.rollout.responder import NoAnswer, OpenTurn, Responder, Sampling
@@ -121,7 +122,7 @@ class Asker:
         name = stage_of(self.settings, trained)
         folder = Path(self.name) / "stages" / name
         model, facts = load_model(folder, available_device(), self.settings)
-        condition = self.settings.condition or condition_of(trained, name)
+        condition = self.settings.condition or own_condition(trained.curriculum, name)
         required(facts, ["conditions"], Path(self.name) / "stages" / name / "model.json", DAMAGED)
         if condition not in facts["conditions"]:
             raise ValueError(f"condition={condition}: expected one of {', '.join(facts['conditions'])}")
@@ -165,10 +166,3 @@ def stage_of(settings: Asking, trained: Config) -> str:
     if settings.stage not in names:
         raise ValueError(f"stage={settings.stage}: expected one of {', '.join(names)}")
     return settings.stage
-
-
-def condition_of(trained: Config, stage: str) -> str:
-    """`praise` after a stage that taught what it means, else `none`."""
-    settings = trained.curriculum.stages[stage]
-    learned = settings.phases if isinstance(settings, TrainStage) else {}
-    return "praise" if {"critique", "rating"} & learned.keys() else "none"

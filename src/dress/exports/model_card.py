@@ -73,6 +73,7 @@ class CardFacts:
         licences: of the data, by source.
         metrics: of the run's evaluation, as metrics.json has them; empty without one.
         proof: how equal it is to what was trained.
+        dtype: of the weights; what is not float32 was rounded after the proof.
     """
 
     run: config.Config
@@ -86,6 +87,7 @@ class CardFacts:
     licences: Mapping[str, str]
     metrics: Mapping[str, Any]
     proof: Figures
+    dtype: str = "float32"
 
 
 def model_card(facts: CardFacts) -> str:
@@ -111,7 +113,7 @@ def model_card(facts: CardFacts) -> str:
         stages=_stages(facts.run, facts.stage),
         data=_data(facts),
         figures=_figures(facts),
-        proof=_proof(facts.proof),
+        proof=_proof(facts.proof, facts.dtype),
         licence=_licence(facts),
     )
 
@@ -178,7 +180,7 @@ def _cell(cell: Any) -> str:
     return f"{cell.text}{interval}, {cell.n or 0}"
 
 
-def _proof(figures: Figures) -> str:
+def _proof(figures: Figures, dtype: str) -> str:
     n = figures.examples
     pixels = (
         "" if figures.pixels is None else
@@ -189,6 +191,7 @@ def _proof(figures: Figures) -> str:
         f"{figures.ids} of {n} prompts have the same tokens, logits differ by at most {figures.logits:.1e} of the "
         f"largest, {figures.answers} of {n} greedy answers ({figures.tokens:,} tokens in all) are the same from the "
         f"same pixels and {figures.answers_from_pixels} of {n} from the folder's own{pixels}."
+        + ("" if dtype == "float32" else f" The weights were float32 then, and rounded to {dtype} afterwards.")
     )
 
 

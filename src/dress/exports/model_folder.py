@@ -35,7 +35,7 @@ from dress.model.export.composed import NoClass, composed_parts
 from dress.model.export.folder import own_generation, round_weights, write_merged, write_parts, write_processor
 from dress.model.export_facts import ExportFacts, write_export
 from dress.model.hf import HFLVLM
-from dress.model.lvlm import LVLM
+from dress.model.lvlm import LVLM, PARTS
 
 CARD, PROOF = "README.md", "proof.json"
 UNCONDITIONED = "chat_template.unconditioned.jinja"
@@ -109,6 +109,7 @@ def export_model(
         OSError: it cannot be written.
     """
     check_place(out)
+    out = out.absolute()
     check_form(settings, trained.run, trained.stage)
     name = settings.condition or trained.condition
     text = trained.conditions[name]
@@ -123,7 +124,7 @@ def export_model(
     shutil.rmtree(aside, ignore_errors=True)  # of an export that was killed
     aside.mkdir()
     try:
-        _check_space(trained.model, aside)
+        _check_space(trained.model, settings, aside)
         try:
             with console.status("writing the model"):
                 class_name = _write(trained, settings, text, aside)
@@ -151,6 +152,13 @@ def export_model(
         wrong = list(figures.differences())
         if wrong:
             raise ValueError(f"out={out}: the written folder is not the model that was trained: {'; '.join(wrong)}")
+        if figures.answers_from_pixels < figures.examples:
+            differ = figures.examples - figures.answers_from_pixels
+            console.print(
+                f"{differ} of {figures.examples} answers differ where the folder's own image processor makes pixels, "
+                f"which reads images otherwise than the run ({CARD} says how far)",
+                style="yellow", highlight=False, markup=False,
+            )  # fmt: skip
         write_json(aside / PROOF, asdict(figures))
         if settings.dtype == "bfloat16":
             round_weights(aside)
@@ -169,7 +177,8 @@ def _open_to_readers(folder: Path) -> None:
     """Files that a library wrote for its user alone, as readable as others that this user makes."""
     usual = stat.S_IMODE((folder / CARD).stat().st_mode)
     for file in folder.iterdir():
-        file.chmod(usual)
+        if file.is_file():
+            file.chmod(usual)
 
 
 def _rename(aside: Path, out: Path) -> None:
@@ -217,9 +226,10 @@ def _advice(trained: TrainedModel) -> str:
     return advice if advice in trained.conditions else "none"
 
 
-def _check_space(model: LVLM, folder: Path) -> None:
-    """Raises OSError: less room than the weights take."""
-    needed = sum(4 * value.numel() for value in model.parameters())
+def _check_space(model: LVLM, settings: ExportSettings, folder: Path) -> None:
+    """Raises OSError: less room than the weights that are written take."""
+    written = {"lora", "projector"} if settings.adapter else set(PARTS)
+    needed = sum(4 * value.numel() for name, value in model.named_parameters() if model.part_of(name) in written)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(
@@ -241,7 +251,7 @@ def _write_card(
         template=UNCONDITIONED if condition[1] else None, form="adapter" if settings.adapter else "merged",
         class_name=class_name, licence=licence, bases=bases,
         licences=licences_of(Path(data.path)) if data.path and Path(data.path).exists() else {},
-        metrics=trained.metrics, proof=proof,
+        metrics=trained.metrics, proof=proof, dtype=settings.dtype,
     )  # fmt: skip
     write_text(folder / CARD, model_card(facts))
     for base in bases:

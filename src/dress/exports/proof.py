@@ -93,9 +93,16 @@ def prove(
         command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},
         errors="replace", check=False,
     )  # fmt: skip
+    if done.returncode < 0:
+        raise ValueError(
+            f"the process that compares the exported folder was ended by signal {-done.returncode}: most likely too "
+            f"little memory for the weights twice"
+        )
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise ValueError(f"the exported folder does not load: {(lines or ['no message'])[-1]:.400}")
+        raise ValueError(
+            f"the exported folder does not load, or cannot be compared: {(lines or ['no message'])[-1]:.400}"
+        )
     return Figures(**json.loads((aside / RESULT).read_text(encoding="utf-8")))
 
 

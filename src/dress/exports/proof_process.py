@@ -33,27 +33,33 @@ def main(folder: Path, aside: Path, max_new_tokens: int) -> None:
     plain = (folder / facts["template"]).read_text(encoding="utf-8") if facts.get("template") else None
     rows = json.loads((aside / "examples.json").read_text(encoding="utf-8"))
     tensors = load_file(aside / "expected.safetensors")
-    seen = [_Seen(model, processor, row, aside) for row in rows]
+    dialogues = [_Dialogue(model, processor, row, aside) for row in rows]
     result: dict[str, Any] = {"examples": len(rows), "tokens": sum(len(row["answer"]) for row in rows)}
     result["ids"] = sum(
-        one.prompt_is(row["prompt"]) and one.plain_is(row["plain"], plain) for one, row in _both(seen, rows)
+        one.prompt_is(row["prompt"]) and one.plain_is(row["plain"], plain)
+        for one, row in zip(dialogues, rows, strict=True)
     )
-    logits, pixels, answers, shown = [0.0], list[float](), 0, 0
-    for number, (one, row) in enumerate(_both(seen, rows)):
+    logits, pixels, answers, from_own_pixels = list[float](), list[float](), 0, 0
+    for number, (one, row) in enumerate(zip(dialogues, rows, strict=True)):
         own = tensors.get(f"pixels.{number}")
         expected = tensors[f"logits.{number}"]
         read = one.logits(row["ids"], row["places"], own)[:, : expected.shape[1]]  # without a row added for images
         logits.append(float((read - expected).abs().max() / expected.abs().max()))
         if own is not None:
             pixels.append(float((one.inputs["pixel_values"].reshape(own.shape) - own).abs().max()))
-        shown += one.answer(None, max_new_tokens) == row["answer"]
+        from_own_pixels += one.answer(None, max_new_tokens) == row["answer"]
         answers += one.answer(own, max_new_tokens) == row["answer"]
-    result |= {"logits": max(logits), "pixels": max(pixels, default=None), "answers": answers}
-    result["answers_from_pixels"] = shown
+    result |= {"logits": _largest(logits), "answers": answers, "answers_from_pixels": from_own_pixels}
+    result["pixels"] = _largest(pixels) if pixels else None
     (aside / "result.json").write_text(json.dumps(result), encoding="utf-8")
 
 
-class _Seen:
+def _largest(values: list[float]) -> float:
+    """The largest, or NaN where one is, which `max` may pass over."""
+    return float(torch.tensor(values, dtype=torch.float64).max())
+
+
+class _Dialogue:
     """A dialogue as the folder's processor gives it.
 
     Args:
@@ -117,10 +123,6 @@ class _Seen:
         out = self.model.generate(**self._with(pixels, ids), do_sample=False, max_new_tokens=max_new_tokens)
         tokens: list[int] = out[0, ids.shape[1] :].tolist()
         return tokens
-
-
-def _both(seen: list[_Seen], rows: list[dict[str, Any]]) -> Any:
-    return zip(seen, rows, strict=True)
 
 
 if __name__ == "__main__":

@@ -131,11 +131,13 @@ class Writing:
 
 
 def check_place(out: Path) -> None:
-    """Refuse a folder that holds something.
+    """Refuse a folder that holds something, and a link, which could not be replaced.
 
     Raises:
         ValueError: names it.
     """
+    if out.is_symlink():
+        raise ValueError(f"out={out}: expected a folder to make, got a link. Give the place itself")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"out={out}: expected nothing there, got other content. Give another out=")
 

@@ -168,6 +168,7 @@ class ComposedLVLM(LVLM):
 
     def checkpoint_activations(self, on: bool) -> None:
         """See `LVLM.checkpoint_activations`."""
+        self.language.train()  # transformers checkpoints no layer that only evaluates; dropout was refused
         if on:
             self.language.activation_checkpointing_enable({"use_reentrant": False})
         else:

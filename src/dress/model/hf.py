@@ -167,6 +167,7 @@ class HFLVLM(LVLM):
 
     def checkpoint_activations(self, on: bool) -> None:
         """See `LVLM.checkpoint_activations`."""
+        self.decoder.train()  # transformers checkpoints no layer that only evaluates; dropout was refused
         if on:
             self.decoder.activation_checkpointing_enable({"use_reentrant": False})
         else:

@@ -23,6 +23,11 @@ def headline(curriculum: config.Curriculum, models: Mapping[str, str] | None = N
     }
 
 
+def own_condition(curriculum: config.Curriculum, stage: str) -> config.Condition:
+    """`praise` where the stage, or one that its weights went through, taught what a condition means; else `none`."""
+    return "praise" if taught_by(curriculum, stage) in lineage(curriculum, stage) else "none"
+
+
 def conditions(curriculum: config.Curriculum, phases: config.Phases, stage: str) -> dict[str, str]:
     """Condition to its text, in the form that a stage's model has learned.
 

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dress.config import Config, Consent
+from dress.config import Consent
 from dress.config.checking import check_as
 from dress.config.consent import read_run
-from dress.config.graph import last_trained, lineage
+from dress.config.graph import last_trained
 from dress.config.names import check_name
 from dress.config.raters import Endpoint, Server
 from dress.llm.client import build_client
-from dress.phases.conditions import taught_by
+from dress.phases.conditions import own_condition
 from dress.phases.registry import load_phases
 from dress.rollout.kinds import is_model
 from dress.rollout.loaded_model import LoadedModel
@@ -87,7 +87,7 @@ def _of_run(folder: Path, stage: str | None, device: str | None, consent: Consen
     responder = CkptResponder(model, f"{run.name}/{stage}", max_aspect=run.data.max_aspect)
     advice = run.eval.refine_condition
     return LoadedModel(
-        responder, run.generation.max_new_tokens, texts, condition_of(run, stage),
+        responder, run.generation.max_new_tokens, texts, own_condition(run.curriculum, stage),
         advice if advice in texts else "none",
     )  # fmt: skip
 
@@ -100,11 +100,6 @@ def _of_folder(folder: Path, stage: str | None, device: str | None) -> LoadedMod
         raise ValueError(f"stage={stage}: only a run has stages, and {folder} is a model's folder")
     model = open_model(folder, device or available_device())
     return LoadedModel(model.responder, model.max_new_tokens, model.conditions, model.condition, model.advice_condition)
-
-
-def condition_of(run: Config, stage: str) -> str:
-    """`praise` where the stage, or one that its weights went through, taught what a condition means; else `none`."""
-    return "praise" if taught_by(run.curriculum, stage) in lineage(run.curriculum, stage) else "none"
 
 
 def _of_server(address: str, settings: dict[str, Any]) -> LoadedModel:

@@ -19,8 +19,8 @@ from dress.exports.model_folder import TrainedModel, check_form, export_model, r
 from dress.exports.proof import Figures
 from dress.exports.writing import check_place
 from dress.model.checkpoint import load_model, read_facts
+from dress.phases.conditions import own_condition
 from dress.phases.registry import load_phases
-from dress.rollout.loading import condition_of
 from dress.worlds.prepared import prepared
 
 
@@ -55,14 +55,15 @@ def export(settings: ExportCommand, console: Console | None = None) -> Figures |
     with console.status("loading the model"):
         model, _ = load_model(place, "cpu", settings)
     trained = TrainedModel(
-        run, stage, model.eval(), facts["conditions"], condition_of(run, stage), read_metrics(folder)
+        run, stage, model.eval(), facts["conditions"], own_condition(run.curriculum, stage), read_metrics(folder)
     )
     figures = export_model(trained, settings, samples, out, console)
     if figures is None:
         return None
+    rounded = "" if settings.dtype == "float32" else f" before the weights were rounded to {settings.dtype}"
     console.print(
         f"{out}: {figures.ids} of {figures.examples} prompts and {figures.answers} of {figures.examples} answers are "
-        f"those of the run; logits differ by at most {figures.logits:.1e}. Its card: {out / 'README.md'}",
+        f"those of the run; logits differ by at most {figures.logits:.1e}{rounded}. Its card: {out / 'README.md'}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     return figures

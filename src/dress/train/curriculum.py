@@ -229,12 +229,12 @@ class Curriculum:
                 chosen = False
         data = self.settings.data.model_copy(update={"features": chosen})
         self.settings = self.settings.model_copy(update={"data": data})
-        self.data = RunData(data, self.data.root)
+        self.data.data = data
         if chosen and rank() == 0:
             self.console.print(
-                "training reads the features that are stored, and no image (data.features=false: images)",
-                highlight=False,
-            )
+                "training reads the features that are stored, and no image; the loss on data.eval is not measured "
+                "(data.features=false: images, and that loss)", highlight=False, soft_wrap=True,
+            )  # fmt: skip
 
     def _check_features(self, task: TrainTask | CollectTask, model: LVLM) -> int:
         """Refuse stored features of another encoder before the first stage; how many shards hold those of this one."""

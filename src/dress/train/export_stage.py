@@ -10,7 +10,7 @@ from dress.base.run_folder import DONE
 from dress.evaluation.suites.run import metrics
 from dress.exports.model_folder import TrainedModel, export_model
 from dress.model.lvlm import LVLM
-from dress.phases.conditions import headline
+from dress.phases.conditions import headline, own_condition
 from dress.train.eval_stage import outcomes
 from dress.train.tasks import EvalTask, ExportTask
 from dress.train.tools import Tools
@@ -38,11 +38,13 @@ def export(task: ExportTask, evaluated: EvalTask | None, model: LVLM, settings: 
     figures = {}
     if evaluated is not None and (folder / evaluated.name / DONE).exists():
         figures = metrics(outcomes(evaluated, folder / evaluated.name), headline(settings.curriculum))
-    meant = headline(settings.curriculum, {task.stage.model: task.stage.model})[task.stage.model]
-    trained = TrainedModel(settings, task.stage.model, model.cpu().eval(), dict(task.conditions), meant, figures)
+    condition = own_condition(settings.curriculum, task.stage.model)
+    training = model.training
+    trained = TrainedModel(settings, task.stage.model, model.cpu().eval(), dict(task.conditions), condition, figures)
     shards = task.questions.shards
     samples = list(shards.readable(range(min(task.stage.compared, len(shards)))))
     proof = export_model(trained, task.stage, samples, out, tools.console)
+    model.train(training)
     if proof is None:
         return
     tools.console.print(

@@ -19,6 +19,11 @@ from dress.model.export.composed import HFParts
 from dress.model.hf import HFLVLM
 from dress.model.merging import merged_state
 
+PENALTIES = (
+    "repetition_penalty", "no_repeat_ngram_size", "encoder_repetition_penalty", "bad_words_ids", "min_length",
+    "min_new_tokens", "forced_bos_token_id", "forced_eos_token_id", "begin_suppress_tokens", "sequence_bias",
+)  # fmt: skip
+"""Settings of generation that change what a model finds likeliest."""
 LARGEST_FILE = "5GB"
 """Of weights; more go into several files and an index."""
 
@@ -56,8 +61,13 @@ def write_merged(model: HFLVLM, folder: Path) -> None:
 
 
 def own_generation(model: HFLVLM, max_new_tokens: int) -> GenerationConfig:
-    """The checkpoint's own settings of generation, with what ends answers here."""
+    """The checkpoint's own settings of generation, with what ends answers here and without what changes scores.
+
+    Answers of a run are drawn from the model's own probabilities: penalties of the checkpoint had no part in them.
+    """
     generation: GenerationConfig = deepcopy(model.network.generation_config)
+    for name in PENALTIES:
+        setattr(generation, name, None)
     tokenizer = model.encoder.tokenizer
     generation.eos_token_id = sorted(model.encoder.stops)
     generation.pad_token_id = model.encoder.stop_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
