@@ -7,6 +7,7 @@ import platform
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -223,3 +224,17 @@ def test_a_freed_block_that_is_asked_for_again_costs_no_new_pages():
         assert done.returncode == 0, done.stderr
         median[way] = statistics.median(map(int, done.stdout.split()))
     assert median["keep"] < 100 and median["give back"] > 10_000, median  # 64 MiB are 16384 pages
+
+
+@pytest.mark.parametrize("setting, passes", [("on", 2), ("off", 1)])
+def test_layers_of_a_model_that_came_in_eval_mode_are_checkpointed_too(
+    setting, passes, tokenizer, shapes_folder, phases
+):
+    model = small_model(tokenizer).eval()  # as `from_pretrained` gives it
+    counted = Counter[int]()
+    for number, layer in enumerate(model.language.model.layers):
+        layer.mlp.register_forward_pre_hook(lambda *_, number=number: counted.update([number]))
+    module = module_of(model, ["projector", "language"])
+    module.learning = module.learning.model_copy(update={"training": config.Training(checkpointing=setting)})
+    fit(module, Steps(samples_of(model, shapes_folder, phases, True, torch.float32), 10**6), Watch())
+    assert set(counted.values()) == {passes}, counted
