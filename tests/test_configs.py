@@ -54,12 +54,14 @@ def test_names_in_files_are_their_files() -> None:
 
 
 def test_scale_changes_no_phase_loss_or_order() -> None:
+    """But how a new projector first meets its language model, as which parts learn, belongs to the model."""
     for option in options("scale"):
         text = yaml.safe_load((ROOT / "configs" / "scale" / f"{option}.yaml").read_text())
         assert not {"phases", "name", "eval"} & text.keys() and text["curriculum"].keys() == {"stages"}
         for stage in text["curriculum"]["stages"].values():
             amounts = {"steps", "records_per_step", "lr", "trainable", "records", "turns", "samples"}
-            assert stage.keys() <= amounts | {"temperature", "top_p"}
+            assert stage.keys() - {"objective"} <= amounts | {"temperature", "top_p"}
+        assert [n for n, one in text["curriculum"]["stages"].items() if "objective" in one] in ([], ["align"])
 
 
 def test_every_setting_is_composed_and_needs_no_plus() -> None:

@@ -47,6 +47,9 @@ OTHER: dict[str, Any] = {
     "data.features": {"data.features": True, **{
         f"curriculum.stages.{name}.trainable": ["projector"] for name in ("align", "sft", "dress")
     }},
+    **{f"curriculum.stages.{name}.objective": {
+        f"curriculum.stages.{name}.objective": "words", f"curriculum.stages.{name}.trainable": ["projector"],
+    } for name in ("align", "sft", "dress")},
     "phases.align.prompt": "Say it.", "phases.modules": ["mine"], "phases.critique.condition": "both",
     "phases.refinement.loss": "all",
     "phases.refinement.target": "reference", "phases.refinement.min_rating": 3,
