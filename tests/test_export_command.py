@@ -104,11 +104,18 @@ def test_an_exported_folder_is_trained_on(finished: Path, tmp_path: Path) -> Non
         (["run=nowhere", "out=x"], r"run=nowhere: expected a run folder with config\.json, found none"),
         (["run=logs/latest", "out=x", "stage=nope"], r"stage: expected one of the stages that train .*, got 'nope'"),
         (["run=logs/latest", "out=x", "adapter=true"], r"adapter=true: expected model=hf.*Leave adapter=true out"),
+        (
+            ["run=logs/latest", "out=x", "adapter=true", "dtype=bfloat16"],
+            r"dtype=bfloat16: expected float32 with adapter",
+        ),
+        (["run=logs/latest", "out=link"], r"out=link: expected a folder to make, got a link"),
         (["run=logs/latest", "out=x", "condition=blame"], r"condition: .*none.*praise"),
         (["run=logs/latest"], r"out: no value\. Give one"),
     ],
 )
 def test_what_cannot_be_exported_is_said_in_one_line(finished: Path, arguments: list[str], expected: str) -> None:
+    (finished / "link").unlink(missing_ok=True)
+    (finished / "link").symlink_to("nothing")
     done = script(finished, "export", *arguments)
     assert done.returncode in (1, 2) and re.search(expected, done.stderr), done.stderr
     assert not (finished / "x").exists() and "Traceback" not in done.stderr

@@ -133,3 +133,9 @@ def test_encoders_of_real_sizes_leave(vision, class_name, tokenizer, tmp_path, m
     assert (figures.ids, figures.answers) == (4, 4) and figures.logits < 5e-5
     network = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
     assert type(network).__name__ == f"{class_name}ForConditionalGeneration"
+
+
+def test_a_logit_that_is_no_number_is_a_difference():
+    assert proof_process._largest([0.0, float("nan"), 1.0]) != 1.0
+    figures = proof.Figures(1, 1, proof_process._largest([0.0, float("nan")]), 1, 1, None, 1)
+    assert list(figures.differences())

@@ -117,10 +117,11 @@ def test_refinement_learns_no_second_answer_where_nothing_gets_better(phases):
     assert run("refinement", phases, same, Dialogue(turns=[turn("q", "a0", 2)]), anchor=0) == []
 
 
-def test_refinement_holds_the_first_answers_of_all_rated_dialogues(phases):
+def test_refinement_holds_the_first_answers_of_all_dialogues_of_a_rated_record(phases):
     same = Dialogue(turns=[turn("q", "a0", 2), turn("r", "a1", 2)])
     unrated = Dialogue(turns=[turn("q", "a0")])
-    assert run("refinement", phases, same, unrated, anchor=0.5) == ["q|a0*"]
+    assert run("refinement", phases, same, unrated, anchor=0.5) == ["q|a0*", "q|a0*"]
+    assert run("refinement", phases, unrated, anchor=0.5) == []  # nobody gave feedback: no answers of the model
     both = run("refinement", phases, same, anchor=0.5, anchor_conditions=["none", "praise"])
     assert both == ["q|a0*", f"q|{praise('critique', phases)}|a0*"]
     (anchor,) = PHASES["refinement"](record(same), phases)

@@ -50,8 +50,14 @@ def refinement(record: Record, settings: config.Phases) -> list[SupervisedDialog
 
 
 def _anchors(record: Record, settings: config.Phases) -> list[SupervisedDialogue]:
-    """First user text, [praise], **first answer**, of every dialogue that got feedback."""
+    """First user text, [praise], **first answer**, of every dialogue of a record that got feedback.
+
+    Also those that nobody could judge: a rater that judges an answer or not by what it says (a harmless request is
+    only judged when refused) would else choose which samples are held in place, and the others would drift.
+    """
     refinement = settings.refinement
+    if not any(turn.rating is not None for dialogue in record.dialogues for turn in dialogue.turns):
+        return []
     conditions = {"none": None, "praise": praise(settings.critique.condition, settings)}
     return [
         SupervisedDialogue(
@@ -61,7 +67,7 @@ def _anchors(record: Record, settings: config.Phases) -> list[SupervisedDialogue
         )
         for dialogue in record.dialogues
         for name in refinement.anchor_conditions
-        if refinement.anchor and dialogue.turns[0].assistant is not None and dialogue.turns[0].rating is not None
+        if refinement.anchor and dialogue.turns[0].assistant is not None
     ]
 
 
