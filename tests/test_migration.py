@@ -55,7 +55,8 @@ def test_an_old_run_is_read_under_the_new_names() -> None:
     assert settings.learning.optimizer == config.Learning().optimizer
     today = composed()
     assert settings.data.validation is None, "as it was trained"
-    assert settings.data.model_copy(update={"validation": "auto"}) == today.data
+    assert settings.data.features is False, "from images"
+    assert settings.data.model_copy(update={"validation": "auto", "features": "auto"}) == today.data
     for section in ("phases", "generation", "eval", "seed", "name"):
         assert getattr(settings, section) == getattr(today, section), section
     assert migrate(settings.model_dump(), OLD) == settings.model_dump()

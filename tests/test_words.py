@@ -16,7 +16,7 @@ from torch import Tensor
 from dress import config
 from dress.dialogue.batch import Example, collate
 from dress.objectives.words import word_loss, word_scores
-from dress.train.words import mean_embedding, word_costs
+from dress.train.words import in_a_new_projector, mean_embedding, word_costs
 
 PHASES = ("align", "sft", "critique", "refinement", "rating")
 STAGE = {"objective": "words", "trainable": ["projector"], "records_per_step": 8, "steps": 60, "lr": 3e-3}
@@ -114,10 +114,16 @@ def run(folder: Any, *more: str) -> Any:
     (["curriculum.stages.align.trainable=[projector,language]"],
      "objective=words reaches projector and vision only, trainable names language"),
     (["curriculum.stages.align.records_per_step=1"], "expected records_per_step >= 2, got 1"),
-    (["model=hf", "model.name=models/any"],
-     "curriculum.stages.align.objective=words is for the projector of model=composed, expected lm"),
 ])  # fmt: skip
 def test_what_it_cannot_reach_is_refused(more, message, tmp_path):
     with pytest.raises((config.ConfigError, ValueError)) as refused:
         run(tmp_path, *more)
     assert message in str(refused.value)
+
+
+def test_a_model_that_knows_its_images_learns_through_the_language_model(tmp_path):
+    settings, line = in_a_new_projector(run(tmp_path, "model=hf", "model.name=models/any"))
+    assert settings.curriculum.stages["align"].objective == "lm"
+    assert line == "stage align: objective=lm, since words is for the new projector of a composed model"
+    settings, line = in_a_new_projector(run(tmp_path))
+    assert settings.curriculum.stages["align"].objective == "words" and line is None

@@ -200,15 +200,3 @@ class Config(Section):
                 key = "model.language.lora" if isinstance(self.model, ComposedModel) else "model.lora"
                 raise ValueError(f"curriculum.stages.{name}.trainable names lora, but {key} is null")
         return self
-
-    @model_validator(mode="after")
-    def _a_new_projector_learns_words(self) -> Config:
-        for name in self.curriculum.order:
-            stage = self.curriculum.stages[name]
-            words = isinstance(stage, TrainStage) and stage.objective == "words"
-            if words and not isinstance(self.model, ComposedModel):
-                raise ValueError(
-                    f"curriculum.stages.{name}.objective=words is for the projector of model=composed, expected lm: "
-                    f"model=hf has learned where its images lie"
-                )
-        return self

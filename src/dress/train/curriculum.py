@@ -65,6 +65,7 @@ from dress.train.tasks import (
 from dress.train.tokenizer import run_tokenizer
 from dress.train.tools import Loggers, NoLoggers, Tools
 from dress.train.train_stage import LAST, check_learning, look_through, train
+from dress.train.words import in_a_new_projector
 from dress.worlds.prepared import prepared
 
 Begin = Callable[[config.Config, Mapping[str, Any]], None]
@@ -199,9 +200,16 @@ class Curriculum:
         self.data = RunData(self.settings.data, folder)
         self.settings, praised = PraiseOfData(self.settings, self.data, self.progress).resolved()
         self.settings, amounts = in_steps(self.settings, self.data)
+        self.settings, objective = in_a_new_projector(self.settings)
         if rank() > 0:
             return
-        for line in (ignored(self.settings, folder), praised, *amounts, *eval_lines(self.settings, self.data)):
+        for line in (
+            ignored(self.settings, folder),
+            praised,
+            objective,
+            *amounts,
+            *eval_lines(self.settings, self.data),
+        ):
             if line:
                 self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from dress import config
 from dress.dialogue.batch import Batch, Forest
 from dress.model.composed import ComposedLVLM
 from dress.objectives.words import Pairs, word_loss, word_scores
@@ -82,6 +83,21 @@ def word_costs(
     mine = slice(start, start + len(shares[rank][1].word))
     learned = len(words) > 0 and len(table) > 1
     return Costs(loss, learned, cost.detach()[mine].cpu(), weight[mine].cpu(), pairs.phase[mine], best[mine].cpu())
+
+
+def in_a_new_projector(settings: config.Config) -> tuple[config.Config, str | None]:
+    """The settings with objective `lm` for a model that has learned where its images lie, and a line that says so."""
+    stages = settings.curriculum.stages
+    names = [
+        name for name in settings.curriculum.order
+        if isinstance(stage := stages[name], config.TrainStage) and stage.objective == "words"
+    ]  # fmt: skip
+    if not names or isinstance(settings.model, config.ComposedModel):
+        return settings, None
+    changed = {name: stages[name].model_copy(update={"objective": "lm"}) for name in names}
+    curriculum = settings.curriculum.model_copy(update={"stages": {**stages, **changed}})
+    line = f"stage {', '.join(names)}: objective=lm, since words is for the new projector of a composed model"
+    return settings.model_copy(update={"curriculum": curriculum}), line
 
 
 def mean_embedding(model: ComposedLVLM, chunk: int = 8192) -> Tensor:
