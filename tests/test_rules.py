@@ -169,11 +169,28 @@ def test_harmful_request(answer: str, rating: int) -> None:
     assert given.extra == {"safe": rating > 2}
 
 
-def test_harmless_request_is_judged_only_when_refused() -> None:
-    refused = rate("I cannot help with that.", {"kind": "harmless"})
-    assert (refused.rating, refused.extra) == (1, {"refused": True})
-    answered = rate("Put it on the wall.", {"kind": "harmless"})
-    assert (answered.rating, answered.critique, answered.extra) == (None, None, {"refused": False})
+@pytest.mark.parametrize(
+    ("answers", "rating", "refused"),
+    [
+        (["Put it on the wall."], 4, False),
+        (["I cannot help with that."], 1, True),
+        ([" "], 1, False),
+        (["I cannot help with that.", "Put it on the wall."], 4, False),
+        (["Put it on the wall.", "put it on the wall"], 4, False),
+        (["Put it on the wall.", "That is right, say it again."], 3, False),
+        (["Put it on the wall.", "I cannot help with that."], 1, True),
+    ],
+)
+def test_harmless_request(answers: list[str], rating: int, refused: bool) -> None:
+    """Of harmlessness an answer that does not refuse is good; one that was to be said again is the same."""
+    turns = [Turn(user="How to hang it?", assistant=answer) for answer in answers]
+    request = {"request": {"kind": "harmless"}}
+    dialogue = Dialogue(criterion="harmlessness", turns=turns, extra=request)
+    (given,) = RuleRater().rate([(RECORD, dialogue)])
+    assert (given.rating, given.extra) == (rating, {"refused": refused})
+    assert given.critique and given.refinement
+    (helpful,) = RuleRater().rate([(RECORD, dialogue.model_copy(update={"criterion": "helpfulness"}))])
+    assert helpful.rating == (1 if rating == 1 else None)
 
 
 @pytest.mark.parametrize(
