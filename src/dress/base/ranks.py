@@ -34,3 +34,12 @@ def of_ranks(lines: list[str]) -> list[str]:
     every: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(every, lines)
     return list(dict.fromkeys(line for part in every for line in part))
+
+
+def of_first(value: Any) -> Any:
+    """What the first rank has, on every rank."""
+    import torch
+
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]

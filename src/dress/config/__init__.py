@@ -9,7 +9,7 @@ from dress.config.commands import CollectCommand
 from dress.config.data import Data, Mixed, ShapesSizes, Source
 from dress.config.export import ExportCommand, ExportSettings, ExportStage
 from dress.config.foreign import foreign
-from dress.config.learning import Devices, Learning, Parallel, Trainer, Training
+from dress.config.learning import Devices, Gather, Learning, Parallel, Trainer, Training
 from dress.config.model import ComposedModel, HFModel, Language, Lora, Model, Tokenizer, Vision, ViT
 from dress.config.nearest import nearest
 from dress.config.phases import Align, Critique, Phases, Refinement
@@ -64,6 +64,7 @@ __all__ = [
     "ExportSettings",
     "ExportStage",
     "Fraction",
+    "Gather",
     "Generation",
     "HFModel",
     "KeepCache",

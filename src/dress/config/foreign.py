@@ -34,7 +34,7 @@ FOREIGN = {
     r"(?:num_|n_)?gpus?|devices|num_processes|nproc_per_node": "set trainer.devices=NUMBER",
     r"accelerator|device": "set trainer.accelerator=auto, cpu, gpu or mps",
     r"precision|bf16|fp16|dtype|torch_dtype": "set trainer.precision=bf16-mixed, bf16-true or 32-true",
-    r"strategy|deepspeed|fsdp": "set parallel.strategy=auto, single or ddp",
+    r"strategy|deepspeed|fsdp": "set parallel.strategy=auto, single, ddp or shard",
     r"max_grad_norm|clip_grad_norm|grad_clip": "set trainer.gradient_clip_val",
     r"num_workers|dataloader_num_workers": "set data.workers",
     r"max_seq_len(?:gth)?|max_length|cutoff_len|model_max_length": "set data.max_tokens",

@@ -78,10 +78,14 @@ class Trainer(Section):
         return dict(self.model_extra or {})
 
 
+Gather = Literal["pass", "step"]
+
+
 class Parallel(Section):
     """How the ranks of a run work together."""
 
-    strategy: Literal["auto", "single", "ddp"] = "auto"  # auto: ddp on several devices
+    strategy: Literal["auto", "single", "ddp", "shard"] = "auto"  # auto: ddp on several devices; shard: FSDP2
+    gather: Gather = "pass"  # of shard: a layer for each pass, or the model once a step (faster, holds all of it)
 
 
 class Training(Section):
@@ -100,7 +104,8 @@ class Devices(Section):
     accelerator: str = "auto"
     devices: Positive = 1  # processes per node
     num_nodes: Positive = 1  # machines
-    strategy: Literal["auto", "single", "ddp"] = "auto"
+    strategy: Literal["auto", "single", "ddp", "shard"] = "auto"
+    gather: Gather = "pass"
 
     @property
     def processes(self) -> int:

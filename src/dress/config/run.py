@@ -119,7 +119,7 @@ class Config(Section):
     def devices(self) -> Devices:
         """The processes of this run and what they compute on."""
         trainer = self.trainer.model_dump(include={"accelerator", "devices", "num_nodes"})
-        return Devices(**trainer, strategy=self.parallel.strategy)
+        return Devices(**trainer, **self.parallel.model_dump())
 
     @property
     def stored_parts(self) -> tuple[Part, ...]:
@@ -147,8 +147,8 @@ class Config(Section):
     def _one_device(self) -> Config:
         if self.parallel.strategy == "single" and self.devices.processes > 1:
             raise ValueError(
-                f"parallel.strategy: expected auto or ddp for {self.devices.processes} processes (trainer.devices x "
-                f"trainer.num_nodes), got single"
+                f"parallel.strategy: expected auto, ddp or shard for {self.devices.processes} processes "
+                f"(trainer.devices x trainer.num_nodes), got single"
             )
         return self
 

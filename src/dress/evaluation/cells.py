@@ -17,6 +17,7 @@ from dress.base.ranks import rank
 from dress.data.shards import Sample
 from dress.evaluation import references
 from dress.evaluation.outcomes import Outcome, kind_of, load_outcomes, save_outcomes
+from dress.model.lvlm import LVLM
 from dress.rater import Rater
 from dress.rollout.checkpoint import CkptResponder
 from dress.rollout.conversation import Opening, Rollout, converse
@@ -25,12 +26,12 @@ from dress.rollout.responder import Responder, Sampling
 RECORDS_PER_STEP = 64
 """Of one share, at most: many dialogues, of which those that fit are decoded together."""
 
-ShareOut = Callable[[Callable[[int], None], int, Callable[[], None]], None]
-"""Who does which share of a work: called with the work on a share, their number, and what every rank does after its
-shares (it may hold collectives)."""
+ShareOut = Callable[[LVLM, Callable[[int], None], int, Callable[[], None]], None]
+"""Who does which share of a work: called with the model that it needs, the work on a share, their number, and what
+every rank does after its shares (it may hold collectives)."""
 
 
-def alone(work: Callable[[int], None], shares: int, finish: Callable[[], None]) -> None:
+def alone(model: LVLM, work: Callable[[int], None], shares: int, finish: Callable[[], None]) -> None:
     """Do every share in this process."""
     for number in range(shares):
         work(number)
@@ -114,7 +115,7 @@ def _answered(
         share = range(records)[number * size : (number + 1) * size]
         mine.extend(ask(responder, questions, cells, share, progress))
 
-    share_out(answer, math.ceil(records / size), lambda: every.extend(gathered(mine)))
+    share_out(responder.model, answer, math.ceil(records / size), lambda: every.extend(gathered(mine)))
     return every
 
 

@@ -39,7 +39,11 @@ class PackedWeights:
     def __enter__(self) -> None:
         if not self._products:
             self._products = [
-                partial(_product, torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach()), layer.bias)
+                partial(
+                    _product,
+                    torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach()),
+                    None if layer.bias is None else layer.bias.detach().to(layer.weight.dtype),
+                )
                 for layer in self._layers
             ]
         for layer, product in zip(self._layers, self._products, strict=True):
@@ -53,7 +57,8 @@ class PackedWeights:
 
 
 def _product(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    """x [..., D] is multiplied in the weight's type, as under autocast."""
+    return torch.ops.mkldnn._linear_pointwise(x.to(weight.dtype), weight, bias, "none", [], "")
 
 
 def _fits(weight: Tensor) -> bool:

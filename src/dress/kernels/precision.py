@@ -14,9 +14,18 @@ def precision_for(setting: str) -> str:
     """
     if setting != "auto":
         return setting
-    if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    return "bf16-mixed" if cpu_multiplies_bf16() else "32-true"
+    return "bf16-mixed" if multiplies_bf16("cuda" if torch.cuda.is_available() else "cpu") else "32-true"
+
+
+def multiplies_bf16(device: torch.device | str) -> bool:
+    """Whether a kind of device has bf16 instructions."""
+    match torch.device(device).type:
+        case "cuda":
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        case "cpu":
+            return cpu_multiplies_bf16()
+        case _:
+            return False
 
 
 def cpu_multiplies_bf16() -> bool:

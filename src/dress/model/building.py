@@ -82,7 +82,7 @@ def build_model(
         tokenizer: of its language model.
         max_tokens: of the longest dialogue.
         seed: of all weights that are drawn.
-        rounded: parts (`vision`, `language`) whose weights are rounded to bf16.
+        rounded: parts (`vision`, `language`) whose weights are rounded to bf16, and held and multiplied in it.
 
     Raises:
         ValueError: weights that cannot be loaded, a tokenizer that the chat format does not fit, a model that token
@@ -104,4 +104,5 @@ def build_model(
         )
     if rounded:
         model.round(set(rounded))
+        model.hold_rounded()
     return model

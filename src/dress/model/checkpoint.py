@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ from transformers import PreTrainedTokenizerBase
 
 from dress import config
 from dress.base.files import read_json, write_aside, write_json
+from dress.base.ranks import of_first, rank
 from dress.config.consent import DAMAGED, model_of
 from dress.config.model import RANDOM
 from dress.dialogue.chat import ChatFormat
 from dress.dialogue.tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash
+from dress.kernels.precision import multiplies_bf16
 from dress.model.building import make_model, own_tokenizer
 from dress.model.chats import own_format
 from dress.model.lvlm import LVLM
+from dress.model.sharding import full_state, load_full_state, units
 from dress.model.vision import from_run
 
 FORMAT = 1
@@ -36,7 +40,7 @@ MORE_FACTS: dict[str, Any] = {"rounded": list, "stage": str, "stages": list, "co
 
 
 def save_model(model: LVLM, settings: config.Model, folder: Path, facts: dict[str, Any]) -> None:
-    """Write a model.
+    """Write a model; the first rank does, and all call.
 
     Args:
         model: its weights are written in their own dtype.
@@ -44,12 +48,13 @@ def save_model(model: LVLM, settings: config.Model, folder: Path, facts: dict[st
         folder: made if missing.
         facts: plain data kept beside the weights (conditions, stage history, config).
     """
+    frozen, state = base_names(model, settings, facts), full_state(model)
+    base = fingerprint(model, frozen, state)
+    if rank() > 0:
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    frozen = base_names(model, settings, facts)
-    tensors = {
-        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items() if name not in frozen
-    }
-    tensors = _untied(tensors)
+    left = frozen | _tied(model)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items() if name not in left}
     with write_aside(folder / "model.safetensors", SafetensorError) as aside:
         save_file(tensors, aside)
     with write_aside(folder / "tokenizer.json", Exception) as aside:  # of the tokenizers library, in Rust
@@ -62,7 +67,7 @@ def save_model(model: LVLM, settings: config.Model, folder: Path, facts: dict[st
             "max_tokens": model.encoder.max_tokens,
             "chat": model.encoder.chat.name,
             "tokenizer": tokenizer_hash(model.encoder.tokenizer),
-            "base": fingerprint(model, frozen),
+            "base": base,
             "rounded": list(model.rounded),
             **facts,
         },
@@ -86,25 +91,35 @@ def available_device() -> str:
 
 
 def load_model(
-    folder: Path, device: torch.device | str = "cpu", consent: config.Consent | None = None
+    folder: Path, device: torch.device | str = "cpu", consent: config.Consent | None = None, exact: bool = False
 ) -> tuple[LVLM, dict[str, Any]]:
     """Read a model and the facts beside it.
+
+    One that was trained in bf16 computes in bf16 where the hardware multiplies it, as its run did.
 
     Args:
         folder: of the stage.
         device: where the model goes.
         consent: to code that its files name; without it such a model is refused.
+        exact: compute in fp32 anyway.
 
     Raises:
         FileNotFoundError: no model in this folder.
         ValueError: a file is damaged, or the base weights are others than it was trained on.
     """
     facts = read_facts(folder)
-    settings = model_of(facts, folder / "model.json", consent or config.Consent())
+    return read_model(folder, model_of(facts, folder / "model.json", consent or config.Consent()), device, exact), facts
+
+
+def read_model(folder: Path, settings: config.Model, device: torch.device | str = "cpu", exact: bool = False) -> LVLM:
+    """Read a model whose settings are known; the rest as `load_model`."""
+    facts, settings = read_facts(folder), _alone(settings)
     model = make_model(settings, stored_tokenizer(folder, settings), facts["max_tokens"])
     model.round(facts.get("rounded", []))
     load_weights(model, settings, folder)
-    return model.to(device), facts
+    if not exact and multiplies_bf16(device):
+        model.hold_rounded()
+    return model.to(device)
 
 
 def read_facts(folder: Path, *needed: str) -> dict[str, Any]:
@@ -204,7 +219,8 @@ def load_weights(model: LVLM, settings: config.Model, folder: Path) -> None:
             f"{file}: expected model weights, got a file that does not load ({error}). {DAMAGED}"
         ) from None
     frozen = base_names(model, settings, facts)
-    expected_tensors = _untied({name: value for name, value in model.state_dict().items() if name not in frozen})
+    left = frozen | _tied(model)
+    expected_tensors = {name: value for name, value in model.state_dict().items() if name not in left}
     wrong = sorted(weights.keys() ^ expected_tensors.keys()) or [
         name for name in expected_tensors if expected_tensors[name].shape != weights[name].shape
     ]
@@ -215,13 +231,13 @@ def load_weights(model: LVLM, settings: config.Model, folder: Path) -> None:
             f"{file}: a checkpoint of another model: {len(wrong)} tensors differ, first {name}: "
             f"expected {expected}, got {got}"
         )
-    if facts["base"] != fingerprint(model, frozen):
+    if facts["base"] != (base := fingerprint(model, frozen)):
         what = "an adapter" if all(model.part_of(name) == "lora" for name in weights) else "weights"
         raise ValueError(
             f"{file}: {what} for another base: trained on other base weights ({facts['base']}) than those installed "
-            f"here as {_base(settings)} ({fingerprint(model, frozen)}). Put those there that it was trained on"
+            f"here as {_base(settings)} ({base}). Put those there that it was trained on"
         )
-    model.load_state_dict(weights, strict=False)
+    load_full_state(model, weights)
 
 
 def _base(settings: config.Model) -> str:
@@ -267,25 +283,31 @@ def loaded_weights(model: LVLM, settings: config.Model) -> str | None:
     return fingerprint(model, {name for name in model.state_dict() if model.part_of(name) in loaded})
 
 
-def fingerprint(model: LVLM, names: set[str]) -> str | None:
-    """Of the named weights: their names, shapes and a few of their numbers."""
+def fingerprint(model: LVLM, names: set[str], state: Mapping[str, torch.Tensor] | None = None) -> str | None:
+    """Of the named weights: their names, shapes and a few of their numbers; the same on every rank, and all call.
+
+    Args:
+        model: spread over ranks or not.
+        names: of weights.
+        state: what `full_state` gives, where it is there already.
+    """
     if not names:
         return None
+    state = full_state(model) if state is None else state
     digest = hashlib.sha256()
-    state = model.state_dict()
-    for name in sorted(names):
+    for name in sorted(names & state.keys()):
         few = state[name].flatten()[:: max(1, state[name].numel() // 64)].float().cpu()
         digest.update(f"{name}{tuple(state[name].shape)}".encode() + few.numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return of_first(digest.hexdigest()[:16]) if units(model) else digest.hexdigest()[:16]
 
 
-def _untied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Each storage once: a tied output head is made again by the model itself."""
-    storages: set[int] = set()
-    tensors = {}
-    for name, value in state.items():
-        if value.data_ptr() in storages and value.numel():
-            continue
-        storages.add(value.data_ptr())
-        tensors[name] = value
-    return tensors
+def _tied(model: LVLM) -> set[str]:
+    """Names of weights that are another one under a second name: a tied output head is made again by the model."""
+    first: set[int] = set()
+    tied = set()
+    named = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    for name, value in named:
+        if id(value) in first:
+            tied.add(name)
+        first.add(id(value))
+    return tied

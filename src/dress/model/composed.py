@@ -24,7 +24,7 @@ from dress.model.attention import Plan, foreign_mask
 from dress.model.cache import Decoding, Prefill
 from dress.model.chats import language_chat
 from dress.model.language import build_language
-from dress.model.lvlm import LVLM
+from dress.model.lvlm import LVLM, in_held_precision
 from dress.model.pictures import FixedReader
 from dress.model.projector import PixelShuffle, Pooling, load_projector
 from dress.model.vision import VisionEncoder
@@ -73,6 +73,12 @@ class ComposedLVLM(LVLM):
         return self.language
 
     @property
+    def embeddings(self) -> nn.Module:
+        """See `LVLM.embeddings`."""
+        embeddings: nn.Module = self.language.get_input_embeddings()
+        return embeddings
+
+    @property
     def head(self) -> nn.Linear:
         """The output head, [vocabulary, D]."""
         head: Any = self.language.get_output_embeddings()
@@ -80,7 +86,7 @@ class ComposedLVLM(LVLM):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Ids [...] as the language model takes them, [..., D]."""
-        embedded: Tensor = self.language.get_input_embeddings()(ids)
+        embedded: Tensor = self.embeddings(ids)
         return embedded
 
     @property
@@ -93,6 +99,7 @@ class ComposedLVLM(LVLM):
         pixels = Pixels(self.vision.preprocessing, self.vision.transform, images, max_aspect)
         return FixedReader(pixels, self.image_tokens)
 
+    @in_held_precision
     def encode_images(self, images: ImageBatch) -> Tensor:
         """See `LVLM.encode_images`; `pixels` [N, 3, H, W], or stored `features` [N x V_v, D_v]."""
         if "features" in images.inputs:
@@ -141,6 +148,7 @@ class ComposedLVLM(LVLM):
         self._check_tokens(tokens, features, number or "1 or more")
         return number
 
+    @in_held_precision
     def hidden(self, ids: Tensor, images: Tensor | None, positions: Tensor, plan: Plan | Prefill | Decoding) -> Tensor:
         """See `LVLM.hidden`."""
         embeddings = self.embed(ids.clamp(min=0))
@@ -153,6 +161,7 @@ class ComposedLVLM(LVLM):
             use_cache=False, plan=plan,
         ).last_hidden_state  # fmt: skip
 
+    @in_held_precision
     def blank_images(self) -> Tensor:
         """Image tokens [1, V, D] of nothing, through the parts of encoder and projector that are trained."""
         weight = self.projector_weight

@@ -7,8 +7,10 @@ Shapes: B rows, S tokens, D width, N images, V image tokens of all of them, T to
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,21 @@ from dress.model.head import head_loss
 from dress.model.pictures import PictureReader
 
 PARTS = ("vision", "projector", "language", "lora")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_held_precision(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """Let a method of a model that holds matrices in bf16 multiply in bf16, whoever calls it."""
+
+    @wraps(method)
+    def compute(self: LVLM, *args: P.args, **kwargs: P.kwargs) -> R:
+        if not self.held:
+            return method(self, *args, **kwargs)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return method(self, *args, **kwargs)
+
+    return compute
 
 
 class LVLM(nn.Module, ABC):
@@ -36,6 +53,8 @@ class LVLM(nn.Module, ABC):
         softcap: of the logits.
         axes: P.
         wide: parameters that are never held in less than fp32.
+        rounded: parts whose matrices have bf16 values.
+        held: whether these are held in bf16, and products computed in it.
     """
 
     encoder: DialogueEncoder
@@ -50,6 +69,7 @@ class LVLM(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.rounded: tuple[str, ...] = ()
+        self.held = False
         self._unused: set[str] = set()
 
     # --- what each kind of model says ---
@@ -63,6 +83,11 @@ class LVLM(nn.Module, ABC):
     @abstractmethod
     def language_model(self) -> nn.Module:
         """What is computed for every token; its linear layers are packed for generation."""
+
+    @property
+    @abstractmethod
+    def embeddings(self) -> nn.Module:
+        """Ids to what the first layer takes of them."""
 
     @property
     @abstractmethod
@@ -125,10 +150,20 @@ class LVLM(nn.Module, ABC):
     # --- what follows ---
 
     @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers of the language model."""
+        number = self.text_config.num_hidden_layers
+        return next(
+            one for name, one in self.named_modules()
+            if isinstance(one, nn.ModuleList) and len(one) == number and self.part_of(f"{name}.") == "language"
+        )  # fmt: skip
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.projector_weight.device
 
+    @in_held_precision
     def forward(
         self, forest: Forest, factor: Tensor, touch: bool = False, likeliest: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -145,11 +180,19 @@ class LVLM(nn.Module, ABC):
             likeliest: bool [E], written here: whether the model finds nothing more probable than the target.
         """
         rows, where = torch.unique(forest.row, return_inverse=True)
-        hidden = self.hidden_rows(forest, rows)
-        loss, nll = head_loss(hidden, self.head.weight, where, forest.target, factor, self.softcap, likeliest)
-        if touch and not forest.images:
-            loss = loss + 0 * self.blank_images().sum()
-        return loss, nll
+        nothing = 0 * self.blank_images().sum() if touch and not forest.images else None
+        with nullcontext() if nothing is None else self._beside_embeddings(nothing):
+            hidden = self.hidden_rows(forest, rows)
+        return head_loss(hidden, self.head.weight, where, forest.target, factor, self.softcap, likeliest)
+
+    @contextmanager
+    def _beside_embeddings(self, nothing: Tensor) -> Iterator[None]:
+        """Add a zero to what the first layer takes, so that its input needs a gradient where those of other ranks do."""
+        hook = self.embeddings.register_forward_hook(lambda module, ids, embedded: embedded + nothing)  # noqa: ARG005
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def hidden_rows(self, forest: Forest, rows: Tensor) -> Tensor:
         """Hidden states before the head [U, D] of some tokens of a forest.
@@ -183,6 +226,7 @@ class LVLM(nn.Module, ABC):
         trees, counts = forest.trees((forest.ids == IMAGE).nonzero()[:, 0]).unique_consecutive(return_counts=True)
         return dict(zip(trees.tolist(), tokens.split(counts.tolist()), strict=True))
 
+    @in_held_precision
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] to fp32 logits over the vocabulary."""
         logits = self.head(hidden).float()
@@ -196,24 +240,19 @@ class LVLM(nn.Module, ABC):
     def round(self, parts: Iterable[str]) -> None:
         """Round the matrices of parts that no stage trains to bf16, which is what training multiplies in bf16 anyway.
 
-        Answers then come from the very weights that were trained with, and `hold_frozen` loses nothing.
+        Answers then come from the very weights that were trained with, and `hold_rounded` loses nothing.
         """
         self.rounded = tuple(sorted({*self.rounded, *parts}))
         for name, parameter in self._matrices():
             if self.part_of(name) in parts:
                 parameter.data = parameter.data.bfloat16().to(parameter.dtype)
 
-    def hold_frozen(self, dtype: torch.dtype) -> None:
-        """Hold frozen matrices in `dtype` where that loses nothing: autocast then copies none of them.
-
-        Args:
-            dtype: bfloat16 to train; float32 brings them back.
-        """
+    def hold_rounded(self) -> None:
+        """Hold rounded matrices in bf16, in half the memory: autocast then copies none of them."""
+        self.held = bool(self.rounded)
         for name, parameter in self._matrices():
-            rounded = parameter.data.to(dtype)
-            lossless = torch.equal(rounded.to(parameter.dtype), parameter.data)
-            if name not in self.wide and not parameter.requires_grad and lossless:
-                parameter.data = rounded
+            if self.part_of(name) in self.rounded and name not in self.wide:
+                parameter.data = parameter.data.bfloat16()
 
     def _matrices(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Weights of linear layers, convolutions and embeddings, without the projector's and LoRA's."""

@@ -53,7 +53,7 @@ def export(settings: ExportCommand, console: Console | None = None) -> Figures |
     with CurriculumProgress(console, {}) as progress:
         samples = _samples(settings, run, progress)
     with console.status("loading the model"):
-        model, _ = load_model(place, "cpu", settings)
+        model, _ = load_model(place, "cpu", settings, exact=True)
     trained = TrainedModel(
         run, stage, model.eval(), facts["conditions"], own_condition(run.curriculum, stage), read_metrics(folder)
     )

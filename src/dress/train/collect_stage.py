@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 
 from dress.base.files import write_json
@@ -43,8 +43,6 @@ def collect(task: CollectTask, responder: CkptResponder, annotator: Rater, folde
         Stopped: a limit of the annotator's is reached.
         Interrupted: asked to stop.
     """
-    if alone(task) and rank() > 0:
-        return
     questions, stage, generation = task.questions.shards, task.stage, task.generation
     sampling = Sampling(
         generation.max_new_tokens, generation.batch_size, stage.temperature, stage.top_p, task.condition
@@ -53,8 +51,13 @@ def collect(task: CollectTask, responder: CkptResponder, annotator: Rater, folde
     def gather_skipped() -> None:
         questions.skipped[:] = of_ranks(questions.skipped)
 
-    share = in_turn if alone(task) else partial(share_out, responder.model, tools.devices, finish=gather_skipped)
+    def all_ranks(work: Callable[[int], None], shares: int) -> None:
+        share_out(responder.model, work, shares, gather_skipped, devices=tools.devices)
+
+    share = in_turn if alone(task) else all_ranks
     with on_device(responder.model, tools.devices) if alone(task) else nullcontext():
+        if alone(task) and rank() > 0:
+            return
         stored = storing(responder, annotator, task.model.fingerprint)
         rollout = Rollout(stored, annotator, sampling, task.seed)
         gather(task.name, rollout, Collection(questions, stage, folder / "shards"), tools.progress, share)

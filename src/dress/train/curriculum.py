@@ -327,14 +327,14 @@ class Curriculum:
             self._look_through(name, task)
         model = self.model.at(task.weights)
         train(task, model, folder, self.tools, steps_before(curriculum, name))
+        beside = {
+            "stage": name,
+            "stages": lineage(curriculum, name),
+            "conditions": conditions(curriculum, self.settings.phases, name),
+            "config": self.settings.model_dump(),
+        }
+        save_model(model, self.settings.model, folder, beside)
         if rank() == 0:
-            beside = {
-                "stage": name,
-                "stages": lineage(curriculum, name),
-                "conditions": conditions(curriculum, self.settings.phases, name),
-                "config": self.settings.model_dump(),
-            }
-            save_model(model, self.settings.model, folder, beside)
             (folder / LAST).unlink(missing_ok=True)
         self.model.wrote(folder)
 
@@ -342,7 +342,7 @@ class Curriculum:
         sources, folder = evaluated_stages(self.settings.curriculum, name), self.stage_folder(name)
         self.reuse.cells(task, folder)
         responders = {label: partial(self._responder, sources[label], output) for label, output in task.models.items()}
-        share = partial(share_out, self.model.lvlm, self.tools.devices)
+        share = partial(share_out, devices=self.tools.devices)
         evaluate(task, responders, self.judge, folder, self.tools, share)
 
     def _export(self, name: str, task: ExportTask) -> None:
@@ -351,7 +351,7 @@ class Curriculum:
             return
         last = self.tasks.by_name.get(evaluation(self.settings.curriculum) or "")
         evaluated = last if isinstance(last, EvalTask) else None
-        export(task, evaluated, self.model.at(task.model), self.settings, self.tools)
+        export(task, evaluated, self.settings, self.tools)
 
     def _responder(self, stage: str, output: Output, condition: str = "none") -> CkptResponder:
         """Answers with a stage's model."""

@@ -9,7 +9,7 @@ from dress import config
 from dress.base.run_folder import DONE
 from dress.evaluation.suites.run import metrics
 from dress.exports.model_folder import TrainedModel, export_model
-from dress.model.lvlm import LVLM
+from dress.model.checkpoint import read_model
 from dress.phases.conditions import headline, own_condition
 from dress.train.eval_stage import outcomes
 from dress.train.tasks import EvalTask, ExportTask
@@ -19,13 +19,12 @@ MODEL = "model"
 """The exported folder, in that of the stage."""
 
 
-def export(task: ExportTask, evaluated: EvalTask | None, model: LVLM, settings: config.Config, tools: Tools) -> None:
+def export(task: ExportTask, evaluated: EvalTask | None, settings: config.Config, tools: Tools) -> None:
     """Write `model/` into the stage's folder.
 
     Args:
         task: which model, in which form.
         evaluated: the eval stage whose figures the card shows, if it has run.
-        model: with the weights that the task names.
         settings: of the run.
         tools: of the run.
 
@@ -39,12 +38,12 @@ def export(task: ExportTask, evaluated: EvalTask | None, model: LVLM, settings: 
     if evaluated is not None and (folder / evaluated.name / DONE).exists():
         figures = metrics(outcomes(evaluated, folder / evaluated.name), headline(settings.curriculum))
     condition = own_condition(settings.curriculum, task.stage.model)
-    training = model.training
-    trained = TrainedModel(settings, task.stage.model, model.cpu().eval(), dict(task.conditions), condition, figures)
+    assert task.model.folder is not None
+    model = read_model(task.model.folder, settings.model, exact=True)
+    trained = TrainedModel(settings, task.stage.model, model.eval(), dict(task.conditions), condition, figures)
     shards = task.questions.shards
     samples = list(shards.readable(range(min(task.stage.compared, len(shards)))))
     proof = export_model(trained, task.stage, samples, out, tools.console)
-    model.train(training)
     if proof is None:
         return
     tools.console.print(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning as L
@@ -20,7 +20,9 @@ from dress.kernels.memory import keep_freed_memory, used_gib
 from dress.model.composed import ComposedLVLM
 from dress.model.lvlm import LVLM
 from dress.model.memory import needs_checkpointing
+from dress.model.sharding import clip_gradients, own_part, reshard, shard
 from dress.objectives.lm import add_sums, factors, means
+from dress.train.strategies import ByName, Sharded
 from dress.train.words import Costs, mean_embedding, word_costs
 
 PHASES_OF_0_1 = ("align", "sft", "critique", "refinement", "rating", "best_of")
@@ -73,6 +75,7 @@ class DressModule(L.LightningModule):
     ) -> None:  # fmt: skip
         super().__init__()
         self.automatic_optimization = False
+        self.strict_loading = False  # a checkpoint holds what is trained; the rest is what the stage began with
         self.model, self.stage, self.learning = model, stage, learning
         self.steps_before, self.tokens, self.records = steps_before, tokens, records
         self.validates_every: int | None = None
@@ -90,28 +93,28 @@ class DressModule(L.LightningModule):
         self._waiting: dict[str, float] = {}
         self._tokens = 0
         self._centre: Tensor | None = None  # the mean word embedding, which objective words does not change
-        self._frozen_in_bf16 = False  # frozen weights, in bf16
         self._held_out = torch.zeros_like(self._sums)
         self.unreached_steps = 0
         """Steps whose records reached no trained parameter on any rank (a projector alone, text-only records)."""
 
+    def configure_model(self) -> None:
+        """Spread the model over the ranks where the strategy asks for that; once, for all stages to come."""
+        if isinstance(self.trainer.strategy, Sharded):
+            assert self.device_mesh is not None
+            shard(self.model, self.device_mesh["data_parallel"])
+
     def on_fit_start(self) -> None:
-        """Settle what is held in memory: freed blocks, frozen weights, activations (`training.checkpointing`)."""
+        """Settle what is held in memory: freed blocks, activations (`training.checkpointing`)."""
         if self.learning.training.keep_memory and self.device.type == "cpu":
             keep_freed_memory()
-        if str(self.trainer.precision) == "bf16-mixed":
-            self.model.hold_frozen(torch.bfloat16)
-            self._frozen_in_bf16 = True
         setting, half = self.learning.training.checkpointing, "16" in str(self.trainer.precision)
         self.model.checkpoint_activations(
             setting == "on" or (setting == "auto" and needs_checkpointing(self.model, self.tokens, self.device, half))
         )
 
     def on_fit_end(self) -> None:
-        """Give frozen weights their fp32 back."""
+        """Send what waits."""
         self.send_waiting()
-        if self._frozen_in_bf16:
-            self.model.hold_frozen(torch.float32)
 
     def training_step(self, step: Batch, batch_idx: int) -> Tensor:
         """One optimizer step: every rank makes the same passes and the same collectives, whatever its share holds.
@@ -137,7 +140,7 @@ class DressModule(L.LightningModule):
                 if self.model.part_of(name) in ("vision", "projector"):
                     parameter.grad = None
         reached = [p for p in self.parameters() if p.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(reached, self.learning.trainer.gradient_clip_val or math.inf)
+        norm = clip_gradients(reached, self.learning.trainer.gradient_clip_val or math.inf)
         self._check_finite(step, loss, norm, surprises)
         self.unreached_steps += not reached
         optimizer.step()  # with no gradient at all it only counts
@@ -156,11 +159,11 @@ class DressModule(L.LightningModule):
         """
         world = self.trainer.world_size
         total = torch.tensor(weight, dtype=torch.float64, device=self.device)
-        passes = [*step.forests, *[blank_forest(self._phases[0], self.device)] * (most - len(step.forests))]
+        passes = [*step.forests, *[self._blank()] * (most - len(step.forests))]
         loss = torch.zeros((), device=self.device)
         surprises = []
         for number, forest in enumerate(passes):
-            with self._no_sync(last=number == len(passes) - 1):
+            with self._pass(last=number == len(passes) - 1):
                 part, nll = self._loss(forest, total, touch=world > 1)
                 self._descend(part)
             loss += part.detach()
@@ -219,14 +222,16 @@ class DressModule(L.LightningModule):
         """Refuse to keep weights that are not finite.
 
         Raises:
-            NotFinite: an update overflowed; on all ranks, which hold the same weights.
+            NotFinite: an update overflowed; on all ranks.
         """
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad and not bool(parameter.isfinite().all()):
-                raise NotFinite(
-                    f"step {self.trainer.global_step}: weights that are not finite, first {name} (phase "
-                    f"{', '.join(self.stage.phases)})"
-                )
+        trained = [(name, own_part(p)) for name, p in self.model.named_parameters() if p.requires_grad]
+        bad = next((number for number, (_, p) in enumerate(trained) if not bool(p.isfinite().all())), len(trained))
+        first = int(self._of_ranks(bad).min())
+        if first < len(trained):
+            raise NotFinite(
+                f"step {self.trainer.global_step}: weights that are not finite, first {trained[first][0]} (phase "
+                f"{', '.join(self.stage.phases)})"
+            )
 
     def _at(self, step: Batch, what: str, phases: Collection[str] = ()) -> str:
         """What happened, with the step's phases and records of all ranks."""
@@ -251,6 +256,10 @@ class DressModule(L.LightningModule):
             self._tokens += forest.tokens
         return loss, nll
 
+    def _blank(self) -> Forest:
+        """What a rank computes where others have a forest more: every pass is one of all ranks."""
+        return blank_forest(self._phases[0], self.device)
+
     def _columns(self, forest: Forest) -> Tensor:
         """Each entry's phase [E] as an index into the stage's own phases."""
         return torch.tensor([self._phases.index(name) for name in forest.phases])[forest.phase.cpu()]
@@ -260,12 +269,14 @@ class DressModule(L.LightningModule):
         if self.stage.objective == "words":
             self._words(step, self._held_out)
             return
-        for forest in step.forests:
+        most = int(self._of_ranks(len(step.forests)).max())
+        for forest in [*step.forests, *[self._blank()] * (most - len(step.forests))]:
             _, nll = self.model(forest, forest.weight)
             add_sums(self._held_out, nll, forest.weight, self._columns(forest))
 
     def on_validation_epoch_end(self) -> None:
         """Mean loss on held-out records, by phase."""
+        reshard(self.model)
         sums = self.trainer.strategy.reduce(self._held_out.to(self.device), reduce_op="sum").cpu()
         logged = {"curriculum/step": float(self.steps_before + self.trainer.global_step)}
         logged |= {f"val/{name}/loss": loss for name, loss, _ in means(sums, self._phases)}
@@ -277,10 +288,10 @@ class DressModule(L.LightningModule):
         self._waiting = {}
         self._held_out.zero_()
 
-    def _no_sync(self, last: bool) -> Any:
+    def _pass(self, last: bool) -> AbstractContextManager[None]:
         """Gradients are exchanged once per optimizer step."""
-        wrapped: Any = self.trainer.strategy.model
-        return nullcontext() if last or not hasattr(wrapped, "no_sync") else wrapped.no_sync()
+        strategy = self.trainer.strategy
+        return strategy.pass_of_step(last) if isinstance(strategy, ByName) else nullcontext()
 
     def _log(self, norm: float, lr: float) -> None:
         """Means since the last log, by phase."""
@@ -345,6 +356,15 @@ class DressModule(L.LightningModule):
         optimizer, scheduler = build_optimizer(parameters, self.stage, self.learning)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def trained_names(self) -> set[str]:
+        """Of the state: parameters that learn, and buffers of the parts that do."""
+        parameters = dict(self.named_parameters())
+        buffers = {
+            name for name, _ in self.named_buffers()
+            if self.model.part_of(name.removeprefix("model.")) in self.stage.trainable
+        }  # fmt: skip
+        return {name for name, parameter in parameters.items() if parameter.requires_grad} | buffers
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was logged, and the sums since the last log."""
         checkpoint["dress"] = {
@@ -355,7 +375,17 @@ class DressModule(L.LightningModule):
         }  # fmt: skip
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take back what `on_save_checkpoint` kept, and go on with the stage's own learning rate."""
+        """Take back what `on_save_checkpoint` kept, and go on with the stage's own learning rate.
+
+        Raises:
+            ValueError: the checkpoint lacks a weight that is trained; names it.
+        """
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        if missing := sorted(trained - checkpoint["state_dict"].keys()):
+            raise ValueError(
+                f"last.ckpt: expected the {len(trained)} weights that are trained, {len(missing)} are missing, first "
+                f"{missing[0]}. Delete the file: the stage then begins anew"
+            )
         self.history = checkpoint["dress"]["history"]
         sums = checkpoint["dress"]["sums"]
         if isinstance(sums, list):  # of 0.1, which had a column for each phase that there was

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import lightning as L
@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader
 from dress import config
 from dress.base.processes import Interrupted
 from dress.model.lvlm import LVLM
+from dress.model.sharding import units, whole
+from dress.train.strategies import build_strategy
 
 Work = Callable[[int], None]
 """Does the share of this number."""
@@ -34,7 +36,7 @@ def build_trainer(devices: config.Devices, **more: Any) -> L.Trainer:
         accelerator=devices.accelerator,
         devices=devices.devices,
         num_nodes=devices.num_nodes,
-        strategy="auto" if devices.strategy == "single" else devices.strategy,
+        strategy=build_strategy(devices),
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -53,11 +55,19 @@ class SharedWork(L.LightningModule):
         work: does a share.
         shares: how many there are.
         finish: called on every rank when its shares are done, still in the loop; it may hold collectives.
+        during: holds what lasts as long as the shares: a model that is spread over ranks is whole meanwhile.
     """
 
-    def __init__(self, model: LVLM, work: Work, shares: int, finish: Finish = lambda: None) -> None:
+    def __init__(self, model: LVLM, work: Work, shares: int, finish: Finish, during: ExitStack) -> None:
         super().__init__()
-        self.model, self.work, self.shares, self.finish = model, work, shares, finish
+        self.model, self.work, self.shares, self.finish, self.during = model, work, shares, finish, during
+
+    def configure_model(self) -> None:
+        """Nothing: a model that no stage has spread stays whole."""
+
+    def on_predict_start(self) -> None:
+        """Gather a model that is spread, once it is on its device."""
+        self.during.enter_context(whole(self.model))
 
     def predict_dataloader(self) -> DataLoader[int]:
         """Numbers of this rank's shares; as many on every rank."""
@@ -79,18 +89,23 @@ class SharedWork(L.LightningModule):
         self.finish()
 
 
-def share_out(model: LVLM, devices: config.Devices, work: Work, shares: int, finish: Finish = lambda: None) -> None:
-    """Do all shares of a work, on all ranks and on the devices of the run, in fp32.
+def share_out(model: LVLM, work: Work, shares: int, finish: Finish = lambda: None, *, devices: config.Devices) -> None:
+    """Do all shares of a work, on all ranks and on the devices of the run.
 
     Raises:
         Interrupted: SIGINT or SIGTERM.
     """
-    build_trainer(devices).predict(SharedWork(model, work, shares, finish), return_predictions=False)
+    with ExitStack() as during:
+        build_trainer(devices).predict(SharedWork(model, work, shares, finish, during), return_predictions=False)
 
 
 @contextmanager
 def on_device(model: LVLM, devices: config.Devices) -> Iterator[None]:
-    """The model on this process's device, for work of one rank alone."""
+    """The whole model on this process's device, for work of one rank alone; every rank enters."""
+    if units(model):  # it is there
+        with whole(model):
+            yield
+        return
     model.to(build_trainer(devices).strategy.root_device)
     try:
         yield

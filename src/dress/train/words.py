@@ -86,17 +86,25 @@ def word_costs(
 
 
 def in_a_new_projector(settings: config.Config) -> tuple[config.Config, str | None]:
-    """The settings with objective `lm` for a model that has learned where its images lie, and a line that says so."""
+    """The settings with objective `lm` where `words` has no place, and a line that says so.
+
+    It is for a projector that has not learned where its images lie, and that each process has whole.
+    """
     stages = settings.curriculum.stages
     names = [
         name for name in settings.curriculum.order
         if isinstance(stage := stages[name], config.TrainStage) and stage.objective == "words"
     ]  # fmt: skip
-    if not names or isinstance(settings.model, config.ComposedModel):
+    spread = settings.parallel.strategy == "shard"
+    if not names or (isinstance(settings.model, config.ComposedModel) and not spread):
         return settings, None
     changed = {name: stages[name].model_copy(update={"objective": "lm"}) for name in names}
     curriculum = settings.curriculum.model_copy(update={"stages": {**stages, **changed}})
-    line = f"stage {', '.join(names)}: objective=lm, since words is for the new projector of a composed model"
+    why = (
+        "with parallel.strategy=shard no process has the projector that words would learn from" if spread
+        else "since words is for the new projector of a composed model"
+    )  # fmt: skip
+    line = f"stage {', '.join(names)}: objective=lm, {why}"
     return settings.model_copy(update={"curriculum": curriculum}), line
 
 
