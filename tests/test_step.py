@@ -24,10 +24,14 @@ from torch.utils.data import DataLoader
 from dress import config
 from dress.data.shards import Shards
 from dress.dialogue.batch import Batch, Example, collate
+from dress.dialogue.spans import Span
 from dress.dialogue.tree import build_trees
+from dress.model.generation import generate
 from dress.model.lvlm import LVLM
+from dress.model.session import Prompt, SamplingParams
 from dress.phases import supervised
 from dress.train.module import DressModule
+from dress.train.strategies import Replicated
 
 SRC = ROOT / "src"
 
@@ -90,7 +94,7 @@ def test_forests_and_ranks_give_the_gradient_of_one_batch(ranks, objective, toke
     found = {}
     for name, budget, more in (
         ("whole", 10**6, {}),
-        ("parts", 500, {"devices": ranks, "strategy": "ddp_fork"} if ranks > 1 else {}),
+        ("parts", 500, {"devices": ranks, "strategy": Replicated(start_method="fork")} if ranks > 1 else {}),
     ):
         model = small_model(tokenizer)
         samples = samples_of(model, shapes_folder, phases, True, torch.float32)
@@ -102,16 +106,32 @@ def test_forests_and_ranks_give_the_gradient_of_one_batch(ranks, objective, toke
         assert (found["parts"][name] - wanted).norm() <= 2e-6 * wanted.norm() + 1e-9, name
 
 
-def test_frozen_weights_are_held_in_bf16_while_training_and_come_back(tokenizer, shapes_folder, phases):
+def test_weights_that_no_stage_trains_are_held_in_bf16_and_stay_so(tokenizer, shapes_folder, phases):
     model = small_model(tokenizer)
     model.round({"vision", "language"})
+    model.hold_rounded()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     samples, watch = samples_of(model, shapes_folder, phases, True, torch.float32), Watch()
     fit(module_of(model, ["projector"], 2), Steps(samples, 10**6, 2), watch, precision="bf16-mixed")
     assert watch.types == {torch.bfloat16}
+    assert {p.dtype for name, p in before.items() if name.startswith("projector")} == {torch.float32}
     for name, parameter in model.named_parameters():
-        assert parameter.dtype == torch.float32
+        assert parameter.dtype == before[name].dtype, name
         assert torch.equal(parameter, before[name]) != name.startswith("projector"), name
+
+
+def test_a_model_that_holds_bf16_answers_as_it_does_in_bf16(tokenizer):
+    """Whoever asks: products are of the type that the matrices have, and these have the values that they had before."""
+    model = small_model(tokenizer)
+    model.round({"vision", "language"})
+    prompts = [Prompt((Span("user", f"What is {number}?"),), None) for number in range(3)]
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted = generate(model, prompts, [], SamplingParams(8), batch_size=3)
+    wide = model.logits(torch.ones(2, 32))
+    model.hold_rounded()
+    assert generate(model, prompts, [], SamplingParams(8), batch_size=3) == wanted
+    narrow = model.logits(torch.ones(2, 32))
+    assert narrow.dtype == torch.float32 and 0 < (narrow - wide).abs().max() < 0.05 * wide.abs().max()
 
 
 def test_weights_that_another_stage_trains_are_not_rounded(tokenizer, shapes_folder, phases):
@@ -140,8 +160,9 @@ def test_autocast_copies_no_frozen_weight(tokenizer, shapes_folder, phases):
     model.round({"vision", "language"})
     forest = collate(samples_of(model, shapes_folder, phases, True, torch.float32), 10**6).forests[0]
     copied = []
-    for dtype in (torch.float32, torch.bfloat16):
-        model.hold_frozen(dtype)
+    for held in (False, True):
+        if held:
+            model.hold_rounded()
         frozen = {p.data_ptr() for n, p in model.named_parameters() if n.startswith("language") and p.ndim > 1}
         with Copies() as copies, torch.autocast("cpu", torch.bfloat16):
             model(forest, forest.weight / forest.weight.sum())
@@ -185,7 +206,8 @@ def test_the_sums_of_a_checkpoint_go_to_their_phases_by_name_also_those_of_0_1(t
     none = [0.0] * 3
     of_0_1 = [columns["align"], columns["sft"], none, none, columns["rating"], none]  # the six phases that there were
     for sums in (columns, [list(row) for row in zip(*of_0_1, strict=True)]):
-        module.on_load_checkpoint({"dress": {"history": [], "sums": sums, "packing": [0.0] * 4}, **deepcopy(state)})
+        own = {"dress": {"history": [], "sums": sums, "packing": [0.0] * 4}, "state_dict": module.state_dict()}
+        module.on_load_checkpoint(own | deepcopy(state))
         module.on_save_checkpoint(saved)
         assert saved["dress"]["sums"] == columns | {"critique": none, "refinement": none}
 

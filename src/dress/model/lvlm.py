@@ -187,8 +187,8 @@ class LVLM(nn.Module, ABC):
 
     @contextmanager
     def _beside_embeddings(self, nothing: Tensor) -> Iterator[None]:
-        """Add a zero to what the first layer takes, so that its input needs a gradient where those of other ranks do."""
-        hook = self.embeddings.register_forward_hook(lambda module, ids, embedded: embedded + nothing)  # noqa: ARG005
+        """Add a zero to what the first layer takes: its input needs a gradient then, as that of other ranks does."""
+        hook = self.embeddings.register_forward_hook(lambda module, ids, embedded: embedded + nothing)
         try:
             yield
         finally:
