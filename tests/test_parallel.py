@@ -259,7 +259,7 @@ def test_a_model_that_is_spread_answers_as_it_does_whole_and_goes_on_learning(
     tokenizer, shapes_folder, phases, tmp_path
 ) -> None:
     """Ranks answer different numbers of prompts; what is learned afterwards is what it would have been."""
-    case = CASES["everything"]
+    case = Case(EVERYTHING, language={"num_hidden_layers": 4})
     questions = [Prompt((Span("user", f"What is {number}?"),), None) for number in range(5)]
 
     def work() -> None:

@@ -8,17 +8,20 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY
 from llm_server import Behaviour, serving
+from safetensors.torch import load_file
 from scripts import run_script
 
 from dress.llm.ledger import Ledger
+from dress.model.checkpoint import load_model
 
 pytestmark = pytest.mark.slow
+SHARED = {1: "single", 2: "shard"}
 
 
 def train(tmp_path: Path, name: str, *more: str, processes: int = 1) -> Path:
     """A finished run; its folder."""
     ranks = [f"trainer.devices={processes}", "trainer.accelerator=cpu", "training.threads=1"]
-    ranks += ["parallel.strategy=ddp"] if processes > 1 else []
+    ranks += ["parallel.strategy=ddp"] if processes > 1 and not any("strategy=" in one for one in more) else []
     typed = [*TINY, *ranks, f"data.path={tmp_path / 'data'}", *more, f"run_dir={tmp_path / name}"]
     done = run_script(ROOT / "src" / "train.py", *typed, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -53,3 +56,17 @@ def test_two_processes_pay_a_server_once(tmp_path):
     assert outcomes and all(row["rating"] for row in outcomes)
     assert set(server.answered.values()) == {1}, "a call was sent twice"
     assert len(list(Ledger(run / "ledger.sqlite", readonly=True).calls())) == len(server.answered)
+
+
+def test_two_processes_that_share_the_model_answer_as_one(tmp_path):
+    """Every stage, the model in parts from the first step on; the weights but for the order of sums."""
+    runs = {n: train(tmp_path, str(n), "parallel.strategy=" + strategy, processes=n) for n, strategy in SHARED.items()}
+    for stage in ("align", "sft", "dress"):
+        one, two = (load_file(run / "stages" / stage / "model.safetensors") for run in runs.values())
+        assert one.keys() == two.keys()
+        for name, wanted in one.items():
+            assert (two[name] - wanted).norm() <= 1e-3 * wanted.norm() + 1e-6, name
+    again = {n: load_model(run / "stages" / "dress")[1]["base"] for n, run in runs.items()}
+    assert again[1] == again[2]
+    one, two = (json.loads((run / "metrics.json").read_text()) for run in runs.values())
+    assert one.keys() == two.keys()

@@ -47,10 +47,12 @@ def units(module: nn.Module) -> list[FSDPModule]:
     return [one for one in module.modules() if isinstance(one, FSDPModule)]
 
 
-def reshard(module: nn.Module) -> None:
-    """Drop what a pass without gradient left gathered: parameters that are read now are parts again."""
-    for unit in units(module):
-        unit.reshard()
+def reshard(model: LVLM) -> None:
+    """Drop what passes without gradient left: what is gathered, and the order of layers, which differs between ranks
+    that answered different numbers of prompts and says what the next backward pass gathers ahead.
+    """
+    if isinstance(model, FSDPModule):
+        model.reset_iter_state()
 
 
 @contextmanager
@@ -66,8 +68,8 @@ def whole(model: LVLM) -> Iterator[None]:
     try:
         yield
     finally:
+        reshard(model)
         for unit in parts:
-            unit.reshard()
             unit.set_reshard_after_forward(unit is not model, recurse=False)
 
 
