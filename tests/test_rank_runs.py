@@ -65,7 +65,10 @@ def test_two_processes_that_share_the_model_answer_as_one(tmp_path):
         one, two = (load_file(run / "stages" / stage / "model.safetensors") for run in runs.values())
         assert one.keys() == two.keys()
         for name, wanted in one.items():
-            assert (two[name] - wanted).norm() <= 1e-3 * wanted.norm() + 1e-6, name
+            assert (two[name] - wanted).norm() <= 1e-2 * wanted.norm(), name  # AdamW magnifies gradients of almost zero
+    histories = [json.loads((run / "stages/dress/history.json").read_text()) for run in runs.values()]
+    for one, two in zip(*histories, strict=True):
+        assert one["train/loss"] == pytest.approx(two["train/loss"], rel=1e-4)
     again = {n: load_model(run / "stages" / "dress")[1]["base"] for n, run in runs.items()}
     assert again[1] == again[2]
     one, two = (json.loads((run / "metrics.json").read_text()) for run in runs.values())

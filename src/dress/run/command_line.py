@@ -10,7 +10,6 @@ import functools
 import os
 import shlex
 import shutil
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -45,7 +44,7 @@ Checked = TypeVar("Checked", bound=BaseModel)
 
 COMMAND = "dress"
 """The command that the package installs."""
-REFUSED, INTERRUPTED, MISTYPED = 1, 130, 2
+REFUSED, MISTYPED = 1, 2
 """Exit codes: the run cannot go on; it was asked to stop; the command line does not compose."""
 
 
@@ -54,7 +53,8 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
 
     What goes wrong is told in one short message. Exit codes: 1 for what the user can put right
     (`ValueError`, `OSError`; the traceback stands in the run folder's log, and on the screen with
-    HYDRA_FULL_ERROR=1), 2 for a command line that does not compose, 130 when asked to stop. All else
+    HYDRA_FULL_ERROR=1), 2 for a command line that does not compose, 130 when asked to stop, 75 when a scheduler
+    asked (SIGTERM, SIGUSR1). All else
     is our bug and keeps its traceback.
 
     Args:
@@ -88,15 +88,18 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
                 except BaseException as error:
                     if not _asked_to_stop(error):
                         raise
+                    folder = Path(composed.get("run_dir") or HydraConfig.get().runtime.output_dir)
                     if rank() == 0:
-                        _say(_how_to_go_on(Path(composed.get("run_dir") or HydraConfig.get().runtime.output_dir)))
-                    raise SystemExit(INTERRUPTED) from None
+                        if processes.preempted() and (folder / "config.json").exists():
+                            processes.mark(folder, True)
+                        _say(_how_to_go_on(folder))
+                    raise SystemExit(processes.exit_code()) from None
                 finally:
                     _discard_unused()
 
             accept_any_text()
             offer_settings()
-            signal.signal(signal.SIGTERM, _stop)
+            processes.stop_on_signals()
             processes.end_with_parent()
             run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
             try:
@@ -119,7 +122,7 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
                 _say(_message(error))
                 status = REFUSED
             except KeyboardInterrupt:
-                status = INTERRUPTED
+                status = processes.exit_code()
             finally:
                 _restore(called, full_error)
             if status:
@@ -146,7 +149,7 @@ def one_message() -> Iterator[None]:
         _say(_message(error))
         raise SystemExit(REFUSED) from None
     except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(processes.exit_code()) from None
 
 
 def checked(composed: dict[str, Any], model: type[Checked]) -> Checked:
@@ -187,11 +190,6 @@ def _asked_to_stop(error: BaseException) -> bool:
     if isinstance(error, SystemExit):  # Lightning exits on an interrupt outside of a step
         error = error.__context__ or error
     return isinstance(error, KeyboardInterrupt | processes.Interrupted)
-
-
-def _stop(number: int, frame: object) -> None:
-    """SIGTERM, as a cluster sends it, is asking to stop too."""
-    raise KeyboardInterrupt
 
 
 def _how_to_go_on(folder: Path) -> str:

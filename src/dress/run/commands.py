@@ -61,6 +61,7 @@ def main() -> None:
 def _train(composed: dict[str, Any]) -> None:
     """Run the stages of the composed experiment, or go on with a run."""
     from dress.run.layers import layers_of_the_job, one_amount
+    from dress.run.ranks import start_ranks
     from dress.run.resuming import refuse_several_devices, training_settings
     from dress.run.showing import origins, show_config
     from dress.run.training import show_batch, train
@@ -68,9 +69,11 @@ def _train(composed: dict[str, Any]) -> None:
     hydra = HydraConfig.get()
     one_amount(composed, layers_of_the_job)
     settings = training_settings(composed, hydra.overrides.task)
-    console = Terminal(quiet=rank() > 0)
     if hydra.mode == RunMode.MULTIRUN:
         refuse_several_devices(settings)
+    elif settings.show is None:
+        start_ranks(settings)
+    console = Terminal(quiet=rank() > 0)
     if settings.show == "config":
         show_config(settings, origins())
     elif settings.show == "batch":

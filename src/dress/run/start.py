@@ -17,6 +17,7 @@ from typing import Any
 from dress import config
 from dress.base.config_folder import CONFIGS
 from dress.base.files import read_json, write_json
+from dress.base.processes import mark
 from dress.base.ranks import rank
 from dress.base.redaction import redacted
 from dress.base.run_folder import DONE, TOKENIZER, lock, short, unlock
@@ -93,6 +94,7 @@ def start_run(
     _refuse(settings)
     folder.mkdir(parents=True, exist_ok=True)
     lock(folder)
+    mark(folder, False)
     provenance = _provenance(settings, command) | dict(facts or {})
     if settings.resume is None:
         write_json(folder / "config.json", settings.model_dump())

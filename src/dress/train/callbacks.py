@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from dress.base import processes
 from dress.base.files import write_aside
 from dress.base.processes import Interrupted
 from dress.base.progress import CurriculumProgress
@@ -46,21 +47,21 @@ class SaveCheckpoint(L.Callback):
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
         self._asked = False
-        self._handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._handlers = {number: signal.getsignal(number) for number in processes.STOPPING}
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         for number in self._handlers:
             signal.signal(number, self._ask)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
-        stop = trainer.strategy.reduce_boolean_decision(self._asked, all=False)
+        stop = self._agreed(trainer)
         if stop or (trainer.global_step % self.every == 0 and trainer.global_step < trainer.max_steps):
             self._save(trainer)
         if stop:
             raise Interrupted
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if trainer.strategy.reduce_boolean_decision(self._asked, all=False):
+        if self._agreed(trainer):
             self._save(trainer)
             raise Interrupted
 
@@ -71,9 +72,17 @@ class SaveCheckpoint(L.Callback):
         self._restore()
 
     def _ask(self, number: int, frame: Any) -> None:
+        processes.note(number)
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
+
+    def _agreed(self, trainer: L.Trainer) -> bool:
+        """Whether any rank was asked to stop; then all know whether a scheduler asked."""
+        stop: bool = trainer.strategy.reduce_boolean_decision(self._asked, all=False)
+        if stop and trainer.strategy.reduce_boolean_decision(processes.preempted(), all=False):
+            processes.note(signal.SIGTERM)
+        return stop
 
     def _save(self, trainer: L.Trainer) -> None:
         module: Any = trainer.lightning_module

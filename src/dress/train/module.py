@@ -200,9 +200,10 @@ class DressModule(L.LightningModule):
         mine = torch.tensor(values, dtype=torch.float64)
         if self.trainer.world_size == 1:
             return mine[None]
-        every = torch.empty(self.trainer.world_size * len(values), dtype=torch.float64, device=self.device)
-        torch.distributed.all_gather_into_tensor(every, mine.to(self.device))
-        return every.reshape(-1, len(values)).cpu()
+        mine = mine.to(self.device)
+        every = [torch.empty_like(mine) for _ in range(self.trainer.world_size)]
+        torch.distributed.all_gather(every, mine)
+        return torch.stack(every).cpu()
 
     def _check_finite(self, step: Batch, loss: Tensor, norm: Tensor, surprises: list[Tensor]) -> None:
         """Stop on all ranks, before anything is learned, if the loss or the gradient norm of any is not finite."""
