@@ -36,7 +36,7 @@ TINY = [
     "model.vision.vit={image_size: 48, patch_size: 16, width: 32, layers: 1, heads: 2}",
     "model.language.config.hidden_size=32", "model.language.config.intermediate_size=48",
     "model.language.config.num_hidden_layers=2", "model.language.config.num_attention_heads=2",
-    "model.language.config.num_key_value_heads=2", "trainer.log_every_n_steps=1",
+    "model.language.config.num_key_value_heads=2", "trainer.log_every_n_steps=1", "trainer.devices=1",
 ]  # fmt: skip
 """Overrides that make a whole curriculum a matter of seconds."""
 

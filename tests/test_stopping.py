@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 from conftest import ROOT, TINY
 
 SETTINGS = [
-    *TINY, "trainer.accelerator=cpu", "trainer.devices=2", "parallel.strategy=ddp", "training.threads=1",
+    *(text for text in TINY if text != "trainer.devices=1"), "trainer.accelerator=cpu",
+    "trainer.devices=2", "parallel.strategy=ddp", "training.threads=1",
     "curriculum.stages.sft.steps=4000", "curriculum.stages.collect.per_shard=1", "curriculum.stages.collect.samples=8",
     "generation.max_new_tokens=100", "generation.batch_size=2", "training.checkpoint_every=2", "data.sizes.eval=400",
     "eval.turns=6",
@@ -67,15 +69,16 @@ LAUNCHERS = {
 }
 
 
+def command(tmp_path: Path, stage: str, launcher: str = "ours") -> list[str]:
+    """What begins a run, and goes on with it."""
+    folders = [f"data.path={tmp_path / 'data'}", f"run={tmp_path / 'run'}"]
+    return [sys.executable, *LAUNCHERS[launcher], "src/train.py", *SETTINGS, *STAGES[stage], *folders]
+
+
 def start(tmp_path: Path, stage: str, launcher: str = "ours") -> tuple[subprocess.Popen, list[int]]:
     """A run that is inside of a stage, and its processes: the launcher, then its ranks."""
-    folder = tmp_path / "run"
-    command = [sys.executable, *LAUNCHERS[launcher], "src/train.py", *SETTINGS, *STAGES[stage]]
-    log = (tmp_path / "log").open("w")
-    run = subprocess.Popen(
-        [*command, f"data.path={tmp_path / 'data'}", f"run_dir={folder}"], cwd=ROOT, stdout=log,
-        stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    folder, log = tmp_path / "run", (tmp_path / "log").open("w")
+    run = subprocess.Popen(command(tmp_path, stage, launcher), cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
     end = time.monotonic() + 120
     while not in_stage(folder, stage) or len(ranks_of(run.pid)) < 2:
         assert run.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
@@ -132,16 +135,28 @@ def test_a_run_ends_soon_and_leaves_nothing_alive(tmp_path, launcher, stage, who
             assert run.returncode == (75 if launcher == "ours" else 1)  # torchrun makes 1 of every code
 
 
-def test_a_run_that_a_scheduler_stopped_goes_on_and_drops_the_marker(tmp_path):
+def test_the_same_command_goes_on_with_a_run_that_a_scheduler_stopped(tmp_path):
     run, _ = start(tmp_path, "train")
     run.send_signal(signal.SIGTERM)
     assert run.wait(60) == 75
     folder = tmp_path / "run"
-    command = [sys.executable, "src/train.py", f"resume={folder}", "trainer.devices=1"]
-    again = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    other = [*command(tmp_path, "train"), "seed=7"]
+    refused = subprocess.run(other, cwd=ROOT, capture_output=True, text=True)
+    assert (
+        refused.returncode == 1 and "holds a run with other settings" in refused.stderr and "seed=7" in refused.stderr
+    )
+    again = subprocess.Popen(command(tmp_path, "train"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     end = time.monotonic() + 60
     while (folder / "preempted").exists() and time.monotonic() < end:
         time.sleep(0.05)
-    again.kill()
-    again.wait()
-    assert not (folder / "preempted").exists()
+    again.send_signal(signal.SIGINT)
+    said = again.communicate(timeout=60)[0].decode()
+    assert again.returncode == 130 and not (folder / "preempted").exists(), said
+    assert len(json.loads((folder / "provenance.json").read_text())["resumed"]) == 1
+
+
+def test_torchrun_without_a_folder_is_refused():
+    one = [sys.executable, "src/train.py", "experiment=sft_only"]
+    torchrun = os.environ | {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "2"}
+    refused = subprocess.run(one, cwd=ROOT, env=torchrun, capture_output=True, text=True)
+    assert refused.returncode == 1 and "expected run=DIR" in refused.stderr

@@ -119,7 +119,8 @@ class Config(Section):
     def devices(self) -> Devices:
         """The processes of this run and what they compute on."""
         trainer = self.trainer.model_dump(include={"accelerator", "devices", "num_nodes"})
-        return Devices(**trainer, **self.parallel.model_dump())
+        number = {"devices": 1} if self.trainer.devices == "auto" else {}  # until it is settled (run.ranks)
+        return Devices(**trainer | number, **self.parallel.model_dump())
 
     @property
     def stored_parts(self) -> tuple[Part, ...]:

@@ -23,8 +23,8 @@ from dress.rollout.checkpoint import CkptResponder
 from dress.rollout.conversation import Opening, Rollout, converse
 from dress.rollout.responder import Responder, Sampling
 
-RECORDS_PER_STEP = 64
-"""Of one share, at most: many dialogues, of which those that fit are decoded together."""
+RECORDS_PER_SHARE = 32
+"""Many dialogues, of which those that fit are decoded together; the same for any number of ranks."""
 
 ShareOut = Callable[[LVLM, Callable[[int], None], int, Callable[[], None]], None]
 """Who does which share of a work: called with the model that it needs, the work on a share, their number, and what
@@ -68,7 +68,7 @@ class Questions:
 
 def evaluate_models(
     models: Mapping[str, Callable[[], CkptResponder]], questions: Questions, folder: Path, *,
-    share_out: ShareOut = alone, ranks: int = 1, progress: Advance = ignore,
+    share_out: ShareOut = alone, progress: Advance = ignore,
 ) -> list[Outcome]:  # fmt: skip
     """Evaluate on all ranks, or read what an earlier call already finished; the first rank writes.
 
@@ -77,7 +77,6 @@ def evaluate_models(
         questions: what is asked.
         folder: holds `<model>-<condition>.jsonl`.
         share_out: does the shares.
-        ranks: how many share them.
         progress: called with the number of finished answers.
 
     Returns:
@@ -91,7 +90,7 @@ def evaluate_models(
         files = questions.files(folder, model)
         missing = [condition for condition, file in files.items() if not file.exists()]
         if missing:
-            new = _answered(responder(), questions, (model, missing), share_out, ranks, progress)
+            new = _answered(responder(), questions, (model, missing), share_out, progress)
             if rank() > 0:
                 outcomes += new
                 continue
@@ -103,12 +102,11 @@ def evaluate_models(
 
 
 def _answered(
-    responder: CkptResponder, questions: Questions, cells: tuple[str, Sequence[str]], share_out: ShareOut, ranks: int,
+    responder: CkptResponder, questions: Questions, cells: tuple[str, Sequence[str]], share_out: ShareOut,
     progress: Advance,
 ) -> list[Outcome]:  # fmt: skip
     """The outcomes of one model under some conditions for all records, on every rank."""
-    records = len(questions.samples)
-    size = max(1, min(RECORDS_PER_STEP, math.ceil(records / ranks)))
+    records, size = len(questions.samples), RECORDS_PER_SHARE
     mine, every = list[Outcome](), list[Outcome]()
 
     def answer(number: int) -> None:

@@ -35,7 +35,7 @@ from dress.base.terminal import accept_any_text, visible
 from dress.run.composing import CommandLineError, arguments, plain
 from dress.run.explaining import explain
 from dress.run.overrides import OptionError, options_last, without_choice
-from dress.run.resuming import resume_arguments
+from dress.run.resuming import begin_or_go_on, resume_arguments
 from dress.run.secret_settings import clean_hydra_files, refuse_secrets, refuse_secrets_in_sweeps
 from dress.run.settings_page import offer_settings
 
@@ -44,6 +44,7 @@ Checked = TypeVar("Checked", bound=BaseModel)
 
 COMMAND = "dress"
 """The command that the package installs."""
+TRAIN = "train"
 REFUSED, MISTYPED = 1, 2
 """Exit codes: the run cannot go on; it was asked to stop; the command line does not compose."""
 
@@ -104,6 +105,8 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
             run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
             try:
                 refuse_secrets_in_sweeps(typed)
+                if config_name == TRAIN:
+                    typed = begin_or_go_on(typed)
                 more = [*resume_arguments(typed), f"hydra.job.name={config_name}"]
                 sys.argv[1:] = options_last([*arguments(typed), *more, *without_choice(config_name, typed)])
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits

@@ -61,7 +61,7 @@ def main() -> None:
 def _train(composed: dict[str, Any]) -> None:
     """Run the stages of the composed experiment, or go on with a run."""
     from dress.run.layers import layers_of_the_job, one_amount
-    from dress.run.ranks import start_ranks
+    from dress.run.ranks import settle_devices, start_ranks
     from dress.run.resuming import refuse_several_devices, training_settings
     from dress.run.showing import origins, show_config
     from dress.run.training import show_batch, train
@@ -72,8 +72,12 @@ def _train(composed: dict[str, Any]) -> None:
     if hydra.mode == RunMode.MULTIRUN:
         refuse_several_devices(settings)
     elif settings.show is None:
+        settings = settle_devices(settings)
         start_ranks(settings)
     console = Terminal(quiet=rank() > 0)
+    if settings.devices.processes > 1 and settings.show is None and hydra.mode != RunMode.MULTIRUN:
+        number = settings.devices.processes
+        console.print(f"{number} processes share each step (trainer.devices=1: one)", highlight=False, soft_wrap=True)
     if settings.show == "config":
         show_config(settings, origins())
     elif settings.show == "batch":

@@ -7,6 +7,34 @@ import os
 from dress import config
 from dress.base.processes import fork_ranks
 
+MOST = 4
+"""Processes on a CPU: more of them share its memory's speed."""
+
+
+def settle_devices(settings: config.Config) -> config.Config:
+    """The settings with a number for `trainer.devices=auto`.
+
+    Every GPU; or a process for every core, at most `MOST`, none of which has less than two records of a step. Where
+    somebody else started this process, as many as it started here.
+    """
+    if settings.trainer.devices != "auto":
+        return settings
+    started = os.environ.get("LOCAL_WORLD_SIZE", "")
+    if started.isdigit():
+        number = int(started)
+    elif settings.parallel.strategy == "single":
+        number = 1
+    elif _on_cpu(settings.trainer.accelerator):
+        stages = (settings.curriculum.stages[name] for name in settings.curriculum.order)
+        records = [stage.records_per_step for stage in stages if isinstance(stage, config.TrainStage)]
+        number = max(1, min(len(os.sched_getaffinity(0)), MOST, *(size // 2 for size in records)))
+    else:
+        import torch
+
+        number = max(1, torch.cuda.device_count())
+    trainer = settings.trainer.model_copy(update={"devices": number})
+    return settings.model_copy(update={"trainer": trainer})
+
 
 def start_ranks(settings: config.Config) -> None:
     """Go on in as many processes as the settings name, where they compute on the CPU of one machine.
@@ -22,7 +50,7 @@ def start_ranks(settings: config.Config) -> None:
 
     fork_ranks(devices.devices)
     if not settings.training.threads:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // devices.devices))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // devices.devices))
 
 
 def _on_cpu(accelerator: str) -> bool:

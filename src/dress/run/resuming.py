@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from omegaconf import OmegaConf
 
 from dress import config
 from dress.base.files import read_json
@@ -29,6 +32,49 @@ WITH_RESUME = (
 LEARNING = re.compile(r"curriculum\.stages\.[\w.-]+\.lr")
 """Overrides beside `resume` that do change it, for a stage that is not finished: a loss that is not finite asks for a
 smaller learning rate. They are kept in the run's config.json."""
+
+
+def begin_or_go_on(typed: list[str]) -> list[str]:
+    """`run=DIR` begins a run in that folder, or goes on with the one there: a scheduler repeats the same command.
+
+    Raises:
+        CommandLineError: the run there was begun with other settings; another setting names a folder beside `run`; or
+            torchrun started this process, and no folder is named: each process would make its own.
+    """
+    folders = [text.partition("=")[2] for text in typed if text.startswith("run=")]
+    others = [text for text in typed if not text.startswith("run=")]
+    named = [text for text in others if text.startswith(("run_dir=", "resume=", "hydra.run.dir="))]
+    if not folders:
+        if "TORCHELASTIC_RUN_ID" in os.environ and not named:
+            raise CommandLineError("torchrun: expected run=DIR, the folder that all processes write, got none")
+        return typed
+    if named or {"-m", "--multirun"} & set(others):
+        raise CommandLineError(f"run={folders[-1]}: expected no {(named or ['--multirun'])[0]} beside it")
+    folder = Path(folders[-1])
+    if not (folder / "config.json").exists():
+        return [*others, f"run_dir={folder}"]
+    changing = {text for text in others if _may_change(text)}
+    now = {text for text in others if not text.startswith("-")} - changing
+    begun = {text for text in _overrides(folder) if not _may_change(text)}
+    if now != begun:
+        only = f"it was begun with {' '.join(sorted(begun - now)) or 'nothing else'}"
+        raise CommandLineError(
+            f"run={folder} holds a run with other settings: {only}, and now there is "
+            f"{' '.join(sorted(now - begun)) or 'nothing else'}. Go on with that one (resume={folder}), or name another"
+        )
+    return [f"resume={folder}", *sorted(changing)]
+
+
+def _may_change(text: str) -> bool:
+    key = text.lstrip("+~").partition("=")[0]
+    return key in WITH_RESUME or bool(LEARNING.fullmatch(key))
+
+
+def _overrides(folder: Path) -> list[str]:
+    """What was typed when a run began, without its folder."""
+    file = folder / ".hydra" / "overrides.yaml"
+    lines = [str(line) for line in OmegaConf.load(file)] if file.exists() else []
+    return [line for line in lines if not line.startswith(("run_dir=", "hydra."))]
 
 
 def resume_arguments(typed: list[str]) -> list[str]:
@@ -135,7 +181,7 @@ def refuse_several_devices(settings: config.Config) -> None:
         ConfigError: Lightning would start the other processes with the command line of the sweep, `-m` included: each
             would run the whole sweep, and with a drawing sweeper other settings than the first process.
     """
-    if settings.trainer.devices > 1:
+    if settings.devices.devices > 1:
         raise config.ConfigError(
             f"trainer.devices={settings.trainer.devices} does not go with -m (--multirun): the "
             "processes of one run would each start the sweep again. Start one run per setting, "

@@ -41,7 +41,7 @@ def evaluate(
     tools.progress.start(task.name, missing * questions.dialogues * task.eval.turns)
     evaluate_models(
         responders, questions, folder,
-        share_out=share, ranks=tools.devices.processes, progress=tools.progress.advance,
+        share_out=share, progress=tools.progress.advance,
     )  # fmt: skip
 
 
