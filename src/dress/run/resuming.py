@@ -54,7 +54,7 @@ def begin_or_go_on(typed: list[str]) -> list[str]:
     if not (folder / "config.json").exists():
         return [*others, f"run_dir={folder}"]
     changing = {text for text in others if _may_change(text)}
-    now = {text for text in others if not text.startswith("-")} - changing
+    now = {text.lstrip("+") for text in others if not text.startswith("-")} - {text.lstrip("+") for text in changing}
     begun = {text for text in _overrides(folder) if not _may_change(text)}
     if now != begun:
         only = f"it was begun with {' '.join(sorted(begun - now)) or 'nothing else'}"
@@ -74,7 +74,7 @@ def _overrides(folder: Path) -> list[str]:
     """What was typed when a run began, without its folder."""
     file = folder / ".hydra" / "overrides.yaml"
     lines = [str(line) for line in OmegaConf.load(file)] if file.exists() else []
-    return [line for line in lines if not line.startswith(("run_dir=", "hydra."))]
+    return [text for line in lines if not (text := line.lstrip("+")).startswith(("run_dir=", "hydra."))]
 
 
 def resume_arguments(typed: list[str]) -> list[str]:

@@ -132,7 +132,8 @@ class Curriculum:
             return {}
         last = self.tasks.by_name.get(evaluation(self.settings.curriculum) or "")
         results = Results(self.settings, last if isinstance(last, EvalTask) else None, self.loggers)
-        results.write_times(time.monotonic() - began, self.seconds)
+        spent = results.write_times(time.monotonic() - began, self.seconds)
+        self.console.print(spent, highlight=False, soft_wrap=True)
         return results.write(self.model.lvlm, self.data)
 
     def show_batch(self) -> None:

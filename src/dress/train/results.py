@@ -56,8 +56,8 @@ class Results:
         self.loggers.results(figures, judged, shown)
         return figures
 
-    def write_times(self, seconds: float, stages: Mapping[str, float]) -> None:
-        """Write `run.json`.
+    def write_times(self, seconds: float, stages: Mapping[str, float]) -> str:
+        """Write `run.json`; what of the time each stage took, in words.
 
         Args:
             seconds: of this process; those of earlier ones are added.
@@ -79,6 +79,9 @@ class Results:
                 "headline": headline(self.settings.curriculum),
             },
         )
+        parts = {**stages, "all else": max(0.0, seconds - sum(stages.values()))}
+        shares = ", ".join(f"{name} {part / max(seconds, 1e-9):.0%}" for name, part in parts.items())
+        return f"{seconds:,.0f} s: {shares}"
 
     def _notes(self, shown: list[Sample], model: LVLM, data: RunData) -> list[str]:
         """What a reader of the report must know before its figures."""
