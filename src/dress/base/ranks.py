@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -25,21 +27,17 @@ def wait_for(file: Path) -> None:
         time.sleep(0.1)
 
 
-def of_ranks(lines: list[str]) -> list[str]:
-    """The lines of all ranks, each once, on every rank."""
+def of_ranks(value: T) -> list[T]:
+    """What every rank has, in their order, on every rank; all call."""
     import torch
 
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return lines
+        return [value]
     every: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(every, lines)
-    return list(dict.fromkeys(line for part in every for line in part))
+    torch.distributed.all_gather_object(every, value)
+    return every
 
 
-def of_first(value: Any) -> Any:
-    """What the first rank has, on every rank."""
-    import torch
-
-    box = [value]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]
+def of_first(value: T) -> T:
+    """What the first rank has, on every rank; all call."""
+    return of_ranks(value)[0]

@@ -7,13 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from dress import config
 from dress.base.progress import Advance, ignore
-from dress.base.ranks import rank
+from dress.base.ranks import of_ranks, rank
 from dress.data.shards import Sample
 from dress.evaluation import references
 from dress.evaluation.outcomes import Outcome, kind_of, load_outcomes, save_outcomes
@@ -162,10 +159,9 @@ def ask(
 
 def gathered(outcomes: list[Outcome]) -> list[Outcome]:
     """Those of all ranks, each once, sorted by model, condition, item and turn; on every rank."""
-    parts: list[Any] = [outcomes]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        parts = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, outcomes)
     # The number of the dialogue among all stands at the end of the item.
-    unique = {(o.model, o.condition, int(o.item.rpartition("/")[2]), o.turn): o for o in chain.from_iterable(parts)}
+    unique = {
+        (o.model, o.condition, int(o.item.rpartition("/")[2]), o.turn): o
+        for o in chain.from_iterable(of_ranks(outcomes))
+    }
     return [unique[place] for place in sorted(unique)]

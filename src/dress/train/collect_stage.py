@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 
 from dress.base.files import write_json
@@ -49,7 +50,7 @@ def collect(task: CollectTask, responder: CkptResponder, annotator: Rater, folde
     )
 
     def gather_skipped() -> None:
-        questions.skipped[:] = of_ranks(questions.skipped)
+        questions.skipped[:] = dict.fromkeys(chain.from_iterable(of_ranks(questions.skipped)))
 
     def all_ranks(work: Callable[[int], None], shares: int) -> None:
         share_out(responder.model, work, shares, gather_skipped, devices=tools.devices)

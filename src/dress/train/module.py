@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from dress import config
+from dress.base.ranks import of_ranks
 from dress.config.targets import OPTIMIZER, SCHEDULER, build
 from dress.dialogue.batch import Batch, Forest, blank_forest
 from dress.kernels.memory import keep_freed_memory, used_gib
@@ -186,7 +187,7 @@ class DressModule(L.LightningModule):
         if self._centre is None:
             self._centre = mean_embedding(self.model)
         trainer = self.trainer
-        costs = word_costs(self.model, self._centre, step, self._phases, trainer.world_size, trainer.global_rank)
+        costs = word_costs(self.model, self._centre, step, self._phases, trainer.global_rank)
         add_sums(sums, costs.cost, costs.weight, costs.phase)
         return costs
 
@@ -236,10 +237,7 @@ class DressModule(L.LightningModule):
 
     def _at(self, step: Batch, what: str, phases: Collection[str] = ()) -> str:
         """What happened, with the step's phases and records of all ranks."""
-        shares: list[Any] = [(set(phases), step.places)]
-        if self.trainer.world_size > 1:
-            shares = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(shares, (set(phases), step.places))
+        shares = of_ranks((set(phases), step.places))
         named = sorted(set().union(*(share[0] for share in shares))) or list(self.stage.phases)
         places = [place for share in shares for place in share[1]]
         records = ", ".join(places[:NAMED_RECORDS]) or f"none of data.{self.stage.data} that can be used"

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from dress import config
+from dress.base.ranks import of_ranks
 from dress.dialogue.batch import Batch, Forest
 from dress.model.composed import ComposedLVLM
 from dress.objectives.words import Pairs, word_loss, word_scores
 
-T = TypeVar("T")
 NO_PAIRS = Pairs(*(torch.zeros(0, dtype=dtype) for dtype in (torch.long, torch.long, torch.float64, torch.long)))
 
 
@@ -44,9 +43,7 @@ class Costs:
     best: Tensor
 
 
-def word_costs(
-    model: ComposedLVLM, centre: Tensor, step: Batch, phases: Sequence[str], world: int = 1, rank: int = 0
-) -> Costs:
+def word_costs(model: ComposedLVLM, centre: Tensor, step: Batch, phases: Sequence[str], rank: int = 0) -> Costs:
     """How well words of a step's answers find their images.
 
     Args:
@@ -54,7 +51,7 @@ def word_costs(
         centre: [D], its mean word embedding.
         step: this rank's share.
         phases: names; `Costs.phase` are indices of them.
-        world, rank: processes that share the step, and which this is.
+        rank: which of the processes that share the step this is.
 
     Returns:
         The costs of this rank's pairs, and the loss of all.
@@ -67,14 +64,14 @@ def word_costs(
         numbers = {number: len(images) + place for place, number in enumerate(first)}
         parts.append(_pairs(forest, dict(zip(tokens, (numbers[n] for n in forest.image), strict=True)), phases))
         images += [tokens[tree] for tree in first.values()]
-    shares = _of_ranks((len(images), _joined(parts)), world)
-    starts = [sum(number for number, _ in shares[:r]) for r in range(world)]
+    shares = of_ranks((len(images), _joined(parts)))
+    starts = [sum(number for number, _ in shares[:r]) for r in range(len(shares))]
     pairs = _joined([_moved(share, start) for (_, share), start in zip(shares, starts, strict=True)])
     device = model.device
     words, column = pairs.word.to(device).unique(return_inverse=True)
     with torch.autocast(device.type, enabled=False):
         own = word_scores(images, model.embed(words).detach(), centre)
-        scores = _of_ranks(own.detach().cpu(), world)
+        scores = of_ranks(own.detach().cpu())
         scores[rank] = own
         table = torch.cat([part.to(device) for part in scores])
         cost, weight, best = word_loss(table, pairs.image.to(device), column, pairs.weight.to(device))
@@ -144,11 +141,3 @@ def _moved(pairs: Pairs, start: int) -> Pairs:
 
 def _joined(parts: Sequence[Pairs]) -> Pairs:
     return Pairs(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Pairs)))
-
-
-def _of_ranks(mine: T, world: int) -> list[T]:
-    """What every rank gives, in their order."""
-    every: list[T] = [mine] * world
-    if world > 1:
-        torch.distributed.all_gather_object(every, mine)
-    return every
