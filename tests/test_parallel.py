@@ -13,7 +13,9 @@ import lightning as L
 import pytest
 import torch
 import torch.multiprocessing as mp
-from conftest import LAYOUT, small_settings
+from conftest import small_settings
+from families import SIZES, checkpoint
+from hf_proof import dialogues, png
 from safetensors.torch import load_file, save_file
 from test_step import Steps
 from test_tree import samples_of
@@ -25,6 +27,8 @@ from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.dialogue.tree import build_tree
 from dress.model.composed import ComposedLVLM
 from dress.model.generation import generate
+from dress.model.hf import HFLVLM
+from dress.model.lvlm import LVLM
 from dress.model.session import Prompt, SamplingParams
 from dress.model.sharding import full_state, load_full_state, reshard, units, whole
 from dress.train.callbacks import SaveCheckpoint
@@ -48,6 +52,7 @@ class Case:
     gather: Any = "pass"
     budget: int = 600
     language: dict[str, Any] = field(default_factory=dict)
+    family: str | None = None  # of a model of transformers
 
 
 CASES = {
@@ -61,29 +66,47 @@ CASES = {
     "lora-alone": Case(["lora"], lora=3, share="empty"),
     "checkpointing": Case(EVERYTHING, checkpointing="on", share="text"),
     "gathered once": Case(EVERYTHING, gather="step", share="text"),
+    "llava": Case(EVERYTHING, family="llava", share="text"),
+    "qwen2_5_vl": Case(["projector", "lora"], family="qwen2_5_vl", lora=2, share="text"),
+    "gemma3": Case(["projector"], family="gemma3", share="text", checkpointing="on"),
 }
 
 
-def model_of(case: Case, tokenizer: Any) -> ComposedLVLM:
+def model_of(case: Case, tokenizer: Any, families: Path | None = None) -> LVLM:
     torch.manual_seed(0)
     lora = None if case.lora is None else config.Lora(rank=case.lora, alpha=8)
+    if case.family is not None:
+        assert families is not None
+        model = HFLVLM(config.HFModel(kind="hf", name=str(checkpoint(case.family, families)), lora=lora))
+        return _adapted(model)
     settings = small_settings(tie_word_embeddings=case.tied, **case.language)
     language = settings.language.model_copy(update={"lora": lora})
-    model = ComposedLVLM(settings.model_copy(update={"language": language}), tokenizer)
+    return _adapted(ComposedLVLM(settings.model_copy(update={"language": language}), tokenizer))
+
+
+def _adapted(model: LVLM) -> LVLM:
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # zero at first: nothing of A would be learned
             parameter.data = torch.randn_like(parameter) / 10
     return model
 
 
-def text_of(model: ComposedLVLM, phase: str = "sft") -> Example:
+def text_of(model: LVLM, phase: str = "sft") -> Example:
     spans = (Span("user", "Is a circle round?"), Span("assistant", "Yes, a circle is round.", 1.0))
-    encoded = model.encoder.supervised(SupervisedDialogue(phase, spans, False), "text", LAYOUT)
+    encoded = model.encoder.supervised(SupervisedDialogue(phase, spans, False), "text", None)
     return Example([build_tree([encoded])], None)
 
 
-def shares_of(case: Case, model: ComposedLVLM, folder: Path, phases: Any) -> list[Example]:
+def shares_of(case: Case, model: LVLM, folder: Path, phases: Any) -> list[Example]:
     """In an order in which `Steps` gives ranks every second one."""
+    if case.family is not None:
+        reader, examples = model.reader(), []
+        for seed, size in enumerate(SIZES):
+            seen = reader(png(size, seed), str(size))
+            examples.append(
+                Example([build_tree([model.encoder.supervised(d, "", seen.layout) for d in dialogues()])], seen)
+            )
+        return [examples[0], text_of(model), examples[1]]
     one, two, three = samples_of(model, folder, phases, True, torch.float32)
     match case.share:
         case "text":
@@ -94,7 +117,7 @@ def shares_of(case: Case, model: ComposedLVLM, folder: Path, phases: Any) -> lis
             return [one, two, three]
 
 
-def module_of(model: ComposedLVLM, case: Case, steps: int = STEPS) -> DressModule:
+def module_of(model: LVLM, case: Case, steps: int = STEPS) -> DressModule:
     stage = config.TrainStage(
         phases=dict.fromkeys(("align", "sft", "critique", "refinement", "rating"), 1.0), weights=None,
         data={"sft": 1.0}, steps=steps, records_per_step=3, lr=1e-3, trainable=case.trainable,
@@ -135,7 +158,7 @@ class KeepState(SaveCheckpoint):
 
 
 def fit(
-    model: ComposedLVLM, case: Case, kind: str, samples: list[Example], out: Path, name: str, begin: Path | None = None
+    model: LVLM, case: Case, kind: str, samples: list[Example], out: Path, name: str, begin: Path | None = None
 ) -> None:
     """Train, and keep the first gradients, what was logged, the weights, and a checkpoint of the second step."""
     devices = config.Devices(
@@ -182,12 +205,15 @@ def on_ranks(kind: str, work: Callable[[], None]) -> None:
 def trained(tokenizer, shapes_folder, phases, tmp_path_factory) -> Path:
     """What every kind makes of every case."""
     folder = tmp_path_factory.mktemp("trained")
+    for case in CASES.values():
+        if case.family is not None:
+            checkpoint(case.family, folder)
     for kind in ("single", *KINDS):
         (folder / kind).mkdir()
 
         def work(kind: str = kind) -> None:
             for name, case in CASES.items():
-                model = model_of(case, tokenizer)
+                model = model_of(case, tokenizer, folder)
                 fit(model, case, kind, shares_of(case, model, shapes_folder, phases), folder / kind, name)
 
         on_ranks(kind, work)
@@ -291,3 +317,47 @@ def test_a_model_that_is_spread_answers_as_it_does_whole_and_goes_on_learning(
 
     on_ranks("shard", work)
     near(load_file(tmp_path / "second.weights"), load_file(tmp_path / "first.weights"), 0)
+
+
+def test_a_checkpoint_of_0_2_whose_optimiser_counts_parameters_goes_on_as_one_by_name(
+    trained, tokenizer, shapes_folder, phases, tmp_path
+) -> None:
+    case, name = CASES["lora"], "lora"
+    state = torch.load(trained / "single" / f"{name}.ckpt", weights_only=True)
+    (saved,) = state["optimizer_states"]
+    order = [one for group in saved["param_groups"] for one in group["params"]]
+    groups = [{**group, "params": [order.index(one) for one in group["params"]]} for group in saved["param_groups"]]
+    numbered = {order.index(one): moments for one, moments in saved["state"].items()}
+    whole = {f"model.{key}": value for key, value in model_of(case, tokenizer).state_dict().items()}
+    state |= {
+        "optimizer_states": [{"state": numbered, "param_groups": groups}], "state_dict": whole | state["state_dict"]
+    }  # fmt: skip
+    torch.save(state, tmp_path / "old.ckpt")
+
+    def work() -> None:
+        model = model_of(case, tokenizer)
+        fit(
+            model,
+            case,
+            "single",
+            shares_of(case, model, shapes_folder, phases),
+            tmp_path,
+            "again",
+            tmp_path / "old.ckpt",
+        )
+
+    on_ranks("single", work)
+    near(load_file(tmp_path / "again.weights"), load_file(trained / "single" / f"{name}.weights"), 0)
+
+
+def test_saving_before_anything_was_reached_changes_nothing(tokenizer) -> None:
+    """Moments that are not there are not made: AdamW would count a step that none of its parameters took."""
+    module = module_of(model_of(CASES["projector"], tokenizer), CASES["projector"])
+    trainer = build_trainer(config.Devices(accelerator="cpu"), max_steps=1)
+    trainer.strategy.connect(module)
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad])
+    saved = trainer.strategy.optimizer_state(optimizer)
+    assert saved["state"] == {} == dict(optimizer.state)
+    trainer.strategy.optimizers = [optimizer]
+    trainer.strategy.load_optimizer_state_dict({"optimizer_states": [saved]})
+    assert dict(optimizer.state) == {}

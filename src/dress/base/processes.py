@@ -70,6 +70,24 @@ def mark(folder: Path, now: bool) -> None:
         (folder / MARKER).unlink(missing_ok=True)
 
 
+def speaks() -> bool:
+    """Whether this process is to say what went wrong: the first of a run is, and another one where the first has found
+    nothing, and so has not ended a second later.
+    """
+    if int(os.environ.get("RANK", "0")) == 0:
+        return True
+    try:
+        time.sleep(1.0)
+    except KeyboardInterrupt:  # of the launcher: another one has ended with an error
+        return False
+    return True
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def end_with_parent() -> None:
     """End this process, with a message, soon after the one that started it: a rank alone would wait for ever.
 
@@ -77,11 +95,11 @@ def end_with_parent() -> None:
     that Lightning or another launcher started; a run's first process may outlive its shell.
     """
     if int(os.environ.get("LOCAL_RANK", "0")) > 0:
-        _watch_parent()
+        _watch_parent(os.getppid())
 
 
-def _watch_parent(grace: float = 0) -> None:
-    threading.Thread(target=_watch, args=(os.getppid(), grace), daemon=True, name="end-with-parent").start()
+def _watch_parent(parent: int, grace: float = 0) -> None:
+    threading.Thread(target=_watch, args=(parent, grace), daemon=True, name="end-with-parent").start()
 
 
 def _watch(parent: int, grace: float) -> None:
@@ -111,16 +129,17 @@ def fork_ranks(number: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     children: dict[int, int] = {}
+    parent = os.getpid()
     for rank in range(number):
         child = os.fork()
         if child == 0:
             os.setpgid(0, 0)  # Ctrl-C is for the process that passes it on
-            _die_with(os.getppid())
+            _die_with(parent)
             os.environ |= {
                 "RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(number),
                 "LOCAL_WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
             }  # fmt: skip
-            _watch_parent(GRACE)
+            _watch_parent(parent, GRACE)
             return
         children[child] = rank
     os._exit(_wait(children))
@@ -146,7 +165,11 @@ def _wait(children: dict[int, int]) -> int:
                 send(signal.SIGKILL)
                 end = float("inf")
             continue
+        if child not in left:  # somebody else's orphan, where this is a container's first process
+            continue
         rank, ended = left.pop(child), os.waitstatus_to_exitcode(status)
+        if ended in (PREEMPTED, INTERRUPTED) and code:
+            code = ended  # another rank's connection broke before this one was reaped
         if ended and not code:
             code = ended if ended > 0 else 128 - ended
             if ended < 0:

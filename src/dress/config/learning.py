@@ -50,7 +50,7 @@ class Trainer(Section):
     model_config = ConfigDict(extra="allow")
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"  # what computes; auto: a GPU where there is one
-    devices: Positive | Literal["auto"] = 1  # processes per node; auto: every GPU, or up to 4 cores of the CPU
+    devices: Positive | Literal["auto"] = 1  # processes per node; auto: one, or on a CPU one a core, 4 at most
     num_nodes: Positive = 1  # machines
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"] = "auto"  # bf16 where the hardware multiplies it
     gradient_clip_val: PositiveReal | None = 1.0  # norm; null = not clipped

@@ -6,21 +6,19 @@ encoder) is the root, which stays gathered from a step's first pass to its last.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
+from dress.base.ranks import rank
 from dress.dialogue.batch import blank_forest
 from dress.model.lvlm import LVLM
-
-FULL = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
 
 
 def shard(model: LVLM, mesh: DeviceMesh) -> None:
@@ -73,19 +71,43 @@ def whole(model: LVLM) -> Iterator[None]:
             unit.set_reshard_after_forward(unit is not model, recurse=False)
 
 
-def full_state(module: nn.Module) -> dict[str, Tensor]:
-    """The weights by name; of a spread module, on the CPU of the first rank only (others: none), and all ranks call."""
+def full_state(module: nn.Module, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Weights by name; of a spread module, on the CPU of the first rank only (others: none), and all ranks call.
+
+    Args:
+        module: spread or not.
+        names: those that are wanted; None for all.
+    """
+    state = module.state_dict()
+    wanted = state.keys() if names is None else state.keys() & set(names)
     if not units(module):
-        return dict(module.state_dict())
-    return cast(dict[str, Tensor], get_model_state_dict(module, options=FULL))
+        return {name: value for name, value in state.items() if name in wanted}
+    return {name: whole for name, value in state.items() if name in wanted and (whole := gathered(value)) is not None}
 
 
 def load_full_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Put whole weights by name into a module; those that are not named stay. Every rank calls with the same."""
-    if units(module):
-        set_model_state_dict(module, dict(state), options=StateDictOptions(full_state_dict=True, strict=False))
-    else:
+    if not units(module):
         module.load_state_dict(state, strict=False)
+        return
+    own = module.state_dict()
+    with torch.no_grad():
+        for name, value in state.items():
+            own[name].copy_(part_like(own[name], value))
+
+
+def gathered(value: Tensor) -> Tensor | None:
+    """A tensor that ranks share, whole on the CPU of the first; None on the others, and all call."""
+    whole = value.full_tensor() if isinstance(value, DTensor) else value
+    return whole.detach().cpu() if rank() == 0 else None
+
+
+def part_like(like: Tensor, value: Tensor) -> Tensor:
+    """What this rank holds of a whole tensor, in parts as another of its shape; whole where that is so."""
+    if not isinstance(like, DTensor) or value.shape != like.shape:
+        return value
+    value = value.to(like.device)
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def own_part(tensor: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import functools
 import os
 import shlex
 import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -84,11 +85,15 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
                 except (ValueError, OSError) as error:
                     if full_error:
                         traceback.print_exc()
-                    _say(_message(error) + _where_to_look(error))
+                    if processes.speaks():
+                        who = f"process {rank()} of the run: " if rank() else ""
+                        _say(who + _message(error) + _where_to_look(error))
                     status = REFUSED  # a sweep goes on with its other jobs
                 except BaseException as error:
                     if not _asked_to_stop(error):
                         raise
+                    for number in processes.STOPPING:  # no signal comes between the stop and its marker
+                        signal.signal(number, signal.SIG_IGN)
                     folder = Path(composed.get("run_dir") or HydraConfig.get().runtime.output_dir)
                     if rank() == 0:
                         if processes.preempted() and (folder / "config.json").exists():
@@ -96,7 +101,8 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
                         _say(_how_to_go_on(folder))
                     raise SystemExit(processes.exit_code()) from None
                 finally:
-                    _discard_unused()
+                    if rank() == 0:
+                        _discard_unused()
 
             accept_any_text()
             offer_settings()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from dress import config
-from dress.base.processes import fork_ranks
+from dress.base.processes import cores, fork_ranks
 
 MOST = 4
 """Processes on a CPU: more of them share its memory's speed."""
@@ -14,8 +14,8 @@ MOST = 4
 def settle_devices(settings: config.Config) -> config.Config:
     """The settings with a number for `trainer.devices=auto`.
 
-    Every GPU; or a process for every core, at most `MOST`, none of which has less than two records of a step. Where
-    somebody else started this process, as many as it started here.
+    On a CPU a process for every core, at most `MOST`, none of which has less than two records of a step; one on other
+    devices. Where somebody else started this process, as many as it started here.
     """
     if settings.trainer.devices != "auto":
         return settings
@@ -27,11 +27,9 @@ def settle_devices(settings: config.Config) -> config.Config:
     elif _on_cpu(settings.trainer.accelerator):
         stages = (settings.curriculum.stages[name] for name in settings.curriculum.order)
         records = [stage.records_per_step for stage in stages if isinstance(stage, config.TrainStage)]
-        number = max(1, min(len(os.sched_getaffinity(0)), MOST, *(size // 2 for size in records)))
+        number = max(1, min(cores(), MOST, *(size // 2 for size in records)))
     else:
-        import torch
-
-        number = max(1, torch.cuda.device_count())
+        number = 1
     trainer = settings.trainer.model_copy(update={"devices": number})
     return settings.model_copy(update={"trainer": trainer})
 
@@ -50,7 +48,7 @@ def start_ranks(settings: config.Config) -> None:
 
     fork_ranks(devices.devices)
     if not settings.training.threads:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // devices.devices))
+        torch.set_num_threads(max(1, cores() // devices.devices))
 
 
 def _on_cpu(accelerator: str) -> bool:

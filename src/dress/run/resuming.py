@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from dress import config
 from dress.base.files import read_json
+from dress.base.processes import mark
 from dress.base.ranks import rank
 from dress.config.consent import DAMAGED, checked_run
 from dress.config.migration import refuse_old
@@ -53,9 +53,10 @@ def begin_or_go_on(typed: list[str]) -> list[str]:
     folder = Path(folders[-1])
     if not (folder / "config.json").exists():
         return [*others, f"run_dir={folder}"]
+    if rank() == 0:
+        mark(folder, False)
     changing = {text for text in others if _may_change(text)}
-    now = {text.lstrip("+") for text in others if not text.startswith("-")} - {text.lstrip("+") for text in changing}
-    begun = {text for text in _overrides(folder) if not _may_change(text)}
+    now, begun = set(others) - changing, {text for text in _typed(folder) if not _may_change(text)}
     if now != begun:
         only = f"it was begun with {' '.join(sorted(begun - now)) or 'nothing else'}"
         raise CommandLineError(
@@ -70,11 +71,11 @@ def _may_change(text: str) -> bool:
     return key in WITH_RESUME or bool(LEARNING.fullmatch(key))
 
 
-def _overrides(folder: Path) -> list[str]:
+def _typed(folder: Path) -> list[str]:
     """What was typed when a run began, without its folder."""
-    file = folder / ".hydra" / "overrides.yaml"
-    lines = [str(line) for line in OmegaConf.load(file)] if file.exists() else []
-    return [text for line in lines if not (text := line.lstrip("+")).startswith(("run_dir=", "hydra."))]
+    file = folder / "provenance.json"
+    words = shlex.split(str(read_json(file, dict, DAMAGED).get("command", ""))) if file.exists() else []
+    return [word for word in words[1:] if "=" in word and not word.startswith(("run=", "run_dir="))]
 
 
 def resume_arguments(typed: list[str]) -> list[str]:

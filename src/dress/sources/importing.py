@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dress.base.files import read_json, write_json
+from dress.base.processes import cores
 from dress.config.tasks import Import
 from dress.data.index import Entry
 from dress.data.index_file import INDEX, write_index
@@ -34,7 +35,7 @@ from dress.sources.destination import (
     earlier_import,
     replace,
 )
-from dress.sources.pool import Pool, cores
+from dress.sources.pool import Pool
 from dress.sources.protocol import SPLITS, RowFile, Source, SourceError
 from dress.sources.row_files import rows_of
 from dress.sources.rows import MAX_ROW_BYTES, Row, Rows

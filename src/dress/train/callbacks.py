@@ -73,7 +73,7 @@ class SaveCheckpoint(L.Callback):
 
     def _ask(self, number: int, frame: Any) -> None:
         processes.note(number)
-        if self._asked:
+        if self._asked and number == signal.SIGINT:  # a scheduler's may come twice, from it and from the launcher
             raise KeyboardInterrupt
         self._asked = True
 

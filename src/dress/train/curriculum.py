@@ -125,6 +125,8 @@ class Curriculum:
         with self.progress:
             self._open()
             self.loggers.begin(self.settings)
+            if rank() > 0:
+                wait_for(self.folder / "config.json")  # the first process has found nothing wrong
             begin(self.settings, {"stages": {name: facts(task) for name, task in self.tasks.by_name.items()}})
             for name, task in self.tasks.by_name.items():
                 self._stage(name, task)

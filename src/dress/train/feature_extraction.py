@@ -276,7 +276,7 @@ def _of_run(run: Path, stage: str | None, consent: config.Consent) -> VisionEnco
             f"ckpt={run}, stage={stage}: expected a stage of a run that was trained, got {', '.join(trained) or 'none'}"
         )
     folder = run / "stages" / (stage or trained[-1])
-    model, _ = load_model(folder, consent=consent)
+    model, _ = load_model(folder, consent=consent, exact=True)
     if isinstance(model, ComposedLVLM):
         return model.vision
     assert isinstance(model, HFLVLM)

@@ -51,7 +51,7 @@ class SharedWork(L.LightningModule):
     """A predict step does one share; rank r of n takes the shares r, r + n, … A rank without one takes part.
 
     Args:
-        model: Lightning moves it to its device and back.
+        model: Lightning moves it to its device, and back unless it is spread over ranks.
         work: does a share.
         shares: how many there are.
         finish: called on every rank when its shares are done, still in the loop; it may hold collectives.

@@ -9,20 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
 from dress import config
-from dress.model.sharding import FULL, full_state, load_full_state
+from dress.model.sharding import full_state, gathered, load_full_state, part_like
 
 
 class ByName(Strategy):
@@ -34,14 +30,28 @@ class ByName(Strategy):
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """What is trained; whole, on the first rank. Every rank calls."""
         module: Any = self.lightning_module
-        trained = module.trained_names()
-        return {name: value for name, value in full_state(module).items() if name in trained}
+        return full_state(module, module.trained_names())
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """State by the names of parameters; whole, on the first rank. Every rank calls."""
+        state, names = optimizer.state_dict(), self._names(optimizer)
+        return {
+            "state": {
+                names[number]: {
+                    key: gathered(value) if isinstance(value, Tensor) else value for key, value in one.items()
+                }
+                for number, one in state["state"].items()
+            },
+            "param_groups": [
+                {**group, "params": [names[number] for number in group["params"]]} for group in state["param_groups"]
+            ],
+        }
+
+    def _names(self, optimizer: Optimizer) -> list[str]:
+        """Of an optimiser's parameters, in its order."""
         assert self.lightning_module is not None
-        plain = getattr(optimizer, "_optimizer", optimizer)
-        return cast(dict[str, Any], get_optimizer_state_dict(self.lightning_module, plain, options=FULL))
+        names = {id(parameter): name for name, parameter in self.lightning_module.named_parameters()}
+        return [names[id(parameter)] for parameter in _parameters(optimizer)]
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """A checkpoint on the CPU; nothing in it is executed."""
@@ -53,11 +63,22 @@ class ByName(Strategy):
         load_full_state(self.lightning_module, checkpoint["state_dict"])
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take the state of the optimisers, by name."""
-        assert self.lightning_module is not None
-        options = StateDictOptions(full_state_dict=True, strict=False)
-        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            set_optimizer_state_dict(self.lightning_module, optimizer, optim_state_dict=state, options=options)
+        """Take the state of the optimisers, by name; by number in checkpoints of 0.2, which had one strategy."""
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            names, parameters = self._names(optimizer), _parameters(optimizer)
+            state = {
+                number: {
+                    key: part_like(parameter, value) if isinstance(value, Tensor) else value
+                    for key, value in (saved["state"].get(name) or saved["state"][number]).items()
+                }
+                for number, (name, parameter) in enumerate(zip(names, parameters, strict=True))
+                if name in saved["state"] or number in saved["state"]
+            }
+            groups = [
+                {**group, "params": own["params"]}
+                for group, own in zip(saved["param_groups"], optimizer.state_dict()["param_groups"], strict=True)
+            ]
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
 
     def pass_of_step(self, last: bool) -> AbstractContextManager[None]:
         """One of a step's passes: gradients are exchanged in the last one."""
@@ -100,9 +121,9 @@ class Sharded(ByName, ModelParallelStrategy):
             model.set_reshard_after_backward(last)
         return nullcontext()
 
-    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """See `ByName.load_checkpoint`: Lightning's own would put it into the model at once."""
-        return ByName.load_checkpoint(self, checkpoint_path, weights_only)
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def build_strategy(devices: config.Devices) -> Strategy:

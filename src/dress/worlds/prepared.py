@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dress import config
+from dress.base.ranks import rank, wait_for
 from dress.data.cache import is_remote
 from dress.data.shards import Sample, write_shards
 from dress.worlds.registry import world_named
@@ -17,7 +18,8 @@ def prepared(data: config.Data, start: Callable[[int], None], advance: Callable[
     """The folder (or URL) that holds one folder of shards per split.
 
     A world's records are made under `data.path`, in a folder named by the fingerprint of its settings, and
-    reused as long as they stay; written aside and renamed, so that it is there whole or not at all.
+    reused as long as they stay; written aside and renamed, so that it is there whole or not at all. The first process
+    of a run makes them.
 
     Args:
         data: the settings.
@@ -35,6 +37,8 @@ def prepared(data: config.Data, start: Callable[[int], None], advance: Callable[
             f"data.sizes: expected the number of records of {', '.join(world.SPLITS)}, got {', '.join(sizes) or 'none'}"
         )
     folder = Path(data.path) / world.fingerprint(sizes, data.world_seed)
+    if rank() > 0:
+        wait_for(folder)
     if folder.exists():
         return folder
     aside = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
