@@ -37,6 +37,8 @@ def short(command: list[str]) -> list[str]:
     changing = {"show=config", "resume=logs/latest"} & set(arguments)
     small = SMALL[:1] if "model=hf" in arguments else SMALL
     more = small if script == "src/train.py" and not changing else []
+    if more and not any(word.startswith("trainer.devices=") for word in arguments):
+        more = [*more, "trainer.devices=1"]  # tests run side by side already
     arguments = [a.replace("../shared/data", str(PUBLIC)) for a in arguments if a != "debug=fast_dev_run"]
     return [str(ROOT / script), *arguments, *more]
 

@@ -21,7 +21,7 @@ from dress import config
 from dress.run.start import _dirty, _git
 from dress.run.sweep import SweepTable
 
-FAST = [*(text for text in TINY if text.startswith("model.")), "debug=fast_dev_run"]
+FAST = [*(text for text in TINY if text.startswith("model.")), "debug=fast_dev_run", "trainer.devices=1"]
 """A run of seconds: few steps on few records of a very small model."""
 
 

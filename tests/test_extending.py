@@ -18,7 +18,7 @@ PAGE = "docs/extending.md"
 def call(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     """A documented command, small, as somebody types it in their own folder."""
     _, script, *arguments = command
-    small = SMALL if script == "src/train.py" else []
+    small = [*SMALL, "trainer.devices=1"] if script == "src/train.py" else []
     more = [text for text in small if text.partition("=")[0] not in {a.partition("=")[0] for a in arguments}]
     return run_script(ROOT / script, *arguments, *more, cwd=cwd, env=environment())
 

@@ -65,7 +65,7 @@ OTHER: dict[str, Any] = {
     "curriculum.stages.collect.top_p": 0.5, "curriculum.stages.collect.condition": "praise",
     "annotator.kind": "rules", "judge.kind": "rules", "generation.keep_cache": "off",
     "eval.conditions": ["none"], "eval.refine_condition": "praise",
-    "trainer.accelerator": "cpu", "parallel.strategy": "ddp", "parallel.gather": "step",
+    "trainer.accelerator": "cpu", "parallel.strategy": "ddp", "parallel.gather": "step", "trainer.devices": 2,
     "trainer.precision": "bf16-mixed",
     "training.threads": 1, "training.checkpointing": "on", "training.warmup": 0.5,
     "optimizer._target_": "torch.optim.NAdam", "optimizer.betas": [0.5, 0.9],

@@ -32,7 +32,7 @@ def model(folder: Path) -> list[str]:
 
 
 def fast(folder: Path, *more: str) -> list[str]:
-    return ["experiment=dress_full", "scale=tiny", *model(folder), "debug=fast_dev_run", *more]
+    return ["experiment=dress_full", "scale=tiny", *model(folder), "debug=fast_dev_run", "trainer.devices=1", *more]
 
 
 def ends_well(cwd: Path, script: str, *arguments: str) -> str:

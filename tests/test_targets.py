@@ -67,7 +67,7 @@ def test_every_decided_argument_is_lightnings() -> None:
 
 
 def test_single_is_refused_for_several_processes() -> None:
-    with pytest.raises(config.ConfigError, match=r"parallel\.strategy: expected auto or ddp for 2 processes"):
+    with pytest.raises(config.ConfigError, match=r"parallel\.strategy: expected auto, ddp or shard for 2 processes"):
         composed("parallel.strategy=single", "trainer.devices=2")
 
 

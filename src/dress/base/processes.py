@@ -168,8 +168,8 @@ def _wait(children: dict[int, int]) -> int:
         if child not in left:  # somebody else's orphan, where this is a container's first process
             continue
         rank, ended = left.pop(child), os.waitstatus_to_exitcode(status)
-        if ended in (PREEMPTED, INTERRUPTED) and code:
-            code = ended  # another rank's connection broke before this one was reaped
+        if ended == PREEMPTED and code == 1:
+            code = ended  # the connection of another rank to this one broke before this one was reaped
         if ended and not code:
             code = ended if ended > 0 else 128 - ended
             if ended < 0:

@@ -124,9 +124,9 @@ class Curriculum:
         self.reuse = Reuse(self.settings.reuse, self.console)
         with self.progress:
             self._open()
-            self.loggers.begin(self.settings)
             if rank() > 0:
-                wait_for(self.folder / "config.json")  # the first process has found nothing wrong
+                wait_for(self.folder / "config.json")  # the first process has found nothing wrong, and its loggers began
+            self.loggers.begin(self.settings)
             begin(self.settings, {"stages": {name: facts(task) for name, task in self.tasks.by_name.items()}})
             for name, task in self.tasks.by_name.items():
                 self._stage(name, task)
