@@ -125,7 +125,7 @@ class Curriculum:
         with self.progress:
             self._open()
             if rank() > 0:
-                wait_for(self.folder / "config.json")  # the first process has found nothing wrong, and its loggers began
+                wait_for(self.folder / "config.json")  # the first process found nothing wrong, and its loggers began
             self.loggers.begin(self.settings)
             begin(self.settings, {"stages": {name: facts(task) for name, task in self.tasks.by_name.items()}})
             for name, task in self.tasks.by_name.items():
