@@ -92,12 +92,16 @@ def tiny_settings(tmp_path: Path, *overrides: str, run: str = "run") -> config.C
     return composed(*TINY, f"data.path={tmp_path / 'data'}", *overrides, run_dir=tmp_path / run)
 
 
-LONGEST = ("test_readme.py", "test_train_step.py", "test_data_docs.py", "test_command_line.py", "test_remote.py")
+LONGEST = (
+    "test_stopping.py", "test_parallel.py", "test_stages_page.py", "test_changing_page.py",
+    "test_readme.py", "test_train_step.py", "test_data_docs.py", "test_command_line.py", "test_remote.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files of few and long tests first: where two processes share the files, the last ones are then short."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -35,7 +35,7 @@ from dress.train.callbacks import SaveCheckpoint
 from dress.train.module import DressModule
 from dress.train.parallel import build_trainer, share_out
 
-STEPS = 4
+STEPS = 3
 KINDS = {"ddp": 2, "shard": 2}
 EVERYTHING = ["vision", "projector", "language"]
 

@@ -134,6 +134,7 @@ def fork_ranks(number: int) -> None:
         child = os.fork()
         if child == 0:
             os.setpgid(0, 0)  # Ctrl-C is for the process that passes it on
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
             _die_with(parent)
             os.environ |= {
                 "RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(number),
