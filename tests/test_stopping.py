@@ -155,6 +155,30 @@ def test_the_same_command_goes_on_with_a_run_that_a_scheduler_stopped(tmp_path):
     assert len(json.loads((folder / "provenance.json").read_text())["resumed"]) == 1
 
 
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_that_meets_a_destructor_is_not_lost(how, code):
+    """Python drops what is raised in one, and the rank would go on."""
+    script = f"""
+import os, sys, time
+from dress.base import processes
+
+class Closing:
+    def __del__(self):
+        os.kill(os.getpid(), {int(how)})
+        time.sleep(0.01)
+
+processes.stop_on_signals()
+try:
+    Closing()
+    time.sleep(10)
+except KeyboardInterrupt:
+    sys.exit(processes.exit_code())
+"""
+    began = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == code and time.monotonic() - began < 8, ended.stderr
+
+
 def test_torchrun_without_a_folder_is_refused():
     one = [sys.executable, "src/train.py", "experiment=sft_only"]
     torchrun = os.environ | {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "2"}

@@ -25,6 +25,8 @@ MARKER = "preempted"
 """In the folder of a run that a scheduler stopped, until it goes on."""
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
+SOON = 0.05
+"""Seconds until a stop that was dropped is asked for again."""
 GRACE = 8.0
 """Seconds in which a process has to end after another one has."""
 
@@ -52,13 +54,30 @@ def exit_code() -> int:
 
 
 def stop_on_signals() -> None:
-    """From now on SIGTERM and SIGUSR1 end what this process does as SIGINT does."""
+    """From now on SIGTERM and SIGUSR1 end what this process does as SIGINT does, and none of them is lost.
+
+    A signal may come while a destructor runs, and Python drops what is raised there: it is raised again at once.
+    """
     for number in STOPPING[1:]:
         signal.signal(number, _stop)
+    signal.signal(signal.SIGALRM, _stop_again)
+    show = sys.unraisablehook
+
+    def hook(dropped: sys.UnraisableHookArgs) -> None:
+        if dropped.exc_type is KeyboardInterrupt:
+            signal.setitimer(signal.ITIMER_REAL, SOON)
+        else:
+            show(dropped)
+
+    sys.unraisablehook = hook
 
 
 def _stop(number: int, frame: object) -> None:
     note(number)
+    raise KeyboardInterrupt
+
+
+def _stop_again(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
