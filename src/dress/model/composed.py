@@ -24,7 +24,7 @@ from dress.model.attention import Plan, foreign_mask
 from dress.model.cache import Decoding, Prefill
 from dress.model.chats import language_chat
 from dress.model.language import build_language
-from dress.model.lvlm import LVLM, in_held_precision
+from dress.model.lvlm import LVLM, in_its_precision
 from dress.model.pictures import FixedReader
 from dress.model.projector import PixelShuffle, Pooling, load_projector
 from dress.model.vision import VisionEncoder
@@ -99,7 +99,7 @@ class ComposedLVLM(LVLM):
         pixels = Pixels(self.vision.preprocessing, self.vision.transform, images, max_aspect)
         return FixedReader(pixels, self.image_tokens)
 
-    @in_held_precision
+    @in_its_precision
     def encode_images(self, images: ImageBatch) -> Tensor:
         """See `LVLM.encode_images`; `pixels` [N, 3, H, W], or stored `features` [N x V_v, D_v]."""
         if "features" in images.inputs:
@@ -148,7 +148,7 @@ class ComposedLVLM(LVLM):
         self._check_tokens(tokens, features, number or "1 or more")
         return number
 
-    @in_held_precision
+    @in_its_precision
     def hidden(self, ids: Tensor, images: Tensor | None, positions: Tensor, plan: Plan | Prefill | Decoding) -> Tensor:
         """See `LVLM.hidden`."""
         embeddings = self.embed(ids.clamp(min=0))
@@ -161,7 +161,7 @@ class ComposedLVLM(LVLM):
             use_cache=False, plan=plan,
         ).last_hidden_state  # fmt: skip
 
-    @in_held_precision
+    @in_its_precision
     def blank_images(self) -> Tensor:
         """Image tokens [1, V, D] of nothing, through the parts of encoder and projector that are trained."""
         weight = self.projector_weight

@@ -30,7 +30,7 @@ from dress.model.hf_folder import check_hf, load_network, load_processor
 from dress.model.hf_pictures import HFReader
 from dress.model.hf_probe import refuse_unequal
 from dress.model.language import add_lora
-from dress.model.lvlm import LVLM, in_held_precision
+from dress.model.lvlm import LVLM, in_its_precision
 from dress.model.reach import leaves
 
 PROVED = {
@@ -127,7 +127,7 @@ class HFLVLM(LVLM):
         """See `LVLM.reader`; the processor's own way of resizing is the only one."""
         return self._reader.limited(max_aspect)
 
-    @in_held_precision
+    @in_its_precision
     def encode_images(self, images: ImageBatch) -> Tensor:
         """See `LVLM.encode_images`: [V, D x (1 + L)], with what L deeper levels add to hidden states (Qwen3-VL)."""
         if "features" in images.inputs:
@@ -141,7 +141,7 @@ class HFLVLM(LVLM):
         self._levels, self._nested = len(levels), not isinstance(out.pooler_output, Tensor)
         return torch.cat(levels, -1)
 
-    @in_held_precision
+    @in_its_precision
     def hidden(self, ids: Tensor, images: Tensor | None, positions: Tensor, plan: Plan | Prefill | Decoding) -> Tensor:
         """See `LVLM.hidden`."""
         model: Any = self.network.model
@@ -157,7 +157,7 @@ class HFLVLM(LVLM):
             use_cache=False, plan=plan, **more,
         ).last_hidden_state  # fmt: skip
 
-    @in_held_precision
+    @in_its_precision
     def blank_images(self) -> Tensor:
         """See `LVLM.blank_images`; nothing goes through them where neither is trained."""
         parts = ("vision", "projector")

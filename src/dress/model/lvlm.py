@@ -28,12 +28,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def in_held_precision(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+def in_its_precision(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
     """Let a method of a model that holds matrices in bf16 multiply in bf16, whoever calls it."""
 
     @wraps(method)
     def compute(self: LVLM, *args: P.args, **kwargs: P.kwargs) -> R:
-        if not self.held:
+        if not self.computes_in_bf16:
             return method(self, *args, **kwargs)
         with torch.autocast(self.device.type, torch.bfloat16):
             return method(self, *args, **kwargs)
@@ -54,7 +54,7 @@ class LVLM(nn.Module, ABC):
         axes: P.
         wide: parameters that are never held in less than fp32.
         rounded: parts whose matrices have bf16 values.
-        held: whether these are held in bf16, and products computed in it.
+        computes_in_bf16: whether these are held in bf16, and products computed in it.
     """
 
     encoder: DialogueEncoder
@@ -69,7 +69,7 @@ class LVLM(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.rounded: tuple[str, ...] = ()
-        self.held = False
+        self.computes_in_bf16 = False
         self._unused: set[str] = set()
 
     # --- what each kind of model says ---
@@ -163,7 +163,7 @@ class LVLM(nn.Module, ABC):
         """Where the weights are."""
         return self.projector_weight.device
 
-    @in_held_precision
+    @in_its_precision
     def forward(
         self, forest: Forest, factor: Tensor, touch: bool = False, likeliest: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -226,7 +226,7 @@ class LVLM(nn.Module, ABC):
         trees, counts = forest.trees((forest.ids == IMAGE).nonzero()[:, 0]).unique_consecutive(return_counts=True)
         return dict(zip(trees.tolist(), tokens.split(counts.tolist()), strict=True))
 
-    @in_held_precision
+    @in_its_precision
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] to fp32 logits over the vocabulary."""
         logits = self.head(hidden).float()
@@ -249,7 +249,7 @@ class LVLM(nn.Module, ABC):
 
     def hold_rounded(self) -> None:
         """Hold rounded matrices in bf16, in half the memory: autocast then copies none of them."""
-        self.held = bool(self.rounded)
+        self.computes_in_bf16 = bool(self.rounded)
         for name, parameter in self._matrices():
             if self.part_of(name) in self.rounded and name not in self.wide:
                 parameter.data = parameter.data.bfloat16()
