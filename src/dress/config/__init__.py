@@ -10,7 +10,7 @@ from dress.config.data import Data, Mixed, ShapesSizes, Source
 from dress.config.export import ExportCommand, ExportSettings, ExportStage
 from dress.config.foreign import foreign
 from dress.config.learning import Devices, Gather, Learning, Parallel, Trainer, Training
-from dress.config.model import ComposedModel, HFModel, Language, Lora, Model, Tokenizer, Vision, ViT
+from dress.config.model import ComposedModel, HFModel, Language, Lora, Model, Quantize, Tokenizer, Vision, ViT
 from dress.config.nearest import nearest
 from dress.config.phases import Align, Critique, Phases, Refinement
 from dress.config.raters import RaterSettings, ResponderName, Server
@@ -81,6 +81,7 @@ __all__ = [
     "Plain",
     "Positive",
     "PositiveReal",
+    "Quantize",
     "RaterSettings",
     "Real",
     "Refinement",

@@ -114,6 +114,10 @@ class Language(Section):
         return self
 
 
+Quantize = Literal["nf4", "int8"]
+"""How the matrices of a language model are held while adapters learn beside them."""
+
+
 class Tokenizer(Section):
     """The hermetic tokenizer (byte-level BPE trained on the training shards); unused with a named LM."""
 
@@ -132,6 +136,7 @@ class ComposedModel(Section):
     projector_weights: str | None = None  # starting weights: a .safetensors file, or a run's stage folder; null = drawn
     language: Language
     tokenizer: Tokenizer = Tokenizer()
+    quantize: Quantize | None = Field(default=None, exclude_if=not_)  # the language model's matrices, beside LoRA
     attention: Attention = "auto"  # over token trees; auto is flex on CUDA, else nodes
     fused: bool = True  # hand-written norms, rotary positions and (bf16 on CPU) attention; the same results
 
@@ -151,6 +156,7 @@ class HFModel(Section):
     chat: str = "auto"  # how turns are written: its own template, or plain, vicuna or a Jinja file
     template_arguments: Plain = Field(default={}, exclude_if=not_)  # for a template: {enable_thinking: true}
     lora: Lora | None = None
+    quantize: Quantize | None = Field(default=None, exclude_if=not_)  # the language model's matrices, beside LoRA
     attention: Attention = "auto"  # over token trees; auto is flex on CUDA, else nodes
     fused: bool = True  # hand-written norms, rotary positions and (bf16 on CPU) attention; the same results
 

@@ -195,6 +195,37 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _packed_matrices_stay(self) -> Config:
+        """What `model.quantize` needs; a language model that is drawn or trained is not one to pack."""
+        model, kind = self.model, self.model.quantize
+        if kind is None:
+            return self
+        composed = isinstance(model, ComposedModel)
+        if isinstance(model, ComposedModel) and model.language.name is None:
+            raise ValueError(
+                f"model.quantize={kind}: expected a language model from files (model.language.name), got one that is "
+                f"drawn (model.language.config)"
+            )
+        lora = "model.language.lora" if composed else "model.lora"
+        if model.lora is None:
+            raise ValueError(f"model.quantize={kind}: expected adapters ({lora}) beside matrices that cannot learn")
+        if model.lora.dora:
+            raise ValueError(f"model.quantize={kind}: expected {lora}.dora=false; DoRA rewrites the rows of a matrix")
+        if self.parallel.strategy == "shard":
+            raise ValueError(
+                f"model.quantize={kind}: expected parallel.strategy=auto, single or ddp, got shard, under which packed "
+                f"matrices are not proved"
+            )
+        for name in self.curriculum.order:
+            stage = self.curriculum.stages[name]
+            if isinstance(stage, TrainStage) and "language" in stage.trainable:
+                raise ValueError(
+                    f"model.quantize={kind}: curriculum.stages.{name}.trainable names language, whose packed matrices "
+                    f"cannot learn; train lora"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _lora_is_there(self) -> Config:
         for name, stage in self.curriculum.stages.items():
             if isinstance(stage, TrainStage) and "lora" in stage.trainable and self.model.lora is None:

@@ -113,7 +113,7 @@ def model_card(facts: CardFacts) -> str:
         stages=_stages(facts.run, facts.stage),
         data=_data(facts),
         figures=_figures(facts),
-        proof=_proof(facts.proof, facts.dtype),
+        proof=_proof(facts.proof, facts.dtype) + _packing(facts.run.model.quantize),
         licence=_licence(facts),
     )
 
@@ -193,6 +193,14 @@ def _proof(figures: Figures, dtype: str) -> str:
         f"same pixels and {figures.answers_from_pixels} of {n} from the folder's own{pixels}."
         + ("" if dtype == "float32" else f" The weights were float32 then, and rounded to {dtype} afterwards.")
     )
+
+
+def _packing(kind: config.Quantize | None) -> str:
+    """What else was held while it learned than what is written here."""
+    return "" if kind is None else (
+        f" It learned, and was evaluated, beside a base whose matrices were held in {kind}; here its adapters stand "
+        f"beside the base as its files have it, which gives other answers here and there. The comparison is with that."
+    )  # fmt: skip
 
 
 def _licence(facts: CardFacts) -> str:

@@ -18,6 +18,7 @@ from dress.model.hf_folder import check_hf, load_processor
 from dress.model.language import check_language, load_own_tokenizer
 from dress.model.lvlm import LVLM
 from dress.model.projector import check_projector
+from dress.model.quantization import check_quantization
 from dress.model.vision import check_vision
 
 
@@ -27,6 +28,7 @@ def check_model(settings: config.Model) -> None:
     Raises:
         ValueError: names it.
     """
+    check_quantization(settings.quantize)
     match settings:
         case config.ComposedModel():
             check_language(settings.language)

@@ -29,6 +29,7 @@ from dress.kernels.precision import multiplies_bf16
 from dress.model.building import make_model, own_tokenizer
 from dress.model.chats import own_format
 from dress.model.lvlm import LVLM
+from dress.model.quantization import few_numbers, originals
 from dress.model.sharding import full_state, load_full_state, units
 from dress.model.vision import from_run
 
@@ -101,7 +102,7 @@ def load_model(
         folder: of the stage.
         device: where the model goes.
         consent: to code that its files name; without it such a model is refused.
-        exact: compute in fp32 anyway.
+        exact: compute in fp32 anyway, and with matrices as they were before any was packed (`model.quantize`).
 
     Raises:
         FileNotFoundError: no model in this folder.
@@ -114,6 +115,8 @@ def load_model(
 def read_model(folder: Path, settings: config.Model, device: torch.device | str = "cpu", exact: bool = False) -> LVLM:
     """Read a model whose settings are known; the rest as `load_model`."""
     facts, settings = read_facts(folder), _alone(settings)
+    if exact:
+        settings = settings.model_copy(update={"quantize": None})
     model = make_model(settings, stored_tokenizer(folder, settings), facts["max_tokens"])
     model.round(facts.get("rounded", []))
     load_weights(model, settings, folder)
@@ -286,6 +289,8 @@ def loaded_weights(model: LVLM, settings: config.Model) -> str | None:
 def fingerprint(model: LVLM, names: set[str], state: Mapping[str, torch.Tensor] | None = None) -> str | None:
     """Of the named weights: their names, shapes and a few of their numbers; the same on every rank, and all call.
 
+    Of a packed matrix it is that of the matrix before: adapters fit both.
+
     Args:
         model: spread over ranks or not.
         names: of weights.
@@ -294,10 +299,12 @@ def fingerprint(model: LVLM, names: set[str], state: Mapping[str, torch.Tensor] 
     if not names:
         return None
     state = full_state(model) if state is None else state
-    digest = hashlib.sha256()
+    digest, packed = hashlib.sha256(), originals(model)
     for name in sorted(names & state.keys()):
-        few = state[name].flatten()[:: max(1, state[name].numel() // 64)].float().cpu()
-        digest.update(f"{name}{tuple(state[name].shape)}".encode() + few.numpy().tobytes())
+        shape, few = packed.get(name) or (tuple(state[name].shape), few_numbers(state[name]))
+        if name in packed and model.part_of(name) in model.rounded:
+            few = few.bfloat16().float()
+        digest.update(f"{name}{shape}".encode() + few.numpy().tobytes())
     return of_first(digest.hexdigest()[:16]) if units(model) else digest.hexdigest()[:16]
 
 

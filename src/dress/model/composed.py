@@ -44,7 +44,7 @@ class ComposedLVLM(LVLM):
     ) -> None:
         super().__init__()
         self.vision = VisionEncoder(settings.vision)
-        self.language = build_language(settings.language, len(tokenizer))
+        self.language = build_language(settings.language, len(tokenizer), settings.quantize)
         self.pruned = prune_last_layer(self.language)
         self.fused = settings.fused
         if self.fused:

@@ -31,6 +31,7 @@ from dress.model.hf_pictures import HFReader
 from dress.model.hf_probe import refuse_unequal
 from dress.model.language import add_lora
 from dress.model.lvlm import LVLM, in_its_precision
+from dress.model.quantization import quantize
 from dress.model.reach import leaves
 
 PROVED = {
@@ -68,6 +69,8 @@ class HFLVLM(LVLM):
         self._levels = 1
         self._nested: bool | None = None
         self.network.get_input_embeddings().register_forward_hook(self._widen)
+        if settings.quantize is not None:
+            quantize(decoder, settings.quantize, f"model.name={settings.name}")
         if settings.lora is not None:
             add_lora(decoder, settings.lora)
         self.pruned = prune_last_layer(decoder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from dress.dialogue.batch import Example, collate
 from dress.dialogue.encode import EncodedDialogue
 from dress.dialogue.tree import Tree, build_tree
 from dress.model import attention
+from dress.model.quantization import in_layer, quantize
 
 PROVED = {"llama", "qwen2", "qwen3", "mistral", "smollm3", "gemma2", "gemma3_text", "gpt2"}
 """Kinds of models whose loss and gradients the tests compare with separate sequences; others are tried when built."""
@@ -46,12 +46,15 @@ def check_language(settings: config.Language) -> None:
         raise ValueError(f"model.language: cannot load {source} ({_line(error, settings)})") from error
 
 
-def build_language(settings: config.Language, vocabulary: int | None) -> PreTrainedModel:
+def build_language(
+    settings: config.Language, vocabulary: int | None, packing: config.Quantize | None = None
+) -> PreTrainedModel:
     """The causal LM with its weights (random when built from a config), LoRA layers included.
 
     Args:
         settings: where it comes from.
         vocabulary: size of the hermetic tokenizer, for a model built from a config.
+        packing: how the matrices of its layers are held; None for as they are.
 
     Raises:
         ValueError: not found, or a kind of model that token trees cannot represent.
@@ -79,6 +82,8 @@ def build_language(settings: config.Language, vocabulary: int | None) -> PreTrai
     refuse_modules(language, f"model.language {language.config.get_text_config().model_type}")
     if language.config.get_text_config().model_type not in PROVED:
         refuse_unequal(language)
+    if packing is not None:
+        quantize(language, packing, f"model.language.name={settings.name}")
     if settings.lora is not None:
         add_lora(language, settings.lora)
     return language
@@ -284,4 +289,4 @@ def linear_maps(language: torch.nn.Module) -> list[str]:
     head = getattr(language, "get_output_embeddings", lambda: None)()
     kinds = (torch.nn.Linear, Conv1D)
     named = [name for name, one in language.named_modules() if isinstance(one, kinds) and one is not head]
-    return sorted({name.rpartition(".")[2] for name in named if re.search(r"\.\d+\.", f".{name}")})
+    return sorted({name.rpartition(".")[2] for name in named if in_layer(name)})

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import wraps
+from math import prod
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
@@ -22,6 +23,7 @@ from dress.model.attention import Blocks, Plan, plan
 from dress.model.cache import Decoding, Prefill
 from dress.model.head import head_loss
 from dress.model.pictures import PictureReader
+from dress.model.quantization import QuantizedLinear, originals
 
 PARTS = ("vision", "projector", "language", "lora")
 P = ParamSpec("P")
@@ -258,14 +260,19 @@ class LVLM(nn.Module, ABC):
         """Weights of linear layers, convolutions and embeddings, without the projector's and LoRA's."""
         kinds = (nn.Linear, nn.Conv2d, nn.Conv3d, nn.Embedding, nn.MultiheadAttention)
         for place, module in self.named_modules():
-            if isinstance(module, kinds):
+            if isinstance(module, kinds) and not isinstance(module, QuantizedLinear):
                 for name, parameter in module.named_parameters(place, recurse=False):
                     if parameter.ndim > 1 and self.part_of(name) in ("vision", "language"):
                         yield name, parameter
 
     def parameter_table(self) -> Iterator[tuple[str, int, int]]:
         """(part, parameters, trainable parameters) for every part that there is."""
+        packed = {name: prod(shape) for name, (shape, _) in originals(self).items()}
         for part in PARTS:
-            sizes = [(p.numel(), p.requires_grad) for name, p in self.named_parameters() if self.part_of(name) == part]
+            sizes = [
+                (packed.get(name, p.numel()), p.requires_grad)
+                for name, p in self.named_parameters()
+                if self.part_of(name) == part
+            ]
             if sizes:
                 yield part, sum(n for n, _ in sizes), sum(n for n, trainable in sizes if trainable)

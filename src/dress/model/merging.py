@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dress.model.hf import HFLVLM
 from dress.model.lvlm import LVLM
+from dress.model.quantization import QuantizedLinear
 
 BASE = ".base_layer"
 """Where peft puts the layer that an adapter stands beside."""
@@ -33,6 +34,8 @@ def merged_state(model: LVLM) -> dict[str, Tensor]:
     Raises:
         ValueError: a merged weight is not finite.
     """
+    if any(isinstance(layer, QuantizedLinear) for layer in model.modules()):
+        raise TypeError("expected a model as `read_model(exact=True)` gives it, got one with packed matrices")
     state = {name: value.detach() for name, value in model.state_dict().items()}
     for name, layer in model.named_modules():
         if isinstance(layer, LoraLayer):
