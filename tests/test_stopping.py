@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, TINY
@@ -75,10 +76,12 @@ def command(tmp_path: Path, stage: str, launcher: str = "ours") -> list[str]:
     return [sys.executable, *LAUNCHERS[launcher], "src/train.py", *SETTINGS, *STAGES[stage], *folders]
 
 
-def start(tmp_path: Path, stage: str, launcher: str = "ours") -> tuple[subprocess.Popen, list[int]]:
+def start(tmp_path: Path, stage: str, launcher: str = "ours", stdout: Any = None) -> tuple[subprocess.Popen, list[int]]:
     """A run that is inside of a stage, and its processes: the launcher, then its ranks."""
     folder, log = tmp_path / "run", (tmp_path / "log").open("w")
-    run = subprocess.Popen(command(tmp_path, stage, launcher), cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+    run = subprocess.Popen(
+        command(tmp_path, stage, launcher), cwd=ROOT, stdout=stdout or log, stderr=subprocess.STDOUT, text=True
+    )
     end = time.monotonic() + 120
     while not in_stage(folder, stage) or len(ranks_of(run.pid)) < 2:
         assert run.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()

@@ -23,6 +23,8 @@ INTERRUPTED, PREEMPTED = 130, 75
 """Exit codes of a run that was asked to stop."""
 MARKER = "preempted"
 """In the folder of a run that a scheduler stopped, until it goes on."""
+FAILURE = "failure"
+"""In the folder of a run, where a process after the first ended with an error, until it goes on."""
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 SOON = 0.05
@@ -82,11 +84,21 @@ def _stop_again(number: int, frame: object) -> None:
 
 
 def mark(folder: Path, now: bool) -> None:
-    """Write or remove the marker of a run that a scheduler stopped."""
+    """Write or remove the marker of a run that a scheduler stopped; a run that goes on has no failure either."""
     if now:
         (folder / MARKER).touch()
     else:
         (folder / MARKER).unlink(missing_ok=True)
+        (folder / FAILURE).unlink(missing_ok=True)
+
+
+def note_failure(folder: Path) -> None:
+    """Leave word in a run's folder that this process ends with an error: torchrun then stops the others as a scheduler
+    would, and the first one could not tell.
+    """
+    if (folder / "config.json").exists():
+        with suppress(OSError):
+            (folder / FAILURE).touch()
 
 
 def speaks() -> bool:

@@ -88,13 +88,17 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
                     if processes.speaks():
                         who = f"process {rank()} of the run: " if rank() else ""
                         _say(who + _message(error) + _where_to_look(error))
+                    _note_failure(composed)
                     status = REFUSED  # a sweep goes on with its other jobs
                 except BaseException as error:
                     if not _asked_to_stop(error):
+                        _note_failure(composed)
                         raise
                     for number in processes.STOPPING:  # no signal comes between the stop and its marker
                         signal.signal(number, signal.SIG_IGN)
-                    folder = Path(composed.get("run_dir") or HydraConfig.get().runtime.output_dir)
+                    folder = _folder(composed)
+                    if (folder / processes.FAILURE).exists():  # another process says what went wrong
+                        raise SystemExit(REFUSED) from None
                     if rank() == 0:
                         if processes.preempted() and (folder / "config.json").exists():
                             processes.mark(folder, True)
@@ -140,6 +144,15 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
         return main
 
     return decorate
+
+
+def _folder(composed: DictConfig) -> Path:
+    return Path(composed.get("run_dir") or HydraConfig.get().runtime.output_dir)
+
+
+def _note_failure(composed: DictConfig) -> None:
+    if rank() > 0:
+        processes.note_failure(_folder(composed))
 
 
 @contextmanager

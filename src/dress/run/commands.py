@@ -61,7 +61,7 @@ def main() -> None:
 def _train(composed: dict[str, Any]) -> None:
     """Run the stages of the composed experiment, or go on with a run."""
     from dress.run.layers import layers_of_the_job, one_amount
-    from dress.run.ranks import settle_devices, start_ranks
+    from dress.run.ranks import compare_settings, settle_devices, start_ranks
     from dress.run.resuming import refuse_several_devices, training_settings
     from dress.run.showing import origins, show_config
     from dress.run.training import show_batch, train
@@ -74,6 +74,7 @@ def _train(composed: dict[str, Any]) -> None:
     elif settings.show is None:
         settings = settle_devices(settings)
         start_ranks(settings)
+        compare_settings(settings)
     console = Terminal(quiet=rank() > 0)
     if settings.devices.processes > 1 and settings.show is None and hydra.mode != RunMode.MULTIRUN:
         number = settings.devices.processes
