@@ -12,6 +12,7 @@ PAGE = "docs/changing.md"
 
 
 @pytest.mark.documented
+@pytest.mark.slow  # five whole runs
 def test_the_commands_run(tmp_path) -> None:
     typed = commands(PAGE)
     assert len(typed) == 5

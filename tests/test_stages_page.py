@@ -22,6 +22,7 @@ PAGE = "docs/stages.md"
 
 
 @pytest.mark.documented
+@pytest.mark.slow  # eight whole runs
 def test_the_commands_run(tmp_path: Path) -> None:
     made = tmp_path / "made"
     Curriculum(tiny_settings(made, "curriculum.run=collect"), Console(quiet=True)).run()

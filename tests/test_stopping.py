@@ -95,7 +95,7 @@ EVERY = [
     (launcher, stage, whom, how)
     for launcher in LAUNCHERS for stage in STAGES for whom in WHOM
     for how in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGKILL)
-    if launcher == "ours" or (how == signal.SIGTERM and stage != "eval")
+    if launcher == "ours" or how in (signal.SIGTERM, signal.SIGUSR1)
 ]  # fmt: skip
 FAST = {
     ("ours", "train", "launcher", signal.SIGTERM), ("ours", "train", "rank 1", signal.SIGUSR1),
