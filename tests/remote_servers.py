@@ -13,7 +13,7 @@ import threading
 import urllib.parse
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -80,10 +80,8 @@ class _Forwarded(socketserver.BaseRequestHandler):
 
 
 def _shut(end: socket.socket) -> None:
-    try:
+    with suppress(OSError):  # the other side did
         end.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass  # the other side did
 
 
 class Hub(http.server.ThreadingHTTPServer):
