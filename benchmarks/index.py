@@ -1,9 +1,14 @@
-"""The index of a large dataset: bytes a sample, seconds to open it, and memory of all processes of a node together.
+"""The index of a large dataset: bytes a sample, seconds until its first steps, and memory of all processes of a node.
 
-Shards are empty files of the right size, with a synthetic index; nothing is read of them. Every process opens the
-folder as training does: every shard's size and time are compared with the index, and the index with its checksum.
+Shards are sparse files of the right size and time, with a synthetic index; nothing is read of them. A rank opens the
+folder as a train stage does: every shard's size and time are compared with the index, the index with its checksum, and
+texts that could be too long are looked for. Its data module then hands steps to data workers, each of which makes the
+order for itself. All ranks begin at once, and memory is summed while all ranks and workers stand still: of each process
+what it has alone, and its share of what several have mapped (PSS). What the dataset costs is the difference to the same
+processes with a dataset of as many samples as a shard holds.
 
-    python benchmarks/index.py [samples=8000000] [shards=40000] [processes=8] [out=benchmarks/results/index.json]
+    python benchmarks/index.py [samples=8000000] [shards=40000] [ranks=2] [workers=4] [method=fork]
+        [out=benchmarks/results/index.json]
 """
 
 from __future__ import annotations
@@ -12,22 +17,41 @@ import json
 import multiprocessing
 import os
 import random
+import statistics
 import sys
 import tempfile
 import time
+import warnings
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "src"))
 
-from dress.data.index import Entry
-from dress.data.index_file import INDEX, read_index, write_index
-from dress.data.order import epoch_order
-from dress.data.shards import Shards
+from dress import config  # noqa: E402
+from dress.data.index import Entry  # noqa: E402
+from dress.data.index_file import INDEX, write_index  # noqa: E402
+from dress.data.order import EpochOrder  # noqa: E402
+from dress.train.datamodule import StageData  # noqa: E402
+from dress.train.run_data import RunData  # noqa: E402
+from dress.train.steps import StepDataset  # noqa: E402
 
 SIZE = 16 << 20
 """Bytes of a shard."""
+LONG = 480
+"""Bytes of a text that are looked for."""
+STAGE: Any = SimpleNamespace(records_per_step=512, total_steps=10_000, data_title="sft")
+
+
+class Node(NamedTuple):
+    """Processes of one machine: its ranks, the data workers of each, and how these are started."""
+
+    ranks: int
+    workers: int
+    method: str
 
 
 def entries(folder: Path, samples: int, shards: int) -> Iterator[Entry]:
@@ -48,78 +72,123 @@ def entries(folder: Path, samples: int, shards: int) -> Iterator[Entry]:
         }  # fmt: skip
 
 
-def memory() -> dict[str, float]:
-    """MiB of this process: resident, and its share of what several processes use (PSS)."""
-    lines = (line.split() for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
-    sizes = {name.rstrip(":").lower(): int(size) / 1024 for name, size, *_ in lines}
-    return {name: round(sizes[name], 1) for name in ("rss", "pss")}
+def write_folder(folder: Path, samples: int, shards: int) -> None:
+    """The sparse shards and their index."""
+    folder.mkdir()
+    write_index(folder / INDEX, entries(folder, samples, shards), "records", ())
 
 
-def opened(folder: str, ready: Any, done: Any, results: Any) -> None:
-    """Open the folder, and keep it open until all processes have been measured."""
-    before = memory()
+class Places(StepDataset):
+    """Steps of which only the places are known."""
+
+    def __getitem__(self, step: int) -> Any:
+        places = self.stream.step(step, self.stage.records_per_step)[self.rank :: self.world]
+        return [self.stream.where(place) for place in places]
+
+
+def rank(number: int, node: Node, folder: str, begin: Any, results: Any, done: Any) -> None:
+    """Open the folder and get a step of every worker; all stay until they were measured."""
+    warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores
+    data = config.Data.model_validate({"path": folder, "workers": node.workers, "start_method": node.method})
+    begin.wait()
     started = time.perf_counter()
-    shards = Shards(folder)
-    seconds = time.perf_counter() - started
-    rng = random.Random(os.getpid())
-    asked = [rng.randrange(len(shards)) for _ in range(20_000)]
-    started = time.perf_counter()
+    stream = RunData(data, folder).stream(".", seed=0)
+    opened = time.perf_counter()
+    longer = len(stream.parts[0].shards.longer_texts(LONG))
+    searched = time.perf_counter()
+    module = StageData(lambda at, world: Places(stream, STAGE, None, rank=at, world=world), data, None)  # type: ignore[arg-type]
+    module.trainer = SimpleNamespace(global_rank=number, world_size=node.ranks)  # type: ignore[assignment]
+    steps = iter(module.train_dataloader())
+    for _ in range(max(1, node.workers)):
+        assert len(next(steps)) == STAGE.records_per_step // node.ranks
+    stepped = time.perf_counter()
+    shards = stream.parts[0].shards
+    asked = [random.Random(number).randrange(len(shards)) for _ in range(20_000)]
     for index in asked:
         shards.where(index)
-    located = (time.perf_counter() - started) / len(asked)
-    started = time.perf_counter()
-    shards.longer_texts(480)
-    lengths = time.perf_counter() - started
-    ready.wait()
-    results.put({"seconds": seconds, "before": before, "after": memory(), "where": located, "longer": lengths})
+    located = (time.perf_counter() - stepped) / len(asked)
+    pids = [os.getpid(), *(worker.pid for worker in multiprocessing.active_children())]
+    assert len(pids) == 1 + node.workers
+    results.put(
+        {
+            "pids": pids, "open": opened - started, "search": searched - opened, "longer": longer,
+            "steps": stepped - searched, "locate": located,
+        }
+    )  # fmt: skip
     done.wait()
 
 
-def at_once(folder: Path, number: int) -> list[dict[str, Any]]:
-    """What so many processes measure that have the folder open at the same time."""
+def memory(pid: int) -> float:
+    """MiB of a process: what it has alone, and its share of what several have (PSS)."""
+    (line,) = [line for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if line.startswith("Pss:")]
+    return int(line.split()[1]) / 1024
+
+
+def measure(folder: Path, node: Node) -> tuple[list[dict[str, Any]], float]:
+    """What each rank measures, and the MiB of all ranks and workers together."""
     context = multiprocessing.get_context("spawn")
-    ready, done, results = context.Barrier(number), context.Event(), context.Queue()
-    processes = [context.Process(target=opened, args=(str(folder), ready, done, results)) for _ in range(number)]
+    begin, done, results = context.Barrier(node.ranks), context.Event(), context.Queue()
+    shared = node, str(folder), begin, results, done
+    processes = [context.Process(target=rank, args=(number, *shared)) for number in range(node.ranks)]
     for process in processes:
         process.start()
-    rows = [results.get() for _ in processes]
+    rows = [results.get(timeout=600) for _ in processes]
+    mib = sum(memory(pid) for row in rows for pid in row["pids"])
     done.set()
     for process in processes:
         process.join()
-    return rows
+    return rows, mib
+
+
+def order_seconds(samples: int, shards: int) -> tuple[float, float]:
+    """Seconds until the first place of an epoch is known, and until all are."""
+    started = time.perf_counter()
+    order = EpochOrder(0, 0, [samples // shards] * shards)
+    assert order[0] >= 0
+    first = time.perf_counter() - started
+    deque(order, maxlen=0)
+    return first, time.perf_counter() - started
 
 
 def main() -> None:
     """Make the folder, open it, print and write the figures."""
-    options = {"samples": "8000000", "shards": "40000", "processes": "8", "out": "benchmarks/results/index.json"}
+    options = {
+        "samples": "8000000", "shards": "40000", "ranks": "2", "workers": "4", "method": "fork",
+        "out": str(ROOT / "benchmarks" / "results" / "index.json"),
+    }  # fmt: skip
     options |= dict(argument.split("=", 1) for argument in sys.argv[1:])
-    samples, shards, processes = (int(options[name]) for name in ("samples", "shards", "processes"))
+    samples, shards, ranks, workers = (int(options[name]) for name in ("samples", "shards", "ranks", "workers"))
+    node = Node(ranks, workers, options["method"])
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+        large, small = Path(place) / "large", Path(place) / "small"
         started = time.perf_counter()
-        write_index(folder / INDEX, entries(folder, samples, shards), "records", ())
+        write_folder(large, samples, shards)
         made = time.perf_counter() - started
-        index = read_index(folder / INDEX)
-        assert index is not None
-        size = (folder / INDEX).stat().st_size
-        (one,) = at_once(folder, 1)
-        several = at_once(folder, processes)
-        started = time.perf_counter()
-        epoch_order(0, 0, [samples // shards] * shards)
-        order = time.perf_counter() - started
+        write_folder(small, samples // shards, 1)
+        size = (large / INDEX).stat().st_size
+        (alone,), _ = measure(large, Node(1, 0, node.method))
+        _, base = measure(small, node)
+        rows, whole = measure(large, node)
+    first, order = order_seconds(samples, shards)
+
+    def seconds(*names: str) -> list[float]:
+        return [round(sum(row[name] for name in names), 2) for row in rows]
+
     figures = {
-        "samples": samples, "shards": shards, "cores": os.cpu_count(),
+        "samples": samples, "shards": shards, "cores": os.cpu_count(), **node._asdict(),
         "bytes_per_sample": round(size / samples, 1), "file_mib": round(size / 2**20, 1),
-        "seconds_to_make": round(made, 1), "seconds_to_open": round(one["seconds"], 2),
-        "mib_of_one_process": one["after"], "mib_before": one["before"],
-        f"mib_of_{processes}_processes_together": round(sum(row["after"]["pss"] for row in several), 1),
-        f"mib_of_{processes}_processes_before": round(sum(row["before"]["pss"] for row in several), 1),
-        f"seconds_to_open_of_{processes}_at_once": [round(row["seconds"], 2) for row in several],
-        "microseconds_to_locate_a_sample": round(one["where"] * 1e6, 2),
-        "seconds_to_find_longer_texts": round(one["longer"], 3), "seconds_of_an_epochs_order": round(order, 2),
+        "seconds_to_make": round(made, 1), "seconds_to_open_alone": round(alone["open"], 2),
+        "seconds_to_open_of_each_rank": seconds("open"),
+        "seconds_until_every_worker_gave_a_step": seconds("open", "search", "steps"),
+        "mib_of_all_processes": round(whole, 1),
+        "mib_of_them_with_a_small_dataset": round(base, 1),
+        "mib_of_the_dataset": round(whole - base, 1),
+        "seconds_of_an_epochs_order": round(order, 2), "seconds_to_its_first_place": round(first, 3),
+        "microseconds_to_locate_a_sample": round(statistics.median(row["locate"] for row in rows) * 1e6, 2),
+        "seconds_to_find_longer_texts": round(alone["search"], 3), "longer_texts": alone["longer"],
     }  # fmt: skip
     print(json.dumps(figures, indent=1))
-    Path(options["out"]).write_text(json.dumps(figures, indent=1) + "\n")
+    Path(options["out"]).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from dress.base.seeding import rng_for
 from dress.data.images import open_image
-from dress.data.order import epoch_order
+from dress.data.order import EpochOrder
 from dress.data.shards import ShardError, Shards, write_shards
 from dress.data.stream import Part, Stream
 from dress.record import Record, RecordError
@@ -187,7 +187,7 @@ def test_what_is_no_image_is_named(data):
 
 @given(st.integers(0, 5), st.integers(0, 3), st.lists(st.integers(1, 7), min_size=1, max_size=40), st.integers(1, 20))
 def test_an_epoch_holds_every_sample_once(seed, epoch, lengths, window):
-    order = epoch_order(seed, epoch, lengths, window)
+    order = EpochOrder(seed, epoch, lengths, window)
     assert sorted(order) == list(range(sum(lengths)))
 
 
@@ -200,25 +200,25 @@ def test_the_order_is_that_of_earlier_versions(seed, epoch, lengths, window):
         part = [sum(lengths[:s]) + i for s in shards[first : first + window] for i in range(lengths[s])]
         rng.shuffle(part)
         order += part
-    assert list(epoch_order(seed, epoch, lengths, window)) == order
+    assert list(EpochOrder(seed, epoch, lengths, window)) == order
 
 
 def test_the_order_of_one_seed_is_fixed():
-    assert list(epoch_order(0, 0, (3, 2, 4), 2)) == [7, 2, 5, 1, 6, 8, 0, 3, 4]
-    assert list(epoch_order(0, 1, (3, 2, 4), 2)) != [7, 2, 5, 1, 6, 8, 0, 3, 4]
-    assert list(epoch_order(1, 0, (3, 2, 4), 2)) != [7, 2, 5, 1, 6, 8, 0, 3, 4]
+    assert list(EpochOrder(0, 0, (3, 2, 4), 2)) == [7, 2, 5, 1, 6, 8, 0, 3, 4]
+    assert list(EpochOrder(0, 1, (3, 2, 4), 2)) != [7, 2, 5, 1, 6, 8, 0, 3, 4]
+    assert list(EpochOrder(1, 0, (3, 2, 4), 2)) != [7, 2, 5, 1, 6, 8, 0, 3, 4]
 
 
 def test_the_order_takes_time_in_proportion_to_the_shards():
     started = time.perf_counter()
-    epoch_order(0, 0, [1] * 40_000)
+    EpochOrder(0, 0, [1] * 40_000)
     assert time.perf_counter() - started < 2  # 8 s where it is quadratic
 
 
 def test_steps_are_slices_of_one_order(folder):
     stream = Stream([Part("", Shards(folder))], seed=0, window=2)
     flat = [place.sample for step in range(4) for place in stream.step(step, 3)]
-    assert flat == list(epoch_order(0, 0, (5, 5, 2), 2))
+    assert flat == list(EpochOrder(0, 0, (5, 5, 2), 2))
 
 
 def test_a_reader_can_be_sent_to_another_process(folder):

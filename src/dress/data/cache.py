@@ -27,12 +27,20 @@ NAME = re.compile(r"[0-9a-f]{16}-[\w.-]{0,60}")
 """Of a fetched shard."""
 TRIES = 6
 """Of one piece; the waits between them double, from 0.2 s on."""
-
+TRIES_OF_BACKEND = {"hf": 2}
+"""Of backends whose own tries cannot be turned off; they take up to half a minute."""
 
 TAGS = ("ETag", "etag", "blob_id", "Content-MD5", "Digest", "Last-Modified", "LastModified", "mtime", "created")
 """What backends of fsspec call something that changes with a file, the surest first."""
-HTTP = {"client_kwargs": {"auto_decompress": False, "headers": {"Accept-Encoding": "identity"}}}
-"""Bytes as they are: what a server compresses is never unpacked, however small it looks."""
+_HTTP = {"client_kwargs": {"auto_decompress": False, "headers": {"Accept-Encoding": "identity"}}}
+BACKENDS: dict[str, dict[str, Any]] = {
+    "http": _HTTP,  # bytes as they are: what a server compresses is never unpacked, however small it looks
+    "https": _HTTP,
+    "s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}},  # those here are enough
+}
+"""How filesystems of fsspec are made."""
+READS: dict[str, dict[str, Any]] = {"hf": {"cache_type": "none"}}
+"""How pieces are read: nothing beyond them."""
 STALE = 3600.0
 """Seconds after which a half-fetched shard is left over from a process that was killed."""
 
@@ -186,8 +194,10 @@ class ShardCache:
             at += len(piece)
 
     def _piece(self, url: str, start: int | None, stop: int | None) -> bytes:
+        how = READS.get(_protocol(url), {})
+
         def ask() -> bytes:
-            data: bytes = self._filesystem(url).cat_file(reveal(url), start=start, end=stop)
+            data: bytes = self._filesystem(url).cat_file(reveal(url), start=start, end=stop, **how)
             if start is not None and stop is not None and not data:
                 raise OSError("no bytes came")
             return data
@@ -198,30 +208,47 @@ class ShardCache:
             raise FetchError(f"{url}: expected a file, found none") from None
 
     def _tried(self, url: str, ask: Callable[[], T], what: str = "") -> T:
-        """The answer, asked for again and again where connections break off."""
-        for attempt in range(TRIES):
+        """The answer, asked for again and again where connections break off.
+
+        Raises:
+            FileNotFoundError: there is none.
+            FetchError: the server refuses it, or no answer came.
+        """
+        tries = TRIES_OF_BACKEND.get(_protocol(url), TRIES)
+        for attempt in range(tries):
             try:
                 return ask()
-            except (FileNotFoundError, ValueError):
+            except FileNotFoundError as missing:
+                if (error := _behind(url, missing)) is None:
+                    raise
+            except ValueError:
                 raise
             except Exception as failure:  # each backend of fsspec raises its own
                 error = failure
+            if _is_final(error):
+                raise FetchError(
+                    f"{url}: the server refuses it ({redacted(str(error) or repr(error)):.500}). Is it there, and may "
+                    f"you read it? docs/data.md says where credentials are looked for"
+                ) from None
             self.retries += 1
-            time.sleep(0.2 * 2**attempt if attempt + 1 < TRIES else 0)
-        raise FetchError(f"{url}: not fetched after {TRIES} tries{what} ({redacted(repr(error))})")
+            time.sleep(0.2 * 2**attempt if attempt + 1 < tries else 0)
+        raise FetchError(f"{url}: not fetched after {tries} tries{what} ({redacted(repr(error))})")
 
     def _filesystem(self, url: str) -> Any:
         """One per process: connections do not survive a fork."""
         import fsspec  # type: ignore[import-untyped]  # ships no types
 
-        protocol = url.partition("://")[0]
+        protocol = _protocol(url)
         name = (os.getpid(), protocol)
         if name not in self._fs:
+            how = BACKENDS.get(protocol, {})
             try:
-                how = HTTP if protocol in ("http", "https") else {}
-                self._fs[name] = fsspec.filesystem(protocol, skip_instance_cache=True, use_listings_cache=False, **how)
+                made = fsspec.filesystem(protocol, skip_instance_cache=True, use_listings_cache=False, **how)
             except (ImportError, ValueError) as error:
                 raise ValueError(f"{url}: fsspec cannot open {protocol}:// here ({error})") from error
+            if hasattr(made, "retries"):  # of s3fs; those here are enough
+                made.retries = 1
+            self._fs[name] = made
         return self._fs[name]
 
     def _evict(self, need: int, wanted: Path) -> None:
@@ -255,6 +282,36 @@ def _is_ours(path: Path) -> bool:
         and not path.is_symlink()
         and shard.with_name(shard.name + ".lock").is_file()
     )
+
+
+def _protocol(url: str) -> str:
+    return url.partition("://")[0]
+
+
+def _behind(url: str, missing: FileNotFoundError) -> BaseException | None:
+    """What a backend calls a missing file and is none: HTTP's says so of any failure, others of a repository or bucket
+    that is not there for us; else None."""
+    cause = missing.__cause__
+    if _protocol(url) in ("http", "https"):
+        return None if _status(cause) in (404, 410) else cause
+    return None if _status(cause) is None else missing
+
+
+def _is_final(error: BaseException) -> bool:
+    """Whether asking again is of no use: not allowed, or not understood."""
+    status = _status(error)
+    refused = status is not None and 400 <= status < 500 and status not in (408, 425, 429)
+    return refused or isinstance(error, (PermissionError, FileNotFoundError)) or "Credentials" in type(error).__name__
+
+
+def _status(error: BaseException | None) -> int | None:
+    """The HTTP status in an exception of aiohttp, huggingface_hub or botocore."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        status = getattr(error, "status", None) or getattr(response, "status_code", None)
+    return status if isinstance(status, int) else None
 
 
 def _difference(path: Path, size: int | None, sha256: str | None) -> str | None:

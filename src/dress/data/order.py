@@ -6,10 +6,12 @@ enough to stream. Nothing is stored, so a position in the order is all that resu
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import chain
+from random import Random
+
+import numpy as np
 
 from dress.base.seeding import rng_for
 
@@ -19,8 +21,11 @@ BLOCK = 4096
 """Positions of a mixture in which every dataset has its exact share."""
 
 
-def epoch_order(seed: int, epoch: int, lengths: Sequence[int], window: int = SHUFFLE_WINDOW) -> array[int]:
-    """Sample indices of one epoch, each exactly once; four bytes a sample.
+class EpochOrder:
+    """Sample indices of one epoch, each exactly once: a window is shuffled when it is asked for, and the last one kept.
+
+    One generator shuffles the shards, and then window after window. So a place costs the windows before it once; a
+    place before the window that is kept costs them again.
 
     Args:
         seed: the run's seed.
@@ -28,16 +33,60 @@ def epoch_order(seed: int, epoch: int, lengths: Sequence[int], window: int = SHU
         lengths: number of samples in each shard.
         window: number of shards shuffled together.
     """
-    rng = rng_for(seed, epoch, "order")
-    starts = list(accumulate(lengths, initial=0))
-    shards = list(range(len(lengths)))
-    rng.shuffle(shards)
-    order = array("I")
-    for first in range(0, len(shards), window):
-        samples = [sample for s in shards[first : first + window] for sample in range(starts[s], starts[s + 1])]
-        rng.shuffle(samples)
-        order.extend(samples)
-    return order
+
+    def __init__(self, seed: int, epoch: int, lengths: Sequence[int], window: int = SHUFFLE_WINDOW) -> None:
+        rng = rng_for(seed, epoch, "order")
+        shards = list(range(len(lengths)))
+        _shuffle(shards, rng)
+        self._rng, self._begin, self._window = rng, rng.getstate(), window
+        self._shards, sizes = np.array(shards, np.int32), np.asarray(lengths, np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(sizes)])
+        """Samples: shard s has those from starts[s] to starts[s + 1]."""
+        self._stops = np.cumsum(np.add.reduceat(sizes[self._shards], np.arange(0, len(shards), window)))
+        """Places: window w has those before stops[w]."""
+        self._number = -1
+        self._samples: list[int] = []
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __iter__(self) -> Iterator[int]:
+        for number in range(len(self._stops)):
+            yield from self._of_window(number)
+
+    def __getitem__(self, place: int) -> int:
+        place = range(len(self))[place]
+        number = int(np.searchsorted(self._stops, place, side="right"))
+        samples = self._of_window(number)
+        return samples[place - int(self._stops[number])]  # counted from the window's end
+
+    def _of_window(self, number: int) -> list[int]:
+        """The samples of a window in their order."""
+        if number < self._number:
+            self._rng.setstate(self._begin)
+            self._number = -1
+        while self._number < number:
+            self._number += 1
+            first = self._number * self._window
+            shards = self._shards[first : first + self._window]
+            spans = zip(self._starts[shards].tolist(), self._starts[shards + 1].tolist(), strict=True)
+            self._samples = list(chain.from_iterable(range(*span) for span in spans))
+            _shuffle(self._samples, self._rng)
+        return self._samples
+
+
+def _shuffle(items: list[int], rng: Random) -> None:
+    """What `rng.shuffle(items)` does, without its two calls of Python functions an item: less than half the time."""
+    draw, last = rng.getrandbits, len(items) - 1
+    while last > 0:
+        bits = (last + 1).bit_length()
+        smallest = max((1 << bits - 1) - 1, 1)
+        for i in range(last, smallest - 1, -1):
+            other = draw(bits)
+            while other > i:
+                other = draw(bits)
+            items[i], items[other] = items[other], items[i]
+        last = smallest - 1
 
 
 def quotas(weights: Sequence[float]) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import NamedTuple
 from dress import config
 from dress.base.seeding import rng_for, seed_for
 from dress.data.cache import ShardCache, is_remote
-from dress.data.order import SHUFFLE_WINDOW, epoch_order, mixed, quotas
+from dress.data.order import SHUFFLE_WINDOW, EpochOrder, mixed, quotas
 from dress.data.remote import RemoteShards, open_shards
 from dress.data.shards import Sample, Shards
 
@@ -51,7 +50,7 @@ class Stream:
         assert parts
         self.parts, self.seed, self.window = list(parts), seed, window
         self._counts = tuple(quotas([part.weight for part in parts]))
-        self._orders: dict[tuple[int, int], array[int]] = {}
+        self._orders: dict[tuple[int, int], EpochOrder] = {}
 
     def step(self, step: int, size: int) -> list[Place]:
         """Where each of the `size` records of optimiser step `step` is."""
@@ -63,13 +62,13 @@ class Stream:
         epoch, place = divmod(own, len(self.parts[part].shards))
         return Place(part, self._order(part, epoch)[place], epoch)
 
-    def _order(self, part: int, epoch: int) -> array[int]:
+    def _order(self, part: int, epoch: int) -> EpochOrder:
         """Of one pass over a dataset; the two used last are kept."""
         order = self._orders.get((part, epoch))
         if order is None:
             dataset = self.parts[part]
             seed = self.seed if len(self.parts) == 1 else seed_for(self.seed, dataset.name)
-            order = epoch_order(seed, epoch, dataset.shards.lengths, self.window)
+            order = EpochOrder(seed, epoch, dataset.shards.lengths, self.window)
             for old in [key for key in self._orders if key[0] == part][:-1]:
                 del self._orders[old]
             self._orders[part, epoch] = order
