@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from dress.base.files import read_json, write_json
+from dress.base.files import checksum, read_json, write_json
 from dress.base.processes import cores
 from dress.config.tasks import Import
 from dress.data.index import Entry
@@ -30,7 +30,6 @@ from dress.sources.destination import (
     ImportResult,
     aside_of,
     check_places,
-    checksum,
     clear,
     earlier_import,
     replace,
