@@ -83,7 +83,7 @@ def finished_part(folder: Path, identity: Mapping[str, Any]) -> Part | None:
     if not (folder / PART).exists():
         return None
     part = _read(folder)
-    if unlike := _unlike(part.identity, json.loads(json.dumps({"task": part.identity["task"], **identity}))):
+    if unlike := difference(part.identity, json.loads(json.dumps({"task": part.identity["task"], **identity}))):
         raise ConfigError(f"{folder}: holds a part that was made with other {unlike}. Choose another out=, or delete it")
     return part
 
@@ -115,7 +115,7 @@ def read_parts(folder: Path) -> tuple[str, list[Part]]:
             raise ConfigError(f"{number.folder(folder)}: expected a finished part, found {state}. Run part={number}")
     parts = [_read(number.folder(folder)) for number in numbers]
     for number, part in zip(numbers, parts, strict=True):
-        if unlike := _unlike(parts[0].identity, part.identity):
+        if unlike := difference(parts[0].identity, part.identity):
             raise ConfigError(
                 f"{part.folder}: made with other {unlike} than {parts[0].folder.name}. Delete one of them, and run "
                 f"its part again (part={number})"
@@ -123,7 +123,7 @@ def read_parts(folder: Path) -> tuple[str, list[Part]]:
     return str(parts[0].identity["task"]), parts
 
 
-def _unlike(expected: Mapping[str, Any], got: Mapping[str, Any]) -> str:
+def difference(expected: Mapping[str, Any], got: Mapping[str, Any]) -> str:
     """The first key that differs, with both values; empty where none does."""
     for name in {**expected, **got}:
         if expected.get(name) != got.get(name):

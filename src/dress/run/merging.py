@@ -13,7 +13,7 @@ from dress.base.parts import read_parts
 from dress.config.tasks import Merge
 
 TASKS = {
-    "import": "dress.sources.parts",
+    "import": "dress.sources.import_task",
     "features": "dress.train.feature_parts",
     "collect": "dress.feedback.parts",
 }
