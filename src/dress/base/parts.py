@@ -84,7 +84,7 @@ def finished_part(folder: Path, identity: Mapping[str, Any]) -> Part | None:
         return None
     part = _read(folder)
     if unlike := difference(part.identity, json.loads(json.dumps({"task": part.identity["task"], **identity}))):
-        raise ConfigError(f"{folder}: holds a part that was made with other {unlike}. Choose another out=, or delete it")
+        raise ConfigError(f"{folder}: holds a part made with other {unlike}. Choose another out=, or delete it")
     return part
 
 

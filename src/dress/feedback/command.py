@@ -36,7 +36,6 @@ from dress.rollout.server import SERVER_TOKENS, ServerResponder
 from dress.worlds.prepared import prepared
 
 
-
 def collect_from(settings: CollectCommand, console: Console | None = None) -> Path:
     """Write answers with feedback to `settings.out`; goes on where an earlier call stopped.
 

@@ -99,7 +99,9 @@ def merge_parts(parts: Sequence[Part], source: Source, settings: Import, progres
     opened = open_input(source, settings)
     now = {"task": IMPORT, **json.loads(json.dumps(_identity(opened, settings)))}
     if unlike := difference(parts[0].identity, now):
-        raise SourceError(f"{opened.path}: changed since the parts were made: {unlike}. Delete them and make them again")
+        raise SourceError(
+            f"{opened.path}: changed since the parts were made: {unlike}. Delete them and make them again"
+        )
     for part in parts:
         check_files(part)
     files = tuple(part.folder / ROWS for part in parts)
