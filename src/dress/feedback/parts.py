@@ -64,9 +64,8 @@ def merge(parts: Sequence[Part], settings: Merge, console: Console) -> Path:
             check_files(part)
         for name, part in shards.items():
             place(part.folder / name, aside / name)
-        failures = [
-            row for part in parts if FAILURES in part.facts["files"] for row in read_lines(part.folder / FAILURES)
-        ]
+        failed = [part.folder / FAILURES for part in parts if FAILURES in part.facts["files"]]
+        failures = [row for file in failed for row in read_lines(file)]
         if failures:
             write_lines(aside / FAILURES, failures)
         unused = _unused(parts)

@@ -66,7 +66,8 @@ def import_part(source: Source, settings: Import, progress: Progress) -> PartRes
     try:
         done = None if settings.overwrite else finished_part(folder, identity)
         if done is not None:
-            return PartResult(folder, *(done.facts[name] for name in ("rows", "rejected", "images")), unchanged=True)
+            rows, rejected, images = (int(done.facts[name]) for name in ("rows", "rejected", "images"))
+            return PartResult(folder, rows, rejected, images, True)
         state = PartRows(folder / ROWS, hashlib.sha256(json.dumps(identity).encode()).hexdigest())
         with Pool(opened.job(settings, state.path), cores() if settings.workers is None else settings.workers) as pool:
             _read(opened, part, state, pool, progress)

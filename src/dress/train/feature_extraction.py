@@ -272,7 +272,7 @@ def _write(
                     samples = writer.samples(shards, indices)
                     write_shard(target, samples if part is None else _with_rejects(samples, writer.totals, target))
                 digests = writer.remember(target)
-                written[target.relative_to(out).as_posix()] = [digest and digest.hex() for digest in digests]
+                written[target.relative_to(out).as_posix()] = [None if one is None else one.hex() for one in digests]
                 progress.advance(bar, len(indices))
             if files:
                 Shards(out / name)  # writes the index

@@ -25,7 +25,7 @@ class _Place(NamedTuple):
     """Where a picture stands first: the shards of a part, and its number there."""
 
     shards: Shards
-    index: int
+    number: int
 
 
 def merge(parts: Sequence[Part], settings: Merge, console: Console) -> Path:
@@ -104,7 +104,7 @@ def _replaced(
             first[picture] = _Place(shards, index)
             continue
         _, own = shards.features_file(index)
-        _, earlier = first[picture].shards.features_file(first[picture].index)
+        _, earlier = first[picture].shards.features_file(first[picture].number)
         if earlier is not None and own != earlier:
             changed[index] = earlier
     return changed
