@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -135,6 +136,41 @@ def read_lines(path: Path) -> list[Any]:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}:{number}: expected JSON, got {line[:80]!r} ({error})") from None
     return rows
+
+
+def checksum(path: Path) -> str:
+    """The sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def place(file: Path, target: Path) -> None:
+    """Let a file that nobody changes stand at `target`, too: linked where the file system can, else copied."""
+    try:
+        os.link(file, target)
+    except OSError:  # another file system, or one without links
+        with write_aside(target) as aside:
+            shutil.copy2(file, aside)
+
+
+@contextmanager
+def folder_aside(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to fill; once it is whole it takes the place of `out`, and where that fails it is removed.
+
+    Raises:
+        ValueError: `out` holds something.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"out={out}: expected nothing there, got something; choose another folder")
+    aside = out.with_name(out.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        aside.replace(out)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
 
 
 def image_extension(data: bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,12 @@ _locks: dict[Path, int] = {}
 """Folders that this process writes, and what holds their locks."""
 
 
-def lock(folder: Path) -> None:
+def lock(folder: Path, wait: float = 0.0) -> None:
     """Let no other process write this folder until this one ends, however it ends.
+
+    Args:
+        folder: that is written.
+        wait: seconds in which another process may end.
 
     Raises:
         ConfigError: another one writes it.
@@ -30,16 +35,22 @@ def lock(folder: Path) -> None:
     folder = folder.resolve()
     if folder in _locks:
         return
-    place = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(place)
-        raise ConfigError(
-            f"{short(folder)}: another process writes this folder now. Wait until it has ended, or choose another one"
-        ) from None
-    except OSError:  # a file system without locks of folders (NFS)
-        pass
+    place, until = os.open(folder, os.O_RDONLY), time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < until:
+                time.sleep(0.2)
+                continue
+            os.close(place)
+            raise ConfigError(
+                f"{short(folder)}: another process writes this folder now. Wait until it has ended, or choose another "
+                f"one"
+            ) from None
+        except OSError:  # a file system without locks of folders (NFS)
+            pass
+        break
     _locks[folder] = place
 
 

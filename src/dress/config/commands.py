@@ -8,7 +8,7 @@ from dress.config.data import Data
 from dress.config.raters import RaterSettings, ResponderName, Server
 from dress.config.run import KeepCache
 from dress.config.stages import CollectSettings
-from dress.config.types import Consent, Count, Package, Positive, Real, TopP
+from dress.config.types import Consent, Count, Package, PartOf, Positive, Real, TopP
 
 
 class CollectCommand(CollectSettings, Consent):
@@ -18,6 +18,7 @@ class CollectCommand(CollectSettings, Consent):
     stage: str | None = None  # of a run: whose model; null = of its last train stage
     server: Server = Server()  # where the responder is one
     out: str  # the folder to make
+    part: PartOf | None = None  # K/N: one of N parts, in a folder below out; prepare.py task=merge puts them together
     data: Data | None = None  # whose prompts are asked; null = the run's own
     shards: str | None = None  # a folder of shards whose questions are asked instead
     max_new_tokens: Positive | None = None  # null = as in the run; 512 of a server

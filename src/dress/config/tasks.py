@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, StrictBool, ValidationInfo, field_valida
 
 from dress.config.model import HFModel, Model
 from dress.config.rows import Columns, RowMapping, Scale
-from dress.config.types import Aspect, Count, Package, Positive, Resize, Section, Whole
+from dress.config.types import Aspect, Count, Package, PartOf, Positive, Resize, Section, Whole
 from dress.record import Criterion
 
 
@@ -36,6 +36,7 @@ class Import(Task):
     path: str  # file or folder of the publisher, or a rejects.jsonl whose rows were repaired
     images: str | None = None  # folder that image names are relative to; null = where the publisher puts them
     out: str  # the folder to make, e.g. data/coco
+    part: PartOf | None = None  # K/N: one of N parts, in a folder below out; task=merge puts them together
     overwrite: StrictBool = False  # replace what out holds
     # folders to write; null = all that the source can (docs/importing.md)
     splits: tuple[Literal["align", "sft", "prompts", "feedback", "eval"], ...] | None = None
@@ -110,6 +111,15 @@ class Inspect(Task):
         return {name: value for name, value in composed.items() if name not in unused}
 
 
+class Merge(Task):
+    """The parts that part=K/N made become what one process would have written."""
+
+    task: Literal["merge"]
+    parts: str  # the folder that holds them: out= of the parts
+    out: str  # the folder to make; what stands there is not replaced
+    workers: Count | None = None  # processes that write an import's shards; 0 = this one only, null = as many as cores
+
+
 class Photos(Task):
     """Pretrained weights that Python packages carry become folders of transformers (`make photos`)."""
 
@@ -135,6 +145,7 @@ class Features(Task):
     task: Literal["features"]
     path: str  # shards, or a folder of them per split
     out: str  # the new shards; images and records go with them
+    part: PartOf | None = None  # K/N: one of N parts, in a folder below out; task=merge puts them together
     encoder: str | None = None  # whose: that of a scale, e.g. small
     ckpt: str | None = None  # in place of encoder: that of a run folder
     stage: str | None = None  # of the run; null = the last one that was trained

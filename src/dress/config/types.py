@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from dress.base.parts import PartNumber
+
 MOST = 10**9
 """Larger numbers are typing errors everywhere but in seeds."""
 
@@ -91,6 +93,14 @@ def finite(value: dict[str, Any]) -> dict[str, Any]:
 
 
 Plain = Annotated[dict[str, Any], AfterValidator(finite)]
+
+
+def _share(text: str) -> str:
+    return str(PartNumber.parse(text))
+
+
+PartOf = Annotated[str, AfterValidator(_share)]
+"""One of N parts of a task: `K/N`, from 0; see `dress.base.parts`."""
 
 
 class Consent(Section):

@@ -75,11 +75,11 @@ def gather(
         if interrupted:
             line = f"{interrupted} calls were in flight when an earlier run was killed; they are sent again"
             progress.console.print(line, highlight=False)
-        progress.start(name, sum(_count_answers(collection, indices) for indices in collection.slices))
+        progress.start(name, sum(_count_answers(collection, indices) for indices in collection.shards.values()))
         ask(rollout, collection, progress.advance)
         progress.end()
         rollout = replay_of(rollout)
-    progress.start(name, sum(map(len, collection.slices)))
+    progress.start(name, sum(map(len, collection.shards.values())))
     # What comes from a ledger or a file is cheap to write again, and what failed may have been asked again.
     anew = bool(ledgers) or isinstance(rollout.responder, FileResponder)
     failures = collect(rollout, collection, progress.advance, anew, share_out)
@@ -109,7 +109,7 @@ def ask(rollout: Rollout, collection: Collection, progress: Advance) -> None:
         progress: called with the number of judged answers, and a line of live counters.
     """
     responder = rollout.responder
-    for number, indices in enumerate(collection.slices):
+    for number, indices in collection.shards.items():
         count = 0
 
         def judged(n: int = 1, info: str = "") -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dress import config
+from dress.base.parts import PartNumber
 from dress.base.progress import Advance, ignore
 from dress.base.seeding import seed_for
 from dress.data.index_file import INDEX
@@ -34,16 +35,24 @@ class Collection:
         prompts: records whose dialogues' first questions are asked.
         stage: how many records, turns and samples per question.
         folder: of the shards that are written.
+        part: which of the shards are written; None is all.
     """
 
     prompts: Shards
     stage: config.CollectSettings
     folder: Path
+    part: PartNumber | None = None
 
     @property
     def slices(self) -> list[range]:
         """Which records make which shard."""
         return slices(self.prompts, self.stage)
+
+    @property
+    def shards(self) -> dict[int, range]:
+        """The shards to be written: number to records."""
+        parts = self.slices
+        return {number: parts[number] for number in (self.part or PartNumber(0, 1)).span(len(parts))}
 
 
 def slices(prompts: Shards, stage: config.CollectSettings) -> list[range]:
@@ -106,15 +115,15 @@ def collect(
     failures: list[dict[str, Any]] = []
     if anew:
         (folder / INDEX).unlink(missing_ok=True)  # it tells of the old shards
-    parts, answers = collection.slices, 0
+    shards, answers = list(collection.shards.items()), 0
 
     def answered(n: int = 1, info: str = "") -> None:
         nonlocal answers
         answers += n
         progress(0, f"{answers:,} answers")
 
-    def write(number: int) -> None:
-        indices = parts[number]
+    def write(place: int) -> None:
+        number, indices = shards[place]
         shard = folder / f"shard-{number:06d}.tar"
         if anew or not shard.exists():
             samples = list(prompts.readable(indices))
@@ -126,7 +135,7 @@ def collect(
                 shard.unlink(missing_ok=True)
         progress(len(indices), "")
 
-    share_out(write, len(parts))
+    share_out(write, len(shards))
     return failures
 
 

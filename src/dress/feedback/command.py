@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from dress.base.files import read_json, write_json, write_lines
+from dress.base.parts import PART_WAIT, PartNumber
 from dress.base.progress import CurriculumProgress
 from dress.base.run_folder import lock, read_marker, unlock
 from dress.base.terminal import Terminal
@@ -18,15 +17,15 @@ from dress.config.graph import last_trained
 from dress.config.inherited import described, inherited
 from dress.config.names import check_name
 from dress.config.no_result import BY_CONTENT, NO_RESULT
-from dress.config.raters import LLM
+from dress.config.raters import LLM, Calls
 from dress.data.shards import Shards
 from dress.data.stream import open_split
 from dress.feedback.annotate import FAILURES, gather, storing
 from dress.feedback.collect import Collection
 from dress.feedback.estimate import estimate, estimate_table
-from dress.feedback.lvlm_nlf import write_lvlm_nlf
+from dress.feedback.parts import finish, is_finished
 from dress.feedback.raters import build_rater, check_rater, identity
-from dress.feedback.tables import count_endings, count_ratings, ratings_table
+from dress.feedback.result import BEGIN, LEDGER, UNUSED, show
 from dress.llm.client import build_client
 from dress.llm.request import Stopped
 from dress.rollout.answers_file import FileResponder
@@ -35,8 +34,6 @@ from dress.rollout.kinds import responder_kind, run_settings
 from dress.rollout.responder import Responder, Sampling
 from dress.rollout.server import SERVER_TOKENS, ServerResponder
 from dress.worlds.prepared import prepared
-
-LEDGER, UNUSED, BEGIN = "ledger.sqlite", "unused_answers.jsonl", "collect.json"
 
 
 def collect_from(settings: CollectCommand, console: Console | None = None) -> Path:
@@ -54,13 +51,26 @@ def collect_from(settings: CollectCommand, console: Console | None = None) -> Pa
         ValueError: `out` was begun with other settings, the annotator cannot judge these records, or it had to stop
             (see `llm.request.Stopped`).
     """
+    part = None if settings.part is None else PartNumber.parse(settings.part)
+    if part is not None:
+        settings = _of_part(settings, part)
     try:
-        return _collect(settings, console or Terminal())
+        return _collect(settings, part, console or Terminal())
     finally:
         unlock(Path(settings.out))
 
 
-def _collect(settings: CollectCommand, console: Console) -> Path:
+def _of_part(settings: CollectCommand, part: PartNumber) -> CollectCommand:
+    """The settings of a part, which has a folder, a ledger, and of what may be spent a share of its own."""
+    own: dict[str, Any] = {"out": str(part.folder(Path(settings.out)))}
+    for name in ("annotator", "server"):
+        calls = getattr(settings, name)
+        if isinstance(calls, Calls) and calls.budget is not None and calls.ledger is None:
+            own[name] = calls.model_copy(update={"budget": calls.budget / part.of})
+    return settings.model_copy(update=own)
+
+
+def _collect(settings: CollectCommand, part: PartNumber | None, console: Console) -> Path:
     kind, out = responder_kind(settings.responder), Path(settings.out)
     run = run_settings(settings.responder, settings)
     if settings.condition != "none" and kind not in ("checkpoint", "model"):
@@ -84,7 +94,10 @@ def _collect(settings: CollectCommand, console: Console) -> Path:
             files = {"answers": settings.server.ledger, "feedback": getattr(settings.annotator, "ledger", None)}
             console.print(estimate_table(estimates, {name: Path(file or out / LEDGER) for name, file in files.items()}))
             return out
-        _begin(out, settings, prompts, most)
+        begun = _begin(out, settings, prompts, most)
+        if part is not None and is_finished(out, settings):
+            console.print(f"Nothing to do: {out} is finished.", highlight=False)
+            return out
         rater = build_rater(settings.annotator, out, console)
         responder, conditions = _responder(settings, kind, run)
         if kind in ("checkpoint", "model"):
@@ -93,16 +106,20 @@ def _collect(settings: CollectCommand, console: Console) -> Path:
         sampling = Sampling(most, settings.batch_size, stage.temperature, stage.top_p, condition)
         try:
             rollout = Rollout(responder, rater, sampling, settings.seed)
-            failures = gather("collect", rollout, Collection(prompts, stage, out), progress)
+            failures = gather("collect", rollout, Collection(prompts, stage, out, part), progress)
         except Stopped as stop:
             raise Stopped(f"{stop}. The same command goes on from here") from None
         progress.end()
     unused = responder.unused if isinstance(responder, FileResponder) else []
     if unused:
         write_lines(out / UNUSED, unused)
+    if part is not None:
+        finish(out, begun, responder)
+        console.print(f"part {part}: {out}", highlight=False)
+        return out
     if not any(out.glob("shard-*.tar")):
         raise ValueError(f"{out}: no question got an answer; {out / FAILURES} says why")
-    _print_result(out, failures, unused, console)
+    show(out, failures, unused, console)
     return out
 
 
@@ -182,9 +199,12 @@ def _weights(settings: CollectCommand, kind: str) -> str:
     return str(read_marker(marker)["fingerprint"]) if marker.exists() else str(marker.parent.resolve())
 
 
-def _begin(out: Path, settings: CollectCommand, prompts: Shards, most: int) -> None:
-    """Refuse a folder that was begun with settings, prompts or weights that give other shards."""
-    without: Any = dict.fromkeys(("dry_run", "shards", "keep_cache", *Consent.model_fields), True)
+def _begin(out: Path, settings: CollectCommand, prompts: Shards, most: int) -> dict[str, Any]:
+    """Refuse a folder that was begun with settings, prompts or weights that give other shards; what it is begun with.
+
+    A part waits for one that a killed launcher has left behind to end.
+    """
+    without: Any = dict.fromkeys(("part", "dry_run", "shards", "keep_cache", *Consent.model_fields), True)
     without |= {"server": set(LLM.model_fields) - {"model"}, "data": {*NO_RESULT["data"], *BY_CONTENT}}
     begin = settings.model_dump(exclude=without)
     begin |= {"annotator": identity(settings.annotator), "prompts": prompts.fingerprint, "max_new_tokens": most}
@@ -192,24 +212,9 @@ def _begin(out: Path, settings: CollectCommand, prompts: Shards, most: int) -> N
     if kind in ("checkpoint", "model"):  # logs/latest may be another run by now
         begin["responder"] = _weights(settings, kind)
     out.mkdir(parents=True, exist_ok=True)
-    lock(out)
+    lock(out, PART_WAIT if settings.part else 0.0)
     file = out / BEGIN
     if file.exists() and read_json(file, dict, "Choose another out=") != begin:
         raise ValueError(f"out={out}: begun with other settings ({file}); choose another folder")
     write_json(file, begin)
-
-
-def _print_result(out: Path, failures: list[dict[str, Any]], unused: list[dict[str, Any]], console: Console) -> None:
-    shards = Shards(out)
-    write_lvlm_nlf(out / "lvlm_nlf", shards)
-    console.print(ratings_table(count_ratings(shards), count_endings(shards)))
-    reasons = Counter((row["failed"], row["reason"]) for row in failures)
-    reasons += Counter(("unused", row["reason"]) for row in unused)
-    empty = sum(turn.assistant == "" for record, _ in shards for d in record.dialogues for turn in d.turns)
-    reasons += Counter({("answer", "empty"): empty})
-    if reasons:
-        table = Table("what", "why", "number", title="not as it should be")
-        for (what, why), number in sorted(reasons.items()):
-            table.add_row(what, str(why), f"{number:,}")
-        console.print(table)
-    console.print(f"shards: {out}", highlight=False)
+    return begin

@@ -37,7 +37,8 @@ class FileResponder:
     def __init__(self, path: Path) -> None:
         self.name = path.name
         self._answers: dict[tuple[str, str, str], list[tuple[int, Completion]]] = {}
-        self._used: set[int] = set()
+        self.used: set[int] = set()
+        """Lines of rows that answered."""
         self._rows: dict[int, Any] = {}
         self._unusable: list[dict[str, Any]] = []
         rows = table_rows(path) if is_table(path) else _lines(path)
@@ -72,7 +73,7 @@ class FileResponder:
             name = _name(question.record, question.dialogue)
             if draws[name] < len(rows):
                 line, answer = rows[draws[name]]
-                self._used.add(line)
+                self.used.add(line)
                 answers.append(answer)
             else:
                 answers.append(NoAnswer("missing"))
@@ -94,11 +95,11 @@ class FileResponder:
     def unused(self) -> list[dict[str, Any]]:
         """Rows that hold no answer, that nobody asked for, or that answer a question once more: line, reason, row."""
         twice = {
-            line for rows in self._answers.values() if any(other in self._used for other, _ in rows) for line, _ in rows
+            line for rows in self._answers.values() if any(other in self.used for other, _ in rows) for line, _ in rows
         }
         unused = [
             {"line": line, "reason": "twice" if line in twice else "not asked", "row": row}
-            for line, row in self._rows.items() if line not in self._used
+            for line, row in self._rows.items() if line not in self.used
         ]  # fmt: skip
         return [*self._unusable, *sorted(unused, key=lambda row: int(str(row["line"])))]
 
@@ -106,7 +107,7 @@ class FileResponder:
     def unmatched(self) -> str | None:
         """Where not one row answered anything: what the rows call records and questions; None else."""
         names = list(dict.fromkeys(f"{name!r:.60}" for _, name, _ in self._answers))
-        return None if self._used else ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+        return None if self.used else ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Any, None]]:

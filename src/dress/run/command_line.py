@@ -28,13 +28,14 @@ from pydantic import BaseModel
 from dress import config
 from dress.base import processes, run_log
 from dress.base.config_folder import CONFIGS
-from dress.base.errors import mistake
+from dress.base.errors import in_one_line, mistake
 from dress.base.ranks import rank
 from dress.base.redaction import redacted
 from dress.base.run_folder import short
 from dress.base.terminal import accept_any_text, visible
 from dress.run.composing import CommandLineError, arguments, plain
 from dress.run.explaining import explain
+from dress.run.launchers import JobError, is_of_launcher, process_name, share_code_with_jobs
 from dress.run.overrides import OptionError, options_last, without_choice
 from dress.run.resuming import begin_or_go_on, resume_arguments
 from dress.run.secret_settings import clean_hydra_files, refuse_secrets, refuse_secrets_in_sweeps
@@ -71,10 +72,15 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
         def main(words: int = 0) -> None:
             status, called, typed = 0, list(sys.argv), sys.argv[1 + words :]
             full_error = os.environ.get("HYDRA_FULL_ERROR")
+            here, folder_here = process_name(), os.getcwd()
 
             @functools.wraps(task)
             def job(composed: DictConfig) -> None:
                 nonlocal status
+                elsewhere = process_name() != here
+                if elsewhere:  # a launcher's, with another terminal and maybe another folder
+                    accept_any_text()
+                    os.chdir(folder_here)
                 _restore(called, full_error)
                 run_log.forget()
                 try:
@@ -90,6 +96,8 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
                         _say(who + _message(error) + _where_to_look(error))
                     _note_failure(composed)
                     status = REFUSED  # a sweep goes on with its other jobs
+                    if elsewhere:
+                        raise JobError(_message(error)) from None
                 except BaseException as error:
                     if not _asked_to_stop(error):
                         _note_failure(composed)
@@ -112,6 +120,7 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
             offer_settings()
             processes.stop_on_signals()
             processes.end_with_parent()
+            share_code_with_jobs()
             run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
             try:
                 refuse_secrets_in_sweeps(typed)
@@ -129,10 +138,15 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
                     raise
                 _say(explain(error, config_name, typed))
                 status = MISTYPED
-            except OSError as error:  # Hydra's own folder cannot be made or written
+            except (OSError, JobError) as error:  # Hydra's own folder cannot be made or written; or a job said so
                 if full_error:
                     raise
                 _say(_message(error))
+                status = REFUSED
+            except Exception as error:
+                if full_error or not is_of_launcher(error):
+                    raise
+                _say(f"a job was ended, and the same command goes on where it was: {in_one_line(error)}")
                 status = REFUSED
             except KeyboardInterrupt:
                 status = processes.exit_code()

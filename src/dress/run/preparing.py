@@ -12,7 +12,7 @@ import yaml
 from dress.base.errors import ConfigError
 from dress.config import check_as
 from dress.config.rows import Format, RowMapping
-from dress.config.tasks import Export, Features, Import, Index, Inspect, Photos, Task
+from dress.config.tasks import Export, Features, Import, Index, Inspect, Merge, Photos, Task
 
 TASKS: dict[str, tuple[type[Task], str]] = {
     "import": (Import, "dress.sources.import_task"),
@@ -20,6 +20,7 @@ TASKS: dict[str, tuple[type[Task], str]] = {
     "features": (Features, "dress.train.feature_extraction"),
     "export": (Export, "dress.exports.export_task"),
     "inspect": (Inspect, "dress.inspection.inspect_task"),
+    "merge": (Merge, "dress.run.merging"),
     "photos": (Photos, "dress.model.packages"),
 }
 """Task name to its settings and to the module whose `run(settings, console)` does it."""

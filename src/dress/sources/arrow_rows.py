@@ -20,36 +20,40 @@ from dress.data.images import UNUSABLE
 from dress.data.index import MAX_MEMBER_BYTES
 from dress.data.shards import image_extension
 from dress.sources.protocol import RowError
-from dress.sources.rows import MAX_ROW_BYTES, Fault, Row, Rows, too_large
+from dress.sources.rows import MAX_ROW_BYTES, Blocks, Fault, Row, Rows, too_large
 
 AT_ONCE = 32
 """Rows in memory; they may hold images."""
 _DAMAGE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError)
 
 
-def arrow_rows(path: Path) -> Rows:
-    """What reads the rows of a file: `.arrow` is Arrow's stream or file format, any other name Parquet."""
-    return partial(_arrow if path.suffix == ".arrow" else _parquet, path)
+def arrow_rows(path: Path, blocks: Blocks | None = None) -> Rows:
+    """What reads the rows of a file: `.arrow` is Arrow's stream or file format, any other name Parquet.
+
+    What holds no row of a part is passed over: groups of rows are not read, rows not made.
+    """
+    return partial(_arrow if path.suffix == ".arrow" else _parquet, path, blocks)
 
 
-def _parquet(path: Path, after: int) -> Iterator[Row]:
+def _parquet(path: Path, blocks: Blocks | None, after: int) -> Iterator[Row]:
     """A damaged group of rows is one row with a fault; the groups behind it are read."""
     number = 0
     try:
         file = pq.ParquetFile(path, buffer_size=1 << 20, page_checksum_verification=True)
     except _DAMAGE as error:
-        yield Row(1, b"", Fault("damaged file", f"expected Parquet, got something else ({error})"[:400]))
+        if blocks is None or blocks.has(1):
+            yield Row(1, b"", Fault("damaged file", f"expected Parquet, got something else ({error})"[:400]))
         return
     with file:
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).num_rows
-            if number + size > after:
+            if number + size > after and (blocks is None or blocks.any(number + 1, number + size)):
                 batches = file.iter_batches(AT_ONCE, row_groups=[group], use_threads=False)
-                yield from (row for row in _rows(batches, number, number + size) if row.number > after)
+                yield from (row for row in _rows(batches, blocks, number, number + size) if row.number > after)
             number += size
 
 
-def _arrow(path: Path, after: int) -> Iterator[Row]:
+def _arrow(path: Path, blocks: Blocks | None, after: int) -> Iterator[Row]:
     with path.open("rb") as head:
         is_file = head.read(6) == b"ARROW1"
 
@@ -61,18 +65,27 @@ def _arrow(path: Path, after: int) -> Iterator[Row]:
             else:
                 yield from pa.ipc.open_stream(source)
 
-    yield from (row for row in _rows(batches(), 0) if row.number > after)
+    yield from (row for row in _rows(batches(), blocks, 0) if row.number > after)
 
 
-def _rows(batches: Iterable[pa.RecordBatch], number: int, end: int | None = None) -> Iterator[Row]:
+def _rows(
+    batches: Iterable[pa.RecordBatch], blocks: Blocks | None, number: int, end: int | None = None
+) -> Iterator[Row]:
     """Rows from `number` + 1 on; where reading fails, one row with a fault stands for the rest."""
     try:
         for batch in batches:
             for place in range(0, batch.num_rows, AT_ONCE):
-                for value in _python_values(batch.slice(place, AT_ONCE)):
+                some = batch.slice(place, AT_ONCE)
+                if blocks is not None and not blocks.any(number + 1, number + some.num_rows):
+                    number += some.num_rows
+                    continue
+                for value in _python_values(some):
                     number += 1
-                    yield _row(number, value)
+                    if blocks is None or blocks.has(number):
+                        yield _row(number, value)
     except _DAMAGE as error:
+        if blocks is not None and not blocks.has(number + 1):
+            return
         rows = f"row {number + 1} and all behind it" if end is None else f"rows {number + 1} to {end}"
         yield Row(number + 1, b"", Fault("damaged file", f"{rows} cannot be read ({error})"[:400]))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from dress.base.files import read_json
+from dress.base.files import checksum, read_json
 from dress.sources.protocol import SourceError
 from dress.sources.worker import size_of
 
@@ -118,12 +117,6 @@ def replace(out: Path, aside: Path) -> Path | None:
         shutil.rmtree(old)
         return None
     return old
-
-
-def checksum(path: Path) -> str:
-    """The sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_empty(out: Path) -> bool:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dress.base.parts import Part
 from dress.base.progress import LINE_EVERY
-from dress.config.tasks import Import
+from dress.config import check_as
+from dress.config.tasks import Import, Merge
 from dress.sources import source_of
 from dress.sources.destination import IMPORT_FILE, ImportResult
 from dress.sources.importing import REJECTS_FILE, run_import
 from dress.sources.own_rows import OwnRows
+from dress.sources.parts import PartResult, import_part, merge_parts, settings_of
 from dress.sources.preview import show_preview
 from dress.sources.protocol import SourceError
 from dress.sources.worker import CRITIQUES, RATINGS, REFERENCES
 
 
-def run(settings: Import, console: Console) -> ImportResult | None:
+def run(settings: Import, console: Console) -> ImportResult | PartResult | None:
     """Import with a progress bar; a table of columns and three records before it, a table of counts after it.
 
     Returns:
@@ -40,6 +44,13 @@ def run(settings: Import, console: Console) -> ImportResult | None:
             raise SourceError(f"preview=true: expected source=rows or a mapping, got source={settings.source}")
         console.print("Nothing was written (preview=true).")
         return None
+    if settings.part is not None:
+        with _Bars(console) as progress:
+            part = import_part(source, settings, progress)
+        done = "finished before" if part.unchanged else f"{part.rows:,} rows, {part.rejected:,} of them rejected, and "
+        done += "" if part.unchanged else f"{part.images:,} images looked at"
+        console.print(f"part {settings.part}: {done}: {part.folder}", highlight=False, markup=False, soft_wrap=True)
+        return part
     try:
         with _Bars(console) as progress:
             result = run_import(source, settings, progress)
@@ -49,6 +60,19 @@ def run(settings: Import, console: Console) -> ImportResult | None:
             message = f"What was done is kept in {aside}; the same command goes on there."
             console.print(message, highlight=False)
         raise
+    show(result, console)
+    return result
+
+
+def merge(parts: Sequence[Part], settings: Merge, console: Console) -> ImportResult:
+    """Make of all parts what one process would have written to `settings.out`; ends with its table.
+
+    Raises:
+        SourceError: the input or a part changed since the parts were made, or see `run`.
+    """
+    whole = check_as(Import, settings_of(parts[0], settings.out, settings.workers))
+    with _Bars(console) as progress:
+        result = merge_parts(parts, source_of(whole), whole, progress)
     show(result, console)
     return result
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from dress.base.files import read_json, write_json
+from dress.base.files import checksum, read_json, write_json
 from dress.base.processes import cores
 from dress.config.tasks import Import
 from dress.data.index import Entry
@@ -30,7 +30,6 @@ from dress.sources.destination import (
     ImportResult,
     aside_of,
     check_places,
-    checksum,
     clear,
     earlier_import,
     replace,
@@ -66,7 +65,7 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """What the steps of one import share."""
 
     state: State
@@ -74,6 +73,53 @@ class _Work:
     aside: Path
     splits: tuple[str, ...]
     progress: Progress
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An import's source and input, open: `files` are all that the result depends on but images, by name."""
+
+    source: Source
+    path: Path
+    origin: Path
+    images: Path | None
+    roots: tuple[Path, ...]
+    splits: tuple[str, ...]
+    row_files: tuple[RowFile, ...]
+    inputs: tuple[Input, ...]
+    files: dict[str, Path]
+
+    def job(self, settings: Import, state: Path, parts: tuple[Path, ...] = ()) -> Job:
+        """What workers need to know."""
+        allow, aspect = settings.allow_missing_images, settings.max_aspect
+        return Job(self.source, self.inputs, self.roots, state, allow, aspect, parts)
+
+    def stats(self) -> dict[str, list[int]]:
+        """Size and time of change of each file."""
+        stats = {name: file.stat() for name, file in self.files.items()}
+        return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+
+
+def open_input(source: Source, settings: Import) -> Opened:
+    """Find all that an import reads.
+
+    Raises:
+        SourceError: the input cannot be read, or the source cannot write these splits.
+    """
+    path = Path(settings.path)
+    check_places(path, Path(settings.out))
+    origin, images = origin_of(settings)
+    rejects = _is_reject_file(path)
+    splits = _splits(source, settings)
+    read_too = source.open(origin, images)
+    roots = (images,) if images else tuple(source.image_roots(origin))
+    roots += (path.with_name(REJECT_IMAGES),) if rejects else ()
+    row_files = (RowFile(path),) if rejects else tuple(source.row_files(path))
+    inputs = tuple(
+        Input(at.file, _name(at.file, path), at.array, at.test, _is_reject_file(at.file)) for at in row_files
+    )
+    files = {_name(file, path): file for file in dict.fromkeys([*(at.path for at in inputs), *read_too])}
+    return Opened(source, path, origin, images, roots, splits, row_files, inputs, files)
 
 
 def run_import(source: Source, settings: Import, progress: Progress) -> ImportResult:
@@ -88,42 +134,53 @@ def run_import(source: Source, settings: Import, progress: Progress) -> ImportRe
         SourceError: the input cannot be read, no row can be used, or `out` holds something else.
         OSError: no space left; `out` is as it was, and the same command goes on where it stopped.
     """
-    path, out = Path(settings.path), Path(settings.out)
-    check_places(path, out)
-    origin, images = origin_of(settings)
-    rejects = _is_reject_file(path)
-    splits = _splits(source, settings)
-    read_too = source.open(origin, images)
-    roots = (images,) if images else tuple(source.image_roots(origin))
-    roots += (path.with_name(REJECT_IMAGES),) if rejects else ()
-    row_files = [RowFile(path)] if rejects else source.row_files(path)
-    readers = [rows_of(row_file) for row_file in row_files]
-    inputs = tuple(
-        Input(at.file, _name(at.file, path), at.array, at.test, _is_reject_file(at.file)) for at in row_files
-    )
-    sums = {_name(file, path): checksum(file) for file in dict.fromkeys([*(at.path for at in inputs), *read_too])}
+    opened = open_input(source, settings)
+    readers = [rows_of(row_file) for row_file in opened.row_files]
+    sums = {name: checksum(file) for name, file in opened.files.items()}
+    return write_import(opened, settings, sums, lambda work: _read(work, readers), progress)
+
+
+def write_import(
+    opened: Opened, settings: Import, sums: dict[str, str], read: Callable[[Work], None], progress: Progress,
+    parts: tuple[Path, ...] = (),
+) -> ImportResult:  # fmt: skip
+    """All of an import behind what finds its input.
+
+    Args:
+        opened: the input.
+        settings: of the task.
+        sums: checksums of the input's files.
+        read: enters all rows, in order.
+        progress: shows how far it is.
+        parts: files of parts that have looked at rows and images.
+
+    Raises:
+        SourceError, OSError: see `run_import`.
+    """
+    source, path, splits, out = opened.source, opened.path, opened.splits, Path(settings.out)
     fingerprint = _fingerprint(source, settings, splits, sums)
-    earlier = None if settings.overwrite else earlier_import(out, fingerprint, roots)
+    earlier = None if settings.overwrite else earlier_import(out, fingerprint, opened.roots)
     if earlier is not None:
         return earlier
-    before = _stats(inputs)
+    before = opened.stats()
     with aside_of(out) as aside:
         state = State(aside / STATE, fingerprint)
         if not state.resumed:
             clear(aside)
-        job = Job(source, inputs, roots, state.path, settings.allow_missing_images, settings.max_aspect)
+        job = opened.job(settings, state.path, parts)
         with Pool(job, cores() if settings.workers is None else settings.workers) as pool:
-            work = _Work(state, pool, aside, splits, progress)
-            _read(work, readers)
+            work = Work(state, pool, aside, splits, progress)
+            read(work)
             _check(work)
             _refuse_if_none(work, path)
             state.hold_out(settings.held_out if "eval" in splits else 0, HELD_OUT_SHARE)
             files = _write(work, settings.per_shard)
-            if _stats(inputs) != before:
+            if opened.stats() != before:
                 raise SourceError(f"{path}: changed while it was read; run the same command again")
             report = _report(work, files)
-        about = {"source": source.name, "version": source.version, "path": str(path), "origin": str(origin)}
-        about |= {"images": None if images is None else str(images), "licence": source.licence, **source.settings}
+        about = {"source": source.name, "version": source.version, "path": str(path), "origin": str(opened.origin)}
+        about |= {"images": None if opened.images is None else str(opened.images)}
+        about |= {"licence": source.licence, **source.settings}
         write_json(aside / IMPORT_FILE, {**about, "fingerprint": fingerprint, **report, "inputs": sums})
         state.delete()
         moved_to = replace(out, aside)
@@ -133,7 +190,7 @@ def run_import(source: Source, settings: Import, progress: Progress) -> ImportRe
 # --- the steps ---------------------------------------------------------------------------------
 
 
-def _read(work: _Work, readers: list[Rows]) -> None:
+def _read(work: Work, readers: list[Rows]) -> None:
     state = work.state
     work.progress.start("read rows (MB)", sum(at.path.stat().st_size for at in work.pool.job.inputs) // 1_000_000)
     size = 0
@@ -142,7 +199,7 @@ def _read(work: _Work, readers: list[Rows]) -> None:
         if last is None:
             continue
         for (_, batch), results in work.pool.map(
-            "rows", _batches(file_number, map(state.add_images, map(work.pool.job.source.prepared, rows(last))))
+            "rows", batches(file_number, map(state.add_images, map(work.pool.job.source.prepared, rows(last))))
         ):
             state.add(file_number, batch, results)
             size += sum(len(row.data) for row in batch)
@@ -153,7 +210,7 @@ def _read(work: _Work, readers: list[Rows]) -> None:
     work.progress.end()
 
 
-def _batches(file_number: int, rows: Iterator[Row]) -> Iterator[tuple[int, list[Row]]]:
+def batches(file_number: int, rows: Iterator[Row]) -> Iterator[tuple[int, list[Row]]]:
     batch: list[Row] = []
     size = 0
     for row in rows:
@@ -166,7 +223,7 @@ def _batches(file_number: int, rows: Iterator[Row]) -> Iterator[tuple[int, list[
         yield file_number, batch
 
 
-def _check(work: _Work) -> None:
+def _check(work: Work) -> None:
     work.progress.start("check images", work.state.number("new"))
     calls = ((groups,) for groups in work.state.new_groups(BATCH_GROUPS))
     for (groups,), (results, words) in work.pool.map("check", calls):
@@ -175,7 +232,7 @@ def _check(work: _Work) -> None:
     work.progress.end()
 
 
-def _write(work: _Work, per_shard: int) -> dict[str, str]:
+def _write(work: Work, per_shard: int) -> dict[str, str]:
     """The shards and the index of each split, so that nobody has to take the shards for what they are when they are
     first read; returns their checksums by name."""
     checksums: dict[str, str] = {}
@@ -189,7 +246,7 @@ def _write(work: _Work, per_shard: int) -> dict[str, str]:
     return checksums
 
 
-def _entries(work: _Work, split: str, per_shard: int, checksums: dict[str, str]) -> Iterator[Entry]:
+def _entries(work: Work, split: str, per_shard: int, checksums: dict[str, str]) -> Iterator[Entry]:
     """What the index says of each shard as it is written.
 
     Raises:
@@ -207,7 +264,7 @@ def _entries(work: _Work, split: str, per_shard: int, checksums: dict[str, str])
         yield entry
 
 
-def _report(work: _Work, files: dict[str, str]) -> dict[str, Any]:
+def _report(work: Work, files: dict[str, str]) -> dict[str, Any]:
     """What `import.json` says, with the checksums of all files; writes the reject file on the way."""
     state, aside, reasons = work.state, work.aside, work.state.reasons()
     if reasons:
@@ -229,7 +286,7 @@ def _report(work: _Work, files: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _with_reference(work: _Work) -> int:
+def _with_reference(work: Work) -> int:
     """How many records of `eval` have an answer that others can be measured against."""
     if not work.state.planned("eval"):
         return 0
@@ -238,7 +295,7 @@ def _with_reference(work: _Work) -> int:
     return sum(any(map(known_answers, record.dialogues)) for record in records)
 
 
-def _write_rejects(work: _Work) -> None:
+def _write_rejects(work: Work) -> None:
     """The reject file, and beside it the images that the rejected rows' own files hold."""
     with (work.aside / REJECTS_FILE).open("w", encoding="utf-8") as file:
         for file_number, row in work.state.rejects():
@@ -251,7 +308,7 @@ def _write_rejects(work: _Work) -> None:
                     path.write_bytes(image)
 
 
-def _refuse_if_none(work: _Work, path: Path) -> None:
+def _refuse_if_none(work: Work, path: Path) -> None:
     if not work.state.number("good"):
         why = ""
         for file_number, row in work.state.rejects():
@@ -316,10 +373,6 @@ def _fingerprint(source: Source, settings: Import, splits: tuple[str, ...], sums
         settings.allow_missing_images, settings.max_aspect, *([source.settings] if source.settings else []),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(all_of_it).encode()).hexdigest()
-
-
-def _stats(inputs: tuple[Input, ...]) -> list[tuple[int, int]]:
-    return [(stat.st_size, stat.st_mtime_ns) for stat in (at.path.stat() for at in inputs)]
 
 
 def _name(file: Path, path: Path) -> str:

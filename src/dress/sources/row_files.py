@@ -8,7 +8,7 @@ from typing import Any
 
 from dress.sources.arrow_rows import arrow_rows
 from dress.sources.protocol import RowFile, SourceError
-from dress.sources.rows import Rows
+from dress.sources.rows import Blocks, Rows
 from dress.sources.text_rows import read_whole, text_rows
 
 PARQUET = ("*.parquet", "data/*.parquet")
@@ -19,13 +19,16 @@ NO_ROWS = {SAVED_SET, SAVED_SPLITS, "dataset_info.json", "dataset_infos.json"}
 _TEST = re.compile(r"(test|val|valid|validation|dev|eval|evaluation)([-_.\d].*)?", re.IGNORECASE)
 
 
-def rows_of(row_file: RowFile) -> Rows:
-    """What reads the rows of a file.
+def rows_of(row_file: RowFile, blocks: Blocks | None = None) -> Rows:
+    """What reads the rows of a file, or those of a part.
 
     Raises:
         SourceError: no such file or array, no column names, compressed, or UTF-16 or UTF-32.
     """
-    return arrow_rows(row_file.file) if is_arrow(row_file.file) else text_rows(row_file)
+    if is_arrow(row_file.file):
+        return arrow_rows(row_file.file, blocks)
+    rows = text_rows(row_file)
+    return rows if blocks is None else lambda after: (row for row in rows(after) if blocks.has(row.number))
 
 
 def is_arrow(file: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from dress.base.parts import PartNumber
 from dress.data.index import MAX_JSON_BYTES
 
 MAX_ROW_BYTES = MAX_JSON_BYTES
@@ -34,6 +35,26 @@ class Row(NamedTuple):
 
 Rows = Callable[[int], Iterator[Row]]
 """The rows of a file behind the one of that number; 0: all."""
+BLOCK_ROWS = 100
+"""Rows that go to one part together."""
+
+
+class Blocks(NamedTuple):
+    """Which rows of a file are those of a part: blocks in turn, so that nobody has to know how many rows there are.
+
+    `first` is the part that gets the first block: small files go to different ones.
+    """
+
+    part: PartNumber
+    first: int
+
+    def has(self, number: int) -> bool:
+        """Whether the row of that number is one of them."""
+        return ((number - 1) // BLOCK_ROWS + self.first) % self.part.of == self.part.number
+
+    def any(self, first: int, last: int) -> bool:
+        """Whether one of these rows is."""
+        return any(map(self.has, (*range(first, last, BLOCK_ROWS), last)))
 
 
 def too_large(size: int, where: str) -> Fault:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
@@ -72,8 +72,19 @@ class GroupResult(NamedTuple):
     sha256: str | None = None
 
 
-class State:
-    """Opens the file, or makes it anew where it is of another import or damaged."""
+class ImageFacts(NamedTuple):
+    """What a look at an image's file gave: its size in bytes (-1: not there), sha256, whether it moves, its fault."""
+
+    size: int
+    sha256: str | None = None
+    animated: bool = False
+    fault: Fault | None = None
+
+
+class Database:
+    """Opens a file, or makes it anew where it is of another import or damaged."""
+
+    schema: str
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path = path
@@ -86,7 +97,7 @@ class State:
         if not self.resumed:
             self.delete()
             self._connect()
-            self._db.executescript(_SCHEMA)
+            self._db.executescript(self.schema)
             with self._db:
                 self._db.execute("INSERT INTO import VALUES (?)", (fingerprint,))
 
@@ -102,18 +113,40 @@ class State:
     def _count(self, query: str, *values: object) -> int:
         return int(str(self._one(query, *values)))
 
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
     def delete(self) -> None:
         """Close the file and remove it."""
-        self._db.close()
+        self.close()
         for suffix in ("", "-wal", "-shm"):
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-
-    # --- rows ---
 
     def last_row(self, table: int) -> int | None:
         """Number of the last row of a table that was entered (0: none); None where all were."""
         number, done = self._db.execute("SELECT number, done FROM tables WHERE id = ?", (table,)).fetchone() or (0, 0)
         return None if done else number
+
+    def add_images(self, row: Row) -> Row:
+        """Enter the images that a row's file holds; the row without them."""
+        if row.images:
+            with self._db:
+                self._db.executemany("INSERT OR IGNORE INTO images VALUES (?, ?)", row.images)
+        return row._replace(images=())
+
+
+class State(Database):
+    """What an import knows."""
+
+    schema = _SCHEMA
+
+    # --- rows ---
+
+    def add_image_names(self, names: Iterable[str]) -> None:
+        """Enter images that files of parts hold."""
+        with self._db:
+            self._db.executemany("INSERT OR IGNORE INTO images VALUES (?, NULL)", ((name,) for name in names))
 
     def add(self, table: int, rows: Sequence[Row], results: Sequence[list[Entry] | Fault], done: bool = False) -> None:
         """Enter rows of a table, in order, with what each says; a row that stands there already is rejected."""
@@ -128,13 +161,6 @@ class State:
                     self._reject([id_], fault)
             update = "UPDATE tables SET number = max(number, ?), rows = rows + ?, done = ? WHERE id = ?"
             self._db.execute(update, (rows[-1].number if rows else 0, len(rows), done, table))
-
-    def add_images(self, row: Row) -> Row:
-        """Enter the images that a row's file holds; the row without them."""
-        if row.images:
-            with self._db:
-                self._db.executemany("INSERT OR IGNORE INTO images VALUES (?, ?)", row.images)
-        return row._replace(images=())
 
     def _enter(self, row: int, entries: list[Entry]) -> Fault | None:
         for entry in entries:
@@ -268,14 +294,17 @@ class State:
 
 
 class Reader:
-    """What workers read of it, while the import writes."""
+    """What workers read of it, while the import writes, and of the files of parts."""
 
-    def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    def __init__(self, path: Path, parts: Sequence[Path] = ()) -> None:
+        self._db, *self._parts = (
+            sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True) for file in (path, *parts)
+        )
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._db.close()
+        """Let go of the files."""
+        for db in (self._db, *self._parts):
+            db.close()
 
     def row(self, row: int) -> tuple[int, Row]:
         """A row by its id, with its table."""
@@ -290,4 +319,19 @@ class Reader:
 
     def image(self, name: str) -> bytes | None:
         """An image that a row's file holds."""
-        return (self._db.execute("SELECT data FROM images WHERE name = ?", (name,)).fetchone() or (None,))[0]
+        for db in (self._db, *self._parts):
+            row = db.execute("SELECT data FROM images WHERE name = ?", (name,)).fetchone()
+            if row is None and db is self._db:
+                return None
+            if row is not None and row[0] is not None:
+                return bytes(row[0])
+        return None
+
+    def facts(self, name: str) -> ImageFacts | None:
+        """What parts saw of an image; None where they saw different things, or nothing."""
+        select = "SELECT size, sha256, animated, reason, detail FROM facts WHERE name = ?"
+        rows = {row for db in self._parts if (row := db.execute(select, (name,)).fetchone()) is not None}
+        if len(rows) != 1:
+            return None
+        size, sha256, moving, *fault = rows.pop()
+        return ImageFacts(size, sha256, bool(moving), None if fault[0] is None else Fault(*fault))

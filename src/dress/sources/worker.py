@@ -23,7 +23,7 @@ from dress.record import ImageRef, Record, RecordError, check_parts, describe
 from dress.sources.merging import MAX_KEY_BYTES, derived_key, group_name, image_of, merged
 from dress.sources.protocol import Part, Place, RowError, Source, SourceError
 from dress.sources.rows import MAX_ROW_BYTES, Fault, Row
-from dress.sources.state import Entry, Folders, Group, GroupResult, Reader
+from dress.sources.state import Entry, Folders, Group, GroupResult, ImageFacts, Reader
 from dress.sources.strict_json import is_reject, parse_bytes, unwrapped
 
 MAX_GROUP_BYTES = 4 * MAX_ROW_BYTES
@@ -54,7 +54,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Job:
-    """All that workers need to know. `state`: the file that `state.State` writes."""
+    """All that workers need to know. `state`: the file that `state.State` writes; `parts`: those that parts wrote."""
 
     source: Source
     inputs: tuple[Input, ...]
@@ -62,6 +62,12 @@ class Job:
     state: Path
     allow_missing_images: bool
     max_aspect: float
+    parts: tuple[Path, ...] = ()
+
+    @property
+    def remedy(self) -> str:
+        """What to do where an image has changed."""
+        return "delete the parts and make them again" if self.parts else "run the same command again"
 
 
 def image_file(roots: Sequence[Path], name: str) -> Path | None:
@@ -80,7 +86,7 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.reader = Reader(job.state)
+        self.reader = Reader(job.state, job.parts)
 
     # --- rows ---
 
@@ -127,12 +133,11 @@ class Worker:
         for group in groups:
             size = sha256 = None
             try:
-                record = self._record(group)
-                size = None if record.image is None else size_of(self.job.roots, record.image.id)
-                data, moving = self._image(record), False
-                if record.image is not None and data is not None:
-                    sha256 = hashlib.sha256(data).hexdigest()
-                    moving = self._is_animated(record.image, data, sha256)
+                record, moving = self._record(group), False
+                if record.image is not None:
+                    facts = self._facts(record.image.id)
+                    size, sha256, moving = facts.size, facts.sha256, facts.animated
+                    _refuse(record.image, facts)
                 record = self.job.source.finish(record)
                 folders = self._folders(record, _split(group))
                 words.update([*self.job.source.counted(record), *[NOTED + ANIMATED] * moving, *_held(record)])
@@ -169,10 +174,42 @@ class Worker:
             parts, place = self._parts(*self.reader.row(row))
             yield from (part for part in parts if group_name(part, place) == group.name)
 
-    def _image(self, record: Record) -> bytes | None:
-        if record.image is None:
-            return None
-        name, roots = record.image.id, self.job.roots
+    # --- images ---
+
+    def look(self, names: Sequence[str]) -> list[ImageFacts]:
+        """What there is to be known of images."""
+        return list(map(self._look, names))
+
+    def _look(self, name: str) -> ImageFacts:
+        size = size_of(self.job.roots, name)
+        try:
+            data = self._image(name)
+        except RowError as error:
+            return ImageFacts(size, fault=_fault(error))
+        if data is None:
+            return ImageFacts(size)
+        sha256 = hashlib.sha256(data).hexdigest()
+        try:
+            open_image(data, name, self.job.max_aspect)
+            return ImageFacts(size, sha256, animated(header(data, name, self.job.max_aspect)))
+        except ImageError as error:
+            return ImageFacts(size, sha256, fault=Fault(error.reason, str(error)))
+
+    def _facts(self, name: str) -> ImageFacts:
+        """What a part saw, or sees now.
+
+        Raises:
+            SourceError: it has another size now, or several parts saw different things.
+        """
+        if not self.job.parts:
+            return self._look(name)
+        facts = self.reader.facts(name)
+        if facts is None or facts.size != size_of(self.job.roots, name):
+            raise SourceError(f"{name}: changed since the parts were made; {self.job.remedy}")
+        return facts
+
+    def _image(self, name: str) -> bytes | None:
+        roots = self.job.roots
         embedded = self.reader.image(name)
         if embedded is not None:
             return embedded
@@ -191,16 +228,6 @@ class Worker:
         except OSError as error:
             raise RowError(UNUSABLE, f"{name}: {error.strerror}") from None
 
-    def _is_animated(self, ref: ImageRef, data: bytes, sha256: str) -> bool:
-        """Raises RowError: it is another image, or cannot be decoded."""
-        if ref.sha256 not in (None, sha256):
-            raise RowError("other image", f"{ref.id}: expected sha256 {ref.sha256}, got {sha256}")
-        try:
-            open_image(data, ref.id, self.job.max_aspect)
-            return animated(header(data, ref.id, self.job.max_aspect))
-        except ImageError as error:
-            raise RowError(error.reason, str(error)) from None
-
     # --- shards ---
 
     def shard(self, path: Path, split: str, groups: Sequence[Group], counts: Mapping[str, int]) -> IndexEntry:
@@ -217,12 +244,12 @@ class Worker:
         """Raises SourceError: its image is another one than when it was checked, or gone."""
         record = self._record(group)
         try:
-            data = self._image(record)
+            data = None if record.image is None else self._image(record.image.id)
         except RowError as error:
-            raise SourceError(f"an image changed while it was read ({error}); run the same command again") from None
+            raise SourceError(f"an image changed while it was read ({error}); {self.job.remedy}") from None
         if record.image is not None and data is not None:
             if hashlib.sha256(data).hexdigest() != group.sha256:
-                raise SourceError(f"{record.image.id}: changed while it was read; run the same command again")
+                raise SourceError(f"{record.image.id}: changed while it was read; {self.job.remedy}")
             image = record.image.model_copy(update={"sha256": group.sha256})
             record = record.model_copy(update={"image": image})
         record = self.job.source.finish(record)
@@ -241,6 +268,14 @@ class Worker:
         if at.rejects and is_reject(value):
             return value | fault._asdict()
         return place | fault._asdict() | {"row": value}
+
+
+def _refuse(ref: ImageRef, facts: ImageFacts) -> None:
+    """Raises RowError: it is another image, is not there, or cannot be decoded."""
+    if facts.sha256 is not None and ref.sha256 not in (None, facts.sha256):
+        raise RowError("other image", f"{ref.id}: expected sha256 {ref.sha256}, got {facts.sha256}")
+    if facts.fault is not None:
+        raise RowError(*facts.fault)
 
 
 def _held(record: Record) -> Iterator[str]:

@@ -4,7 +4,9 @@ Of a composed model that is its encoder; of a model of transformers encoder and 
 
 A shard is written whole or not at all, so a call that was stopped goes on with the next one. Features
 are made in fp32, in batches that start anew with every shard: the same call gives the same bytes. A picture that
-several splits or records have, byte for byte, is encoded once: what an earlier shard holds of it is copied.
+several splits or records have, byte for byte, is encoded once: what an earlier shard holds of it is copied. A batch
+of which an earlier shard holds all is left out, any other is encoded whole: so the features of a picture depend on
+the shard where it stands first, and on no other, and parts can be made apart (`feature_parts`).
 
 Shapes: N images of a batch, V tokens of an image, D_v width.
 """
@@ -14,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,14 +32,16 @@ from torch import Tensor
 
 from dress import config
 from dress.base.config_folder import config_files
-from dress.base.files import read_json, write_json, write_lines
+from dress.base.files import checksum, read_json, write_json, write_lines
+from dress.base.parts import PART_WAIT, PartNumber, finish_part, finished_part
+from dress.base.run_folder import lock, unlock
 from dress.base.seeding import seed_for
 from dress.config.tasks import Features
 from dress.data.features import decode, encode
 from dress.data.index import FEATURES, IMAGE_EXTENSIONS, index_shard
 from dress.data.pixels import Pixels
 from dress.data.shards import ShardError, Shards, write_shard
-from dress.data.splits import open_splits
+from dress.data.splits import Splits, open_splits
 from dress.dialogue.batch import image_batches
 from dress.dialogue.image import Picture
 from dress.model.checkpoint import available_device, load_model, read_facts
@@ -47,7 +51,9 @@ from dress.model.pictures import FixedReader, PictureReader
 from dress.model.vision import VisionEncoder
 from dress.record import RecordError
 
-SETTINGS = "features.json"
+SETTINGS, REJECTS = "features.json", "rejects.jsonl"
+VERSION = 1
+"""Raised when parts would give other features."""
 
 
 @dataclass
@@ -109,15 +115,15 @@ class Writer:
         """Samples as webdataset has them, with features beside every image."""
         several = _several(shards, indices)
         again: dict[bytes, bytes] = {}  # features of those
+        begun: set[bytes] = set()  # pictures of earlier batches
         for first in range(indices.start, indices.stop, self.settings.batch_size):
             batch = range(first, min(first + self.settings.batch_size, indices.stop))
-            pictures: dict[bytes, Picture] = {}
-            rows = [row for index in batch if (row := self._read(shards, index, pictures, again)) is not None]
+            rows, pictures = self._read(shards, batch, begun)
             fresh = dict(zip(pictures, self._features(list(pictures.values())), strict=True))
             for sample, digest in rows:
                 if digest is not None:
                     data = again.get(digest)
-                    if digest in fresh and data is None:
+                    if digest not in self._places and data is None:
                         data = self._file_of(fresh[digest], pictures[digest])
                         if digest in several:
                             again[digest] = data
@@ -128,14 +134,21 @@ class Writer:
                 yield sample
         self.totals.shards += 1
 
-    def remember(self, shard: Path) -> None:
-        """Note where a finished shard has the features of its pictures, to copy them where these come again."""
+    def remember(self, shard: Path) -> list[bytes | None]:
+        """Note where a finished shard has the features of its pictures, to copy them where these come again.
+
+        Returns:
+            The pictures' digests, None for a sample without one.
+        """
+        digests: list[bytes | None] = []
         with shard.open("rb") as file:
             for _, places in index_shard(shard)["samples"]:
                 image = next((places[ext] for ext in IMAGE_EXTENSIONS if ext in places), None)
+                digests.append(None)
                 if image is not None and FEATURES in places:
-                    digest = _digest(os.pread(file.fileno(), image[1], image[0]))
+                    digests[-1] = digest = _digest(os.pread(file.fileno(), image[1], image[0]))
                     self._places.setdefault(digest, (shard, *places[FEATURES]))
+        return digests
 
     def _copy(self, digest: bytes) -> bytes:
         shard, offset, size = self._places[digest]
@@ -151,24 +164,34 @@ class Writer:
         return data
 
     def _read(
-        self, shards: Shards, index: int, pictures: dict[bytes, Picture], again: dict[bytes, bytes]
-    ) -> tuple[dict[str, Any], bytes | None] | None:
-        """A sample and its picture's digest, which is put among those to encode if it is new; None if set aside."""
-        try:
-            members: dict[str, Any] = {**shards.members(index), "__key__": shards.record(index).key}
-            members.pop(FEATURES, None)
-            image = next((members[ext] for ext in IMAGE_EXTENSIONS if ext in members), None)
-            if image is None:
-                return members, None
-            digest = _digest(image)
-            if digest not in pictures and digest not in again and digest not in self._places:
-                pictures[digest] = self.reader(image, shards.where(index))
-            return members, digest
-        except RecordError as error:
-            if self.settings.on_damage == "stop":
-                raise
-            self.totals.rejects.append({"where": shards.where(index), "reason": str(error)})
-            return None
+        self, shards: Shards, batch: range, begun: set[bytes]
+    ) -> tuple[list[tuple[dict[str, Any], bytes | None]], dict[bytes, Picture]]:
+        """Samples of a batch, each with its picture's digest, and the pictures that are to be encoded.
+
+        Args:
+            shards: that hold the samples.
+            batch: their indices; what cannot be read is set aside.
+            begun: pictures of earlier batches of this shard; those of this one are added.
+        """
+        samples = [_sample(shards, index) for index in batch]
+        digests = {digest for sample in samples if isinstance(sample, tuple) and (digest := sample[2]) is not None}
+        encoded = not digests - begun <= self._places.keys()
+        rows: list[tuple[dict[str, Any], bytes | None]] = []
+        pictures: dict[bytes, Picture] = {}
+        for index, sample in zip(batch, samples, strict=True):
+            try:
+                if isinstance(sample, RecordError):
+                    raise sample
+                members, image, digest = sample
+                if encoded and image is not None and digest is not None and not (digest in pictures or digest in begun):
+                    pictures[digest] = self.reader(image, shards.where(index))
+                rows.append((members, digest))
+            except RecordError as error:
+                if self.settings.on_damage == "stop":
+                    raise
+                self.totals.rejects.append({"where": shards.where(index), "reason": str(error)})
+        begun.update(digest for _, digest in rows if digest is not None)
+        return rows, pictures
 
     def _features(self, pictures: list[Picture]) -> list[Tensor]:
         """[V, D_v] of each, in fp32, on the CPU."""
@@ -193,31 +216,93 @@ def run(settings: Features, console: Console) -> Totals:
     path, out = Path(settings.path), Path(settings.out)
     if path.resolve().is_relative_to(out.resolve()) or out.resolve().is_relative_to(path.resolve()):
         raise ValueError(f"out={out}: expected a folder beside path={path}, got one that holds it or lies in it")
+    part = None if settings.part is None else PartNumber.parse(settings.part)
+    out = out if part is None else part.folder(out)
     splits = open_splits(settings.path, settings.on_damage)
     device = settings.device or available_device()
     writer = Writer(settings, encoder_of(settings).to(device))
     fingerprints = {name: shards.fingerprint for name, shards in splits.items()}
-    begin(out, {"shards": fingerprints, "stored": settings.stored, "encoder": writer.facts})
+    facts = {"shards": fingerprints, "stored": settings.stored, "encoder": writer.facts}
+    if part is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        lock(out, PART_WAIT)
+    try:
+        if part is not None and finished_part(out, identity(settings, facts)):
+            console.print(f"Nothing to do: {out} is finished.", highlight=False)
+            return writer.totals
+        begin(out, facts)
+        shards_of_part = _write(settings, splits, writer, out, part, console)
+        if part is not None:
+            damage = {name: shards.damage for name, shards in splits.items()}
+            sums = {name: checksum(out / name) for name in shards_of_part}
+            told = {"pictures": shards_of_part, "damage": damage, "files": sums}
+            finish_part(out, "features", identity(settings, facts), told)
+    finally:
+        unlock(out)
+    console.print(table(settings, writer))
+    if part is None:
+        console.print(f"Next: python src/train.py data=shards data.path={out}", highlight=False)
+    return writer.totals
+
+
+def identity(settings: Features, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """All that the features of a part depend on."""
+    chosen = settings.model_dump(include={"batch_size", "images", "max_aspect", "on_damage", "seed"})
+    return {"features": VERSION, **facts, **chosen}
+
+
+def _write(
+    settings: Features, splits: Splits, writer: Writer, out: Path, part: PartNumber | None, console: Console
+) -> dict[str, list[str | None]]:
+    """The shards, or those of a part, that are not there yet; their names with the pictures in each."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    written: dict[str, list[str | None]] = {}
     with Progress(*columns, console=console, transient=True) as progress:
         for name, shards in splits.items():
             writer.totals.rejects += [{"where": line, "reason": line} for line in shards.damage]
-            bar = progress.add_task(f"features {name}".strip(), total=len(shards))
-            for file, indices in shards.by_file():
+            files = list(shards.by_file())
+            files = [files[place] for place in (part or PartNumber(0, 1)).span(len(files))]
+            bar = progress.add_task(f"features {name}".strip(), total=sum(len(indices) for _, indices in files))
+            for file, indices in files:
                 target = out / name / file
                 if target.exists():
                     writer.totals.skipped += 1
                 else:
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    write_shard(target, writer.samples(shards, indices))
-                writer.remember(target)
+                    samples = writer.samples(shards, indices)
+                    write_shard(target, samples if part is None else _with_rejects(samples, writer.totals, target))
+                digests = writer.remember(target)
+                written[target.relative_to(out).as_posix()] = [None if one is None else one.hex() for one in digests]
                 progress.advance(bar, len(indices))
-            Shards(out / name)  # writes the index
-    if writer.totals.rejects:
-        write_lines(out / "rejects.jsonl", writer.totals.rejects)
-    console.print(table(settings, writer))
-    console.print(f"Next: python src/train.py data=shards data.path={out}", highlight=False)
-    return writer.totals
+            if files:
+                Shards(out / name)  # writes the index
+    if writer.totals.rejects and part is None:
+        write_lines(out / REJECTS, writer.totals.rejects)
+    return written
+
+
+def rejects_of(shard: Path) -> Path:
+    """Beside a shard of a part: what was set aside of it."""
+    return shard.with_suffix(".rejects.jsonl")
+
+
+def _with_rejects(samples: Iterator[dict[str, Any]], totals: Totals, shard: Path) -> Iterator[dict[str, Any]]:
+    """The samples; what was set aside is written down before their shard is."""
+    before = len(totals.rejects)
+    yield from samples
+    if len(totals.rejects) > before:
+        write_lines(rejects_of(shard), totals.rejects[before:])
+
+
+def _sample(shards: Shards, index: int) -> tuple[dict[str, Any], bytes | None, bytes | None] | RecordError:
+    """The members of a sample, its picture and its digest; or why it cannot be read."""
+    try:
+        members: dict[str, Any] = {**shards.members(index), "__key__": shards.record(index).key}
+    except RecordError as error:
+        return error
+    members.pop(FEATURES, None)
+    image = next((members[ext] for ext in IMAGE_EXTENSIONS if ext in members), None)
+    return members, image, None if image is None else _digest(image)
 
 
 def _digest(image: bytes) -> bytes:

@@ -1,0 +1,45 @@
+"""Every command of docs/parts.md that needs no launcher; test_launchers.py has the others."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from documented import commands, run_all
+from imports import photos
+
+from dress.base.files import write_lines
+from dress.data.shards import Shards, write_shards
+from dress.worlds.shapes import generate as shapes
+
+PAGE = ROOT / "docs" / "parts.md"
+
+
+@pytest.mark.documented
+def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
+    photos(tmp_path / "raw" / "train2017", *(f"{number}.jpg" for number in range(30)))
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A thing."}]
+    rows = [{"id": str(number), "image": f"{number % 30}.jpg", "conversations": turns} for number in range(30)]
+    (tmp_path / "raw" / "llava").mkdir()
+    (tmp_path / "raw" / "llava" / "rows.json").write_text(json.dumps(rows))
+    samples = list(shapes.samples("prompts", 6, seed=0))
+    write_shards(tmp_path / "data" / "prompts", samples, 3)
+    asked = [(record.key, dialogue.turns[0].user) for record, _ in samples for dialogue in record.dialogues]
+    write_lines(tmp_path / "answers.jsonl", [{"key": key, "question": text, "answer": "Red."} for key, text in asked])
+    found = commands("docs/parts.md")
+    assert len(found) == 6
+    run_all(found, tmp_path)
+    assert len(Shards(tmp_path / "data/llava/sft")) == len(Shards(tmp_path / "data/llava_features/sft")) == 26
+    assert len(Shards(tmp_path / "data/answers")) == 6 and not (tmp_path / "multirun").exists()
+
+
+def test_the_launchers_commands_are_a_script_that_bash_reads() -> None:
+    (script,) = re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.M | re.DOTALL)
+    assert not subprocess.run(["bash", "-n"], input=script, text=True).returncode
+    (line,) = re.findall(r"^PARTS=.*$", script, flags=re.M)
+    said = subprocess.run(["bash", "-c", f"{line}\necho $PARTS"], capture_output=True, text=True).stdout
+    assert said.strip() == ",".join(f"{number}/64" for number in range(64))
