@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from pathlib import Path
@@ -14,21 +15,22 @@ from dress.base.ranks import of_ranks, rank
 from dress.data.shards import Sample
 from dress.evaluation import references
 from dress.evaluation.outcomes import Outcome, kind_of, load_outcomes, save_outcomes
-from dress.model.lvlm import LVLM
+from dress.llm.request import Stopped
 from dress.rater import Rater
-from dress.rollout.checkpoint import CkptResponder
 from dress.rollout.conversation import Opening, Rollout, converse
 from dress.rollout.responder import Responder, Sampling
 
 RECORDS_PER_SHARE = 32
 """Many dialogues, of which those that fit are decoded together; the same for any number of ranks."""
 
-ShareOut = Callable[[LVLM, Callable[[int], None], int, Callable[[], None]], None]
-"""Who does which share of a work: called with the model that it needs, the work on a share, their number, and what
-every rank does after its shares (it may hold collectives)."""
+ShareOut = Callable[[Responder, Callable[[int], None], int, Callable[[], None]], None]
+"""Who does which share of a work: called with who answers, the work on a share, their number, and what every rank does
+after its shares (it may hold collectives)."""
+Answering = Callable[[], AbstractContextManager[Responder | None]]
+"""How a responder is had; None on a rank that has no share in its answers."""
 
 
-def alone(model: LVLM, work: Callable[[int], None], shares: int, finish: Callable[[], None]) -> None:
+def alone(responder: Responder, work: Callable[[int], None], shares: int, finish: Callable[[], None]) -> None:
     """Do every share in this process."""
     for number in range(shares):
         work(number)
@@ -64,7 +66,7 @@ class Questions:
 
 
 def evaluate_models(
-    models: Mapping[str, Callable[[], CkptResponder]], questions: Questions, folder: Path, *,
+    models: Mapping[str, Answering], questions: Questions, folder: Path, *,
     share_out: ShareOut = alone, progress: Advance = ignore,
 ) -> list[Outcome]:  # fmt: skip
     """Evaluate on all ranks, or read what an earlier call already finished; the first rank writes.
@@ -87,7 +89,8 @@ def evaluate_models(
         files = questions.files(folder, model)
         missing = [condition for condition, file in files.items() if not file.exists()]
         if missing:
-            new = _answered(responder(), questions, (model, missing), share_out, progress)
+            with responder() as asked:
+                new = [] if asked is None else _answered(asked, questions, (model, missing), share_out, progress)
             if rank() > 0:
                 outcomes += new
                 continue
@@ -99,7 +102,7 @@ def evaluate_models(
 
 
 def _answered(
-    responder: CkptResponder, questions: Questions, cells: tuple[str, Sequence[str]], share_out: ShareOut,
+    responder: Responder, questions: Questions, cells: tuple[str, Sequence[str]], share_out: ShareOut,
     progress: Advance,
 ) -> list[Outcome]:  # fmt: skip
     """The outcomes of one model under some conditions for all records, on every rank."""
@@ -110,7 +113,7 @@ def _answered(
         share = range(records)[number * size : (number + 1) * size]
         mine.extend(ask(responder, questions, cells, share, progress))
 
-    share_out(responder.model, answer, math.ceil(records / size), lambda: every.extend(gathered(mine)))
+    share_out(responder, answer, math.ceil(records / size), lambda: every.extend(gathered(mine)))
     return every
 
 
@@ -128,6 +131,9 @@ def ask(
         cells: the model's label, and the conditions.
         records: numbers of the records.
         progress: called with the number of finished answers.
+
+    Raises:
+        Stopped: a server did not answer a question.
     """
     model, conditions = cells
     settings, texts = questions.settings, questions.texts[model]
@@ -140,6 +146,11 @@ def ask(
         Rollout(responder, questions.judge, questions.sampling), samples,
         [Opening(*dialogues[number], [texts[condition], *later]) for number, condition in pairs], answered=progress,
     )  # fmt: skip
+    if failed := [dialogue.turns[-1].provenance for dialogue in answered if dialogue.turns[-1].assistant is None]:
+        raise Stopped(
+            f"{len(failed)} of {len(answered)} questions got no answer of {responder.name} ({failed[0]['failed']}), "
+            f"and figures would leave them out. Ask them again: generation.server.retry_failed=true"
+        )
     outcomes = []
     for (number, condition), dialogue in zip(pairs, answered, strict=True):
         key = samples[dialogues[number][0]][0].key

@@ -40,11 +40,11 @@ def storing(responder: Responder, rater: Rater, identity: str) -> Responder:
     A language model is paid for its word on these very answers: they are drawn once.
 
     Args:
-        responder: a model in memory.
+        responder: a model in memory, or a server, whose answers stand in a ledger already.
         rater: of its answers.
         identity: of the model's weights.
     """
-    if not isinstance(rater, LLMRater):
+    if not isinstance(rater, LLMRater) or isinstance(responder, ServerResponder):
         return responder
     return StoredAnswers(responder, responder.name, rater.client.ledger, identity)
 
