@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -25,6 +26,8 @@ WAYS = {
     "renamed": "knows the model by another name",
     "other": "answers with something else than the model",
     "keyless": "refuses nobody",
+    "forgetful": "answers the first eight questions only",
+    "slow": "takes half a second for each answer",
 }
 SLEEP = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 
@@ -69,6 +72,7 @@ class Model:
 
 def handler(name: str, ways: set[str], model: Model | None) -> type[BaseHTTPRequestHandler]:
     key = os.environ["DRESS_SERVER_KEY"]
+    asked: list[Any] = []
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *words: object) -> None:
@@ -104,6 +108,12 @@ def handler(name: str, ways: set[str], model: Model | None) -> type[BaseHTTPRequ
             if body["model"] != name:
                 self.reply(404, {"error": {"message": f"no model {body['model']}"}})
                 return
+            asked.append(body)
+            if "forgetful" in ways and len(asked) > 8:
+                self.reply(500, {"error": {"message": "no more"}})
+                return
+            if "slow" in ways and len(asked) > 8:
+                time.sleep(0.5)
             text, reason = ("7", "stop") if model is None else model.answer(body)
             if "other" in ways:
                 text = f"zzz {text}"
