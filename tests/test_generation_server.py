@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, composed, png, small_model, tiny_settings
+from conftest import ROOT, TINY, composed, png, small_model, tiny_settings
 from rich.console import Console
 
 from dress import config
@@ -247,7 +247,7 @@ def answers(folder: Path) -> list[str]:
 
 def test_a_stage_collects_from_a_server_that_it_starts(tmp_path, mark):
     folder = run(tmp_path, "server", *SERVED)
-    assert not processes(mark) and not list(folder.glob("served-*")) and len(answers(folder)) > 20
+    assert not processes(mark) and not list(folder.glob("served-*")) and len(answers(folder)) > 9
     [facts] = json.loads((folder / "engine.json").read_text())
     assert (facts["engine"], facts["version"], facts["first_answers"]["equal"]) == ("server", "1.2.3", 8)
     assert re.fullmatch(r"dress_full/sft@[0-9a-f]{16}-[0-9a-f]{8}", facts["name"]) and facts["command"] == WORDS
@@ -260,13 +260,14 @@ def test_a_stage_collects_from_a_server_that_it_starts(tmp_path, mark):
 
 @pytest.mark.slow
 def test_its_answers_are_the_models_and_are_asked_once(tmp_path, mark):
-    native, ours = run(tmp_path, "native"), run(tmp_path, "server", *SERVED)
+    one = "curriculum.stages.collect.turns=1"  # control tokens that it wrote would be told it again
+    native, ours = run(tmp_path, "native", one), run(tmp_path, "server", one, *SERVED)
     assert answers(ours) == answers(native)
     assert not (native / "engine.json").exists() and not (tmp_path / "native" / "ledger.sqlite").exists()
     before = {file.name: file.read_bytes() for file in (ours / "shards").glob("*.tar")}
     asked_for = Ledger(tmp_path / "server" / "ledger.sqlite", readonly=True).counts()["calls"]
     (ours / "done.json").unlink()
-    settings = tiny_settings(tmp_path, *COLLECT, *SERVED, run="server")
+    settings = tiny_settings(tmp_path, *COLLECT, one, *SERVED, run="server")
     Curriculum(settings, Console(quiet=True)).run()
     assert {file.name: file.read_bytes() for file in (ours / "shards").glob("*.tar")} == before
     counts = Ledger(tmp_path / "server" / "ledger.sqlite", readonly=True).counts()["calls"]
@@ -378,7 +379,8 @@ def test_a_server_at_an_address_is_compared_too(tmp_path, mark):
 def test_transformers_serve_is_such_a_command(tmp_path, mark):
     program = Path(sys.executable).with_name("transformers")
     words = f"{program} serve {{model}} --host 127.0.0.1 --port {{port}} --device cpu --dtype float32"
-    folder = run(tmp_path, "server", "generation.engine=server", f'generation.server.command="{words}"')
+    one = "curriculum.stages.collect.turns=1"
+    folder = run(tmp_path, "server", one, "generation.engine=server", f'generation.server.command="{words}"')
     [facts] = json.loads((folder / "engine.json").read_text())
     assert facts["first_answers"]["equal"] == 8 and "/served-" in facts["name"] and not processes(mark)
-    assert answers(folder) == answers(run(tmp_path, "native"))
+    assert answers(folder) == answers(run(tmp_path, "native", one))
