@@ -64,6 +64,12 @@ OTHER: dict[str, Any] = {
     "curriculum.run": ["collect"], "curriculum.without": ["align"],
     "curriculum.stages.collect.top_p": 0.5, "curriculum.stages.collect.condition": "praise",
     "annotator.kind": "rules", "judge.kind": "rules", "generation.keep_cache": "off",
+    "generation.server.url": "http://other/v1", "generation.server.command": "serve {model} {port}",
+    "generation.server.model": "other", "generation.server.health": "/ready",
+    "generation.server.api_key_env": "OTHER", "generation.server.requests_per_minute": 3,
+    "generation.server.tokens_per_minute": 3, "generation.server.ledger": "other.sqlite",
+    "generation.server.budget": {"generation.server.budget": 5.0, "generation.server.price_in": 1.0},
+    "generation.engine": {"generation.engine": "server", "generation.server.url": "http://other/v1"},
     "eval.conditions": ["none"], "eval.refine_condition": "praise",
     "trainer.accelerator": "cpu", "parallel.strategy": "ddp", "parallel.gather": "step", "trainer.devices": 2,
     "trainer.precision": "bf16-mixed",
@@ -137,7 +143,7 @@ def prints(settings: config.Config, read: RunData) -> dict[str, str]:
 def of_no_account(path: str) -> bool:
     section, _, name = path.rpartition(".")
     top = path.partition(".")[0]
-    if top in NO_RESULT[""]:
+    if top in NO_RESULT[""] or section == "generation.server":
         return True
     return name in NO_RESULT.get("rater" if section in ("annotator", "judge") else section, ())
 

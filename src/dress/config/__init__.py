@@ -9,12 +9,13 @@ from dress.config.commands import CollectCommand
 from dress.config.data import Data, Mixed, ShapesSizes, Source
 from dress.config.export import ExportCommand, ExportSettings, ExportStage
 from dress.config.foreign import foreign
+from dress.config.generation import Generation, GenerationServer, KeepCache
 from dress.config.learning import Devices, Gather, Learning, Parallel, Trainer, Training
 from dress.config.model import ComposedModel, HFModel, Language, Lora, Model, Quantize, Tokenizer, Vision, ViT
 from dress.config.nearest import nearest
 from dress.config.phases import Align, Critique, Phases, Refinement
 from dress.config.raters import RaterSettings, ResponderName, Server
-from dress.config.run import VERSION, Config, Eval, Generation, KeepCache, with_raters
+from dress.config.run import VERSION, Config, Eval, with_raters
 from dress.config.stages import CollectSettings, CollectStage, Curriculum, EvalStage, Stage, TrainStage
 from dress.config.types import (
     MOST,
@@ -66,6 +67,7 @@ __all__ = [
     "Fraction",
     "Gather",
     "Generation",
+    "GenerationServer",
     "HFModel",
     "KeepCache",
     "Language",

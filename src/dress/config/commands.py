@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from dress.config.data import Data
+from dress.config.generation import KeepCache
 from dress.config.raters import RaterSettings, ResponderName, Server
-from dress.config.run import KeepCache
 from dress.config.stages import CollectSettings
 from dress.config.types import Consent, Count, Package, PartOf, Positive, Real, TopP
 

@@ -18,7 +18,7 @@ NO_RESULT: Mapping[str, frozenset[str]] = {
     "trainer": frozenset({
         "accelerator", "devices", "num_nodes", "log_every_n_steps", "val_check_interval", "profiler",
     }),
-    "generation": frozenset({"keep_cache"}),
+    "generation": frozenset({"keep_cache", "server"}),
     "eval": frozenset({"scenes"}),
     "rater": frozenset({
         "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout", "retries", "price_in",

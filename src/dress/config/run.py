@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dress.config.data import Data
+from dress.config.generation import Generation
 from dress.config.learning import (
     ADAMW,
     COSINE,
@@ -27,20 +28,8 @@ from dress.config.stages import SPLITS, Curriculum, TrainStage
 from dress.config.targets import Target
 from dress.config.types import VARIABLE, Condition, Count, Name, Package, Part, Positive, Section, without_nulls
 
-KeepCache = Literal["auto", "on", "off"]
-"""Go on from the turn before, a batch of dialogues at a time; auto: where keys and values fit into memory."""
-
-
 VERSION: Literal[2] = 2
 """Of config.json; runs of DRESS 0.1 have none."""
-
-
-class Generation(Section):
-    """How models answer in collect and eval stages."""
-
-    max_new_tokens: Positive  # longest answer, in tokens
-    batch_size: Positive  # prompts
-    keep_cache: KeepCache = "auto"  # go on from what the turn before has read; auto: where it fits into memory
 
 
 class Eval(Section):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
 
@@ -14,21 +16,25 @@ from dress.base.ranks import of_ranks, rank
 from dress.data.shards import Sample
 from dress.evaluation import references
 from dress.evaluation.outcomes import Outcome, kind_of, load_outcomes, save_outcomes
-from dress.model.lvlm import LVLM
+from dress.feedback.llm import waits
+from dress.llm.request import Stopped
 from dress.rater import Rater
-from dress.rollout.checkpoint import CkptResponder
-from dress.rollout.conversation import Opening, Rollout, converse
+from dress.record import Dialogue
+from dress.rollout.conversation import Opening, Rollout, conversation, converse
+from dress.rollout.pipeline import Pipeline
 from dress.rollout.responder import Responder, Sampling
 
 RECORDS_PER_SHARE = 32
 """Many dialogues, of which those that fit are decoded together; the same for any number of ranks."""
 
-ShareOut = Callable[[LVLM, Callable[[int], None], int, Callable[[], None]], None]
-"""Who does which share of a work: called with the model that it needs, the work on a share, their number, and what
-every rank does after its shares (it may hold collectives)."""
+ShareOut = Callable[[Responder, Callable[[int], None], int, Callable[[], None]], None]
+"""Who does which share of a work: called with who answers, the work on a share, their number, and what every rank does
+after its shares (it may hold collectives)."""
+Answering = Callable[[], AbstractContextManager[Responder | None]]
+"""How a responder is had; None on a rank that has no share in its answers."""
 
 
-def alone(model: LVLM, work: Callable[[int], None], shares: int, finish: Callable[[], None]) -> None:
+def alone(responder: Responder, work: Callable[[int], None], shares: int, finish: Callable[[], None]) -> None:
     """Do every share in this process."""
     for number in range(shares):
         work(number)
@@ -64,7 +70,7 @@ class Questions:
 
 
 def evaluate_models(
-    models: Mapping[str, Callable[[], CkptResponder]], questions: Questions, folder: Path, *,
+    models: Mapping[str, Answering], questions: Questions, folder: Path, *,
     share_out: ShareOut = alone, progress: Advance = ignore,
 ) -> list[Outcome]:  # fmt: skip
     """Evaluate on all ranks, or read what an earlier call already finished; the first rank writes.
@@ -87,7 +93,8 @@ def evaluate_models(
         files = questions.files(folder, model)
         missing = [condition for condition, file in files.items() if not file.exists()]
         if missing:
-            new = _answered(responder(), questions, (model, missing), share_out, progress)
+            with responder() as asked:
+                new = [] if asked is None else _answered(asked, questions, (model, missing), share_out, progress)
             if rank() > 0:
                 outcomes += new
                 continue
@@ -99,18 +106,24 @@ def evaluate_models(
 
 
 def _answered(
-    responder: CkptResponder, questions: Questions, cells: tuple[str, Sequence[str]], share_out: ShareOut,
+    responder: Responder, questions: Questions, cells: tuple[str, Sequence[str]], share_out: ShareOut,
     progress: Advance,
 ) -> list[Outcome]:  # fmt: skip
     """The outcomes of one model under some conditions for all records, on every rank."""
     records, size = len(questions.samples), RECORDS_PER_SHARE
     mine, every = list[Outcome](), list[Outcome]()
+    with Pipeline(questions.judge, partial(waits, questions.judge)) as pipeline:
 
-    def answer(number: int) -> None:
-        share = range(records)[number * size : (number + 1) * size]
-        mine.extend(ask(responder, questions, cells, share, progress))
+        def answer(number: int) -> None:
+            share = _Share(questions, cells, range(records)[number * size : (number + 1) * size])
+            held = conversation(share.rollout(responder), share.samples, share.openings, progress)
+            pipeline.hold(held, lambda dialogues: mine.extend(share.outcomes(dialogues, responder.name)))
 
-    share_out(responder.model, answer, math.ceil(records / size), lambda: every.extend(gathered(mine)))
+        def finish() -> None:
+            pipeline.finish()
+            every.extend(gathered(mine))
+
+        share_out(responder, answer, math.ceil(records / size), finish)
     return every
 
 
@@ -128,33 +141,68 @@ def ask(
         cells: the model's label, and the conditions.
         records: numbers of the records.
         progress: called with the number of finished answers.
+
+    Raises:
+        Stopped: a server did not answer a question.
     """
-    model, conditions = cells
-    settings, texts = questions.settings, questions.texts[model]
-    later = [texts[settings.refine_condition]] * (settings.turns - 1)
-    before = [0, *accumulate(len(record.dialogues) for record, _ in questions.samples)][records.start]
-    samples = [questions.samples[number] for number in records]
-    dialogues = [(place, dialogue) for place, (record, _) in enumerate(samples) for dialogue in record.dialogues]
-    pairs = [(number, condition) for number in range(len(dialogues)) for condition in conditions]
-    answered = converse(
-        Rollout(responder, questions.judge, questions.sampling), samples,
-        [Opening(*dialogues[number], [texts[condition], *later]) for number, condition in pairs], answered=progress,
-    )  # fmt: skip
-    outcomes = []
-    for (number, condition), dialogue in zip(pairs, answered, strict=True):
-        key = samples[dialogues[number][0]][0].key
-        known = references.known_answers(dialogues[number][1])
-        for place, turn in enumerate(dialogue.turns):
-            feedback, beside = turn.feedback[0], () if place else known
-            facts = references.facts(turn.assistant or "", beside) if beside else {}
-            outcomes.append(
-                Outcome(
-                    model, condition, f"{key}/{before + number}", key, dialogue.criterion or "", kind_of(dialogue),
-                    place, turn.user, turn.assistant or "", feedback.rating, feedback.critique, feedback.refinement,
-                    {**feedback.extra, **facts}, reference="\n".join(beside) or None,
-                )
-            )  # fmt: skip
-    return outcomes
+    share = _Share(questions, cells, records)
+    dialogues = converse(share.rollout(responder), share.samples, share.openings, answered=progress)
+    return share.outcomes(dialogues, responder.name)
+
+
+class _Share:
+    """Some records of an evaluation.
+
+    Args:
+        questions: what is asked.
+        cells: the model's label, and the conditions.
+        records: numbers of the records.
+    """
+
+    def __init__(self, questions: Questions, cells: tuple[str, Sequence[str]], records: range) -> None:
+        self._questions, self._model = questions, cells[0]
+        settings, texts = questions.settings, questions.texts[self._model]
+        later = [texts[settings.refine_condition]] * (settings.turns - 1)
+        self._before = [0, *accumulate(len(record.dialogues) for record, _ in questions.samples)][records.start]
+        self.samples = [questions.samples[number] for number in records]
+        self._dialogues = [
+            (place, dialogue) for place, (record, _) in enumerate(self.samples) for dialogue in record.dialogues
+        ]
+        self._pairs = [(number, condition) for number in range(len(self._dialogues)) for condition in cells[1]]
+        self.openings = [
+            Opening(*self._dialogues[number], [texts[condition], *later]) for number, condition in self._pairs
+        ]
+
+    def rollout(self, responder: Responder) -> Rollout:
+        """Who answers and who judges."""
+        return Rollout(responder, self._questions.judge, self._questions.sampling)
+
+    def outcomes(self, answered: Sequence[Dialogue], responder: str) -> list[Outcome]:
+        """One for each answer of the dialogues.
+
+        Raises:
+            Stopped: a question got none.
+        """
+        if failed := [one.turns[-1].provenance for one in answered if one.turns[-1].assistant is None]:
+            raise Stopped(
+                f"{len(failed)} of {len(answered)} questions got no answer of {responder} ({failed[0]['failed']}), "
+                f"and figures would leave them out. Ask them again: generation.server.retry_failed=true"
+            )
+        outcomes = []
+        for (number, condition), dialogue in zip(self._pairs, answered, strict=True):
+            key = self.samples[self._dialogues[number][0]][0].key
+            known = references.known_answers(self._dialogues[number][1])
+            for place, turn in enumerate(dialogue.turns):
+                feedback, beside = turn.feedback[0], () if place else known
+                facts = references.facts(turn.assistant or "", beside) if beside else {}
+                outcomes.append(
+                    Outcome(
+                        self._model, condition, f"{key}/{self._before + number}", key, dialogue.criterion or "",
+                        kind_of(dialogue), place, turn.user, turn.assistant or "", feedback.rating, feedback.critique,
+                        feedback.refinement, {**feedback.extra, **facts}, reference="\n".join(beside) or None,
+                    )
+                )  # fmt: skip
+        return outcomes
 
 
 def gathered(outcomes: list[Outcome]) -> list[Outcome]:

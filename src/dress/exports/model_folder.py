@@ -173,6 +173,37 @@ def export_model(
     return figures
 
 
+def check_class(model: LVLM, run: config.Config) -> None:
+    """Refuse a model that no class of transformers computes, before anything is trained.
+
+    Raises:
+        NoClass: says why there is none.
+    """
+    if isinstance(model, ComposedLVLM) and isinstance(run.model, config.ComposedModel):
+        composed_parts(model, run.model, run.generation.max_new_tokens)
+
+
+def write_for_server(trained: TrainedModel, out: Path, rounded: bool) -> None:
+    """Write a model as a folder that a server reads, without condition, card and proof.
+
+    Args:
+        trained: what.
+        out: the folder; nothing stands there.
+        rounded: its weights to bfloat16.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    out.mkdir(parents=True)
+    _check_space(trained.model, ExportSettings(), out)
+    try:
+        _write(trained, ExportSettings(), "", out)
+    except SafetensorError as error:
+        raise OSError(f"{out}: cannot be written ({in_one_line(error)})") from error
+    if rounded:
+        round_weights(out)
+
+
 def _open_to_readers(folder: Path) -> None:
     """Files that a library wrote for its user alone, as readable as others that this user makes."""
     usual = stat.S_IMODE((folder / CARD).stat().st_mode)

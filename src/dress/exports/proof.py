@@ -124,7 +124,7 @@ def _write_expected(model: LVLM, samples: Sequence[Sample], condition: str, max_
                 spans = [*spans, *AGAIN]
             asked = [*spans, Span("condition", condition)] if condition else spans
             answer, tokens = _answer(model, asked, picture, max_new_tokens)
-            ids, places, logits = _logits(model, [*asked, Span("assistant", str(answer) or "x", 1.0)], picture)
+            ids, places, logits = answer_logits(model, [*asked, Span("assistant", str(answer) or "x", 1.0)], picture)
             file = None if image is None else f"{len(rows)}.{image_extension(image)}"
             if file is not None and image is not None and picture is not None:
                 (aside / file).write_bytes(image)
@@ -159,7 +159,7 @@ def _answer(
     return model.encoder.decode(tokens[0]), [int(one) for one in tokens[0]]
 
 
-def _logits(model: LVLM, spans: Sequence[Span], picture: Picture | None) -> tuple[list[int], list[int], Tensor]:
+def answer_logits(model: LVLM, spans: Sequence[Span], picture: Picture | None) -> tuple[list[int], list[int], Tensor]:
     """Tokens of a dialogue, the places of its last answer's, and logits [A, M] of these."""
     dialogue = SupervisedDialogue("sft", tuple(spans), picture is not None)
     encoded = model.encoder.supervised(dialogue, "", picture.layout if picture else None)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from dress.base.progress import Advance, CurriculumProgress
 from dress.base.seeding import seed_for
-from dress.feedback.collect import Collection, ShareOut, collect, collect_slice, in_turn
+from dress.feedback.collect import Collection, ShareOut, collect, in_turn, openings_of
 from dress.feedback.failures import write_failures
-from dress.feedback.llm import LLMRater
+from dress.feedback.llm import LLMRater, waits
 from dress.llm.interface import Client
 from dress.llm.ledger import Ledger
 from dress.llm.replay import ReplayClient
 from dress.rater import Rater
+from dress.record import Dialogue
 from dress.rollout.answers_file import FileResponder
-from dress.rollout.conversation import Rollout
+from dress.rollout.conversation import Rollout, conversation
+from dress.rollout.pipeline import Pipeline
 from dress.rollout.responder import Responder
 from dress.rollout.server import ServerResponder
 from dress.rollout.stored import StoredAnswers
@@ -40,11 +43,11 @@ def storing(responder: Responder, rater: Rater, identity: str) -> Responder:
     A language model is paid for its word on these very answers: they are drawn once.
 
     Args:
-        responder: a model in memory.
+        responder: a model in memory, or a server, whose answers stand in a ledger already.
         rater: of its answers.
         identity: of the model's weights.
     """
-    if not isinstance(rater, LLMRater):
+    if not isinstance(rater, LLMRater) or isinstance(responder, ServerResponder):
         return responder
     return StoredAnswers(responder, responder.name, rater.client.ledger, identity)
 
@@ -101,30 +104,38 @@ def replay_of(rollout: Rollout) -> Rollout:
 def ask(rollout: Rollout, collection: Collection, progress: Advance) -> None:
     """Settle every call, so that `collect` with what the ledgers hold needs none.
 
-    Dialogues that end early count as if they had gone on.
+    While a language model judges the answers to one shard's questions, those of the next are answered. Dialogues that
+    end early count as if they had gone on.
 
     Args:
         rollout: who answers and who judges.
         collection: whose questions, and how many.
         progress: called with the number of judged answers, and a line of live counters.
     """
-    responder = rollout.responder
-    for number, indices in collection.shards.items():
-        count = 0
+    with Pipeline(rollout.rater, partial(waits, rollout.rater)) as pipeline:
+        for number, indices in collection.shards.items():
+            _ask_slice(replace(rollout, seed=seed_for(rollout.seed, number)), collection, indices, pipeline, progress)
+        pipeline.finish()
 
-        def judged(n: int = 1, info: str = "") -> None:
-            nonlocal count
-            count += n
-            progress(n, info)
 
-        def answered(n: int = 1, info: str = "") -> None:
-            if isinstance(responder, ServerResponder):
-                progress(0, f"answers: {responder.client.tally.line()}")
+def _ask_slice(rollout: Rollout, collection: Collection, indices: range, pipeline: Pipeline, progress: Advance) -> None:
+    responder, stage, counted = rollout.responder, collection.stage, 0
 
-        samples = list(collection.prompts.readable(indices))
-        part = replace(rollout, seed=seed_for(rollout.seed, number))
-        collect_slice(part, samples, collection.stage, answered=answered, judged=judged)
-        progress(_count_answers(collection, indices) - count, "")
+    def judged(n: int = 1, info: str = "") -> None:
+        nonlocal counted
+        counted += n
+        progress(n, info)
+
+    def answered(n: int = 1, info: str = "") -> None:
+        if isinstance(responder, ServerResponder):
+            progress(0, f"answers: {responder.client.tally.line()}")
+
+    def done(dialogues: list[Dialogue]) -> None:
+        progress(_count_answers(collection, indices) - counted, "")
+
+    samples = list(collection.prompts.readable(indices))
+    openings = openings_of(samples, stage, rollout.sampling.condition)
+    pipeline.hold(conversation(rollout, samples, openings, answered), done, judged)
 
 
 def _count_answers(collection: Collection, indices: range) -> int:

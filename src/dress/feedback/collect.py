@@ -62,9 +62,8 @@ def slices(prompts: Shards, stage: config.CollectSettings) -> list[range]:
 
 
 def collect_slice(
-    rollout: Rollout, samples: Sequence[Sample], stage: config.CollectSettings, *,
-    answered: Advance = ignore, judged: Advance = ignore,
-) -> list[Sample]:  # fmt: skip
+    rollout: Rollout, samples: Sequence[Sample], stage: config.CollectSettings, answered: Advance = ignore
+) -> list[Sample]:
     """The records of one shard with the dialogues that were held over them.
 
     Args:
@@ -72,23 +71,31 @@ def collect_slice(
         samples: the records, whose dialogues' first questions are asked.
         stage: turns, and samples per question.
         answered: called with the number of finished answers.
-        judged: called with the number of judged answers.
     """
-    openings = [
-        Opening(position, dialogue, [rollout.sampling.condition] * stage.turns)
-        for position, (record, _) in enumerate(samples)
-        for dialogue in record.dialogues
-        for _ in range(stage.samples)
-    ]
+    openings = openings_of(samples, stage, rollout.sampling.condition)
     dialogues: dict[int, list[Dialogue]] = {}
-    for opening, dialogue in zip(
-        openings, converse(rollout, samples, openings, answered=answered, judged=judged), strict=True
-    ):
+    for opening, dialogue in zip(openings, converse(rollout, samples, openings, answered=answered), strict=True):
         dialogues.setdefault(opening.sample, []).append(dialogue)
     return [
         (record.model_copy(update={"dialogues": dialogues[position]}), image)
         for position, (record, image) in enumerate(samples)
         if position in dialogues
+    ]
+
+
+def openings_of(samples: Sequence[Sample], stage: config.CollectSettings, condition: str) -> list[Opening]:
+    """The dialogues that are held over the records of one shard.
+
+    Args:
+        samples: the records, whose dialogues' first questions are asked.
+        stage: turns, and samples per question.
+        condition: text that every answer stands after.
+    """
+    return [
+        Opening(position, dialogue, [condition] * stage.turns)
+        for position, (record, _) in enumerate(samples)
+        for dialogue in record.dialogues
+        for _ in range(stage.samples)
     ]
 
 
@@ -128,7 +135,7 @@ def collect(
         if anew or not shard.exists():
             samples = list(prompts.readable(indices))
             part = replace(rollout, seed=seed_for(rollout.seed, number))
-            usable, rows = set_failures_aside(collect_slice(part, samples, stage, answered=answered))
+            usable, rows = set_failures_aside(collect_slice(part, samples, stage, answered))
             failures.extend(rows)
             features = stored_features(prompts, indices)
             if not write_shards(folder, usable, stage.per_shard, start=number, features=features):

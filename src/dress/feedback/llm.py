@@ -14,8 +14,9 @@ from dress.base.progress import Advance, ignore
 from dress.base.ranks import processes
 from dress.feedback.rubric import Rubric, RubricReply
 from dress.llm.interface import Client
+from dress.llm.replay import ReplayClient
 from dress.llm.request import Reply, Request, Stopped
-from dress.rater import Images
+from dress.rater import Images, Rater
 from dress.record import Dialogue, Feedback, Record
 
 SHOWN = 300
@@ -77,6 +78,11 @@ class LLMRater:
         replies += self.client.ask_all(requests[first:], progress)
         return [self._feedback(dialogue, reply) for (_, dialogue), reply in zip(items, replies, strict=True)]
 
+    @property
+    def previews(self) -> bool:
+        """Whether its next replies are shown first."""
+        return self._preview is not None
+
     def replay(self) -> LLMRater:
         """The same with what the ledger holds; asks nobody."""
         return LLMRater(
@@ -110,6 +116,14 @@ class LLMRater:
         return feedback.model_copy(
             update={"rating": words.rating, "critique": words.critique, "refinement": refinement}
         )
+
+
+def waits(rater: Rater) -> bool:
+    """Whether the next call of `rate` waits for a server, so that other work may go on meanwhile.
+
+    A preview comes first: nothing is done before somebody has seen it.
+    """
+    return isinstance(rater, LLMRater) and not rater.previews and not isinstance(rater.client, ReplayClient)
 
 
 def show_preview(preview: Preview, items: Sequence[tuple[Record, Dialogue]], replies: Sequence[Reply]) -> None:

@@ -97,6 +97,7 @@ class LLMClient:
         ledger: where every call is written.
         structured: the form of replies that have a schema; `auto` finds the best that the server can.
         limits: of requests and tokens; None makes them from the endpoint.
+        known_as: what the ledger calls the model; None: as the server does.
         backoff: seconds before the first repeat of a call.
 
     Raises:
@@ -105,9 +106,9 @@ class LLMClient:
 
     def __init__(
         self, endpoint: Endpoint, ledger: Ledger, structured: str = "auto",
-        limits: Limits | None = None, backoff: float = BACKOFF,
+        limits: Limits | None = None, backoff: float = BACKOFF, known_as: str | None = None,
     ) -> None:  # fmt: skip
-        self.endpoint, self.ledger, self.model = endpoint, ledger, endpoint.model
+        self.endpoint, self.ledger, self.model = endpoint, ledger, known_as or endpoint.model
         self.tally = Tally()
         self._key = api_key(endpoint.api_key_env, endpoint.base_url)
         self._hidden = secrets(*filter(None, [endpoint.api_key_env]))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from dress.base.progress import Advance, ignore
 from dress.data.images import MAX_ASPECT
 from dress.dialogue.image import Picture
 from dress.dialogue.spans import Completion, prompt
+from dress.kernels.packed import PackedWeights
 from dress.model.generation import check_new_tokens, generate
 from dress.model.lvlm import LVLM
 from dress.model.session import ImageTokens, Prompt, SamplingParams, Session
 from dress.record import RecordError
-from dress.rollout.responder import OpenTurn, Sampling
+from dress.rollout.responder import Answer, OpenTurn, Responder, Sampling
 
 
 class CkptResponder:
@@ -32,7 +34,7 @@ class CkptResponder:
     ) -> None:
         self.model, self.name, self._keep = model, name, keep_cache
         self._reader = model.reader(max_aspect=max_aspect)
-        self._session: Session | None = None
+        self._packed: Callable[[], PackedWeights | None] = lambda: None  # of sessions that stand beside each other
 
     def preprocess(self, data: bytes, where: str) -> Picture:
         """The image as the model takes it.
@@ -45,12 +47,36 @@ class CkptResponder:
     def answer(
         self, questions: Sequence[OpenTurn], pixels: Sequence[Picture], sampling: Sampling, progress: Advance = ignore
     ) -> list[Completion]:
-        """See `Responder.answer`; inside of `groups`, dialogues that were answered before are not read again.
+        """See `Responder.answer`.
 
         Raises:
             RecordError: a system text, and the model's chat format has no place for one.
             ValueError: answers may be longer than the language model has positions.
         """
+        prompts, params = self._prompts(questions, sampling)
+        return generate(self.model, prompts, pixels, params, batch_size=sampling.batch_size, progress=progress)
+
+    def groups(self, dialogues: int, sampling: Sampling) -> Iterator[tuple[range, Responder]]:
+        """See `Grouping`: as many as are decoded together. The model's weights must stay as they are meanwhile."""
+        if self._keep == "off":
+            yield range(dialogues), self
+            return
+        weights = self._packed() or PackedWeights(self.model.language_model)
+        self._packed = weakref.ref(weights)
+        going_on = _GoingOn(self, Session(self.model, weights))
+        for first in range(0, dialogues, sampling.batch_size):
+            yield range(first, min(first + sampling.batch_size, dialogues)), going_on
+
+    def answer_on(
+        self, session: Session, questions: Sequence[OpenTurn], pixels: Sequence[Picture], sampling: Sampling
+    ) -> list[Completion] | None:
+        """The answers, where dialogues that the session has answered before are not read again; None: no memory."""
+        prompts, params = self._prompts(questions, sampling)
+        keys, images = [id(question.dialogue) for question in questions], ImageTokens(self.model, pixels)
+        tokens = session.answer(prompts, keys, images, params, if_fits=self._keep == "auto")
+        return None if tokens is None else [self.model.encoder.decode(ids) for ids in tokens]
+
+    def _prompts(self, questions: Sequence[OpenTurn], sampling: Sampling) -> tuple[list[Prompt], SamplingParams]:
         check_new_tokens(self.model, sampling.max_new_tokens)
         chat = self.model.encoder.chat
         for question in questions:
@@ -61,24 +87,30 @@ class CkptResponder:
                 )
         prompts = [Prompt(tuple(prompt(one.dialogue, condition=one.condition)), one.image) for one in questions]
         seeds = [question.seed for question in questions]
-        params = SamplingParams(sampling.max_new_tokens, sampling.temperature, sampling.top_p, seeds)
-        if self._session is not None:
-            keys, images = [id(question.dialogue) for question in questions], ImageTokens(self.model, pixels)
-            tokens = self._session.answer(prompts, keys, images, params, if_fits=self._keep == "auto")
-            if tokens is not None:
-                progress(len(tokens))
-                return [self.model.encoder.decode(ids) for ids in tokens]
-            self._session = None
-        return generate(self.model, prompts, pixels, params, batch_size=sampling.batch_size, progress=progress)
+        return prompts, SamplingParams(sampling.max_new_tokens, sampling.temperature, sampling.top_p, seeds)
 
-    def groups(self, dialogues: int, sampling: Sampling) -> Iterator[range]:
-        """See `Grouping`: as many as are decoded together. The model's weights must stay as they are meanwhile."""
-        if self._keep == "off":
-            yield range(dialogues)
-            return
-        self._session = Session(self.model)
-        try:
-            for first in range(0, dialogues, sampling.batch_size):
-                yield range(first, min(first + sampling.batch_size, dialogues))
-        finally:
+
+class _GoingOn:
+    """Goes on from what it has read of the same dialogues, as long as memory has room for it.
+
+    Args:
+        responder: of the model.
+        session: of its own.
+    """
+
+    def __init__(self, responder: CkptResponder, session: Session) -> None:
+        self.name, self.preprocess = responder.name, responder.preprocess
+        self._responder = responder
+        self._session: Session | None = session
+
+    def answer(
+        self, questions: Sequence[OpenTurn], pixels: Sequence[Picture], sampling: Sampling, progress: Advance = ignore
+    ) -> Sequence[Answer]:
+        """See `Responder.answer`."""
+        if self._session is not None:
+            answers = self._responder.answer_on(self._session, questions, pixels, sampling)
+            if answers is not None:
+                progress(len(answers))
+                return answers
             self._session = None
+        return self._responder.answer(questions, pixels, sampling, progress)

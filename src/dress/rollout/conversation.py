@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from dress.base.progress import Advance, ignore
 from dress.base.seeding import seed_for
 from dress.data.shards import Sample
 from dress.rater import Rater
-from dress.record import PUBLISHED_ROW, Dialogue, Turn
+from dress.record import PUBLISHED_ROW, Dialogue, Feedback, Record, Turn
 from dress.rollout.responder import Answer, Grouping, OpenTurn, Responder, Sampling
 
 
@@ -47,18 +47,30 @@ class Opening:
     conditions: Sequence[str]
 
 
-def converse(
-    rollout: Rollout, samples: Sequence[Sample], openings: Sequence[Opening], *,
-    answered: Advance = ignore, judged: Advance = ignore,
-) -> list[Dialogue]:  # fmt: skip
-    """Hold dialogues over several turns: answer, feedback, answer to the refinement …
+@dataclass(frozen=True)
+class Answered:
+    """Answers that are to be judged: dialogues that end with them, and their images."""
+
+    items: list[tuple[Record, Dialogue]]
+    images: list[bytes | None]
+
+
+Conversation = Generator[Answered, list[Feedback], list[Dialogue]]
+"""Dialogues being held: gives answers, takes feedback on them, and returns the dialogues."""
+
+
+def conversation(
+    rollout: Rollout, samples: Sequence[Sample], openings: Sequence[Opening], answered: Advance = ignore
+) -> Conversation:
+    """Dialogues over several turns: answer, feedback, answer to the refinement …
+
+    Whoever holds them judges: each time that answers are given, feedback on them is to be sent.
 
     Args:
-        rollout: who answers and who judges.
+        rollout: who answers, and how.
         samples: records with image bytes.
         openings: those of one record should follow one another: they share what is read of the image.
         answered: called with the number of finished answers.
-        judged: called with the number of judged answers.
 
     Returns:
         The dialogues with answers, feedback and provenance, in order. Where no answer could be had, the
@@ -67,8 +79,9 @@ def converse(
     responder, sampling = rollout.responder, rollout.sampling
     pixels, places = _preprocess(responder, samples)
     dialogues = [_first_question(opening.dialogue) for opening in openings]
-    every = range(len(dialogues))
-    for group in responder.groups(len(every), sampling) if isinstance(responder, Grouping) else [every]:
+    number = len(dialogues)
+    groups = responder.groups(number, sampling) if isinstance(responder, Grouping) else [(range(number), responder)]
+    for group, answering in groups:
         active, turn = list(group), 0
         while active:
             questions = [
@@ -78,15 +91,14 @@ def converse(
                 )
                 for i in active
             ]  # fmt: skip
-            answers = responder.answer(questions, pixels, sampling, answered)
+            answers = answering.answer(questions, pixels, sampling, answered)
             for i, answer in zip(active, answers, strict=True):
                 last = dialogues[i].turns[-1]
                 dialogues[i].turns[-1] = last.model_copy(update=answer_fields(answer, responder.name))
             active = [i for i, answer in zip(active, answers, strict=True) if isinstance(answer, str)]
-            feedback = rollout.rater.rate(
+            feedback = yield Answered(
                 [(samples[openings[i].sample][0], dialogues[i]) for i in active],
                 [samples[openings[i].sample][1] for i in active],
-                judged,
             )
             turn += 1
             refinements = {}
@@ -98,6 +110,29 @@ def converse(
                 dialogues[i].turns.append(Turn(user=refinement))
             active = list(refinements)
     return dialogues
+
+
+def converse(
+    rollout: Rollout, samples: Sequence[Sample], openings: Sequence[Opening], *,
+    answered: Advance = ignore, judged: Advance = ignore,
+) -> list[Dialogue]:  # fmt: skip
+    """Hold dialogues, one turn after the other; see `conversation`.
+
+    Args:
+        rollout: who answers and who judges.
+        samples: records with image bytes.
+        openings: of the dialogues.
+        answered: called with the number of finished answers.
+        judged: called with the number of judged answers.
+    """
+    talk = conversation(rollout, samples, openings, answered)
+    feedback: list[Feedback] | None = None
+    while True:
+        try:
+            answers = next(talk) if feedback is None else talk.send(feedback)
+        except StopIteration as end:
+            return list(end.value)
+        feedback = rollout.rater.rate(answers.items, answers.images, judged)
 
 
 def _first_question(dialogue: Dialogue) -> Dialogue:

@@ -84,9 +84,9 @@ class Responder(Protocol):
 class Grouping(Protocol):
     """A responder that keeps what it has read between the turns of a dialogue, for some dialogues at a time."""
 
-    def groups(self, dialogues: int, sampling: Sampling) -> Iterator[range]:
-        """Which of so many dialogues are to go together from first to last turn, one range after another.
+    def groups(self, dialogues: int, sampling: Sampling) -> Iterator[tuple[range, Responder]]:
+        """Which of so many dialogues are to go together from first to last turn, and who answers them.
 
-        What was read is kept until the next range is asked for.
+        What was read is kept until the next range is asked for. Several such calls may stand beside each other.
         """
         ...

@@ -30,19 +30,24 @@ class ServerResponder:
     known of a folder of this machine alone, by the model's name or by what the server says it was read from (`root` of
     vLLM's `/v1/models`); of any other model nobody knows, and nothing is said.
 
-    A server gives what the model wrote. Where the model's name is the folder of an exported model of this machine, the
-    gap that its chat format has before an answer is taken off, as of a run's own answers.
+    A server gives what the model wrote, also the gap that its chat format has before an answer, and white space
+    behind it. Both are taken off, as of a run's own answers: where they are given, or the model's name is the folder of
+    an exported model of this machine.
 
     Args:
         client: a server's, or a replay's.
         sees_image: send the image with the first user message.
         system: message before all others; None for none. A dialogue's own stands in its place.
+        around: gap and tail of the chat format; None: as said.
     """
 
-    def __init__(self, client: Client, sees_image: bool = True, system: str | None = None) -> None:
+    def __init__(
+        self, client: Client, sees_image: bool = True, system: str | None = None,
+        around: tuple[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self.client, self.name = client, client.model
         self._sees_image, self._system, self._looked = sees_image, system, False
-        self._gap = _gap(self.name)
+        self._around = around or (_gap(self.name), "")
 
     def preprocess(self, data: bytes, where: str) -> bytes:
         """The bytes as they are."""
@@ -69,7 +74,7 @@ class ServerResponder:
         ]
         replies = self.client.ask_all(requests, lambda n=1, info="": progress(n))
         return [
-            Completion((reply.text or "").removeprefix(self._gap), reply.reason)
+            Completion(self._inner(reply.text or "", reply.reason), reply.reason)
             if reply.status == "done"
             else NoAnswer(str(reply.reason), reply.key)
             for reply in replies
@@ -77,9 +82,15 @@ class ServerResponder:
 
     def replay(self) -> ServerResponder:
         """The same with what the ledger holds; asks nobody."""
-        replayed = ServerResponder(self.client.replay(), self._sees_image, self._system)
+        replayed = ServerResponder(self.client.replay(), self._sees_image, self._system, self._around)
         replayed._looked = True
         return replayed
+
+    def _inner(self, text: str, reason: str | None) -> str:
+        """An answer without what its chat format has around it."""
+        gap, tail = self._around
+        text = text.removeprefix(gap)
+        return text.removesuffix(tail) if reason == "stop" else text
 
     def _warn_of_two(self, condition: str) -> None:
         """Say so where the server's chat template holds a condition beside this one."""

@@ -27,8 +27,11 @@ CONSENT = ("model.language.trust_remote_code", "data.allow_pipe", "trust_targets
 WITH_RESUME = (
     "show", "stage", *CONSENT, "training.threads", "trainer.devices", "data.workers",
     *(f"{rater}.{name}" for rater in ("annotator", "judge") for name in _CALLS),
+    *(f"generation.server.{name}" for name in config.GenerationServer.model_fields),
 )  # fmt: skip
 """Overrides that may stand beside `resume`: they change how a run works, not what it learns."""
+COMMAND = "generation.server.command"
+"""What a resumed run starts is typed again."""
 LEARNING = re.compile(r"curriculum\.stages\.[\w.-]+\.lr")
 """Overrides beside `resume` that do change it, for a stage that is not finished: a loss that is not finite asks for a
 smaller learning rate. They are kept in the run's config.json."""
@@ -97,11 +100,11 @@ def resume_arguments(typed: list[str]) -> list[str]:
     others = [text for text, key in keys if key not in allowed and not LEARNING.fullmatch(key)]
     refused = [text for text in others if not text.startswith("hydra.")]
     if refused:
-        plain = [name for name in WITH_RESUME if not name.startswith(("annotator.", "judge."))]
+        plain = [name for name in WITH_RESUME if not name.startswith(("annotator.", "judge.", "generation."))]
         raise CommandLineError(
             f"{' '.join(refused)}: a resumed run keeps its own settings; beside resume only {', '.join(plain)}, an LLM "
-            f"rater's limits (annotator.budget=…) and, for a stage that is not finished, curriculum.stages.<stage>.lr "
-            f"may stand. For other settings start a new run "
+            f"rater's limits (annotator.budget=…), generation.server and, for a stage that is not finished, "
+            f"curriculum.stages.<stage>.lr may stand. For other settings start a new run "
             f"(reuse={value} takes over the stages they leave unchanged)"
         )
     folder = run_folder(str(value))
@@ -214,6 +217,10 @@ def _refuse_unallowed(saved: dict[str, Any], typed: set[str], folder: Path) -> N
         needed.append(f"{CONSENT[0]}=true")
     if saved["data"]["allow_pipe"] and CONSENT[1] not in typed and "pipe:" in str(saved["data"]):
         needed.append(f"{CONSENT[1]}=true")
+    generation = saved["generation"]
+    if generation["engine"] == "server" and generation["server"]["command"] and COMMAND not in typed:
+        words = config.GenerationServer.model_validate(generation["server"]).words
+        needed.append(f"'{COMMAND}=\"{shlex.join(words)}\"'")
     if needed:
         raise config.ConfigError(
             f"{folder / 'config.json'}: this run runs code or commands that its own files name. If you trust them, "

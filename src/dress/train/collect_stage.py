@@ -19,6 +19,7 @@ from dress.rater import Rater
 from dress.rollout.checkpoint import CkptResponder
 from dress.rollout.conversation import Rollout
 from dress.rollout.responder import Sampling
+from dress.rollout.server import ServerResponder
 from dress.train.parallel import on_device, share_out
 from dress.train.run_data import name_damage
 from dress.train.tasks import CollectTask
@@ -27,15 +28,17 @@ from dress.train.tools import Tools
 
 def alone(task: CollectTask) -> bool:
     """Whether the first process works alone: a server is asked and paid once."""
-    return not isinstance(task.annotator, PlainRater)
+    return task.generation.engine == "server" or not isinstance(task.annotator, PlainRater)
 
 
-def collect(task: CollectTask, responder: CkptResponder, annotator: Rater, folder: Path, tools: Tools) -> None:
+def collect(
+    task: CollectTask, responder: CkptResponder | ServerResponder, annotator: Rater, folder: Path, tools: Tools
+) -> None:
     """Write `shards/`, `ratings.json` and `endings.json`; goes on where it was stopped.
 
     Args:
         task: whose questions, under which condition, how they are answered.
-        responder: with the model that the task names.
+        responder: with the model that the task names; a server's only where this is the first process.
         annotator: that the task names.
         folder: of the stage.
         tools: of the run.
@@ -53,14 +56,15 @@ def collect(task: CollectTask, responder: CkptResponder, annotator: Rater, folde
         questions.skipped[:] = dict.fromkeys(chain.from_iterable(of_ranks(questions.skipped)))
 
     def all_ranks(work: Callable[[int], None], shares: int) -> None:
+        assert isinstance(responder, CkptResponder)
         share_out(responder.model, work, shares, gather_skipped, devices=tools.devices)
 
     share = in_turn if alone(task) else all_ranks
-    with on_device(responder.model, tools.devices) if alone(task) else nullcontext():
+    model = responder.model if isinstance(responder, CkptResponder) and alone(task) else None
+    with nullcontext() if model is None else on_device(model, tools.devices):
         if alone(task) and rank() > 0:
             return
-        stored = storing(responder, annotator, task.model.fingerprint)
-        rollout = Rollout(stored, annotator, sampling, task.seed)
+        rollout = Rollout(storing(responder, annotator, task.model.fingerprint), annotator, sampling, task.seed)
         gather(task.name, rollout, Collection(questions, stage, folder / "shards"), tools.progress, share)
     if rank() > 0:
         return

@@ -8,7 +8,8 @@ fingerprints agree.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,14 +38,16 @@ from dress.model.lvlm import LVLM
 from dress.phases.conditions import conditions
 from dress.rater import Rater
 from dress.rollout.checkpoint import CkptResponder
+from dress.rollout.owned_server import check_server
+from dress.rollout.responder import Responder
 from dress.train.amounts import in_steps
 from dress.train.collect_stage import collect
 from dress.train.current_model import CurrentModel
+from dress.train.engine import Asking, Engine, check_served, first_samples, uses_answers
 from dress.train.eval_data import eval_lines
 from dress.train.eval_stage import evaluate
 from dress.train.export_stage import export
 from dress.train.module import NotFinite, TrainingStopped
-from dress.train.parallel import share_out
 from dress.train.praise import PraiseOfData
 from dress.train.results import Results
 from dress.train.reuse import Reuse
@@ -89,6 +92,8 @@ class Curriculum:
         self.folder = Path(settings.run_dir)
         for rater in (settings.annotator, settings.judge):
             check_rater(rater)  # now, not after hours of training
+        if uses_answers(settings.curriculum):
+            check_server(settings.generation)
         self.loggers = loggers or NoLoggers()
         self.progress = CurriculumProgress(
             console, {name: description(settings.curriculum.stages[name]) for name in settings.curriculum.order}
@@ -105,6 +110,11 @@ class Curriculum:
     def judge(self) -> Rater:
         """Rates answers in evaluations."""
         return build_rater(self.settings.judge, self.folder, self.console)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Computes answers."""
+        return Engine(self.settings, self.tools)
 
     def run(self, begin: Begin = lambda settings, facts: None) -> dict[str, Any]:
         """Run or go on; returns the metrics (nothing on processes after the first).
@@ -176,6 +186,7 @@ class Curriculum:
         self.model = CurrentModel(partial(self._build, self.folder), settings.model)
         model = self.model.lvlm
         check_new_tokens(model, settings.generation.max_new_tokens)
+        check_served(model, settings)
         tokenizer = tokenizer_hash(model.encoder.tokenizer) + model.encoder.chat.digest
         initial = InitialModel(settings.model, tokenizer, loaded_weights(model, settings.model), settings.seed)
         self.tasks = Tasks(settings, self.data, fingerprint(initial))
@@ -302,8 +313,7 @@ class Curriculum:
                 case TrainTask():
                     self._train(name, task)
                 case CollectTask():
-                    responder = self._responder(task.stage.model, task.model, task.stage.condition)
-                    collect(task, responder, self.annotator, marker.parent, self.tools)
+                    self._collect(name, task)
                 case EvalTask():
                     self._evaluate(name, task)
                 case ExportTask():
@@ -341,12 +351,29 @@ class Curriculum:
             (folder / LAST).unlink(missing_ok=True)
         self.model.wrote(folder)
 
+    def _collect(self, name: str, task: CollectTask) -> None:
+        """Collect answers of a stage's model."""
+        folder, source = self.stage_folder(name), task.stage.model
+        responder = self._responder(source, task.model, task.stage.condition)
+        asking = Asking(source, task.model, folder, [task.condition], lambda: first_samples(task.questions))
+        with self.engine.answering(responder, asking) as asked:
+            if asked is not None:
+                collect(task, asked, self.annotator, folder, self.tools)
+
     def _evaluate(self, name: str, task: EvalTask) -> None:
         sources, folder = evaluated_stages(self.settings.curriculum, name), self.stage_folder(name)
         self.reuse.cells(task, folder)
-        responders = {label: partial(self._responder, sources[label], output) for label, output in task.models.items()}
-        share = partial(share_out, devices=self.tools.devices)
-        evaluate(task, responders, self.judge, folder, self.tools, share)
+        engine = self.engine
+
+        @contextmanager
+        def answering(label: str, output: Output) -> Iterator[Responder | None]:
+            texts = [task.conditions[label][condition] for condition in task.eval.conditions]
+            asking = Asking(sources[label], output, folder, texts, lambda: first_samples(task.questions))
+            with engine.answering(self._responder(sources[label], output), asking) as asked:
+                yield asked
+
+        responders = {label: partial(answering, label, output) for label, output in task.models.items()}
+        evaluate(task, responders, self.judge, folder, self.tools, engine.share_out)
 
     def _export(self, name: str, task: ExportTask) -> None:
         """Write a stage's model for others; the first process does."""

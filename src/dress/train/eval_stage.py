@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from dress.data.shards import Sample
-from dress.evaluation.cells import Questions, ShareOut, evaluate_models
+from dress.evaluation.cells import Answering, Questions, ShareOut, evaluate_models
 from dress.evaluation.outcomes import Outcome, load_outcomes
 from dress.rater import Rater
-from dress.rollout.checkpoint import CkptResponder
 from dress.rollout.responder import Sampling
 from dress.train.run_data import name_damage
 from dress.train.tasks import EvalTask
@@ -18,7 +17,7 @@ from dress.train.tools import Tools
 
 def evaluate(
     task: EvalTask,
-    responders: Mapping[str, Callable[[], CkptResponder]],
+    responders: Mapping[str, Answering],
     judge: Rater,
     folder: Path,
     tools: Tools,
@@ -28,7 +27,7 @@ def evaluate(
 
     Args:
         task: whose answers to what.
-        responders: by label, how its responder is had; called for a model whose answers are missing.
+        responders: by label, how its responder is had, for a model whose answers are missing.
         judge: that the task names.
         folder: of the stage.
         tools: of the run.

@@ -162,6 +162,9 @@ def _content(value: Any) -> Any:
             return identity(value)
         case LLM():  # also how it is reached: whether another server says the same is for nobody to assume
             return identity(value) | value.model_dump(exclude=set(NO_RESULT["rater"]))
+        case config.Generation():  # a server's draws are others; which one computes them, its first answers vouch for
+            native = {"engine"} if value.engine == "native" else set()
+            return value.model_dump(exclude=LEFT_OUT[config.Generation] | native)
         case config.Section():
             return value.model_dump(exclude=LEFT_OUT.get(type(value)))
         case Mapping():
@@ -225,7 +228,7 @@ class Tasks:
                 figures = self.outputs.get(evaluation(settings.curriculum) or "")
                 questions = self.data.records({stage.data: 1.0}, self.outputs)
                 return ExportTask(
-                    name, stage, self.outputs[stage.model], own_texts, questions, settings.generation, figures
+                    name, stage, self.outputs[stage.model], own_texts, questions, settings.generation.native, figures
                 )
 
     def _weights(self, name: str, weights: str | None) -> Output:

@@ -6,7 +6,8 @@ Training evaluates with `evaluate_models` and ends with `write_results`, as this
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,10 +17,11 @@ from rich.console import Console
 
 from dress.base.files import read_json, write_json
 from dress.config import Condition, Config, Consent, Eval, EvalStage, Positive
+from dress.config.checking import check_as
 from dress.config.consent import checked_run, read_run
+from dress.config.generation import Engine, Generation, GenerationServer, KeepCache
 from dress.config.inherited import inherited
 from dress.config.raters import RaterSettings
-from dress.config.run import KeepCache
 from dress.evaluation import references
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
@@ -46,6 +48,8 @@ class RunSettings(SuiteSettings, Consent):
     batch_size: Positive = 256  # prompts
     scenes: Positive | None = None  # in the report; null = as in the run
     keep_cache: KeepCache = "auto"  # go on from the turn before: auto (where it fits into memory), on, off
+    engine: Engine = "native"  # what computes answers: the run's own code, or `server`
+    server: GenerationServer = GenerationServer()
     judge: RaterSettings  # auto: the run's own
 
 
@@ -188,15 +192,18 @@ def run(settings: RunSettings, console: Console) -> Json:
         ValueError: a model that does not load, or records that the judge cannot judge.
     """
     from dress.base.progress import CurriculumProgress
-    from dress.base.run_folder import lock
+    from dress.base.run_folder import DONE, lock, read_marker
     from dress.config.graph import evaluated_stages, final_stages
     from dress.evaluation.cells import Questions, evaluate_models
+    from dress.exports.agreement import expected_answers, first_questions
+    from dress.exports.served_model import LEDGER, ServedModel, free_device, served
     from dress.feedback.raters import build_rater, check_rater
     from dress.model.checkpoint import available_device, load_model, read_facts
     from dress.phases.conditions import headline
     from dress.report.figures import metrics_table
     from dress.rollout.checkpoint import CkptResponder
-    from dress.rollout.responder import Sampling
+    from dress.rollout.owned_server import check_server
+    from dress.rollout.responder import Responder, Sampling
 
     ckpt, out = Path(settings.ckpt), Path(settings.out)
     if not (ckpt / "config.json").exists():
@@ -204,6 +211,13 @@ def run(settings: RunSettings, console: Console) -> Json:
     trained = read_run(ckpt, settings)
     judge = inherited("judge", settings.judge, trained)
     check_rater(judge)
+    longest = settings.max_new_tokens or trained.generation.max_new_tokens
+    generation = check_as(
+        Generation,
+        {"max_new_tokens": longest, "batch_size": settings.batch_size, "engine": settings.engine,
+         "server": settings.server.model_dump()},
+    )  # fmt: skip
+    check_server(generation)
     stages = evaluated_stages(trained.curriculum) or final_stages(trained.curriculum)
     unfinished = [stage for stage in stages.values() if not (ckpt / "stages" / stage / "model.json").is_file()]
     if unfinished:
@@ -216,7 +230,7 @@ def run(settings: RunSettings, console: Console) -> Json:
     asked = trained.eval.model_copy(update=typed)
     with CurriculumProgress(console, {}) as progress:
         samples = _samples(settings, trained, progress)
-        sampling = Sampling(settings.max_new_tokens or trained.generation.max_new_tokens, settings.batch_size)
+        sampling = Sampling(longest, settings.batch_size)
         out.mkdir(parents=True, exist_ok=True)
         lock(out)
         for old in out.glob("*-*.jsonl"):
@@ -226,12 +240,28 @@ def run(settings: RunSettings, console: Console) -> Json:
         images = [image for _, image in samples if image is not None]
         notes: list[str | None] = []  # the same of all stages
 
-        def responder(stage: str) -> CkptResponder:
-            model, _ = load_model(ckpt / "stages" / stage, available_device(), settings)
+        @contextmanager
+        def responder(label: str, stage: str) -> Iterator[Responder]:
+            folder = ckpt / "stages" / stage
+            model, _ = load_model(folder, available_device(), settings)
             notes.append(model.resize_note(images, trained.data.max_aspect))
-            return CkptResponder(model, f"{trained.name}/{stage}", settings.keep_cache, trained.data.max_aspect)
+            native = CkptResponder(model, f"{trained.name}/{stage}", settings.keep_cache, trained.data.max_aspect)
+            if settings.engine == "native":
+                yield native
+                return
+            first = first_questions(samples, [texts[label][condition] for condition in asked.conditions])
+            expected = expected_answers(native, first, sampling)
+            model.cpu()
+            free_device()
+            behind = ServedModel(
+                trained.model_copy(update={"generation": generation}), stage,
+                lambda: load_model(folder, "cpu", settings, exact=True)[0],
+                str(read_marker(folder / DONE)["fingerprint"]), out, out / LEDGER, model.computes_in_bf16,
+            )  # fmt: skip
+            with served(behind, expected, model.encoder, console) as server:
+                yield server
 
-        models = {label: partial(responder, stage) for label, stage in stages.items()}
+        models = {label: partial(responder, label, stage) for label, stage in stages.items()}
         outcomes = evaluate_models(models, questions, out, progress=progress.advance)
         progress.end()
     meant = headline(trained.curriculum, stages)
