@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import statistics
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +124,9 @@ class Team:
 
 def _run(pipes: list[Any], spec: Spec, began: float) -> None:
     """The life of a team's first process, which becomes its ranks."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
     torch.set_num_threads(spec.threads)
     if spec.processes > 1:
         fork_ranks(spec.processes)  # returns in each rank
