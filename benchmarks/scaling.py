@@ -7,8 +7,8 @@
    stage, by one process of one thread, one of two, and two of one, forked as a run forks them. They hand the machine
    over to one another (A B C C B A …); ratios are paired by round. A run made before begins all of them.
 2. Overhead: our module and strategy in one process against a plain Lightning loop over the same forests, interleaved.
-3. Memory: bytes of weights, gradients and moments that each rank holds, and how its memory (PSS) grows in a step, beside
-   the arithmetic of steps/model_memory.py.
+3. Memory: bytes of weights, gradients and moments that each rank holds, and how its memory (PSS) grows in a step,
+   beside the arithmetic of steps/model_memory.py.
 
 Before a time is taken the first steps must have the same targets, loss (1e-5) and gradients (1e-4) as one process of
 one thread, weights after the timed steps of 2. must be equal (1e-6), and answers to the byte.
@@ -43,7 +43,7 @@ from dress.run.composing import compose  # noqa: E402
 from steps import memory_work, scaling_results, stage_work  # noqa: E402
 from steps.flops import Sizes  # noqa: E402
 from steps.gate import compare  # noqa: E402
-from steps.machine import facts  # noqa: E402
+from steps.machine import commit, facts  # noqa: E402
 from steps.model_memory import rank_of, sharded, table  # noqa: E402
 from steps.models import ModelSpec  # noqa: E402
 from steps.teams import PSS, Spec, Team, Timed, interleave, ratio, spread  # noqa: E402
@@ -72,9 +72,11 @@ class Bench:
         self.file = options.out / "scaling.json"
         saved = json.loads(self.file.read_text(encoding="utf-8")) if self.file.exists() else {}
         machine = facts(options.threads)
-        kept = saved if saved.get("machine", {}).get("cpu") == machine["cpu"] and set(options.parts) < set(PARTS) else {}
+        kept = (
+            saved if saved.get("machine", {}).get("cpu") == machine["cpu"] and set(options.parts) < set(PARTS) else {}
+        )
         self.out: dict[str, Any] = kept | {
-            "machine": machine, "commit": _commit(), "commands": kept.get("commands", {}),
+            "machine": machine, "commit": commit(ROOT), "commands": kept.get("commands", {}),
             "what": "a quick run, nothing to quote" if self.quick else "scale=tiny, shapes world, fp32",
         }  # fmt: skip
 
@@ -103,8 +105,8 @@ class Bench:
         records = 24 if self.quick else 96
         command = [
             *self.typed(), "curriculum.run=[collect]", f"curriculum.stages.align.steps={steps[0]}",
-            f"curriculum.stages.sft.steps={steps[1]}", f"curriculum.stages.collect.records={records}", "trainer.devices=1",
-            f"run_dir={run}",
+            f"curriculum.stages.sft.steps={steps[1]}", f"curriculum.stages.collect.records={records}",
+            "trainer.devices=1", f"run_dir={run}",
         ]  # fmt: skip
         script = [sys.executable, str(ROOT / "src" / "train.py"), *command]
         made = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -156,7 +158,9 @@ class Bench:
             teams, startup = self.start(specs)
             timed, order = self.rounds(teams, stage, steps=3)
             self.stop(teams)
-            gates = {name: compare(works[name].out / works[name].name, works[ONE].out / works[ONE].name) for name in teams}
+            gates = {
+                name: compare(works[name].out / works[name].name, works[ONE].out / works[ONE].name) for name in teams
+            }
             each = self.settings(1, 1).curriculum.stages[stage].records_per_step  # type: ignore[union-attr]
             self.out["stages"][stage] = self.figures(timed, order * each, startup) | {"gate": gates, "records": each}
             self.told(stage)
@@ -165,7 +169,9 @@ class Bench:
         ]
         teams, startup = self.start(specs)
         shares = 4
-        texts = {name: [one for reply in team.ask(shares) for one in reply["texts"].items()] for name, team in teams.items()}
+        texts = {
+            name: [one for reply in team.ask(shares) for one in reply["texts"].items()] for name, team in teams.items()
+        }
         gates = {name: {"passes": sorted(one) == sorted(texts[ONE])} for name, one in texts.items()}
         timed, _ = self.rounds(teams, "collect", order=shares)
         answers = sum(reply["answers"] for reply in timed[ONE].replies[0])
@@ -181,9 +187,7 @@ class Bench:
             startup[spec.name] = max(reply["startup"] for reply in teams[spec.name].ready)
         return teams, startup
 
-    def rounds(
-        self, teams: dict[str, Team], part: str, steps: int = 1, order: int = 0
-    ) -> tuple[dict[str, Timed], int]:
+    def rounds(self, teams: dict[str, Team], part: str, steps: int = 1, order: int = 0) -> tuple[dict[str, Timed], int]:
         """Rounds for as long as the part may take; an order of so many steps, or that `order`."""
         order = order or (1 if self.quick else steps)
         seconds = sum(interleave(teams, order, 1)[name].seconds[0] for name in teams)
@@ -279,15 +283,6 @@ def _cpu(timed: dict[str, Timed]) -> float:
     """CPU seconds of ours ÷ the plain loop's, over all rounds: what else the machine does is not in them."""
     spent = {name: sum(reply["cpu"] for replies in one.replies for reply in replies) for name, one in timed.items()}
     return float(spent[OURS] / spent[PLAIN])
-
-
-def _commit() -> str:
-    """Of the sources, with a mark where they were changed."""
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    return git("rev-parse", "--short", "HEAD") + (", changed" if git("status", "--porcelain", "-uno") else "")
 
 
 def main() -> None:

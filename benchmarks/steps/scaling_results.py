@@ -73,16 +73,17 @@ def _stages(stages: dict[str, Any]) -> Iterator[str]:
             faster = f"{_ratio(one['faster'][name])}" if name in one["faster"] else ""
             gate = one["gate"][name]
             error = f"{gate['loss']:.0e}, {gate['gradient']:.0e}" if "loss" in gate else "bytes"
+            rates = f"{rate['median']:.1f} ({rate['low']:.1f}-{rate['high']:.1f})"
             yield (
-                f"| {stage} ({unit}) | {name} | {rate['median']:.1f} ({rate['low']:.1f}-{rate['high']:.1f}) | {faster} | "
+                f"| {stage} ({unit}) | {name} | {rates} | {faster} | "
                 f"{one['startup'][name]:.1f} | {error} | {'yes' if gate['passes'] else '**no**'} |"
             )
         two = one["two processes to two threads"]
         yield f"| {stage} | two processes against two threads | | {_ratio(two)} | | {one['rounds']} rounds | |"
     yield ""
     yield (
-        "Start-up: from asking for the processes, everything imported, to the first step; what a second process adds is "
-        "the difference to one."
+        "Start-up: from asking for the processes, everything imported, to the first step; what a second process adds "
+        "is the difference to one."
     )
 
 
@@ -95,15 +96,18 @@ def _overhead(overhead: dict[str, Any]) -> Iterator[str]:
         "optimisation, PyTorch's clipping) over the same forests, one thread; the model is the same."
     )
     yield ""
-    yield "| stage | plain Lightning, ms a step | ours | overhead | by CPU time | rounds × steps | weights after them | equal |"
+    yield (
+        "| stage | plain Lightning, ms a step | ours | overhead | by CPU time | rounds × steps | weights after them | "
+        "equal |"
+    )
     yield "|---|--:|--:|--:|--:|--:|--:|---|"
     for stage, one in overhead.items():
         plain, ours = (1e3 * one["step"][name]["median"] for name in ("plain Lightning", "dress"))
         slower, gate = one["slower"], one["gate"]
         more = f"{slower['ratio'] - 1:+.2%} [{slower['low'] - 1:+.2%}, {slower['high'] - 1:+.2%}]"
         yield (
-            f"| {stage} | {plain:.1f} | {ours:.1f} | {more} | {one['cpu'] - 1:+.2%} | {one['rounds']} × {one['steps']} | "
-            f"{gate['weights']:.0e} | {'yes' if gate['passes'] else '**no**'} |"
+            f"| {stage} | {plain:.1f} | {ours:.1f} | {more} | {one['cpu'] - 1:+.2%} | {one['rounds']} × {one['steps']} "
+            f"| {gate['weights']:.0e} | {'yes' if gate['passes'] else '**no**'} |"
         )
 
 
@@ -112,17 +116,18 @@ def _memory(memory: dict[str, Any]) -> Iterator[str]:
     yield "## Memory of a rank, MB (1e6 bytes)"
     yield ""
     yield (
-        "Counted from the tensors of the first rank; predicted by arithmetic: 16 bytes a trained parameter, 2 (bf16) or 4 a "
-        "frozen one, divided by the ranks where the model is in parts. Grows: the most that PSS grew in a step; expected: "
-        "the growth of one process with its gradients changed for those of this rank, and what it gathers. A step of three "
-        "forests is three passes, the exchange in the last."
+        "Counted from the tensors of the first rank; predicted by arithmetic: 16 bytes a trained parameter, 2 (bf16) or 4 "
+        "a frozen one, divided by the ranks where the model is in parts. Held: what the process has grown since the model "
+        "was built (PSS), beside weights, moments and DDP's copies of gradients. Grows: the most that PSS grew in a step; "
+        "expected: the growth of one process with its gradients changed for those of this rank, and what it gathers. A "
+        "step of three forests is three passes, the exchange in the last."
     )
     yield ""
     yield (
         "| trained | strategy, ranks | forests | weights, predicted | counted | moments | counted | gradients | counted | "
-        "gathers | grows, expected | measured |"
+        "held | measured | gathers | grows, expected | measured |"
     )
-    yield "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+    yield "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
     alone: dict[Any, float] = {}
     for row in memory["counted"]:
         for step, rank in zip(row["steps"], row["predicted"], strict=True):
@@ -131,7 +136,8 @@ def _memory(memory: dict[str, Any]) -> Iterator[str]:
             alone.setdefault(key, grown - beside)
             figures = [
                 rank["weights"], counted["trained"] + counted["frozen"], rank["moments"], counted["moments"],
-                rank["gradients"], counted["gradients"], rank["gathered"], alone[key] + beside, grown,
+                rank["gradients"], counted["gradients"], rank["weights"] + rank["moments"] + rank["buckets"],
+                counted["held"], rank["gathered"], alone[key] + beside, grown,
             ]  # fmt: skip
             numbers = " | ".join(f"{one / 1e6:.1f}" for one in figures)
             yield f"| {row['trained']} | {row['strategy']}, {row['ranks']} | {step['passes']} | {numbers} |"
@@ -139,8 +145,8 @@ def _memory(memory: dict[str, Any]) -> Iterator[str]:
     yield "## The same arithmetic for real checkpoints, GB (1e9 bytes)"
     yield ""
     yield (
-        "Predicted, not measured. All that one device holds in a step over a forest of so many tokens, activations computed "
-        "again; 0.55 GB for the head's logits and 1.5 GB for CUDA itself are in it."
+        "Predicted, not measured. All that one device holds in a step over a forest of so many tokens, activations "
+        "computed again; 0.55 GB for the head's logits and 1.5 GB for CUDA itself are in it."
     )
     yield ""
     yield "| checkpoint | trained | base | 4k | 8k | 16k | 32k |"
@@ -150,9 +156,9 @@ def _memory(memory: dict[str, Any]) -> Iterator[str]:
         yield f"| {row['checkpoint']} | {row['trained']} | {row['base']} | {sums} |"
     yield ""
     yield (
-        "The whole language model trained, `parallel.strategy=shard` on 8 devices: each holds an eighth, and gathers a layer "
-        "and the root (embeddings, head, projector, encoder). With several forests in a step its gradients are whole until the "
-        "last."
+        "The whole language model trained, `parallel.strategy=shard` on 8 devices: each holds an eighth, and gathers a "
+        "layer and the root (embeddings, head, projector, encoder). With several forests in a step its gradients are whole "
+        "until the last."
     )
     yield ""
     yield "| checkpoint | in all | a rank holds | a layer | the root | a step takes, one forest | several |"

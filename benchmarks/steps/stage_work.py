@@ -1,4 +1,4 @@
-"""What teams do: steps of a stage of a run, the same steps in a plain Lightning loop, and answers that are collected."""
+"""What teams do: steps of a stage of a run, the same steps in a plain Lightning loop, and answers of its model."""
 
 from __future__ import annotations
 
@@ -93,9 +93,7 @@ class Orders(L.Callback):
                 name: (g.full_tensor() if isinstance(g, DTensor) else g).clone() for name, g in grads.items()
             }
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.gate:
             losses, targets = zip(*of_ranks((float(outputs["loss"]), self.targets)), strict=True)
             if rank() == 0:
