@@ -104,7 +104,8 @@ def step(case: Case, device: str, seconds: float, rounds: int = 5, steps: int = 
         "rounds": figures["rounds"], "tokens_per_second": case.forest / figures["step"],
         "supervised_per_second": figures["supervised"], "tuples_per_second": figures["tuples"], "mfu": figures["mfu"],
         "products": products.peak, "mfu_data_sheet": sheet and figures["mfu"] * products.peak / sheet,
-        "loss": figures["loss"], "peak": figures["peak"], "predicted": [predicted(case, True), predicted(case, False)], "warm_up": figures["warm_up"],
+        "loss": figures["loss"], "peak": figures["peak"],
+        "predicted": [predicted(case, True), predicted(case, False)], "warm_up": figures["warm_up"],
         "parts": figures["parts"],
     }  # fmt: skip
 

@@ -188,7 +188,7 @@ def table(lora: int = 64) -> list[dict[str, float | str]]:
 
 
 def sharded(ranks: int = 8) -> list[dict[str, float | str]]:
-    """GB of each rank where all of the language model is trained in parts, fp32 as `parallel.strategy=shard` holds it."""
+    """GB of each rank where the language model is trained in parts, fp32 as `parallel.strategy=shard` holds it."""
     rows: list[dict[str, float | str]] = []
     for one in CHECKPOINTS:
         model = one.model()

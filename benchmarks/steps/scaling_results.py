@@ -116,16 +116,16 @@ def _memory(memory: dict[str, Any]) -> Iterator[str]:
     yield "## Memory of a rank, MB (1e6 bytes)"
     yield ""
     yield (
-        "Counted from the tensors of the first rank; predicted by arithmetic: 16 bytes a trained parameter, 2 (bf16) or 4 "
-        "a frozen one, divided by the ranks where the model is in parts. Held: what the process has grown since the model "
-        "was built (PSS), beside weights, moments and DDP's copies of gradients. Grows: the most that PSS grew in a step; "
-        "expected: the growth of one process with its gradients changed for those of this rank, and what it gathers. A "
-        "step of three forests is three passes, the exchange in the last."
+        "Counted from the tensors of the first rank; predicted by arithmetic: 16 bytes a trained parameter, 2 (bf16) "
+        "or 4 a frozen one, divided by the ranks where the model is in parts. Held: what the process has grown since "
+        "the model was built (PSS), beside weights, moments and DDP's copies of gradients. Grows: the most that PSS "
+        "grew in a step; expected: the growth of one process with its gradients changed for those of this rank, and "
+        "what it gathers. A step of three forests is three passes, the exchange in the last."
     )
     yield ""
     yield (
-        "| trained | strategy, ranks | forests | weights, predicted | counted | moments | counted | gradients | counted | "
-        "held | measured | gathers | grows, expected | measured |"
+        "| trained | strategy, ranks | forests | weights, predicted | counted | moments | counted | gradients | "
+        "counted | held | measured | gathers | grows, expected | measured |"
     )
     yield "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
     alone: dict[Any, float] = {}
@@ -157,8 +157,8 @@ def _memory(memory: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         "The whole language model trained, `parallel.strategy=shard` on 8 devices: each holds an eighth, and gathers a "
-        "layer and the root (embeddings, head, projector, encoder). With several forests in a step its gradients are whole "
-        "until the last."
+        "layer and the root (embeddings, head, projector, encoder). With several forests in a step its gradients are "
+        "whole until the last."
     )
     yield ""
     yield "| checkpoint | in all | a rank holds | a layer | the root | a step takes, one forest | several |"
