@@ -142,8 +142,11 @@ def _tests(file: Path) -> dict[str, Any]:
     """Of pytest's report: tests by name, how each ended and its seconds."""
     tests = {}
     for case in ElementTree.parse(file).getroot().iter("testcase"):
-        ends = {child.tag for child in case} & {"failure", "error", "skipped"}
-        tests[str(case.get("name"))] = {"seconds": float(case.get("time", 0)), "end": min(ends, default="passes")}
+        ends = [child for child in case if child.tag in ("failure", "error", "skipped")]
+        test: dict[str, Any] = {"seconds": float(case.get("time", 0)), "end": ends[0].tag if ends else "passes"}
+        if ends:
+            test["message"] = (ends[0].text or ends[0].get("message", ""))[-1500:]
+        tests[str(case.get("name"))] = test
     equal = bool(tests) and all(one["end"] == "passes" for one in tests.values())
     return {"tests": tests, "equal": equal}
 
