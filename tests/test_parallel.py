@@ -160,10 +160,10 @@ class KeepState(SaveCheckpoint):
 
 def fit(
     model: LVLM, case: Case, kind: str, samples: list[Example], out: Path, name: str, begin: Path | None = None,
-    accelerator: str = "cpu",
+    accelerator: str = "cpu", world: int | None = None,
 ) -> None:  # fmt: skip
     """Train, and keep the first gradients, what was logged, the weights, and a checkpoint of the second step."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = KINDS.get(kind, 1) if world is None else world
     devices = config.Devices(accelerator=accelerator, devices=world, strategy=kind, gather=case.gather)
     module = module_of(model, case)
     watch = [Watch(out / f"{name}.gradients"), *([] if begin else [KeepState(out / f"{name}.ckpt", 2)])]
@@ -257,6 +257,7 @@ class Given:
 
     kind: str
     accelerator: str
+    world: int
     tokenizer: Any
     shapes: Path
     phases: Any
@@ -269,7 +270,7 @@ class Given:
         for name, case in ON_DEVICES.items():
             model = model_of(case, self.tokenizer)
             samples = shares_of(case, model, self.shapes, self.phases)
-            fit(model, case, self.kind, samples, self.out, name, accelerator=self.accelerator)
+            fit(model, case, self.kind, samples, self.out, name, None, self.accelerator, self.world)
 
 
 @pytest.mark.parametrize(
@@ -280,8 +281,8 @@ def test_ranks_on_devices_learn_what_one_process_does(accelerator, tokenizer, sh
     ranks = min(2, torch.cuda.device_count()) if accelerator == "gpu" else 1
     for kind in ("single", *KINDS):
         (tmp_path / kind).mkdir()
-        given = Given(kind, accelerator, tokenizer, shapes_folder, phases, tmp_path / kind)
-        on_ranks(kind, given, 1 if kind == "single" else ranks)
+        world = 1 if kind == "single" else ranks
+        on_ranks(kind, Given(kind, accelerator, world, tokenizer, shapes_folder, phases, tmp_path / kind), world)
     far = 1 if accelerator == "cpu" else 10  # kernels of GPUs sum in an order of their own
     for kind in KINDS:
         for name in ON_DEVICES:

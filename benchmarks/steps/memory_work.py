@@ -27,7 +27,7 @@ from steps.stage_work import STEPS, Orders
 from steps.teams import Member, held
 from steps.tuples import Shape, make, unique_tokens
 
-SMALLEST = 2**17
+SMALLEST = 2**20
 """Bytes from which glibc gives every block back at once, so that what is held is what is used."""
 PASSES = (1, 1, 3)
 """Forests of the steps: one to begin with, whose optimiser makes its state, and those that are weighed."""

@@ -20,7 +20,7 @@ from dress.base.processes import fork_ranks
 from dress.base.ranks import rank
 from steps.rounds import CONTEXT, SLOW, paired
 
-SAMPLE = 0.004
+SAMPLE = 0.01
 """Seconds between looks at the memory of the others."""
 
 
