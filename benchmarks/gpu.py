@@ -145,7 +145,7 @@ def _tests(file: Path) -> dict[str, Any]:
         ends = [child for child in case if child.tag in ("failure", "error", "skipped")]
         test: dict[str, Any] = {"seconds": float(case.get("time", 0)), "end": ends[0].tag if ends else "passes"}
         if ends:
-            test["message"] = (ends[0].text or ends[0].get("message", ""))[-1500:]
+            test["message"] = (ends[0].text or ends[0].get("message") or "")[-1500:]
         tests[str(case.get("name"))] = test
     equal = bool(tests) and all(one["end"] == "passes" for one in tests.values())
     return {"tests": tests, "equal": equal}

@@ -49,8 +49,8 @@ def test_ranks_share_what_they_hold_and_gather_the_root_and_a_layer():
     assert ddp.held - single.held == 4 * 350
     part = rank_of(model, "shard", 2)
     assert (part.held, part.gathered) == (single.held / 2, 204 + 820)
-    assert part.gradients == 4 * 350 / 2 + 4 * 200
-    assert rank_of(model, "shard", 2, passes=3).gradients == 4 * 350 * 1.5
+    assert (part.gradients, part.whole) == (4 * 350 / 2, 4 * 200)
+    assert rank_of(model, "shard", 2, passes=3).whole == 4 * 350
     assert rank_of(model, "shard", 2, gather="step").gathered == single.weights
 
 

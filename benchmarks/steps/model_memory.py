@@ -69,6 +69,7 @@ class Rank:
         weights, moments: between steps.
         buckets: copies of gradients that DDP exchanges.
         gradients: until the optimiser's step.
+        whole: gradients of a part of the model, or of all of it, before ranks have exchanged them.
         gathered: weights of other ranks, at the most.
     """
 
@@ -76,6 +77,7 @@ class Rank:
     moments: float
     buckets: float
     gradients: float
+    whole: float
     gathered: float
 
     @property
@@ -86,7 +88,7 @@ class Rank:
     @property
     def step(self) -> float:
         """What a step takes beside activations."""
-        return self.gradients + self.gathered
+        return self.gradients + self.whole + self.gathered
 
 
 def rank_of(model: Model, strategy: Strategy, ranks: int = 1, gather: str = "pass", passes: int = 1) -> Rank:
@@ -101,10 +103,10 @@ def rank_of(model: Model, strategy: Strategy, ranks: int = 1, gather: str = "pas
     """
     gradients, moments = GRADIENT * model.trained, MOMENTS * model.trained
     if strategy != "shard":
-        return Rank(model.weights, moments, gradients if strategy == "ddp" else 0, gradients, 0)
+        return Rank(model.weights, moments, gradients if strategy == "ddp" else 0, gradients, 0, 0)
     whole = GRADIENT * (model.trained if passes > 1 else model.layer.trained)
     gathered = model.weights if gather == "step" else model.root.weights + model.layer.weights
-    return Rank(model.weights / ranks, moments / ranks, 0, gradients / ranks + whole, gathered)
+    return Rank(model.weights / ranks, moments / ranks, 0, gradients / ranks, whole, gathered)
 
 
 def of_model(model: LVLM) -> Model:

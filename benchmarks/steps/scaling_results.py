@@ -26,8 +26,9 @@ def counted_as_predicted(row: dict[str, Any]) -> bool:
     """Whether the ranks together hold the weights, gradients and moments that arithmetic says."""
     for step, predicted in zip(row["steps"], row["predicted"], strict=True):
         weights = sum(rank["trained"] + rank["frozen"] for rank in step["ranks"])
-        moments = sum(rank["moments"] for rank in step["ranks"])
-        for got, wanted in ((weights, predicted["weights"]), (moments, predicted["moments"])):
+        counted = {name: sum(rank[name] for rank in step["ranks"]) for name in ("moments", "gradients")}
+        for name, got in {"weights": weights, **counted}.items():
+            wanted = predicted[name]
             if abs(got - row["ranks"] * wanted) > NEAR * row["ranks"] * wanted:
                 return False
     return True
@@ -118,26 +119,28 @@ def _memory(memory: dict[str, Any]) -> Iterator[str]:
     yield (
         "Counted from the tensors of the first rank; predicted by arithmetic: 16 bytes a trained parameter, 2 (bf16) "
         "or 4 a frozen one, divided by the ranks where the model is in parts. Held: what the process has grown since "
-        "the model was built (PSS), beside weights, moments and DDP's copies of gradients. Grows: the most that PSS "
-        "grew in a step; expected: the growth of one process with its gradients changed for those of this rank, and "
-        "what it gathers. A step of three forests is three passes, the exchange in the last."
+        "the model was built (PSS), tokenizer and libraries included, beside weights, moments and DDP's copies of "
+        "gradients. For the exchange: what is gathered, and gradients that are whole until ranks exchange them. "
+        "Grows: the most that PSS grew in a step; expected: the growth of one process with its gradients changed for "
+        "those of this rank, and what the exchange takes. A step of three forests is three passes, the exchange in "
+        "the last."
     )
     yield ""
     yield (
         "| trained | strategy, ranks | forests | weights, predicted | counted | moments | counted | gradients | "
-        "counted | held | measured | gathers | grows, expected | measured |"
+        "counted | held | measured | for the exchange | grows, expected | measured |"
     )
     yield "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
     alone: dict[Any, float] = {}
     for row in memory["counted"]:
         for step, rank in zip(row["steps"], row["predicted"], strict=True):
             counted, grown, key = step["ranks"][0], max(step["growth"]), (row["trained"], step["passes"])
-            beside = rank["gradients"] + rank["gathered"]
+            beside = rank["gradients"] + rank["whole"] + rank["gathered"]
             alone.setdefault(key, grown - beside)
             figures = [
                 rank["weights"], counted["trained"] + counted["frozen"], rank["moments"], counted["moments"],
                 rank["gradients"], counted["gradients"], rank["weights"] + rank["moments"] + rank["buckets"],
-                counted["held"], rank["gathered"], alone[key] + beside, grown,
+                counted["held"], rank["whole"] + rank["gathered"], alone[key] + beside, grown,
             ]  # fmt: skip
             numbers = " | ".join(f"{one / 1e6:.1f}" for one in figures)
             yield f"| {row['trained']} | {row['strategy']}, {row['ranks']} | {step['passes']} | {numbers} |"
