@@ -295,7 +295,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a minute, a toy")
     parser.add_argument("--parts", nargs="+", metavar="PART", choices=PARTS, default=list(PARTS),
                         help=f"these only, the others as measured before: {', '.join(PARTS)}")  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=150, help="of all measured rounds (150)")
+    parser.add_argument("--seconds", type=float, default=100, help="of all measured rounds (100)")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args()

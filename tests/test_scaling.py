@@ -21,7 +21,7 @@ from steps.flops import Sizes
 from steps.model_memory import CHECKPOINTS, Model, Unit, of_model, rank_of
 from steps.models import ModelSpec, ours
 from steps.teams import PSS, Spec, Team, TeamError, held, interleave
-from steps.tuples import TOY
+from steps.tuples import TOY, unique_tokens
 
 SCALE = {
     ("LLaVA-1.5-7B", "nf4"): [12.3, 15.2, 21.1, 32.7], ("LLaVA-1.5-13B", "nf4"): [18.7, 23.0, 31.6, 48.9],
@@ -139,7 +139,7 @@ def test_what_a_first_gpu_is_asked_on_toys(tmp_path):
     for name in ("1.5B", "7B"):
         step, answers = figures["parts"][f"step {name}"], figures["parts"][f"collect {name}"]
         assert step["mfu"] > 0 and step["peak"] > 0 and step["predicted"][0] < step["predicted"][1]
-        assert step["forest"] == step["tuples"] * 107
+        assert step["forest"] == step["tuples"] * unique_tokens(TOY)
         assert (
             answers["rounds"][0][1] <= answers["answers"] * answers["new_tokens"] and answers["tokens_per_second"] > 0
         )
