@@ -13,7 +13,7 @@ export PYTHONNOUSERSITE := 1
 unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONHASHSEED PYTHONWARNINGS PYTHONSAFEPATH
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_NO_DEPS PIP_REQUIREMENT PYTEST_ADDOPTS
 
-.PHONY: help setup train test test-slow test-lowest dist lint format check constraints photos bench bench-vlm bench-full bench-gpu llm-server llm-test lmms clean
+.PHONY: help setup train test test-slow test-lowest dist lint format check constraints photos bench bench-vlm bench-full bench-scaling bench-gpu bench-gpu-peers llm-server llm-test lmms clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -97,9 +97,16 @@ bench-full: setup ## The same with everything: hours
 	$(BENCH)
 	$(PY) benchmarks/train_step.py --full $(ARGS)
 
-bench-gpu: setup ## Training steps on CUDA: 360M and 1.5B in full, 7B with LoRA; VLMs
+bench-scaling: setup ## One process and two: records per second, overhead, memory of a rank; 6 minutes
+	$(PY) benchmarks/scaling.py $(ARGS)
+
+# Asks for nothing to be installed: the first thing to run on a new machine.
+bench-gpu: setup ## On a GPU, 10 minutes: equality under NCCL, step time and MFU of 1.5B and 7B, answers
+	$(PY) benchmarks/gpu.py $(ARGS)
+
+bench-gpu-peers: setup ## Training steps on CUDA against TRL: 360M and 1.5B in full, 7B with LoRA; VLMs; hours
 	@$(PY) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else \
-	  "make bench-gpu: expected a CUDA device, found none; nothing was measured")'
+	  "make bench-gpu-peers: expected a CUDA device, found none; nothing was measured")'
 	$(BENCH)
 	$(PY) benchmarks/train_step.py --gpu $(ARGS)
 	$(PY) benchmarks/train_step.py --gpu --model llava smolvlm qwen2_5_vl --minutes 60

@@ -2,7 +2,7 @@
 
     make bench         # at most 30 minutes on 2 quiet cores: SmolLM2-135M's shape, random weights
     make bench-full    # everything: the whole sweep, the gate at full depth, more rounds; hours
-    make bench-gpu     # on CUDA
+    make bench-gpu-peers    # on CUDA
     python benchmarks/train_step.py --smoke --out /tmp/bench    # seconds, a toy; no figures to quote
 
 1. Gate: the first step of every arm in fp32. Same targets (context, token, weight), loss within 1e-5, every

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,10 +69,19 @@ def tuples() -> list[list[EncodedDialogue]]:
     return [deep, flat, [encoded("align", (run(3), 0), (run(6), 1.0))]]
 
 
-def language(kind: str, dtype: torch.dtype, lora: config.Lora | None = None):
-    """As transformers builds it."""
+def wider(fields: dict[str, Any]) -> dict[str, Any]:
+    """The same with heads of 16 numbers, the least that FlexAttention takes on CUDA."""
+    if "head_dim" in fields:
+        return fields | {"head_dim": 16}
+    width, heads = ("n_embd", "n_head") if "n_embd" in fields else ("hidden_size", "num_attention_heads")
+    return fields | {width: 16 * fields[heads]}
+
+
+def language(kind: str, dtype: torch.dtype, lora: config.Lora | None = None, wide: bool = False):
+    """As transformers builds it; `wide` for CUDA."""
     torch.manual_seed(0)
-    model = build_language(config.Language(config={"model_type": kind, **MODELS[kind]}, lora=lora), None).to(dtype)
+    fields = {"model_type": kind, **(wider(MODELS[kind]) if wide else MODELS[kind])}
+    model = build_language(config.Language(config=fields, lora=lora), None).to(dtype)
     biases = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():  # so that no path is lost in tiny numbers
         if parameter.ndim > 1:

@@ -76,7 +76,7 @@ def test_matrix_products_equal_separate_sequences(kind, limit, monkeypatch):
 @pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt2", "mistral"])
 def test_flex_sees_what_dense_sees(kind):
     """Forward only: FlexAttention has no backward on CPU (its gradients are a gpu test)."""
-    model, step = language(kind, torch.float32), forests(200)
+    model, step = language(kind, torch.float32, wide=True), forests(200)
     with torch.no_grad():
         assert abs(of_forests(model, step, "flex") - of_forests(model, step, "dense")) < 1e-5
 
@@ -84,7 +84,7 @@ def test_flex_sees_what_dense_sees(kind):
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", MODELS)
 def test_flex_gradients_equal_dense_ones(kind):
-    model = language(kind, torch.float32).cuda()
+    model = language(kind, torch.float32, wide=True).cuda()
     other = copy.deepcopy(model)
     step = forests(200).to("cuda")
     losses = of_forests(model, step, "flex"), of_forests(other, step, "dense")

@@ -38,6 +38,7 @@ from dress.train.parallel import build_trainer, share_out
 STEPS = 3
 KINDS = {"ddp": 2, "shard": 2}
 EVERYTHING = ["vision", "projector", "language"]
+PARTS = ("gradients", "history", "weights")
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,12 @@ class KeepState(SaveCheckpoint):
 
 
 def fit(
-    model: LVLM, case: Case, kind: str, samples: list[Example], out: Path, name: str, begin: Path | None = None
-) -> None:
+    model: LVLM, case: Case, kind: str, samples: list[Example], out: Path, name: str, begin: Path | None = None,
+    accelerator: str = "cpu", world: int | None = None,
+) -> None:  # fmt: skip
     """Train, and keep the first gradients, what was logged, the weights, and a checkpoint of the second step."""
-    devices = config.Devices(
-        accelerator="cpu", devices=KINDS.get(kind, 1), strategy=kind, gather=case.gather
-    )  # fmt: skip
+    world = KINDS.get(kind, 1) if world is None else world
+    devices = config.Devices(accelerator=accelerator, devices=world, strategy=kind, gather=case.gather)
     module = module_of(model, case)
     watch = [Watch(out / f"{name}.gradients"), *([] if begin else [KeepState(out / f"{name}.ckpt", 2)])]
     trainer = build_trainer(devices, max_steps=STEPS, max_epochs=1, callbacks=watch)
@@ -182,22 +183,24 @@ def _rank(rank: int, port: int, world: int, work: Callable[[], None]) -> None:
         "WORLD_SIZE": str(world), "NODE_RANK": "0",
     }  # fmt: skip
     work()
-    torch.distributed.destroy_process_group()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
-def on_ranks(kind: str, work: Callable[[], None]) -> None:
-    """Do a work in as many processes as a kind has."""
-    world = KINDS.get(kind, 1)
+def on_ranks(kind: str, work: Callable[[], None], world: int | None = None) -> None:
+    """Do a work in as many processes as a kind has; in so many that know nothing of this one, where they are named."""
+    method = "fork" if world is None else "spawn"  # what CUDA has begun cannot be forked
+    world = KINDS.get(kind, 1) if world is None else world
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    if world == 1:
+    if world == 1 and method == "fork":
         work()
         torch.set_num_threads(threads)
         return
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.start_processes(_rank, args=(port, world, work), nprocs=world, start_method="fork")
+    mp.start_processes(_rank, args=(port, world, work), nprocs=world, start_method=method)
     torch.set_num_threads(threads)
 
 
@@ -237,6 +240,56 @@ def test_losses_gradients_norms_and_weights_are_those_of_one_process(kind: str, 
     wanted, weights = load_file(one / f"{name}.weights"), load_file(two / f"{name}.weights")
     # A key's bias has no gradient but rounding, which AdamW makes a step of the whole rate: it goes where it likes.
     near(*({name: one for name, one in part.items() if "k_proj.bias" not in name} for part in (weights, wanted)), 2e-4)
+
+
+WIDE = {"hidden_size": 64, "intermediate_size": 96}
+"""Heads of 16 numbers, the least that FlexAttention takes on CUDA."""
+ON_DEVICES = {
+    "everything": Case(EVERYTHING, language=WIDE),
+    "lora-text": Case(["projector", "lora"], lora=3, share="text", language=WIDE),
+    "empty, gathered once": Case(EVERYTHING, gather="step", share="empty", language=WIDE),
+}
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a process that knows nothing of this one makes its models and samples of."""
+
+    kind: str
+    accelerator: str
+    world: int
+    tokenizer: Any
+    shapes: Path
+    phases: Any
+    out: Path
+
+    def __call__(self) -> None:
+        """Train every case, and keep what `fit` keeps."""
+        torch.backends.cudnn.allow_tf32 = False
+        torch.set_num_threads(1)
+        for name, case in ON_DEVICES.items():
+            model = model_of(case, self.tokenizer)
+            samples = shares_of(case, model, self.shapes, self.phases)
+            fit(model, case, self.kind, samples, self.out, name, None, self.accelerator, self.world)
+
+
+@pytest.mark.parametrize(
+    "accelerator", [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("gpu", marks=pytest.mark.gpu)]
+)
+def test_ranks_on_devices_learn_what_one_process_does(accelerator, tokenizer, shapes_folder, phases, tmp_path) -> None:
+    """NCCL and FlexAttention on two GPUs; where there is one, and on the CPU, groups of one process."""
+    ranks = min(2, torch.cuda.device_count()) if accelerator == "gpu" else 1
+    for kind in ("single", *KINDS):
+        (tmp_path / kind).mkdir()
+        world = 1 if kind == "single" else ranks
+        on_ranks(kind, Given(kind, accelerator, world, tokenizer, shapes_folder, phases, tmp_path / kind), world)
+    far = 1 if accelerator == "cpu" else 10  # kernels of GPUs sum in an order of their own
+    for kind in KINDS:
+        for name in ON_DEVICES:
+            one, two = ({part: load_file(tmp_path / k / f"{name}.{part}") for part in PARTS} for k in ("single", kind))
+            near(two["gradients"], one["gradients"], far * 2e-6)
+            near(two["weights"], one["weights"], far * 2e-4)
+            assert torch.allclose(two["history"]["history"], one["history"]["history"], rtol=far * 2e-6, atol=0)
 
 
 @pytest.mark.parametrize("name", ["everything", "lora"])

@@ -28,7 +28,9 @@ from steps.tuples import Tuple, Turn
 
 def dress(spec: ArmSpec, meter: Meter, share: bool = True) -> None:
     """Our trainer; `share` false gives every dialogue its own sequence, ragged, in the same forest."""
-    model = models.ours(spec.model, spec.shape)
+    model = models.ours(spec.model, spec.shape, spec.device if spec.model.on_device else "cpu")
+    if spec.bf16 and spec.model.lora:
+        model.hold_rounded()  # as a run does whose stages train no more
 
     def batches() -> Iterator[Batch]:
         for tuples in spec.data():
@@ -117,7 +119,8 @@ def train_ours(
         callbacks=[Watch()], enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0,
     )  # fmt: skip
-    trainer.fit(Module(model, stage, learning, tokens=4096), DataLoader(Steps(), batch_size=None))
+    largest = spec.forest if spec.device == "cuda" else 4096  # tokens: a tuple's, on a CPU
+    trainer.fit(Module(model, stage, learning, tokens=largest), DataLoader(Steps(), batch_size=None))
 
 
 def unshared(spec: ArmSpec, meter: Meter) -> None:

@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import statistics
+import subprocess
 import time
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -82,6 +83,20 @@ def facts(threads: int) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "versions": here,
     }
+
+
+def commit(root: Path) -> str:
+    """Of the sources, with a mark where they were changed; `unknown` where there is no git."""
+
+    def git(*arguments: str) -> str:
+        try:
+            done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return ""
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "-uno", "--", "src", "benchmarks", "tests")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + (", changed" if changed else "")
 
 
 class Products:

@@ -45,20 +45,24 @@ class ModelSpec:
     image: bool = True
     tower_width: int = 192
     tower_layers: int = 4
-    lora: int = 0  # rank; 0 trains everything but the tower
+    lora: int = 0  # rank, on all linear maps of the layers; 0 trains everything but the tower
+    tied: bool = True  # one matrix of words in and out
+    on_device: bool = False  # weights are drawn where they are trained: quicker, and other ones than on a CPU
 
 
-def language_fields(sizes: Sizes) -> dict[str, Any]:
+def language_fields(sizes: Sizes, tied: bool = True) -> dict[str, Any]:
     """SmolLM2's settings, as transformers takes them."""
     return {
         "model_type": "llama", "hidden_size": sizes.width, "intermediate_size": sizes.inner,
         "num_hidden_layers": sizes.layers, "num_attention_heads": sizes.heads,
-        "num_key_value_heads": sizes.key_heads, "vocab_size": sizes.vocabulary, "tie_word_embeddings": True,
+        "num_key_value_heads": sizes.key_heads, "vocab_size": sizes.vocabulary, "tie_word_embeddings": tied,
         "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "initializer_range": sizes.width**-0.5,
         "rope_parameters": {"rope_theta": 100000.0, "rope_type": "default"},
     }  # fmt: skip
 
 
+MAX_TOKENS = 4096
+"""Of a dialogue."""
 NAMES = ("<|user|>", "<|assistant|>", "<|end|>", "<image>", "<pad>", "<unk>")
 """Tokens that are no words, the last of the vocabulary: those of our chat format, and the others' own."""
 
@@ -86,7 +90,7 @@ def settings(spec: ModelSpec, shape: Shape, **more: Any) -> config.ComposedModel
     return config.ComposedModel(
         vision=config.Vision(vit=vit),
         projector={"_target_": "dress.model.projector.MLP"},
-        language=config.Language(config=language_fields(spec.sizes), lora=_lora(spec)),
+        language=config.Language(config=language_fields(spec.sizes, spec.tied), lora=_lora(spec)),
         **more,
     )
 
@@ -97,14 +101,14 @@ def trained(spec: ModelSpec) -> list[Any]:
 
 
 def _lora(spec: ModelSpec) -> config.Lora | None:
-    targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    return config.Lora(rank=spec.lora, alpha=2 * spec.lora, targets=targets) if spec.lora else None
+    return config.Lora(rank=spec.lora, alpha=2 * spec.lora) if spec.lora else None
 
 
-def ours(spec: ModelSpec, shape: Shape, **more: Any) -> ComposedLVLM:
+def ours(spec: ModelSpec, shape: Shape, device: str = "cpu", **more: Any) -> ComposedLVLM:
     """Our model with random weights; the same for the same arguments. The tower is frozen."""
     torch.manual_seed(0)
-    model = ComposedLVLM(settings(spec, shape, **more), tokenizer(spec.sizes.vocabulary))
+    with torch.device(device):
+        model = ComposedLVLM(settings(spec, shape, **more), tokenizer(spec.sizes.vocabulary), MAX_TOKENS)
     model.set_trainable(trained(spec))
     if spec.lora:
         model.round({"vision", "language"})

@@ -34,6 +34,9 @@ def dress(spec: ArmSpec, meter: Meter, share: bool = True) -> None:
     for name, parameter in model.named_parameters():
         if vlm.KEYS.search(name):
             parameter.requires_grad_(False)
+    if spec.bf16 and lora is not None:  # as a run does whose stages train no more
+        model.round({"vision", "language"})
+        model.hold_rounded()
     reader = model.reader()
 
     def example(one: Tuple, data: bytes) -> Example:

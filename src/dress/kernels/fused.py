@@ -104,7 +104,7 @@ def _fused_norm(module: nn.Module) -> type | None:
             return rms_norm(x, self.weight, getattr(self, name), shift) if _halved(x) else super().forward(x)
 
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(3, len(weight), generator=generator).to(weight.device)
+    x = torch.randn(3, len(weight), generator=generator, device="cpu").to(weight.device)
     with torch.no_grad():
         same = _same(rms_norm(x, weight, eps, shift), module(x))
     return _named(Fused, kind) if same else None
@@ -154,7 +154,8 @@ def _fused_attention(module: nn.Module) -> type | None:
     if not isinstance(forward, FunctionType) or "apply_rotary_pos_emb" not in forward.__code__.co_names:
         return None
     generator = torch.Generator().manual_seed(0)
-    q, k, angle = (torch.randn(size, generator=generator) for size in ((1, 4, 5, 8), (1, 2, 5, 8), (1, 5, 4)))
+    sizes = ((1, 4, 5, 8), (1, 2, 5, 8), (1, 5, 4))
+    q, k, angle = (torch.randn(size, generator=generator, device="cpu") for size in sizes)
     angle = torch.cat((angle, angle), -1)
     theirs: Callable[..., Any] = forward.__globals__["apply_rotary_pos_emb"]
     try:
@@ -230,7 +231,7 @@ def _fused_mlp(module: nn.Module) -> type | None:
 
     mlp: Any = module
     down, generator = mlp.down_proj, torch.Generator().manual_seed(0)
-    x = torch.randn(3, down.out_features, generator=generator).to(down.weight)
+    x = torch.randn(3, down.out_features, generator=generator, device="cpu").to(down.weight)
     with torch.no_grad():
         same = _same(gated(mlp.gate_proj(x), mlp.up_proj(x), down.weight, down.bias), mlp(x))
     return _named(Fused, kind) if same else None

@@ -23,7 +23,7 @@ from dress.model.lvlm import LVLM
 from dress.model.memory import needs_checkpointing
 from dress.model.sharding import clip_gradients, own_part, reshard, shard
 from dress.objectives.lm import add_sums, factors, means
-from dress.train.strategies import ByName, Sharded
+from dress.train.strategies import ByName, Replicated, Sharded
 from dress.train.words import Costs, mean_embedding, word_costs
 
 PHASES_OF_0_1 = ("align", "sft", "critique", "refinement", "rating", "best_of")
@@ -158,14 +158,13 @@ class DressModule(L.LightningModule):
             weight: of the entries of all ranks.
             most: forests that any rank has, and passes that each makes.
         """
-        world = self.trainer.world_size
         total = torch.tensor(weight, dtype=torch.float64, device=self.device)
         passes = [*step.forests, *[self._blank()] * (most - len(step.forests))]
         loss = torch.zeros((), device=self.device)
         surprises = []
         for number, forest in enumerate(passes):
             with self._pass(last=number == len(passes) - 1):
-                part, nll = self._loss(forest, total, touch=world > 1)
+                part, nll = self._loss(forest, total, touch=self._exchanges)
                 self._descend(part)
             loss += part.detach()
             surprises.append(nll)
@@ -175,11 +174,10 @@ class DressModule(L.LightningModule):
         """This rank's share of the loss of all ranks, after its gradient to this one's images."""
         costs = self._words(step, self._sums)
         self._right.scatter_add_(0, costs.phase, costs.best.double())
-        world = self.trainer.world_size
         if costs.learned:
-            touched = 0 * self.model.blank_images().sum() if world > 1 and not step.images else 0
+            touched = 0 * self.model.blank_images().sum() if self._exchanges and not step.images else 0
             self._descend(costs.loss + touched)
-        return costs.loss.detach() / world
+        return costs.loss.detach() / self.trainer.world_size
 
     def _words(self, step: Batch, sums: Tensor) -> Costs:
         """What a step's words cost, added to sums."""
@@ -195,6 +193,11 @@ class DressModule(L.LightningModule):
         """Add the gradient of a loss to that of the step; of several ranks the mean is taken, and the sum wanted."""
         if loss.requires_grad:
             self.manual_backward(loss * self.trainer.world_size if self.trainer.world_size > 1 else loss)
+
+    @property
+    def _exchanges(self) -> bool:
+        """Whether all that is trained must have a gradient in every exchange, be it of one process with itself."""
+        return isinstance(self.trainer.strategy, Replicated | Sharded)
 
     def _of_ranks(self, *values: float) -> Tensor:
         """These numbers of every rank, [ranks, numbers], float64 on the CPU."""
