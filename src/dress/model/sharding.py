@@ -68,9 +68,17 @@ def _divide(model: LVLM, mesh: DeviceMesh) -> None:
 
 
 def _find_root(model: LVLM) -> None:
-    with torch.no_grad():  # its first pass tells FSDP which unit is the root
+    """The first pass tells FSDP which unit is the root, and which type the gradients of each have: what is trained is
+    in one type, and nothing that is held in bf16 is trained.
+    """
+    narrow = [p for p in model.parameters() if p.requires_grad and p.dtype == torch.bfloat16]
+    for parameter in narrow:
+        parameter.requires_grad_(False)
+    with torch.no_grad():
         forest = blank_forest("", torch.device(model.device))
         model(forest, forest.weight)
+    for parameter in narrow:
+        parameter.requires_grad_()
     reshard(model)
 
 
