@@ -27,6 +27,14 @@ def wait_for(file: Path) -> None:
         time.sleep(0.1)
 
 
+def met() -> bool:
+    """Whether the processes of a run have met, and are several."""
+    import torch
+
+    there = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return there and torch.distributed.get_world_size() > 1
+
+
 def of_ranks(value: T) -> list[T]:
     """What every rank has, in their order, on every rank; all call."""
     import torch

@@ -10,7 +10,7 @@ Shapes: N rows, D width, B batch, H heads, T tokens, d width of a head.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import FunctionType
 from typing import Any
 
@@ -23,13 +23,19 @@ TOLERANCE = 1e-5
 """Relative difference to transformers' own result, in fp32, above which a part is not replaced."""
 
 
-def fuse(language: PreTrainedModel) -> list[str]:
-    """Replace norms, rotary positions and gated MLPs where ours give the same; names of the replaced classes."""
+def fuse(language: PreTrainedModel, known: Collection[str] | None = None) -> list[str]:
+    """Replace norms, rotary positions and gated MLPs where ours give the same; names of the replaced classes.
+
+    Args:
+        language: changed in place.
+        known: names of the classes for which that was found before: nothing is tried, and no other one is replaced.
+    """
     verdicts: dict[type, type | None] = {}
     for module in language.modules():
         kind = type(module)
         if kind not in verdicts:
-            verdicts[kind] = _fused_norm(module) or _fused_attention(module) or _fused_mlp(module)
+            tried = None if known is None else kind.__name__ in known
+            verdicts[kind] = _fused_norm(module, tried) or _fused_attention(module, tried) or _fused_mlp(module, tried)
         if (fused := verdicts[kind]) is not None:
             module.__class__ = fused
     return [kind.__name__ for kind, fused in verdicts.items() if fused is not None]
@@ -91,7 +97,8 @@ class _RMSNorm(torch.autograd.Function):
         return grad_x.to(x.dtype).view(x.shape), grad_weight, None, None, None
 
 
-def _fused_norm(module: nn.Module) -> type | None:
+def _fused_norm(module: nn.Module, same: bool | None) -> type | None:
+    """A subclass with `rms_norm` for transformers' own; `same`: whether that is known to give the same."""
     kind, weight = type(module), getattr(module, "weight", None)
     name = "variance_epsilon" if hasattr(module, "variance_epsilon") else "eps"
     eps = getattr(module, name, None)
@@ -103,10 +110,11 @@ def _fused_norm(module: nn.Module) -> type | None:
         def forward(self, x: Tensor) -> Tensor:
             return rms_norm(x, self.weight, getattr(self, name), shift) if _halved(x) else super().forward(x)
 
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(3, len(weight), generator=generator, device="cpu").to(weight.device)
-    with torch.no_grad():
-        same = _same(rms_norm(x, weight, eps, shift), module(x))
+    if same is None:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(3, len(weight), generator=generator, device="cpu").to(weight.device)
+        with torch.no_grad():
+            same = _same(rms_norm(x, weight, eps, shift), module(x))
     return _named(Fused, kind) if same else None
 
 
@@ -147,23 +155,14 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, way: int, dtype: torch.dtype) -> 
     return out.to(dtype)
 
 
-def _fused_attention(module: nn.Module) -> type | None:
-    """A subclass whose forward is transformers' own, with `rotary` for `apply_rotary_pos_emb`."""
+def _fused_attention(module: nn.Module, same: bool | None) -> type | None:
+    """A subclass whose forward is transformers' own, with `rotary` for `apply_rotary_pos_emb`; `same` as above."""
     kind = type(module)
     forward = kind.forward
     if not isinstance(forward, FunctionType) or "apply_rotary_pos_emb" not in forward.__code__.co_names:
         return None
-    generator = torch.Generator().manual_seed(0)
-    sizes = ((1, 4, 5, 8), (1, 2, 5, 8), (1, 5, 4))
-    q, k, angle = (torch.randn(size, generator=generator, device="cpu") for size in sizes)
-    angle = torch.cat((angle, angle), -1)
     theirs: Callable[..., Any] = forward.__globals__["apply_rotary_pos_emb"]
-    try:
-        expected = theirs(q, k, angle.cos(), angle.sin())
-        same = all(_same(a, b) for a, b in zip(rotary(q, k, angle.cos(), angle.sin()), expected, strict=True))
-    except (TypeError, ValueError, RuntimeError, IndexError):
-        return None
-    if not same:
+    if not (_same_turns(theirs) if same is None else same):
         return None
 
     def turned(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Any:
@@ -175,6 +174,19 @@ def _fused_attention(module: nn.Module) -> type | None:
     )  # fmt: skip
     ours.__kwdefaults__ = forward.__kwdefaults__
     return _named(type("Fused", (kind,), {"forward": ours}), kind)
+
+
+def _same_turns(theirs: Callable[..., Any]) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    q, k, angle = (
+        torch.randn(size, generator=generator, device="cpu") for size in ((1, 4, 5, 8), (1, 2, 5, 8), (1, 5, 4))
+    )
+    angle = torch.cat((angle, angle), -1)
+    try:
+        expected = theirs(q, k, angle.cos(), angle.sin())
+        return all(_same(a, b) for a, b in zip(rotary(q, k, angle.cos(), angle.sin()), expected, strict=True))
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        return False
 
 
 # --- gated MLPs -----------------------------------------------------------------------------------
@@ -216,7 +228,8 @@ class _Gated(torch.autograd.Function):
         return grad_gate, grad_up, grad_weight, grad_bias, None
 
 
-def _fused_mlp(module: nn.Module) -> type | None:
+def _fused_mlp(module: nn.Module, same: bool | None) -> type | None:
+    """A subclass with `gated` for transformers' own; `same` as above."""
     kind, parts = type(module), ("gate_proj", "up_proj", "down_proj")
     if {name for name, _ in module.named_children()} - {"act_fn"} != set(parts):
         return None
@@ -229,11 +242,12 @@ def _fused_mlp(module: nn.Module) -> type | None:
                 return super().forward(x)  # adapters, wide results, packed weights
             return gated(self.gate_proj(x), self.up_proj(x), self.down_proj.weight, self.down_proj.bias)
 
-    mlp: Any = module
-    down, generator = mlp.down_proj, torch.Generator().manual_seed(0)
-    x = torch.randn(3, down.out_features, generator=generator, device="cpu").to(down.weight)
-    with torch.no_grad():
-        same = _same(gated(mlp.gate_proj(x), mlp.up_proj(x), down.weight, down.bias), mlp(x))
+    if same is None:
+        mlp: Any = module
+        down, generator = mlp.down_proj, torch.Generator().manual_seed(0)
+        x = torch.randn(3, down.out_features, generator=generator, device="cpu").to(down.weight)
+        with torch.no_grad():
+            same = _same(gated(mlp.gate_proj(x), mlp.up_proj(x), down.weight, down.bias), mlp(x))
     return _named(Fused, kind) if same else None
 
 

@@ -298,7 +298,7 @@ def fingerprint(model: LVLM, names: set[str], state: Mapping[str, torch.Tensor] 
     """
     if not names:
         return None
-    state = full_state(model) if state is None else state
+    state = full_state(model, names) if state is None else state
     digest, packed = hashlib.sha256(), originals(model)
     for name in sorted(names & state.keys()):
         shape, few = packed.get(name) or (tuple(state[name].shape), few_numbers(state[name]))

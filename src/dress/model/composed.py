@@ -27,6 +27,7 @@ from dress.model.language import build_language
 from dress.model.lvlm import LVLM, in_its_precision
 from dress.model.pictures import FixedReader
 from dress.model.projector import PixelShuffle, Pooling, load_projector
+from dress.model.skeleton import Form, without_numbers
 from dress.model.vision import VisionEncoder
 
 
@@ -37,30 +38,41 @@ class ComposedLVLM(LVLM):
         settings: which ones.
         tokenizer: of the language model.
         max_tokens: longest dialogue that is trained on.
+        form: of the same model with weights, where this one is to have none.
     """
 
     def __init__(
-        self, settings: config.ComposedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int = 4096
+        self,
+        settings: config.ComposedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        max_tokens: int = 4096,
+        form: Form | None = None,
     ) -> None:
         super().__init__()
-        self.vision = VisionEncoder(settings.vision)
-        self.language = build_language(settings.language, len(tokenizer), settings.quantize)
-        self.pruned = prune_last_layer(self.language)
-        self.fused = settings.fused
-        if self.fused:
-            fuse(self.language)
-        embeddings: Any = self.language.get_input_embeddings()
-        width = int(embeddings.weight.shape[1])
-        self.projector = build(settings.projector, "model.projector", PROJECTOR, self.vision.width, width)
-        if settings.projector_weights is not None:
-            load_projector(self.projector, settings.projector_weights)
-        self.image_tokens = self._probe_projector()
+        known = None if form is None else form.facts
+        with without_numbers(form):
+            self.vision = VisionEncoder(settings.vision, known and known["preprocessing"])
+            self.language = build_language(settings.language, len(tokenizer), settings.quantize)
+            self.pruned = prune_last_layer(self.language)
+            self.fused = settings.fused
+            if self.fused:
+                self.replaced = fuse(self.language, known and known["replaced"])
+            embeddings: Any = self.language.get_input_embeddings()
+            width = int(embeddings.weight.shape[1])
+            self.projector = build(settings.projector, "model.projector", PROJECTOR, self.vision.width, width)
+            if settings.projector_weights is not None and form is None:
+                load_projector(self.projector, settings.projector_weights)
+            self.image_tokens = self._probe_projector()
         self.encoder = DialogueEncoder(tokenizer, language_chat(settings.language, tokenizer), max_tokens)
         self.attention = settings.attention
         self.softcap = getattr(self.text_config, "final_logit_softcapping", None)
         self._unused = {
             name for name, p in self.named_parameters() if name.startswith("vision") and not p.requires_grad
         }
+
+    def facts(self) -> dict[str, Any]:
+        """See `LVLM.facts`."""
+        return {**super().facts(), "preprocessing": self.vision.preprocessing}
 
     @property
     def text_config(self) -> Any:

@@ -5,7 +5,6 @@ Shapes as in `model.lvlm`.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import re
@@ -33,6 +32,8 @@ from dress.model.language import add_lora
 from dress.model.lvlm import LVLM, in_its_precision
 from dress.model.quantization import quantize
 from dress.model.reach import leaves
+from dress.model.sharding import digest_of
+from dress.model.skeleton import Form, without_numbers
 
 PROVED = {
     "llava", "llava_next", "llava_onevision", "idefics3", "smolvlm", "internvl", "mistral3", "qwen2_vl", "qwen2_5_vl",
@@ -51,32 +52,36 @@ class HFLVLM(LVLM):
     Args:
         settings: which one.
         max_tokens: longest dialogue that is trained on.
+        form: of the same model with weights, where this one is to have none.
 
     Raises:
         ValueError: it cannot be loaded, has no processor, or is a kind of model that token trees do not represent.
     """
 
-    def __init__(self, settings: config.HFModel, max_tokens: int = 4096) -> None:
+    def __init__(self, settings: config.HFModel, max_tokens: int = 4096, form: Form | None = None) -> None:
         super().__init__()
+        known = None if form is None else form.facts
         check_hf(settings)
         self.name = settings.name
         self.processor = load_processor(settings)
-        self.network = load_network(settings)
+        with without_numbers(form):
+            self.network = load_network(settings)
         decoder = self.decoder
         self.text_prefix = next(name for name, module in self.named_modules() if module is decoder) + "."
         parameters = inspect.signature(self.network.model.forward).parameters
         self._token_types = [name for name in ("mm_token_type_ids", "token_type_ids") if name in parameters]
-        self._levels = 1
-        self._nested: bool | None = None
+        self._levels: int = 1 if known is None else known["levels"]
+        self._nested: bool | None = None if known is None else known["nested"]
         self.network.get_input_embeddings().register_forward_hook(self._widen)
         if settings.quantize is not None:
             quantize(decoder, settings.quantize, f"model.name={settings.name}")
         if settings.lora is not None:
-            add_lora(decoder, settings.lora)
+            with without_numbers(form):
+                add_lora(decoder, settings.lora)
         self.pruned = prune_last_layer(decoder)
         self.fused = settings.fused
         if self.fused:
-            fuse(decoder)
+            self.replaced = fuse(decoder, known and known["replaced"])
         first = next(name for name, _ in self.network.model.named_parameters())
         self.wide = frozenset({f"network.model.{first}"})  # by it SmolVLM and Idefics3 know which type images have
         self.attention = settings.attention
@@ -89,9 +94,13 @@ class HFLVLM(LVLM):
         self.encoder = DialogueEncoder(
             tokenizer, hf_chat(settings, self.processor, names), max_tokens, stops, self._reader.markers()
         )
-        self._unused = self._unreached()
-        if self.network.config.model_type not in PROVED:
+        self._unused: set[str] = self._unreached() if known is None else known["unused"]
+        if form is None and self.network.config.model_type not in PROVED:
             refuse_unequal(self, self.network, self.processor, f"model.name={settings.name}")
+
+    def facts(self) -> dict[str, Any]:
+        """See `LVLM.facts`."""
+        return {**super().facts(), "levels": self._levels, "nested": self._nested}
 
     @property
     def decoder(self) -> Any:
@@ -195,13 +204,9 @@ class HFLVLM(LVLM):
 
     def image_facts(self, images: str) -> dict[str, str]:
         """See `LVLM.image_facts`."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.state_dict().items()):
-            if self.part_of(name) in ("vision", "projector"):
-                digest.update(f"{name} {tuple(value.shape)}".encode())
-                digest.update(value.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+        state = self.state_dict().items()
         return {
-            "weights": digest.hexdigest()[:16],
+            "weights": digest_of({name: one for name, one in state if self.part_of(name) in ("vision", "projector")}),
             "preprocessing": json.dumps(self.processor.image_processor.to_dict(), sort_keys=True, default=str),
             "library": f"transformers {version('transformers')}",
         }

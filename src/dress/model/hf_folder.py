@@ -6,7 +6,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
@@ -16,7 +15,8 @@ from dress.base.errors import in_one_line
 from dress.base.files import read_json
 from dress.model.attention import NAME
 from dress.model.hf_pictures import HFReader
-from dress.model.language import bars_for_people, refuse_modules, refuse_unsupported
+from dress.model.language import bars_for_people, load_pretrained, refuse_modules, refuse_unsupported
+from dress.model.skeleton import on_meta
 from dress.model.weight_files import check_file
 
 ADAPTER = "adapter_config.json"
@@ -110,18 +110,18 @@ def load_network(settings: config.HFModel) -> Any:
         )
     bars_for_people()
     try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            name, revision=revision, dtype=torch.float32, trust_remote_code=False,
-            use_safetensors=True, attn_implementation={"text_config": NAME, "vision_config": "sdpa"},
-            output_loading_info=True,
+        loaded: Any = load_pretrained(
+            AutoModelForImageTextToText, name, revision=revision, trust_remote_code=False,
+            attn_implementation={"text_config": NAME, "vision_config": "sdpa"},
+            use_safetensors=True, output_loading_info=True,
         )  # fmt: skip
     except (OSError, ImportError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{where}: {_damaged(folder)} does not load ({_line(error)})") from None
-    network, missing = loaded
-    if missing["missing_keys"] or missing["mismatched_keys"]:
+    network, missing = (loaded, None) if on_meta() else loaded
+    if missing and (missing["missing_keys"] or missing["mismatched_keys"]):
         first = sorted([*missing["missing_keys"], *map(str, missing["mismatched_keys"])])[0]
         raise ValueError(f"{where}: its safetensors lack weights of the model, first {first}")
-    if name != settings.name:
+    if name != settings.name and not on_meta():
         network = _with_adapter(network, Path(settings.name))
     network.generation_config.pad_token_id = None
     refuse_modules(network, where)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_utils import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
@@ -22,6 +30,7 @@ from dress.dialogue.encode import EncodedDialogue
 from dress.dialogue.tree import Tree, build_tree
 from dress.model import attention
 from dress.model.quantization import in_layer, quantize
+from dress.model.skeleton import on_meta
 
 PROVED = {"llama", "qwen2", "qwen3", "mistral", "smollm3", "gemma2", "gemma3_text", "gpt2"}
 """Kinds of models whose loss and gradients the tests compare with separate sequences; others are tried when built."""
@@ -68,25 +77,48 @@ def build_language(
         source = source_of(settings)
         bars_for_people()
         try:
-            language = AutoModelForCausalLM.from_pretrained(
+            language = load_pretrained(
+                AutoModelForCausalLM,
                 source,
-                dtype=torch.float32,
+                revision=settings.revision,
                 attn_implementation=attention.NAME,
                 trust_remote_code=settings.trust_remote_code,
-                revision=settings.revision,
             )
         except (OSError, ImportError, ValueError, SafetensorError) as error:
             raise ValueError(f"model.language: cannot load {source} ({_line(error, settings)})") from error
     language.generation_config.pad_token_id = None
     refuse_unsupported(language.config, "model.language")
     refuse_modules(language, f"model.language {language.config.get_text_config().model_type}")
-    if language.config.get_text_config().model_type not in PROVED:
+    if language.config.get_text_config().model_type not in PROVED and not on_meta():
         refuse_unequal(language)
     if packing is not None:
         quantize(language, packing, f"model.language.name={settings.name}")
     if settings.lora is not None:
         add_lora(language, settings.lora)
     return language
+
+
+def load_pretrained(
+    auto: Any, source: str, *, revision: str | None, trust_remote_code: bool, attn_implementation: Any, **more: Any
+) -> Any:
+    """What `auto.from_pretrained` gives, in fp32; on the meta device without opening a file of weights.
+
+    Args:
+        auto: a class of transformers that reads models of many kinds.
+        source: folder or hub id.
+        revision: of the hub.
+        trust_remote_code: whether code that comes with the model runs.
+        attn_implementation: how it attends.
+        more: what only reading weights takes.
+    """
+    how = {"trust_remote_code": trust_remote_code, "attn_implementation": attn_implementation, "dtype": torch.float32}
+    if not on_meta():
+        return auto.from_pretrained(source, revision=revision, **how, **more)
+    described = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+    model = auto.from_config(described, **how)
+    with suppress(OSError):  # there is none: what its configuration says stands already
+        model.generation_config = GenerationConfig.from_pretrained(source, revision=revision or "main")
+    return model.eval()
 
 
 def bars_for_people() -> None:

@@ -57,6 +57,7 @@ class LVLM(nn.Module, ABC):
         wide: parameters that are never held in less than fp32.
         rounded: parts whose matrices have bf16 values.
         computes_in_bf16: whether these are held in bf16, and products computed in it.
+        replaced: names of the classes for which hand-written ones serve.
     """
 
     encoder: DialogueEncoder
@@ -72,6 +73,7 @@ class LVLM(nn.Module, ABC):
         super().__init__()
         self.rounded: tuple[str, ...] = ()
         self.computes_in_bf16 = False
+        self.replaced: list[str] = []
         self._unused: set[str] = set()
 
     # --- what each kind of model says ---
@@ -150,6 +152,13 @@ class LVLM(nn.Module, ABC):
         """
 
     # --- what follows ---
+
+    def facts(self) -> dict[str, Any]:
+        """What was found out with the numbers of weights, as plain data: a model without them is told it."""
+        return {
+            "replaced": self.replaced, "unused": self._unused, "rounded": self.rounded,
+            "computes_in_bf16": self.computes_in_bf16,
+        }  # fmt: skip
 
     @property
     def layers(self) -> nn.ModuleList:

@@ -6,19 +6,21 @@ encoder) is the root, which stays gathered from a step's first pass to its last.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from dress.base.ranks import rank
+from dress.base.ranks import of_first, rank
 from dress.dialogue.batch import blank_forest
 from dress.model.lvlm import LVLM
+from dress.model.skeleton import Form, named_tensors, take_form
 
 
 def shard(model: LVLM, mesh: DeviceMesh) -> None:
@@ -30,14 +32,66 @@ def shard(model: LVLM, mesh: DeviceMesh) -> None:
     """
     if units(model):
         return
+    _divide(model, mesh)
+    _find_root(model)
+
+
+def share_first(model: LVLM, form: Form, spread: torch.device | None) -> None:
+    """Give the first rank's tensors to the others, one after another; every rank calls this.
+
+    Args:
+        model: whole on the first rank, a skeleton on the others; in place.
+        form: of the first rank's.
+        spread: this rank's device, where each gets a part and none but the first ever holds all; None: each gets all.
+    """
+    whole = {name: one.detach() for name, one in named_tensors(model)} if rank() == 0 else {}
+    if rank() > 0:
+        take_form(model, form, "cpu" if spread is None else "meta")
+    if spread is not None:
+        _divide(model, init_device_mesh(spread.type, (torch.distributed.get_world_size(),)))
+        if rank() > 0:
+            model.to_empty(device=spread)
+    own = dict(named_tensors(model))
+    for name, one in form.tensors.items():
+        value = whole.pop(name, None)
+        if own[name].numel() and (one.first == name or one.learns is None):  # `to_empty` unties buffers
+            _send(value, own[name].detach())
+    if spread is not None:
+        _find_root(model)
+
+
+def _divide(model: LVLM, mesh: DeviceMesh) -> None:
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)  # else it would copy a forest, its fp64 weights in bf16
     for layer in model.layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-    with torch.no_grad():  # its first pass tells FSDP which unit is the root
+
+
+def _find_root(model: LVLM) -> None:
+    """The first pass tells FSDP which unit is the root, and which type the gradients of each have: what is trained is
+    in one type, and nothing that is held in bf16 is trained.
+    """
+    narrow = [p for p in model.parameters() if p.requires_grad and p.dtype == torch.bfloat16]
+    for parameter in narrow:
+        parameter.requires_grad_(False)
+    with torch.no_grad():
         forest = blank_forest("", torch.device(model.device))
         model(forest, forest.weight)
+    for parameter in narrow:
+        parameter.requires_grad_()
     reshard(model)
+
+
+def _send(value: Tensor | None, own: Tensor) -> None:
+    """A tensor of the first rank (`value`, None elsewhere) into what each holds of it: all, or a part."""
+    if isinstance(own, DTensor):
+        place = own.to_local().device
+        whole = torch.empty(own.shape, dtype=own.dtype, device=place) if value is None else value.to(place)
+        part = distribute_tensor(whole, own.device_mesh, own.placements)
+        own.to_local().copy_(part.to_local())
+        return
+    sent = (own if value is None else value.to(own.device)).contiguous()
+    torch.distributed.broadcast(sent.view(-1).view(torch.uint8), 0)  # whatever its type
 
 
 def units(module: nn.Module) -> list[FSDPModule]:
@@ -108,6 +162,21 @@ def part_like(like: Tensor, value: Tensor) -> Tensor:
         return value
     value = value.to(like.device)
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def digest_of(state: Mapping[str, Tensor]) -> str:
+    """A digest of weights by name to bf16 precision, so that it does not matter in which type they are kept.
+
+    The same on every rank; where they are spread over ranks, all call.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        whole = gathered(value) if isinstance(value, DTensor) else value
+        if whole is not None:
+            digest.update(f"{name} {tuple(whole.shape)}".encode())
+            digest.update(whole.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+    spread = any(isinstance(value, DTensor) for value in state.values())
+    return of_first(digest.hexdigest()[:16]) if spread else digest.hexdigest()[:16]
 
 
 def own_part(tensor: Tensor) -> Tensor:

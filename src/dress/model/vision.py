@@ -7,7 +7,6 @@ Shapes: N images, H, W pixels, V patch tokens, D_v width.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict
 from functools import partial
@@ -26,6 +25,8 @@ from dress import config
 from dress.base.errors import in_one_line
 from dress.data.pixels import cropped, edge_of, fitted, padded, size_of
 from dress.model.reach import leaves
+from dress.model.sharding import digest_of
+from dress.model.skeleton import on_meta
 from dress.model.towers import HFTower, check_tower, hf_tower, timm_tower
 
 SCRATCH_MEAN = (0.2, 0.2, 0.2)
@@ -49,20 +50,24 @@ class VisionEncoder(nn.Module):
 
     Args:
         settings: an OpenCLIP or timm name (with weights, or random), a folder of transformers, or a ViT's sizes.
+        known: `preprocessing` of the same encoder with weights, where this one is to have none.
 
     Raises:
         ValueError: there is no such name, folder or weights, the block does not exist, the tower takes no images of
             that size, or a run's stage holds no such encoder.
     """
 
-    def __init__(self, settings: config.Vision) -> None:
+    def __init__(self, settings: config.Vision, known: dict[str, Any] | None = None) -> None:
         super().__init__()
         import open_clip  # here: it takes seconds, and configs are checked without it
 
-        check_vision(settings)
-        own = from_run(settings)
-        self.tower, preprocess = _make(settings, own)
-        if own:
+        empty, of_run = on_meta(), from_run(settings)
+        if not empty:
+            check_vision(settings)
+        self.tower, preprocess = _make(settings, of_run or empty)
+        if known is not None:  # a name's depends on its weights
+            preprocess = dict(known)
+        if of_run and not empty:
             self._take(Path(str(settings.weights)))
         cropping: dict[str, Any] = {name: preprocess.pop(name) for name in CROPPING & preprocess.keys()}
         if settings.resize != "native":
@@ -133,14 +138,10 @@ class VisionEncoder(nn.Module):
         Args:
             images: how images are decoded and resized (`data.images`).
         """
-        digest = hashlib.sha256()
-        for name, value in sorted(self.tower.state_dict().items()):
-            digest.update(f"{name} {tuple(value.shape)}".encode())
-            digest.update(value.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
         timm = f", timm {version('timm')}" if hasattr(self.tower, "trunk") else ""
         hf = f", transformers {version('transformers')}" if isinstance(self.tower, HFTower) else ""
         return {
-            "weights": digest.hexdigest()[:16],
+            "weights": digest_of(self.tower.state_dict()),
             "layer": str(self.layer),
             "pooling": "none",
             "preprocessing": json.dumps({**self.preprocessing, "images": images}, sort_keys=True),
@@ -208,7 +209,7 @@ def _make(settings: config.Vision, own: bool) -> tuple[Any, dict[str, Any]]:
 
     Args:
         settings: which one.
-        own: its weights are those of a stage of a run, and need not be read here.
+        own: its weights come from elsewhere (a stage of a run, another rank), and need not be read here.
     """
     import open_clip  # here: it takes seconds, and configs are checked without it
 
@@ -320,8 +321,9 @@ def _by_name(name: str, weights: str | None, size: int | None) -> tuple[nn.Modul
                 tower.set_input_size(size)
             return tower, asdict(open_clip.transform.PreprocessCfg(size=tower.image_size))
         model = open_clip.create_model(
-            name, pretrained=weights, load_weights=weights is not None, force_image_size=size
-        )
+            name, pretrained=weights, load_weights=weights is not None, force_image_size=size,
+            device=torch.get_default_device(),
+        )  # fmt: skip
     except (RuntimeError, OSError, FileNotFoundError, AssertionError) as error:
         if size is not None and ("size mismatch" in str(error) or isinstance(error, AssertionError)):
             raise _other_size(config.Vision(name=name, image_size=size), error) from None

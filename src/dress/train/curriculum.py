@@ -48,6 +48,7 @@ from dress.train.eval_data import eval_lines
 from dress.train.eval_stage import evaluate
 from dress.train.export_stage import export
 from dress.train.module import NotFinite, TrainingStopped
+from dress.train.parallel import rank_device
 from dress.train.praise import PraiseOfData
 from dress.train.results import Results
 from dress.train.reuse import Reuse
@@ -234,9 +235,10 @@ class Curriculum:
             stages = [settings.curriculum.stages[name] for name in settings.curriculum.train_stages()]
             learned = {part for stage in stages if isinstance(stage, config.TrainStage) for part in stage.trainable}
             rounded = {"vision", "language"} - learned
+        spread = rank_device(settings.devices) if settings.devices.strategy == "shard" else None
         return build_model(
             settings.model, run_tokenizer(settings, self.data, folder, self.console), settings.data.max_tokens,
-            seed_for(settings.seed, "init"), rounded,
+            seed_for(settings.seed, "init"), rounded, spread,
         )  # fmt: skip
 
     def _choose_features(self, model: LVLM) -> None:

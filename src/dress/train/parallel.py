@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader
 
 from dress import config
@@ -99,6 +100,12 @@ def share_out(model: LVLM, work: Work, shares: int, finish: Finish = lambda: Non
         build_trainer(devices).predict(SharedWork(model, work, shares, finish, during), return_predictions=False)
 
 
+def rank_device(devices: config.Devices) -> torch.device:
+    """Where this process computes."""
+    device: torch.device = build_trainer(devices).strategy.root_device
+    return device
+
+
 @contextmanager
 def on_device(model: LVLM, devices: config.Devices) -> Iterator[None]:
     """The whole model on this process's device, for work of one rank alone; every rank enters."""
@@ -106,7 +113,7 @@ def on_device(model: LVLM, devices: config.Devices) -> Iterator[None]:
         with whole(model):
             yield
         return
-    model.to(build_trainer(devices).strategy.root_device)
+    model.to(rank_device(devices))
     try:
         yield
     finally:
