@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -112,7 +113,9 @@ def test_teams_take_turns_and_their_memory_is_seen(monkeypatch):
 
 @pytest.mark.slow
 def test_a_quick_run_of_several_processes(tmp_path):
-    done = run_script(ROOT / "benchmarks/scaling.py", "--quick", "--out", str(tmp_path), cwd=ROOT, timeout=500)
+    (command,) = documented("scaling.py")
+    assert command == ["--quick", "--out", "bench"]
+    done = run_script(ROOT / "benchmarks/scaling.py", *command[:-1], str(tmp_path), cwd=ROOT, timeout=500)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     figures = json.loads((tmp_path / "scaling.json").read_text())
     for stage in ("sft", "dress"):
@@ -126,8 +129,16 @@ def test_a_quick_run_of_several_processes(tmp_path):
     assert "| shard, 2 |" in page.replace("projector and LoRA, rank 64 | ", "| ") and "**no**" not in page
 
 
+def documented(script: str) -> list[list[str]]:
+    """Arguments of the script's commands in docs/performance.md."""
+    lines = (ROOT / "docs/performance.md").read_text(encoding="utf-8").splitlines()
+    return [shlex.split(line)[2:] for line in lines if line.startswith(f"python benchmarks/{script}")]
+
+
 def on_toys(tmp_path: Path, *parts: str, more: tuple[str, ...] = ()) -> tuple[int, dict]:
     arguments = ["--tiny", "--device", "cpu", "--out", str(tmp_path), *more, "--parts", *parts]
+    (command,) = documented("gpu.py")
+    assert command[:4] == arguments[:4] and command[5:] == ["--parts", "step 7B", "collect 7B"]
     done = run_script(ROOT / "benchmarks/gpu.py", *arguments, cwd=ROOT, timeout=500)
     return done.returncode, json.loads((tmp_path / "gpu.json").read_text())
 

@@ -199,6 +199,7 @@ def sharded(ranks: int = 8) -> list[dict[str, float | str]]:
         rows.append({
             "checkpoint": one.name, "all": language * (model.trained - one.projector) / 1e9,
             "held": (rank.held + GRADIENT * model.trained / ranks) / 1e9, "layer": model.layer.weights / 1e9,
-            "root": model.root.weights / 1e9, "step": rank.step / 1e9, "several": several.step / 1e9,
+            "root": model.root.weights / 1e9, "step": (rank.whole + rank.gathered) / 1e9,
+            "several": (several.whole + several.gathered) / 1e9,
         })  # fmt: skip
     return rows

@@ -164,7 +164,7 @@ def _memory(memory: dict[str, Any]) -> Iterator[str]:
         "whole until the last."
     )
     yield ""
-    yield "| checkpoint | in all | a rank holds | a layer | the root | a step takes, one forest | several |"
+    yield "| checkpoint | in all | a rank's share | a layer | the root | the exchange, one forest | several |"
     yield "|---|--:|--:|--:|--:|--:|--:|"
     for row in memory["sharded"]:
         sums = " | ".join(f"{row[name]:.1f}" for name in ("all", "held", "layer", "root", "step", "several"))
