@@ -30,10 +30,11 @@ ROOT = Path(__file__).resolve().parents[1]
 ROWS_PER_IMAGE = 64
 SIDE = 64
 """Of a picture."""
-WORDS = (
+TEXT = (
     "the answer names what is in picture and stays with it could say more about where things stand but no object that "
     "is not there a man red bus street two dogs green grass behind tree window left of table helpful honest careful"
-).split()
+)
+WORDS = TEXT.split()
 EVERY = 0.5
 """Seconds between two looks at memory."""
 
