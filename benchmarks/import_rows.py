@@ -34,13 +34,14 @@ TEXT = (
     "the answer names what is in picture and stays with it could say more about where things stand but no object that "
     "is not there a man red bus street two dogs green grass behind tree window left of table helpful honest careful"
 )
+WORDS = TEXT.split()
 EVERY = 0.5
 """Seconds between two looks at memory."""
 
 
 def text(rng: random.Random, words: int) -> str:
     """A sentence."""
-    return " ".join(rng.choices(TEXT.split(), k=words)).capitalize() + "."
+    return " ".join(rng.choices(WORDS, k=words)).capitalize() + "."
 
 
 def row(rng: random.Random, number: int) -> dict[str, Any]:

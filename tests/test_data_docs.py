@@ -22,15 +22,21 @@ def test_the_commands_of_the_data_page_run(tmp_path):
         for number in range(8):
             writer.write({"__key__": f"{number:03d}", "png": image, "txt": "a red circle", "cls": 1})
     found = commands("docs/data.md")
-    assert len(found) == 9
+    assert len(found) == 10
     more = {
         "src/train.py": ["annotator=oracle", "judge=oracle"],
         "benchmarks/data.py": [
             "--megabytes=1", "--photos=2", "--rounds=1", "--no-litdata", f"--out={tmp_path / 'results'}"
         ],
-        "benchmarks/index.py": ["samples=400", "shards=4", "processes=2", f"out={tmp_path / 'results' / 'index.json'}"],
+        "benchmarks/index.py": [
+            "samples=400", "shards=4", "ranks=2", "workers=2", f"out={tmp_path / 'results' / 'index.json'}"
+        ],
+        "benchmarks/import_rows.py": ["--megabytes=1", "--workers=1", f"--out={tmp_path / 'results' / 'rows.json'}"],
     }  # fmt: skip
     run_all([command + more.get(command[1], []) for command in found], tmp_path)
     assert (tmp_path / "results" / "data.json").exists()
     index = json.loads((tmp_path / "results" / "index.json").read_text())
     assert index["samples"] == 400 and index["bytes_per_sample"] < 100 + 8000 / 400
+    assert index["ranks"] == 2 and index["mib_of_the_dataset"] < 100
+    rows = json.loads((tmp_path / "results" / "rows.json").read_text())
+    assert rows["bytes"] > 1e6 and rows["imports"][0]["rows_used"] == rows["rows"]

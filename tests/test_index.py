@@ -8,8 +8,11 @@ import pickle
 import struct
 import subprocess
 import sys
+import time
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import png, tar
@@ -19,6 +22,7 @@ from dress.config.tasks import Index as IndexSettings
 from dress.data import index_file, index_task
 from dress.data.index_file import INDEX, SAMPLE, SCHEMA, Index, build_index, read_index, save_index, shard_row
 from dress.data.shards import ShardError, Shards, write_shards
+from dress.data.stream import Part, Stream
 from dress.worlds.shapes import generate as shapes
 
 ROOT = Path(__file__).parents[1]
@@ -136,6 +140,47 @@ def test_a_key_of_several_shards_stands_for_the_first_that_is_there(tmp_path):
     assert list(shards.lengths) == [2, 2, 0]
     (tmp_path / "shard-000000.tar").unlink()
     assert keys(Shards(tmp_path, on_damage="skip")) == [f"sft-{n:06d}" for n in (2, 3, 0, 1)]
+
+
+def large_folder(folder: Path, samples: int, shards: int) -> None:
+    """Sparse shards and an index of so many samples, made without an object for each."""
+    folder.mkdir()
+    rows = []
+    for number in range(shards):
+        path, first, each = folder / f"s-{number:04d}.tar", number * samples // shards, samples // shards
+        path.touch()
+        os.truncate(path, 1 << 24)
+        columns = {"key": pa.array(np.arange(first, first + each)).cast(pa.large_string())} | {
+            field.name: pa.repeat(pa.scalar(0 if field.type == pa.uint8() else 512, field.type), each)
+            for field in list(SAMPLE)[1:]
+        }
+        values = pa.StructArray.from_arrays(list(columns.values()), fields=list(SAMPLE))
+        listed = pa.LargeListArray.from_arrays(
+            pa.array([0, each], pa.int64()), values, type=SCHEMA.field("samples").type
+        )
+        about = [path.name, 1 << 24, path.stat().st_mtime_ns, bytes(32), None, None, []]
+        rows.append(
+            pa.RecordBatch.from_arrays(
+                [*(pa.array([value], field.type) for value, field in zip(about, SCHEMA, strict=False)), listed],
+                schema=SCHEMA,
+            )
+        )
+    save_index(folder / INDEX, build_index(rows, "records", ()))
+
+
+def test_opening_makes_no_object_of_a_sample_and_visits_none(tmp_path):
+    large_folder(tmp_path / "large", 2_000_000, 200)
+    tracemalloc.start()
+    shards = Shards(tmp_path / "large")
+    stream = Stream([Part("", shards)], seed=0, window=2)
+    assert len(shards) == 2_000_000 and shards.longer_texts(512) == [] and len(stream.step(0, 100)) == 100
+    assert stream.fingerprint
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 << 20  # an object of each takes 50 MB at least; a window's samples are a few
+    began = time.process_time()
+    Shards(tmp_path / "large")
+    assert time.process_time() - began < 1.5  # about 0.2 s; a visit to each of them in Python, 2 s and more
 
 
 # --- what others may write -------------------------------------------------------------------------

@@ -87,7 +87,8 @@ def test_a_ray_cluster_that_loses_a_node_makes_all_parts(tmp_path: Path) -> None
     given = ["source=llava", "path=in", "workers=0"]
     said(PREPARE, *given, "out=alone/out", cwd=tmp_path)
     node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
-    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    from ray import cluster_utils  # here: it takes seconds
+
     soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
     cluster = cluster_utils.Cluster(
         initialize_head=True, head_node_args={**node, "_system_config": soon, "dashboard_host": "127.0.0.1"}

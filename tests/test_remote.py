@@ -231,6 +231,18 @@ def test_the_index_of_shards_that_were_named_is_kept_and_mapped(server, tmp_path
         assert len(shards) == 15 and file.name.endswith(".index.arrow") and file.parent == tmp_path / "cache"
 
 
+def test_names_of_shards_are_quoted_in_urls_and_what_is_refused_is_no_missing_file(server, tmp_path, monkeypatch):
+    url, folder = server
+    for file in folder.iterdir():
+        file.unlink()
+    write_shards(folder / "a b#1 +%41é", shapes.samples("sft", 4, seed=3), per_shard=2)
+    assert keys(Shards(folder)) == keys(open_shards(url, cache=ShardCache(str(tmp_path / "cache"))))
+    monkeypatch.setattr(Dropping, "do_GET", lambda self: self.send_error(403))
+    monkeypatch.setattr(Dropping, "do_HEAD", lambda self: self.send_error(403))
+    with pytest.raises(FetchError, match=r"index\.arrow: the server refuses it \(403"):
+        open_shards(url, cache=ShardCache(str(tmp_path / "cache")))
+
+
 def test_a_mixture_whose_windows_do_not_fit_into_the_cache_together_is_refused(server, tmp_path):
     url, folder = server
     need = 2 * max(path.stat().st_size for path in folder.glob("*.tar")) / 1e9

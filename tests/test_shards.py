@@ -6,11 +6,13 @@ import io
 import json
 import os
 import pickle
+import random
 import subprocess
 import sys
 import tarfile
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -200,7 +202,10 @@ def test_the_order_is_that_of_earlier_versions(seed, epoch, lengths, window):
         part = [sum(lengths[:s]) + i for s in shards[first : first + window] for i in range(lengths[s])]
         rng.shuffle(part)
         order += part
-    assert list(EpochOrder(seed, epoch, lengths, window)) == order
+    made = EpochOrder(seed, epoch, lengths, window)
+    assert list(made) == order and len(made) == len(order)
+    for place in random.Random(0).sample(range(len(order)), min(20, len(order))):  # to and fro
+        assert made[place] == order[place]
 
 
 def test_the_order_of_one_seed_is_fixed():
@@ -213,6 +218,15 @@ def test_the_order_takes_time_in_proportion_to_the_shards():
     started = time.perf_counter()
     EpochOrder(0, 0, [1] * 40_000)
     assert time.perf_counter() - started < 2  # 8 s where it is quadratic
+
+
+def test_an_order_holds_a_window_and_no_list_of_all_samples():
+    tracemalloc.start()
+    order = EpochOrder(0, 0, [200] * 40_000)
+    assert len({order[place] for place in range(10_000)}) == 10_000 and len(order) == 8_000_000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 << 20  # a list of all of them takes 32 MB at least, in each of a node's workers
 
 
 def test_steps_are_slices_of_one_order(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import pyarrow as pa
 import webdataset
@@ -153,7 +154,9 @@ class RemoteShards(Shards):
         return shard_row(about)
 
     def _place(self, name: str) -> str:
-        return name if self._listed else f"{self.folder}/{name}"
+        if self._listed:
+            return name
+        return f"{self.folder}/{quote(name) if self.folder.startswith(('http://', 'https://')) else name}"
 
     def _path(self, shard: int) -> Path:
         """Fetched if it is not in the cache.
