@@ -18,7 +18,6 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dress.base.ranks import of_first, rank
-from dress.dialogue.batch import blank_forest
 from dress.model.lvlm import LVLM
 from dress.model.skeleton import Form, named_tensors, take_form
 
@@ -68,18 +67,16 @@ def _divide(model: LVLM, mesh: DeviceMesh) -> None:
 
 
 def _find_root(model: LVLM) -> None:
-    """The first pass tells FSDP which unit is the root, and which type the gradients of each have: what is trained is
-    in one type, and nothing that is held in bf16 is trained.
+    """Tell FSDP which unit is the root, and which type the gradients of each have, as a first pass would, which would
+    gather all: what is trained is in one type, and nothing that is held in bf16 is trained.
     """
     narrow = [p for p in model.parameters() if p.requires_grad and p.dtype == torch.bfloat16]
     for parameter in narrow:
         parameter.requires_grad_(False)
-    with torch.no_grad():
-        forest = blank_forest("", torch.device(model.device))
-        model(forest, forest.weight)
+    root: Any = model
+    root._get_fsdp_state()._lazy_init()
     for parameter in narrow:
         parameter.requires_grad_()
-    reshard(model)
 
 
 def _send(value: Tensor | None, own: Tensor) -> None:
