@@ -226,6 +226,10 @@ def test_an_adapter_of_a_packed_base_is_refused_beside_another_base(cache, tmp_p
         (["model=hf", "model.name=x", "model.lora.dora=true"], "dora=false"),
         (["model=hf", "model.name=x", "parallel.strategy=shard"], "expected parallel.strategy=auto, single or ddp"),
         (["model=hf", "model.name=x", "curriculum.stages.sft.trainable=[language]"], "names language"),
+        (
+            ["model=hf", "model.name=x", "generation.engine=server", "generation.server.command='s {model} {port}'"],
+            "expected generation.engine=native",
+        ),
     ],
 )
 def test_what_cannot_be_packed_is_refused_by_name(overrides, message):

@@ -28,16 +28,16 @@ def prctl(option: int, value: int) -> None:
 
 def descendants() -> list[int]:
     """All processes that stem from this one, where /proc says so."""
-    found: list[int] = []
+    pids: list[int] = []
     waiting = [os.getpid()]
     while waiting:
         pid = waiting.pop()
         with suppress(OSError):
             tasks = Path(f"/proc/{pid}/task")
             children = [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
-            found += children
+            pids += children
             waiting += children
-    return found
+    return pids
 
 
 def begin(words: list[str]) -> int:
@@ -89,13 +89,13 @@ def kill_all(child: int, reap: Reaper) -> None:
 
 def main(parent: int, grace: float, words: list[str]) -> int:
     """Run the command; returns its exit code."""
-    told: list[int] = []
+    signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda got, frame: told.append(got))
+        signal.signal(number, lambda got, frame: signals.append(got))
     prctl(SUBREAPER, 1)
     child = begin(words)
     reap = Reaper(child)
-    while not reap() and not told and os.getppid() == parent:
+    while not reap() and not signals and os.getppid() == parent:
         time.sleep(POLL)
     if reap.code is None:
         with suppress(ProcessLookupError):

@@ -205,6 +205,11 @@ class Config(Section):
                 f"model.quantize={kind}: expected parallel.strategy=auto, single or ddp, got shard, under which packed "
                 f"matrices are not proved"
             )
+        if self.generation.engine == "server" and self.generation.server.command is not None:
+            raise ValueError(
+                f"model.quantize={kind}: expected generation.engine=native, got a server that is started with the "
+                f"exported model, whose base is not packed and answers otherwise"
+            )
         for name in self.curriculum.order:
             stage = self.curriculum.stages[name]
             if isinstance(stage, TrainStage) and "language" in stage.trainable:

@@ -116,8 +116,8 @@ def _answered(
 
         def answer(number: int) -> None:
             share = _Share(questions, cells, range(records)[number * size : (number + 1) * size])
-            held = conversation(share.rollout(responder), share.samples, share.openings, progress)
-            pipeline.hold(held, lambda dialogues: mine.extend(share.outcomes(dialogues, responder.name)))
+            talk = conversation(share.rollout(responder), share.samples, share.openings, progress)
+            pipeline.hold(talk, lambda dialogues: mine.extend(share.outcomes(dialogues, responder.name)))
 
         def finish() -> None:
             pipeline.finish()

@@ -20,7 +20,7 @@ AHEAD = 1
 
 
 @dataclass
-class _Held:
+class _Pending:
     """A conversation whose answers are being judged."""
 
     conversation: Conversation
@@ -43,7 +43,7 @@ class Pipeline:
 
     def __init__(self, rater: Rater, beside: Callable[[], bool]) -> None:
         self._rater, self._beside = rater, beside
-        self._waiting: deque[_Held] = deque()
+        self._waiting: deque[_Pending] = deque()
         self._worker: Worker | None = None
 
     def __enter__(self) -> Pipeline:
@@ -52,8 +52,8 @@ class Pipeline:
     def __exit__(self, *error: Any) -> None:
         if self._worker is not None:
             self._worker.stop()
-        for held in self._waiting:
-            held.conversation.close()
+        for pending in self._waiting:
+            pending.conversation.close()
 
     def hold(self, conversation: Conversation, done: Done, judged: Advance = ignore) -> None:
         """Begin a conversation; answer those that were begun before as far as there is feedback.
@@ -76,14 +76,14 @@ class Pipeline:
     def _answer(self, most: int) -> None:
         """Go on with the oldest, until at most so many wait."""
         while len(self._waiting) > most:
-            held = self._waiting.popleft()
-            feedback = held.feedback.result()
+            pending = self._waiting.popleft()
+            feedback = pending.feedback.result()
             try:
-                answers = held.conversation.send(feedback)
+                answers = pending.conversation.send(feedback)
             except StopIteration as end:
-                held.done(end.value)
+                pending.done(end.value)
             else:
-                self._judge(answers, held.conversation, held.done, held.judged)
+                self._judge(answers, pending.conversation, pending.done, pending.judged)
 
     def _judge(self, answers: Answered, conversation: Conversation, done: Done, judged: Advance) -> None:
         feedback: Future[list[Feedback]]
@@ -93,4 +93,4 @@ class Pipeline:
         else:
             feedback = Future()
             feedback.set_result(self._rater.rate(answers.items, answers.images, judged))
-        self._waiting.append(_Held(conversation, done, judged, feedback))
+        self._waiting.append(_Pending(conversation, done, judged, feedback))

@@ -235,8 +235,8 @@ def run(settings: Features, console: Console) -> Totals:
         if part is not None:
             damage = {name: shards.damage for name, shards in splits.items()}
             sums = {name: checksum(out / name) for name in shards_of_part}
-            told = {"pictures": shards_of_part, "damage": damage, "files": sums}
-            finish_part(out, "features", identity(settings, facts), told)
+            made = {"pictures": shards_of_part, "damage": damage, "files": sums}
+            finish_part(out, "features", identity(settings, facts), made)
     finally:
         unlock(out)
     console.print(table(settings, writer))
