@@ -79,6 +79,7 @@ def test_a_stream_from_s3_is_that_of_local_shards_though_connections_break_off(p
     assert shards._cache.retries > 0 and proxy.cuts > 0
 
 
+@pytest.mark.slow
 def test_forked_workers_read_from_s3(proxy, local, tmp_path):
     shards = open_shards(f"s3://bucket/{FOLDER}", cache=cache(tmp_path))
     assert shards[0]  # what was opened here is not used there
