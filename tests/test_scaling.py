@@ -96,6 +96,15 @@ def echo(member, given) -> None:
 def test_teams_take_turns_and_their_memory_is_seen(monkeypatch):
     monkeypatch.setattr(team_module, "CONTEXT", multiprocessing.get_context("fork"))  # loaded already
     teams = {f"{n}": Team(Spec(f"{n}", n, 1, echo, n)) for n in (1, 2)}
+    try:
+        take_turns(teams)
+    finally:  # else this process waits for them at its end
+        for team in teams.values():
+            team.stop()
+    assert not any(team.process.is_alive() for team in teams.values())
+
+
+def take_turns(teams) -> None:
     pids = [reply["pid"] for reply in teams["2"].ready]
     assert len(set(pids)) == 2 and os.getpid() not in pids and all(held(pid) > 0 for pid in pids)
     timed = interleave(teams, 1000, 3)
@@ -106,9 +115,6 @@ def test_teams_take_turns_and_their_memory_is_seen(monkeypatch):
     assert all(35e6 < growth < 60e6 for growth in pss.growth), pss.growth
     with pytest.raises(TeamError, match=r"^1: ValueError: no such order"):
         teams["1"].ask("fail")
-    for team in teams.values():
-        team.stop()
-        assert not team.process.is_alive()
 
 
 @pytest.mark.slow

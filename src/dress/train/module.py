@@ -197,7 +197,7 @@ class DressModule(L.LightningModule):
     @property
     def _exchanges(self) -> bool:
         """Whether all that is trained must have a gradient in every exchange, be it of one process with itself."""
-        return isinstance(self.trainer.strategy, Replicated | Sharded)
+        return self.trainer.world_size > 1 or isinstance(self.trainer.strategy, Replicated | Sharded)
 
     def _of_ranks(self, *values: float) -> Tensor:
         """These numbers of every rank, [ranks, numbers], float64 on the CPU."""
