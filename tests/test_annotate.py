@@ -216,7 +216,7 @@ def calls(server: Started) -> int:
 
 
 def test_a_killed_collection_goes_on_and_writes_the_same_bytes(prompts, tmp_path):
-    concurrency, kills = 6, 0
+    concurrency, kills = 6, 0  # of the responder, and of the judge beside it
     with started("--delay", "0.01", "--refuses", "0.1") as server:
         whole = asked(prompts, tmp_path / "whole", server.url, server.url, concurrency=concurrency)
         collect_from(whole, QUIET)
@@ -246,7 +246,7 @@ def test_a_killed_collection_goes_on_and_writes_the_same_bytes(prompts, tmp_path
     counts = Ledger(tmp_path / "cut" / "ledger.sqlite", readonly=True).counts()
     rows = counts["done"] + counts["failed"]
     assert rows == needed == len(stats["calls"])
-    assert counts["calls"] == rows + counts["interrupted"] and counts["interrupted"] <= kills * concurrency
+    assert counts["calls"] == rows + counts["interrupted"] and counts["interrupted"] <= kills * 2 * concurrency
     assert again - needed <= counts["interrupted"], "a call whose reply was stored was made again"
     assert counts["interrupted"] > 0
 

@@ -382,7 +382,7 @@ class LLMClient:
         )  # fmt: skip
 
     def _stop(self, why: str) -> Stopped:
-        where = f"{self.endpoint.base_url} (model {self.model})"
+        where = f"{self.endpoint.base_url} (model {self.endpoint.model})"
         self._stopped = self._stopped or Stopped(f"{where}: {why}. What was answered is kept in {self.ledger.path}")
         return self._stopped
 
