@@ -12,9 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+import documented
 import pytest
 import torch
 from conftest import ROOT, TINY, composed, png, small_model, tiny_settings
+from documented import commands
 from rich.console import Console
 
 from dress import config
@@ -384,3 +386,14 @@ def test_transformers_serve_is_such_a_command(tmp_path, mark):
     [facts] = json.loads((folder / "engine.json").read_text())
     assert facts["first_answers"]["equal"] == 8 and "/served-" in facts["name"] and not processes(mark)
     assert answers(folder) == answers(run(tmp_path, "native", one))
+
+
+@pytest.mark.slow
+def test_the_command_of_the_page_runs_with_a_server_of_ours(tmp_path, mark):
+    [command] = commands("docs/generation.md")
+    vllm = re.compile(r"/opt/vllm/bin/vllm serve [^\"]*")
+    ours = [vllm.sub(" ".join(WORDS), word) for word in command]
+    assert ours != command
+    documented.run(ours, tmp_path)
+    [folder] = (tmp_path / "logs" / "latest" / "stages").glob("collect/engine.json")
+    assert json.loads(folder.read_text())[0]["engine"] == "server" and not processes(mark)

@@ -39,7 +39,7 @@ class GenerationServer(Calls):
 
     url: Address | None = None  # up to /v1, of a server that holds the model already
     model: str = "{stage}"  # of url: the name that it knows the model by; {run} and {stage} become names
-    # One that starts a server in its own environment; {model} (a folder), {port}, {name}, {key} become what they say:
+    # starts one in an environment of its own; {model} (a folder), {port}, {name} and {key} become what they say:
     command: str | list[str] | None = None
     health: Annotated[str, Field(pattern=r"^/\S*$")] = "/health"  # path that answers 200 once it takes questions
     deadline: Annotated[PositiveReal, Field(le=86_400)] = 1800.0  # seconds until then
