@@ -79,15 +79,23 @@ class SharedWork(L.LightningModule):
     def predict_step(self, number: int, batch_idx: int) -> int:
         """Do a share; returns its number, since Lightning warns of a step without a result."""
         if number < self.shares:
-            try:
+            with _interruptible():
                 self.work(number)
-            except KeyboardInterrupt:  # Lightning would end the process with exit code 1
-                raise Interrupted from None
         return number
 
     def on_predict_epoch_end(self) -> None:
         """Call `finish` on every rank."""
-        self.finish()
+        with _interruptible():
+            self.finish()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lightning would end the process with exit code 1."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted from None
 
 
 def share_out(model: LVLM, work: Work, shares: int, finish: Finish = lambda: None, *, devices: config.Devices) -> None:
