@@ -11,7 +11,7 @@
    beside the arithmetic of steps/model_memory.py.
 
 Before a time is taken the first steps must have the same targets, loss (1e-5) and gradients (1e-4) as one process of
-one thread, weights after the timed steps of 2. must be equal (1e-6), and answers to the byte.
+one thread, and answers must be equal to the byte; weights after the timed steps of 2. must be equal (1e-6).
 Results: benchmarks/results/scaling.{json,md}, written after each part; `--parts memory` measures one anew.
 """
 
@@ -93,7 +93,7 @@ class Bench:
             self.out["load_average"] = os.getloadavg()
             scaling_results.write(self.options.out, self.out)
         passes = all(one["passes"] for one in scaling_results.gates(self.out))
-        self.say(f"results: {self.file}, .md; equal before they were timed: {passes}")
+        self.say(f"results: {self.file}, .md; all equal: {passes}")
         return passes
 
     def say(self, text: str) -> None:
@@ -161,11 +161,14 @@ class Bench:
             works = {name: self.work(team, stage, name) for name, team in TEAMS.items()}
             specs = [Spec(name, *TEAMS[name], stage_work.train, work) for name, work in works.items()]
             teams, startup = self.start(specs)
-            timed, order = self.rounds(teams, stage, steps=3)
-            self.stop(teams)
+            for team in teams.values():
+                team.ask(1)
             gates = {
                 name: compare(works[name].out / works[name].name, works[ONE].out / works[ONE].name) for name in teams
             }
+            self.check(teams, gates, stage)
+            timed, order = self.rounds(teams, stage, steps=3)
+            self.stop(teams)
             each = self.settings(1, 1).curriculum.stages[stage].records_per_step  # type: ignore[union-attr]
             self.out["stages"][stage] = self.figures(timed, order * each, startup) | {"gate": gates, "records": each}
             self.told(stage)
@@ -178,6 +181,7 @@ class Bench:
             name: [one for reply in team.ask(shares) for one in reply["texts"].items()] for name, team in teams.items()
         }
         gates = {name: {"passes": sorted(one) == sorted(texts[ONE])} for name, one in texts.items()}
+        self.check(teams, gates, "collect")
         timed, _ = self.rounds(teams, "collect", order=shares)
         answers = sum(reply["answers"] for reply in timed[ONE].replies[0])
         self.stop(teams)
@@ -198,6 +202,12 @@ class Bench:
         seconds = sum(interleave(teams, order, 1)[name].seconds[0] for name in teams)
         count = 2 if self.quick else max(5, int(SHARES[part] * self.options.seconds / seconds))
         return interleave(teams, order, count), order
+
+    def check(self, teams: dict[str, Team], gates: dict[str, Any], part: str) -> None:
+        """End before a time is taken, where a team does something else than it should."""
+        if wrong := [name for name, gate in gates.items() if not gate["passes"]]:
+            self.stop(teams)
+            raise SystemExit(f"{part}: {', '.join(wrong)}: not equal to {next(iter(teams))}, nothing is timed: {gates}")
 
     def stop(self, teams: dict[str, Team]) -> None:
         for team in teams.values():
@@ -230,10 +240,14 @@ class Bench:
                 for name in (PLAIN, OURS)
             }
             teams, _ = self.start([Spec(name, 1, 1, stage_work.train, work) for name, work in works.items()])
+            for team in teams.values():
+                team.ask(1)
+            places = {name: work.out / work.name for name, work in works.items()}
+            gate = compare(places[OURS], places[PLAIN])
+            self.check(teams, {OURS: gate}, f"overhead {stage}")
             timed, order = self.rounds(teams, f"overhead {stage}", steps=4)
             self.stop(teams)
-            places = {name: work.out / work.name for name, work in works.items()}
-            gate = compare(places[OURS], places[PLAIN]) | {"weights": _difference(places[OURS], places[PLAIN])}
+            gate["weights"] = _difference(places[OURS], places[PLAIN])
             gate["passes"] = gate["passes"] and gate["weights"] <= WEIGHTS
             self.out["overhead"][stage] = {
                 "gate": gate, "steps": order, "rounds": len(timed[OURS].seconds),

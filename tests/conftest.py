@@ -7,11 +7,13 @@ import os
 import struct
 import tarfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from scripts import end_all
 
 import dress  # noqa: F401 - first: sets how CPU threads wait
 from dress import config
@@ -108,6 +110,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _threads() -> None:
     """Two in all, however many processes the tests run in."""
     torch.set_num_threads(max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+
+
+@pytest.fixture(autouse=True)
+def _processes_end() -> Iterator[None]:
+    yield
+    end_all()
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from dress.dialogue.image import Picture
 from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.dialogue.tree import build_tree
 from dress.model.hf import HFLVLM
+from dress.model.lvlm import LVLM
 from dress.model.session import ImageTokens, Prompt, SamplingParams, Session
 
 OWN_FP32 = {"qwen2_vl": 3e-7, "qwen2_5_vl": 3e-7, "qwen3_vl": 3e-7, "glm4v": 3e-7, "gemma4": 3e-7}
@@ -43,6 +44,16 @@ def png(size: tuple[int, int], seed: int = 0) -> bytes:
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "PNG")
     return data.getvalue()
+
+
+def drawn_adapters(model: LVLM) -> LVLM:
+    """Adapters that change something: what they multiply by is zero at first."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
 
 
 def dialogues() -> list[SupervisedDialogue]:

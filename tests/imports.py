@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from dress.base.files import read_lines
 from dress.config.rows import RowMapping
 from dress.config.tasks import Import
 from dress.data.index_file import INDEX
-from dress.data.shards import Shards
+from dress.data.shards import Sample, Shards
 from dress.record import Record
 from dress.sources import source, source_of
 from dress.sources.destination import ImportResult
@@ -43,6 +43,31 @@ def photos(folder: Path, *names: str) -> None:
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(photo(number))
+
+
+def llava_row(number: int, images: int = 100, **changes: Any) -> dict[str, Any]:
+    """A question about one of so many images."""
+    turns = [{"from": "human", "value": f"<image>\nWhat is {number}?"}, {"from": "gpt", "value": f"A thing {number}."}]
+    return {"id": str(number), "image": f"{number % images:04d}.jpg", "conversations": turns} | changes
+
+
+def llava_folder(path: Path, rows: int, images: int) -> Path:
+    """`rows.json` about so many images, the last of which is missing and one damaged; three rows cannot be used."""
+    photos(path / "images", *(f"{number:04d}.jpg" for number in range(images - 1)))
+    (path / "images" / "0007.jpg").write_bytes(photo()[:-100])
+    values = [llava_row(number, images) for number in range(rows)]
+    values[110]["image"], values[220]["conversations"], values[330] = 5, [], values[0]
+    (path / "rows.json").write_text(json.dumps(values))
+    return path
+
+
+def answers_to(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """A file's rows: an answer to every question."""
+    return [
+        {"key": record.key, "question": dialogue.turns[0].user, "answer": f"Answer {number}."}
+        for record, _ in samples
+        for number, dialogue in enumerate(record.dialogues)
+    ]
 
 
 def do_import(name: str, path: Path, out: Path, **more: Any) -> ImportResult:

@@ -11,12 +11,16 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,6 +56,32 @@ def run_script(
             process.join()
             raise subprocess.TimeoutExpired(command, timeout, out.read_text(), errors.read_text())
         return subprocess.CompletedProcess(command, process.exitcode, out.read_text(), errors.read_text())
+
+
+_running: list[subprocess.Popen[Any]] = []
+
+
+def begin(command: Sequence[object], **more: Any) -> subprocess.Popen[Any]:
+    """A process that ends with the test, whatever becomes of that; with what it starts in its session."""
+    process = subprocess.Popen([str(word) for word in command], start_new_session=True, **more)
+    _running.append(process)
+    return process
+
+
+def end_all() -> None:
+    """Kill what `begin` has begun."""
+    for process in _running:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    _running.clear()
+
+
+def free_port() -> int:
+    """Of this machine's loopback, free a moment ago."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 def _start_server() -> None:

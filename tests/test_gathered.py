@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
 
 import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from scripts import free_port
 
 from dress.evaluation.cells import gathered
 from dress.evaluation.outcomes import Outcome
@@ -38,7 +38,4 @@ def test_on_one_process_they_come_back_sorted_and_once():
 
 @pytest.mark.parametrize("uneven", [False, True])
 def test_two_ranks_see_the_whole_each_outcome_once(uneven):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.start_processes(_rank, args=(2, port, uneven), nprocs=2, start_method="fork")
+    mp.start_processes(_rank, args=(2, free_port(), uneven), nprocs=2, start_method="fork")

@@ -18,6 +18,7 @@ import torch
 from conftest import ROOT, TINY, composed, png, small_model, tiny_settings
 from documented import commands
 from rich.console import Console
+from scripts import begin
 
 from dress import config
 from dress.data.shards import Shards
@@ -173,7 +174,7 @@ words, folder = {WORDS!r} + ['--fake', '--stubborn'{sick}], Path({str(tmp_path)!
 with owned_server(GenerationServer(command=words, grace=0.3), folder, 'mine', folder / 'log'):
     time.sleep(60)
 """
-    run = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    run = begin([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     healthy = lambda: when == "starting" or "/version" in (tmp_path / "log").read_text()  # noqa: E731
     end = time.monotonic() + 30
     while len(processes(mark)) < 1 + PROCESSES or not healthy():
@@ -339,9 +340,7 @@ def test_a_run_that_is_stopped_leaves_no_server(tmp_path, mark, how, devices):
                 "curriculum.stages.collect.records=24", f"data.path={tmp_path / 'data'}", f"run={tmp_path / 'run'}",
                 f"trainer.devices={devices}", "trainer.accelerator=cpu", "training.threads=1"]  # fmt: skip
     with (tmp_path / "log").open("w") as log:
-        training = subprocess.Popen(
-            [sys.executable, "src/train.py", *settings], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
-        )
+        training = begin([sys.executable, "src/train.py", *settings], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
     end = time.monotonic() + 120
     while "first answers equal" not in (tmp_path / "log").read_text():
         assert training.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import small_settings
 from families import checkpoint
-from hf_proof import proof
+from hf_proof import drawn_adapters, proof
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
@@ -41,13 +41,8 @@ def hf(name: str, cache: Path, dora: bool = False) -> tuple[HFLVLM, config.HFMod
 
 
 def trained(model: LVLM) -> LVLM:
-    """Adapters that change something."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
+    """With adapters that change something, to be asked."""
+    return drawn_adapters(model).eval()
 
 
 def with_adapters(model: LVLM) -> dict[str, set[str]]:

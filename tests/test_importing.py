@@ -19,7 +19,7 @@ import pytest
 import webdataset
 from conftest import ROOT
 from filelock import FileLock
-from imports import content, do_import, json_lines, photo, photos, reasons, records, rejects
+from imports import content, do_import, json_lines, llava_folder, llava_row, photo, photos, reasons, records, rejects
 
 from dress.base.files import read_json
 from dress.data.shards import image_extension, write_shards
@@ -31,21 +31,10 @@ PREPARE = [sys.executable, str(ROOT / "src" / "prepare.py")]
 PUBLIC = Path(os.environ.get("DRESS_PUBLIC_DATA", ROOT.parent / "shared" / "data"))
 
 
-def llava_row(number: int, **changes: Any) -> dict[str, Any]:
-    said = [{"from": "human", "value": f"<image>\nWhat is {number}?"}, {"from": "gpt", "value": f"A thing {number}."}]
-    return {"id": str(number), "image": f"{number % 100:04d}.jpg", "conversations": said} | changes
-
-
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """500 rows about 100 photos, a few of which cannot be used."""
-    path = tmp_path_factory.mktemp("many") / "in"
-    photos(path / "images", *(f"{number:04d}.jpg" for number in range(99)))
-    (path / "images" / "0007.jpg").write_bytes(photo()[:-100])
-    rows = [llava_row(number) for number in range(500)]
-    rows[110]["image"], rows[220]["conversations"], rows[330] = 5, [], rows[0]
-    (path / "rows.json").write_text(json.dumps(rows))
-    return path
+    return llava_folder(tmp_path_factory.mktemp("many") / "in", 500, 100)
 
 
 @pytest.fixture(scope="module")

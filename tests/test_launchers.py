@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from imports import content, photo
+from imports import answers_to, content, photo
+from scripts import begin
 
 from dress.base.files import write_lines
 from dress.data.shards import Shards, write_shards
@@ -50,9 +51,9 @@ def rows_in(folder: Path, rows: int, images: int, size: tuple[int, int] = (24, 1
 
 def test_submitit_imports_in_parts(tmp_path: Path) -> None:
     rows_in(tmp_path / "in", 500, 60)
-    given = ["source=llava", "path=in", "workers=0", "per_shard=7"]
-    said(PREPARE, *given, "out=alone/out", cwd=tmp_path)
-    sweep = [*given, "-m", "hydra/launcher=submitit_local", "out=parts", "part=0/3,1/3,2/3"]
+    words = ["source=llava", "path=in", "workers=0", "per_shard=7"]
+    said(PREPARE, *words, "out=alone/out", cwd=tmp_path)
+    sweep = [*words, "-m", "hydra/launcher=submitit_local", "out=parts", "part=0/3,1/3,2/3"]
     said(PREPARE, *sweep, cwd=tmp_path)
     said(PREPARE, "task=merge", "parts=parts", "out=merged/out", cwd=tmp_path)
     assert content(tmp_path / "merged") == content(tmp_path / "alone")
@@ -66,15 +67,10 @@ def test_submitit_imports_in_parts(tmp_path: Path) -> None:
 def test_submitit_collects_in_parts(tmp_path: Path) -> None:
     samples = list(shapes.samples("prompts", 12, seed=0))
     write_shards(tmp_path / "prompts", samples, 5)
-    rows = [
-        {"key": record.key, "question": dialogue.turns[0].user, "answer": f"Answer {number}."}
-        for record, _ in samples
-        for number, dialogue in enumerate(record.dialogues)
-    ]
-    write_lines(tmp_path / "answers.jsonl", rows[1:])
-    given = ["responder=answers.jsonl", "shards=prompts", "annotator=oracle", "records=12", "per_shard=2", "turns=1"]
-    said(COLLECT, *given, "out=alone", cwd=tmp_path)
-    said(COLLECT, *given, "-m", "hydra/launcher=submitit_local", "out=parts", "part=0/2,1/2", cwd=tmp_path)
+    write_lines(tmp_path / "answers.jsonl", answers_to(samples)[1:])
+    words = ["responder=answers.jsonl", "shards=prompts", "annotator=oracle", "records=12", "per_shard=2", "turns=1"]
+    said(COLLECT, *words, "out=alone", cwd=tmp_path)
+    said(COLLECT, *words, "-m", "hydra/launcher=submitit_local", "out=parts", "part=0/2,1/2", cwd=tmp_path)
     said(PREPARE, "task=merge", "parts=parts", "out=merged", cwd=tmp_path)
     alone, merged = content(tmp_path / "alone"), content(tmp_path / "merged")
     settings = [json.loads(files.pop("collect.json")) | {"out": ""} for files in (alone, merged)]
@@ -84,8 +80,8 @@ def test_submitit_collects_in_parts(tmp_path: Path) -> None:
 
 def test_a_ray_cluster_that_loses_a_node_makes_all_parts(tmp_path: Path) -> None:
     rows_in(tmp_path / "in", 1600, 1600, size=(1600, 1600))
-    given = ["source=llava", "path=in", "workers=0"]
-    said(PREPARE, *given, "out=alone/out", cwd=tmp_path)
+    words = ["source=llava", "path=in", "workers=0"]
+    said(PREPARE, *words, "out=alone/out", cwd=tmp_path)
     node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
     from ray import cluster_utils  # here: it takes seconds
 
@@ -96,12 +92,10 @@ def test_a_ray_cluster_that_loses_a_node_makes_all_parts(tmp_path: Path) -> None
     try:
         second = cluster.add_node(**node)
         (raylet,) = (one.process.pid for one in second.all_processes["raylet"])
-        words = [*given, "-m", "hydra/launcher=ray_cluster", "out=parts", "part=0/4,1/4,2/4,3/4"]
+        sweep = [*words, "-m", "hydra/launcher=ray_cluster", "out=parts", "part=0/4,1/4,2/4,3/4"]
         with (tmp_path / "said").open("wb") as log:
             environment = os.environ | {"RAY_ADDRESS": cluster.address}
-            command = subprocess.Popen(
-                [sys.executable, str(PREPARE), *words], cwd=tmp_path, env=environment, stdout=log, stderr=log
-            )
+            command = begin([sys.executable, PREPARE, *sweep], cwd=tmp_path, env=environment, stdout=log, stderr=log)
         victim = wait_for_part(command, raylet, tmp_path / "parts")
         cluster.remove_node(second, allow_graceful=False)  # SIGKILL
         assert not (victim / "part.json").exists()

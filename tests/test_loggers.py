@@ -4,6 +4,8 @@ import csv
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,28 @@ def test_runs_of_a_sweep_are_a_group(tmp_path: Path) -> None:
 
 def test_wandb_id_is_the_same_after_a_resume(tmp_path: Path) -> None:
     assert loggers.wandb_id(tmp_path) == loggers.wandb_id(tmp_path)
+
+
+def test_later_processes_take_the_wandb_id_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with ThreadPoolExecutor(1) as pool:
+        later = pool.submit(loggers.wandb_id, tmp_path)
+        time.sleep(0.3)
+        assert not later.done() and not list(tmp_path.iterdir())
+        (tmp_path / "wandb_id.txt").write_text("0a1b2c3d")
+        assert later.result(5) == "0a1b2c3d"
+
+
+@pytest.mark.slow
+def test_two_processes_log_one_run(tmp_path: Path) -> None:
+    several = [one for one in FAST if one != "trainer.devices=1"]
+    more = ["trainer.devices=2", "trainer.accelerator=cpu", "logger=[csv,wandb,tensorboard]"]
+    done = train(tmp_path, *several, *more, WANDB_MODE="offline")
+    assert done.returncode == 0, done.stderr
+    run = (tmp_path / "logs" / "latest").resolve()
+    assert len(offline(run)) == 1
+    steps = [float(item["curriculum/step"]) for item in history(run) if "train/loss" in str(item)]
+    assert len(steps) > 3 and steps == sorted(set(steps)), "each point stands once"
 
 
 def test_each_point_stands_once_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

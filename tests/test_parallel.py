@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from conftest import small_settings
 from families import SIZES, checkpoint
 from hf_proof import dialogues, png
 from safetensors.torch import load_file, save_file
+from scripts import free_port
 from test_step import Steps
 from test_tree import samples_of
 from torch.distributed.tensor import DTensor
@@ -197,10 +197,7 @@ def on_ranks(kind: str, work: Callable[[], None], world: int | None = None) -> N
         work()
         torch.set_num_threads(threads)
         return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.start_processes(_rank, args=(port, world, work), nprocs=world, start_method=method)
+    mp.start_processes(_rank, args=(free_port(), world, work), nprocs=world, start_method=method)
     torch.set_num_threads(threads)
 
 

@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT, tiny_settings
 from hypothesis import given
 from hypothesis import strategies as st
-from imports import content, import_table, json_lines, photo, photos
+from imports import answers_to, content, import_table, json_lines, llava_folder, llava_row, photo, photos
 from llm_server import Behaviour, serving
 from rich.console import Console
 
@@ -43,21 +43,11 @@ QUIET = Console(quiet=True)
 SETTINGS: dict[str, Any] = {"splits": ["sft", "prompts", "eval"], "per_shard": 9, "held_out": 5}
 
 
-def llava(number: int, **changes: Any) -> dict[str, Any]:
-    said = [{"from": "human", "value": f"<image>\nWhat is {number}?"}, {"from": "gpt", "value": f"A thing {number}."}]
-    return {"id": str(number), "image": f"{number % 60:04d}.jpg", "conversations": said} | changes
-
-
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two files about 60 images, each in all parts; rows and images that cannot be used, and a test split."""
-    path = tmp_path_factory.mktemp("rows") / "in"
-    photos(path / "images", *(f"{number:04d}.jpg" for number in range(59)))
-    (path / "images" / "0007.jpg").write_bytes(photo()[:-100])
-    values = [llava(number) for number in range(420)]
-    values[110]["image"], values[220]["conversations"], values[330] = 5, [], values[0]
-    (path / "a.json").write_text(json.dumps(values))
-    json_lines(path / "b.jsonl", [llava(number, image="0003.jpg") for number in range(500, 620)])
+    path = llava_folder(tmp_path_factory.mktemp("rows") / "in", 420, 60)
+    json_lines(path / "z.jsonl", [llava_row(number, image="0003.jpg") for number in range(500, 620)])
     return path
 
 
@@ -69,8 +59,8 @@ def whole(rows: Path) -> dict[str, bytes]:
 
 
 def import_rows(rows: Path, out: Path, **more: Any) -> Any:
-    stated = {"task": "import", "source": "llava", "path": str(rows), "out": str(out), "workers": 0}
-    return import_task.run(Import.model_validate(stated | SETTINGS | more), QUIET)
+    settings = {"task": "import", "source": "llava", "path": str(rows), "out": str(out), "workers": 0}
+    return import_task.run(Import.model_validate(settings | SETTINGS | more), QUIET)
 
 
 def merged(parts: Path, out: Path) -> None:
@@ -138,8 +128,8 @@ def test_images_in_a_table_stay_in_its_parts(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "in" / "x.parquet", row_group_size=90)
     import_table(tmp_path / "in", tmp_path / "whole")
     for part in ("0/2", "1/2"):
-        stated = {"task": "import", "source": "rows", "path": str(tmp_path / "in"), "out": str(tmp_path / "parts")}
-        import_task.run(Import.model_validate(stated | {"workers": 0, "part": part}), QUIET)
+        settings = {"task": "import", "source": "rows", "path": str(tmp_path / "in"), "out": str(tmp_path / "parts")}
+        import_task.run(Import.model_validate(settings | {"workers": 0, "part": part}), QUIET)
     merged(tmp_path / "parts", tmp_path / "merged")
     assert content(tmp_path / "merged") == content(tmp_path / "whole") and (tmp_path / "merged/reject_images").is_dir()
 
@@ -190,13 +180,13 @@ def test_parts_that_do_not_belong_together_are_named(rows: Path, tmp_path: Path)
 
 def test_an_input_that_changed_after_the_parts_is_refused(tmp_path: Path) -> None:
     photos(tmp_path / "in" / "images", "0000.jpg", "0001.jpg")
-    file = json_lines(tmp_path / "in" / "x.jsonl", [llava(number) for number in range(3)])
+    file = json_lines(tmp_path / "in" / "x.jsonl", [llava_row(number) for number in range(3)])
     for part in ("0/2", "1/2"):
         import_rows(tmp_path / "in", tmp_path / "parts", part=part)
     (tmp_path / "in" / "images" / "0001.jpg").write_bytes(photo(9, (30, 30)))
     with pytest.raises(SourceError, match=r"0001\.jpg: changed since the parts were made; delete the parts"):
         merged(tmp_path / "parts", tmp_path / "out")
-    json_lines(file, [llava(number) for number in range(2)])
+    json_lines(file, [llava_row(number) for number in range(2)])
     with pytest.raises(SourceError, match=r"changed since the parts were made: inputs"):
         merged(tmp_path / "parts", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -220,8 +210,10 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def encode(encoder: Path, out: Path, **more: Any) -> feature_extraction.Totals:
-    stated = {"task": "features", "path": str(encoder / "in"), "ckpt": str(encoder / "run"), "on_damage": "skip"}
-    return feature_extraction.run(Features.model_validate({**stated, "out": str(out), "batch_size": 2, **more}), QUIET)
+    settings = {"task": "features", "path": str(encoder / "in"), "ckpt": str(encoder / "run"), "on_damage": "skip"}
+    return feature_extraction.run(
+        Features.model_validate({**settings, "out": str(out), "batch_size": 2, **more}), QUIET
+    )
 
 
 def test_parts_of_features_give_the_bytes_of_one_process(encoder: Path, tmp_path: Path) -> None:
@@ -274,19 +266,15 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("asked")
     samples = list(shapes.samples("prompts", 12, seed=0))
     write_shards(folder / "prompts", samples, 5)
-    rows = [
-        {"key": record.key, "question": dialogue.turns[0].user, "answer": f"Answer {number}."}
-        for record, _ in samples
-        for number, dialogue in enumerate(record.dialogues)
-    ]
+    rows = answers_to(samples)
     write_lines(folder / "answers.jsonl", [*rows[:4], *rows[5:], rows[-1], {"key": "nobody", "answer": "x"}])
     return folder
 
 
 def collect(asked: Path, out: str, annotator: dict[str, Any], **more: Any) -> None:
-    stated = {"responder": str(asked / "answers.jsonl"), "shards": str(asked / "prompts"), "out": out, "records": 12}
-    given = {**stated, "per_shard": 2, "turns": 1, "annotator": annotator, **more}
-    collect_from(config.check_as(config.CollectCommand, given), QUIET)
+    places = {"responder": str(asked / "answers.jsonl"), "shards": str(asked / "prompts"), "out": out}
+    settings = {**places, "records": 12, "per_shard": 2, "turns": 1, "annotator": annotator, **more}
+    collect_from(config.check_as(config.CollectCommand, settings), QUIET)
 
 
 def test_parts_of_a_collection_give_the_bytes_of_one_process(

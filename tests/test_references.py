@@ -6,7 +6,9 @@ import io
 import json
 import math
 import re
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from rich.console import Console
 
 from dress.config import Eval
 from dress.data.shards import Sample
-from dress.evaluation.cells import Questions, ask
+from dress.evaluation.cells import Questions, evaluate_models
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
 from dress.evaluation.references import known_answers, rouge_l
@@ -50,7 +52,8 @@ def outcomes_of(*dialogues: Dialogue) -> list[Outcome]:
     samples: list[Sample] = [(Record(key=f"r{n}", dialogues=[one]), None) for n, one in enumerate(dialogues)]
     settings = Eval(turns=1, conditions=["none"])
     questions = Questions(samples, NoRater(), settings, {"sft": {"none": ""}}, Sampling(8, 8))
-    return ask(Answering(), questions, ("sft", ["none"]), range(len(samples)))
+    with TemporaryDirectory() as folder:
+        return evaluate_models({"sft": lambda: nullcontext(Answering())}, questions, Path(folder))
 
 
 def test_first_answers_are_measured_against_references(tmp_path: Path) -> None:

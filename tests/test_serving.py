@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,18 +12,13 @@ from pathlib import Path
 
 import pytest
 from documented import commands, run
+from scripts import free_port
 from test_export_command import finished  # noqa: F401 - a fixture
 
 import dress
 from dress.data.shards import Shards
 
 pytestmark = pytest.mark.slow
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def healthy(port: int) -> bool:

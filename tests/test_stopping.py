@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, TINY
+from scripts import begin
 
 SETTINGS = [
     *(text for text in TINY if text != "trainer.devices=1"), "trainer.accelerator=cpu",
@@ -76,12 +77,10 @@ def command(tmp_path: Path, stage: str, launcher: str = "ours") -> list[str]:
     return [sys.executable, *LAUNCHERS[launcher], "src/train.py", *SETTINGS, *STAGES[stage], *folders]
 
 
-def start(tmp_path: Path, stage: str, launcher: str = "ours", stdout: Any = None) -> tuple[subprocess.Popen, list[int]]:
+def start(tmp_path: Path, stage: str, launcher: str = "ours") -> tuple[subprocess.Popen[Any], list[int]]:
     """A run that is inside of a stage, and its processes: the launcher, then its ranks."""
     folder, log = tmp_path / "run", (tmp_path / "log").open("w")
-    run = subprocess.Popen(
-        command(tmp_path, stage, launcher), cwd=ROOT, stdout=stdout or log, stderr=subprocess.STDOUT, text=True
-    )
+    run = begin(command(tmp_path, stage, launcher), cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
     end = time.monotonic() + 120
     while not in_stage(folder, stage) or len(ranks_of(run.pid)) < 2:
         assert run.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
@@ -148,7 +147,7 @@ def test_the_same_command_goes_on_with_a_run_that_a_scheduler_stopped(tmp_path):
     assert (
         refused.returncode == 1 and "holds a run with other settings" in refused.stderr and "seed=7" in refused.stderr
     )
-    again = subprocess.Popen(command(tmp_path, "train"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    again = begin(command(tmp_path, "train"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     end = time.monotonic() + 60
     while not json.loads((folder / "provenance.json").read_text())["resumed"] and time.monotonic() < end:
         time.sleep(0.05)

@@ -18,7 +18,7 @@ from dress.dialogue.tree import build_tree
 from dress.kernels.memory import keep_freed_memory
 from dress.model.lvlm import LVLM
 from steps import models
-from steps.arm import BETAS, CLIP, DECAY, LR, PARTS, STEPS, ArmSpec, Finished, Meter
+from steps.arm import BETAS, CLIP, DECAY, LR, PARTS, STEPS, ArmSpec, Meter
 from steps.gate import of_forest, of_rows
 from steps.machine import clock
 from steps.tuples import Tuple, Turn
@@ -254,24 +254,3 @@ ARMS: dict[str, Callable[[ArmSpec, Meter], None]] = {
     "TRL defaults": trl_defaults,
     "plain HF padded": hf,
 }
-
-
-def arms_of(spec: ArmSpec) -> dict[str, Callable[[ArmSpec, Meter], None]]:
-    """The arms that train such a model."""
-    if isinstance(spec.model, models.ModelSpec):
-        return ARMS
-    from steps.vlm_arms import ARMS as OF_VLMS
-
-    return OF_VLMS
-
-
-def work(pipe: Any, spec: ArmSpec) -> None:
-    """The whole life of an arm's process."""
-    torch.set_num_threads(spec.threads)
-    try:
-        arms_of(spec)[spec.name](spec, Meter(pipe, spec.device, spec.gate))
-    except Finished:
-        pass
-    except BaseException as error:  # said by the coordinator, which goes on without this arm
-        pipe.send({"error": f"{type(error).__name__}: {error}"})
-        raise

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
-from steps.arm import ArmSpec
-from steps.arms import work
+from steps import models
+from steps.arm import ArmSpec, Finished, Meter
+from steps.arms import ARMS
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["steps.arms", "lightning", "open_clip"])
@@ -25,6 +27,27 @@ SLOW = 900.0
 """Seconds after which a silent process counts as stuck."""
 
 Say = Callable[[str], None]
+
+
+def arms_of(spec: ArmSpec) -> dict[str, Callable[[ArmSpec, Meter], None]]:
+    """The arms that train such a model."""
+    if isinstance(spec.model, models.ModelSpec):
+        return ARMS
+    from steps import vlm_arms
+
+    return vlm_arms.ARMS
+
+
+def work(pipe: Any, spec: ArmSpec) -> None:
+    """The whole life of an arm's process."""
+    torch.set_num_threads(spec.threads)
+    try:
+        arms_of(spec)[spec.name](spec, Meter(pipe, spec.device, spec.gate))
+    except Finished:
+        pass
+    except BaseException as error:  # said by the coordinator, which goes on without this arm
+        pipe.send({"error": f"{type(error).__name__}: {error}"})
+        raise
 
 
 @dataclass

@@ -153,26 +153,6 @@ def place(file: Path, target: Path) -> None:
             shutil.copy2(file, aside)
 
 
-@contextmanager
-def folder_aside(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to fill; once it is whole it takes the place of `out`, and where that fails it is removed.
-
-    Raises:
-        ValueError: `out` holds something.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"out={out}: expected nothing there, got something; choose another folder")
-    aside = out.with_name(out.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        yield aside
-        aside.replace(out)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-
-
 def image_extension(data: bytes) -> str:
     """The file extension that the bytes' signature asks for."""
     if data.startswith(b"\x89PNG"):

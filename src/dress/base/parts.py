@@ -88,6 +88,12 @@ def finished_part(folder: Path, identity: Mapping[str, Any]) -> Part | None:
     return part
 
 
+def required_facts(parts: Iterable[Part], *names: str) -> None:
+    """Raises ConfigError: a part lacks one of the facts that its task says of itself."""
+    for part in parts:
+        required(dict(part.facts), names, part.folder / PART, f"Delete the part: {AGAIN}")
+
+
 def read_parts(folder: Path) -> tuple[str, list[Part]]:
     """The task and all parts, in order.
 
@@ -152,4 +158,7 @@ def _read(folder: Path) -> Part:
     required(facts, ("task", "identity", "files"), folder / PART, remedy)
     if not isinstance(facts["identity"], dict) or not isinstance(facts["files"], dict):
         raise ConfigError(f"{folder / PART}: expected identity and files, got other content. {remedy}")
+    for name in facts["files"]:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ConfigError(f"{folder / PART}: files: expected names below the part, got {name!r:.80}. {remedy}")
     return Part(folder, {"task": facts["task"], **facts["identity"]}, facts)

@@ -74,6 +74,13 @@ def stop_on_signals() -> None:
     sys.unraisablehook = hook
 
 
+def ignore_stops() -> None:
+    """From now on this process is on its way out, and nothing stops that."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number in (*STOPPING, signal.SIGALRM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _stop(number: int, frame: object) -> None:
     note(number)
     raise KeyboardInterrupt

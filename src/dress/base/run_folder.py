@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +72,31 @@ def unlock(folder: Path) -> None:
     place = _locks.pop(folder.resolve(), None)
     if place is not None:
         os.close(place)
+
+
+@contextmanager
+def folder_aside(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to fill; once it is whole it takes the place of `out`, and where that fails it is removed.
+
+    Raises:
+        ConfigError: another process fills it.
+        ValueError: `out` holds something.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"out={out}: expected nothing there, got something; choose another folder")
+    aside = out.with_name(out.name + ".merging")
+    aside.mkdir(parents=True, exist_ok=True)
+    lock(aside)
+    try:
+        for old in aside.iterdir():  # of a process that was killed
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        yield aside
+        aside.replace(out)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    finally:
+        unlock(aside)
 
 
 def read_marker(file: Path) -> dict[str, Any]:

@@ -97,11 +97,11 @@ class Generation(Section):
 
     @model_validator(mode="after")
     def _one_server(self) -> Generation:
-        given = [name for name in ("url", "command") if getattr(self.server, name) is not None]
-        if self.engine == "server" and len(given) != 1:
+        places = [name for name in ("url", "command") if getattr(self.server, name) is not None]
+        if self.engine == "server" and len(places) != 1:
             raise ValueError(
                 "engine=server: expected either server.url, a server that holds the model, or server.command, which "
-                f"starts one, got {' and '.join(given) or 'neither'}"
+                f"starts one, got {' and '.join(places) or 'neither'}"
             )
         return self
 

@@ -243,12 +243,12 @@ class ShardCache:
         if name not in self._fs:
             how = BACKENDS.get(protocol, {})
             try:
-                made = fsspec.filesystem(protocol, skip_instance_cache=True, use_listings_cache=False, **how)
+                filesystem = fsspec.filesystem(protocol, skip_instance_cache=True, use_listings_cache=False, **how)
             except (ImportError, ValueError) as error:
                 raise ValueError(f"{url}: fsspec cannot open {protocol}:// here ({error})") from error
-            if hasattr(made, "retries"):  # of s3fs; those here are enough
-                made.retries = 1
-            self._fs[name] = made
+            if hasattr(filesystem, "retries"):  # of s3fs; those here are enough
+                filesystem.retries = 1
+            self._fs[name] = filesystem
         return self._fs[name]
 
     def _evict(self, need: int, wanted: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -12,33 +12,35 @@ from pathlib import Path
 
 from dress import config
 from dress.base.progress import Advance, ignore
-from dress.base.ranks import of_ranks, rank
+from dress.base.ranks import rank, wait_for
 from dress.data.shards import Sample
 from dress.evaluation import references
 from dress.evaluation.outcomes import Outcome, kind_of, load_outcomes, save_outcomes
+from dress.feedback.collect import in_turn
 from dress.feedback.llm import waits
 from dress.llm.request import Stopped
 from dress.rater import Rater
 from dress.record import Dialogue
-from dress.rollout.conversation import Opening, Rollout, conversation, converse
+from dress.rollout.conversation import Opening, Rollout, conversation
 from dress.rollout.pipeline import Pipeline
 from dress.rollout.responder import Responder, Sampling
 
 RECORDS_PER_SHARE = 32
 """Many dialogues, of which those that fit are decoded together; the same for any number of ranks."""
 
-ShareOut = Callable[[Responder, Callable[[int], None], int, Callable[[], None]], None]
-"""Who does which share of a work: called with who answers, the work on a share, their number, and what every rank does
-after its shares (it may hold collectives)."""
+Gather = Callable[[list[Outcome]], list[list[Outcome]]]
+"""What this process has, to what all have that share the work; all of them call."""
+ShareOut = Callable[[Responder, Callable[[int], None], int, Callable[[Gather], None]], None]
+"""Who does which share of a work: called with who answers, the work on a share, their number, and what each that has
+shares does after them."""
 Answering = Callable[[], AbstractContextManager[Responder | None]]
 """How a responder is had; None on a rank that has no share in its answers."""
 
 
-def alone(responder: Responder, work: Callable[[int], None], shares: int, finish: Callable[[], None]) -> None:
-    """Do every share in this process."""
-    for number in range(shares):
-        work(number)
-    finish()
+def alone(responder: Responder, work: Callable[[int], None], shares: int, finish: Callable[[Gather], None]) -> None:
+    """Do every share in this process, whether the run has others or not."""
+    in_turn(work, shares)
+    finish(lambda mine: [mine])
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,9 @@ def evaluate_models(
         if missing:
             with responder() as asked:
                 new = [] if asked is None else _answered(asked, questions, (model, missing), share_out, progress)
+                if asked is None:  # no rank goes on to what all do together while the first one asks a server
+                    for condition in missing:
+                        wait_for(files[condition])
             if rank() > 0:
                 outcomes += new
                 continue
@@ -119,35 +124,12 @@ def _answered(
             talk = conversation(share.rollout(responder), share.samples, share.openings, progress)
             pipeline.hold(talk, lambda dialogues: mine.extend(share.outcomes(dialogues, responder.name)))
 
-        def finish() -> None:
+        def finish(gather: Gather) -> None:
             pipeline.finish()
-            every.extend(gathered(mine))
+            every.extend(in_order(chain.from_iterable(gather(mine))))
 
         share_out(responder, answer, math.ceil(records / size), finish)
     return every
-
-
-def ask(
-    responder: Responder, questions: Questions, cells: tuple[str, Sequence[str]], records: range,
-    progress: Advance = ignore,
-) -> list[Outcome]:  # fmt: skip
-    """Ask everything, judge, give the judge's refinement, ask again: one outcome per answer.
-
-    Conditions are asked side by side, so that a question and its image are read once for all of them.
-
-    Args:
-        responder: the model.
-        questions: what is asked.
-        cells: the model's label, and the conditions.
-        records: numbers of the records.
-        progress: called with the number of finished answers.
-
-    Raises:
-        Stopped: a server did not answer a question.
-    """
-    share = _Share(questions, cells, records)
-    dialogues = converse(share.rollout(responder), share.samples, share.openings, answered=progress)
-    return share.outcomes(dialogues, responder.name)
 
 
 class _Share:
@@ -205,11 +187,8 @@ class _Share:
         return outcomes
 
 
-def gathered(outcomes: list[Outcome]) -> list[Outcome]:
-    """Those of all ranks, each once, sorted by model, condition, item and turn; on every rank."""
+def in_order(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Each once, sorted by model, condition, item and turn."""
     # The number of the dialogue among all stands at the end of the item.
-    unique = {
-        (o.model, o.condition, int(o.item.rpartition("/")[2]), o.turn): o
-        for o in chain.from_iterable(of_ranks(outcomes))
-    }
+    unique = {(o.model, o.condition, int(o.item.rpartition("/")[2]), o.turn): o for o in outcomes}
     return [unique[place] for place in sorted(unique)]

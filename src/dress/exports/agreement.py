@@ -86,12 +86,15 @@ class Agreement:
     Attributes:
         equal: answers that are the same text.
         near: further ones, which part at a token that is as good within `bound`.
+        left_out: further ones that cannot be read again by the model (too long, or cut before they began): no text
+            but the same says whether they are its own.
         bound: in nats.
         answers: all of them.
     """
 
     equal: int
     near: int
+    left_out: int
     bound: float
     answers: list[Compared]
 
@@ -174,17 +177,19 @@ def compare(
         encoder: of the model.
         bound: see `NEAR`.
     """
-    compared = [
-        Compared(
-            one.asked.record.key, one.asked.dialogue.turns[-1].user, one.asked.condition, str(one.answer),
-            str(answer) if isinstance(answer, str) else None,
-            _nats(one, answer, encoder) if isinstance(answer, str) else None,
-        )
-        for one, answer in zip(expected, answers, strict=True)
-    ]  # fmt: skip
+    compared, left_out = list[Compared](), 0
+    for one, answer in zip(expected, answers, strict=True):
+        try:
+            nats = _nats(one, answer, encoder) if isinstance(answer, str) else None
+        except RecordError:
+            left_out += 1
+            continue
+        text = str(answer) if isinstance(answer, str) else None
+        question = one.asked.dialogue.turns[-1].user
+        compared.append(Compared(one.asked.record.key, question, one.asked.condition, str(one.answer), text, nats))
     equal = sum(one.answer == one.expected for one in compared)
     agreed = sum(one.nats is not None and one.nats <= bound for one in compared)
-    return Agreement(equal, agreed - equal, bound, compared)
+    return Agreement(equal, agreed - equal, left_out, bound, compared)
 
 
 def _spans(asked: Asked, answer: str) -> tuple[Span, ...]:
@@ -211,15 +216,18 @@ def _likely(
 
 
 def _nats(expected: Expected, answer: str, encoder: DialogueEncoder) -> float | None:
-    """How much less likely an answer's first other token is; None where it is no likely one."""
+    """How much less likely an answer's first other token is; None where it is no likely one.
+
+    Raises:
+        RecordError: the model cannot read one of both again.
+    """
     if str(answer) == str(expected.answer):
         return 0.0
+    if not expected.ids:
+        raise RecordError(f"{expected.asked.record.key}: its answer cannot be read again")
     dialogue = SupervisedDialogue("sft", _spans(expected.asked, answer), expected.picture is not None)
-    try:
-        layout = expected.picture.layout if expected.picture else None
-        encoded = encoder.supervised(dialogue, "", layout)
-    except RecordError:
-        return None
+    layout = expected.picture.layout if expected.picture else None
+    encoded = encoder.supervised(dialogue, "", layout)
     ids = encoded.ids[encoded.weights > 0].tolist()
     for place, (ours, theirs) in enumerate(zip_longest(expected.ids, ids)):
         if ours != theirs:

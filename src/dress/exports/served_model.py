@@ -92,7 +92,7 @@ def served(
     """
     with ExitStack() as during:
         once = secrets.token_hex(4)  # no name is used twice: servers keep what they have computed by a model's name
-        server = _owned(model, once, during, console) if model.settings.words else _given(model)
+        server = _owned(model, once, during, console) if model.settings.words else _server_at_address(model)
         url, name = server.url, server.name
         key = {"api_key_env": KEY} if model.settings.words else {}
         calls = model.settings.model_dump(include=set(Calls.model_fields)) | key
@@ -102,13 +102,16 @@ def served(
 
         def responder(known_as: str) -> ServerResponder:
             chat = encoder.chat
-            return ServerResponder(LLMClient(endpoint, ledger, known_as=known_as), around=(chat.gap, chat.tail))
+            return ServerResponder(
+                LLMClient(endpoint, ledger, known_as=known_as, askers=1), around=(chat.gap, chat.tail)
+            )
 
         agreement = _agreement(model, expected, encoder, responder(f"{identity}, first answers {once}"))
         _note(model, server, agreement)
         _check(agreement, f"{url} (model {name})", model.folder / ENGINE)
         equal = f"{agreement.equal} of {len(agreement.answers)} first answers equal"
         near = f", {agreement.near} within rounding" if agreement.near else ""
+        near += f", {agreement.left_out} left out: too long to be read again" if agreement.left_out else ""
         console.print(f"answers: {identity} ({equal}{near})", highlight=False, markup=False, soft_wrap=True)
         yield responder(identity)
 
@@ -129,7 +132,7 @@ def _owned(model: ServedModel, once: str, during: ExitStack, console: Console) -
     return during.enter_context(owned_server(model.settings, folder, name, log))
 
 
-def _given(model: ServedModel) -> RunningServer:
+def _server_at_address(model: ServedModel) -> RunningServer:
     """The server at the address."""
     places = {"run": model.run.name, "stage": model.stage}
     name = PLACEHOLDER.sub(lambda place: places[place[1]], model.settings.model)
@@ -156,10 +159,10 @@ def _note(model: ServedModel, server: RunningServer, agreement: Agreement) -> No
     """Add what answers from now on to `engine.json`."""
     file = model.folder / ENGINE
     before: list[Any] = read_json(file, list, "Delete it") if file.exists() else []
-    started = {"command": model.settings.words} if model.settings.words else {"url": server.url}
+    origin = {"command": model.settings.words} if model.settings.words else {"url": server.url}
     facts = {
         "engine": "server", "version": server.version, "name": server.name, "stage": model.stage,
-        "fingerprint": model.fingerprint, **started, "first_answers": agreement.facts(),
+        "fingerprint": model.fingerprint, **origin, "first_answers": agreement.facts(),
     }  # fmt: skip
     write_json(file, [*before, facts])
 

@@ -94,7 +94,7 @@ def _collect(settings: CollectCommand, part: PartNumber | None, console: Console
             files = {"answers": settings.server.ledger, "feedback": getattr(settings.annotator, "ledger", None)}
             console.print(estimate_table(estimates, {name: Path(file or out / LEDGER) for name, file in files.items()}))
             return out
-        begun = _begin(out, settings, prompts, most)
+        beginning = _begin(out, settings, prompts, most)
         if part is not None and is_finished(out, settings):
             console.print(f"Nothing to do: {out} is finished.", highlight=False)
             return out
@@ -114,7 +114,7 @@ def _collect(settings: CollectCommand, part: PartNumber | None, console: Console
     if unused:
         write_lines(out / UNUSED, unused)
     if part is not None:
-        finish(out, begun, responder)
+        finish(out, beginning, responder)
         console.print(f"part {part}: {out}", highlight=False)
         return out
     if not any(out.glob("shard-*.tar")):

@@ -8,8 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from dress.base.files import checksum, folder_aside, place, read_json, read_lines, write_json, write_lines
-from dress.base.parts import PART, Part, check_files, finish_part
+from dress.base.files import checksum, place, read_json, read_lines, write_json, write_lines
+from dress.base.parts import PART, Part, check_files, finish_part, required_facts
+from dress.base.run_folder import folder_aside
 from dress.config.commands import CollectCommand
 from dress.config.tasks import Merge
 from dress.data.index_file import INDEX, read_index
@@ -22,18 +23,18 @@ from dress.rollout.responder import Responder
 COLLECT = "collect"
 
 
-def finish(folder: Path, begun: Mapping[str, Any], responder: Responder) -> None:
+def finish(folder: Path, beginning: Mapping[str, Any], responder: Responder) -> None:
     """Mark a part as done.
 
     Args:
         folder: of the part.
-        begun: what it was begun with (collect.json).
+        beginning: what it was begun with (collect.json).
         responder: who answered; of a file the merge has to know which rows did.
     """
-    identity = {name: value for name, value in begun.items() if name != "out"}
+    identity = {name: value for name, value in beginning.items() if name != "out"}
     used = None
     if isinstance(responder, FileResponder):
-        used, identity["answers"] = sorted(responder.used), checksum(Path(str(begun["responder"])))
+        used, identity["answers"] = sorted(responder.used), checksum(Path(str(beginning["responder"])))
     files = [*sorted(folder.glob("shard-*.tar")), *folder.glob(FAILURES)]
     sums = {file.name: checksum(file) for file in files}
     finish_part(folder, COLLECT, identity, {"used": used, "files": sums})
@@ -52,6 +53,7 @@ def merge(parts: Sequence[Part], settings: Merge, console: Console) -> Path:
     Raises:
         ValueError: a part was changed since it was finished, `out` holds something else, or there is no shard.
     """
+    required_facts(parts, "used")
     out = Path(settings.out)
     shards = {name: part for part in parts for name in part.facts["files"] if name.endswith(".tar")}
     if _is_there(out, shards):

@@ -23,18 +23,18 @@ TOLERANCE = 1e-5
 """Relative difference to transformers' own result, in fp32, above which a part is not replaced."""
 
 
-def fuse(language: PreTrainedModel, known: Collection[str] | None = None) -> list[str]:
+def fuse(language: PreTrainedModel, replaced: Collection[str] | None = None) -> list[str]:
     """Replace norms, rotary positions and gated MLPs where ours give the same; names of the replaced classes.
 
     Args:
         language: changed in place.
-        known: names of the classes for which that was found before: nothing is tried, and no other one is replaced.
+        replaced: names of the classes for which that was found before: nothing is tried, and no other one is replaced.
     """
     verdicts: dict[type, type | None] = {}
     for module in language.modules():
         kind = type(module)
         if kind not in verdicts:
-            tried = None if known is None else kind.__name__ in known
+            tried = None if replaced is None else kind.__name__ in replaced
             verdicts[kind] = _fused_norm(module, tried) or _fused_attention(module, tried) or _fused_mlp(module, tried)
         if (fused := verdicts[kind]) is not None:
             module.__class__ = fused

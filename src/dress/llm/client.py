@@ -98,6 +98,7 @@ class LLMClient:
         structured: the form of replies that have a schema; `auto` finds the best that the server can.
         limits: of requests and tokens; None makes them from the endpoint.
         known_as: what the ledger calls the model; None: as the server does.
+        askers: processes that ask this server at once, and share its limits; None: all of the run.
         backoff: seconds before the first repeat of a call.
 
     Raises:
@@ -107,9 +108,10 @@ class LLMClient:
     def __init__(
         self, endpoint: Endpoint, ledger: Ledger, structured: str = "auto",
         limits: Limits | None = None, backoff: float = BACKOFF, known_as: str | None = None,
+        askers: int | None = None,
     ) -> None:  # fmt: skip
         self.endpoint, self.ledger, self.model = endpoint, ledger, known_as or endpoint.model
-        self.tally = Tally()
+        self.tally, self.askers = Tally(), askers
         self._key = api_key(endpoint.api_key_env, endpoint.base_url)
         self._hidden = secrets(*filter(None, [endpoint.api_key_env]))
         self._forms = forms(structured)
@@ -196,7 +198,7 @@ class LLMClient:
         self._slots = asyncio.Semaphore(self.endpoint.concurrency)
         self._probing = asyncio.Lock()
         self._back = asyncio.Event()  # set when a call comes back
-        self._limits.share = processes()
+        self._limits.share = self.askers or processes()
         self._asking: dict[str, asyncio.Future[Reply]] = {}
 
     def _recorded(self, requests: dict[str, Request]) -> dict[str, Reply]:

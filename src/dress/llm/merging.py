@@ -23,12 +23,15 @@ def merge_ledgers(files: Sequence[Path], out: Path) -> None:
         db = sqlite3.connect(out, isolation_level=None)
         try:
             db.execute("ATTACH ? AS part", (str(file),))
-            columns = ", ".join(row[1] for row in db.execute("PRAGMA table_info(calls)"))
-            sums = ", ".join(f"{name} = {name} + excluded.{name}" for name in _SUMS)
+            names = [row[1] for row in db.execute("PRAGMA table_info(calls)")]
+            columns, others = ", ".join(names), [name for name in names if name not in (*_SUMS, "key")]
+            changes = [f"{name} = {name} + excluded.{name}" for name in _SUMS]
+            better = "calls.status != 'done' AND excluded.status = 'done'"
+            changes += [f"{name} = CASE WHEN {better} THEN excluded.{name} ELSE calls.{name} END" for name in others]
             db.execute("BEGIN")
             db.execute(
                 f"INSERT INTO calls ({columns}) SELECT {columns} FROM part.calls WHERE true "
-                f"ON CONFLICT (key) DO UPDATE SET {sums}"
+                f"ON CONFLICT (key) DO UPDATE SET {', '.join(changes)}"
             )
             for table in ("answers", "facts"):
                 db.execute(f"INSERT OR IGNORE INTO {table} SELECT * FROM part.{table}")

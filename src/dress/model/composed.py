@@ -49,14 +49,14 @@ class ComposedLVLM(LVLM):
         form: Form | None = None,
     ) -> None:
         super().__init__()
-        known = None if form is None else form.facts
+        facts = None if form is None else form.facts
         with without_numbers(form):
-            self.vision = VisionEncoder(settings.vision, known and known["preprocessing"])
+            self.vision = VisionEncoder(settings.vision, facts and facts["preprocessing"])
             self.language = build_language(settings.language, len(tokenizer), settings.quantize)
             self.pruned = prune_last_layer(self.language)
             self.fused = settings.fused
             if self.fused:
-                self.replaced = fuse(self.language, known and known["replaced"])
+                self.replaced = fuse(self.language, facts and facts["replaced"])
             embeddings: Any = self.language.get_input_embeddings()
             width = int(embeddings.weight.shape[1])
             self.projector = build(settings.projector, "model.projector", PROJECTOR, self.vision.width, width)

@@ -60,7 +60,7 @@ class HFLVLM(LVLM):
 
     def __init__(self, settings: config.HFModel, max_tokens: int = 4096, form: Form | None = None) -> None:
         super().__init__()
-        known = None if form is None else form.facts
+        facts = None if form is None else form.facts
         check_hf(settings)
         self.name = settings.name
         self.processor = load_processor(settings)
@@ -70,8 +70,8 @@ class HFLVLM(LVLM):
         self.text_prefix = next(name for name, module in self.named_modules() if module is decoder) + "."
         parameters = inspect.signature(self.network.model.forward).parameters
         self._token_types = [name for name in ("mm_token_type_ids", "token_type_ids") if name in parameters]
-        self._levels: int = 1 if known is None else known["levels"]
-        self._nested: bool | None = None if known is None else known["nested"]
+        self._levels: int = 1 if facts is None else facts["levels"]
+        self._nested: bool | None = None if facts is None else facts["nested"]
         self.network.get_input_embeddings().register_forward_hook(self._widen)
         if settings.quantize is not None:
             quantize(decoder, settings.quantize, f"model.name={settings.name}")
@@ -81,7 +81,7 @@ class HFLVLM(LVLM):
         self.pruned = prune_last_layer(decoder)
         self.fused = settings.fused
         if self.fused:
-            self.replaced = fuse(decoder, known and known["replaced"])
+            self.replaced = fuse(decoder, facts and facts["replaced"])
         first = next(name for name, _ in self.network.model.named_parameters())
         self.wide = frozenset({f"network.model.{first}"})  # by it SmolVLM and Idefics3 know which type images have
         self.attention = settings.attention
@@ -94,7 +94,7 @@ class HFLVLM(LVLM):
         self.encoder = DialogueEncoder(
             tokenizer, hf_chat(settings, self.processor, names), max_tokens, stops, self._reader.markers()
         )
-        self._unused: set[str] = self._unreached() if known is None else known["unused"]
+        self._unused: set[str] = self._unreached() if facts is None else facts["unused"]
         if form is None and self.network.config.model_type not in PROVED:
             refuse_unequal(self, self.network, self.processor, f"model.name={settings.name}")
 

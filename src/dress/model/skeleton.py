@@ -96,17 +96,19 @@ def take_form(model: nn.Module, form: Form, device: str) -> None:
         form: of the first rank's model.
         device: `meta`, or where there is room for them.
     """
-    made: dict[str, Tensor] = {}
+    tensors_by_name: dict[str, Tensor] = {}
     for place, module in model.named_modules(remove_duplicate=False):
         for tensors in (module._parameters, module._buffers):
             for name, value in tensors.items():
                 if value is None:
                     continue
                 one = form.tensors[f"{place}.{name}".lstrip(".")]
-                if one.first not in made:
+                if one.first not in tensors_by_name:
                     empty = torch.empty(one.shape, dtype=one.dtype, device=device)
-                    made[one.first] = empty if one.learns is None else nn.Parameter(empty, requires_grad=one.learns)
-                tensors[name] = made[one.first]
+                    tensors_by_name[one.first] = (
+                        empty if one.learns is None else nn.Parameter(empty, requires_grad=one.learns)
+                    )
+                tensors[name] = tensors_by_name[one.first]
 
 
 def difference(model: nn.Module, form: Form) -> str | None:
@@ -116,8 +118,8 @@ def difference(model: nn.Module, form: Form) -> str | None:
     for what, mine, theirs in (("a module", kinds, form.kinds), ("a tensor", shapes, expected)):
         for name in sorted(mine.keys() | theirs.keys()):
             if mine.get(name) != theirs.get(name):
-                got, wanted = (one.get(name, "nothing") for one in (mine, theirs))
-                return f"{what}, {name}, is {got} without weights and {wanted} with them"
+                got, expected_one = (one.get(name, "nothing") for one in (mine, theirs))
+                return f"{what}, {name}, is {got} without weights and {expected_one} with them"
     saved = {name for name, one in form.tensors.items() if one.saved}
     if saved != model.state_dict().keys():
         return f"{min(saved ^ model.state_dict().keys())} is saved only with weights, or only without"

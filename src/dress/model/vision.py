@@ -50,14 +50,14 @@ class VisionEncoder(nn.Module):
 
     Args:
         settings: an OpenCLIP or timm name (with weights, or random), a folder of transformers, or a ViT's sizes.
-        known: `preprocessing` of the same encoder with weights, where this one is to have none.
+        preprocessing: of the same encoder with weights, where this one is to have none.
 
     Raises:
         ValueError: there is no such name, folder or weights, the block does not exist, the tower takes no images of
             that size, or a run's stage holds no such encoder.
     """
 
-    def __init__(self, settings: config.Vision, known: dict[str, Any] | None = None) -> None:
+    def __init__(self, settings: config.Vision, preprocessing: dict[str, Any] | None = None) -> None:
         super().__init__()
         import open_clip  # here: it takes seconds, and configs are checked without it
 
@@ -65,8 +65,8 @@ class VisionEncoder(nn.Module):
         if not empty:
             check_vision(settings)
         self.tower, preprocess = _make(settings, of_run or empty)
-        if known is not None:  # a name's depends on its weights
-            preprocess = dict(known)
+        if preprocessing is not None:  # a name's depends on its weights
+            preprocess = dict(preprocessing)
         if of_run and not empty:
             self._take(Path(str(settings.weights)))
         cropping: dict[str, Any] = {name: preprocess.pop(name) for name in CROPPING & preprocess.keys()}

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dress.base import supervisor
+from dress.base import processes, supervisor
 from dress.config.generation import PLACEHOLDER, Generation, GenerationServer
 from dress.llm.keys import api_key
 
@@ -76,15 +76,15 @@ def check_server(generation: Generation) -> None:
 
 def own_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The environment without what belongs to this process: ranks, and its Python's folders."""
-    kept = {
+    variables = {
         name: value for name, value in environment.items()
         if name not in (*RANKS, *OURS) and not name.startswith(PREFIXES)
     }  # fmt: skip
     own = {str(Path(sys.prefix, "bin")), str(Path(environment.get("VIRTUAL_ENV", sys.prefix), "bin"))}
     if sys.prefix != sys.base_prefix:
-        path = kept.get("PATH", os.defpath).split(os.pathsep)
-        kept["PATH"] = os.pathsep.join(folder for folder in path if folder.rstrip("/") not in own)
-    return kept
+        path = variables.get("PATH", os.defpath).split(os.pathsep)
+        variables["PATH"] = os.pathsep.join(folder for folder in path if folder.rstrip("/") not in own)
+    return variables
 
 
 @contextmanager
@@ -118,14 +118,19 @@ def owned_server(settings: GenerationServer, model: Path, name: str, log: Path) 
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
                 env=own_environment() | {KEY: key, VLLM_KEY: key},
             )  # fmt: skip
+        patience = settings.grace + PATIENCE
         try:
             server = _Starting(settings, process, f"http://127.0.0.1:{port}", key, log)
             server.wait()
             if takes_name:
                 server.check_name(name)
             yield RunningServer(f"{server.address}/v1", name if takes_name else str(model), server.version())
+        except (KeyboardInterrupt, processes.Interrupted):
+            processes.ignore_stops()  # the server ends first, and in time: the supervisor does the rest
+            patience = min(patience, processes.GRACE / 2)
+            raise
         finally:
-            _end(process, settings.grace)
+            _end(process, patience)
     finally:
         os.environ.pop(KEY, None)
 
@@ -194,13 +199,11 @@ class _Starting:
         return f"{self.log} ends: {last.replace(self.key, f'<{KEY}>')}" if last else f"{self.log} is empty"
 
 
-def _end(process: subprocess.Popen[bytes], grace: float) -> None:
-    """Let the supervisor end all; it goes on by itself where this process does not wait."""
+def _end(process: subprocess.Popen[bytes], patience: float) -> None:
+    """Let the supervisor end all; it goes on by itself where this process does not wait so many seconds."""
     process.terminate()
-    try:
-        process.wait(grace + PATIENCE)
-    except subprocess.TimeoutExpired:  # it waits for what cannot be killed
-        process.kill()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(patience)
 
 
 def _free_port() -> int:

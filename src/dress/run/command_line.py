@@ -10,7 +10,6 @@ import functools
 import os
 import shlex
 import shutil
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -102,8 +101,7 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
                     if not _asked_to_stop(error):
                         _note_failure(composed)
                         raise
-                    for number in processes.STOPPING:  # no signal comes between the stop and its marker
-                        signal.signal(number, signal.SIG_IGN)
+                    processes.ignore_stops()  # no signal comes between the stop and its marker
                     folder = _folder(composed)
                     if (folder / processes.FAILURE).exists():  # another process says what went wrong
                         raise SystemExit(REFUSED) from None

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from dress import config
 from dress.base.files import write_text
-from dress.base.ranks import rank
+from dress.base.ranks import rank, wait_for
 from dress.base.redaction import redacted
 from dress.config.targets import LOGGER, TARGET, build, check_target
 from dress.phases.conditions import headline
@@ -227,6 +228,7 @@ class WandbStage(Logger):
         return self.settings.run_dir
 
     @property
+    @rank_zero_experiment
     def experiment(self) -> wandb.Run:
         return open_run(self.settings, self.key)
 
@@ -303,9 +305,11 @@ def _data_dir(run_dir: str) -> str:
 
 
 def wandb_id(folder: Path) -> str:
-    """The run's id, the same for every stage and after every resume."""
+    """The run's id, the same for every stage, every process and after every resume; the first process draws it."""
     file = folder / "wandb_id.txt"
-    if not file.exists():
+    if rank() > 0:
+        wait_for(file)
+    elif not file.exists():
         write_text(file, secrets.token_hex(4))
     return file.read_text(encoding="utf-8").strip()
 

@@ -12,7 +12,7 @@ from heapq import merge
 from pathlib import Path
 
 from dress.sources.rows import Fault, Row
-from dress.sources.state import Database, Entry, ImageFacts
+from dress.sources.state import Database, Entry, ImageFacts, storable
 
 Result = list[Entry] | Fault
 """What a row says."""
@@ -40,7 +40,7 @@ class PartRows(Database):
             for row, result in zip(rows, results, strict=True):
                 entries, reason, detail = None, None, None
                 if isinstance(result, Fault):
-                    reason, detail = result.reason, _storable(result.detail)
+                    reason, detail = result.reason, storable(result.detail)
                 else:
                     entries = json.dumps([[*entry[:-1], entry.hash.hex()] for entry in result])
                     names = [(entry.image,) for entry in result if entry.image is not None]
@@ -63,7 +63,7 @@ class PartRows(Database):
         """Enter what a look at images gave."""
         rows = [
             (one.size, one.sha256, one.animated, *((None, None) if one.fault is None else
-             (one.fault.reason, _storable(one.fault.detail))), name)
+             (one.fault.reason, storable(one.fault.detail))), name)
             for name, one in zip(names, facts, strict=True)
         ]  # fmt: skip
         with self._db:
@@ -82,11 +82,6 @@ class PartRows(Database):
         """Let go of the file, which is then all there is of it."""
         self._db.execute("PRAGMA journal_mode = DELETE")
         super().close()
-
-
-def _storable(text: str) -> str:
-    """SQLite holds no half of a surrogate pair."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 class PartReader:

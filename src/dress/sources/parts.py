@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dress.base.files import checksum
-from dress.base.parts import PART_WAIT, Part, PartNumber, check_files, difference, finish_part, finished_part
+from dress.base.parts import (
+    PART,
+    PART_WAIT,
+    Part,
+    PartNumber,
+    check_files,
+    difference,
+    finish_part,
+    finished_part,
+    required_facts,
+)
 from dress.base.processes import cores
 from dress.base.run_folder import lock, unlock
 from dress.config.tasks import Import
@@ -68,6 +78,9 @@ def import_part(source: Source, settings: Import, progress: Progress) -> PartRes
         if done is not None:
             rows, rejected, images = (int(done.facts[name]) for name in ("rows", "rejected", "images"))
             return PartResult(folder, rows, rejected, images, True)
+        if settings.overwrite:
+            for file in (folder / PART, *folder.glob(f"{ROWS}*")):
+                file.unlink(missing_ok=True)
         state = PartRows(folder / ROWS, hashlib.sha256(json.dumps(identity).encode()).hexdigest())
         with Pool(opened.job(settings, state.path), cores() if settings.workers is None else settings.workers) as pool:
             _read(opened, part, state, pool, progress)
@@ -103,6 +116,7 @@ def merge_parts(parts: Sequence[Part], source: Source, settings: Import, progres
         raise SourceError(
             f"{opened.path}: changed since the parts were made: {unlike}. Delete them and make them again"
         )
+    required_facts(parts, "sums")
     for part in parts:
         check_files(part)
     files = tuple(part.folder / ROWS for part in parts)
@@ -121,8 +135,8 @@ def merge_parts(parts: Sequence[Part], source: Source, settings: Import, progres
 
 def settings_of(part: Part, out: str, workers: int | None) -> dict[str, Any]:
     """The settings of the whole import that a part is of."""
-    stated = {name: value for name, value in part.identity.items() if name in Import.model_fields}
-    return {**stated, "task": IMPORT, "out": out, "workers": workers}
+    settings = {name: value for name, value in part.identity.items() if name in Import.model_fields}
+    return {**settings, "task": IMPORT, "out": out, "workers": workers}
 
 
 def _identity(opened: Opened, settings: Import) -> dict[str, Any]:

@@ -81,6 +81,11 @@ class ImageFacts(NamedTuple):
     fault: Fault | None = None
 
 
+def storable(text: str) -> str:
+    """SQLite holds no half of a surrogate pair."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class Database:
     """Opens a file, or makes it anew where it is of another import or damaged."""
 
@@ -182,7 +187,7 @@ class State(Database):
         return None
 
     def _reject(self, rows: Sequence[int], fault: Fault) -> None:
-        detail = fault.detail.encode(errors="backslashreplace").decode()
+        detail = storable(fault.detail)
         update = "UPDATE rows SET reason = ?, detail = ? WHERE id = ? AND reason IS NULL"
         self._db.executemany(update, [(fault.reason, detail, row) for row in rows])
 

@@ -26,7 +26,7 @@ from dress.train.tasks import CollectTask
 from dress.train.tools import Tools
 
 
-def alone(task: CollectTask) -> bool:
+def by_first_rank(task: CollectTask) -> bool:
     """Whether the first process works alone: a server is asked and paid once."""
     return task.generation.engine == "server" or not isinstance(task.annotator, PlainRater)
 
@@ -59,10 +59,10 @@ def collect(
         assert isinstance(responder, CkptResponder)
         share_out(responder.model, work, shares, gather_skipped, devices=tools.devices)
 
-    share = in_turn if alone(task) else all_ranks
-    model = responder.model if isinstance(responder, CkptResponder) and alone(task) else None
+    share = in_turn if by_first_rank(task) else all_ranks
+    model = responder.model if isinstance(responder, CkptResponder) and by_first_rank(task) else None
     with nullcontext() if model is None else on_device(model, tools.devices):
-        if alone(task) and rank() > 0:
+        if by_first_rank(task) and rank() > 0:
             return
         rollout = Rollout(storing(responder, annotator, task.model.fingerprint), annotator, sampling, task.seed)
         gather(task.name, rollout, Collection(questions, stage, folder / "shards"), tools.progress, share)

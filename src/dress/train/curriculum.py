@@ -191,13 +191,16 @@ class Curriculum:
         tokenizer = tokenizer_hash(model.encoder.tokenizer) + model.encoder.chat.digest
         initial = InitialModel(settings.model, tokenizer, loaded_weights(model, settings.model), settings.seed)
         self.tasks = Tasks(settings, self.data, fingerprint(initial))
-        if settings.data.features == "auto":
-            self._choose_features(model)
+        auto = settings.data.features == "auto"
+        # Once, on all ranks: where they share the model, each gathers what the digest is of.
+        facts = model.image_facts(settings.data.images) if auto or settings.data.stored else {}
+        if auto:
+            self._choose_features(facts)
             settings = self.settings
             self.tasks = Tasks(settings, self.data, fingerprint(initial))
         for name, task in self.tasks.by_name.items():
             if settings.data.stored and isinstance(task, TrainTask | CollectTask):
-                self._check_features(task, model)
+                self._check_features(task, facts)
             if isinstance(task, ExportTask):
                 check_form(task.stage, settings, task.stage.model)
             if isinstance(task, TrainTask):
@@ -241,14 +244,14 @@ class Curriculum:
             seed_for(settings.seed, "init"), rounded, spread,
         )  # fmt: skip
 
-    def _choose_features(self, model: LVLM) -> None:
+    def _choose_features(self, facts: dict[str, str]) -> None:
         """What `data.features: auto` means here: true where all that is trained on holds features of this encoder."""
         tasks = [task for task in self.tasks.by_name.values() if isinstance(task, TrainTask | CollectTask)]
         trained = {part for task in tasks if isinstance(task, TrainTask) for part in task.stage.trainable}
         chosen = trained.isdisjoint(self.settings.stored_parts)
         if chosen:
             try:
-                chosen = sum(self._check_features(task, model) for task in tasks) > 0
+                chosen = sum(self._check_features(task, facts) for task in tasks) > 0
             except FeatureError:
                 chosen = False
         data = self.settings.data.model_copy(update={"features": chosen})
@@ -260,9 +263,8 @@ class Curriculum:
                 "(data.features=false: images, and that loss)", highlight=False, soft_wrap=True,
             )  # fmt: skip
 
-    def _check_features(self, task: TrainTask | CollectTask, model: LVLM) -> int:
+    def _check_features(self, task: TrainTask | CollectTask, facts: dict[str, str]) -> int:
         """Refuse stored features of another encoder before the first stage; how many shards hold those of this one."""
-        facts = model.image_facts(self.settings.data.images)
         if isinstance(task, TrainTask):
             sources = [None if task.awaits_collection else task.records, task.validation]
         else:

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from dress import config
-from dress.base.ranks import rank
+from dress.base.ranks import of_ranks, rank
 from dress.data.shards import Sample
-from dress.evaluation.cells import alone
+from dress.evaluation.cells import Gather, alone
 from dress.exports.agreement import NUMBER, expected_answers, first_questions
 from dress.exports.model_folder import check_class
 from dress.exports.served_model import LEDGER, ServedModel, free_device, served
@@ -120,10 +120,10 @@ class Engine:
             yield server
 
     def share_out(
-        self, responder: Responder, work: Callable[[int], None], shares: int, finish: Callable[[], None]
+        self, responder: Responder, work: Callable[[int], None], shares: int, finish: Callable[[Gather], None]
     ) -> None:
         """Do all shares of a work: on all ranks, or on the first where a server answers."""
         if isinstance(responder, CkptResponder):
-            share_out(responder.model, work, shares, finish, devices=self.tools.devices)
+            share_out(responder.model, work, shares, partial(finish, of_ranks), devices=self.tools.devices)
         else:
             alone(responder, work, shares, finish)

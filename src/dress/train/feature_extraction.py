@@ -115,10 +115,10 @@ class Writer:
         """Samples as webdataset has them, with features beside every image."""
         several = _several(shards, indices)
         again: dict[bytes, bytes] = {}  # features of those
-        begun: set[bytes] = set()  # pictures of earlier batches
+        earlier: set[bytes] = set()  # pictures of earlier batches
         for first in range(indices.start, indices.stop, self.settings.batch_size):
             batch = range(first, min(first + self.settings.batch_size, indices.stop))
-            rows, pictures = self._read(shards, batch, begun)
+            rows, pictures = self._read(shards, batch, earlier)
             fresh = dict(zip(pictures, self._features(list(pictures.values())), strict=True))
             for sample, digest in rows:
                 if digest is not None:
@@ -164,18 +164,18 @@ class Writer:
         return data
 
     def _read(
-        self, shards: Shards, batch: range, begun: set[bytes]
+        self, shards: Shards, batch: range, earlier: set[bytes]
     ) -> tuple[list[tuple[dict[str, Any], bytes | None]], dict[bytes, Picture]]:
         """Samples of a batch, each with its picture's digest, and the pictures that are to be encoded.
 
         Args:
             shards: that hold the samples.
             batch: their indices; what cannot be read is set aside.
-            begun: pictures of earlier batches of this shard; those of this one are added.
+            earlier: pictures of earlier batches of this shard; those of this one are added.
         """
         samples = [_sample(shards, index) for index in batch]
         digests = {digest for sample in samples if isinstance(sample, tuple) and (digest := sample[2]) is not None}
-        encoded = not digests - begun <= self._places.keys()
+        needs_encoder = not digests - earlier <= self._places.keys()
         rows: list[tuple[dict[str, Any], bytes | None]] = []
         pictures: dict[bytes, Picture] = {}
         for index, sample in zip(batch, samples, strict=True):
@@ -183,14 +183,16 @@ class Writer:
                 if isinstance(sample, RecordError):
                     raise sample
                 members, image, digest = sample
-                if encoded and image is not None and digest is not None and not (digest in pictures or digest in begun):
+                if not needs_encoder or image is None or digest is None:
+                    pass  # nothing to be encoded
+                elif digest not in pictures and digest not in earlier:
                     pictures[digest] = self.reader(image, shards.where(index))
                 rows.append((members, digest))
             except RecordError as error:
                 if self.settings.on_damage == "stop":
                     raise
                 self.totals.rejects.append({"where": shards.where(index), "reason": str(error)})
-        begun.update(digest for _, digest in rows if digest is not None)
+        earlier.update(digest for _, digest in rows if digest is not None)
         return rows, pictures
 
     def _features(self, pictures: list[Picture]) -> list[Tensor]:
@@ -235,8 +237,8 @@ def run(settings: Features, console: Console) -> Totals:
         if part is not None:
             damage = {name: shards.damage for name, shards in splits.items()}
             sums = {name: checksum(out / name) for name in shards_of_part}
-            made = {"pictures": shards_of_part, "damage": damage, "files": sums}
-            finish_part(out, "features", identity(settings, facts), made)
+            facts_of_part = {"pictures": shards_of_part, "damage": damage, "files": sums}
+            finish_part(out, "features", identity(settings, facts), facts_of_part)
     finally:
         unlock(out)
     console.print(table(settings, writer))
@@ -256,7 +258,7 @@ def _write(
 ) -> dict[str, list[str | None]]:
     """The shards, or those of a part, that are not there yet; their names with the pictures in each."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    written: dict[str, list[str | None]] = {}
+    pictures_by_shard: dict[str, list[str | None]] = {}
     with Progress(*columns, console=console, transient=True) as progress:
         for name, shards in splits.items():
             writer.totals.rejects += [{"where": line, "reason": line} for line in shards.damage]
@@ -272,13 +274,15 @@ def _write(
                     samples = writer.samples(shards, indices)
                     write_shard(target, samples if part is None else _with_rejects(samples, writer.totals, target))
                 digests = writer.remember(target)
-                written[target.relative_to(out).as_posix()] = [None if one is None else one.hex() for one in digests]
+                pictures_by_shard[target.relative_to(out).as_posix()] = [
+                    None if one is None else one.hex() for one in digests
+                ]
                 progress.advance(bar, len(indices))
             if files:
                 Shards(out / name)  # writes the index
     if writer.totals.rejects and part is None:
         write_lines(out / REJECTS, writer.totals.rejects)
-    return written
+    return pictures_by_shard
 
 
 def rejects_of(shard: Path) -> Path:

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from dress.base.files import folder_aside, place, read_json, read_lines, write_json, write_lines
-from dress.base.parts import Part, check_files
+from dress.base.files import place, read_json, read_lines, write_json, write_lines
+from dress.base.parts import Part, check_files, required_facts
+from dress.base.run_folder import folder_aside
 from dress.config.tasks import Merge
 from dress.data.index import FEATURES
 from dress.data.index_file import INDEX, read_index
@@ -34,6 +35,7 @@ def merge(parts: Sequence[Part], settings: Merge, console: Console) -> Path:
     Raises:
         ValueError: a part was changed since it was finished, or `out` holds something else.
     """
+    required_facts(parts, "pictures", "damage")
     out = Path(settings.out)
     if _is_there(out, parts):
         console.print(f"Nothing to do: {out} holds these parts already.", highlight=False)
@@ -49,13 +51,13 @@ def merge(parts: Sequence[Part], settings: Merge, console: Console) -> Path:
             rejects += [{"where": line, "reason": line} for line in parts[0].facts["damage"][split]]
             for part, shards, name, indices in _shards(parts, split):
                 target = aside / name
-                target.parent.mkdir(exist_ok=True)
-                changed = _replaced(part.facts["pictures"][name], shards, indices, first)
-                if changed:
-                    write_shard(target, _samples(shards, indices, changed))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                replacements = _replaced(part.facts["pictures"][name], shards, indices, first)
+                if replacements:
+                    write_shard(target, _samples(shards, indices, replacements))
                 else:
                     place(part.folder / name, target)
-                made_again += bool(changed)
+                made_again += bool(replacements)
                 if rejects_of(part.folder / name).exists():
                     rejects += read_lines(rejects_of(part.folder / name))
             Shards(aside / split)  # writes the index
@@ -96,7 +98,7 @@ def _replaced(
     pictures: Sequence[str | None], shards: Shards, indices: range, first: dict[str, _Place]
 ) -> Mapping[int, bytes]:
     """Features of pictures that stand in an earlier shard and differ there, by sample; notes where pictures are."""
-    changed: dict[int, bytes] = {}
+    replacements: dict[int, bytes] = {}
     for index, picture in zip(indices, pictures, strict=True):
         if picture is None:
             continue
@@ -106,8 +108,8 @@ def _replaced(
         _, own = shards.features_file(index)
         _, earlier = first[picture].shards.features_file(first[picture].number)
         if earlier is not None and own != earlier:
-            changed[index] = earlier
-    return changed
+            replacements[index] = earlier
+    return replacements
 
 
 def _samples(shards: Shards, indices: range, features: Mapping[int, bytes]) -> Iterator[dict[str, Any]]:
