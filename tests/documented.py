@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from scripts import run_script
+
+from dress import config
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLIC = Path(os.environ.get("DRESS_PUBLIC_DATA", ROOT.parent / "shared" / "data"))
@@ -28,6 +33,16 @@ def commands(page: str = "README.md") -> list[list[str]]:
     blocks = [code for kind, code in re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.M) if not kind]
     lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
     return [line for line in lines if line[:1] == ["python"]]
+
+
+def experiment(page: str, folder: Path, *overrides: str) -> config.Config:
+    """The settings of the experiment that a page shows as a file, written into a copy of `configs` below a folder."""
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    (folder / "configs" / "experiment" / "mine.yaml").write_text(text)
+    with initialize_config_dir(str(folder / "configs"), version_base="1.3"):
+        plain = compose("train", overrides=["run_dir=x", "experiment=mine", *overrides])
+    return config.check(OmegaConf.to_container(plain, resolve=True))
 
 
 def short(command: list[str]) -> list[str]:

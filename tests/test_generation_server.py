@@ -362,6 +362,23 @@ def test_a_run_that_is_stopped_leaves_no_server(tmp_path, mark, how, devices):
 
 
 @pytest.mark.slow
+def test_two_processes_evaluate_two_models_of_a_server(tmp_path, mark):
+    """The second process has no share in it, and waits: what all do together comes only afterwards."""
+    typed = [
+        *(text for text in TINY if text != "trainer.devices=1"), "curriculum.run=eval", "generation.engine=server",
+        "curriculum.stages.eval.models=[align,sft]", "curriculum.stages.eval.records=3", "eval.turns=1", COMMAND,
+        "generation.server.grace=2", f"data.path={tmp_path / 'data'}", f"run={tmp_path / 'run'}", "trainer.devices=2",
+        "trainer.accelerator=cpu", "training.threads=1",
+    ]  # fmt: skip
+    with (tmp_path / "log").open("w") as log:
+        training = begin([sys.executable, "src/train.py", *typed], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+    assert training.wait(150) == 0, (tmp_path / "log").read_text()
+    facts = json.loads((tmp_path / "run" / "stages" / "eval" / "engine.json").read_text())
+    assert len(facts) == 2 and {"align", "sft"} <= json.loads((tmp_path / "run" / "metrics.json").read_text()).keys()
+    assert not processes(mark)
+
+
+@pytest.mark.slow
 def test_a_server_at_an_address_is_compared_too(tmp_path, mark):
     """Whose model it is nobody promises."""
     exported = run(tmp_path, "first", "+curriculum.stages.out={kind: export, model: sft, condition: none, compared: 1}",
@@ -385,6 +402,11 @@ def test_transformers_serve_is_such_a_command(tmp_path, mark):
     [facts] = json.loads((folder / "engine.json").read_text())
     assert facts["first_answers"]["equal"] == 8 and "/served-" in facts["name"] and not processes(mark)
     assert answers(folder) == answers(run(tmp_path, "native", one))
+
+
+def test_the_file_of_the_page_composes(tmp_path):
+    settings = documented.experiment("docs/generation.md", tmp_path)
+    assert settings.generation.engine == "server" and settings.generation.server.words[0] == "/opt/vllm/bin/vllm"
 
 
 @pytest.mark.slow

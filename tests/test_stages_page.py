@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY, tiny_settings
-from documented import commands, run_all
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from conftest import TINY, tiny_settings
+from documented import commands, experiment, run_all
 from rich.console import Console
 
-from dress import config
 from dress.base.files import read_json
 from dress.train.curriculum import Curriculum
 
@@ -38,11 +33,6 @@ def test_the_commands_run(tmp_path: Path) -> None:
 
 
 def test_the_file_of_an_experiment_composes(tmp_path: Path) -> None:
-    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / PAGE).read_text(), flags=re.DOTALL)
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    (tmp_path / "configs" / "experiment" / "mine.yaml").write_text(text)
-    with initialize_config_dir(str(tmp_path / "configs"), version_base="1.3"):
-        plain = compose("train", overrides=["run_dir=x", "experiment=mine", *TINY])
-    settings = config.check(OmegaConf.to_container(plain, resolve=True))
+    settings = experiment(PAGE, tmp_path, *TINY)
     assert settings.curriculum.order == ["align", "sft", "collect", "dress", "collect2", "dress2", "eval"]
     assert settings.curriculum.stages["dress2"].steps == 4
