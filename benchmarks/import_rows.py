@@ -15,7 +15,6 @@ import io
 import json
 import os
 import random
-import re
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,10 @@ from typing import Any
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
+
+from steps.machine import commit, facts, pss  # noqa: E402
+
 ROWS_PER_IMAGE = 64
 SIDE = 64
 """Of a picture."""
@@ -92,15 +95,6 @@ def processes(pid: int) -> list[int]:
     return [pid, *(one for child in children for one in processes(int(child)))]
 
 
-def memory(pid: int) -> float:
-    """MiB of a process: what it has alone, and its share of what several have mapped (PSS); 0 where it has ended."""
-    try:
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0.0
-    return sum(int(size) for size in re.findall(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)) / 1024
-
-
 def measure(path: Path, rows: int, workers: int, out: Path) -> dict[str, Any]:
     """One import, to its end."""
     command = [
@@ -116,7 +110,7 @@ def measure(path: Path, rows: int, workers: int, out: Path) -> dict[str, Any]:
     threading.Thread(target=lambda: (process.wait(), done.set()), daemon=True).start()
     while not done.wait(EVERY):
         family = processes(process.pid)
-        peak, most = max(peak, sum(map(memory, family))), max(most, len(family))
+        peak, most = max(peak, sum(map(pss, family)) / 2**20), max(most, len(family))
     seconds = time.perf_counter() - started
     if process.returncode:
         raise SystemExit((out.parent / "log.txt").read_text())
@@ -137,14 +131,17 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--folder", type=Path, help="for the rows and what is made of them; deleted at the end")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "import_rows.json")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=given.folder) as place:
-        path, rows = write_rows(Path(place) / "table", given.megabytes * 1_000_000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as place:
+        path, rows = write_rows(Path(place) / "table", options.megabytes * 1_000_000)
         figures: dict[str, Any] = {
             "bytes": path.stat().st_size, "rows": rows, "images": rows // ROWS_PER_IMAGE, "cores": os.cpu_count(),
         }  # fmt: skip
-        figures["imports"] = [measure(path, rows, workers, Path(place) / f"out-{workers}") for workers in given.workers]
-    given.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        figures["imports"] = [
+            measure(path, rows, workers, Path(place) / f"out-{workers}") for workers in options.workers
+        ]
+    figures |= {"commit": commit(ROOT), "cpu": facts(1)["cpu"]}
+    options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(figures, indent=1))
 
 

@@ -29,7 +29,9 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
+
+from steps.machine import commit, facts, pss  # noqa: E402
 
 from dress import config  # noqa: E402
 from dress.data.index import Entry  # noqa: E402
@@ -103,10 +105,10 @@ def rank(number: int, node: Node, folder: str, begin: Any, results: Any, done: A
         assert len(next(steps)) == STAGE.records_per_step // node.ranks
     stepped = time.perf_counter()
     shards = stream.parts[0].shards
-    asked = [random.Random(number).randrange(len(shards)) for _ in range(20_000)]
-    for index in asked:
+    indices = [random.Random(number).randrange(len(shards)) for _ in range(20_000)]
+    for index in indices:
         shards.where(index)
-    located = (time.perf_counter() - stepped) / len(asked)
+    located = (time.perf_counter() - stepped) / len(indices)
     pids = [os.getpid(), *(worker.pid for worker in multiprocessing.active_children())]
     assert len(pids) == 1 + node.workers
     results.put(
@@ -118,12 +120,6 @@ def rank(number: int, node: Node, folder: str, begin: Any, results: Any, done: A
     done.wait()
 
 
-def memory(pid: int) -> float:
-    """MiB of a process: what it has alone, and its share of what several have (PSS)."""
-    (line,) = [line for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if line.startswith("Pss:")]
-    return int(line.split()[1]) / 1024
-
-
 def measure(folder: Path, node: Node) -> tuple[list[dict[str, Any]], float]:
     """What each rank measures, and the MiB of all ranks and workers together."""
     context = multiprocessing.get_context("spawn")
@@ -133,7 +129,7 @@ def measure(folder: Path, node: Node) -> tuple[list[dict[str, Any]], float]:
     for process in processes:
         process.start()
     rows = [results.get(timeout=600) for _ in processes]
-    mib = sum(memory(pid) for row in rows for pid in row["pids"])
+    mib = sum(pss(pid) / 2**20 for row in rows for pid in row["pids"])
     done.set()
     for process in processes:
         process.join()
@@ -163,7 +159,7 @@ def main() -> None:
         large, small = Path(place) / "large", Path(place) / "small"
         started = time.perf_counter()
         write_folder(large, samples, shards)
-        made = time.perf_counter() - started
+        making = time.perf_counter() - started
         write_folder(small, samples // shards, 1)
         size = (large / INDEX).stat().st_size
         (alone,), _ = measure(large, Node(1, 0, node.method))
@@ -177,7 +173,7 @@ def main() -> None:
     figures = {
         "samples": samples, "shards": shards, "cores": os.cpu_count(), **node._asdict(),
         "bytes_per_sample": round(size / samples, 1), "file_mib": round(size / 2**20, 1),
-        "seconds_to_make": round(made, 1), "seconds_to_open_alone": round(alone["open"], 2),
+        "seconds_to_make": round(making, 1), "seconds_to_open_alone": round(alone["open"], 2),
         "seconds_to_open_of_each_rank": seconds("open"),
         "seconds_until_every_worker_gave_a_step": seconds("open", "search", "steps"),
         "mib_of_all_processes": round(whole, 1),
@@ -187,6 +183,7 @@ def main() -> None:
         "microseconds_to_locate_a_sample": round(statistics.median(row["locate"] for row in rows) * 1e6, 2),
         "seconds_to_find_longer_texts": round(alone["search"], 3), "longer_texts": alone["longer"],
     }  # fmt: skip
+    figures |= {"commit": commit(ROOT), "cpu": facts(1)["cpu"], "load_average": os.getloadavg()}
     print(json.dumps(figures, indent=1))
     Path(options["out"]).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 

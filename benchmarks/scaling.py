@@ -77,11 +77,11 @@ class Bench:
         self.file = options.out / "scaling.json"
         saved = json.loads(self.file.read_text(encoding="utf-8")) if self.file.exists() else {}
         machine = facts(options.threads)
-        kept = (
+        earlier = (
             saved if saved.get("machine", {}).get("cpu") == machine["cpu"] and set(options.parts) < set(PARTS) else {}
         )
-        self.out: dict[str, Any] = kept | {
-            "machine": machine, "commit": commit(ROOT), "commands": kept.get("commands", {}),
+        self.out: dict[str, Any] = earlier | {
+            "machine": machine, "commit": commit(ROOT), "commands": earlier.get("commands", {}),
             "what": "a quick run, nothing to quote" if self.quick else "scale=tiny, shapes world, fp32",
         }  # fmt: skip
 
@@ -114,9 +114,9 @@ class Bench:
             "trainer.devices=1", f"run_dir={run}",
         ]  # fmt: skip
         script = [sys.executable, str(ROOT / "src" / "train.py"), *command]
-        made = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False)
-        if made.returncode:
-            raise SystemExit(made.stdout[-2000:] + made.stderr[-2000:])
+        ended = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False)
+        if ended.returncode:
+            raise SystemExit(ended.stdout[-2000:] + ended.stderr[-2000:])
         self.say("a run up to its collect stage is made")
         return run
 
@@ -171,7 +171,7 @@ class Bench:
             self.stop(teams)
             each = self.settings(1, 1).curriculum.stages[stage].records_per_step  # type: ignore[union-attr]
             self.out["stages"][stage] = self.figures(timed, order * each, startup) | {"gate": gates, "records": each}
-            self.told(stage)
+            self.say_rates(stage)
         specs = [
             Spec(name, *team, stage_work.collect, self.work(team, "collect", name)) for name, team in TEAMS.items()
         ]
@@ -186,7 +186,7 @@ class Bench:
         answers = sum(reply["answers"] for reply in timed[ONE].replies[0])
         self.stop(teams)
         self.out["stages"]["collect"] = self.figures(timed, answers, startup) | {"gate": gates, "records": answers}
-        self.told("collect")
+        self.say_rates("collect")
 
     def start(self, specs: list[Spec]) -> tuple[dict[str, Team], dict[str, float]]:
         """Teams, one started after another, and the seconds until the last process of each could begin."""
@@ -224,7 +224,7 @@ class Bench:
             "two processes to two threads": ratio(timed, WIDE, TWO),
         }  # fmt: skip
 
-    def told(self, stage: str) -> None:
+    def say_rates(self, stage: str) -> None:
         one = self.out["stages"][stage]
         rates = ", ".join(f"{name} {rate['median']:.1f}/s" for name, rate in one["per_second"].items())
         self.say(f"{stage}: {rates}; equal: {all(gate['passes'] for gate in one['gate'].values())}")
@@ -281,11 +281,11 @@ class Bench:
                     with PSS(pids) as pss:
                         counted = team.ask(1)
                     steps.append({"passes": passes, "ranks": counted, "growth": pss.growth})
-                found = team.stop()[0]["sizes"]
+                sizes = team.stop()[0]["sizes"]
                 rows.append({
-                    "trained": trained, "strategy": name, "ranks": ranks, "parameters": found.trained,
-                    "weights": found.weights, "steps": steps[1:], "passes": True,
-                    "predicted": [vars(rank_of(found, strategy, ranks, gather, one["passes"])) for one in steps[1:]],
+                    "trained": trained, "strategy": name, "ranks": ranks, "parameters": sizes.trained,
+                    "weights": sizes.weights, "steps": steps[1:], "passes": True,
+                    "predicted": [vars(rank_of(sizes, strategy, ranks, gather, one["passes"])) for one in steps[1:]],
                 })  # fmt: skip
                 rows[-1]["passes"] = scaling_results.counted_as_predicted(rows[-1])
                 self.say(f"memory, {trained}, {name}: counted as predicted: {rows[-1]['passes']}")
@@ -294,8 +294,10 @@ class Bench:
 
 def _difference(one: Path, two: Path) -> float:
     """The largest relative difference of a tensor of the weights."""
-    weights, wanted = (load_file(folder / "weights.safetensors") for folder in (one, two))
-    return max(float((weights[name] - value).norm() / value.norm().clamp(min=1e-12)) for name, value in wanted.items())
+    weights, reference = (load_file(folder / "weights.safetensors") for folder in (one, two))
+    return max(
+        float((weights[name] - value).norm() / value.norm().clamp(min=1e-12)) for name, value in reference.items()
+    )
 
 
 def _cpu(timed: dict[str, Timed]) -> float:

@@ -51,15 +51,15 @@ class Model:
         for message in body["messages"]:
             content = message["content"]
             parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-            told = []
+            content = []
             for part in parts:
                 if part["type"] == "image_url":
                     data = base64.b64decode(part["image_url"]["url"].partition(",")[2])
                     images.append(Image.open(io.BytesIO(data)).convert("RGB"))
-                    told.append({"type": "image"})
+                    content.append({"type": "image"})
                 else:
-                    told.append(part)
-            messages.append({"role": message["role"], "content": told})
+                    content.append(part)
+            messages.append({"role": message["role"], "content": content})
         text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         more = {"images": images} if images else {}
         inputs = self.processor(text=text, return_tensors="pt", **more)
@@ -72,7 +72,7 @@ class Model:
 
 def handler(name: str, ways: set[str], model: Model | None) -> type[BaseHTTPRequestHandler]:
     key = os.environ["DRESS_SERVER_KEY"]
-    asked: list[Any] = []
+    questions: list[Any] = []
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *words: object) -> None:
@@ -108,11 +108,11 @@ def handler(name: str, ways: set[str], model: Model | None) -> type[BaseHTTPRequ
             if body["model"] != name:
                 self.reply(404, {"error": {"message": f"no model {body['model']}"}})
                 return
-            asked.append(body)
-            if "forgetful" in ways and len(asked) > 8:
+            questions.append(body)
+            if "forgetful" in ways and len(questions) > 8:
                 self.reply(500, {"error": {"message": "no more"}})
                 return
-            if "slow" in ways and len(asked) > 8:
+            if "slow" in ways and len(questions) > 8:
                 time.sleep(0.5)
             text, reason = ("7", "stop") if model is None else model.answer(body)
             if "other" in ways:

@@ -85,9 +85,10 @@ def _shut(end: socket.socket) -> None:
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """A dataset `somebody/shards` at its `main`, whose files lie in a folder; only who shows the token may read it.
+    """A dataset `somebody/shards`, whose files lie in a folder; only who shows the token may read it.
 
-    As on the Hub, files of LFS (`*.tar`) are handed out by another address, which is signed.
+    Its revisions `main` and `v1` are the same. As on the Hub, files of LFS (`*.tar`) are handed out by another address,
+    which is signed.
     """
 
     def __init__(self, folder: Path, token: str) -> None:
@@ -108,16 +109,17 @@ class _HubHandler(http.server.BaseHTTPRequestHandler):
             self._send_file(self.server.folder / signed[1])
         elif self.headers.get("Authorization") != f"Bearer {self.server.token}":
             self._send(401, b"", {"X-Error-Code": "RepoNotFound"})
-        elif re.fullmatch(r"/api/datasets/somebody/shards(/revision/main)?", path):
+        elif re.fullmatch(r"/api/datasets/somebody/shards(/revision/(main|v1))?", path):
             self.server.asked["repo"] += 1
             self._send(200, json.dumps({"id": "somebody/shards", "siblings": [], "private": True}).encode())
-        elif listed := re.fullmatch(r"/api/datasets/somebody/shards/tree/main/?(.*)", path):
+        elif listed := re.fullmatch(r"/api/datasets/somebody/shards/tree/(main|v1)/?(.*)", path):
             self.server.asked["tree"] += 1
-            self._list(self.server.folder / listed[1])
-        elif asked := re.fullmatch(r"/datasets/somebody/shards/resolve/main/(.+)", path):
-            file = self.server.folder / asked[1]
+            self.server.asked[f"tree of {listed[1]}"] += 1
+            self._list(self.server.folder / listed[2])
+        elif asked := re.fullmatch(r"/datasets/somebody/shards/resolve/(main|v1)/(.+)", path):
+            file = self.server.folder / asked[2]
             if file.suffix == ".tar" and file.is_file():
-                to = f"/storage/{urllib.parse.quote(asked[1])}?X-Amz-Signature=5167ed5167ed"
+                to = f"/storage/{urllib.parse.quote(asked[2])}?X-Amz-Signature=5167ed5167ed"
                 self._send(302, b"", {"Location": to})
             else:
                 self._send_file(file)

@@ -78,12 +78,12 @@ def same_on_every_rank(builds: dict[str, Build], tokenizer: Any, elsewhere: Call
     for kind in KINDS:
 
         def work(kind: str = kind) -> None:
-            wanted = {name: contents(built(build, tokenizer, "ddp")) for name, build in builds.items()}
+            expected = {name: contents(built(build, tokenizer, "ddp")) for name, build in builds.items()}
             rank = meet()
             for name, build in builds.items():
                 model = built(elsewhere(build) if rank else build, tokenizer, kind, seed=99 * rank)
                 assert bool(units(model)) == (kind == "shard"), name
-                (form, numbers, beside), (form2, numbers2, beside2) = contents(model), wanted[name]
+                (form, numbers, beside), (form2, numbers2, beside2) = contents(model), expected[name]
                 assert form.kinds == form2.kinds, name
                 assert form.tensors == form2.tensors, name
                 assert form.facts == form2.facts, name
@@ -134,7 +134,7 @@ def test_what_the_first_rank_alone_can_know_is_not_guessed(tokenizer, monkeypatc
     own = composed().model_copy(update={"projector": {"_target_": f"{__name__}.Drawn"}})
 
     def work() -> None:
-        wanted = contents(built(Build(own), tokenizer, "ddp"))
+        expected = contents(built(Build(own), tokenizer, "ddp"))
         rank = meet()
         with monkeypatch.context() as patch:
             if rank == 0:
@@ -150,7 +150,7 @@ def test_what_the_first_rank_alone_can_know_is_not_guessed(tokenizer, monkeypatc
         assert len(warned) == (rank == 0)
         assert all("every rank builds the model for itself" in line and "meta" in line for line in warned), warned
         _, numbers, _ = contents(model)
-        assert all(torch.equal(one, wanted[1][name]) for name, one in numbers.items())
+        assert all(torch.equal(one, expected[1][name]) for name, one in numbers.items())
 
         with pytest.raises(SystemExit if rank else ValueError):  # no rank waits for ever
             built(Build(composed(num_attention_heads=5)), tokenizer, "ddp")
@@ -219,7 +219,7 @@ def test_no_rank_but_the_first_holds_a_whole_model_that_is_spread(rounded, token
     shutil.copy(tmp_path / "0" / "config.json", tmp_path / "1")
     size = (tmp_path / "0" / "model.safetensors").stat().st_size
     assert size > 200e6
-    held = size / (2 if rounded else 1)
+    model_bytes = size / (2 if rounded else 1)
 
     def work() -> None:
         rank = meet()
@@ -230,12 +230,12 @@ def test_no_rank_but_the_first_holds_a_whole_model_that_is_spread(rounded, token
         before = on_fresh_memory()
         model = built(Build(settings, rounded), tokenizer, "shard")
         growth = peak() - before
-        print(f"rank {rank}: at most {growth / 1e6:.0f} MB more, of {held / 1e6:.0f}", flush=True)
+        print(f"rank {rank}: at most {growth / 1e6:.0f} MB more, of {model_bytes / 1e6:.0f}", flush=True)
         assert len(units(model)) == 17
         parts = sum(own_part(one).nbytes for _, one in named_tensors(model))
-        assert parts < 0.52 * held
+        assert parts < 0.52 * model_bytes
         assert growth >= 0.9 * parts, "the measure does not see them"
         if rank:
-            assert growth < 0.75 * held
+            assert growth < 0.75 * model_bytes
 
     on_ranks("shard", work)

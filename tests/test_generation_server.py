@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -219,6 +220,18 @@ def test_an_answer_may_part_where_two_tokens_are_as_good(asked):
     assert (agreement.equal, agreement.near, agreement.first_difference) == (7, 1, None)
     assert agreement.answers[0].nats == pytest.approx(nats)
     assert compare(expected, answers, model.encoder, nats / 2).first_difference == agreement.answers[0]
+
+
+def test_an_answer_that_the_model_cannot_read_again_says_nothing(asked):
+    """It is too long, or was cut before it began."""
+    expected, model = asked
+    unread = [dataclasses.replace(expected[0], ids=[], behind=[]), *expected[1:]]
+    answers = ["another", *(one.answer for one in expected[1:])]
+    agreement = compare(unread, answers, model.encoder, NEAR[torch.float32])
+    assert (agreement.equal, agreement.left_out, agreement.first_difference) == (7, 1, None)
+    answers = [expected[0].answer, "so " * 5000, *(one.answer for one in expected[2:])]
+    agreement = compare(unread, answers, model.encoder, NEAR[torch.float32])
+    assert (agreement.equal, agreement.left_out, agreement.first_difference) == (7, 1, None)
 
 
 # --- runs -----------------------------------------------------------------------------------------

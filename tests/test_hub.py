@@ -58,8 +58,10 @@ def local(tmp_path: Path) -> Path:
     return folder
 
 
-def test_shards_of_a_hub_are_those_of_the_folder_though_connections_break_off(local, tmp_path):
-    hub, url = Hub(tmp_path / "served", TOKEN), f"hf://datasets/somebody/shards/{local.name}"
+@pytest.mark.parametrize("revision", ["main", pytest.param("v1", marks=pytest.mark.slow)])
+def test_shards_of_a_hub_are_those_of_the_folder_though_connections_break_off(local, tmp_path, revision):
+    hub, at = Hub(tmp_path / "served", TOKEN), "" if revision == "main" else f"@{revision}"
+    url = f"hf://datasets/somebody/shards{at}/{local.name}"
     env = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     env |= {"HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT / "src")}
     with running(hub), running(CuttingProxy(hub.server_port, every=12, limit=4096)) as endpoint:
@@ -76,4 +78,5 @@ def test_shards_of_a_hub_are_those_of_the_folder_though_connections_break_off(lo
     assert "peer closed connection" in ran.stderr and TOKEN not in ran.stdout + ran.stderr
     sent = sum(file.stat().st_size for file in local.iterdir())
     assert sent <= hub.asked["bytes"] < 1.5 * sent  # nothing is read beyond the pieces
-    assert hub.asked["tree"] <= 4  # a list says what all shards are, to each process once
+    # A list says what all shards are, to each process once.
+    assert hub.asked["tree"] == hub.asked[f"tree of {revision}"] <= 4

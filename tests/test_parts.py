@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -20,15 +21,18 @@ from hypothesis import strategies as st
 from imports import answers_to, content, import_table, json_lines, llava_folder, llava_row, photo, photos
 from llm_server import Behaviour, serving
 from rich.console import Console
+from scripts import begin
 
 from dress import config
 from dress.base.files import read_json, write_lines
 from dress.base.parts import ConfigError, PartNumber, finish_part, read_parts
+from dress.base.run_folder import folder_aside
 from dress.config.tasks import Features, Import, Merge
 from dress.data.index_file import INDEX, read_index
 from dress.data.shards import Shards, write_shards
 from dress.feedback.command import collect_from
 from dress.llm.ledger import Ledger
+from dress.llm.merging import merge_ledgers
 from dress.llm.request import Stopped
 from dress.run.merging import run as merge
 from dress.sources import import_task
@@ -137,19 +141,84 @@ def test_images_in_a_table_stay_in_its_parts(tmp_path: Path) -> None:
 def test_a_killed_part_goes_on(rows: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     words = ["source=llava", f"path={rows}", f"out={tmp_path / 'parts'}", "workers=1", "per_shard=9", "held_out=5"]
     command = [sys.executable, str(ROOT / "src/prepare.py"), *words, "splits=[sft,prompts,eval]", "part=0/2"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = begin(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     folder, until = tmp_path / "parts" / "part-000-of-002", time.monotonic() + 60
-    while not (folder / "rows.sqlite").exists() and process.poll() is None and time.monotonic() < until:
+    while not entered(folder / "rows.sqlite") and process.poll() is None and time.monotonic() < until:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert process.returncode == -signal.SIGKILL and not (folder / "part.json").exists()
+    before = entered(folder / "rows.sqlite")
+    assert process.returncode == -signal.SIGKILL and before and not (folder / "part.json").exists()
     import_rows(rows, tmp_path / "parts", part="1/2")
     with pytest.raises(ConfigError, match=r"000-of-002: expected a finished part, found an unfinished one\."):
         merged(tmp_path / "parts", tmp_path / "out")
     import_rows(rows, tmp_path / "parts", part="0/2")
+    assert before < entered(folder / "rows.sqlite"), "what was entered before is entered once"
     merged(tmp_path / "parts", tmp_path / "out")
     assert content(tmp_path / "out") == whole
+
+
+def entered(file: Path) -> set[tuple[int, ...]]:
+    """The rows that stand in a part's file: their places there, and where they come from."""
+    if not file.exists():
+        return set()
+    db = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        return set(db.execute("SELECT rowid, tbl, number FROM rows"))
+    except sqlite3.OperationalError:  # it has no tables yet
+        return set()
+    finally:
+        db.close()
+
+
+def test_a_part_is_made_anew_where_it_is_to_be_overwritten(tmp_path: Path) -> None:
+    """An image may have become another one."""
+    path = llava_folder(tmp_path / "in", 420, 60)
+    parts = tmp_path / "parts"
+    for part in ("0/2", "1/2"):
+        import_rows(path, parts, part=part)
+    (path / "images" / "0003.jpg").write_bytes(photo(77, (30, 20)))
+    with pytest.raises(SourceError, match=r"0003\.jpg: changed since the parts were made"):
+        merged(parts, tmp_path / "out")
+    for part in ("0/2", "1/2"):
+        import_rows(path, parts, part=part, overwrite=True)
+    merged(parts, tmp_path / "out")
+    import_rows(path, tmp_path / "whole")
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["../../x.tar", "/tmp/x.tar"])
+def test_a_part_names_nothing_outside_of_itself(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "parts" / "part-000-of-001"
+    folder.mkdir(parents=True)
+    finish_part(folder, "collect", {}, {"used": None, "files": {name: "0"}})
+    with pytest.raises(ConfigError, match=r"part\.json: files: expected names below the part, got"):
+        merged(tmp_path / "parts", tmp_path / "out")
+
+
+def test_a_part_that_lacks_a_fact_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "parts" / "part-000-of-001"
+    folder.mkdir(parents=True)
+    finish_part(folder, "features", {}, {"files": {}})
+    with pytest.raises(ValueError, match=r"part\.json: expected a field 'pictures'.*Delete the part"):
+        merged(tmp_path / "parts", tmp_path / "out")
+
+
+def test_two_merges_to_one_folder_do_not_disturb_each_other(tmp_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+from dress.base.run_folder import folder_aside
+with folder_aside(Path({str(tmp_path / "out")!r})) as aside:
+    (aside / "x").touch()
+    print(flush=True)
+    input()
+"""
+    other = begin([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout is not None and other.stdout.readline()
+    with pytest.raises(ConfigError, match="another process writes this folder"), folder_aside(tmp_path / "out"):
+        pass
+    other.communicate(b"\n")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["x"]
 
 
 def test_parts_that_do_not_belong_together_are_named(rows: Path, tmp_path: Path) -> None:
@@ -247,9 +316,9 @@ def test_features_of_a_picture_are_those_of_its_first_shard(encoder: Path, tmp_p
     for number, data in enumerate((mine, theirs)):
         record = samples[0][0].model_copy(update={"key": f"copy-{number}"})
         folder = tmp_path / "parts" / f"part-00{number}-of-002"
-        write_shards(folder / "sft", [(record, samples[0][1])], start=number, features={record.key: data})
+        write_shards(folder / "sft" / "deeper", [(record, samples[0][1])], start=number, features={record.key: data})
         facts = {"shards": {"sft": "x"}, "stored": "bf16", "encoder": {}}
-        name = f"sft/shard-{number:06d}.tar"
+        name = f"sft/deeper/shard-{number:06d}.tar"
         (folder / "features.json").write_text(json.dumps(facts))
         finish_part(folder, "features", facts, {"pictures": {name: ["p"]}, "damage": {"sft": []}, "files": {}})
     merged(tmp_path / "parts", tmp_path / "out")
@@ -317,6 +386,20 @@ def test_parts_have_ledgers_of_their_own_which_become_one(asked: Path, tmp_path:
     assert one == other and "failures.jsonl" in one
     ledgers = [Ledger(tmp_path / out / "ledger.sqlite", readonly=True) for out in ("whole", "out")]
     assert ledgers[0].counts() == ledgers[1].counts() and ledgers[0].spent == pytest.approx(ledgers[1].spent)
+    halves = [tmp_path / "first.sqlite", tmp_path / "second.sqlite"]
+    for half in halves:
+        shutil.copy(tmp_path / "out" / "ledger.sqlite", half)
+    db = sqlite3.connect(halves[0])
+    with db:
+        db.execute("UPDATE calls SET status = 'failed', reason = 'http_500', parsed = NULL, raw = NULL")
+    db.close()
+    merge_ledgers(halves, tmp_path / "both.sqlite")
+    both = Ledger(tmp_path / "both.sqlite", readonly=True)
+    assert both.counts()["done"] == ledgers[1].counts()["done"] > 0, "a failed call stands above one that was paid for"
+    texts = [
+        {row["key"]: row["parsed"] for row in one.calls() if row["status"] == "done"} for one in (both, ledgers[1])
+    ]
+    assert texts[0] == texts[1] and both.spent == pytest.approx(2 * ledgers[1].spent)
     cheap = llm | {"budget": 4.0, "price_in": 1e3, "price_out": 1e3}
     with serving(Behaviour()) as url, pytest.raises(Stopped, match=r"budget=2: .*part-000-of-002.*goes on"):
         collect(asked, str(tmp_path / "cheap"), cheap | {"base_url": url}, part="0/2")

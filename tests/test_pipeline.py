@@ -69,7 +69,7 @@ def collection(prompts, tmp_path: Path) -> Collection:
     return Collection(prompts, config.CollectSettings(records=SLICES, turns=2, per_shard=1), tmp_path)
 
 
-def held(collection: Collection, rolling: Rollout, beside: bool) -> list[list[Dialogue]]:
+def dialogues_of(collection: Collection, rolling: Rollout, beside: bool) -> list[list[Dialogue]]:
     """The dialogues of every slice, held one after the other or side by side."""
     dialogues: dict[int, list[Dialogue]] = {}
     with Pipeline(rolling.rater, lambda: beside and waits(rolling.rater)) as pipeline:
@@ -91,20 +91,20 @@ def content(rater: LLMRater) -> list[Any]:
 
 
 def test_the_next_questions_are_answered_meanwhile_and_all_is_the_same(prompts, tokenizer, tmp_path):
-    model, told = small_model(tokenizer), {}
+    model, results = small_model(tokenizer), {}
     for beside in (False, True):
-        server = Behaviour(delay=0.1)
+        server = Behaviour(delay=0.25)
         with serving(server) as url:
             rater, watched = judge(url, tmp_path / str(beside)), Watched(model, server, 0.08)
             began = time.monotonic()
-            dialogues = held(collection(prompts, tmp_path), rollout(rater, watched), beside)
+            dialogues = dialogues_of(collection(prompts, tmp_path), rollout(rater, watched), beside)
             seconds = time.monotonic() - began
-        told[beside] = ([[d.model_dump() for d in some] for some in dialogues], content(rater))
+        results[beside] = ([[d.model_dump() for d in some] for some in dialogues], content(rater))
         busy = sum(number > 0 for number in watched.in_flight)
         print(f"side by side: {beside}, {seconds:.2f} s, calls in flight during {busy} of {len(watched.in_flight)}")
         assert len(watched.in_flight) == 2 * SLICES
         assert busy >= 2 * SLICES - 3 if beside else busy == 0
-    assert told[False] == told[True] and len(told[True][1]) > 2 * SLICES
+    assert results[False] == results[True] and len(results[True][1]) > 2 * SLICES
 
 
 def test_collecting_and_evaluating_do_so(prompts, tokenizer, tmp_path):
@@ -119,7 +119,7 @@ def test_collecting_and_evaluating_do_so(prompts, tokenizer, tmp_path):
         questions = Questions(
             small, rater, config.Eval(turns=2, conditions=["none"]), {"m": {"none": ""}}, Sampling(3, 256)
         )
-        outcomes = evaluate_models({"m": lambda: _given(watched)}, questions, tmp_path / "eval")
+        outcomes = evaluate_models({"m": lambda: context_of(watched)}, questions, tmp_path / "eval")
     assert len({one.item for one in outcomes}) == len(small) and all(one.rating for one in outcomes)
     assert sum(number > 0 for number in watched.in_flight) >= len(watched.in_flight) // 2
 
@@ -132,7 +132,7 @@ def asked(record: Record, number: int) -> Record:
     return record.model_copy(update={"key": f"{record.key}-{number}", "dialogues": [dialogue]})
 
 
-def _given(watched: Watched) -> Any:
+def context_of(watched: Watched) -> Any:
     from contextlib import nullcontext
 
     return nullcontext(watched)
@@ -143,7 +143,9 @@ def test_a_budget_that_is_reached_stops_and_is_told(prompts, tokenizer, tmp_path
     with serving(server) as url:
         rater = judge(url, tmp_path, budget=4.0, price_in=1000.0, price_out=1000.0)
         with pytest.raises(Stopped, match=r"budget=4"):
-            held(collection(prompts, tmp_path), rollout(rater, Watched(small_model(tokenizer), server, 0.0)), True)
+            dialogues_of(
+                collection(prompts, tmp_path), rollout(rater, Watched(small_model(tokenizer), server, 0.0)), True
+            )
     assert 0 < rater.client.ledger.spent <= 4.0 and rater.client.ledger.reserved == 0
     assert not [one.name for one in threading.enumerate() if one.name.startswith("ThreadPoolExecutor")]
 
@@ -152,20 +154,24 @@ def test_a_budget_that_is_reached_stops_and_is_told(prompts, tokenizer, tmp_path
 def test_what_ends_the_answers_ends_the_calls(prompts, tokenizer, tmp_path, error):
     """As a signal does: nobody waits for, or pays for, what is not needed any more."""
 
+    failed_at = list[float]()
+
     def fail() -> None:
+        failed_at.append(time.monotonic())
         raise error("stop")
 
-    server = Behaviour(delay=0.3)
+    server, delay = Behaviour(delay=0.5), 0.5
+    due = len(prompts.record(1).dialogues)  # calls for the answers that are being judged then, one after another
     with serving(server) as url:
         rater = judge(url, tmp_path, concurrency=1)
         watched = Watched(small_model(tokenizer), server, 0.0, fail)
         with pytest.raises(error):
-            held(collection(prompts, tmp_path), rollout(rater, watched), True)
-        asked, began = sum(server.calls.values()), time.monotonic()
-        time.sleep(0.5)
-        assert sum(server.calls.values()) == asked
+            dialogues_of(collection(prompts, tmp_path), rollout(rater, watched), True)
+        seconds, asked = time.monotonic() - failed_at[0], sum(server.calls.values())
+        assert seconds < (due - 1) * delay and due > 2, "somebody waited for all of them"
+        time.sleep(2 * delay)
+        assert sum(server.calls.values()) == asked, "one was asked for afterwards"
     assert not [one.name for one in threading.enumerate() if one.name.startswith("ThreadPoolExecutor")]
-    assert time.monotonic() - began < 3
 
 
 def test_nothing_goes_on_before_a_preview_was_seen(tmp_path):

@@ -20,9 +20,10 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from steps import gpu_results, model_memory, scaling_results
 from steps import teams as team_module
 from steps.flops import Sizes
+from steps.machine import pss
 from steps.model_memory import CHECKPOINTS, Model, Unit, of_model, rank_of
 from steps.models import ModelSpec, ours
-from steps.teams import PSS, Spec, Team, TeamError, held, interleave
+from steps.teams import PSS, Spec, Team, TeamError, interleave
 from steps.tuples import TOY, unique_tokens
 
 SCALE = {
@@ -35,8 +36,8 @@ SCALE = {
 
 def test_memory_of_real_checkpoints_is_that_of_the_design():
     for row in model_memory.table():
-        wanted = SCALE[str(row["checkpoint"]), str(row["base"])]
-        assert [row[str(tokens)] for tokens in model_memory.TOKENS] == pytest.approx(wanted, abs=0.25), row
+        expected = SCALE[str(row["checkpoint"]), str(row["base"])]
+        assert [row[str(tokens)] for tokens in model_memory.TOKENS] == pytest.approx(expected, abs=0.25), row
     rows = model_memory.sharded()
     assert [row["all"] for row in rows] == pytest.approx([108, 208, 122], abs=0.6)
     seven = CHECKPOINTS[0].model(64)
@@ -109,7 +110,7 @@ def test_teams_take_turns_and_their_memory_is_seen(monkeypatch):
 
 def take_turns(teams) -> None:
     pids = [reply["pid"] for reply in teams["2"].ready]
-    assert len(set(pids)) == 2 and os.getpid() not in pids and all(held(pid) > 0 for pid in pids)
+    assert len(set(pids)) == 2 and os.getpid() not in pids and all(pss(pid) > 0 for pid in pids)
     timed = interleave(teams, 1000, 3)
     assert [len(one.seconds) for one in timed.values()] == [3, 3] and min(timed["1"].seconds) > 0.04
     assert [reply["rank"] for reply in timed["2"].replies[0]] == ["0", "1"]

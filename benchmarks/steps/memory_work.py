@@ -21,10 +21,10 @@ from dress.model.sharding import own_part
 from dress.train.module import DressModule
 from dress.train.parallel import build_trainer
 from steps import models
-from steps.machine import Memory
+from steps.machine import Memory, pss
 from steps.model_memory import of_model
 from steps.stage_work import STEPS, Orders
-from steps.teams import Member, held
+from steps.teams import Member
 from steps.tuples import Shape, make, unique_tokens
 
 SMALLEST = 2**20
@@ -45,7 +45,7 @@ class MemoryWork:
 def weigh(member: Member, work: MemoryWork) -> None:
     """Train the steps of PASSES; each reply has the bytes of weights, gradients and moments of this rank."""
     ctypes.CDLL(None).mallopt(-3, SMALLEST)  # M_MMAP_THRESHOLD
-    before = held(os.getpid())
+    before = pss(os.getpid())
     model = models.ours(work.model, work.shape)
     bf16 = bool(work.model.lora) and cpu_multiplies_bf16()
     if bf16:
@@ -80,7 +80,7 @@ def weigh(member: Member, work: MemoryWork) -> None:
                 "trained": _bytes(p for p in parameters if p.requires_grad),
                 "frozen": _bytes(p for p in parameters if not p.requires_grad),
                 "gradients": self.gradients_there, "moments": _bytes(state),
-                "held": held(os.getpid()) - before,
+                "held": pss(os.getpid()) - before,
             }  # fmt: skip
 
     trainer = build_trainer(

@@ -28,8 +28,8 @@ def counted_as_predicted(row: dict[str, Any]) -> bool:
         weights = sum(rank["trained"] + rank["frozen"] for rank in step["ranks"])
         counted = {name: sum(rank[name] for rank in step["ranks"]) for name in ("moments", "gradients")}
         for name, got in {"weights": weights, **counted}.items():
-            wanted = predicted[name]
-            if abs(got - row["ranks"] * wanted) > NEAR * row["ranks"] * wanted:
+            prediction = predicted[name]
+            if abs(got - row["ranks"] * prediction) > NEAR * row["ranks"] * prediction:
                 return False
     return True
 

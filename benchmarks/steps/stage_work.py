@@ -167,9 +167,9 @@ def train(member: Member, work: StageWork) -> None:
     """Steps of a stage, as `train.train_stage` makes them; ends with the weights in `out/NAME/weights`."""
     settings = work.settings
     model, _ = load_model(work.weights)
-    found = settings.curriculum.stages[work.stage]
-    assert isinstance(found, config.TrainStage)
-    stage = found.model_copy(update={"steps": STEPS, "epochs": None})
+    stage_settings = settings.curriculum.stages[work.stage]
+    assert isinstance(stage_settings, config.TrainStage)
+    stage = stage_settings.model_copy(update={"steps": STEPS, "epochs": None})
     model.set_trainable(list(stage.trainable))
     learning = settings.learning
     stream = Stream([Part("", Shards(work.records))], settings.seed)
@@ -213,13 +213,15 @@ def collect(member: Member, work: StageWork) -> None:
     """
     settings = work.settings
     model, _ = load_model(work.weights)
-    found = settings.curriculum.stages[work.stage]
-    assert isinstance(found, config.CollectStage) and found.condition == "none"
+    stage_settings = settings.curriculum.stages[work.stage]
+    assert isinstance(stage_settings, config.CollectStage) and stage_settings.condition == "none"
     generation, questions = settings.generation, Shards(work.records)
     responder = CkptResponder(model, "model", generation.keep_cache, settings.data.max_aspect)
-    sampling = Sampling(generation.max_new_tokens, generation.batch_size, found.temperature, found.top_p)
+    sampling = Sampling(
+        generation.max_new_tokens, generation.batch_size, stage_settings.temperature, stage_settings.top_p
+    )
     rollout = Rollout(responder, build_rater(settings.annotator), sampling, settings.seed)
-    collection = Collection(questions, found, work.out)
+    collection = Collection(questions, stage_settings, work.out)
     member.reply(startup=time.monotonic() - member.began, pid=os.getpid())
 
     texts: dict[int, str] = {}
@@ -228,7 +230,7 @@ def collect(member: Member, work: StageWork) -> None:
     def answer(number: int) -> None:
         nonlocal turns
         records = list(questions.readable(collection.slices[number % len(collection.slices)]))
-        samples = collect_slice(rollout, records, found)
+        samples = collect_slice(rollout, records, stage_settings)
         texts[number] = "\n".join(record.model_dump_json() for record, _ in samples)
         turns += sum(len(dialogue.turns) for record, _ in samples for dialogue in record.dialogues)
 

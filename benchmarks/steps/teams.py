@@ -11,13 +11,13 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from dress.base.processes import fork_ranks
 from dress.base.ranks import rank
+from steps.machine import pss
 from steps.rounds import CONTEXT, SLOW, paired
 
 SAMPLE = 0.01
@@ -193,7 +193,7 @@ class PSS:
 
     def __init__(self, pids: list[int]) -> None:
         self.pids = pids
-        self.before = [held(pid) for pid in pids]
+        self.before = [pss(pid) for pid in pids]
         self.peak = list(self.before)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
@@ -209,15 +209,9 @@ class PSS:
     def _look(self) -> None:
         while not self._over.wait(SAMPLE):
             for number, pid in enumerate(self.pids):
-                self.peak[number] = max(self.peak[number], held(pid))
+                self.peak[number] = max(self.peak[number], pss(pid))
 
     @property
     def growth(self) -> list[int]:
         """Of each process, in bytes."""
         return [peak - before for peak, before in zip(self.peak, self.before, strict=True)]
-
-
-def held(pid: int) -> int:
-    """PSS of a process, in bytes."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from itertools import chain
 
 import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from scripts import free_port
 
-from dress.evaluation.cells import gathered
+from dress.base.ranks import of_ranks
+from dress.evaluation.cells import in_order
 from dress.evaluation.outcomes import Outcome
 
 
@@ -27,13 +29,13 @@ def _rank(rank: int, world: int, port: int, uneven: bool) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=world)
     mine = ALL if uneven and rank == 0 else [] if uneven else [*ALL[rank::world], ALL[0]]  # one of them twice
-    assert gathered(mine) == ALL
+    assert in_order(chain.from_iterable(of_ranks(mine))) == ALL
     dist.destroy_process_group()
 
 
-def test_on_one_process_they_come_back_sorted_and_once():
-    assert gathered([*ALL[::-1], *ALL[:3]]) == ALL
-    assert gathered([]) == []
+def test_they_come_back_sorted_and_once():
+    assert in_order([*ALL[::-1], *ALL[:3]]) == ALL
+    assert in_order([]) == []
 
 
 @pytest.mark.parametrize("uneven", [False, True])
