@@ -114,9 +114,9 @@ def take_turns(teams) -> None:
     timed = interleave(teams, 1000, 3)
     assert [len(one.seconds) for one in timed.values()] == [3, 3] and min(timed["1"].seconds) > 0.04
     assert [reply["rank"] for reply in timed["2"].replies[0]] == ["0", "1"]
-    with PSS(pids) as pss:
+    with PSS(pids) as memory:
         teams["2"].ask(40_000_000)
-    assert all(35e6 < growth < 60e6 for growth in pss.growth), pss.growth
+    assert all(35e6 < growth < 60e6 for growth in memory.growth), memory.growth
     with pytest.raises(TeamError, match=r"^1: ValueError: no such order"):
         teams["1"].ask("fail")
 
