@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from dress.llm.merging import merge_ledgers
 from dress.llm.request import Stopped
 from dress.run.merging import run as merge
 from dress.sources import import_task
+from dress.sources.part_rows import PartRows
 from dress.sources.protocol import SourceError
 from dress.sources.row_files import RowFile, rows_of
 from dress.sources.rows import BLOCK_ROWS, Blocks
@@ -147,8 +149,9 @@ def test_a_killed_part_goes_on(rows: Path, whole: dict[str, bytes], tmp_path: Pa
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    assert process.returncode == -signal.SIGKILL
     before, file = entered(folder / "rows.sqlite"), (folder / "rows.sqlite").stat().st_ino
-    assert process.returncode == -signal.SIGKILL and before and not (folder / "part.json").exists()
+    assert before and not (folder / "part.json").exists()
     import_rows(rows, tmp_path / "parts", part="1/2")
     with pytest.raises(ConfigError, match=r"000-of-002: expected a finished part, found an unfinished one\."):
         merged(tmp_path / "parts", tmp_path / "out")
@@ -160,7 +163,7 @@ def test_a_killed_part_goes_on(rows: Path, whole: dict[str, bytes], tmp_path: Pa
 
 def entered(file: Path) -> set[tuple[int, ...]]:
     """The rows that stand in a part's file: their places there, and where they come from."""
-    if not file.exists():
+    if not file.with_name(f"{file.name}-wal").exists():  # who reads it before could keep it from its journal
         return set()
     db = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
     try:
@@ -169,6 +172,20 @@ def entered(file: Path) -> set[tuple[int, ...]]:
         return set()
     finally:
         db.close()
+
+
+def test_a_part_that_another_program_holds_is_not_begun_again(tmp_path: Path) -> None:
+    file = tmp_path / "rows.sqlite"
+    PartRows(file, "input").close()
+    number = file.stat().st_ino
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("UPDATE import SET fingerprint = fingerprint")
+        with pytest.raises(ValueError, match=r"rows\.sqlite: expected a file that no other program holds, got"):
+            PartRows(file, "input")
+    again = PartRows(file, "input")
+    again.close()
+    assert again.resumed and file.stat().st_ino == number
 
 
 def test_a_part_is_made_anew_where_it_is_to_be_overwritten(tmp_path: Path) -> None:

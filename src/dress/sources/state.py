@@ -87,7 +87,11 @@ def storable(text: str) -> str:
 
 
 class Database:
-    """Opens a file, or makes it anew where it is of another import or damaged."""
+    """Opens a file, or makes it anew where it is of another import or damaged.
+
+    Raises:
+        ValueError: another program holds it.
+    """
 
     schema: str
 
@@ -96,7 +100,9 @@ class Database:
         try:
             self._connect()
             earlier = self._one("SELECT fingerprint FROM import")
-        except sqlite3.DatabaseError:
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+                raise ValueError(f"{path}: expected a file that no other program holds, got {error}") from None
             earlier = None
         self.resumed = earlier == fingerprint
         if not self.resumed:
