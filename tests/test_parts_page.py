@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from documented import commands, run_all
+from hydra import compose, initialize_config_dir
 from imports import answers_to, llava_row, photos
+from omegaconf import OmegaConf
 
 from dress.base.files import write_lines
 from dress.data.shards import Shards, write_shards
@@ -35,9 +38,20 @@ def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
     assert len(Shards(tmp_path / "data/answers")) == 6 and not (tmp_path / "multirun").exists()
 
 
-def test_the_launchers_commands_are_a_script_that_bash_reads() -> None:
+def test_the_launchers_commands_compose_and_are_a_script_that_bash_reads() -> None:
     (script,) = re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.M | re.DOTALL)
     assert not subprocess.run(["bash", "-n"], input=script, text=True).returncode
     (line,) = re.findall(r"^PARTS=.*$", script, flags=re.M)
     said = subprocess.run(["bash", "-c", f"{line}\necho $PARTS"], capture_output=True, text=True).stdout
     assert said.strip() == ",".join(f"{number}/64" for number in range(64))
+    lines = [shlex.split(line) for line in script.replace("\\\n", " ").splitlines() if line.startswith("python")]
+    launchers = {}
+    for _, script_name, multirun, *words in lines:
+        assert (script_name, multirun) == ("src/prepare.py", "-m")
+        overrides = ["part=0/64" if word.startswith("part=") else word for word in words]
+        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            composed = compose("prepare", overrides=overrides, return_hydra_config=True)
+        OmegaConf.set_struct(composed, True)
+        launchers[words[0].removeprefix("hydra/launcher=")] = composed.hydra.launcher
+    assert set(launchers) == {"submitit_local", "submitit_slurm", "ray", "ray_cluster"}
+    assert (launchers["submitit_slurm"].array_parallelism, launchers["submitit_slurm"].timeout_min) == (16, 240)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from filelock import FileLock
 
+from dress.base.files import checksum
 from dress.base.redaction import redacted, reveal
 
 T = TypeVar("T")
@@ -318,8 +319,6 @@ def _difference(path: Path, size: int | None, sha256: str | None) -> str | None:
     if size is not None and path.stat().st_size != size:
         return f"expected {size} bytes, got {path.stat().st_size}"
     if sha256 is not None:
-        with path.open("rb") as file:
-            checksum = hashlib.file_digest(file, "sha256").hexdigest()
-        if checksum != sha256:
-            return f"expected sha256 {sha256[:12]}, got {checksum[:12]}"
+        if (got := checksum(path)) != sha256:
+            return f"expected sha256 {sha256[:12]}, got {got[:12]}"
     return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from dress.base.files import checksum
 from dress.data.index import Format, check_regular, detect_format, index_shard
 from dress.data.index_file import INDEX, Index, ShardError, build_index, read_index, save_index, shard_row
 
@@ -170,19 +170,18 @@ class Opening:
             )
             return None
         if index is not None and place is not None and self.verify == "quick":
-            with path.open("rb") as file:
-                checksum = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = checksum(path)
             row = index.touched(place, stat.st_mtime_ns)
         else:
             images = known.file == OLD_INDEX or self.verify == "full"
             contents = index_shard(path, known.form, known.ignore, images)
-            checksum = contents["sha256"]
+            sha256 = contents["sha256"]
             row = shard_row({"name": name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, **contents})
-        expected = shard.sha256 if shard is not None else known.sums.get(name, checksum)
-        if checksum != expected:
+        expected = shard.sha256 if shard is not None else known.sums.get(name, sha256)
+        if sha256 != expected:
             self._name(
                 f"{path}: content changed since it was indexed or imported (sha256 {expected[:12]} expected, "
-                f"{checksum[:12]} got). Restore it, or delete {self.folder / known.file} (and {IMPORT_FILE} or "
+                f"{sha256[:12]} got). Restore it, or delete {self.folder / known.file} (and {IMPORT_FILE} or "
                 f"{SUMS_FILE}) if the change is meant"
             )
             return None

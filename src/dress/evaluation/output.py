@@ -7,10 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dress.base.files import read_json, write_json
+from dress.base.files import checksum, read_json, write_json
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome, failures, load_outcomes, once, save_outcomes
-from dress.evaluation.rows import fingerprint
 from dress.evaluation.settings import Measured, SuiteSettings
 from dress.evaluation.suite import Json, Outcomes, Suite, registered
 from dress.evaluation.summary import summary
@@ -98,7 +97,7 @@ def _files(settings: SuiteSettings) -> dict[str, str]:
     """Path and sha256 of every file among the settings."""
     values = settings.model_dump(exclude={"out"}).values()
     paths = [path for value in values for path in (value if isinstance(value, list | tuple) else [value])]
-    return {path: fingerprint(path) for path in paths if isinstance(path, str) and Path(path).is_file()}
+    return {path: checksum(Path(path)) for path in paths if isinstance(path, str) and Path(path).is_file()}
 
 
 def _print_figures(suite: Suite, outcomes: Outcomes, result: Json, baseline: str, console: Console) -> None:

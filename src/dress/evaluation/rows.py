@@ -5,7 +5,6 @@ What cannot be read is named by its place and handed on; it is never dropped.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import unicodedata
@@ -153,12 +152,6 @@ def image_key(image: Any) -> str:
     name = unicodedata.normalize("NFC", str(image)).replace("\\", "/").rpartition("/")[2].strip()
     number = _COCO.match(name)
     return number[1] if number else name
-
-
-def fingerprint(path: str) -> str:
-    """The file's sha256."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def first_line(text: str) -> str:

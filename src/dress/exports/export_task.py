@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dress.base.files import write_json, write_text
+from dress.base.files import checksum, write_json, write_text
 from dress.config.tasks import Export
 from dress.data.splits import open_splits
 from dress.exports import conversations, dataset, lvlm_nlf_rows, record_rows
@@ -93,13 +92,8 @@ def _report(to: Writing, form: str, damage: list[str]) -> None:
         write_json(to.folder / REPORT_FILE, report)
     if form == "dataset":
         files = sorted(path for path in to.folder.rglob("*") if path.is_file())
-        lines = [f"{_sha256(path)}  {path.relative_to(to.folder).as_posix()}\n" for path in files]
+        lines = [f"{checksum(path)}  {path.relative_to(to.folder).as_posix()}\n" for path in files]
         write_text(to.folder / SUMS_FILE, "".join(lines))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _show(to: Writing, form: str, out: Path, damage: list[str], console: Console) -> None:

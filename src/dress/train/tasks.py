@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dress import config
+from dress.base.files import checksum
 from dress.base.seeding import seed_for
 from dress.config.graph import evaluated_stages, evaluation
 from dress.config.names import is_place, place_of
@@ -239,7 +240,6 @@ class Tasks:
         folder = place_of(weights)
         try:
             read_facts(folder)
-            with (folder / "model.safetensors").open("rb") as file:
-                return Output(folder, hashlib.file_digest(file, "sha256").hexdigest()[:16], own=False)
+            return Output(folder, checksum(folder / "model.safetensors")[:16], own=False)
         except FileNotFoundError as missing:
             raise FileNotFoundError(f"curriculum.stages.{name}.weights={weights}: {missing}") from None
