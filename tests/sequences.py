@@ -10,13 +10,13 @@ import torch
 from torch.nn import functional as F
 
 from dress import config
-from dress.dialogue.batch import Batch
+from dress.dialogue.batch import Batch, Forest
 from dress.dialogue.encode import EncodedDialogue
 from dress.kernels.fused import fuse
 from dress.kernels.last_layer import prune_last_layer
 from dress.model import attention
-from dress.model.head import head_loss
 from dress.model.language import build_language
+from dress.model.states import States
 
 COMMON = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -121,19 +121,21 @@ def total_of(step: Batch) -> torch.Tensor:
 
 def of_forests(model, step: Batch, backend: str = "nodes") -> torch.Tensor:
     """Loss of a step as LVLM.forward computes it, without an image."""
-    losses = []
-    for forest in step.forests:
-        rows, where = torch.unique(forest.row, return_inverse=True)
-        hidden = model.base_model(
-            inputs_embeds=model.get_input_embeddings()(forest.ids[None]),
-            attention_mask=attention.foreign_mask(forest.ids.device), position_ids=forest.depth[None],
-            use_cache=False, plan=attention.plan(forest, backend),
-        ).last_hidden_state[0]  # fmt: skip
-        hidden = hidden if len(hidden) == len(rows) else hidden[rows]
-        softcap = getattr(model.config, "final_logit_softcapping", None)
-        head = model.get_output_embeddings().weight
-        losses.append(head_loss(hidden, head, where, forest.target, forest.weight / total_of(step), softcap)[0])
+    losses = [states_of(model, forest, backend).loss(forest.weight / total_of(step))[0] for forest in step.forests]
     return torch.stack(losses).sum()
+
+
+def states_of(model, forest: Forest, backend: str = "nodes") -> States:
+    """What LVLM.forward makes of a forest without an image."""
+    rows, where = torch.unique(forest.row, return_inverse=True)
+    hidden = model.base_model(
+        inputs_embeds=model.get_input_embeddings()(forest.ids[None]),
+        attention_mask=attention.foreign_mask(forest.ids.device), position_ids=forest.depth[None],
+        use_cache=False, plan=attention.plan(forest, backend),
+    ).last_hidden_state[0]  # fmt: skip
+    hidden = hidden if len(hidden) == len(rows) else hidden[rows]
+    softcap = getattr(model.config, "final_logit_softcapping", None)
+    return States(hidden, model.get_output_embeddings().weight, where, forest.target, softcap)
 
 
 def of_sequences(model, dialogues: list[EncodedDialogue]) -> torch.Tensor:

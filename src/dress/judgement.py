@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from dress.record import TOP_RATING
+from dress.record import TOP_RATING, MarkedSpan
 
 PRAISE = ("Excellent.", "Very good.", "Perfect.", "Well done.", "A fine answer.")
 NOTHING_WRONG = (
@@ -31,6 +31,7 @@ class Judgement:
         good, bad: sentences on what is good and bad about the answer.
         advice: sentences that tell the model how to do better.
         facts: see `rater.Rater.rate`.
+        spans: parts of the answer that are wrong.
     """
 
     rating: int
@@ -38,6 +39,7 @@ class Judgement:
     bad: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    spans: list[MarkedSpan] = field(default_factory=list)
 
     def critique(self, rng: random.Random) -> str:
         """What is good and bad about the answer, in wording that `rng` varies."""

@@ -78,11 +78,21 @@ class Original(_Part):
     max: float
 
 
+class MarkedSpan(_Part):
+    """A part of an answer that a rater marked: characters [start, end) of the text; `label` says what it is."""
+
+    start: int = Field(ge=0, strict=True)
+    end: int = Field(ge=1, strict=True)
+    label: str | None = None
+    extra: Extra = Field(default_factory=dict)
+
+
 class Feedback(_Part):
     """What a rater said of one answer.
 
     `rating` is 1-4 (4 is best) or null; `critique` says what is good and bad; `refinement` says how to
-    improve the answer and becomes the user's next turn.
+    improve the answer and becomes the user's next turn. `spans` are parts of the answer that are wrong: an object that
+    is not there, for example.
     """
 
     criterion: Criterion | None = None
@@ -92,6 +102,7 @@ class Feedback(_Part):
     annotator: str | None = None
     prompt_version: str | None = None
     original: Original | None = None
+    spans: list[MarkedSpan] = Field(default_factory=list, exclude_if=lambda spans: not spans)
     extra: Extra = Field(default_factory=dict)
 
 
@@ -107,6 +118,21 @@ class Turn(_Part):
     feedback: list[Feedback] = Field(default_factory=list)
     provenance: Extra = Field(default_factory=dict)
     extra: Extra = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _spans_are_in_the_answer(self) -> Turn:
+        for span in (span for feedback in self.feedback for span in feedback.spans):
+            if not span.start < span.end <= len(self.assistant or ""):
+                raise ValueError(
+                    f"feedback.spans: expected 0 <= start < end <= {len(self.assistant or '')}, the characters of the "
+                    f"answer, got {span.start} and {span.end}"
+                )
+        return self
+
+    @property
+    def marked(self) -> tuple[tuple[int, int], ...]:
+        """Characters [start, end) of the answer that any rater marked, in order."""
+        return tuple(sorted({(span.start, span.end) for feedback in self.feedback for span in feedback.spans}))
 
     @property
     def rating(self) -> int | None:

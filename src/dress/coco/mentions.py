@@ -10,6 +10,8 @@ and 3.7). `dress.coco.chair_words` widens it to what CHAIR counts.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
+from typing import NamedTuple
 
 # label: further words for it. Plurals are formed by rule; what the rule gets wrong stands here.
 SYNONYMS: dict[str, str] = {
@@ -174,6 +176,63 @@ def normal(text: str) -> str:
     return " ".join(text.lower().replace("’", "'").replace("-", " ").split())
 
 
+class Mention(NamedTuple):
+    """A mention of one of the 80: characters [start, end) of the text, and whether it is said to be there."""
+
+    label: str
+    start: int
+    end: int
+    there: bool
+
+
+def places(text: str) -> list[Mention]:
+    """Every mention of a COCO-80 object in a text, in order.
+
+    The longest phrase wins: `hot dog` is no dog, and `train tracks` are no train.
+
+    Args:
+        text: any English text.
+    """
+    plain, every = normal(text), list[Mention]()
+    baseball, teddy = _BASEBALL.search(plain), False
+    starts = [0, *(match.end() for match in _CLAUSE.finditer(plain))]
+    ends = [*(match.start() for match in _CLAUSE.finditer(plain)), len(plain)]
+    for first, last in zip(starts, ends, strict=True):
+        clause, denied, end = plain[first:last], False, 0
+        for match in _ANY.finditer(clause):
+            label = _WORDS[match.group()]
+            before, after = clause[: match.start()], clause[match.end() :]
+            if label is None or (match.group() == "orange" and _is_colour(before, after)):
+                continue
+            if match.group() in ("bat", "bats") and not baseball:
+                continue
+            if label == "bear" and teddy:  # "… a teddy bear. The bear …"
+                label = "teddy bear"
+            between = clause[end : match.start()]
+            listed = denied and re.fullmatch(r",? (?:or|nor|and no)(?: \w+)? ", between)
+            denied = bool(listed or _NEGATED.search(before))
+            teddy = teddy or (label == "teddy bear" and not denied)
+            every.append(Mention(label, first + match.start(), first + match.end(), not denied))
+            end = match.end()
+    return [
+        one._replace(start=start, end=stop) for one, (start, stop) in zip(every, _written(text, every), strict=True)
+    ]
+
+
+def _written(text: str, every: list[Mention]) -> list[tuple[int, int]]:
+    """Where mentions in `normal(text)` stand in the text: word by word, since only what is between words differs."""
+    words = [match.span() for match in re.finditer(r"[^\s-]+", text)]
+    plain = normal(text)
+    begins = [match.start() for match in re.finditer(r"\S+", plain)]
+
+    def at(place: int) -> int:
+        number = bisect_right(begins, place) - 1
+        start, stop = words[number]
+        return min(start + place - begins[number], stop)
+
+    return [(at(one.start), at(one.end - 1) + 1) for one in every]
+
+
 def claims(text: str) -> tuple[dict[str, int], dict[str, int]]:
     """What a text says is there, and what it says is not.
 
@@ -182,28 +241,13 @@ def claims(text: str) -> tuple[dict[str, int], dict[str, int]]:
 
     Returns:
         COCO-80 labels said to be there and labels said to be absent (`no dog`, `not a cat`), in
-        order of first mention, each with the number of its mentions. The longest phrase wins: `hot dog` is no dog, and
-        `train tracks` are no train.
+        order of first mention, each with the number of its mentions; see `places`.
     """
     there: dict[str, int] = {}
     absent: dict[str, int] = {}
-    for clause in _CLAUSE.split(normal(text)):
-        denied, end = False, 0
-        for match in _ANY.finditer(clause):
-            label = _WORDS[match.group()]
-            before, after = clause[: match.start()], clause[match.end() :]
-            if label is None or (match.group() == "orange" and _is_colour(before, after)):
-                continue
-            if match.group() in ("bat", "bats") and not _BASEBALL.search(normal(text)):
-                continue
-            if label == "bear" and "teddy bear" in there:  # "… a teddy bear. The bear …"
-                label = "teddy bear"
-            between = clause[end : match.start()]
-            listed = denied and re.fullmatch(r",? (?:or|nor|and no)(?: \w+)? ", between)
-            denied = bool(listed or _NEGATED.search(before))
-            labels = absent if denied else there
-            labels[label] = labels.get(label, 0) + 1
-            end = match.end()
+    for one in places(text):
+        labels = there if one.there else absent
+        labels[one.label] = labels.get(one.label, 0) + 1
     return there, absent
 
 

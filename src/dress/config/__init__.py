@@ -13,6 +13,7 @@ from dress.config.generation import Generation, GenerationServer, KeepCache
 from dress.config.learning import Devices, Gather, Learning, Parallel, Trainer, Training
 from dress.config.model import ComposedModel, HFModel, Language, Lora, Model, Quantize, Tokenizer, Vision, ViT
 from dress.config.nearest import nearest
+from dress.config.objectives import DPO, KTO, Distill, ObjectiveName, Objectives, RewardWeighted, SelfCorrection
 from dress.config.phases import Align, Critique, Phases, Refinement
 from dress.config.raters import RaterSettings, ResponderName, Server
 from dress.config.run import VERSION, Config, Eval, with_raters
@@ -42,6 +43,8 @@ from dress.config.types import (
 )
 
 __all__ = [
+    "DPO",
+    "KTO",
     "MOST",
     "VERSION",
     "Align",
@@ -59,6 +62,7 @@ __all__ = [
     "Curriculum",
     "Data",
     "Devices",
+    "Distill",
     "Eval",
     "EvalStage",
     "ExportCommand",
@@ -77,6 +81,8 @@ __all__ = [
     "Model",
     "ModelName",
     "Name",
+    "ObjectiveName",
+    "Objectives",
     "Parallel",
     "Part",
     "Phases",
@@ -89,7 +95,9 @@ __all__ = [
     "Refinement",
     "Resize",
     "ResponderName",
+    "RewardWeighted",
     "Section",
+    "SelfCorrection",
     "Server",
     "ShapesSizes",
     "Source",

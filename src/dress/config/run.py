@@ -22,11 +22,24 @@ from dress.config.learning import (
     Training,
 )
 from dress.config.model import ComposedModel, Model
+from dress.config.objectives import Objectives
 from dress.config.phases import Phases
 from dress.config.raters import RaterSettings
 from dress.config.stages import SPLITS, Curriculum, TrainStage
 from dress.config.targets import Target
-from dress.config.types import VARIABLE, Condition, Count, Name, Package, Part, Positive, Section, without_nulls
+from dress.config.types import (
+    MOST,
+    VARIABLE,
+    Condition,
+    Count,
+    Name,
+    Package,
+    Part,
+    Positive,
+    Section,
+    Whole,
+    without_nulls,
+)
 
 VERSION: Literal[2] = 2
 """Of config.json; runs of DRESS 0.1 have none."""
@@ -40,6 +53,7 @@ class Eval(Section):
     conditions: Annotated[list[Condition], Field(min_length=1)] = Field(default=["none", "praise"])
     refine_condition: Condition = "none"  # from the second answer on
     scenes: Positive = 12  # in the report
+    blank_images: Whole = Field(default=100, ge=0, le=MOST)  # records whose answers are scored without image, too
 
 
 def _key_names(loggers: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -86,6 +100,7 @@ class Config(Section):
     model: Model
     data: Data
     phases: Phases = Phases()
+    objectives: Objectives = Objectives()
     curriculum: Curriculum
     annotator: RaterSettings  # auto: the oracle of data.world, or rules where data.world is null
     judge: RaterSettings  # the same

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from dress.config.export import ExportStage
 from dress.config.leaving_out import leave_out
 from dress.config.names import check_name, in_order, is_place, with_likes
+from dress.config.objectives import ObjectiveName
 from dress.config.types import (
     Condition,
     Fraction,
@@ -56,7 +57,7 @@ class TrainStage(Section):
     data: Shares  # a split, what a collect stage wrote, or several of them and their weights
     phases: Annotated[dict[Name, PositiveReal], BeforeValidator(_shares)] = Field(default={})  # loss weights
     trainable: Annotated[list[Part], Field(min_length=1)]  # the parts that learn
-    objective: Literal["lm", "words"] = "lm"  # lm: answers; words: their words by image tokens alone
+    objective: ObjectiveName | dict[Name, ObjectiveName] = "lm"  # of all phases, or {phase: objective}, else lm
     steps: Positive | None = None  # optimiser steps; null = as many as the epochs take
     epochs: PositiveReal | None = None  # passes over its records, instead of steps; may be a fraction
     records_per_step: Positive  # over all ranks
@@ -71,6 +72,15 @@ class TrainStage(Section):
         return self
 
     @model_validator(mode="after")
+    def _objectives_of_phases(self) -> TrainStage:
+        if isinstance(self.objective, dict):
+            if "words" in self.objective.values():
+                raise ValueError("objective: words is the objective of a whole stage; expected objective=words")
+            for name in self.objective.keys() - self.phases.keys():
+                raise ValueError(f"objective.{name}: expected a phase of this stage, {', '.join(self.phases)}")
+        return self
+
+    @model_validator(mode="after")
     def _words_of_several_images(self) -> TrainStage:
         if self.objective == "words":
             if unreached := sorted(set(self.trainable) - {"projector", "vision"}):
@@ -80,6 +90,13 @@ class TrainStage(Section):
             if self.records_per_step < 2:
                 raise ValueError("objective=words tells images of a step apart, expected records_per_step >= 2, got 1")
         return self
+
+    @property
+    def objectives(self) -> dict[str, ObjectiveName]:
+        """The objective of each phase."""
+        if isinstance(self.objective, str):
+            return dict.fromkeys(self.phases, self.objective)
+        return {name: self.objective.get(name, "lm") for name in self.phases}
 
     @property
     def total_steps(self) -> int:

@@ -318,7 +318,6 @@ def _status(error: BaseException | None) -> int | None:
 def _difference(path: Path, size: int | None, sha256: str | None) -> str | None:
     if size is not None and path.stat().st_size != size:
         return f"expected {size} bytes, got {path.stat().st_size}"
-    if sha256 is not None:
-        if (got := checksum(path)) != sha256:
-            return f"expected sha256 {sha256[:12]}, got {got[:12]}"
+    if sha256 is not None and (got := checksum(path)) != sha256:
+        return f"expected sha256 {sha256[:12]}, got {got[:12]}"
     return None

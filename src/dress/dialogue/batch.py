@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dress.dialogue.image import Picture
+from dress.dialogue.answers import Answers, joined
+from dress.dialogue.encode import IMAGE
+from dress.dialogue.image import Picture, blank_inputs
 from dress.dialogue.tree import Segment, Tree
 
 
@@ -44,7 +46,8 @@ class Forest:
     branching off, places in the forest. `image` [R'] is the number, in `images`, of each tree that has an
     image, in order. Entries: `row` [E] predicts `target` [E] with `weight` [E] (float64) for `phase` [E]
     (index into `phases`, names). `positions` [P, T] for rotary embeddings, where they are not the depth.
-    `until` [T]: one past the last place that a token sees, where tokens see some behind them.
+    `until` [T]: one past the last place that a token sees, where tokens see some behind them. `answers`: those that
+    an objective compares.
     """
 
     ids: Tensor
@@ -61,11 +64,22 @@ class Forest:
     phases: tuple[str, ...]
     positions: Tensor | None = None
     until: Tensor | None = None
+    answers: Answers | None = None
 
     @property
     def tokens(self) -> int:
         """T."""
         return len(self.ids)
+
+    def blank(self) -> Forest:
+        """The same with nothing to see in its images (`Picture.blank`)."""
+        return replace(self, images=tuple(replace(one, inputs=blank_inputs(one.inputs)) for one in self.images))
+
+    @property
+    def seeing(self) -> Tensor:
+        """Bool [E]: entries of trees with an image."""
+        with_image = self.trees((self.ids == IMAGE).nonzero()[:, 0]).unique()
+        return torch.isin(self.trees(self.row), with_image)
 
     def trees(self, places: Tensor) -> Tensor:
         """The number of the tree that each of these places lies in."""
@@ -75,7 +89,7 @@ class Forest:
         """The same forest with its tensors on a device."""
 
         def move(value: Any) -> Any:
-            return value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
+            return value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor | Answers) else value
 
         moved = {field.name: move(getattr(self, field.name)) for field in fields(self)}
         images = tuple(batch.to(device, non_blocking) for batch in self.images)
@@ -111,13 +125,15 @@ class Batch:
 class Example:
     """One record, ready to train on: its trees (one, or one per dialogue), and its picture.
 
-    `split`: it has several because one would have been longer than a forest. `where` names it in an error.
+    `split`: it has several because one would have been longer than a forest. `where` names it in an error, `name`
+    tells it from others of the stage, wherever its shards are.
     """
 
     trees: list[Tree]
     picture: Picture | None
     split: bool = False
     where: str = ""
+    name: str = ""
 
 
 def collate(samples: Iterable[Example], tokens_per_forest: int) -> Batch:
@@ -213,7 +229,7 @@ def _forest(group: list[tuple[Tree, int]], samples: list[Example]) -> Forest:
             pictures.append(picture)
         image.append(place[number])
 
-    def joined(name: str, shifted: bool) -> Tensor:
+    def arrays_of(name: str, shifted: bool) -> Tensor:
         parts = [getattr(tree, name) for tree, _ in group]
         arrays = [part + start for part, start in zip(parts, starts, strict=False)] if shifted else parts
         return torch.from_numpy(np.concatenate(arrays))
@@ -221,23 +237,27 @@ def _forest(group: list[tuple[Tree, int]], samples: list[Example]) -> Forest:
     names = tuple(dict.fromkeys(name for tree, _ in group for name in tree.phases))
     phase = [np.array([names.index(name) for name in tree.phases])[tree.phase] for tree, _ in group]
     return Forest(
-        ids=joined("ids", False),
-        depth=joined("depth", False),
-        subtree_end=joined("subtree_end", True),
+        ids=arrays_of("ids", False),
+        depth=arrays_of("depth", False),
+        subtree_end=arrays_of("subtree_end", True),
         starts=tuple(starts),
         segments=tuple(
             _moved(segment, at) for (tree, _), at in zip(group, starts, strict=False) for segment in tree.segments
         ),
         image=tuple(image),
         images=image_batches(pictures),
-        row=joined("row", True),
-        target=joined("target", False),
-        weight=joined("weight", False),
+        row=arrays_of("row", True),
+        target=arrays_of("target", False),
+        weight=arrays_of("weight", False),
         phase=torch.from_numpy(np.concatenate(phase)),
         phases=names,
         positions=_positions(group),
         until=_until([tree for tree, _ in group], starts),
-    )
+        answers=joined(
+            [tree.answers for tree, _ in group], np.cumsum([0, *(len(tree.row) for tree, _ in group)]).tolist(),
+            [samples[number].name for _, number in group],
+        ),
+    )  # fmt: skip
 
 
 def image_batches(pictures: Sequence[Picture]) -> tuple[ImageBatch, ...]:

@@ -20,11 +20,12 @@ Kind = Literal["control", "text", "answer", "written", "image"]
 @dataclass(frozen=True)
 class Piece:
     """A run of one kind and loss weight: the format's own (`control`; `written` where a model writes it), a `text` of
-    the record, an `answer`, or the place of the `image`'s tokens."""
+    the record, an `answer`, or the place of the `image`'s tokens. `marks` as in `Span`."""
 
     text: str
     kind: Kind
     weight: float = 0.0
+    marks: tuple[tuple[int, int, float], ...] = ()
 
 
 class Chat(Protocol):
@@ -171,7 +172,7 @@ class ChatFormat:
                     yield Piece(" " + span.text, "text")
                     yield from self._to_assistant()
                 case "assistant":
-                    yield Piece(self.gap + span.text, "answer", span.weight)
+                    yield answer_piece(self.gap, span)
                     if not (last and span.cut):
                         yield Piece(self.assistant_end, "control", 0.0 if span.cut else span.weight)
                         yield Piece(self.assistant_after, "control")
@@ -192,6 +193,12 @@ class ChatFormat:
     def _to_assistant(self) -> Iterator[Piece]:
         yield Piece(self.user_close, "control")
         yield Piece(self.assistant_open, "control")
+
+
+def answer_piece(gap: str, span: Span, tail: str = "") -> Piece:
+    """An answer between what a model writes before its text and behind it."""
+    marks = tuple((start + len(gap), end + len(gap), weight) for start, end, weight in span.marks)
+    return Piece(gap + span.text + tail, "answer", span.weight, marks)
 
 
 FORMATS = {

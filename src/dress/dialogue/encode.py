@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dress.dialogue.chat import Chat, ChatFormat, Piece
 from dress.dialogue.image import ImageLayout
-from dress.dialogue.spans import Completion, Span, SupervisedDialogue
+from dress.dialogue.spans import AnswerFacts, Completion, Span, SupervisedDialogue
 from dress.dialogue.text import TextTokenizer
 from dress.record import CUT, RecordError
 
@@ -42,7 +43,7 @@ class Tokens:
 class EncodedDialogue:
     """A dialogue as tokens: `ids` int64 [S]; `weights` float64 [S], the loss weight of predicting each.
 
-    `positions` and `until` as in `Tokens`.
+    `positions` and `until` as in `Tokens`; `answer` as in `SupervisedDialogue`.
     """
 
     phase: str
@@ -50,6 +51,17 @@ class EncodedDialogue:
     weights: np.ndarray
     positions: np.ndarray | None = None
     until: np.ndarray | None = None
+    answer: AnswerFacts | None = None
+
+    @property
+    def targets(self) -> np.ndarray:
+        """The tokens that have a weight."""
+        return self.ids[self.weights > 0]
+
+    @property
+    def key(self) -> str:
+        """A digest of tokens and weights."""
+        return hashlib.blake2b(self.ids.tobytes() + self.weights.tobytes(), digest_size=12).hexdigest()
 
 
 class DialogueEncoder:
@@ -119,7 +131,7 @@ class DialogueEncoder:
                 f"{where}: phase {dialogue.phase}: expected at most data.max_tokens={self.max_tokens} tokens, "
                 f"got {len(weights)}{_of_image(image if dialogue.image else None)}"
             )
-        return EncodedDialogue(dialogue.phase, tokens.ids, weights, tokens.positions, tokens.until)
+        return EncodedDialogue(dialogue.phase, tokens.ids, weights, tokens.positions, tokens.until, dialogue.answer)
 
     def length(self, dialogue: SupervisedDialogue, image: ImageLayout | None) -> int:
         """Tokens of a dialogue, the image's included, however many they are; 0 where its system text has no place."""
@@ -171,7 +183,7 @@ class DialogueEncoder:
 
     def _join(self, parts: Iterable[Piece], image: ImageLayout | None) -> tuple[Tokens, np.ndarray]:
         """Tokens of pieces in order, and their loss weights; `image` stands where a piece says so."""
-        chunks: list[tuple[np.ndarray, float]] = [(np.array(self.before, np.int64), 0.0)]
+        chunks: list[tuple[np.ndarray, float | np.ndarray]] = [(np.array(self.before, np.int64), 0.0)]
         run, context, first, stripping = "", "", True, False
         for part in _with_image(parts, image):
             stripping = stripping and (part.kind in ("control", "written") or not part.text)
@@ -182,7 +194,9 @@ class DialogueEncoder:
                     chunks += [(self._run(run, first), 0.0), (np.full(int(part.text), IMAGE), 0.0)]
                     run, context, first = "", "", False
                 case "answer":
-                    chunks += [(self._run(run, first), 0.0), (self._answer(context, part.text), part.weight)]
+                    ids = self._answer(context, part.text)
+                    weight = self._marked(context, part, len(ids)) if part.marks else part.weight
+                    chunks += [(self._run(run, first), 0.0), (ids, weight)]
                     run, context, first = "", "", False
                 case "control" | "written":
                     if part.kind == "written":  # begins where a prompt ends
@@ -199,7 +213,7 @@ class DialogueEncoder:
                             run, context, first, stripping = "", "", False, token in self._strips_right
         chunks.append((self._run(run, first), 0.0))
         ids = np.concatenate([new for new, _ in chunks])
-        weights = np.repeat([weight for _, weight in chunks], [len(new) for new, _ in chunks])
+        weights = np.concatenate([np.broadcast_to(np.float64(weight), len(new)) for new, weight in chunks])
         return (Tokens(ids) if image is None else _placed(ids, image)), weights
 
     def _tokens_in(self, control: str) -> Iterator[tuple[str, str]]:
@@ -213,12 +227,31 @@ class DialogueEncoder:
 
     def _after(self, context: str, text: str) -> np.ndarray:
         """An answer's tokens behind the control text that opens it, as if both were one text where that can be."""
-        if not context and not self.chat.gap and text.startswith(" ") and self.texts.adds_blank:
-            text = f" {text}"  # else it could not be told from the tokenizer's own
+        if self._needs_blank(context, text):
+            text = f" {text}"
         before, both = self.texts.encode(context, False), self.texts.encode(context + text, False)
         if both[: len(before)] != before:
             return np.array(self.texts.encode(text, False), np.int64)
         return np.array(both[len(before) :], np.int64)
+
+    def _marked(self, context: str, part: Piece, tokens: int) -> np.ndarray:
+        """Loss weights of an answer's tokens, where characters are marked: a token counts as any that it holds."""
+        text = f" {part.text}" if self._needs_blank(context, part.text) else part.text
+        moved = len(text) - len(part.text)
+        before, both = self.texts.encode(context, False), self.texts.encode(context + text, False)
+        alone = both[: len(before)] != before
+        places = self.texts.places(text if alone else context + text)[-tokens:]
+        start = moved if alone else moved + len(context)
+        weights = np.full(tokens, part.weight)
+        for number, (first, last) in enumerate(places):
+            factors = [weight for begin, end, weight in part.marks if first - start < end and last - start > begin]
+            if factors:
+                weights[number] *= factors[0]
+        return weights
+
+    def _needs_blank(self, context: str, text: str) -> bool:
+        """Whether a blank that an answer begins with could else not be told from the tokenizer's own."""
+        return not context and not self.chat.gap and text.startswith(" ") and self.texts.adds_blank
 
     def _decoded(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -5,9 +5,11 @@ Shapes: A image tokens of one image, P numbers of a position (3 for multi-dimens
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -42,3 +44,12 @@ class Picture:
 
     inputs: dict[str, Tensor]
     layout: ImageLayout
+
+    def blank(self) -> Picture:
+        """As many tokens, and nothing to see: every pixel has the encoder's mean colour."""
+        return replace(self, inputs=blank_inputs(self.inputs))
+
+
+def blank_inputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Normalised pixels become zero; sizes and masks, which are no real numbers, stay."""
+    return {name: torch.zeros_like(one) if one.is_floating_point() else one for name, one in inputs.items()}

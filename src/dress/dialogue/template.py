@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from dress.dialogue.chat import Piece
+from dress.dialogue.chat import Piece, answer_piece
 from dress.dialogue.spans import Role, Span
 from dress.record import RecordError
 
@@ -139,7 +139,7 @@ class TemplateChat:
             yield from self._control(answer.opening)
             if answer.lead:
                 yield Piece(answer.lead, "written", span.weight)
-            yield Piece(answer.gap + span.text + ("" if span.cut else answer.tail), "answer", span.weight)
+            yield answer_piece(answer.gap, span, "" if span.cut else answer.tail)
             if span.cut and not last:
                 yield Piece(answer.tail + answer.end, "control")
             elif not span.cut:

@@ -48,10 +48,21 @@ class TextTokenizer:
             return []
         if first:
             return self._named(self._backend.encode(text, add_special_tokens=False).ids)
+        lead, backend = self._lead(text)
+        return self._named(backend.encode(lead + text, add_special_tokens=False).ids[1:])
+
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """Characters [start, end) of each token of a text that does not stand first."""
+        lead, backend = self._lead(text)
+        offsets = backend.encode(lead + text, add_special_tokens=False).offsets[1:]
+        return [(max(0, start - len(lead)), end - len(lead)) for start, end in offsets]
+
+    def _lead(self, text: str) -> tuple[str, Tokenizer]:
+        """A token that is not in a text, and a tokenizer that knows it."""
         number = 0
         while (lead := LEAD.format(number)) in text:
             number += 1
-        return self._named(self._led(number).encode(lead + text, add_special_tokens=False).ids[1:])
+        return lead, self._led(number)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: self.__dict__[name] for name in ("control_ids", "_state", "_ids")}

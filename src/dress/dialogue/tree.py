@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dress.dialogue.answers import TreeAnswer
 from dress.dialogue.encode import EncodedDialogue
 
 
@@ -41,6 +42,7 @@ class Tree:
         phases: names.
         positions: int64 [P, S] for rotary embeddings; None: the depth.
         until: int64 [S], one past the last token of the layout that each sees; None: none sees one behind it.
+        answers: of dialogues that an objective compares; their entries stand there also where none has a weight.
     """
 
     ids: np.ndarray
@@ -54,6 +56,7 @@ class Tree:
     phases: tuple[str, ...]
     positions: np.ndarray | None = None
     until: np.ndarray | None = None
+    answers: tuple[TreeAnswer, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -87,9 +90,16 @@ def _build(dialogues: Sequence[EncodedDialogue], order: list[int], shared: list[
         last = node.children[-1] if node.children else None
         end = node.at + node.stop - node.start if last is None else int(subtree_end[last.at])
         subtree_end[node.at : node.at + node.stop - node.start] = end
-    entries = _entries(dialogues, ways, tokens)
+    *entries, answers = _entries(dialogues, ways, tokens)
     return Tree(
-        tokens, depth, subtree_end, segments, *entries, _positions(dialogues, layout), _until(dialogues, layout)
+        tokens,
+        depth,
+        subtree_end,
+        segments,
+        *entries,
+        _positions(dialogues, layout),
+        _until(dialogues, layout),
+        answers,
     )
 
 
@@ -121,9 +131,12 @@ def build_trees(dialogues: Sequence[EncodedDialogue], budget: int) -> list[Tree]
     """One tree, or several of at most `budget` tokens where one would be longer.
 
     Whole dialogues stay together with their neighbours in sorted order, so a part repeats only the
-    prefix that it needs; no dialogue is ever cut. One dialogue above the budget is a tree of its own.
+    prefix that it needs; no dialogue is ever cut, and answers that are compared stay in one tree. One dialogue, or
+    one group of answers, above the budget is a tree of its own.
     """
     order, shared = sorted_prefixes([d.ids for d in dialogues])
+    if any(one.answer for one in dialogues) and len(dialogues) > 1:
+        return _with_groups(dialogues, order, shared, budget)
     parts: list[list[EncodedDialogue]] = []
     size = budget + 1
     for i, common in zip(order, shared, strict=True):
@@ -133,6 +146,28 @@ def build_trees(dialogues: Sequence[EncodedDialogue], budget: int) -> list[Tree]
             size = len(dialogues[i].ids)
         parts[-1].append(dialogues[i])
     return [_build(dialogues, order, shared)] if len(parts) == 1 else [build_tree(part) for part in parts]
+
+
+def groups_of(dialogues: Sequence[EncodedDialogue]) -> list[list[EncodedDialogue]]:
+    """Dialogues that must share a tree: those of one group, others alone; in order of the first of each."""
+    groups: dict[tuple[str, str] | int, list[EncodedDialogue]] = {}
+    for number, one in enumerate(dialogues):
+        groups.setdefault(number if one.answer is None else (one.phase, one.answer.group), []).append(one)
+    return list(groups.values())
+
+
+def _with_groups(dialogues: Sequence[EncodedDialogue], order: list[int], shared: list[int], budget: int) -> list[Tree]:
+    """As `build_trees`, where some answers are compared."""
+    whole = _build(dialogues, order, shared)
+    if len(whole) <= budget:
+        return [whole]
+    parts: list[list[EncodedDialogue]] = []
+    for group in groups_of([dialogues[number] for number in order]):
+        if parts and len(build_tree([*parts[-1], *group])) <= budget:
+            parts[-1] += group
+        else:
+            parts.append(list(group))
+    return [build_tree(part) for part in parts]
 
 
 def sorted_prefixes(ids: Sequence[np.ndarray]) -> tuple[list[int], list[int]]:
@@ -216,22 +251,45 @@ def _lay_out(root: _Node) -> tuple[list[_Node], tuple[Segment, ...]]:
 
 def _entries(
     dialogues: Sequence[EncodedDialogue], ways: list[list[_Node]], tokens: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Row, target, weight and phase of each supervised token, and the phases; its place says who shares a token."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...], tuple[TreeAnswer, ...]]:
+    """Row, target, weight and phase of each supervised token, the phases, and the answers that are compared.
+
+    A token's place says who shares it.
+    """
     weights: dict[str, np.ndarray] = {}
+    read: dict[str, np.ndarray] = {}  # tokens that an objective reads, with a weight or without
     rows = np.arange(-1, len(tokens) - 1)
+    compared: list[tuple[EncodedDialogue, np.ndarray]] = []
     for dialogue, way in zip(dialogues, ways, strict=True):
         assert not dialogue.weights[:1].any(), "the first token of a dialogue has no row to be predicted from"
         sums = weights.setdefault(dialogue.phase, np.zeros(len(tokens)))
+        learned = dialogue.answer is None or dialogue.answer.learned
         above = None
         for node in way:
-            sums[node.at : node.at + node.stop - node.start] += dialogue.weights[node.start : node.stop]
+            if learned:
+                sums[node.at : node.at + node.stop - node.start] += dialogue.weights[node.start : node.stop]
             if above is not None and node.stop > node.start:
                 rows[node.at] = above
             if node.stop > node.start:
                 above = node.at + node.stop - node.start - 1
-    by_phase = [np.flatnonzero(sums) for sums in weights.values()]
-    places = np.concatenate(by_phase)
-    values = np.concatenate([sums[where] for sums, where in zip(weights.values(), by_phase, strict=True)])
-    phase = np.repeat(np.arange(len(by_phase)), [len(where) for where in by_phase])
-    return rows[places], tokens[places], values, phase, tuple(weights)
+        if dialogue.answer is not None:
+            layout = np.concatenate([np.arange(node.at, node.at + node.stop - node.start) for node in way])
+            places = layout[dialogue.weights > 0]
+            read.setdefault(dialogue.phase, np.zeros(len(tokens), bool))[places] = True
+            compared.append((dialogue, places))
+    by_phase = {
+        name: np.flatnonzero(sums if name not in read else (sums > 0) | read[name]) for name, sums in weights.items()
+    }
+    places = np.concatenate(list(by_phase.values()))
+    values = np.concatenate([weights[name][where] for name, where in by_phase.items()])
+    phase = np.repeat(np.arange(len(by_phase)), [len(where) for where in by_phase.values()])
+    starts = dict(zip(by_phase, np.cumsum([0, *(len(where) for where in by_phase.values())]), strict=False))
+    answers = tuple(
+        TreeAnswer(
+            one.phase, one.answer, one.key,
+            starts[one.phase] + np.searchsorted(by_phase[one.phase], where), one.weights[one.weights > 0],
+        )
+        for one, where in compared
+        if one.answer is not None
+    )  # fmt: skip
+    return rows[places], tokens[places], values, phase, tuple(weights), answers

@@ -14,13 +14,17 @@ from dress import config
 from dress.base.progress import Advance, ignore
 from dress.base.ranks import rank, wait_for
 from dress.data.shards import Sample
+from dress.dialogue.image import Picture
 from dress.evaluation import references
+from dress.evaluation.image_use import image_use
+from dress.evaluation.likelihood import LastAnswer
 from dress.evaluation.outcomes import Outcome, kind_of, load_outcomes, save_outcomes
 from dress.feedback.collect import in_turn
 from dress.feedback.llm import waits
 from dress.llm.request import Stopped
 from dress.rater import Rater
 from dress.record import Dialogue
+from dress.rollout.checkpoint import CkptResponder
 from dress.rollout.conversation import Opening, Rollout, conversation
 from dress.rollout.pipeline import Pipeline
 from dress.rollout.responder import Responder, Sampling
@@ -122,7 +126,7 @@ def _answered(
         def answer(number: int) -> None:
             share = _Share(questions, cells, range(records)[number * size : (number + 1) * size])
             talk = conversation(share.rollout(responder), share.samples, share.openings, progress)
-            pipeline.hold(talk, lambda dialogues: mine.extend(share.outcomes(dialogues, responder.name)))
+            pipeline.hold(talk, lambda dialogues: mine.extend(share.outcomes(dialogues, responder)))
 
         def finish(gather: Gather) -> None:
             pipeline.finish()
@@ -145,6 +149,7 @@ class _Share:
         self._questions, self._model = questions, cells[0]
         settings, texts = questions.settings, questions.texts[self._model]
         later = [texts[settings.refine_condition]] * (settings.turns - 1)
+        self._records = records
         self._before = [0, *accumulate(len(record.dialogues) for record, _ in questions.samples)][records.start]
         self.samples = [questions.samples[number] for number in records]
         self._dialogues = [
@@ -159,7 +164,7 @@ class _Share:
         """Who answers and who judges."""
         return Rollout(responder, self._questions.judge, self._questions.sampling)
 
-    def outcomes(self, answered: Sequence[Dialogue], responder: str) -> list[Outcome]:
+    def outcomes(self, answered: Sequence[Dialogue], responder: Responder) -> list[Outcome]:
         """One for each answer of the dialogues.
 
         Raises:
@@ -167,16 +172,18 @@ class _Share:
         """
         if failed := [one.turns[-1].provenance for one in answered if one.turns[-1].assistant is None]:
             raise Stopped(
-                f"{len(failed)} of {len(answered)} questions got no answer of {responder} ({failed[0]['failed']}), "
-                f"and figures would leave them out. Ask them again: generation.server.retry_failed=true"
+                f"{len(failed)} of {len(answered)} questions got no answer of {responder.name} "
+                f"({failed[0]['failed']}), and figures would leave them out. Ask them again: generation.server.retry_failed=true"
             )
         outcomes = []
-        for (number, condition), dialogue in zip(self._pairs, answered, strict=True):
+        seen = self._image_use(answered, responder)
+        for place_of_pair, ((number, condition), dialogue) in enumerate(zip(self._pairs, answered, strict=True)):
             key = self.samples[self._dialogues[number][0]][0].key
             known = references.known_answers(self._dialogues[number][1])
             for place, turn in enumerate(dialogue.turns):
                 feedback, beside = turn.feedback[0], () if place else known
                 facts = references.facts(turn.assistant or "", beside) if beside else {}
+                facts |= seen.get(place_of_pair, {}) if place == 0 else {}
                 outcomes.append(
                     Outcome(
                         self._model, condition, f"{key}/{self._before + number}", key, dialogue.criterion or "",
@@ -185,6 +192,23 @@ class _Share:
                     )
                 )  # fmt: skip
         return outcomes
+
+    def _image_use(self, answered: Sequence[Dialogue], responder: Responder) -> dict[int, dict[str, float]]:
+        """Of first answers to the first records, by place; where the model is in memory."""
+        most = self._questions.settings.blank_images - self._records.start
+        if not isinstance(responder, CkptResponder) or most <= 0:
+            return {}
+        pictures: dict[int, Picture | None] = {}
+        chosen: dict[int, LastAnswer] = {}
+        for place, ((number, _), opening) in enumerate(zip(self._pairs, self.openings, strict=True)):
+            sample = self._dialogues[number][0]
+            record, image = self.samples[sample]
+            if sample < most and image is not None:
+                if sample not in pictures:
+                    pictures[sample] = responder.preprocess(image, record.key)
+                dialogue = answered[place]
+                chosen[place] = LastAnswer(dialogue.turns[:1], opening.conditions[0], pictures[sample], dialogue.system)
+        return dict(zip(chosen, image_use(responder.model, list(chosen.values())), strict=True))
 
 
 def in_order(outcomes: Iterable[Outcome]) -> list[Outcome]:

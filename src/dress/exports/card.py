@@ -39,7 +39,8 @@ Plain [webdataset](https://github.com/webdataset/webdataset) tar files. A sample
 (`<key>.png`, `.jpg` or `.webp`; none for text only). The JSON has `key`, `source`, `image` (`id`, `sha256`),
 `annotation` (`captions`, `objects` with boxes as fractions) and `dialogues`, each with `criterion`, `reference` and
 `turns` of `user`, `assistant` and `feedback` (`criterion`, `rating`, `critique`, `refinement`, `annotator`,
-`prompt_version`). A rating that was given on another scale has it in `original`. Nothing here needs to be unpickled.
+`prompt_version`, and `spans` where parts of the answer are marked). A rating that was given on another scale has it in
+`original`. Nothing here needs to be unpickled.
 
 ```
 import json, webdataset

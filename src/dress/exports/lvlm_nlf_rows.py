@@ -91,6 +91,7 @@ def _count(to: Writing, dialogue: Dialogue, turns: Sequence[Turn]) -> None:
     for number, turn in enumerate(turns):
         judgement = feedback_of(turn, dialogue.criterion)
         to.no_place["further feedback on an answer"] += max(len(turn.feedback) - 1, 0)
+        to.no_place["marked spans of an answer"] += sum(len(one.spans) for one in turn.feedback)
         following = dialogue.turns[number + 1].user if number + 1 < len(turns) else None
         if judgement is not None and judgement.refinement is not None and judgement.refinement != following:
             to.no_place["refinements that are not the next user's text"] += 1

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from dress.base.progress import Advance, ignore
 from dress.base.seeding import rng_for
-from dress.coco.mentions import COCO80, a, claims, mentions, normal, verb
+from dress.coco.mentions import COCO80, a, claims, mentions, normal, places, verb
 from dress.judgement import Judgement
 from dress.rater import Images, register
-from dress.record import Dialogue, Feedback, Record
+from dress.record import Dialogue, Feedback, MarkedSpan, Record
 
 _DESCRIBE = re.compile(r"\b(describe|description|caption|what do you see|what is in)\b")
 _YES_NO = re.compile(r"^(is|are|do|does|can) ")
@@ -105,6 +105,7 @@ class RuleRater:
                 "rating": judgement.rating,
                 "critique": judgement.critique(rng),
                 "refinement": judgement.refinement(rng),
+                "spans": judgement.spans,
                 "extra": judgement.facts,
             }
         )
@@ -165,7 +166,12 @@ def _description(record: Record, answer: str, rng: random.Random) -> Judgement |
         return Judgement(rating, good=good, facts=facts)
     is_empty = not text or bool(invented and not right)
     rating = 1 if len(invented) > 1 or is_empty else 2 if invented or not right else 3
-    judgement = Judgement(rating, facts=facts)
+    spans = [
+        MarkedSpan(start=one.start, end=one.end, label="invented")
+        for one in places(answer)
+        if one.there and one.label in invented
+    ]
+    judgement = Judgement(rating, facts=facts, spans=spans)
     if right:
         judgement.good = [f"It rightly names {_listing(right[:2])}.", "It is partly right."]
     if invented:

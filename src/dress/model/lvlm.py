@@ -21,9 +21,9 @@ from dress.dialogue.batch import Forest, ImageBatch
 from dress.dialogue.encode import IMAGE, DialogueEncoder
 from dress.model.attention import Blocks, Plan, plan
 from dress.model.cache import Decoding, Prefill
-from dress.model.head import head_loss
 from dress.model.pictures import PictureReader
 from dress.model.quantization import QuantizedLinear, originals
+from dress.model.states import States
 
 PARTS = ("vision", "projector", "language", "lora")
 P = ParamSpec("P")
@@ -176,8 +176,9 @@ class LVLM(nn.Module, ABC):
 
     @in_its_precision
     def forward(
-        self, forest: Forest, factor: Tensor, touch: bool = False, likeliest: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self, forest: Forest, factor: Tensor, touch: bool = False, likeliest: Tensor | None = None,
+        read: Callable[[States], tuple[Tensor, Tensor]] | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Sum of factor x negative log-likelihood, and every entry's own [E] in nats, without gradient.
 
         Token trees need mask and positions together: positions alone are silently wrong in
@@ -189,12 +190,14 @@ class LVLM(nn.Module, ABC):
             touch: send a blank image, times zero, through what is trained of encoder and projector where the forest
                 has no image, so that all ranks exchange the same gradients.
             likeliest: bool [E], written here: whether the model finds nothing more probable than the target.
+            read: makes what is returned of the states, in place of that.
         """
         rows, where = torch.unique(forest.row, return_inverse=True)
         nothing = 0 * self.blank_images().sum() if touch and not forest.images else None
         with nullcontext() if nothing is None else self._beside_embeddings(nothing):
             hidden = self.hidden_rows(forest, rows)
-        return head_loss(hidden, self.head.weight, where, forest.target, factor, self.softcap, likeliest)
+        states = States(hidden, self.head.weight, where, forest.target, self.softcap)
+        return states.loss(factor, likeliest) if read is None else read(states)
 
     @contextmanager
     def _beside_embeddings(self, nothing: Tensor) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """Phases: pure functions from a record to supervised dialogues.
 
-The phases differ in nothing but these functions; the loss is always the weighted LM loss.
+The phases differ in nothing but these functions; what becomes of their answers is for an objective to say.
 """
 
 from __future__ import annotations
@@ -13,22 +13,32 @@ from dress import config
 from dress.dialogue.spans import ROLES, Span, SupervisedDialogue
 from dress.phases.align import align
 from dress.phases.critique import condition_text, critique, rating
+from dress.phases.distill import distill
+from dress.phases.language_feedback import advised, critic, improved
+from dress.phases.preference import preference
 from dress.phases.refinement import refinement
 from dress.phases.registry import PHASES, Phase, check_phases, find_phase, phase, used_settings
+from dress.phases.self_correction import self_correction
 from dress.phases.sft import best_of, sft
 from dress.record import Record
 
 __all__ = [
     "PHASES",
     "Phase",
+    "advised",
     "align",
     "best_of",
     "check_phases",
     "condition_text",
+    "critic",
     "critique",
+    "distill",
+    "improved",
     "phase",
+    "preference",
     "rating",
     "refinement",
+    "self_correction",
     "sft",
     "supervised",
     "used_settings",

@@ -57,5 +57,6 @@ def _conditioned(name: str, record: Record, settings: config.Phases, form: Form)
             if condition is None or turn.assistant is None:
                 continue
             before = prompt(dialogue, number if settings.critique.history else 0, condition)
-            dialogues.append(SupervisedDialogue(name, (*before, answer(turn, 1.0)), record.image is not None))
+            spans = (*before, answer(turn, 1.0, settings.critique.marked_weight))
+            dialogues.append(SupervisedDialogue(name, spans, record.image is not None))
     return dialogues

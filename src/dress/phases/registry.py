@@ -13,6 +13,8 @@ from dress.config.nearest import nearest
 from dress.dialogue.spans import SupervisedDialogue
 from dress.record import Record
 
+LANGUAGE = ("lm", "words")
+"""Objectives that look at each token by itself."""
 Function = Callable[[Record, config.Phases], list[SupervisedDialogue]]
 
 
@@ -25,12 +27,14 @@ class Phase:
         settings: the `phases` settings that it reads, which its stage's result depends on; None for all.
         feedback: it learns from feedback, so its stage's model is meant to be asked under praise.
         conditioned: it teaches what a condition means.
+        objectives: what its answers can be learned by.
     """
 
     function: Function
     settings: tuple[str, ...] | None = None
     feedback: bool = False
     conditioned: bool = False
+    objectives: tuple[str, ...] = LANGUAGE
 
     def __call__(self, record: Record, settings: config.Phases) -> list[SupervisedDialogue]:
         """SupervisedDialogue dialogues of a record."""
@@ -42,8 +46,9 @@ PHASES: dict[str, Phase] = {}
 
 
 def phase(
-    name: str, settings: tuple[str, ...] | None = None, feedback: bool = False, conditioned: bool = False
-) -> Callable[[Function], Function]:
+    name: str, settings: tuple[str, ...] | None = None, feedback: bool = False, conditioned: bool = False,
+    objectives: tuple[str, ...] = LANGUAGE,
+) -> Callable[[Function], Function]:  # fmt: skip
     """Register a function from a record to supervised dialogues as a phase; for the arguments see `Phase`.
 
     Raises:
@@ -54,7 +59,7 @@ def phase(
         other = PHASES.get(name)
         if other is not None and _place(other.function) != _place(function):
             raise ValueError(f"phase {name!r}: expected a new name, got that of {_place(other.function)}")
-        PHASES[name] = Phase(function, settings, feedback, conditioned)
+        PHASES[name] = Phase(function, settings, feedback, conditioned, objectives)
         return function
 
     return register

@@ -97,6 +97,14 @@ _REFERENCES = (
     Quantity("references", "reference/rouge_l", "ROUGE-L", True, True,
         "F1 of the longest common row of words with the nearest reference", "ROUGE-L"),
 )  # fmt: skip
+_IMAGE = (
+    Quantity("image", "image/log_prob", "with image", True, False,
+        "mean log-probability of a token of the model's own first answers, in nats"),
+    Quantity("image", "image/log_prob_blank", "blank image", True, False,
+        "the same where nothing is to be seen in the image"),
+    Quantity("image", "image/gap", "gap", True, False,
+        "the difference: how much of what is said the image says"),
+)  # fmt: skip
 _BY_TURN = (
     Quantity("interaction", "interaction/mean_rating", "rating", True, False,
         "mean rating of all answers; turn 0 is the first, later ones follow the rater's advice"),
@@ -143,7 +151,7 @@ def quantities(metrics: Figures) -> list[Quantity]:
     What nothing could be counted for in any cell is left out.
     """
     by_cell = list(cells(metrics).values())
-    listed = list(_FIXED)
+    listed = [*_FIXED, *_IMAGE]
     for quantity in _BY_TURN:
         turns = max((len(figures.get(quantity.key) or ()) for figures in by_cell), default=0)
         listed += [replace(quantity, name=f"{quantity.name}, {_TURN}{turn}", turn=turn) for turn in range(turns)]

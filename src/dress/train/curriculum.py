@@ -35,6 +35,7 @@ from dress.model.building import build_model, check_model
 from dress.model.checkpoint import loaded_weights, save_model
 from dress.model.generation import check_new_tokens
 from dress.model.lvlm import LVLM
+from dress.objectives.stage import stage_objectives
 from dress.phases.conditions import conditions
 from dress.rater import Rater
 from dress.rollout.checkpoint import CkptResponder
@@ -172,7 +173,8 @@ class Curriculum:
             raise ValueError(
                 f"stage={name}: its data are not collected yet ({missing}). Name a stage before it, or data.feedback"
             ) from None
-        show_records(stream, stage, self.settings.phases, model, self.console)
+        objectives = stage_objectives(stage, self.settings.objectives)
+        show_records(stream, objectives, stage.records_per_step, self.settings.phases, model, self.console)
 
     def stage_folder(self, name: str) -> Path:
         """Where a stage's results are."""

@@ -47,6 +47,10 @@ class StageData(L.LightningDataModule):
         self._start = 0
         self._fingerprint = ""
 
+    def whole_steps(self) -> list[StepDataset]:
+        """What is trained on, and held out, as one process would read it."""
+        return [make(0, 1) for make in (self._make, self._held_out) if make is not None]
+
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.trainer is not None
         dataset = self._make(self.trainer.global_rank, self.trainer.world_size)

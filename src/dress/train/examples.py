@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+
+import numpy as np
 
 from dress import config
 from dress.data.features import StoredImage
 from dress.dialogue.batch import Example
-from dress.dialogue.encode import DialogueEncoder
+from dress.dialogue.encode import DialogueEncoder, EncodedDialogue
 from dress.dialogue.image import Picture
-from dress.dialogue.tree import build_tree, build_trees
+from dress.dialogue.spans import MISMATCHED, STUDENT, TEACHER, SupervisedDialogue
+from dress.dialogue.tree import build_tree, build_trees, groups_of
 from dress.model.pictures import PictureReader
-from dress.phases import supervised
+from dress.objectives.stage import StageObjectives
 from dress.record import Record, RecordError
 
 SMALLER = "Have images made smaller (model=hf: model.processor={max_pixels: …} or {size: …})"
@@ -25,7 +29,7 @@ class Examples:
     """Examples of a stage, each built from one record.
 
     Args:
-        mixture: of the stage: phase name to the weight of its tokens in the loss.
+        objectives: of the stage's phases.
         phases: settings of the phases.
         data: sharing, packing, what to do with damage.
         encoder: tokens and loss weights.
@@ -35,17 +39,19 @@ class Examples:
 
     def __init__(
         self,
-        mixture: Mapping[str, float],
+        objectives: StageObjectives,
         phases: config.Phases,
         data: config.Data,
         encoder: DialogueEncoder,
         reader: PictureReader,
         rejects: Path,
     ) -> None:
-        self.mixture, self.phases, self.data = mixture, phases, data
+        self.objectives, self.phases, self.data = objectives, phases, data
         self.encoder, self.reader, self.rejects = encoder, reader, rejects
 
-    def build(self, record: Record, picture: bytes | StoredImage | None, where: str, rng: Random) -> Example:
+    def build(
+        self, record: Record, picture: bytes | StoredImage | None, where: str, rng: Random, other: Record | None = None
+    ) -> Example:
         """One record's trees and its picture; without a tree if it gives nothing to train on.
 
         Args:
@@ -53,14 +59,14 @@ class Examples:
             picture: its image's bytes, or with `data.features` its stored features.
             where: shard and key to name in an error.
             rng: of this sample in this epoch.
+            other: a record of the same step, whose answers stand after this one's questions where an objective asks.
 
         Raises:
             RecordError: it cannot be used.
         """
-        dialogues = supervised(record, self.mixture, self.phases)
-        most = self.data.dialogues_per_record
-        if most is not None and len(dialogues) > most:
-            dialogues = [dialogues[i] for i in sorted(rng.sample(range(len(dialogues)), most))]
+        dialogues = self._some(self.objectives.dialogues(record, self.phases), rng)
+        if other is not None:
+            dialogues += mismatched(dialogues, self.objectives.dialogues(other, self.phases))
         if not dialogues:
             return Example([], None, where=where)
         if picture is None and record.image is not None:
@@ -69,11 +75,26 @@ class Examples:
         read = None if picture is None else self._read(picture, where)
         layout = None if read is None else read.layout
         encoded = [self.encoder.supervised(dialogue, where, layout) for dialogue in dialogues]
+        _check_teachers(encoded, where)
         if self.data.share_prefixes:
             trees = build_trees(encoded, self.data.tokens_per_forest)
         else:
-            trees = [build_tree([one]) for one in encoded]
+            trees = [build_tree(one) for one in groups_of(encoded)]
         return Example(trees, read, self.data.share_prefixes and len(trees) > 1, where)
+
+    def _some(self, dialogues: list[SupervisedDialogue], rng: Random) -> list[SupervisedDialogue]:
+        """As many as a record may have, drawn; answers that are compared come and go together."""
+        most = self.data.dialogues_per_record
+        if most is None or len(dialogues) <= most:
+            return dialogues
+        groups: dict[tuple[str, str] | int, list[int]] = {}
+        for number, one in enumerate(dialogues):
+            groups.setdefault(number if one.answer is None else (one.phase, one.answer.group), []).append(number)
+        every, chosen = list(groups.values()), list[int]()
+        for place in rng.sample(range(len(every)), min(most, len(every))):
+            if not chosen or len(chosen) + len(every[place]) <= most:
+                chosen += every[place]
+        return [dialogues[number] for number in sorted(chosen)]
 
     def _read(self, picture: bytes | StoredImage, where: str) -> Picture:
         """An image as the model takes it.
@@ -105,3 +126,31 @@ class Examples:
         self.rejects.parent.mkdir(parents=True, exist_ok=True)
         with self.rejects.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"where": where, "reason": reason}) + "\n")
+
+
+def mismatched(
+    dialogues: Sequence[SupervisedDialogue], others: Sequence[SupervisedDialogue]
+) -> list[SupervisedDialogue]:
+    """Each rated answer's question with an answer of another record, in turn; none where that has none.
+
+    Args:
+        dialogues: of a record.
+        others: of another one.
+    """
+    added = []
+    for phase in dict.fromkeys(one.phase for one in dialogues if one.answer is not None):
+        answers = [one.spans[-1] for one in others if one.phase == phase]
+        mine = [one for one in dialogues if one.phase == phase and one.answer is not None]
+        for number, one in enumerate(mine if answers else []):
+            assert one.answer is not None
+            facts = replace(one.answer, side=MISMATCHED, rating=None)
+            added.append(replace(one, spans=(*one.spans[:-1], answers[number % len(answers)]), answer=facts))
+    return added
+
+
+def _check_teachers(dialogues: Sequence[EncodedDialogue], where: str) -> None:
+    """Raises RecordError: an answer has other tokens where the teacher reads it than where the student does."""
+    sides = {(one.phase, one.answer.group, one.answer.side): one for one in dialogues if one.answer is not None}
+    for (phase, group, side), one in sides.items():
+        if side == TEACHER and not np.array_equal(one.targets, sides[phase, group, STUDENT].targets):
+            raise RecordError(f"{where}: phase {phase}: an answer has other tokens after feedback than without")

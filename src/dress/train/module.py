@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -22,7 +23,11 @@ from dress.model.composed import ComposedLVLM
 from dress.model.lvlm import LVLM
 from dress.model.memory import needs_checkpointing
 from dress.model.sharding import clip_gradients, own_part, reshard, shard
+from dress.model.states import States
 from dress.objectives.lm import add_sums, factors, means
+from dress.objectives.stage import StageObjectives
+from dress.train.answer_pass import AnswerPasses, Figures, Logged
+from dress.train.average import MovingAverage
 from dress.train.strategies import ByName, Replicated, Sharded
 from dress.train.words import Costs, mean_embedding, word_costs
 
@@ -68,11 +73,14 @@ class DressModule(L.LightningModule):
         steps_before: optimizer steps of the stages before, for `curriculum/step`.
         tokens: of the largest forest.
         records: that there are, for `epoch`; 0 where it is not wanted.
+        objectives: of the stage's phases; None for those that need no settings.
+        reference: log-probabilities of answers at the stage's start, by key, where an objective reads them.
     """
 
     def __init__(
         self, model: LVLM, stage: config.TrainStage, learning: config.Learning, steps_before: int = 0,
-        tokens: int = 0, records: int = 0,
+        tokens: int = 0, records: int = 0, objectives: StageObjectives | None = None,
+        reference: Mapping[str, float] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.automatic_optimization = False
@@ -86,15 +94,20 @@ class DressModule(L.LightningModule):
         self._since = time.monotonic()
         self._phases = tuple(stage.phases)
         self._sums = torch.zeros(3, len(self._phases), dtype=torch.float64)
-        self._packing = torch.zeros(
-            4, dtype=torch.float64
-        )  # records split; tokens that full forests hold, tokens there; idle
+        self.objectives = objectives or StageObjectives(stage, {})
+        self._answers = AnswerPasses(self.objectives, reference or {}) if self.objectives.comparing else None
+        self._figures = Figures(self.objectives)
+        self._average: MovingAverage | None = None
+        self._saved_average: dict[str, Tensor] = {}
+        # records split; tokens that full forests hold, tokens there; idle
+        self._packing = torch.zeros(4, dtype=torch.float64)
         self._right = torch.zeros(len(self._phases), dtype=torch.float64)  # supervised tokens that were the likeliest
         self._supervised = 0.0  # tokens since the stage began
         self._waiting: dict[str, float] = {}
         self._tokens = 0
         self._centre: Tensor | None = None  # the mean word embedding, which objective words does not change
         self._held_out = torch.zeros_like(self._sums)
+        self._image_gap = torch.zeros_like(self._sums)  # log-probability with the image, less that without
         self.unreached_steps = 0
         """Steps whose records reached no trained parameter on any rank (a projector alone, text-only records)."""
 
@@ -105,9 +118,12 @@ class DressModule(L.LightningModule):
             shard(self.model, self.device_mesh["data_parallel"])
 
     def on_fit_start(self) -> None:
-        """Settle what is held in memory: freed blocks, activations (`training.checkpointing`)."""
+        """Settle what is held in memory: freed blocks, activations (`training.checkpointing`), a teacher's weights."""
         if self.learning.training.keep_memory and self.device.type == "cpu":
             keep_freed_memory()
+        distilling = next(iter(self.objectives.distilling.values()), None)
+        if distilling is not None and distilling.settings.teacher == "average":
+            self._average = MovingAverage(self.model, distilling.settings.decay, self._saved_average)
         setting, half = self.learning.training.checkpointing, "16" in str(self.trainer.precision)
         self.model.checkpoint_activations(
             setting == "on" or (setting == "auto" and needs_checkpointing(self.model, self.tokens, self.device, half))
@@ -127,7 +143,8 @@ class DressModule(L.LightningModule):
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         self._packing += torch.tensor([step.split, step.capacity, step.filled, step.idle], dtype=torch.float64)
         assert not isinstance(optimizer, list) and isinstance(scheduler, LRScheduler)
-        shares = self._of_ranks(step.weight, len(step.forests), step.images)
+        amounts = self._answers.amounts(step.forests) if self._answers else [step.weight]
+        shares = self._of_ranks(step.weight, len(step.forests), step.images, *amounts)
         weight, images = shares[:, 0].sum(), bool(shares[:, 2].any())
         if not weight:
             raise TrainingStopped(self._at(step, "no supervised token"))
@@ -135,7 +152,7 @@ class DressModule(L.LightningModule):
         if self.stage.objective == "words":
             loss = self._learn_words(step)
         else:
-            loss, surprises = self._learn_answers(step, float(weight), int(shares[:, 1].max()))
+            loss, surprises = self._learn_answers(step, shares[:, 3:].sum(0), int(shares[:, 1].max()))
         if not images:  # a blank image is no reason to decay or to move what no record reached
             for name, parameter in self.model.named_parameters():
                 if self.model.part_of(name) in ("vision", "projector"):
@@ -145,30 +162,79 @@ class DressModule(L.LightningModule):
         self._check_finite(step, loss, norm, surprises)
         self.unreached_steps += not reached
         optimizer.step()  # with no gradient at all it only counts
+        if self._average:
+            self._average.update()
         optimizer.zero_grad()
         scheduler.step()
         self._log(float(norm), float(scheduler.get_last_lr()[0]))
         return loss
 
-    def _learn_answers(self, step: Batch, weight: float, most: int) -> tuple[Tensor, list[Tensor]]:
+    def _learn_answers(self, step: Batch, amounts: Tensor, most: int) -> tuple[Tensor, list[Tensor]]:
         """Loss of this rank's share, after its gradient, and the negative log-likelihoods of each forest's entries.
 
         Args:
             step: the share.
-            weight: of the entries of all ranks.
+            amounts: what the step's losses are divided by, of all ranks.
             most: forests that any rank has, and passes that each makes.
         """
-        total = torch.tensor(weight, dtype=torch.float64, device=self.device)
         passes = [*step.forests, *[self._blank()] * (most - len(step.forests))]
+        if self._answers is None:
+            compute = partial(self._loss, total=amounts[0].to(self.device))
+        else:
+            compute = self._comparing(self._answers, passes, amounts, self._sums)
         loss = torch.zeros((), device=self.device)
         surprises = []
         for number, forest in enumerate(passes):
             with self._pass(last=number == len(passes) - 1):
-                part, nll = self._loss(forest, total, touch=self._exchanges)
+                part, nll = compute(forest, touch=self._exchanges)
+                self._tokens += forest.tokens
                 self._descend(part)
             loss += part.detach()
             surprises.append(nll)
         return loss, surprises
+
+    def _comparing(
+        self, answers: AnswerPasses, passes: Sequence[Forest], amounts: Tensor, sums: Tensor
+    ) -> Callable[..., tuple[Tensor, Tensor]]:
+        """What computes a pass's part of a loss in which answers are compared; see `_loss`.
+
+        Args:
+            answers: of the stage.
+            passes: of the step; all ranks have as many.
+            amounts: what its losses are divided by, of all ranks.
+            sums: [3, P], added to.
+        """
+        of_step, mismatches = answers.of_step(amounts), self.objectives.mismatches
+        logged, drift = Logged(sums, self._right, self._figures.values), torch.zeros(2, len(self.objectives.scoring))
+        if mismatches and len(passes) > 1:  # what drifted is known when all of them have been looked at
+            with torch.no_grad():
+                every = [
+                    self.model(one, one.weight, read=lambda states, one=one: (answers.drifts(one, states), states))[0]
+                    for one in passes
+                ]
+            reshard(self.model)
+            drift = self._sum_of_ranks(torch.stack(every).sum(0))
+
+        def compute(forest: Forest, touch: bool = False) -> tuple[Tensor, Tensor]:
+            teacher = None
+            if self._average and not self.objectives.distilling.keys().isdisjoint(forest.phases):
+                with self._average.in_place(), torch.no_grad():
+                    teacher, _ = self.model(forest, forest.weight, read=lambda states: (states.detached(), states))
+
+            def read(states: States) -> tuple[Tensor, Tensor]:
+                here = drift
+                if mismatches and len(passes) == 1:
+                    here = self._sum_of_ranks(answers.drifts(forest, states))
+                return answers.loss(forest, states, of_step, logged, here, teacher)
+
+            result: tuple[Tensor, Tensor] = self.model(forest, forest.weight, touch, read=read)
+            return result
+
+        return compute
+
+    def _sum_of_ranks(self, values: Tensor) -> Tensor:
+        """Of a tensor that all have, float64 on the CPU."""
+        return self._of_ranks(*values.flatten().tolist()).sum(0).view_as(values)
 
     def _learn_words(self, step: Batch) -> Tensor:
         """This rank's share of the loss of all ranks, after its gradient to this one's images."""
@@ -247,7 +313,7 @@ class DressModule(L.LightningModule):
         more = f" and {len(places) - NAMED_RECORDS} more" if len(places) > NAMED_RECORDS else ""
         return f"step {self.trainer.global_step + 1}: {what} (phase {', '.join(named)}; records {records}{more})"
 
-    def _loss(self, forest: Forest, total: Tensor, touch: bool) -> tuple[Tensor, Tensor]:
+    def _loss(self, forest: Forest, total: Tensor, touch: bool = False) -> tuple[Tensor, Tensor]:
         """Sum over entries of weight x negative log-likelihood ÷ total, and the latter of each entry [E]."""
         likeliest = torch.zeros(len(forest.target), dtype=torch.bool, device=forest.target.device)
         loss, nll = self.model(forest, factors(forest.weight, total), touch, likeliest)
@@ -255,7 +321,6 @@ class DressModule(L.LightningModule):
             columns = self._columns(forest)
             add_sums(self._sums, nll, forest.weight, columns)
             self._right.scatter_add_(0, columns, (likeliest & (forest.weight > 0)).double().cpu())
-            self._tokens += forest.tokens
         return loss, nll
 
     def _blank(self) -> Forest:
@@ -271,17 +336,33 @@ class DressModule(L.LightningModule):
         if self.stage.objective == "words":
             self._words(step, self._held_out)
             return
-        most = int(self._of_ranks(len(step.forests)).max())
-        for forest in [*step.forests, *[self._blank()] * (most - len(step.forests))]:
+        amounts = self._answers.amounts(step.forests) if self._answers else []
+        shares = self._of_ranks(len(step.forests), step.images, *amounts)
+        passes = [*step.forests, *[self._blank()] * (int(shares[:, 0].max()) - len(step.forests))]
+        if self._answers:
+            right, figures = self._right.clone(), self._figures.copy()
+            compute = self._comparing(self._answers, passes, shares[:, 2:].sum(0), self._held_out)
+            for forest in passes:
+                compute(forest)
+            self._right, self._figures = right, figures  # of what is trained on alone
+        seeing = bool(shares[:, 1].any())
+        for forest in passes if seeing or not self._answers else ():
             _, nll = self.model(forest, forest.weight)
-            add_sums(self._held_out, nll, forest.weight, self._columns(forest))
+            columns = self._columns(forest)
+            if not self._answers:
+                add_sums(self._held_out, nll, forest.weight, columns)
+            if seeing:  # some rank does: all compute
+                _, unseen = self.model(forest.blank(), forest.weight)
+                add_sums(self._image_gap, unseen - nll, forest.weight * forest.seeing, columns)
 
     def on_validation_epoch_end(self) -> None:
         """Mean loss on held-out records, by phase."""
         reshard(self.model)
-        sums = self.trainer.strategy.reduce(self._held_out.to(self.device), reduce_op="sum").cpu()
+        sums = self._reduced(self._held_out)
         logged = {"curriculum/step": float(self.steps_before + self.trainer.global_step)}
         logged |= {f"val/{name}/loss": loss for name, loss, _ in means(sums, self._phases)}
+        gaps = means(self._reduced(self._image_gap), self._phases)
+        logged |= {f"val/{name}/image_gap": gap for name, gap, _ in gaps}
         if self.history and self.history[-1]["curriculum/step"] == logged["curriculum/step"]:
             self.history[-1] |= logged  # one point
         else:
@@ -289,6 +370,7 @@ class DressModule(L.LightningModule):
         self._send(self._waiting | logged)
         self._waiting = {}
         self._held_out.zero_()
+        self._image_gap.zero_()
 
     def _pass(self, last: bool) -> AbstractContextManager[None]:
         """Gradients are exchanged once per optimizer step."""
@@ -300,26 +382,27 @@ class DressModule(L.LightningModule):
         done = self.trainer.global_step
         if done % self.learning.trainer.log_every_n_steps and done != self.stage.total_steps:
             return
-        reduced = torch.cat([self._sums, self._right[None]]).to(self.device)
-        reduced = self.trainer.strategy.reduce(reduced, reduce_op="sum").cpu()
+        reduced = self._reduced(torch.cat([self._sums, self._right[None]]))
         sums, right = reduced[:3], dict(zip(self._phases, reduced[3].tolist(), strict=True))
         seconds = time.monotonic() - self._since
         logged = {"curriculum/step": float(self.steps_before + done)}
         for name, loss, count in means(sums, self._phases):
             logged[f"{name}/loss"] = loss
             logged[f"{name}/supervised_tokens"] = count
-            logged[f"{name}/token_accuracy"] = right[name] / count
-        loss, weight, supervised = sums.sum(1).tolist()
+            if name not in self.objectives.distilling:
+                logged[f"{name}/token_accuracy"] = right[name] / count
+        logged |= self._figures.means(self._reduced)
+        supervised = float(sums[2].sum())
         self._supervised += supervised
         if supervised:
-            logged["train/loss"], logged["train/token_accuracy"] = loss / weight, sum(right.values()) / supervised
+            logged["train/loss"] = self.objectives.step_loss(sums)
+            if not self.objectives.distilling:
+                logged["train/token_accuracy"] = sum(right.values()) / supervised
         logged["train/supervised_tokens"] = self._supervised
         logged["train/records"] = done * self.stage.records_per_step
         if self.records:
             logged["epoch"] = logged["train/records"] / self.records
-        split, capacity, filled, idle = self.trainer.strategy.reduce(
-            self._packing.to(self.device), reduce_op="sum"
-        ).tolist()
+        split, capacity, filled, idle = self._reduced(self._packing).tolist()
         logged["train/split_trees"] = split
         logged["train/idle_records"] = idle  # their phases found nothing to learn in them
         if capacity:
@@ -340,6 +423,11 @@ class DressModule(L.LightningModule):
         self._sums.zero_()
         self._right.zero_()
         self._packing.zero_()
+
+    def _reduced(self, values: Tensor) -> Tensor:
+        """Sums over ranks, on the CPU."""
+        reduced: Tensor = self.trainer.strategy.reduce(values.to(self.device), reduce_op="sum")
+        return reduced.cpu()
 
     def send_waiting(self) -> None:
         """Send the point that waits for the loss on held-out records, if one does."""
@@ -375,6 +463,8 @@ class DressModule(L.LightningModule):
             "right": dict(zip(self._phases, self._right.tolist(), strict=True)), "supervised": self._supervised,
             "unreached": self.unreached_steps,
         }  # fmt: skip
+        if self._average:
+            checkpoint["dress"]["average"] = {name: one.cpu() for name, one in self._average.values.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take back what `on_save_checkpoint` kept, and go on with the stage's own learning rate.
@@ -402,6 +492,7 @@ class DressModule(L.LightningModule):
         packing = torch.tensor(checkpoint["dress"]["packing"], dtype=torch.float64)
         self._packing[: len(packing)] = packing
         self.unreached_steps = checkpoint["dress"].get("unreached", 0)
+        self._saved_average = checkpoint["dress"].get("average", {})
         self._set_rate(checkpoint)
 
     def _set_rate(self, checkpoint: dict[str, Any]) -> None:

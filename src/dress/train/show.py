@@ -13,7 +13,7 @@ from dress import config
 from dress.data.stream import Stream
 from dress.dialogue.encode import IMAGE, DialogueEncoder, EncodedDialogue
 from dress.model.lvlm import LVLM
-from dress.phases import supervised
+from dress.objectives.stage import StageObjectives
 
 SHOWN_RECORDS = 4
 """Records that `show=batch` prints."""
@@ -28,14 +28,15 @@ def parameter_table(model: LVLM, title: str) -> Table:
 
 
 def show_records(
-    stream: Stream, stage: config.TrainStage, phases: config.Phases, model: LVLM, console: Console
+    stream: Stream, objectives: StageObjectives, records: int, phases: config.Phases, model: LVLM, console: Console
 ) -> None:
     """Print the first records of a train stage as they are learned.
 
     Args:
         stream: of the stage.
-        stage: its phases, and how many records a step has.
-        phases: their settings.
+        objectives: of its phases.
+        records: of a step.
+        phases: settings of the phases.
         model: whose tokens and loss weights they are.
         console: where to print.
     """
@@ -45,11 +46,11 @@ def show_records(
             "This tokenizer would merge the end of a prompt with the beginning of an answer: the two are tokenised "
             "apart, here and in generation.", style="yellow",
         )  # fmt: skip
-    for place in stream.step(0, stage.records_per_step)[:SHOWN_RECORDS]:
+    for place in stream.step(0, records)[:SHOWN_RECORDS]:
         record, image = stream[place]
         layout = None if image is None else reader(image, stream.where(place)).layout
         console.print(f"\n{stream.where(place)}", style="dim", highlight=False, markup=False)
-        for dialogue in supervised(record, stage.phases, phases):
+        for dialogue in objectives.dialogues(record, phases):
             console.print(coloured(encoder, encoder.supervised(dialogue, stream.where(place), layout)))
 
 

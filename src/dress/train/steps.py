@@ -6,7 +6,7 @@ A step is a fixed slice of the order of records, so that neither ranks nor worke
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from torch.utils.data import Dataset
 
@@ -14,7 +14,7 @@ from dress import config
 from dress.data.cache import ChangedShardError
 from dress.data.stream import Place, Stream
 from dress.dialogue.batch import Batch, Example, collate
-from dress.record import RecordError
+from dress.record import Record, RecordError
 from dress.train.examples import Examples
 
 
@@ -28,6 +28,9 @@ class StepDataset(Dataset[Batch]):
         overfit: every item is the first one.
         rank, world: this process among all; given, never detected in a worker.
     """
+
+    prefix = ""
+    """Of the names of its examples."""
 
     def __init__(
         self,
@@ -45,19 +48,45 @@ class StepDataset(Dataset[Batch]):
         return self.stage.total_steps
 
     def __getitem__(self, step: int) -> Batch:
-        places = self.stream.step(0 if self.overfit else step, self.stage.records_per_step)
-        return self.collated(self._sample(place) for place in places[self.rank :: self.world])
+        return self._of_places(self.places(step))
+
+    def places(self, step: int) -> Sequence[Place]:
+        """The records of a step, of all ranks."""
+        return self.stream.step(0 if self.overfit else step, self.stage.records_per_step)
+
+    def _of_places(self, places: Sequence[Place]) -> Batch:
+        """This rank's share of a step."""
+        numbers = range(len(places))[self.rank :: self.world]
+        return self.collated(self._sample(places[number], self._other(places, number)) for number in numbers)
+
+    def _other(self, places: Sequence[Place], number: int) -> Record | None:
+        """The next record of a step that has rated answers, where an objective asks for answers of another one."""
+        if not self.examples.objectives.mismatches:
+            return None
+        own = places[number]
+        for place in (*places[number + 1 :], *places[:number]):
+            if (place.part, place.sample) == (own.part, own.sample):
+                continue
+            try:
+                record = self.stream.shards(place).record(place.sample)
+                if self.examples.objectives.dialogues(record, self.examples.phases):
+                    return record
+            except (RecordError, ChangedShardError):  # named where it is trained on
+                continue
+        return None
 
     def collated(self, samples: Iterable[Example | None]) -> Batch:
         """Samples as forests."""
         return collate((sample for sample in samples if sample), self.examples.data.tokens_per_forest)
 
-    def _sample(self, place: Place) -> Example | None:
+    def _sample(self, place: Place, other: Record | None) -> Example | None:
         where, shards, examples = self.stream.where(place), self.stream.shards(place), self.examples
         try:
             record = shards.record(place.sample)
             picture = shards.features(place.sample) if examples.data.stored else shards.image(place.sample)
-            return examples.build(record, picture, where, self.stream.rng(place))
+            example = examples.build(record, picture, where, self.stream.rng(place), other)
+            example.name = f"{self.prefix}{place.part}.{place.sample}"
+            return example
         except (RecordError, ChangedShardError) as error:
             examples.reject(where, str(error))
             return None
@@ -70,6 +99,8 @@ class HeldOut(StepDataset):
         stream, stage, examples, rank, world: as above.
         most: how many records; None is all.
     """
+
+    prefix = "held-out "
 
     def __init__(
         self, stream: Stream, stage: config.TrainStage, examples: Examples, most: int | None = None,
@@ -88,5 +119,4 @@ class HeldOut(StepDataset):
     def __getitem__(self, step: int) -> Batch:
         size = self.stage.records_per_step
         last = min((step + 1) * size, self.records)
-        places = [Place(0, sample, 0) for sample in range(step * size, last)]
-        return self.collated(self._sample(place) for place in places[self.rank :: self.world])
+        return self._of_places([Place(0, sample, 0) for sample in range(step * size, last)])

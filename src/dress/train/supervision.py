@@ -17,12 +17,14 @@ from dress.dialogue.encode import DialogueEncoder
 from dress.dialogue.image import ImageLayout
 from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.model.pictures import PictureReader
-from dress.phases import supervised
+from dress.objectives.stage import StageObjectives
 from dress.record import Record, RecordError
 from dress.train.examples import SMALLER
 
 SMALLEST_TURN = 26
 """Bytes of the JSON of a turn without words: `{"user":"","assistant":""}`."""
+REPEATING = {"refinement", "distill", "self_correction"}
+"""Phases whose dialogues may hold a text of the record twice."""
 LOOK = 1000
 """Records of each dataset that are read to see whether a phase finds something, once another one has."""
 NAMED = 3
@@ -49,6 +51,7 @@ class Supervision:
     Args:
         name: of the stage.
         stage: its mixture of phases.
+        objectives: of its phases.
         phases: their settings.
         data: `max_tokens`, `on_damage`.
         encoder: tokens of a dialogue.
@@ -56,11 +59,11 @@ class Supervision:
     """
 
     def __init__(
-        self, name: str, stage: config.TrainStage, phases: config.Phases, data: config.Data, encoder: DialogueEncoder,
-        reader: PictureReader,
+        self, name: str, stage: config.TrainStage, objectives: StageObjectives, phases: config.Phases,
+        data: config.Data, encoder: DialogueEncoder, reader: PictureReader,
     ) -> None:  # fmt: skip
-        self.name, self.stage, self.phases, self.data, self.encoder = name, stage, phases, data, encoder
-        self.reader = reader
+        self.name, self.stage, self.objectives, self.phases = name, stage, objectives, phases
+        self.data, self.encoder, self.reader = data, encoder, reader
         turn = (Span("user", "a"), Span("assistant", "a", 1.0))
         one, two = (
             len(encoder.supervised(SupervisedDialogue("sft", turn * n, image=False), "", None).ids) for n in (1, 2)
@@ -145,12 +148,16 @@ class Supervision:
 
     def could_be_longer(self, size: int) -> bool:
         """Whether a record of so many bytes of JSON could hold a dialogue that is too long."""
-        repeated = 2 if "refinement" in self.stage.phases else 1  # an answer may stand there once more
+        repeated = 2 if REPEATING & self.stage.phases.keys() else 1  # an answer may stand there once more
         phases = self.phases
         fixed = sum(
             len(text.encode())
-            for text in (phases.align.prompt, phases.critique_template, phases.rating_template, phases.praise)
-        )
+            for text in (
+                phases.align.prompt, phases.critique_template, phases.rating_template, phases.praise,
+                phases.distill.refinement_template, phases.distill.reference_template, phases.self_correction.prompt,
+                phases.language_feedback.critic_prompt, phases.language_feedback.template,
+            )
+        )  # fmt: skip
         turns = size // SMALLEST_TURN + 2
         bound = repeated * size + turns * self._turn + self._first + fixed + self.reader.most_tokens
         return bound > self.data.max_tokens
@@ -189,7 +196,7 @@ class Supervision:
         return self.encoder.length(dialogue, image)
 
     def _dialogues(self, record: Record) -> list[SupervisedDialogue]:
-        return supervised(record, self.stage.phases, self.phases)
+        return self.objectives.dialogues(record, self.phases)
 
     def _records(self, shards: Shards, indices: range | list[int]) -> Iterator[tuple[Record, str]]:
         """The records that can be read; others are named when they are met."""

@@ -20,12 +20,20 @@ from dress.config.stages import SPLITS
 from dress.feedback.raters import identity
 from dress.kernels.precision import precision_for
 from dress.model.checkpoint import read_facts
+from dress.objectives.stage import StageObjectives, used_objectives
 from dress.phases import used_settings
 from dress.phases.conditions import conditions
 from dress.train.run_data import Output, Records, RunData
 
 NO_TRACE = {"changes": "nothing that is made"}
 """Of a field that is in no fingerprint."""
+IF_ANY = {"changes": "what is made, where it is not empty"}
+"""Of a field that is in a fingerprint unless it is empty: those of DRESS 0.2 have none."""
+SINCE_0_3: dict[type[config.Section], tuple[str, ...]] = {
+    config.Phases: ("sft", "preference", "distill", "self_correction", "language_feedback"),
+    config.Eval: ("blank_images",),
+}
+"""Settings that fingerprints of DRESS 0.2 lack: where they are as by default, they stand in none."""
 LEFT_OUT: dict[type[config.Section], Any] = {
     config.Data: set(NO_RESULT["data"] | BY_CONTENT),
     config.Learning: {name: set(NO_RESULT[name]) for name in ("trainer", "training")},
@@ -63,6 +71,12 @@ class TrainTask:
     phases: config.Phases  # what its own phases read
     learning: config.Learning  # with the precision that this machine takes
     held_out: Records | None = field(default=None, metadata=NO_TRACE)  # where validation names none
+    objectives: Mapping[str, config.Section] = field(default_factory=dict, metadata=IF_ANY)  # those it has
+
+    @property
+    def stage_objectives(self) -> StageObjectives:
+        """What its phases minimise."""
+        return StageObjectives(self.stage, self.objectives)
 
     @property
     def awaits_collection(self) -> bool:
@@ -122,7 +136,10 @@ Task = TrainTask | CollectTask | EvalTask | ExportTask
 
 def fingerprint(received: Task | InitialModel) -> str:
     """Of everything that a stage, or the initial model, is made from: equal ones give equal results."""
-    named = (one.name for one in fields(received) if one.metadata != NO_TRACE)
+    named = (
+        one.name for one in fields(received)
+        if one.metadata != NO_TRACE and (one.metadata != IF_ANY or getattr(received, one.name))
+    )  # fmt: skip
     parts = {name: _content(getattr(received, name)) for name in named}
     text = json.dumps([type(received).__name__, parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -166,6 +183,10 @@ def _content(value: Any) -> Any:
         case config.Generation():  # a server's draws are others; which one computes them, its first answers vouch for
             native = {"engine"} if value.engine == "native" else set()
             return value.model_dump(exclude=LEFT_OUT[config.Generation] | native)
+        case config.Phases() | config.Eval():
+            default = type(value)()
+            absent = {name for name in SINCE_0_3[type(value)] if getattr(value, name) == getattr(default, name)}
+            return value.model_dump(exclude=absent | LEFT_OUT.get(type(value), set()))
         case config.Section():
             return value.model_dump(exclude=LEFT_OUT.get(type(value)))
         case Mapping():
@@ -207,7 +228,7 @@ class Tasks:
                     name, stage, seed, self._weights(name, stage.weights), self.data.records(stage.data, self.outputs),
                     self.data.validation,
                     settings.data, used_settings(settings.phases, stage.phases), learning,
-                    self.data.held_out,
+                    self.data.held_out, used_objectives(stage, settings.objectives),
                 )  # fmt: skip
             case config.CollectStage():
                 text = conditions(settings.curriculum, settings.phases, stage.model)[stage.condition]

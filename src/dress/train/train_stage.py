@@ -15,7 +15,6 @@ from dress.base.ranks import rank
 from dress.data.stream import Stream
 from dress.model.checkpoint import read_training_state
 from dress.model.lvlm import LVLM
-from dress.phases import supervised
 from dress.record import RecordError
 from dress.train.callbacks import SaveCheckpoint, ShowProgress, build_callbacks
 from dress.train.datamodule import StageData
@@ -23,6 +22,7 @@ from dress.train.examples import Examples
 from dress.train.idle_phases import idle_phases
 from dress.train.module import DressModule, TrainingStopped, build_optimizer
 from dress.train.parallel import build_trainer
+from dress.train.reference import reference_scores
 from dress.train.run_data import REJECTS
 from dress.train.show import parameter_table
 from dress.train.steps import HeldOut, StepDataset
@@ -51,7 +51,9 @@ def look_through(task: TrainTask, model: LVLM, tools: Tools) -> None:
         ValueError: nothing to learn, or dialogues that are too long; names data and rows.
         FileNotFoundError: the records are not there yet.
     """
-    look = Supervision(task.name, task.stage, task.phases, task.data, model.encoder, model.reader())
+    look = Supervision(
+        task.name, task.stage, task.stage_objectives, task.phases, task.data, model.encoder, model.reader()
+    )
     stream = task.records.stream(task.seed)
     for line in dict.fromkeys([*idle_phases(look, task, stream), *look.check(stream, tools.progress)]):
         tools.console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -93,10 +95,21 @@ def train(task: TrainTask, model: LVLM, folder: Path, tools: Tools, steps_before
     last = folder / LAST
     resumed = last.exists()
     begin = read_training_state(last)["global_step"] if resumed else 0
-    tools.progress.start(task.name, stage.total_steps, begin)
     records = stage.records_per_step if task.learning.training.overfit else task.records.count
-    module = DressModule(model, stage, task.learning, steps_before, task.data.tokens_per_forest, records)
     held_out = _held_out(task)
+    data = _data(task, model, folder, held_out)
+    reference = reference_scores(task, model, data.whole_steps(), folder, tools)
+    tools.progress.start(task.name, stage.total_steps, begin)
+    module = DressModule(
+        model,
+        stage,
+        task.learning,
+        steps_before,
+        task.data.tokens_per_forest,
+        records,
+        task.stage_objectives,
+        reference,
+    )
     validates = held_out is not None
     if validates:
         module.validates_every = min(settings.val_check_interval, stage.total_steps)  # at its end at least
@@ -117,7 +130,7 @@ def train(task: TrainTask, model: LVLM, folder: Path, tools: Tools, steps_before
     )  # fmt: skip
     trainer.fit(
         module,
-        datamodule=_data(task, model, folder, held_out),
+        datamodule=data,
         ckpt_path=str(last) if resumed else None,
         weights_only=True,
     )
@@ -140,7 +153,7 @@ def _held_out(task: TrainTask) -> HeldOutRecords | None:
         records = [shards.record(number) for number in several]
     except RecordError:  # named by the stage that needs it
         return None
-    targets = (supervised(record, task.stage.phases, task.phases) for record in records)
+    targets = (task.stage_objectives.dialogues(record, task.phases) for record in records)
     if any(span.weight for dialogues in targets for dialogue in dialogues for span in dialogue.spans):
         return HeldOutRecords(stream, MOST_HELD_OUT)
     return None
@@ -149,7 +162,7 @@ def _held_out(task: TrainTask) -> HeldOutRecords | None:
 def _data(task: TrainTask, model: LVLM, folder: Path, held_out: HeldOutRecords | None) -> StageData:
     data = task.data
     reader = model.reader(data.images, data.max_aspect)
-    examples = Examples(task.stage.phases, task.phases, data, model.encoder, reader, folder / REJECTS)
+    examples = Examples(task.stage_objectives, task.phases, data, model.encoder, reader, folder / REJECTS)
 
     overfit = task.learning.training.overfit
 

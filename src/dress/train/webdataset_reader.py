@@ -31,13 +31,16 @@ class WebdatasetSteps(IterableDataset[Batch]):
     """Steps of `dataset`'s shards in webdataset's order: for this rank, and this worker of it.
 
     Raises:
-        ValueError: a mixture or remote shards, which only the indexed reader knows.
+        ValueError: a mixture, remote shards or scores of a stage's start, which only the indexed reader knows.
     """
 
     def __init__(self, dataset: StepDataset) -> None:
         (part, *more) = dataset.stream.parts
         if more or isinstance(part.shards, RemoteShards):
             raise ValueError("data.reader=webdataset: expected one local dataset; use data.reader=indexed")
+        if scoring := dataset.examples.objectives.scoring:
+            phases = ", ".join(scoring)
+            raise ValueError(f"data.reader=webdataset: phase {phases} compares with the stage's start; use indexed")
         self.dataset = dataset
         self.paths = [str(path.absolute()) for path in sorted(Path(part.shards.folder).glob("**/*.tar"))]
 

@@ -22,7 +22,7 @@ from dress.config.consent import checked_run, read_run
 from dress.config.generation import Engine, Generation, GenerationServer, KeepCache
 from dress.config.inherited import inherited
 from dress.config.raters import RaterSettings
-from dress.evaluation import references
+from dress.evaluation import image_use, references
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
 from dress.evaluation.settings import SuiteSettings
@@ -100,6 +100,7 @@ def figures(outcomes: Sequence[Outcome]) -> Json:
         `interaction/mean_rating`, `interaction/mean_rating_unsolved` (dialogues whose first answer was
         not rated 4), lists by turn; `interaction/regressed_share` (answers rated 4 whose successor is
         not / answers rated 4 that have a successor); where first answers have references,
+        `image/log_prob`, `image/log_prob_blank`, `image/gap` (nats per token of first answers, see `image_use`);
         `reference/exact_match`, `reference/vqa_accuracy`, `reference/rouge_l` (see `references.figures`).
         Each figure is {value, n, low, high}; value is None where nothing was to be counted.
     """
@@ -121,7 +122,7 @@ def figures(outcomes: Sequence[Outcome]) -> Json:
 
     regression = Measure("interaction/regressed_share", "regressed", regressed, up=False, pooled=True)
     return {
-        **{measure.key: measure.figure(outcomes) for measure in MEASURES},
+        **{measure.key: measure.figure(outcomes) for measure in (*MEASURES, *image_use.MEASURES)},
         "interaction/mean_rating": [rating(turn, False).figure(outcomes) for turn in turns],
         "interaction/mean_rating_unsolved": [rating(turn, True).figure(outcomes) for turn in turns],
         regression.key: regression.figure(outcomes),

@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 
 from dress.judgement import Judgement
+from dress.record import MarkedSpan
 from dress.worlds.shapes.instructions import HARMFUL, HARMLESS, NUMBERS, Instruction, good_answer, listing
 from dress.worlds.shapes.scene import COLOURS, PLACES, SHAPES, Scene
 
 _LABEL = re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})\b")
+_LABEL_AS_WRITTEN = re.compile(_LABEL.pattern.replace(" ", r"\s+"), re.IGNORECASE)
 _PLACE = re.compile(rf"\b({'|'.join(sorted(PLACES, key=len, reverse=True))})\b")
 _NUMBER = re.compile(rf"\b({'|'.join(NUMBERS)})\b")
 _COLOUR = re.compile(rf"\b({'|'.join(COLOURS)})\b")
@@ -24,7 +26,9 @@ def judge(scene: Scene, instruction: Instruction, answer: str) -> Judgement:
     text = " ".join(answer.lower().split())
     match instruction.kind:
         case "description":
-            return _description(scene, text)
+            judgement = _description(scene, text)
+            judgement.spans = _invented(scene, answer)
+            return judgement
         case "question":
             return _question(scene, instruction, text)
         case "harmful":
@@ -59,6 +63,16 @@ def _description(scene: Scene, text: str) -> Judgement:
         judgement.advice.append(f"You forgot {listing(missing)}.")
     judgement.advice.append("Describe the picture again.")
     return judgement
+
+
+def _invented(scene: Scene, answer: str) -> list[MarkedSpan]:
+    """Where the answer names what is not there."""
+    named = ((match, " ".join(match.group().lower().split())) for match in _LABEL_AS_WRITTEN.finditer(answer))
+    return [
+        MarkedSpan(start=match.start(), end=match.end(), label="invented")
+        for match, label in named
+        if label not in scene.labels
+    ]
 
 
 def _question(scene: Scene, instruction: Instruction, text: str) -> Judgement:

@@ -50,5 +50,6 @@ class OracleRater:
             refinement=judgement.refinement(rng),
             annotator=self.name,
             prompt_version="shapes-1",
+            spans=judgement.spans,
             extra=judgement.facts,
         )

@@ -1,0 +1,48 @@
+"""Is the image used? How likely a model finds its answers with the image, and with nothing to see in its place.
+
+Learning from textual feedback can teach a model to do without the picture (ViGOS, arXiv 2606.19120).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from dress.evaluation.likelihood import LastAnswer, answer_nll
+from dress.evaluation.measures import Measure
+from dress.evaluation.outcomes import Outcome
+from dress.model.lvlm import LVLM
+
+WITH, WITHOUT = "log_prob", "log_prob_blank"
+"""Names among an outcome's facts: mean log-probability per token of an answer, in nats."""
+
+
+def image_use(model: LVLM, answers: Sequence[LastAnswer]) -> list[dict[str, float]]:
+    """WITH and WITHOUT of each answer; nothing of one without an image, or that is too long.
+
+    Args:
+        model: that gave them.
+        answers: in their dialogues.
+    """
+    blank = [replace(one, picture=None if one.picture is None else one.picture.blank()) for one in answers]
+    both = zip(answer_nll(model, answers), answer_nll(model, blank), strict=True)
+    return [
+        {} if one.picture is None or with_it is None or without is None else {WITH: -with_it, WITHOUT: -without}
+        for one, (with_it, without) in zip(answers, both, strict=True)
+    ]
+
+
+def _nats(of: Callable[[float, float], float]) -> Callable[[Outcome], tuple[float, float] | None]:
+    def pair(outcome: Outcome) -> tuple[float, float] | None:
+        if outcome.turn or WITH not in outcome.facts:
+            return None
+        return of(outcome.facts[WITH], outcome.facts[WITHOUT]), 1
+
+    return pair
+
+
+MEASURES = (
+    Measure("image/log_prob", "log-probability", _nats(lambda seen, blank: seen), kind="mean", up=None),
+    Measure("image/log_prob_blank", "without image", _nats(lambda seen, blank: blank), kind="mean", up=None),
+    Measure("image/gap", "gap", _nats(lambda seen, blank: seen - blank), kind="mean"),
+)
