@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from dress.data.shards import Shards, write_shards
 from dress.evaluation.outcomes import load_outcomes
 from dress.evaluation.suites.run import metrics
+from dress.record import Feedback, Turn
 from dress.train.curriculum import Curriculum
 
 
@@ -104,15 +105,31 @@ def test_another_seed_gives_another_model(finished):
     assert model_bytes(Path(settings.run_dir), "align") != model_bytes(finished, "align")
 
 
-@pytest.mark.parametrize("experiment", ["critique_only", "refinement_only", "rating_only", "best_of"])
-def test_an_ablation_takes_over_the_stages_that_are_the_same(finished, experiment):
-    more = []
-    if experiment == "best_of":  # this model gives no top-rated answer
-        rated = list(Shards(finished / "stages" / "collect" / "shards"))
-        for record, _ in rated:
-            record.dialogues[0].turns[0].feedback[0].rating = 4
-        write_shards(finished.parent / "rated", rated)
-        more = [f"data.feedback={finished.parent / 'rated'}", "curriculum.stages.dress.data=feedback"]
+RATED = (
+    "best_of", "dpo_only", "kto_only", "reward_weighted_only", "distill_only", "dress_distill",
+    "self_correction_only", "llf",
+)  # fmt: skip
+"""Experiments whose phases need ratings that differ: this model gives no good answer."""
+
+
+@pytest.fixture(scope="module")
+def rated(finished: Path) -> Path:
+    """What was collected, with a bad first answer and a good second one."""
+    samples = list(Shards(finished / "stages" / "collect" / "shards"))
+    for record, _ in samples:
+        for dialogue in record.dialogues:
+            first = dialogue.turns[0]
+            bad = Feedback(rating=1, critique="It is wrong.", refinement="Answer again.")
+            praised = [Feedback(rating=4, critique="Very good.")]
+            good = Turn(user="Answer again.", assistant=dialogue.reference or "It is red.", feedback=praised)
+            dialogue.turns = [first.model_copy(update={"feedback": [bad]}), good]
+    write_shards(finished.parent / "rated", samples)
+    return finished.parent / "rated"
+
+
+@pytest.mark.parametrize("experiment", ["critique_only", "refinement_only", "rating_only", *RATED])
+def test_an_ablation_takes_over_the_stages_that_are_the_same(finished, rated, experiment):
+    more = [f"data.feedback={rated}", "curriculum.stages.dress.data=feedback"] if experiment in RATED else []
     settings = tiny_settings(finished.parent, f"experiment={experiment}", f"reuse={finished}", *more, run=experiment)
     run(settings)
     branch = Path(settings.run_dir)

@@ -173,7 +173,8 @@ class _Share:
         if failed := [one.turns[-1].provenance for one in answered if one.turns[-1].assistant is None]:
             raise Stopped(
                 f"{len(failed)} of {len(answered)} questions got no answer of {responder.name} "
-                f"({failed[0]['failed']}), and figures would leave them out. Ask them again: generation.server.retry_failed=true"
+                f"({failed[0]['failed']}), and figures would leave them out. "
+                f"Ask them again: generation.server.retry_failed=true"
             )
         outcomes = []
         seen = self._image_use(answered, responder)

@@ -1,0 +1,230 @@
+"""Every way to learn from the same feedback, on the shapes world: one table.
+
+For each seed one run aligns, learns SFT and collects; every method then learns from that model and that collection,
+with as many supervised tokens as DRESS, and answers the held-out questions under `none` and under `praise`.
+
+    python benchmarks/methods.py --seeds 0 1 2 [--methods dpo_only …] [--out DIR] [more overrides of src/train.py]
+
+Runs that are finished are not made again. Writes methods.json, methods.md and methods.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
+
+from steps.machine import commit, facts  # noqa: E402
+from steps.methods_results import page, picture  # noqa: E402
+
+from dress import config  # noqa: E402
+from dress.config.consent import checked_run  # noqa: E402
+from dress.data.shards import Shards  # noqa: E402
+from dress.evaluation.measures import Measure  # noqa: E402
+from dress.evaluation.outcomes import Outcome, load_outcomes  # noqa: E402
+from dress.model.checkpoint import load_model  # noqa: E402
+from dress.objectives.stage import stage_objectives  # noqa: E402
+from dress.phases import used_settings  # noqa: E402
+from dress.record import TOP_RATING  # noqa: E402
+from dress.train.examples import Examples  # noqa: E402
+
+BASE = "dress_full"
+"""The method whose supervised tokens the others get."""
+METHODS = (
+    BASE, "refinement_only", "critique_only", "rating_only", "best_of", "reward_weighted_only", "dpo_only", "kto_only",
+    "distill_only", "dress_distill", "self_correction_only", "llf", "rounds_fcp", "rounds_dress",
+)  # fmt: skip
+CONDITIONS = ("none", "praise")
+START = "sft"
+"""Label of the model that all begin with."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run of a method."""
+
+    folder: Path
+    seed: int
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """What was logged of the stages that learn from feedback, each one's last point."""
+        curriculum = checked_run(self.folder / "config.json").curriculum
+        names = [name for name in curriculum.train_stages() if name.startswith("dress")]
+        return [json.loads((self.folder / "stages" / name / "history.json").read_text())[-1] for name in names]
+
+    @property
+    def tokens(self) -> float:
+        """Supervised, of all stages that learn from feedback."""
+        return sum(point["train/supervised_tokens"] for point in self.history)
+
+    @property
+    def seconds(self) -> float:
+        """Of the stages that learn from feedback, or collect more of it."""
+        stages = json.loads((self.folder / "run.json").read_text())["stages"]
+        return sum(value for name, value in stages.items() if name not in ("align", "sft", "collect", "eval"))
+
+    def outcomes(self, condition: str, model: str | None = None) -> Iterator[Outcome]:
+        """Answers of the last model, or of another one; items and records of several seeds are told apart."""
+        every = load_outcomes(self.folder / "outcomes.jsonl")
+        label = model or list(checked_run(self.folder / "config.json").curriculum.stages["eval"].models)[-1]  # type: ignore[union-attr]
+        for one in every:
+            if (one.model, one.condition) == (label, condition):
+                yield replace(one, item=f"{self.seed}/{one.item}", key=f"{self.seed}/{one.key}")
+
+
+def train(method: str, seed: int, folder: Path, overrides: Sequence[str]) -> Run:
+    """One run, unless it is there."""
+    if not (folder / "metrics.json").exists():
+        go_on = (folder / "config.json").exists()
+        words = [f"resume={folder}"] if go_on else [f"experiment={method}", f"seed={seed}", f"run_dir={folder}"]
+        command = [sys.executable, str(ROOT / "src" / "train.py"), *words, "logger=[]", *([] if go_on else overrides)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{method}, seed {seed}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return Run(folder, seed)
+
+
+def tokens_per_record(base: Run, method: str, overrides: Sequence[str]) -> float:
+    """Supervised tokens that a method finds in a record of the collection, in the mean."""
+    settings = composed(method, base.seed, overrides)
+    stage = settings.curriculum.stages["dress"]
+    assert isinstance(stage, config.TrainStage)
+    model, _ = load_model(base.folder / "stages" / START)
+    phases = used_settings(settings.phases, stage.phases)
+    objectives = stage_objectives(stage, settings.objectives)
+    rejects = base.folder / "rejects_of_methods.jsonl"
+    examples = Examples(objectives, phases, settings.data, model.encoder, model.reader(), rejects)
+    shards = Shards(base.folder / "stages" / "collect" / "shards")
+    total = 0
+    for number in range(len(shards)):
+        trees = examples.build(shards.record(number), shards.image(number), "", Random(0)).trees
+        total += sum(int((tree.weight > 0).sum()) for tree in trees)
+    return total / len(shards)
+
+
+def composed(method: str, seed: int, overrides: Sequence[str]) -> config.Config:
+    """The settings of a run."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        plain = compose("train", overrides=["run_dir=x", f"experiment={method}", f"seed={seed}", *overrides])
+    return config.check(OmegaConf.to_container(plain, resolve=True))
+
+
+def steps_for(base: Run, method: str, overrides: Sequence[str]) -> int:
+    """Steps of each of a method's stages, so that all together see as many supervised tokens as the base."""
+    curriculum = composed(method, base.seed, overrides).curriculum
+    stage = curriculum.stages["dress"]
+    assert isinstance(stage, config.TrainStage)
+    stages = sum(name.startswith("dress") for name in curriculum.train_stages())
+    per_step = tokens_per_record(base, method, overrides) * stage.records_per_step
+    return max(1, round(base.tokens / stages / per_step))
+
+
+def measures(outcomes: Sequence[Outcome]) -> dict[str, Measure]:
+    """What the table shows, by key."""
+    from dress.evaluation.image_use import MEASURES as IMAGE
+    from dress.evaluation.suites.run import MEASURES
+
+    ratings = {(one.item, one.turn): one.rating for one in outcomes if one.rating is not None}
+
+    def first(one: Outcome) -> tuple[float, float] | None:
+        return None if one.turn or one.rating is None else (one.rating, 1)
+
+    def rise(one: Outcome) -> tuple[float, float] | None:
+        after = ratings.get((one.item, 1))
+        return None if one.turn or one.rating in (None, TOP_RATING) or after is None else (after - (one.rating or 0), 1)
+
+    def solved(turn: int) -> Measure:
+        def of(one: Outcome) -> tuple[float, float] | None:
+            return None if one.turn != turn or one.rating is None else (one.rating == TOP_RATING, 1)
+
+        return Measure(f"solved_{turn}", f"rated 4, turn {turn}", of)
+
+    def regressed(one: Outcome) -> tuple[float, float] | None:
+        after = ratings.get((one.item, one.turn + 1))
+        return None if one.rating != TOP_RATING or after is None else (after < TOP_RATING, 1)
+
+    own = [
+        Measure("first_rating", "first rating", first, kind="mean"), *MEASURES,
+        Measure("rise", "rise after advice", rise, kind="mean"), *(solved(turn) for turn in range(3)),
+        Measure("regressed", "regressed", regressed, up=False, pooled=True),
+        next(one for one in IMAGE if one.key == "image/gap"),
+    ]  # fmt: skip
+    return {one.key: one for one in own}
+
+
+def row(runs: Sequence[Run], base: Sequence[Run], condition: str, model: str | None = None) -> dict[str, Any]:
+    """Figures of a method under a condition, and their paired differences to the base under the same one."""
+    ours = [one for run in runs for one in run.outcomes(condition, model)]
+    theirs = [one for run in base for one in run.outcomes(condition)]
+    kinds, other = measures(ours), measures(theirs)
+    figures = {}
+    for key, measure in kinds.items():
+        figures[key] = measure.figure(ours)
+        # A measure that looks at later answers knows those of its own run: each side is read by its own.
+        one, two = measure.parts(ours), other[key].parts(theirs)
+        figures[key]["against_base"] = measure.mean_of([(one, two)])
+    return figures
+
+
+def main() -> None:
+    """Run, count, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="experiments beside the base")
+    parser.add_argument("--out", type=Path, default=ROOT / "logs" / "methods", help="of runs; kept")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    options, overrides = parser.parse_known_args()
+    methods = [BASE, *(name for name in options.methods if name != BASE)]
+    runs: dict[str, list[Run]] = {name: [] for name in methods}
+    steps: dict[str, list[int]] = {name: [] for name in methods}
+    for seed in options.seeds:
+        for method in methods:
+            began, folder, more = time.monotonic(), options.out / f"{method}-{seed}", list(overrides)
+            if method != BASE:
+                base = runs[BASE][-1]
+                count = steps_for(base, method, overrides)
+                steps[method].append(count)
+                more += [f"reuse={base.folder}", f"curriculum.stages.dress.steps={count}"]
+            runs[method].append(train(method, seed, folder.absolute(), more))
+            last = runs[method][-1]
+            print(
+                f"seed {seed}, {method}: {last.tokens:,.0f} supervised tokens, {last.seconds:.0f} s of learning, "
+                f"{time.monotonic() - began:.0f} s", flush=True,
+            )  # fmt: skip
+    rows = {f"{START}/{condition}": row(runs[BASE], runs[BASE], condition, START) for condition in CONDITIONS} | {
+        f"{method}/{condition}": row(runs[method], runs[BASE], condition)
+        for method in methods
+        for condition in CONDITIONS
+    }
+    results = {
+        "seeds": options.seeds, "overrides": overrides, "rows": rows,
+        "tokens": {name: [run.tokens for run in some] for name, some in runs.items()},
+        "seconds": {name: [run.seconds for run in some] for name, some in runs.items()},
+        "names": {key: measure.name for key, measure in measures([]).items()},
+        "up": {key: measure.up for key, measure in measures([]).items()},
+        "per_cent": {key: measure.per_cent for key, measure in measures([]).items()},
+        "commit": commit(ROOT), "cpu": facts(1)["cpu"],
+    }  # fmt: skip
+    options.results.mkdir(parents=True, exist_ok=True)
+    (options.results / "methods.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (options.results / "methods.md").write_text(page(results), encoding="utf-8")
+    (options.results / "methods.svg").write_text(picture(results), encoding="utf-8")
+    print(page(results))
+
+
+if __name__ == "__main__":
+    main()

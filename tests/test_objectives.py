@@ -1,0 +1,223 @@
+"""Objectives that compare answers: what they compare, what is said of the rest, and the start they measure from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import composed, tiny_settings
+from rich.console import Console
+
+from dress import config
+from dress.base.errors import ConfigError
+from dress.data.shards import Shards, write_shards
+from dress.data.stream import Part, Stream
+from dress.dialogue.spans import MISMATCHED, AnswerFacts
+from dress.model.building import build_model
+from dress.objectives.stage import check_objectives, stage_objectives
+from dress.record import Dialogue, Feedback, Record, Turn
+from dress.train.average import MovingAverage
+from dress.train.curriculum import Curriculum
+from dress.train.examples import Examples
+from dress.train.steps import StepDataset
+
+STAGE = {"weights": None, "data": "sft", "trainable": ["language"], "steps": 3, "records_per_step": 4, "lr": 1e-3}
+
+
+def train_stage(phases: object, objective: object, **more: object) -> config.TrainStage:
+    return config.TrainStage.model_validate({**STAGE, "phases": phases, "objective": objective, **more})
+
+
+def answered(*ratings: int | None, question: str = "What is it?", refined: bool = True) -> Dialogue:
+    """Answers in turn, each after advice on the one before."""
+    turns = []
+    for number, rating in enumerate(ratings):
+        advice = f"Better than {number}." if refined else None
+        feedback = [Feedback(rating=rating, critique=f"It is a {rating}.", refinement=advice)] if rating else []
+        user = question if number == 0 else f"Better than {number - 1}."
+        turns.append(Turn(user=user, assistant=f"answer {number} to {question}", feedback=feedback))
+    return Dialogue(turns=turns)
+
+
+def record(*dialogues: Dialogue, key: str = "r") -> Record:
+    return Record(key=key, dialogues=list(dialogues))
+
+
+def learned(
+    phase: str, objective: str, *dialogues: Dialogue, **settings: object
+) -> list[tuple[str, AnswerFacts | None]]:
+    """The last answer of each dialogue that is of use, with what is known of it."""
+    whole = composed(*(f"{name}={value}" for name, value in settings.items()))
+    objectives = stage_objectives(train_stage(phase, {phase: objective}), whole.objectives)
+    useful = objectives.dialogues(record(*dialogues), whole.phases)
+    return [(one.spans[-1].text, one.answer) for one in useful]
+
+
+def test_answers_of_one_rating_are_not_compared():
+    assert learned("preference", "dpo", answered(2, 2), answered(4, question="And this?")) == []
+    both = learned("preference", "dpo", answered(2, 4), answered(3, question="And this?"))
+    assert [text for text, _ in both] == ["answer 0 to What is it?", "answer 1 to What is it?"]
+    assert {facts.group for _, facts in both if facts} == {"0"}
+
+
+def test_questions_of_other_turns_are_other_questions():
+    other = Dialogue(
+        turns=[
+            Turn(user="q", assistant="a", feedback=[Feedback(rating=1, refinement="Better.")]),
+            Turn(user="something else", assistant="b", feedback=[Feedback(rating=4)]),
+        ]
+    )
+    assert learned("preference", "dpo", other) == []
+    assert len(learned("preference", "kto", other)) == 1
+
+
+def test_an_answer_that_stands_twice_has_its_lower_rating():
+    same = [answered(2), answered(4)]
+    assert learned("preference", "dpo", *same) == []
+    ((_, facts),) = learned("preference", "kto", *same)
+    assert facts is not None and facts.rating == 2
+
+
+def test_the_teacher_needs_what_it_is_to_read():
+    dialogue = answered(1, None)
+    sides = [facts.side for _, facts in learned("distill", "distill", dialogue) if facts]
+    assert sides == ["student", "teacher"]
+    assert learned("distill", "distill", Dialogue(turns=[Turn(user="q", assistant="a")])) == []
+    more = {"phases.distill.under": "reference"}
+    assert learned("distill", "distill", dialogue, **more) == []  # nothing better is known
+    assert len(learned("distill", "distill", answered(1, 4), **more)) == 2  # of the first one
+    more = {"phases.distill.under": "refinement"}
+    assert len(learned("distill", "distill", answered(1, 4, refined=False), **more)) == 0
+
+
+def test_four_leaves_need_a_good_and_a_bad_answer():
+    assert learned("self_correction", "self_correction", answered(3, 3)) == []
+    four = learned("self_correction", "self_correction", answered(1, 4))
+    assert [facts.side for _, facts in four if facts] == ["good, good", "good, bad", "bad, good", "bad, bad"]
+    assert [text[:8] for text, _ in four] == ["answer 1", "answer 0", "answer 1", "answer 0"]
+
+
+def test_better_answers_weigh_more_and_unrated_ones_nothing():
+    whole = composed("objectives.reward_weighted.temperature=2.0")
+    objectives = stage_objectives(train_stage("preference", "reward_weighted"), whole.objectives)
+    useful = objectives.dialogues(record(answered(4, 2, None)), whole.phases)
+    assert [round(one.spans[-1].weight, 4) for one in useful] == [1.0, round(float(torch.tensor(-1.0).exp()), 4)]
+
+
+@pytest.mark.parametrize(
+    ("phases", "objective", "said"),
+    [
+        ("sft", "dpo", r"objective: expected one of lm, words for phase sft, got dpo"),
+        ("distill", "lm", r"objective: expected one of distill for phase distill, got lm"),
+        ("preference", "distill", r"objective: expected one of dpo, kto, reward_weighted, lm for phase preference"),
+    ],
+)
+def test_a_phase_has_objectives_of_its_own(phases: str, objective: str, said: str):
+    with pytest.raises(ConfigError, match=said):
+        check_objectives({"one": train_stage(phases, objective)}, composed().phases)
+
+
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        ({"preference": "words"}, "words is the objective of a whole stage"),
+        ({"sft": "lm"}, "objective.sft: expected a phase of this stage, preference"),
+        ("ppo", "objective"),
+    ],
+)
+def test_what_no_objective_is_is_refused(objective: object, said: str):
+    with pytest.raises(ValueError, match=said):
+        train_stage("preference", objective)
+
+
+# --- mismatched answers ---------------------------------------------------------------------------
+
+
+def dataset(folder: Path, model, whole: config.Config, rank: int, world: int) -> StepDataset:
+    stage = train_stage("preference", "kto")
+    objectives = stage_objectives(stage, whole.objectives)
+    examples = Examples(objectives, whole.phases, whole.data, model.encoder, model.reader(), folder / "rejects")
+    return StepDataset(Stream([Part("", Shards(folder))], 0), stage, examples, False, rank, world)
+
+
+def keys(step) -> dict[str, tuple[str, int | None]]:
+    return {
+        key: (facts.side, facts.rating)
+        for forest in step.forests
+        if forest.answers
+        for key, facts in zip(forest.answers.key, forest.answers.facts, strict=True)
+    }
+
+
+def test_mismatched_answers_are_those_of_the_step_whatever_the_ranks(tmp_path: Path, tokenizer):
+    records = [record(answered(1 + n % 4, question=f"What is {n}?"), key=f"r{n}") for n in range(11)]
+    records.append(record(Dialogue(turns=[Turn(user="q", assistant="not rated")]), key="unrated"))
+    write_shards(tmp_path / "shards", [(one, None) for one in records], 5)
+    whole = composed("scale=tiny")
+    model = build_model(whole.model, tokenizer, 512, 0)
+    alone = dataset(tmp_path / "shards", model, whole, 0, 1)
+    for number in range(3):
+        one = keys(alone[number])
+        shares = [keys(dataset(tmp_path / "shards", model, whole, rank, 2)[number]) for rank in range(2)]
+        assert shares[0] and shares[1] and shares[0] | shares[1] == one
+        rated = [rating for side, rating in one.values() if side != MISMATCHED]
+        assert len(rated) == sum(side == MISMATCHED for side, _ in one.values()) >= 3
+
+
+# --- stages ---------------------------------------------------------------------------------------
+
+
+def shards_of(folder: Path, *records: Record) -> Path:
+    write_shards(folder, [(one, None) for one in records], 4)
+    return folder
+
+
+def settings_of(tmp_path: Path, feedback: Path, *more: str) -> config.Config:
+    return tiny_settings(
+        tmp_path, f"data.feedback={feedback}", "curriculum.stages.dress.data=feedback",
+        "curriculum.without=[align,sft]", "curriculum.stages.eval.models=[dress]", "data.validation=null", *more,
+    )  # fmt: skip
+
+
+def test_a_stage_without_any_pair_stops_at_its_start(tmp_path: Path):
+    feedback = shards_of(tmp_path / "feedback", *(record(answered(3), key=f"r{n}") for n in range(8)))
+    settings = settings_of(tmp_path, feedback, "experiment=dpo_only")
+    with pytest.raises(ValueError, match=r"stage dress: no supervised token in data\.feedback: none of its 8 records"):
+        Curriculum(settings, Console(quiet=True)).run()
+
+
+def test_the_start_is_scored_once_and_again_where_something_else_is_compared(tmp_path: Path):
+    records = [record(answered(1, 4, question=f"What is {n}?"), key=f"r{n}") for n in range(8)]
+    feedback = shards_of(tmp_path / "feedback", *records)
+    settings = settings_of(tmp_path, feedback, "experiment=dpo_only")
+    Curriculum(settings, Console(quiet=True)).run()
+    stage = Path(settings.run_dir) / "stages" / "dress"
+    stored = json.loads((stage / "reference.json").read_text())
+    seen = stage_records(settings)
+    assert len(stored["scores"]) == 2 * seen and all(value < 0 for value in stored["scores"].values())
+    last = json.loads((stage / "history.json").read_text())[-1]
+    assert {"preference/loss", "preference/margin", "preference/right_order", "train/loss"} <= last.keys()
+    first = json.loads((stage / "history.json").read_text())[0]
+    assert first["preference/loss"] == pytest.approx(0.6931, abs=2e-3)  # nothing has moved yet
+
+
+def stage_records(settings: config.Config) -> int:
+    """Different records that the stage sees."""
+    stage = settings.curriculum.stages["dress"]
+    assert isinstance(stage, config.TrainStage)
+    return min(8, (stage.steps or 0) * stage.records_per_step)
+
+
+def test_a_moving_average_is_in_place_for_a_while():
+    model = torch.nn.Linear(2, 1, bias=False)
+    average = MovingAverage(model, 0.5)
+    before = model.weight.detach().clone()
+    with torch.no_grad():
+        model.weight += 2
+    average.update()
+    moved = model.weight.detach().clone()
+    with average.in_place():
+        assert torch.allclose(model.weight, before + 1)
+    assert torch.equal(model.weight, moved)
