@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -18,20 +17,20 @@ from dress import config
 from dress.base.ranks import of_ranks
 from dress.config.targets import OPTIMIZER, SCHEDULER, build
 from dress.dialogue.batch import Batch, Forest, blank_forest
-from dress.kernels.memory import keep_freed_memory, used_gib
+from dress.kernels.memory import keep_freed_memory
 from dress.model.composed import ComposedLVLM
 from dress.model.lvlm import LVLM
 from dress.model.memory import needs_checkpointing
 from dress.model.sharding import clip_gradients, own_part, reshard, shard
 from dress.model.states import States
-from dress.objectives.lm import add_sums, factors, means
+from dress.objectives.lm import add_sums, factors
 from dress.objectives.stage import StageObjectives
-from dress.train.answer_pass import AnswerPasses, Figures, Logged
+from dress.train.answer_pass import AnswerPasses, Logged
 from dress.train.average import MovingAverage
+from dress.train.step_log import StepLog
 from dress.train.strategies import ByName, Replicated, Sharded
 from dress.train.words import Costs, mean_embedding, word_costs
 
-PHASES_OF_0_1 = ("align", "sft", "critique", "refinement", "rating", "best_of")
 NAMED_RECORDS = 8
 """Of a step that stopped a stage."""
 
@@ -86,30 +85,24 @@ class DressModule(L.LightningModule):
         self.automatic_optimization = False
         self.strict_loading = False  # a checkpoint holds what is trained; the rest is what the stage began with
         self.model, self.stage, self.learning = model, stage, learning
-        self.steps_before, self.tokens, self.records = steps_before, tokens, records
+        self.tokens = tokens
         self.validates_every: int | None = None
         """Steps between looks at held-out records; None: there are none."""
-        self.history: list[dict[str, float]] = []
-        """What was logged, by `curriculum/step`; kept in checkpoints."""
-        self._since = time.monotonic()
-        self._phases = tuple(stage.phases)
-        self._sums = torch.zeros(3, len(self._phases), dtype=torch.float64)
         self.objectives = objectives or StageObjectives(stage, {})
+        self.log_of_steps = StepLog(stage, self.objectives, steps_before, records)
+        self._phases = tuple(stage.phases)
         self._answers = AnswerPasses(self.objectives, reference or {}) if self.objectives.comparing else None
-        self._figures = Figures(self.objectives)
         self._average: MovingAverage | None = None
         self._saved_average: dict[str, Tensor] = {}
-        # records split; tokens that full forests hold, tokens there; idle
-        self._packing = torch.zeros(4, dtype=torch.float64)
-        self._right = torch.zeros(len(self._phases), dtype=torch.float64)  # supervised tokens that were the likeliest
-        self._supervised = 0.0  # tokens since the stage began
         self._waiting: dict[str, float] = {}
-        self._tokens = 0
         self._centre: Tensor | None = None  # the mean word embedding, which objective words does not change
-        self._held_out = torch.zeros_like(self._sums)
-        self._image_gap = torch.zeros_like(self._sums)  # log-probability with the image, less that without
         self.unreached_steps = 0
         """Steps whose records reached no trained parameter on any rank (a projector alone, text-only records)."""
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """What was logged, by `curriculum/step`."""
+        return self.log_of_steps.history
 
     def configure_model(self) -> None:
         """Spread the model over the ranks where the strategy asks for that; once, for all stages to come."""
@@ -141,7 +134,7 @@ class DressModule(L.LightningModule):
             NotFinite: on all ranks: a loss or gradient norm that is not finite.
         """
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        self._packing += torch.tensor([step.split, step.capacity, step.filled, step.idle], dtype=torch.float64)
+        self.log_of_steps.add_packing(step)
         assert not isinstance(optimizer, list) and isinstance(scheduler, LRScheduler)
         amounts = self._answers.amounts(step.forests) if self._answers else [step.weight]
         shares = self._of_ranks(step.weight, len(step.forests), step.images, *amounts)
@@ -181,13 +174,13 @@ class DressModule(L.LightningModule):
         if self._answers is None:
             compute = partial(self._loss, total=amounts[0].to(self.device))
         else:
-            compute = self._comparing(self._answers, passes, amounts, self._sums)
+            compute = self._comparing(self._answers, passes, amounts, self.log_of_steps.sums)
         loss = torch.zeros((), device=self.device)
         surprises = []
         for number, forest in enumerate(passes):
             with self._pass(last=number == len(passes) - 1):
                 part, nll = compute(forest, touch=self._exchanges)
-                self._tokens += forest.tokens
+                self.log_of_steps.tokens += forest.tokens
                 self._descend(part)
             loss += part.detach()
             surprises.append(nll)
@@ -205,7 +198,8 @@ class DressModule(L.LightningModule):
             sums: [3, P], added to.
         """
         of_step, mismatches = answers.of_step(amounts), self.objectives.mismatches
-        logged, drift = Logged(sums, self._right, self._figures.values), torch.zeros(2, len(self.objectives.scoring))
+        logged = Logged(sums, self.log_of_steps.right, self.log_of_steps.figures.values)
+        drift = torch.zeros(2, len(self.objectives.scoring))
         if mismatches and len(passes) > 1:  # what drifted is known when all of them have been looked at
             with torch.no_grad():
                 every = [
@@ -238,8 +232,8 @@ class DressModule(L.LightningModule):
 
     def _learn_words(self, step: Batch) -> Tensor:
         """This rank's share of the loss of all ranks, after its gradient to this one's images."""
-        costs = self._words(step, self._sums)
-        self._right.scatter_add_(0, costs.phase, costs.best.double())
+        costs = self._words(step, self.log_of_steps.sums)
+        self.log_of_steps.right.scatter_add_(0, costs.phase, costs.best.double())
         if costs.learned:
             touched = 0 * self.model.blank_images().sum() if self._exchanges and not step.images else 0
             self._descend(costs.loss + touched)
@@ -319,8 +313,8 @@ class DressModule(L.LightningModule):
         loss, nll = self.model(forest, factors(forest.weight, total), touch, likeliest)
         with torch.no_grad():
             columns = self._columns(forest)
-            add_sums(self._sums, nll, forest.weight, columns)
-            self._right.scatter_add_(0, columns, (likeliest & (forest.weight > 0)).double().cpu())
+            add_sums(self.log_of_steps.sums, nll, forest.weight, columns)
+            self.log_of_steps.right.scatter_add_(0, columns, (likeliest & (forest.weight > 0)).double().cpu())
         return loss, nll
 
     def _blank(self) -> Forest:
@@ -332,45 +326,36 @@ class DressModule(L.LightningModule):
         return torch.tensor([self._phases.index(name) for name in forest.phases])[forest.phase.cpu()]
 
     def validation_step(self, step: Batch, batch_idx: int) -> None:
-        """Add a step's weighted loss, by phase."""
+        """Add a step's weighted loss, by phase, and what it would be without images."""
+        log = self.log_of_steps
         if self.stage.objective == "words":
-            self._words(step, self._held_out)
+            self._words(step, log.held_out)
             return
         amounts = self._answers.amounts(step.forests) if self._answers else []
         shares = self._of_ranks(len(step.forests), step.images, *amounts)
         passes = [*step.forests, *[self._blank()] * (int(shares[:, 0].max()) - len(step.forests))]
         if self._answers:
-            right, figures = self._right.clone(), self._figures.copy()
-            compute = self._comparing(self._answers, passes, shares[:, 2:].sum(0), self._held_out)
+            right, figures = log.right.clone(), log.figures.copy()
+            compute = self._comparing(self._answers, passes, shares[:, 2:].sum(0), log.held_out)
             for forest in passes:
                 compute(forest)
-            self._right, self._figures = right, figures  # of what is trained on alone
+            log.right, log.figures = right, figures  # of what is trained on alone
         seeing = bool(shares[:, 1].any())
         for forest in passes if seeing or not self._answers else ():
             _, nll = self.model(forest, forest.weight)
             columns = self._columns(forest)
             if not self._answers:
-                add_sums(self._held_out, nll, forest.weight, columns)
+                add_sums(log.held_out, nll, forest.weight, columns)
             if seeing:  # some rank does: all compute
                 _, unseen = self.model(forest.blank(), forest.weight)
-                add_sums(self._image_gap, unseen - nll, forest.weight * forest.seeing, columns)
+                add_sums(log.image_gap, unseen - nll, forest.weight * forest.seeing, columns)
 
     def on_validation_epoch_end(self) -> None:
         """Mean loss on held-out records, by phase."""
         reshard(self.model)
-        sums = self._reduced(self._held_out)
-        logged = {"curriculum/step": float(self.steps_before + self.trainer.global_step)}
-        logged |= {f"val/{name}/loss": loss for name, loss, _ in means(sums, self._phases)}
-        gaps = means(self._reduced(self._image_gap), self._phases)
-        logged |= {f"val/{name}/image_gap": gap for name, gap, _ in gaps}
-        if self.history and self.history[-1]["curriculum/step"] == logged["curriculum/step"]:
-            self.history[-1] |= logged  # one point
-        else:
-            self.history.append(logged)
+        logged = self.log_of_steps.held_out_point(self.trainer.global_step, self._reduced)
         self._send(self._waiting | logged)
         self._waiting = {}
-        self._held_out.zero_()
-        self._image_gap.zero_()
 
     def _pass(self, last: bool) -> AbstractContextManager[None]:
         """Gradients are exchanged once per optimizer step."""
@@ -382,47 +367,11 @@ class DressModule(L.LightningModule):
         done = self.trainer.global_step
         if done % self.learning.trainer.log_every_n_steps and done != self.stage.total_steps:
             return
-        reduced = self._reduced(torch.cat([self._sums, self._right[None]]))
-        sums, right = reduced[:3], dict(zip(self._phases, reduced[3].tolist(), strict=True))
-        seconds = time.monotonic() - self._since
-        logged = {"curriculum/step": float(self.steps_before + done)}
-        for name, loss, count in means(sums, self._phases):
-            logged[f"{name}/loss"] = loss
-            logged[f"{name}/supervised_tokens"] = count
-            if name not in self.objectives.distilling:
-                logged[f"{name}/token_accuracy"] = right[name] / count
-        logged |= self._figures.means(self._reduced)
-        supervised = float(sums[2].sum())
-        self._supervised += supervised
-        if supervised:
-            logged["train/loss"] = self.objectives.step_loss(sums)
-            if not self.objectives.distilling:
-                logged["train/token_accuracy"] = sum(right.values()) / supervised
-        logged["train/supervised_tokens"] = self._supervised
-        logged["train/records"] = done * self.stage.records_per_step
-        if self.records:
-            logged["epoch"] = logged["train/records"] / self.records
-        split, capacity, filled, idle = self._reduced(self._packing).tolist()
-        logged["train/split_trees"] = split
-        logged["train/idle_records"] = idle  # their phases found nothing to learn in them
-        if capacity:
-            logged["train/forest_fill"] = filled / capacity
-        logged["train/grad_norm"] = norm
-        logged["train/lr"] = lr
-        self.history.append(logged)
-        speed = {
-            "train/tokens_per_second": self._tokens * self.trainer.world_size / max(seconds, 1e-9),
-            "train/supervised_tokens_per_second": supervised / max(seconds, 1e-9),
-            "train/memory_gib": used_gib(self.device),  # of the first process
-        }
+        point = self.log_of_steps.point(done, norm, lr, self._reduced)
         self.send_waiting()
-        self._waiting = {**logged, **speed}
+        self._waiting = point | self.log_of_steps.speed(point, self.trainer.world_size, self.device)
         if not self.validates_every or done % self.validates_every:  # else with what is about to be measured
             self.send_waiting()
-        self._since, self._tokens = time.monotonic(), 0
-        self._sums.zero_()
-        self._right.zero_()
-        self._packing.zero_()
 
     def _reduced(self, values: Tensor) -> Tensor:
         """Sums over ranks, on the CPU."""
@@ -457,12 +406,7 @@ class DressModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was logged, and the sums since the last log."""
-        checkpoint["dress"] = {
-            "history": self.history, "sums": dict(zip(self._phases, self._sums.T.tolist(), strict=True)),
-            "packing": self._packing.tolist(),
-            "right": dict(zip(self._phases, self._right.tolist(), strict=True)), "supervised": self._supervised,
-            "unreached": self.unreached_steps,
-        }  # fmt: skip
+        checkpoint["dress"] = {**self.log_of_steps.state(), "unreached": self.unreached_steps}
         if self._average:
             checkpoint["dress"]["average"] = {name: one.cpu() for name, one in self._average.values.items()}
 
@@ -478,19 +422,7 @@ class DressModule(L.LightningModule):
                 f"last.ckpt: expected the {len(trained)} weights that are trained, {len(missing)} are missing, first "
                 f"{missing[0]}. Delete the file: the stage then begins anew"
             )
-        self.history = checkpoint["dress"]["history"]
-        sums = checkpoint["dress"]["sums"]
-        if isinstance(sums, list):  # of 0.1, which had a column for each phase that there was
-            sums = dict(zip(PHASES_OF_0_1, zip(*sums, strict=True), strict=True))
-        self._sums = torch.tensor(
-            [sums.get(name, [0.0] * 3) for name in self._phases], dtype=torch.float64
-        ).T.contiguous()
-        right = checkpoint["dress"].get("right", {})  # nothing in those of 0.1
-        self._right = torch.tensor([right.get(name, 0.0) for name in self._phases], dtype=torch.float64)
-        self._supervised = checkpoint["dress"].get("supervised", 0.0)
-        self._packing = torch.zeros(4, dtype=torch.float64)
-        packing = torch.tensor(checkpoint["dress"]["packing"], dtype=torch.float64)
-        self._packing[: len(packing)] = packing
+        self.log_of_steps.load(checkpoint["dress"])
         self.unreached_steps = checkpoint["dress"].get("unreached", 0)
         self._saved_average = checkpoint["dress"].get("average", {})
         self._set_rate(checkpoint)
