@@ -13,7 +13,7 @@ export PYTHONNOUSERSITE := 1
 unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONHASHSEED PYTHONWARNINGS PYTHONSAFEPATH
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_NO_DEPS PIP_REQUIREMENT PYTEST_ADDOPTS
 
-.PHONY: help setup train test test-slow test-lowest dist lint format check constraints photos bench bench-vlm bench-full bench-scaling bench-gpu bench-gpu-peers llm-server llm-test lmms clean
+.PHONY: help setup train test test-slow test-lowest dist lint format check constraints photos bench bench-losses bench-methods bench-vlm bench-full bench-scaling bench-gpu bench-gpu-peers llm-server llm-test lmms clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -89,6 +89,13 @@ BENCH := $(PY) -m pip install --quiet --no-deps --require-hashes -r constraints-
 bench: setup ## Training steps against TRL and plain transformers: 30 minutes on 2 quiet cores
 	$(BENCH)
 	$(PY) benchmarks/train_step.py $(ARGS)
+
+bench-losses: setup ## dpo and kto against TRL's own loss code: seconds
+	$(BENCH)
+	$(PY) benchmarks/trl_losses.py
+
+bench-methods: setup ## Every way to learn from feedback, in one table: ARGS="--seeds 0 1 2"; hours
+	$(PY) benchmarks/methods.py $(ARGS)
 
 bench-vlm: setup ## The same on LLaVA, SmolVLM and Qwen2.5-VL shapes: 24 minutes
 	$(BENCH)

@@ -199,6 +199,20 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _average_of_whole_weights(self) -> Config:
+        """A teacher of averaged weights needs the model whole on every rank."""
+        if self.parallel.strategy != "shard" or self.objectives.distill.teacher != "average":
+            return self
+        for name in self.curriculum.order:
+            stage = self.curriculum.stages[name]
+            if isinstance(stage, TrainStage) and "distill" in stage.objectives.values():
+                raise ValueError(
+                    f"objectives.distill.teacher: expected current under parallel.strategy=shard, got average "
+                    f"(curriculum.stages.{name}); or set parallel.strategy=ddp"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _packed_matrices_stay(self) -> Config:
         """What `model.quantize` needs; a language model that is drawn or trained is not one to pack."""
         model, kind = self.model, self.model.quantize

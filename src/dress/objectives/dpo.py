@@ -7,7 +7,7 @@ smoothing e, (1 - e) of that and e of the reverse (Mitchell, 2023). By compariso
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import permutations
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,10 +33,11 @@ class Preference:
             if BETTER in sides and WORSE in sides:
                 pairs.append((sides[BETTER], sides[WORSE]))
                 continue
-            rated = sorted((rating, -n) for n in numbers if (rating := facts[n].rating) is not None)
-            if self.settings.pairs == "extremes" and rated:
-                rated = [rated[0], rated[-1]]
-            pairs += [(-high, -low) for (worse, low), (better, high) in combinations(rated, 2) if better > worse]
+            ratings = {number: rating for number in numbers if (rating := facts[number].rating) is not None}
+            if self.settings.pairs == "extremes" and ratings:
+                ends = (max(ratings, key=ratings.__getitem__), min(ratings, key=ratings.__getitem__))
+                ratings = {number: ratings[number] for number in ends}
+            pairs += [pair for pair in permutations(ratings, 2) if ratings[pair[0]] > ratings[pair[1]]]
         return pairs
 
     def costs(self, scores: Scores, comparisons: Sequence[Comparison]) -> tuple[Tensor, Mapping[str, Tensor]]:

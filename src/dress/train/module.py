@@ -15,7 +15,6 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from dress import config
 from dress.base.ranks import of_ranks
-from dress.config.targets import OPTIMIZER, SCHEDULER, build
 from dress.dialogue.batch import Batch, Forest, blank_forest
 from dress.kernels.memory import keep_freed_memory
 from dress.model.composed import ComposedLVLM
@@ -27,6 +26,7 @@ from dress.objectives.lm import add_sums, factors
 from dress.objectives.stage import StageObjectives
 from dress.train.answer_pass import AnswerPasses, Logged
 from dress.train.average import MovingAverage
+from dress.train.optimizer import build_optimizer, set_rate
 from dress.train.step_log import StepLog
 from dress.train.strategies import ByName, Replicated, Sharded
 from dress.train.words import Costs, mean_embedding, word_costs
@@ -41,25 +41,6 @@ class TrainingStopped(ValueError):
 
 class NotFinite(TrainingStopped):
     """A loss, gradient norm or weight that is not finite."""
-
-
-def build_optimizer(
-    parameters: Sequence[Tensor], stage: config.TrainStage, learning: config.Learning
-) -> tuple[Any, Any]:
-    """The optimizer and schedule of the settings; biases and norms (vectors) are not decayed.
-
-    Raises:
-        ValueError: arguments that their classes refuse; names the setting.
-    """
-    decayed = [p for p in parameters if p.ndim >= 2]
-    plain = [p for p in parameters if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": stage.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = build(learning.optimizer, "optimizer", OPTIMIZER, groups, lr=stage.lr)
-    scheduler = build(
-        learning.scheduler, "scheduler", SCHEDULER, optimizer,
-        num_warmup_steps=round(stage.total_steps * stage.warmup), num_training_steps=stage.total_steps,
-    )  # fmt: skip
-    return optimizer, scheduler
 
 
 class DressModule(L.LightningModule):
@@ -425,15 +406,4 @@ class DressModule(L.LightningModule):
         self.log_of_steps.load(checkpoint["dress"])
         self.unreached_steps = checkpoint["dress"].get("unreached", 0)
         self._saved_average = checkpoint["dress"].get("average", {})
-        self._set_rate(checkpoint)
-
-    def _set_rate(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with this stage's own learning rate: it may be changed beside `resume`."""
-        (scheduler,) = checkpoint["lr_schedulers"]
-        if "base_lrs" not in scheduler:
-            return
-        factor = self.stage.lr / scheduler["base_lrs"][0]
-        scheduler["base_lrs"] = [self.stage.lr for _ in scheduler["base_lrs"]]
-        scheduler["_last_lr"] = [rate * factor for rate in scheduler["_last_lr"]]
-        for group in (group for state in checkpoint["optimizer_states"] for group in state["param_groups"]):
-            group["initial_lr"], group["lr"] = self.stage.lr, group["lr"] * factor
+        set_rate(checkpoint, self.stage.lr)

@@ -20,7 +20,8 @@ from dress.train.callbacks import SaveCheckpoint, ShowProgress, build_callbacks
 from dress.train.datamodule import StageData
 from dress.train.examples import Examples
 from dress.train.idle_phases import idle_phases
-from dress.train.module import DressModule, TrainingStopped, build_optimizer
+from dress.train.module import DressModule, TrainingStopped
+from dress.train.optimizer import build_optimizer
 from dress.train.parallel import build_trainer
 from dress.train.reference import reference_scores
 from dress.train.run_data import REJECTS
