@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT / "src")]
 from dress import config  # noqa: E402
 from dress.dialogue.spans import AnswerFacts  # noqa: E402
 from dress.objectives import comparing  # noqa: E402
-from dress.objectives.comparing import Scores, Scoring  # noqa: E402
+from dress.objectives.comparisons import Scores, Scoring  # noqa: E402
 
 TOLERANCE = 1e-12
 ACCELERATOR = SimpleNamespace(device=torch.device("cpu"), gather=lambda x: x, gather_for_metrics=lambda x: x)

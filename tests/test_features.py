@@ -27,6 +27,7 @@ from dress.data.shards import ShardError, Shards, write_shards
 from dress.data.stream import Part, Stream
 from dress.model.checkpoint import load_model
 from dress.model.vision import VisionEncoder
+from dress.objectives.stage import stage_objectives
 from dress.record import RecordError
 from dress.train import feature_extraction
 from dress.train.curriculum import Curriculum
@@ -195,7 +196,7 @@ def test_loss_is_the_same_without_encoder_and_images(made):
         data = plain.data.model_copy(update={"features": name != "pixels"})
         stream = Stream([Part("", Shards(folder / "sft"))], seed=1)
         reader = model.reader(data.images)
-        examples = Examples(stage.phases, plain.phases, data, model.encoder, reader, made / "rejects")
+        examples = Examples(stage_objectives(stage), plain.phases, data, model.encoder, reader, made / "rejects")
         step = StepDataset(stream, stage, examples)[0]
         kind = "pixels" if name == "pixels" else "features"
         assert {input_ for forest in step.forests for batch in forest.images for input_ in batch.inputs} == {kind}
@@ -210,7 +211,14 @@ def test_webdatasets_own_pipeline_reads_them_too(made):
     plain, (model, _) = composed("data.features=true", *FROZEN), load_model(made / "run" / "stages" / "align")
     stage = plain.curriculum.stages["sft"].model_copy(update={"records_per_step": 40})
     stream = Stream([Part("", Shards(made / "bf16" / "sft"))], seed=1)
-    examples = Examples(stage.phases, plain.phases, plain.data, model.encoder, model.reader(), made / "rejects")
+    examples = Examples(
+        stage_objectives(stage),
+        plain.phases,
+        plain.data,
+        model.encoder,
+        model.reader(),
+        made / "rejects",
+    )
     dataset = StepDataset(stream, stage, examples)
     theirs = next(iter(WebdatasetSteps(dataset)))
     whole = [step.forests[0].images[0].inputs["features"].double().sum() for step in (dataset[0], theirs)]
@@ -306,7 +314,14 @@ def test_an_image_without_features_is_named(made, tmp_path):
     def dataset(on_damage: str) -> StepDataset:
         data = plain.data.model_copy(update={"on_damage": on_damage})
         stream = Stream([Part("", Shards(tmp_path))], seed=1)
-        examples = Examples(stage.phases, plain.phases, data, model.encoder, model.reader(), tmp_path / "rejects.jsonl")
+        examples = Examples(
+            stage_objectives(stage),
+            plain.phases,
+            data,
+            model.encoder,
+            model.reader(),
+            tmp_path / "rejects.jsonl",
+        )
         return StepDataset(stream, stage, examples)
 
     with pytest.raises(RecordError, match=r"sft-000000: expected stored features beside the JSON, found none"):

@@ -17,9 +17,10 @@ from dress import config
 from dress.config.no_result import BY_CONTENT, NO_RESULT
 from dress.data.shards import write_shards
 from dress.model.checkpoint import save_model
+from dress.train import tasks
 from dress.train.amounts import in_steps
 from dress.train.run_data import RunData
-from dress.train.tasks import EvalTask, InitialModel, Tasks, fingerprint
+from dress.train.tasks import EvalTask, InitialModel, Tasks, TrainTask, fingerprint
 from dress.worlds.shapes import generate as shapes
 
 PLACES = {"data.path", "data.world", "data.world_seed", "data.sizes"}
@@ -52,6 +53,12 @@ OTHER: dict[str, Any] = {
     } for name in ("align", "sft", "dress")},
     "phases.align.prompt": "Say it.", "phases.modules": ["mine"], "phases.critique.condition": "both",
     "phases.refinement.loss": "all",
+    "objectives.dpo.pairs": "extremes", "objectives.distill.divergence": "forward", "objectives.distill.top_k": 5,
+    "objectives.distill.teacher": "average", "objectives.kto.min_rating": 2,
+    "phases.preference.turns": "first", "phases.preference.condition": "praise", "phases.distill.under": "praise",
+    "phases.distill.refinement_template": "Do: {refinement}", "phases.distill.reference_template": "So: {reference}",
+    "phases.self_correction.prompt": "Again.", "phases.language_feedback.critic_prompt": "How is it?",
+    "phases.language_feedback.template": "Said: {critique}",
     "phases.refinement.target": "reference", "phases.refinement.min_rating": 3,
     "phases.refinement.anchor_conditions": ["praise"], "phases.praise": "Good.",
     "phases.critique_template": "Said: {critique}", "phases.rating_template": "Number: {rating}",
@@ -170,8 +177,10 @@ def check(settings: config.Config, read: RunData, path: str, value: Any) -> None
 
 def test_every_setting_counts_or_is_named_as_of_no_account(shapes_folder: Path) -> None:
     settings = composed()
-    read, walked = RunData(settings.data, shapes_folder), set()
+    read, walked = RunData(settings.data, shapes_folder), {"objectives"}  # see the next test
     for path, value in leaves(settings.model_dump()):
+        if any(path.startswith(f"{section}.") for section in OF_EXPERIMENTS):
+            continue
         if path.endswith(".kind") and path.startswith("curriculum"):
             continue  # what the section is
         if path in ("curriculum.stages.align.weights", "version", "model.kind"):
@@ -182,6 +191,38 @@ def test_every_setting_counts_or_is_named_as_of_no_account(shapes_folder: Path) 
         check(settings, read, path, value)
         walked.add(path.partition(".")[0])
     assert walked == set(config.Config.model_fields)
+
+
+OF_EXPERIMENTS = {
+    "phases.preference": "dpo_only", "objectives.dpo": "dpo_only", "objectives.kto": "kto_only",
+    "objectives.reward_weighted": "reward_weighted_only", "phases.distill": "distill_only",
+    "objectives.distill": "distill_only", "phases.self_correction": "self_correction_only",
+    "objectives.self_correction": "self_correction_only", "phases.language_feedback": "llf",
+}  # fmt: skip
+"""Settings that only some phases and objectives read, and an experiment that has them."""
+
+
+@pytest.mark.parametrize("section", OF_EXPERIMENTS)
+def test_settings_of_an_objective_count_where_it_is_used(shapes_folder: Path, section: str) -> None:
+    used, unused = composed(f"experiment={OF_EXPERIMENTS[section]}"), composed()
+    read = RunData(used.data, shapes_folder)
+    paths = [(path, value) for path, value in leaves(used.model_dump()) if path.startswith(f"{section}.")]
+    assert paths
+    for path, value in paths:
+        before, after = (prints(one, read) for one in (used, changed(used, path, value)))
+        assert after["dress"] != before["dress"] and after["sft"] == before["sft"], path
+        assert prints(changed(unused, path, value), read) == prints(unused, read), path
+
+
+def test_fingerprints_are_those_of_the_version_before(shapes_folder: Path) -> None:
+    """A finished stage of DRESS 0.2 is taken over: what it did not know is left out where it changes nothing."""
+    settings = composed()
+    task = Tasks(settings, RunData(settings.data, shapes_folder), "initial").by_name["dress"]
+    assert isinstance(task, TrainTask)
+    known = {"align", "critique", "refinement", "critique_template", "rating_template", "praise", "modules"}
+    content = tasks._content(task.phases)
+    assert content.keys() == known and content["critique"].keys() == {"condition", "history"}
+    assert not task.objectives and content["refinement"]["anchor"] == settings.phases.refinement.anchor
 
 
 @pytest.mark.parametrize("kind", ["llm", "replay"])

@@ -19,6 +19,7 @@ from dress.data.shards import Shards, write_shards
 from dress.data.stream import Part, Stream
 from dress.dialogue.image import ImageLayout
 from dress.model.hf import HFLVLM
+from dress.objectives.stage import stage_objectives
 from dress.record import Dialogue, ImageRef, Record, RecordError, Turn
 from dress.run.composing import compose
 from dress.run.preparing import task
@@ -57,7 +58,12 @@ def step(model: HFLVLM, folder: Path, tmp: Path, *more: str):
     settings = composed("model=hf", f"model.name={model.name}", *frozen(*more))
     stage = settings.curriculum.stages["sft"].model_copy(update={"records_per_step": len(SIZES) + 1})
     examples = Examples(
-        stage.phases, settings.phases, settings.data, model.encoder, model.reader(), tmp / "rejects.jsonl"
+        stage_objectives(stage),
+        settings.phases,
+        settings.data,
+        model.encoder,
+        model.reader(),
+        tmp / "rejects.jsonl",
     )
     return StepDataset(Stream([Part("", Shards(folder))], seed=1), stage, examples)[0]
 

@@ -19,6 +19,7 @@ from dress.base.progress import CurriculumProgress
 from dress.base.run_folder import unlock
 from dress.data.shards import Shards, write_shards
 from dress.data.stream import Part, Stream
+from dress.objectives.stage import stage_objectives
 from dress.phases import supervised
 from dress.record import Dialogue, Feedback, Record, Turn
 from dress.run.start import start_run
@@ -74,7 +75,8 @@ def supervision(phases: str, *more: str) -> Supervision:
     whole = composed(
         f"curriculum.stages.sft.phases={phases}", "curriculum.run=[sft]", "curriculum.stages.sft.weights=null", *more
     )
-    return Supervision("sft", whole.curriculum.stages["sft"], whole.phases, whole.data, *ENCODER)
+    stage = whole.curriculum.stages["sft"]
+    return Supervision("sft", stage, stage_objectives(stage), whole.phases, whole.data, *ENCODER)
 
 
 ENCODER: list = []
@@ -129,7 +131,9 @@ def test_a_record_has_no_more_tokens_than_its_size_says(texts, phases):
     one = Record(key="k", dialogues=[Dialogue(turns=turns)])
     longest = max(look.encoder.length(d, None) for d in supervised(one, look.stage.phases, look.phases))
     tight = look.data.model_copy(update={"max_tokens": longest - 1})
-    assert Supervision("sft", look.stage, look.phases, tight, *ENCODER).could_be_longer(len(one.dump()))
+    assert Supervision("sft", look.stage, look.objectives, look.phases, tight, *ENCODER).could_be_longer(
+        len(one.dump())
+    )
 
 
 def test_more_tokens_than_positions_are_refused(tmp_path):

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import composed, tiny_settings
+from conftest import ROOT, TINY, composed, tiny_settings
+from lightning.pytorch.callbacks import Callback
 from rich.console import Console
+from scripts import run_script
 
 from dress import config
 from dress.base.errors import ConfigError
+from dress.base.processes import Interrupted
 from dress.data.shards import Shards, write_shards
 from dress.data.stream import Part, Stream
 from dress.dialogue.spans import MISMATCHED, AnswerFacts
@@ -221,3 +224,67 @@ def test_a_moving_average_is_in_place_for_a_while():
     with average.in_place():
         assert torch.allclose(model.weight, before + 1)
     assert torch.equal(model.weight, moved)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "more"),
+    [
+        ("kto_only", []),
+        pytest.param("dpo_only", [], marks=pytest.mark.slow),
+        pytest.param("distill_only", ["objectives.distill.teacher=average"], marks=pytest.mark.slow),
+        pytest.param("self_correction_only", [], marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_learn_what_one_does(tmp_path: Path, experiment: str, more: list[str]):
+    """One of the records has nothing to compare, so that a process has fewer passes; the head is not tied."""
+    records = [record(answered(1, 4, 2, question=f"What is {n}?"), key=f"r{n}") for n in range(7)]
+    records.append(record(answered(None, question="Nobody knows."), key="r7"))
+    feedback = shards_of(tmp_path / "feedback", *records)
+    histories = []
+    for ranks in (1, 2):
+        words = [
+            *TINY, f"experiment={experiment}", f"data.path={tmp_path / 'data'}", f"data.feedback={feedback}",
+            "curriculum.stages.dress.data=feedback", "curriculum.without=[align,sft]", "curriculum.run=[dress]",
+            "data.validation=null", f"trainer.devices={ranks}", "trainer.accelerator=cpu",
+            f"run_dir={tmp_path / str(ranks)}", "model.language.config.tie_word_embeddings=false",
+            "data.tokens_per_forest=60", "curriculum.stages.dress.lr=1e-3", *more,
+        ]  # fmt: skip
+        done = run_script(ROOT / "src/train.py", *words, cwd=tmp_path, timeout=200)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+        histories.append(json.loads((tmp_path / str(ranks) / "stages" / "dress" / "history.json").read_text()))
+    one, two = ([point["train/loss"] for point in history] for history in histories)
+    assert len(one) == 4 and one == pytest.approx(two, rel=1e-4)
+    names = histories[0][-1].keys() - {"train/forest_fill"}
+    for name in names:
+        assert histories[0][-1][name] == pytest.approx(histories[1][-1][name], rel=2e-3, abs=1e-5), name
+
+
+def test_a_stage_with_an_averaged_teacher_goes_on_where_it_was_stopped(tmp_path: Path):
+    records = [record(answered(1, 4, question=f"What is {n}?"), key=f"r{n}") for n in range(8)]
+    feedback = shards_of(tmp_path / "feedback", *records)
+    more = ("experiment=distill_only", "objectives.distill.teacher=average", "training.checkpoint_every=2")
+    more = (*more, "curriculum.stages.dress.lr=1e-2", "objectives.distill.decay=0.5", "curriculum.run=[dress]")
+    whole = settings_of(tmp_path, feedback, *more)
+    Curriculum(whole, Console(quiet=True)).run()
+    parts = whole.model_copy(update={"run_dir": str(tmp_path / "parts")})
+    parts = parts.model_copy(update={"callbacks": {"stop": {"_target_": f"{__name__}.StopAfter", "steps": 2}}})
+    with pytest.raises(Interrupted):
+        Curriculum(parts, Console(quiet=True)).run()
+    last = torch.load(tmp_path / "parts/stages/dress/last.ckpt", weights_only=True)
+    assert last["global_step"] == 2 and last["dress"]["average"]
+    Curriculum(parts.model_copy(update={"callbacks": {}}), Console(quiet=True)).run()
+    histories = [
+        json.loads((Path(run) / "stages/dress/history.json").read_text()) for run in (whole.run_dir, parts.run_dir)
+    ]
+    assert [point["train/loss"] for point in histories[0]] == [point["train/loss"] for point in histories[1]]
+
+
+class StopAfter(Callback):
+    """Ends a stage as a signal does."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == self.steps:
+            raise Interrupted("stopped here")

@@ -24,6 +24,7 @@ from dress.objectives.stage import stage_objectives
 from dress.train.answer_pass import AnswerPasses, Figures, Logged
 
 tokens = st.lists(st.integers(5, 8), min_size=1, max_size=5)
+other_tokens = st.lists(st.integers(9, 12), min_size=1, max_size=5)
 weights = st.sampled_from([0.3, 1.0])
 
 
@@ -47,7 +48,7 @@ def contexts(draw: st.DrawFn) -> list[EncodedDialogue]:
     for group in range(draw(st.integers(1, 3))):
         answer = draw(tokens)
         student = row("twice", draw, root, answer, AnswerFacts(str(group), STUDENT))
-        context = draw(tokens)
+        context = draw(other_tokens)
         ids, own = [*root, *context, *answer], [*[0.0] * len(root + context), *student.weights[len(root) :]]
         teacher = AnswerFacts(str(group), TEACHER)
         out += [student, EncodedDialogue("twice", np.array(ids), np.array(own), answer=teacher)]
@@ -225,7 +226,7 @@ def of_trees(model, step: Batch, passes: AnswerPasses, logged: Logged) -> Tensor
     """The loss of a step, forest by forest."""
     amounts = passes.of_step(torch.tensor(passes.amounts(step.forests), dtype=torch.float64))
     drift = torch.zeros(2, len(passes.objectives.scoring), dtype=torch.float64)
-    if passes.objectives.mismatches:
+    if passes.objectives.mismatching:
         drift = torch.stack([passes.drifts(one, states_of(model, one)) for one in step.forests]).sum(0)
     losses = []
     for forest in step.forests:
@@ -235,9 +236,14 @@ def of_trees(model, step: Batch, passes: AnswerPasses, logged: Logged) -> Tensor
     return torch.stack(losses).sum()
 
 
-@pytest.mark.parametrize("mixed", [False, True], ids=["", "beside lm"])
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+@pytest.mark.parametrize(
+    ("kind", "name", "mixed"),
+    [
+        *(("llama", name, False) for name in CASES),
+        *(("llama", name, True) for name in ("dpo", "kto", "distill, js, 4")),
+        *(("gemma2", name, True) for name in ("self_correction", "distill, forward, None")),  # its logits are capped
+    ],
+)  # fmt: skip
 def test_trees_learn_what_sequences_learn(kind, name, mixed, monkeypatch):
     monkeypatch.setattr(head, "CHUNK", 300)  # several chunks
     case = CASES[name]
@@ -252,7 +258,7 @@ def test_trees_learn_what_sequences_learn(kind, name, mixed, monkeypatch):
     compared = []
 
     @given(st.lists(case.records(), min_size=1, max_size=2), learned(), st.sampled_from([14, 1000]), st.integers(0, 99))
-    @settings(max_examples=6, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=4, deadline=None, derandomize=True, database=None)
     def check(records, alone, budget, seed):
         rng = np.random.default_rng(seed)
         reference = {one.key: -20 * rng.random() for record in records for one in record}

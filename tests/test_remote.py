@@ -21,6 +21,7 @@ from dress.data.index_file import INDEX, write_index
 from dress.data.remote import open_shards
 from dress.data.shards import ShardError, Shards, write_shards
 from dress.data.stream import Part, Stream, open_stream
+from dress.objectives.stage import stage_objectives
 from dress.train.datamodule import rejected
 from dress.train.examples import Examples
 from dress.train.steps import StepDataset
@@ -173,7 +174,7 @@ def test_training_passes_over_a_remote_shard_that_changed_and_names_its_records(
     stage = plain.curriculum.stages["sft"].model_copy(update={"records_per_step": 40})
     shards = open_shards(url, on_damage="skip", cache=ShardCache(str(tmp_path / "c")))
     file = tmp_path / "rejects.jsonl"
-    examples = Examples(stage.phases, plain.phases, data, None, None, file)
+    examples = Examples(stage_objectives(stage), plain.phases, data, None, None, file)
     examples.build = lambda record, *_: record.key
     dataset = StepDataset(Stream([Part("", shards)], 0), stage, examples)
     dataset.collated = list

@@ -26,6 +26,7 @@ from dress.data.index_task import run as index_task
 from dress.data.order import BLOCK, mixed, quotas
 from dress.data.shards import ShardError, Shards, write_shards
 from dress.data.stream import Part, Stream, open_stream
+from dress.objectives.stage import stage_objectives
 from dress.record import RecordError
 from dress.train.examples import Examples
 from dress.train.steps import StepDataset
@@ -154,7 +155,7 @@ def test_some_dialogues_of_a_record_are_drawn_anew_in_each_epoch(tmp_path, token
     def drawn(data, step: int) -> int:
         stream = Stream([Part("", Shards(tmp_path))], seed=5)
         reader = model.reader(data.images)
-        examples = Examples(stage.phases, plain.phases, data, model.encoder, reader, tmp_path / "r")
+        examples = Examples(stage_objectives(stage), plain.phases, data, model.encoder, reader, tmp_path / "r")
         return StepDataset(stream, stage, examples)[step].forests[0].tokens
 
     assert max(drawn(plain.data, step) for step in range(8)) < drawn(composed().data, 0)

@@ -28,6 +28,7 @@ from dress.feedback.raters import build_rater
 from dress.kernels.memory import keep_freed_memory
 from dress.model.checkpoint import load_model
 from dress.model.lvlm import LVLM
+from dress.objectives.stage import stage_objectives
 from dress.rollout.checkpoint import CkptResponder
 from dress.rollout.conversation import Rollout
 from dress.rollout.responder import Sampling
@@ -175,7 +176,9 @@ def train(member: Member, work: StageWork) -> None:
     stream = Stream([Part("", Shards(work.records))], settings.seed)
     reader = model.reader(settings.data.images, settings.data.max_aspect)
     rejects = work.out / "rejects.jsonl"
-    examples = Examples(stage.phases, settings.phases, settings.data, model.encoder, reader, rejects)
+    examples = Examples(
+        stage_objectives(stage, settings.objectives), settings.phases, settings.data, model.encoder, reader, rejects
+    )
 
     def dataset(rank: int, world: int) -> StepDataset:
         return StepDataset(stream, stage, examples, False, rank, world)

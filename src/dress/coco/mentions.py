@@ -228,7 +228,7 @@ def _written(text: str, every: list[Mention]) -> list[tuple[int, int]]:
     def at(place: int) -> int:
         number = bisect_right(begins, place) - 1
         start, stop = words[number]
-        return min(start + place - begins[number], stop)
+        return min(start + place - begins[number], stop - 1)
 
     return [(at(one.start), at(one.end - 1) + 1) for one in every]
 

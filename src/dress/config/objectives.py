@@ -14,7 +14,8 @@ ObjectiveName = Literal["lm", "words", "reward_weighted", "dpo", "kto", "distill
 class RewardWeighted(Section):
     """`reward_weighted`: every rated answer, the better the more."""
 
-    temperature: PositiveReal = 1.0  # an answer weighs exp((rating - 4) / temperature); ours
+    # An answer weighs exp((rating - 4) / temperature); ours
+    temperature: Annotated[float, Field(ge=0.01, le=1000)] = 1.0
 
 
 class DPO(Section):

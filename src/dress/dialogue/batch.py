@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dress.dialogue.answers import Answers, joined
 from dress.dialogue.encode import IMAGE
-from dress.dialogue.image import Picture, blank_inputs
+from dress.dialogue.image import FEATURES, Picture, blank_inputs
 from dress.dialogue.tree import Segment, Tree
 
 
@@ -115,6 +115,11 @@ class Batch:
     images: int = 0
     idle: int = 0
     places: tuple[str, ...] = ()
+
+    @property
+    def stored(self) -> bool:
+        """Whether its images are features that were computed before."""
+        return any(FEATURES in one.inputs for forest in self.forests for one in forest.images)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch with its forests on a device."""

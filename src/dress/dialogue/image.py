@@ -12,6 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+FEATURES = "features"
+"""Name among a picture's inputs of features that were stored, in place of pixels."""
+
 
 @dataclass(frozen=True, eq=False)
 class ImageLayout:

@@ -162,7 +162,8 @@ def _with_groups(dialogues: Sequence[EncodedDialogue], order: list[int], shared:
     if len(whole) <= budget:
         return [whole]
     parts: list[list[EncodedDialogue]] = []
-    for group in groups_of([dialogues[number] for number in order]):
+    place = {id(dialogues[number]): rank for rank, number in enumerate(order)}
+    for group in sorted(groups_of(dialogues), key=lambda group: min(place[id(one)] for one in group)):
         if parts and len(build_tree([*parts[-1], *group])) <= budget:
             parts[-1] += group
         else:

@@ -7,7 +7,7 @@ sum of its costs is divided, outside, by the number of comparisons of the whole 
 from __future__ import annotations
 
 from dress import config
-from dress.objectives.comparing import Comparing
+from dress.objectives.comparisons import Comparing
 from dress.objectives.distill import Distillation
 from dress.objectives.dpo import Preference
 from dress.objectives.kto import Wanted

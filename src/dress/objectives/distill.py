@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from dress import config
 from dress.dialogue.spans import STUDENT, TEACHER, AnswerFacts
-from dress.objectives.comparing import Comparison, by_group
+from dress.objectives.comparisons import Comparison, by_group
 
 
 class Distillation:

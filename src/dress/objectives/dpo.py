@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from dress import config
 from dress.dialogue.spans import BETTER, WORSE, AnswerFacts
-from dress.objectives.comparing import Comparison, Scores, by_group, column
+from dress.objectives.comparisons import Comparison, Scores, by_group, column
 
 
 class Preference:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dress import config
 from dress.dialogue.spans import MISMATCHED, AnswerFacts
-from dress.objectives.comparing import Comparison, Scores, column
+from dress.objectives.comparisons import Comparison, Scores, column
 
 
 class Wanted:
@@ -35,8 +35,8 @@ class Wanted:
         ratio, settings = column(scores.ratio, comparisons, 0), self.settings
         ratings = [scores.facts[number].rating or 0 for (number,) in comparisons]
         wanted = torch.tensor([rating >= settings.min_rating for rating in ratings], device=ratio.device)
-        sign = torch.where(wanted, 1.0, -1.0).to(ratio)
-        weight = torch.where(wanted, settings.wanted_weight, settings.unwanted_weight).to(ratio)
+        sign = 2 * wanted.to(ratio) - 1
+        weight = ratio.new_tensor([settings.unwanted_weight, settings.wanted_weight])[wanted.long()]
         costs = weight * (1 - torch.sigmoid(sign * settings.beta * (ratio - scores.drift)))
         reward, missing = settings.beta * ratio.detach(), torch.tensor(torch.nan).to(ratio)
         return costs, {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dress import config
 from dress.dialogue.spans import SECOND_ANSWERS, AnswerFacts
-from dress.objectives.comparing import Comparison, Scores, by_group, column
+from dress.objectives.comparisons import Comparison, Scores, by_group, column
 
 
 class Correction:

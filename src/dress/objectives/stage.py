@@ -10,11 +10,13 @@ from torch import Tensor
 from dress import config
 from dress.dialogue.spans import SupervisedDialogue
 from dress.objectives import comparing
-from dress.objectives.comparing import Comparing, Scoring
+from dress.objectives.comparisons import Comparing, Scoring
 from dress.objectives.distill import Distillation
 from dress.objectives.reward_weighted import weight_of
 from dress.phases import find_phase, supervised
 from dress.record import Record
+
+DEFAULT = config.Objectives()
 
 
 class StageObjectives:
@@ -44,8 +46,8 @@ class StageObjectives:
         }  # fmt: skip
         self.mixture = {phase: 1.0 if phase in self.scoring else share for phase, share in self.shares.items()}
         """Phase to the weight of its tokens; what is compared is weighed by comparisons."""
-        self.mismatches = any(name == "kto" for name in self.names.values())
-        """Whether a record of a step needs an answer of another one."""
+        self.mismatching = {phase for phase, name in self.names.items() if name == "kto"}
+        """Phases in which a record of a step needs answers of another one."""
 
     def step_loss(self, sums: Tensor) -> float:
         """The loss of steps, from the sums of `objectives.lm.add_sums` [3, P] by phase, where any phase has a weight.
@@ -83,7 +85,14 @@ class StageObjectives:
                 f"(SupervisedDialogue.answer)"
             )
         numbers = {number for comparison in self.comparing[phase].compared(facts) for number in comparison}
-        return [dialogues[number] for number in sorted(numbers)]
+        useful = [dialogues[number] for number in sorted(numbers)]
+        if phase in self.mismatching:  # each by itself, so that none need share a tree
+            useful = [
+                replace(one, answer=replace(one.answer, group=f"{one.answer.group}.{place}"))
+                for place, one in enumerate(useful)
+                if one.answer is not None
+            ]
+        return useful
 
     def _weighted(self, phase: str, dialogues: list[SupervisedDialogue]) -> list[SupervisedDialogue]:
         weighted = []
@@ -95,7 +104,7 @@ class StageObjectives:
         return weighted
 
 
-def stage_objectives(stage: config.TrainStage, settings: config.Objectives) -> StageObjectives:
+def stage_objectives(stage: config.TrainStage, settings: config.Objectives = DEFAULT) -> StageObjectives:
     """The objectives of a stage, from the settings of all."""
     return StageObjectives(stage, used_objectives(stage, settings))
 

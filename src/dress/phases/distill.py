@@ -48,7 +48,9 @@ def _context(dialogue: Dialogue, turn: Turn, settings: config.Phases) -> str | N
 
 
 def _better(dialogue: Dialogue, turn: Turn) -> str | None:
-    """The best rated other answer to the question, if it is better."""
+    """The best rated other answer to the question, if it is known to be better."""
+    if turn.rating is None:
+        return None
     rated = [(one.rating, one.assistant) for one in answers_to_first(dialogue) if one.rating is not None]
     best, text = max(rated, key=lambda one: one[0], default=(0, None))
-    return text if best > (turn.rating or 0) else None
+    return text if best > turn.rating else None

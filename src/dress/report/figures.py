@@ -26,7 +26,7 @@ class Quantity:
         group: criterion under which it stands.
         key: its name in metrics.json.
         name: its name for readers.
-        up: whether more is better.
+        up: whether more is better; None: neither.
         share: whether it is shown in per cent.
         meaning: what it says.
         short: heads a narrow column; empty where the figure is no main one.
@@ -36,7 +36,7 @@ class Quantity:
     group: str
     key: str
     name: str
-    up: bool
+    up: bool | None
     share: bool
     meaning: str
     short: str = ""
@@ -98,9 +98,9 @@ _REFERENCES = (
         "F1 of the longest common row of words with the nearest reference", "ROUGE-L"),
 )  # fmt: skip
 _IMAGE = (
-    Quantity("image", "image/log_prob", "with image", True, False,
+    Quantity("image", "image/log_prob", "with image", None, False,
         "mean log-probability of a token of the model's own first answers, in nats"),
-    Quantity("image", "image/log_prob_blank", "blank image", True, False,
+    Quantity("image", "image/log_prob_blank", "blank image", None, False,
         "the same where nothing is to be seen in the image"),
     Quantity("image", "image/gap", "gap", True, False,
         "the difference: how much of what is said the image says"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from dress.dialogue.answers import Answers
 from dress.dialogue.batch import Forest
 from dress.dialogue.spans import MISMATCHED
 from dress.model.states import States
-from dress.objectives.comparing import Comparison, Scores
+from dress.objectives.comparisons import Comparison, Scores
 from dress.objectives.lm import add_sums, factors
 from dress.objectives.stage import StageObjectives
 
@@ -64,6 +64,26 @@ class Logged:
     figures: Mapping[str, Tensor]
 
 
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A phase's answers in a forest: `scores`, and of the phase's `entries` [K], ascending, the log-probabilities and
+    whether nothing is more probable (`best`)."""
+
+    scores: Scores
+    entries: Tensor
+    log_probs: Tensor
+    best: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """What a model made of a forest, the scores by phase, and what a teacher with other weights made of it."""
+
+    states: States
+    scored: Mapping[str, Scored]
+    teacher: States | None = None
+
+
 class AnswerPasses:
     """The passes of a stage.
 
@@ -94,53 +114,67 @@ class AnswerPasses:
             torch.tensor(tokens or 1.0, dtype=torch.float64), dict(zip(self.objectives.scoring, counts, strict=True))
         )
 
-    def drifts(self, forest: Forest, states: States) -> Tensor:
+    def scored(self, forest: Forest, states: States) -> dict[str, Scored]:
+        """Log-probabilities of the answers of each phase that is learned by comparisons."""
+        if forest.answers is None:  # it is blank
+            return {}
+        phases = [phase for phase in forest.phases if phase in self.objectives.scoring]
+        return {phase: self._of_phase(forest, forest.answers, phase, states) for phase in phases}
+
+    def drifts(self, scored: Mapping[str, Scored]) -> Tensor:
         """Sum and number of the log-ratios of mismatched answers [2, scoring phases], without gradient."""
         sums = torch.zeros(2, len(self.objectives.scoring), dtype=torch.float64)
-        with torch.no_grad():
-            for column, phase in enumerate(self.objectives.scoring):
-                if phase in forest.phases and forest.answers is not None:
-                    scores, *_ = self._scores(forest, forest.answers, phase, states)
-                    other = torch.tensor([one.side == MISMATCHED for one in scores.facts])
-                    ratios = scores.ratio.cpu()[other]
-                    sums[0, column], sums[1, column] = ratios.sum(), len(ratios)
+        for column, phase in enumerate(self.objectives.scoring):
+            if phase in self.objectives.mismatching and phase in scored:
+                scores = scored[phase].scores
+                other = torch.tensor([one.side == MISMATCHED for one in scores.facts])
+                ratios = scores.ratio.detach().cpu()[other]
+                sums[0, column], sums[1, column] = ratios.sum(), len(ratios)
         return sums
 
+    def drifts_alone(self, forest: Forest, states: States) -> tuple[Tensor, Tensor]:
+        """`drifts` of a forest, twice: what reads a model's states gives two tensors."""
+        sums = self.drifts(self.scored(forest, states))
+        return sums, sums
+
     def loss(
-        self, forest: Forest, states: States, amounts: Amounts, logged: Logged, drift: Tensor, teacher: States | None
+        self, forest: Forest, made: Pass, amounts: Amounts, drift: Tensor, logged: Logged
     ) -> tuple[Tensor, Tensor]:
-        """This forest's part of the step's loss, and each entry's negative log-likelihood [E] where it was computed.
+        """This forest's part of the step's loss, and each entry's negative log-likelihood [E]; 0 where it has none.
 
         Args:
             forest: token trees.
-            states: what the model made of them.
+            made: of them.
             amounts: of the step.
-            logged: added to.
             drift: of the step, [2, scoring phases]; see `drifts`.
-            teacher: what the teacher made of them, where it has other weights.
+            logged: added to.
         """
+        states = made.states
         kind = torch.float64 if states.hidden.dtype == torch.float64 else torch.float32
         nll = torch.zeros(len(forest.target), dtype=kind, device=forest.target.device)
-        parts = [0 * states.hidden.sum()]
-        for number, phase in enumerate(forest.phases):
-            entries = (forest.phase == number).nonzero()[:, 0]
-            answers, column = forest.answers, self.phases.index(phase)
-            if phase in self.objectives.scoring:
-                assert answers is not None
-                parts.append(self._compare(forest, answers, phase, states, amounts, logged, drift, nll))
-            elif phase in self.objectives.distilling:
-                assert answers is not None
-                parts.append(self._distill(answers, phase, states, amounts, logged, teacher))
-            else:
-                likeliest = torch.zeros(len(entries), dtype=torch.bool, device=entries.device)
-                weight = forest.weight[entries]
-                part, nll[entries] = states.of_entries(entries).loss(
-                    factors(weight, amounts.tokens.to(weight.device)), likeliest
-                )
-                parts.append(part)
-                add_sums(logged.sums, nll[entries], weight, torch.full((len(entries),), column))
-                logged.right[column] += float((likeliest & (weight > 0)).sum())
+        parts = [self._learn(forest, states, amounts, logged, nll)]
+        for phase, scored in made.scored.items():
+            nll[scored.entries] = -scored.log_probs.detach().to(nll)
+            parts.append(self._compare(phase, scored, forest.weight[scored.entries] > 0, amounts, drift, logged))
+        for phase in forest.phases:
+            if phase in self.objectives.distilling and forest.answers is not None:
+                parts.append(self._distill(phase, forest.answers, made, amounts, logged))
         return torch.stack([part.to(kind) for part in parts]).sum(), nll
+
+    def _learn(self, forest: Forest, states: States, amounts: Amounts, logged: Logged, nll: Tensor) -> Tensor:
+        """The part of what is learned token by token; writes to `nll`."""
+        alone = torch.tensor([phase not in self.objectives.comparing for phase in forest.phases], device=nll.device)
+        entries = alone[forest.phase].nonzero()[:, 0]
+        if not len(entries):  # a blank pass reaches what others reach
+            reached = states.hidden.sum() if forest.answers else states.hidden.sum() + states.weight.sum()
+            return 0 * reached
+        weight, likeliest = forest.weight[entries], torch.zeros(len(entries), dtype=torch.bool, device=nll.device)
+        factor = factors(weight, amounts.tokens.to(nll.device))
+        loss, nll[entries] = states.of_entries(entries).loss(factor, likeliest)
+        columns = torch.tensor([self.phases.index(phase) for phase in forest.phases])[forest.phase[entries].cpu()]
+        add_sums(logged.sums, nll[entries], weight, columns)
+        logged.right.scatter_add_(0, columns, (likeliest & (weight > 0)).double().cpu())
+        return loss
 
     def _compared(self, answers: Answers | None, phase: str) -> list[Comparison]:
         if answers is None:
@@ -148,46 +182,39 @@ class AnswerPasses:
         numbers = answers.of_phase(phase)
         return self.objectives.comparing[phase].compared(answers.facts[numbers.start : numbers.stop])
 
-    def _scores(
-        self, forest: Forest, answers: Answers, phase: str, states: States, drift: Tensor | None = None
-    ) -> tuple[Scores, Tensor, Tensor, Tensor]:
-        """Of a phase's answers; and its entries, their log-probabilities, and whether nothing is more probable."""
+    def _of_phase(self, forest: Forest, answers: Answers, phase: str, states: States) -> Scored:
         entries = (forest.phase == forest.phases.index(phase)).nonzero()[:, 0]
         values, best = states.of_entries(entries).log_probs()
         numbers = answers.of_phase(phase)
         sums = answers.sums(phase, values, entries)
         known = [self.reference[key] for key in answers.key[numbers.start : numbers.stop]]
-        facts = answers.facts[numbers.start : numbers.stop]
-        return Scores(sums, torch.tensor(known).to(sums), facts, drift), entries, values, best
+        scores = Scores(sums, sums.new_tensor(known), answers.facts[numbers.start : numbers.stop])
+        return Scored(scores, entries, values, best)
 
     def _compare(
-        self, forest: Forest, answers: Answers, phase: str, states: States, amounts: Amounts, logged: Logged,
-        drift: Tensor, nll: Tensor,
-    ) -> Tensor:  # fmt: skip
-        objective, comparisons = self.objectives.scoring[phase], self._compared(answers, phase)
-        place = list(self.objectives.scoring).index(phase)
-        total, count = drift[:, place].tolist()
-        mean = torch.tensor(max(0.0, total / count) if count else 0.0, dtype=torch.float64, device=nll.device)
-        scores, entries, values, best = self._scores(forest, answers, phase, states, mean)
-        costs, figures = objective.costs(scores, comparisons)
-        nll[entries] = -values.detach().to(nll)
-        column, learned = self.phases.index(phase), forest.weight[entries] > 0
-        logged.sums[:, column] += torch.tensor([float(costs.detach().sum()), len(costs), float(learned.sum())])
-        logged.right[column] += float((best & learned).sum())
-        for name, one in figures.items():
-            seen = one[~one.isnan()].cpu()
-            logged.figures[f"{phase}/{name}"].add_(torch.tensor([float(seen.sum()), len(seen)]))
-        return self.objectives.shares[phase] * costs.sum() / amounts.comparisons[phase]
-
-    def _distill(
-        self, answers: Answers, phase: str, states: States, amounts: Amounts, logged: Logged, teacher: States | None
+        self, phase: str, scored: Scored, learned: Tensor, amounts: Amounts, drift: Tensor, logged: Logged
     ) -> Tensor:
+        objective, scores = self.objectives.scoring[phase], scored.scores
+        total, count = drift[:, list(self.objectives.scoring).index(phase)].tolist()
+        mean = scores.log_prob.new_tensor(max(0.0, total / count) if count else 0.0)
+        comparisons = objective.compared(scores.facts)
+        costs, figures = objective.costs(replace(scores, drift=mean), comparisons)
+        column = self.phases.index(phase)
+        amount = [float(costs.detach().sum()), len(costs), float(learned.sum())]
+        logged.sums[:, column] += logged.sums.new_tensor(amount)
+        logged.right[column] += float((scored.best & learned).sum())
+        for name, one in figures.items():
+            seen, sums = one[~one.isnan()].cpu(), logged.figures[f"{phase}/{name}"]
+            sums += sums.new_tensor([float(seen.sum()), len(seen)])
+        return self.objectives.shares[phase] * costs.sum() / max(1.0, amounts.comparisons[phase])
+
+    def _distill(self, phase: str, answers: Answers, made: Pass, amounts: Amounts, logged: Logged) -> Tensor:
         first, settings = answers.of_phase(phase).start, self.objectives.distilling[phase].settings
         pairs = self._compared(answers, phase)
         student, weight = answers.tokens_of([first + one for one, _ in pairs])
         goal, _ = answers.tokens_of([first + two for _, two in pairs])
-        values = states.divergences(student, goal, settings.divergence, settings.top_k, teacher).double()
-        cost = (weight * values).sum()
-        column = self.phases.index(phase)
-        logged.sums[:, column] += torch.tensor([float(cost.detach()), float(weight.sum()), float((weight > 0).sum())])
+        values = made.states.divergences(student, goal, settings.divergence, settings.top_k, made.teacher)
+        cost = (weight * values.double()).sum()
+        amount = [float(cost.detach()), float(weight.sum()), float((weight > 0).sum())]
+        logged.sums[:, self.phases.index(phase)] += logged.sums.new_tensor(amount)
         return cost / amounts.tokens.to(cost.device)

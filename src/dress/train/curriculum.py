@@ -314,6 +314,7 @@ class Curriculum:
                 self.model.at(self.tasks.outputs[name])  # damage is named now, not when it is needed
             return
         marker.parent.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
         try:
             match task:
                 case TrainTask():
@@ -332,7 +333,8 @@ class Curriculum:
             raise NotFinite(f"stage {name}, {stop}. {self._after_stop(name)}") from None
         except TrainingStopped as stop:
             raise TrainingStopped(f"stage {name}, {stop}") from None
-        self.seconds[name] = self.progress.end()
+        self.progress.end()
+        self.seconds[name] = time.monotonic() - began
         if rank() == 0:
             if line := set_aside(marker.parent):
                 self.console.print(line, highlight=False)

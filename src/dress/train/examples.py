@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -65,8 +66,6 @@ class Examples:
             RecordError: it cannot be used.
         """
         dialogues = self._some(self.objectives.dialogues(record, self.phases), rng)
-        if other is not None:
-            dialogues += mismatched(dialogues, self.objectives.dialogues(other, self.phases))
         if not dialogues:
             return Example([], None, where=where)
         if picture is None and record.image is not None:
@@ -76,11 +75,19 @@ class Examples:
         layout = None if read is None else read.layout
         encoded = [self.encoder.supervised(dialogue, where, layout) for dialogue in dialogues]
         _check_teachers(encoded, where)
+        for one in () if other is None else mismatched(dialogues, self.mismatching(other)):
+            with suppress(RecordError):  # too long together, though neither record is
+                encoded.append(self.encoder.supervised(one, where, layout))
         if self.data.share_prefixes:
             trees = build_trees(encoded, self.data.tokens_per_forest)
         else:
             trees = [build_tree(one) for one in groups_of(encoded)]
         return Example(trees, read, self.data.share_prefixes and len(trees) > 1, where)
+
+    def mismatching(self, record: Record) -> list[SupervisedDialogue]:
+        """Rated answers of a record that can stand after another one's questions."""
+        phases = self.objectives.mismatching
+        return [one for one in self.objectives.dialogues(record, self.phases) if one.phase in phases]
 
     def _some(self, dialogues: list[SupervisedDialogue], rng: Random) -> list[SupervisedDialogue]:
         """As many as a record may have, drawn; answers that are compared come and go together."""
@@ -131,17 +138,16 @@ class Examples:
 def mismatched(
     dialogues: Sequence[SupervisedDialogue], others: Sequence[SupervisedDialogue]
 ) -> list[SupervisedDialogue]:
-    """Each rated answer's question with an answer of another record, in turn; none where that has none.
+    """Each rated answer's question with an answer of another record, in turn.
 
     Args:
         dialogues: of a record.
-        others: of another one.
+        others: rated answers of another one.
     """
     added = []
-    for phase in dict.fromkeys(one.phase for one in dialogues if one.answer is not None):
+    for phase in dict.fromkeys(one.phase for one in others):
         answers = [one.spans[-1] for one in others if one.phase == phase]
-        mine = [one for one in dialogues if one.phase == phase and one.answer is not None]
-        for number, one in enumerate(mine if answers else []):
+        for number, one in enumerate(one for one in dialogues if one.phase == phase):
             assert one.answer is not None
             facts = replace(one.answer, side=MISMATCHED, rating=None)
             added.append(replace(one, spans=(*one.spans[:-1], answers[number % len(answers)]), answer=facts))
@@ -152,5 +158,6 @@ def _check_teachers(dialogues: Sequence[EncodedDialogue], where: str) -> None:
     """Raises RecordError: an answer has other tokens where the teacher reads it than where the student does."""
     sides = {(one.phase, one.answer.group, one.answer.side): one for one in dialogues if one.answer is not None}
     for (phase, group, side), one in sides.items():
-        if side == TEACHER and not np.array_equal(one.targets, sides[phase, group, STUDENT].targets):
+        student = sides.get((phase, group, STUDENT))
+        if side == TEACHER and student is not None and not np.array_equal(one.targets, student.targets):
             raise RecordError(f"{where}: phase {phase}: an answer has other tokens after feedback than without")

@@ -24,7 +24,7 @@ from dress.model.sharding import clip_gradients, own_part, reshard, shard
 from dress.model.states import States
 from dress.objectives.lm import add_sums, factors
 from dress.objectives.stage import StageObjectives
-from dress.train.answer_pass import AnswerPasses, Logged
+from dress.train.answer_pass import AnswerPasses, Logged, Pass
 from dress.train.average import MovingAverage
 from dress.train.optimizer import build_optimizer, set_rate
 from dress.train.step_log import StepLog
@@ -92,16 +92,19 @@ class DressModule(L.LightningModule):
             shard(self.model, self.device_mesh["data_parallel"])
 
     def on_fit_start(self) -> None:
-        """Settle what is held in memory: freed blocks, activations (`training.checkpointing`), a teacher's weights."""
+        """Settle what is held in memory: freed blocks, activations (`training.checkpointing`)."""
         if self.learning.training.keep_memory and self.device.type == "cpu":
             keep_freed_memory()
-        distilling = next(iter(self.objectives.distilling.values()), None)
-        if distilling is not None and distilling.settings.teacher == "average":
-            self._average = MovingAverage(self.model, distilling.settings.decay, self._saved_average)
         setting, half = self.learning.training.checkpointing, "16" in str(self.trainer.precision)
         self.model.checkpoint_activations(
             setting == "on" or (setting == "auto" and needs_checkpointing(self.model, self.tokens, self.device, half))
         )
+
+    def on_train_start(self) -> None:
+        """Begin a teacher's weights, or go on with those of a checkpoint, which has been read by now."""
+        distilling = next(iter(self.objectives.distilling.values()), None)
+        if distilling is not None and distilling.settings.teacher == "average":
+            self._average = MovingAverage(self.model, distilling.settings.decay, self._saved_average)
 
     def on_fit_end(self) -> None:
         """Send what waits."""
@@ -120,10 +123,12 @@ class DressModule(L.LightningModule):
         amounts = self._answers.amounts(step.forests) if self._answers else [step.weight]
         shares = self._of_ranks(step.weight, len(step.forests), step.images, *amounts)
         weight, images = shares[:, 0].sum(), bool(shares[:, 2].any())
-        if not weight:
+        if not weight and self._answers is None:
             raise TrainingStopped(self._at(step, "no supervised token"))
         surprises: list[Tensor] = []
-        if self.stage.objective == "words":
+        if not weight:  # nothing to compare in these records: the step only counts
+            loss = torch.zeros((), device=self.device)
+        elif self.stage.objective == "words":
             loss = self._learn_words(step)
         else:
             loss, surprises = self._learn_answers(step, shares[:, 3:].sum(0), int(shares[:, 1].max()))
@@ -178,15 +183,12 @@ class DressModule(L.LightningModule):
             amounts: what its losses are divided by, of all ranks.
             sums: [3, P], added to.
         """
-        of_step, mismatches = answers.of_step(amounts), self.objectives.mismatches
+        of_step, mismatches = answers.of_step(amounts), bool(self.objectives.mismatching)
         logged = Logged(sums, self.log_of_steps.right, self.log_of_steps.figures.values)
         drift = torch.zeros(2, len(self.objectives.scoring))
-        if mismatches and len(passes) > 1:  # what drifted is known when all of them have been looked at
+        if mismatches and len(passes) > 1:  # how far it drifted is known when all of them have been looked at
             with torch.no_grad():
-                every = [
-                    self.model(one, one.weight, read=lambda states, one=one: (answers.drifts(one, states), states))[0]
-                    for one in passes
-                ]
+                every = [self.model(one, one.weight, read=partial(answers.drifts_alone, one))[0] for one in passes]
             reshard(self.model)
             drift = self._sum_of_ranks(torch.stack(every).sum(0))
 
@@ -197,10 +199,9 @@ class DressModule(L.LightningModule):
                     teacher, _ = self.model(forest, forest.weight, read=lambda states: (states.detached(), states))
 
             def read(states: States) -> tuple[Tensor, Tensor]:
-                here = drift
-                if mismatches and len(passes) == 1:
-                    here = self._sum_of_ranks(answers.drifts(forest, states))
-                return answers.loss(forest, states, of_step, logged, here, teacher)
+                scored = answers.scored(forest, states)
+                here = self._sum_of_ranks(answers.drifts(scored)) if mismatches and len(passes) == 1 else drift
+                return answers.loss(forest, Pass(states, scored, teacher), of_step, here, logged)
 
             result: tuple[Tensor, Tensor] = self.model(forest, forest.weight, touch, read=read)
             return result
@@ -313,23 +314,22 @@ class DressModule(L.LightningModule):
             self._words(step, log.held_out)
             return
         amounts = self._answers.amounts(step.forests) if self._answers else []
-        shares = self._of_ranks(len(step.forests), step.images, *amounts)
+        shares = self._of_ranks(len(step.forests), 0 if step.stored else step.images, *amounts)
         passes = [*step.forests, *[self._blank()] * (int(shares[:, 0].max()) - len(step.forests))]
+        right, figures = log.right.clone(), log.figures.copy()
         if self._answers:
-            right, figures = log.right.clone(), log.figures.copy()
             compute = self._comparing(self._answers, passes, shares[:, 2:].sum(0), log.held_out)
-            for forest in passes:
-                compute(forest)
-            log.right, log.figures = right, figures  # of what is trained on alone
-        seeing = bool(shares[:, 1].any())
-        for forest in passes if seeing or not self._answers else ():
-            _, nll = self.model(forest, forest.weight)
+        seeing = bool(shares[:, 1].any())  # some rank does: all compute
+        for forest in passes:
+            _, nll = compute(forest) if self._answers else self.model(forest, forest.weight)
             columns = self._columns(forest)
             if not self._answers:
                 add_sums(log.held_out, nll, forest.weight, columns)
-            if seeing:  # some rank does: all compute
+            if seeing:
                 _, unseen = self.model(forest.blank(), forest.weight)
-                add_sums(log.image_gap, unseen - nll, forest.weight * forest.seeing, columns)
+                counted = forest.weight * forest.seeing * (nll > 0)  # of a divergence no likelihood is known
+                add_sums(log.image_gap, unseen - nll, counted, columns)
+        log.right, log.figures = right, figures  # of what is trained on alone
 
     def on_validation_epoch_end(self) -> None:
         """Mean loss on held-out records, by phase."""

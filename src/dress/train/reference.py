@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from dress.base.files import read_json, write_json
-from dress.base.ranks import of_first, of_ranks, rank
+from dress.base.ranks import of_ranks, rank
 from dress.dialogue.batch import Forest
 from dress.model.lvlm import LVLM
 from dress.model.states import States
 from dress.objectives.stage import StageObjectives
 from dress.train.parallel import share_out
-from dress.train.steps import HeldOut, StepDataset
+from dress.train.steps import StepDataset
 from dress.train.tasks import TrainTask, fingerprint
 from dress.train.tools import Tools
 
@@ -44,8 +44,8 @@ def reference_scores(
     objectives = task.stage_objectives
     if not objectives.scoring:
         return {}
-    file, made_from = folder / REFERENCE, fingerprint(task)
-    stored = of_first(_stored(file, made_from) if rank() == 0 else None)
+    file, made_from = folder / REFERENCE, [fingerprint(task), *(one.stream.fingerprint for one in datasets)]
+    stored = _stored(file, made_from)  # on every rank: where Lightning starts them, they have not met yet
     if stored is not None:
         return stored
     steps = [(dataset, step) for dataset in datasets for step in _new_steps(dataset)]
@@ -67,19 +67,19 @@ def reference_scores(
     share_out(model, work, len(steps), finish, devices=tools.devices)
     tools.progress.end()
     if rank() == 0:
-        write_json(file, {"fingerprint": made_from, "scores": scores})
+        write_json(file, {"made_from": made_from, "scores": scores})
     return scores
 
 
-def _stored(file: Path, made_from: str) -> dict[str, float] | None:
+def _stored(file: Path, made_from: Sequence[str]) -> dict[str, float] | None:
     content = read_json(file, dict) if file.exists() else {}
-    return content["scores"] if content.get("fingerprint") == made_from else None
+    return content["scores"] if content.get("made_from") == made_from else None
 
 
 def _new_steps(dataset: StepDataset) -> list[int]:
     """Steps with a record that no earlier one has; all where its answers are drawn, or come from others of a step."""
     examples = dataset.examples
-    if examples.objectives.mismatches or examples.data.dialogues_per_record or isinstance(dataset, HeldOut):
+    if examples.objectives.mismatching or examples.data.dialogues_per_record:
         return list(range(len(dataset)))
     seen, steps = set[tuple[int, int]](), []
     for step in range(len(dataset)):

@@ -61,7 +61,7 @@ class StepDataset(Dataset[Batch]):
 
     def _other(self, places: Sequence[Place], number: int) -> Record | None:
         """The next record of a step that has rated answers, where an objective asks for answers of another one."""
-        if not self.examples.objectives.mismatches:
+        if not self.examples.objectives.mismatching:
             return None
         own = places[number]
         for place in (*places[number + 1 :], *places[:number]):
@@ -69,7 +69,7 @@ class StepDataset(Dataset[Batch]):
                 continue
             try:
                 record = self.stream.shards(place).record(place.sample)
-                if self.examples.objectives.dialogues(record, self.examples.phases):
+                if self.examples.mismatching(record):
                     return record
             except (RecordError, ChangedShardError):  # named where it is trained on
                 continue
@@ -116,7 +116,8 @@ class HeldOut(StepDataset):
             return max(1, self.records // size)
         return math.ceil(self.records / size)
 
-    def __getitem__(self, step: int) -> Batch:
+    def places(self, step: int) -> Sequence[Place]:
+        """See `StepDataset.places`."""
         size = self.stage.records_per_step
         last = min((step + 1) * size, self.records)
-        return self._of_places([Place(0, sample, 0) for sample in range(step * size, last)])
+        return [Place(0, sample, 0) for sample in range(step * size, last)]

@@ -31,6 +31,7 @@ IF_ANY = {"changes": "what is made, where it is not empty"}
 """Of a field that is in a fingerprint unless it is empty: those of DRESS 0.2 have none."""
 SINCE_0_3: dict[type[config.Section], tuple[str, ...]] = {
     config.Phases: ("sft", "preference", "distill", "self_correction", "language_feedback"),
+    config.Critique: ("marked_weight",),
     config.Eval: ("blank_images",),
 }
 """Settings that fingerprints of DRESS 0.2 lack: where they are as by default, they stand in none."""
@@ -184,14 +185,21 @@ def _content(value: Any) -> Any:
             native = {"engine"} if value.engine == "native" else set()
             return value.model_dump(exclude=LEFT_OUT[config.Generation] | native)
         case config.Phases() | config.Eval():
-            default = type(value)()
-            absent = {name for name in SINCE_0_3[type(value)] if getattr(value, name) == getattr(default, name)}
-            return value.model_dump(exclude=absent | LEFT_OUT.get(type(value), set()))
+            absent: dict[str, Any] = dict.fromkeys([*_as_before(value), *LEFT_OUT.get(type(value), ())], True)
+            if isinstance(value, config.Phases):
+                absent["critique"] = _as_before(value.critique)
+            return value.model_dump(exclude=absent)
         case config.Section():
             return value.model_dump(exclude=LEFT_OUT.get(type(value)))
         case Mapping():
             return {key: _content(one) for key, one in value.items()}
     return value
+
+
+def _as_before(value: config.Section) -> set[str]:
+    """Settings that DRESS 0.2 did not have, and that change nothing."""
+    default = type(value)()
+    return {name for name in SINCE_0_3[type(value)] if getattr(value, name) == getattr(default, name)}
 
 
 class Tasks:

@@ -1,0 +1,32 @@
+"""The table of methods: made of whole runs, with as many supervised tokens for each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY
+from scripts import run_script
+
+
+@pytest.mark.slow  # six runs
+def test_a_table_of_methods(tmp_path: Path) -> None:
+    tiny = [*TINY, f"data.path={tmp_path / 'data'}", "trainer.devices=1"]
+    methods = ["critique_only", "rounds_fcp"]
+    command = ["--seeds", "0", "1", "--methods", *methods, "--out", str(tmp_path / "runs"), "--results", str(tmp_path)]
+    done = run_script(ROOT / "benchmarks/methods.py", *command, *tiny, cwd=tmp_path, timeout=500)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    results = json.loads((tmp_path / "methods.json").read_text())
+    labels = [f"{name}/{condition}" for name in ("sft", "dress_full", *methods) for condition in ("none", "praise")]
+    assert list(results["rows"]) == labels
+    base = results["rows"]["dress_full/none"]
+    assert all(figure["against_base"]["value"] in (0, None) for figure in base.values())
+    assert base["first_rating"]["n"] == 2 * results["rows"]["sft/none"]["first_rating"]["n"] / 2 > 0
+    for name in methods:
+        for ours, theirs in zip(results["tokens"][name], results["tokens"]["dress_full"], strict=True):
+            assert 0.3 < ours / theirs < 3  # steps are few here
+    page = (tmp_path / "methods.md").read_text()
+    assert page.count("| rounds_fcp |") == 3 and (tmp_path / "methods.svg").read_text().startswith("<svg")
+    again = run_script(ROOT / "benchmarks/methods.py", *command, *tiny, cwd=tmp_path, timeout=100)
+    assert again.returncode == 0 and json.loads((tmp_path / "methods.json").read_text())["rows"] == results["rows"]
