@@ -64,6 +64,7 @@ def test_metrics_are_a_function_of_the_outcomes_and_complete(finished):
             "helpfulness/accuracy", "helpfulness/mean_rating", "honesty/hallucinated_share", "honesty/chair_i",
             "honesty/coverage", "harmlessness/safe_share", "harmlessness/over_refusal_share",
             "interaction/mean_rating", "interaction/mean_rating_unsolved", "interaction/regressed_share",
+            "image/log_prob", "image/log_prob_blank", "image/gap",
             *(f"reference/{name}{of}" for name in ("exact_match", "vqa_accuracy", "rouge_l")
               for of in ("", "/harmlessness", "/helpfulness", "/honesty")),
         }  # fmt: skip
@@ -275,7 +276,7 @@ def test_bf16_trains_and_stays_near_fp32(finished):
 def test_an_ablation_takes_over_the_answers_of_the_same_model(finished):
     folder = finished.parent / "critique_only" / "stages" / "eval"
     if not folder.exists():
-        test_an_ablation_takes_over_the_stages_that_are_the_same(finished, "critique_only")
+        test_an_ablation_takes_over_the_stages_that_are_the_same(finished, None, "critique_only")
     for condition in ("none", "praise"):
         ours, theirs = folder / f"sft-{condition}.jsonl", finished / "stages" / "eval" / f"sft-{condition}.jsonl"
         assert os.path.samefile(ours, theirs)

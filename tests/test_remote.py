@@ -21,6 +21,7 @@ from dress.data.index_file import INDEX, write_index
 from dress.data.remote import open_shards
 from dress.data.shards import ShardError, Shards, write_shards
 from dress.data.stream import Part, Stream, open_stream
+from dress.dialogue.batch import Example
 from dress.objectives.stage import stage_objectives
 from dress.train.datamodule import rejected
 from dress.train.examples import Examples
@@ -175,10 +176,10 @@ def test_training_passes_over_a_remote_shard_that_changed_and_names_its_records(
     shards = open_shards(url, on_damage="skip", cache=ShardCache(str(tmp_path / "c")))
     file = tmp_path / "rejects.jsonl"
     examples = Examples(stage_objectives(stage), plain.phases, data, None, None, file)
-    examples.build = lambda record, *_: record.key
+    examples.build = lambda record, *_: Example([], None, where=record.key)
     dataset = StepDataset(Stream([Part("", shards)], 0), stage, examples)
     dataset.collated = list
-    assert sorted(filter(None, dataset[0])) == sorted(
+    assert sorted(one.where for one in dataset[0] if one) == sorted(
         set(keys(Shards(folder))) - {f"sft-{i:06d}" for i in range(10, 15)}
     )
     assert rejected(file).total() == 5

@@ -35,7 +35,7 @@ def test_every_setting_says_what_it_is(section: type[config.Section]) -> None:
 
 def test_rows_hold_default_text_unit_and_range() -> None:
     rows = {row.key: row for row in described()}
-    sections = {key.rpartition(".")[0] for key in rows}
+    sections = {key[:place] for key in rows for place, sign in enumerate(key) if sign == "."}
     single = {
         key for key in config.valid_keys() if key not in sections and not key.startswith(("annotator.", "judge."))
     }

@@ -99,11 +99,15 @@ def test_captions_in_json_and_none_at_all(tmp_path):
         shards[1]
 
 
-class _Draws(Examples):
-    """An example is (key, a random number of that sample)."""
+class _Draw(tuple):
+    """(key, a random number of that sample); it can be given a name, as an example is."""
 
-    def build(self, record, picture, where, rng):
-        return record.key, rng.random()
+
+class _Draws(Examples):
+    """Of draws."""
+
+    def build(self, record, picture, where, rng, other):
+        return _Draw((record.key, rng.random()))
 
 
 class _Steps(StepDataset):
@@ -117,7 +121,7 @@ def steps(folder: Path, rank: int, world: int, size: int = 10) -> _Steps:
     plain = composed()
     stage = plain.curriculum.stages["sft"].model_copy(update={"records_per_step": size, "steps": 8})
     stream = Stream([Part("", Shards(folder))], seed=5)
-    examples = _Draws(stage.phases, plain.phases, plain.data, None, None, folder / "r")
+    examples = _Draws(stage_objectives(stage), plain.phases, plain.data, None, None, folder / "r")
     return _Steps(stream, stage, examples, rank=rank, world=world)
 
 

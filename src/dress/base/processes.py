@@ -21,6 +21,8 @@ GONE = 1
 """Exit code of a process whose starter is gone."""
 INTERRUPTED, PREEMPTED = 130, 75
 """Exit codes of a run that was asked to stop."""
+KNOWN = 2.0
+"""Seconds within which a process learns that others were asked to stop."""
 MARKER = "preempted"
 """In the folder of a run that a scheduler stopped, until it goes on."""
 FAILURE = "failure"
@@ -99,9 +101,27 @@ def mark(folder: Path, now: bool) -> None:
         (folder / FAILURE).unlink(missing_ok=True)
 
 
+def others_stopped(folder: Path) -> bool:
+    """Whether a broken exchange comes of another process that was asked to stop: then this one is too, or soon will be.
+
+    Args:
+        folder: of the run, where the other one leaves word.
+    """
+    until = time.monotonic() + KNOWN
+    try:
+        while not (folder / MARKER).exists():
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.05)
+    except KeyboardInterrupt:
+        return True
+    note(signal.SIGTERM)
+    return True
+
+
 def note_failure(folder: Path) -> None:
     """Leave word in a run's folder that this process ends with an error: torchrun then stops the others as a scheduler
-    would, and the first one could not tell.
+    would, and they could not tell.
     """
     if (folder / "config.json").exists():
         with suppress(OSError):

@@ -28,6 +28,7 @@ from dress import config
 from dress.base import processes, run_log
 from dress.base.config_folder import CONFIGS
 from dress.base.errors import in_one_line, mistake
+from dress.base.ranks import processes as number_of_processes
 from dress.base.ranks import rank
 from dress.base.redaction import redacted
 from dress.base.run_folder import short
@@ -98,16 +99,16 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
                     if elsewhere:
                         raise JobError(_message(error)) from None
                 except BaseException as error:
-                    if not _asked_to_stop(error):
+                    folder = _folder(composed)
+                    if not _asked_to_stop(error, folder):
                         _note_failure(composed)
                         raise
                     processes.ignore_stops()  # no signal comes between the stop and its marker
-                    folder = _folder(composed)
                     if (folder / processes.FAILURE).exists():  # another process says what went wrong
                         raise SystemExit(REFUSED) from None
+                    if processes.preempted() and (folder / "config.json").exists():
+                        processes.mark(folder, True)
                     if rank() == 0:
-                        if processes.preempted() and (folder / "config.json").exists():
-                            processes.mark(folder, True)
                         _say(_how_to_go_on(folder))
                     raise SystemExit(processes.exit_code()) from None
                 finally:
@@ -163,7 +164,7 @@ def _folder(composed: DictConfig) -> Path:
 
 
 def _note_failure(composed: DictConfig) -> None:
-    if rank() > 0:
+    if number_of_processes() > 1:
         processes.note_failure(_folder(composed))
 
 
@@ -220,7 +221,9 @@ def _where_to_look(error: Exception) -> str:
     return "" if mistake(error) else " (HYDRA_FULL_ERROR=1 shows the traceback)"
 
 
-def _asked_to_stop(error: BaseException) -> bool:
+def _asked_to_stop(error: BaseException, folder: Path) -> bool:
+    if isinstance(error, RuntimeError) and number_of_processes() > 1:  # an exchange with one that has ended
+        return processes.others_stopped(folder)
     if isinstance(error, SystemExit):  # Lightning exits on an interrupt outside of a step
         error = error.__context__ or error
     return isinstance(error, KeyboardInterrupt | processes.Interrupted)

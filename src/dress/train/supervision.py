@@ -150,14 +150,14 @@ class Supervision:
         """Whether a record of so many bytes of JSON could hold a dialogue that is too long."""
         repeated = 2 if REPEATING & self.stage.phases.keys() else 1  # an answer may stand there once more
         phases = self.phases
-        fixed = sum(
-            len(text.encode())
-            for text in (
-                phases.align.prompt, phases.critique_template, phases.rating_template, phases.praise,
-                phases.distill.refinement_template, phases.distill.reference_template, phases.self_correction.prompt,
-                phases.language_feedback.critic_prompt, phases.language_feedback.template,
-            )
-        )  # fmt: skip
+        own = {
+            "distill": (phases.distill.refinement_template, phases.distill.reference_template),
+            "self_correction": (phases.self_correction.prompt,), "critic": (phases.language_feedback.critic_prompt,),
+            "advised": (phases.language_feedback.template,),
+        }  # fmt: skip
+        texts = [phases.align.prompt, phases.critique_template, phases.rating_template, phases.praise]
+        texts += [text for phase in self.stage.phases for text in own.get(phase, ())]
+        fixed = sum(len(text.encode()) for text in texts)
         turns = size // SMALLEST_TURN + 2
         bound = repeated * size + turns * self._turn + self._first + fixed + self.reader.most_tokens
         return bound > self.data.max_tokens
