@@ -21,7 +21,7 @@ from dress.dialogue.spans import MISMATCHED, SECOND_ANSWERS, STUDENT, TEACHER, A
 from dress.dialogue.tree import build_trees
 from dress.model import head
 from dress.objectives.stage import stage_objectives
-from dress.train.answer_pass import AnswerPasses, Figures, Logged
+from dress.train.answer_pass import AnswerPasses, Figures, Logged, Pass
 
 tokens = st.lists(st.integers(5, 8), min_size=1, max_size=5)
 other_tokens = st.lists(st.integers(9, 12), min_size=1, max_size=5)
@@ -227,10 +227,11 @@ def of_trees(model, step: Batch, passes: AnswerPasses, logged: Logged) -> Tensor
     amounts = passes.of_step(torch.tensor(passes.amounts(step.forests), dtype=torch.float64))
     drift = torch.zeros(2, len(passes.objectives.scoring), dtype=torch.float64)
     if passes.objectives.mismatching:
-        drift = torch.stack([passes.drifts(one, states_of(model, one)) for one in step.forests]).sum(0)
+        drift = torch.stack([passes.drifts_alone(one, states_of(model, one))[0] for one in step.forests]).sum(0)
     losses = []
     for forest in step.forests:
-        loss, nll = passes.loss(forest, states_of(model, forest), amounts, logged, drift, None)
+        states = states_of(model, forest)
+        loss, nll = passes.loss(forest, Pass(states, passes.scored(forest, states)), amounts, drift, logged)
         assert nll.isfinite().all()
         losses.append(loss)
     return torch.stack(losses).sum()
