@@ -96,6 +96,7 @@ class Training(Section):
     keep_memory: bool = True  # on CPU: keep freed memory for the next step
     checkpoint_every: Positive = 100  # optimizer steps
     overfit: bool = False  # train on the first step's records again and again
+    idle: Literal["stop", "pass"] = "stop"  # where nothing that was collected can be learned from: stop, or go on
 
 
 class Devices(Section):

@@ -13,7 +13,7 @@ NO_RESULT: Mapping[str, frozenset[str]] = {
         "workers", "start_method", "verify", "cache_dir", "cache_gb", "allow_pipe",
     }),
     "training": frozenset({
-        "threads", "checkpointing", "keep_memory", "checkpoint_every",
+        "threads", "checkpointing", "keep_memory", "checkpoint_every", "idle",
     }),
     "trainer": frozenset({
         "accelerator", "devices", "num_nodes", "log_every_n_steps", "val_check_interval", "profiler",

@@ -110,6 +110,11 @@ class TrainStage(Section):
         return self.steps
 
     @property
+    def awaits_collection(self) -> bool:
+        """Whether a collect stage of the run writes some of its records."""
+        return not self.data.keys() <= set(SPLITS)
+
+    @property
     def reads_feedback(self) -> bool:
         """Whether its records hold feedback: the split of that name, or what a collect stage wrote."""
         return bool(set(self.data) - (set(SPLITS) - {"feedback"}))

@@ -90,17 +90,11 @@ def _build(dialogues: Sequence[EncodedDialogue], order: list[int], shared: list[
         last = node.children[-1] if node.children else None
         end = node.at + node.stop - node.start if last is None else int(subtree_end[last.at])
         subtree_end[node.at : node.at + node.stop - node.start] = end
-    *entries, answers = _entries(dialogues, ways, tokens)
+    row, target, weight, phase, phases, answers = _entries(dialogues, ways, tokens)
     return Tree(
-        tokens,
-        depth,
-        subtree_end,
-        segments,
-        *entries,
-        _positions(dialogues, layout),
-        _until(dialogues, layout),
-        answers,
-    )
+        tokens, depth, subtree_end, segments, row, target, weight, phase, phases,
+        _positions(dialogues, layout), _until(dialogues, layout), answers,
+    )  # fmt: skip
 
 
 def _positions(dialogues: Sequence[EncodedDialogue], layout: list[_Node]) -> np.ndarray | None:

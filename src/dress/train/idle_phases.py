@@ -11,7 +11,7 @@ from dress.base.errors import mistake
 from dress.data.remote import RemoteShards
 from dress.data.stream import Stream
 from dress.record import RecordError, Turn
-from dress.train.supervision import LOOK, Supervision
+from dress.train.supervision import LOOK, NothingToLearn, Supervision
 from dress.train.tasks import TrainTask
 
 REFINEMENT, CRITIQUE = "refinement", "critique"
@@ -41,7 +41,7 @@ def idle_phases(look: Supervision, task: TrainTask, stream: Stream) -> Iterator[
         if not mistake(nothing):  # a bug in a phase of somebody's own
             raise
         if not anchored or not task.awaits_collection:
-            raise ValueError(f"{nothing}{_mend(task, stream)}") from None
+            raise NothingToLearn(f"{nothing}{_mend(task, stream)}") from None
         lines = [f"stage {task.name}: phase {REFINEMENT} finds no better answer in {task.stage.data_title}"]
     for line in lines:
         yield line

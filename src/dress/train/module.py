@@ -123,7 +123,8 @@ class DressModule(L.LightningModule):
         amounts = self._answers.amounts(step.forests) if self._answers else [step.weight]
         shares = self._of_ranks(step.weight, len(step.forests), step.images, *amounts)
         weight, images = shares[:, 0].sum(), bool(shares[:, 2].any())
-        if not weight and self._answers is None:
+        idle = self._answers is not None or (self.stage.awaits_collection and self.learning.training.idle == "pass")
+        if not weight and not idle:
             raise TrainingStopped(self._at(step, "no supervised token"))
         surprises: list[Tensor] = []
         if not weight:  # nothing to compare in these records: the step only counts
@@ -157,9 +158,8 @@ class DressModule(L.LightningModule):
             most: forests that any rank has, and passes that each makes.
         """
         passes = [*step.forests, *[self._blank()] * (most - len(step.forests))]
-        if self._answers is None:
-            compute = partial(self._loss, total=amounts[0].to(self.device))
-        else:
+        compute: Callable[..., tuple[Tensor, Tensor]] = partial(self._loss, total=amounts[0].to(self.device))
+        if self._answers:
             compute = self._comparing(self._answers, passes, amounts, self.log_of_steps.sums)
         loss = torch.zeros((), device=self.device)
         surprises = []

@@ -45,6 +45,10 @@ class TooLong:
         return f"{self.where} ({self.tokens:,} tokens{image})"
 
 
+class NothingToLearn(ValueError):
+    """No record of a stage has a supervised token."""
+
+
 class Supervision:
     """Looks through the records of a train stage.
 
@@ -118,7 +122,7 @@ class Supervision:
             for phase in sorted(idle):
                 yield f"stage {self.name}: phase {phase} learns nothing from {self.stage.data_title} ({records:,} read)"
             return
-        raise ValueError(
+        raise NothingToLearn(
             f"stage {self.name}: no supervised token in {self.stage.data_title}: none of its {records:,} records gives "
             f"phase {', '.join(self.stage.phases)} anything to learn. show=batch shows what a stage learns"
         )

@@ -16,7 +16,6 @@ from dress.config.graph import evaluated_stages, evaluation
 from dress.config.names import is_place, place_of
 from dress.config.no_result import BY_CONTENT, FOLLOWED, NAMES, NO_RESULT
 from dress.config.raters import LLM, PlainRater, Replay
-from dress.config.stages import SPLITS
 from dress.feedback.raters import identity
 from dress.kernels.precision import precision_for
 from dress.model.checkpoint import read_facts
@@ -82,7 +81,12 @@ class TrainTask:
     @property
     def awaits_collection(self) -> bool:
         """Whether a collect stage of the run writes some of its records."""
-        return not self.stage.data.keys() <= set(SPLITS)
+        return self.stage.awaits_collection
+
+    @property
+    def may_be_idle(self) -> bool:
+        """Whether it may find nothing to learn."""
+        return self.awaits_collection and self.learning.training.idle == "pass"
 
 
 @dataclass(frozen=True)

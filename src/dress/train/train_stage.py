@@ -27,7 +27,7 @@ from dress.train.reference import reference_scores
 from dress.train.run_data import REJECTS
 from dress.train.show import parameter_table
 from dress.train.steps import HeldOut, StepDataset
-from dress.train.supervision import Supervision
+from dress.train.supervision import NothingToLearn, Supervision
 from dress.train.tasks import TrainTask
 from dress.train.tools import Tools
 
@@ -56,7 +56,13 @@ def look_through(task: TrainTask, model: LVLM, tools: Tools) -> None:
         task.name, task.stage, task.stage_objectives, task.phases, task.data, model.encoder, model.reader()
     )
     stream = task.records.stream(task.seed)
-    for line in dict.fromkeys([*idle_phases(look, task, stream), *look.check(stream, tools.progress)]):
+    try:
+        lines = [*idle_phases(look, task, stream), *look.check(stream, tools.progress)]
+    except NothingToLearn as nothing:
+        if not task.may_be_idle:
+            raise
+        lines = [str(nothing)]
+    for line in dict.fromkeys(lines):
         tools.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -180,7 +186,7 @@ def _data(task: TrainTask, model: LVLM, folder: Path, held_out: HeldOutRecords |
 def _tell_unreached(task: TrainTask, module: DressModule, tools: Tools) -> None:
     """Say how many steps taught nothing, or stop if none taught anything."""
     parts, steps = ", ".join(task.stage.trainable), module.unreached_steps
-    if steps == task.stage.total_steps:
+    if steps == task.stage.total_steps and not task.may_be_idle:
         raise TrainingStopped(
             f"no step reached a trained parameter: trainable {parts}, and no image in the records of "
             f"{task.stage.data_title}"
