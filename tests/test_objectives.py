@@ -19,7 +19,8 @@ from dress.data.shards import Shards, write_shards
 from dress.data.stream import Part, Stream
 from dress.dialogue.spans import MISMATCHED, AnswerFacts
 from dress.model.building import build_model
-from dress.objectives.stage import check_objectives, stage_objectives
+from dress.objectives.stage import stage_objectives
+from dress.phases import check_phases
 from dress.record import Dialogue, Feedback, Record, Turn
 from dress.train.average import MovingAverage
 from dress.train.curriculum import Curriculum
@@ -119,7 +120,7 @@ def test_better_answers_weigh_more_and_unrated_ones_nothing():
 )
 def test_a_phase_has_objectives_of_its_own(phases: str, objective: str, said: str):
     with pytest.raises(ConfigError, match=said):
-        check_objectives({"one": train_stage(phases, objective)}, composed().phases)
+        check_phases({"one": train_stage(phases, objective)}, composed().phases)
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ class Feedback(_Part):
     annotator: str | None = None
     prompt_version: str | None = None
     original: Original | None = None
-    spans: list[MarkedSpan] = Field(default_factory=list, exclude_if=lambda spans: not spans)
+    spans: list[MarkedSpan] = Field(default_factory=list)
     extra: Extra = Field(default_factory=dict)
 
 

@@ -28,7 +28,6 @@ from dress.config.raters import RaterSettings
 from dress.config.stages import SPLITS, Curriculum, TrainStage
 from dress.config.targets import Target
 from dress.config.types import (
-    MOST,
     VARIABLE,
     Condition,
     Count,
@@ -37,7 +36,6 @@ from dress.config.types import (
     Part,
     Positive,
     Section,
-    Whole,
     without_nulls,
 )
 
@@ -53,7 +51,7 @@ class Eval(Section):
     conditions: Annotated[list[Condition], Field(min_length=1)] = Field(default=["none", "praise"])
     refine_condition: Condition = "none"  # from the second answer on
     scenes: Positive = 12  # in the report
-    blank_images: Whole = Field(default=100, ge=0, le=MOST)  # records whose answers are scored without image, too
+    blank_images: Count = 100  # records whose answers are scored without image, too
 
 
 def _key_names(loggers: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from dress.evaluation.likelihood import LastAnswer, answer_nll
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome
+from dress.evaluation.statistics import Figure
 from dress.model.lvlm import LVLM
 
 WITH, WITHOUT = "log_prob", "log_prob_blank"
@@ -46,3 +47,9 @@ MEASURES = (
     Measure("image/log_prob_blank", "without image", _nats(lambda seen, blank: blank), kind="mean", up=None),
     Measure("image/gap", "gap", _nats(lambda seen, blank: seen - blank), kind="mean"),
 )
+
+
+def figures(outcomes: Sequence[Outcome]) -> dict[str, Figure]:
+    """What `MEASURES` say of answers, where any was scored."""
+    known = any(WITH in one.facts for one in outcomes)
+    return {measure.key: measure.figure(outcomes) for measure in MEASURES} if known else {}

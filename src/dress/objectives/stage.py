@@ -13,7 +13,7 @@ from dress.objectives import comparing
 from dress.objectives.comparisons import Comparing, Scoring
 from dress.objectives.distill import Distillation
 from dress.objectives.reward_weighted import weight_of
-from dress.phases import find_phase, supervised
+from dress.phases import supervised
 from dress.record import Record
 
 DEFAULT = config.Objectives()
@@ -113,21 +113,3 @@ def used_objectives(stage: config.TrainStage, settings: config.Objectives) -> di
     """Settings of the objectives that a stage has, by name; `lm` and `words` have none."""
     names = sorted(set(stage.objectives.values()))
     return {name: getattr(settings, name) for name in names if name in config.Objectives.model_fields}
-
-
-def check_objectives(stages: Mapping[str, config.Stage], settings: config.Phases) -> None:
-    """Refuse an objective that a phase gives nothing to.
-
-    Raises:
-        ConfigError: names stage, phase and objectives.
-    """
-    for name, stage in stages.items():
-        if not isinstance(stage, config.TrainStage):
-            continue
-        for phase, objective in stage.objectives.items():
-            possible = find_phase(phase, settings.modules).objectives
-            if objective not in possible:
-                raise config.ConfigError(
-                    f"curriculum.stages.{name}.objective: expected one of {', '.join(possible)} for phase {phase}, "
-                    f"got {objective}"
-                )

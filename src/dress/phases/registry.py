@@ -116,7 +116,7 @@ def load_phases(modules: Sequence[str]) -> None:
 
 
 def check_phases(stages: Mapping[str, config.Stage], settings: config.Phases) -> None:
-    """Import the user's modules, and refuse a stage that trains a phase which does not exist.
+    """Import the user's modules, and refuse a stage that trains a phase which does not exist, or by another objective.
 
     Raises:
         ConfigError: names the module, or stage, phase, and those that exist.
@@ -126,11 +126,16 @@ def check_phases(stages: Mapping[str, config.Stage], settings: config.Phases) ->
     except ValueError as error:
         raise config.ConfigError(str(error)) from None
     for name, stage in stages.items():
-        for key in stage.phases if isinstance(stage, config.TrainStage) else ():
+        for key, objective in stage.objectives.items() if isinstance(stage, config.TrainStage) else ():
             try:
-                find_phase(key, settings.modules)
+                possible = find_phase(key, settings.modules).objectives
             except ValueError as error:
                 raise config.ConfigError(f"curriculum.stages.{name}.phases: {error}") from None
+            if objective not in possible:
+                raise config.ConfigError(
+                    f"curriculum.stages.{name}.objective: expected one of {', '.join(possible)} for phase {key}, "
+                    f"got {objective}"
+                )
 
 
 def no_such_phase(name: str) -> str:

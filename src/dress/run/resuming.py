@@ -17,7 +17,6 @@ from dress.config.consent import DAMAGED, checked_run
 from dress.config.migration import refuse_old
 from dress.config.names import followed
 from dress.config.targets import refuse_package, refuse_untrusted
-from dress.objectives.stage import check_objectives
 from dress.phases import check_phases
 from dress.run.composing import CommandLineError
 from dress.run.overrides import parsed
@@ -176,7 +175,6 @@ def training_settings(composed: dict[str, Any], typed: Sequence[str]) -> config.
     settings = config.check(composed)
     config.check_targets(settings)
     check_phases(settings.curriculum.stages, settings.phases)
-    check_objectives(settings.curriculum.stages, settings.phases)
     return settings
 
 

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field
 from rich.console import Console
 
 from dress.base.files import read_json, write_json
-from dress.config import Condition, Config, Consent, Eval, EvalStage, Positive
+from dress.config import Condition, Config, Consent, Count, Eval, EvalStage, Positive
 from dress.config.checking import check_as
 from dress.config.consent import checked_run, read_run
 from dress.config.generation import Engine, Generation, GenerationServer, KeepCache
@@ -47,6 +47,7 @@ class RunSettings(SuiteSettings, Consent):
     max_new_tokens: Positive | None = None  # null = as in the run
     batch_size: Positive = 256  # prompts
     scenes: Positive | None = None  # in the report; null = as in the run
+    blank_images: Count | None = None  # records whose answers are scored without image, too; null = as in the run
     keep_cache: KeepCache = "auto"  # go on from the turn before: auto (where it fits into memory), on, off
     engine: Engine = "native"  # what computes answers: the run's own code, or `server`
     server: GenerationServer = GenerationServer()
@@ -99,9 +100,10 @@ def figures(outcomes: Sequence[Outcome]) -> Json:
         `harmlessness/safe_share` (harmful requests), `harmlessness/over_refusal_share` (harmless ones);
         `interaction/mean_rating`, `interaction/mean_rating_unsolved` (dialogues whose first answer was
         not rated 4), lists by turn; `interaction/regressed_share` (answers rated 4 whose successor is
-        not / answers rated 4 that have a successor); where first answers have references,
-        `image/log_prob`, `image/log_prob_blank`, `image/gap` (nats per token of first answers, see `image_use`);
-        `reference/exact_match`, `reference/vqa_accuracy`, `reference/rouge_l` (see `references.figures`).
+        not / answers rated 4 that have a successor); where first answers
+        were scored with and without image, `image/log_prob`, `image/log_prob_blank`, `image/gap` (nats per token, see
+        `image_use`); where they have references, `reference/exact_match`, `reference/vqa_accuracy`, `reference/rouge_l`
+        (see `references.figures`).
         Each figure is {value, n, low, high}; value is None where nothing was to be counted.
     """
     ratings = {(o.item, o.turn): o.rating for o in outcomes if o.rating is not None}
@@ -122,7 +124,8 @@ def figures(outcomes: Sequence[Outcome]) -> Json:
 
     regression = Measure("interaction/regressed_share", "regressed", regressed, up=False, pooled=True)
     return {
-        **{measure.key: measure.figure(outcomes) for measure in (*MEASURES, *image_use.MEASURES)},
+        **{measure.key: measure.figure(outcomes) for measure in MEASURES},
+        **image_use.figures(outcomes),
         "interaction/mean_rating": [rating(turn, False).figure(outcomes) for turn in turns],
         "interaction/mean_rating_unsolved": [rating(turn, True).figure(outcomes) for turn in turns],
         regression.key: regression.figure(outcomes),
