@@ -80,7 +80,7 @@ OTHER: dict[str, Any] = {
     "eval.conditions": ["none"], "eval.refine_condition": "praise",
     "trainer.accelerator": "cpu", "parallel.strategy": "ddp", "parallel.gather": "step", "trainer.devices": 2,
     "trainer.precision": "bf16-mixed",
-    "training.threads": 1, "training.checkpointing": "on", "training.warmup": 0.5,
+    "training.threads": 1, "training.idle": "pass", "training.checkpointing": "on", "training.warmup": 0.5,
     "optimizer._target_": "torch.optim.NAdam", "optimizer.betas": [0.5, 0.9],
     "scheduler._target_": "transformers.get_cosine_schedule_with_warmup",
     "callbacks": {"timer": {"_target_": "lightning.pytorch.callbacks.Timer"}},

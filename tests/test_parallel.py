@@ -233,7 +233,9 @@ def test_losses_gradients_norms_and_weights_are_those_of_one_process(kind: str, 
     one, two = trained / "single", trained / kind
     near(load_file(two / f"{name}.gradients"), load_file(one / f"{name}.gradients"), 2e-6)
     history = load_file(two / f"{name}.history")["history"]
-    assert torch.allclose(history, load_file(one / f"{name}.history")["history"], rtol=2e-6, atol=0)
+    expected = load_file(one / f"{name}.history")["history"]
+    assert torch.allclose(history[:1], expected[:1], rtol=2e-6, atol=0)
+    assert torch.allclose(history, expected, rtol=1e-5, atol=0)  # AdamW makes steps of what is rounding alone
     wanted, weights = load_file(one / f"{name}.weights"), load_file(two / f"{name}.weights")
     # A key's bias has no gradient but rounding, which AdamW makes a step of the whole rate: it goes where it likes.
     near(*({name: one for name, one in part.items() if "k_proj.bias" not in name} for part in (weights, wanted)), 2e-4)

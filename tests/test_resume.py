@@ -32,9 +32,9 @@ def note(patch: pytest.MonkeyPatch, read: list[str]) -> None:
     """Write down the stage of every record that is trained on, and where it stands, in order."""
     build = Examples.build
 
-    def noted(self, record, picture, where, rng):
+    def noted(self, record, picture, where, *rest):
         read.append(f"{self.rejects.parent.name}: {where}")
-        return build(self, record, picture, where, rng)
+        return build(self, record, picture, where, *rest)
 
     patch.setattr(Examples, "build", noted)
 

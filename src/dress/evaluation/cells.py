@@ -16,8 +16,7 @@ from dress.base.ranks import rank, wait_for
 from dress.data.shards import Sample
 from dress.dialogue.image import Picture
 from dress.evaluation import references
-from dress.evaluation.image_use import image_use
-from dress.evaluation.likelihood import LastAnswer
+from dress.evaluation.likelihood import LastAnswer, image_use
 from dress.evaluation.outcomes import Outcome, kind_of, load_outcomes, save_outcomes
 from dress.feedback.collect import in_turn
 from dress.feedback.llm import waits

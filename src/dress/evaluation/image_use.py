@@ -6,31 +6,13 @@ Learning from textual feedback can teach a model to do without the picture (ViGO
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
-from dress.evaluation.likelihood import LastAnswer, answer_nll
 from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome
 from dress.evaluation.statistics import Figure
-from dress.model.lvlm import LVLM
 
 WITH, WITHOUT = "log_prob", "log_prob_blank"
 """Names among an outcome's facts: mean log-probability per token of an answer, in nats."""
-
-
-def image_use(model: LVLM, answers: Sequence[LastAnswer]) -> list[dict[str, float]]:
-    """WITH and WITHOUT of each answer; nothing of one without an image, or that is too long.
-
-    Args:
-        model: that gave them.
-        answers: in their dialogues.
-    """
-    blank = [replace(one, picture=None if one.picture is None else one.picture.blank()) for one in answers]
-    both = zip(answer_nll(model, answers), answer_nll(model, blank), strict=True)
-    return [
-        {} if one.picture is None or with_it is None or without is None else {WITH: -with_it, WITHOUT: -without}
-        for one, (with_it, without) in zip(answers, both, strict=True)
-    ]
 
 
 def _nats(of: Callable[[float, float], float]) -> Callable[[Outcome], tuple[float, float] | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -12,6 +12,7 @@ from dress.dialogue.batch import Example, collate, pack
 from dress.dialogue.image import Picture
 from dress.dialogue.spans import Span, SupervisedDialogue, answer, prompt
 from dress.dialogue.tree import build_tree
+from dress.evaluation.image_use import WITH, WITHOUT
 from dress.model.lvlm import LVLM
 from dress.record import Dialogue, RecordError, Turn
 
@@ -75,3 +76,20 @@ def answer_nll(
     model.train(training)
     progress(len(answers) - len(numbers))
     return means
+
+
+def image_use(model: LVLM, answers: Sequence[LastAnswer]) -> list[dict[str, float]]:
+    """Log-probability of each answer with its image and with nothing to see in it (`evaluation.image_use`).
+
+    Nothing of an answer without an image, or that is too long.
+
+    Args:
+        model: that gave them.
+        answers: in their dialogues.
+    """
+    blank = [replace(one, picture=None if one.picture is None else one.picture.blank()) for one in answers]
+    both = zip(answer_nll(model, answers), answer_nll(model, blank), strict=True)
+    return [
+        {} if one.picture is None or with_it is None or without is None else {WITH: -with_it, WITHOUT: -without}
+        for one, (with_it, without) in zip(answers, both, strict=True)
+    ]
