@@ -20,6 +20,7 @@ from suite_files import ask, evaluate, evaluate_nothing, label, lines
 from dress import config
 from dress.base.files import read_json, write_json
 from dress.data.shards import write_shards
+from dress.evaluation import likelihood
 from dress.evaluation.judging import JudgePrompt
 from dress.evaluation.likelihood import LastAnswer, answer_nll
 from dress.evaluation.outcomes import load_outcomes
@@ -383,7 +384,7 @@ def test_an_interaction_with_a_language_model_is_replayed(tmp_path: Path) -> Non
     assert evaluate(tmp_path / "again", **settings, judge=recorded, annotator=recorded, **answers) == found
 
 
-def test_a_shuffled_history_is_likelier_where_the_model_says_so(tokenizer: Any) -> None:
+def test_a_shuffled_history_is_likelier_where_the_model_says_so(tokenizer: Any, monkeypatch: Any) -> None:
     """NLL of many dialogues together is that of each alone, and of the same history twice the same."""
     model = small_model(tokenizer)
     turns = [Turn(user="What is red?", assistant="a red circle"), Turn(user="Look again.", assistant="a blue square")]
@@ -396,6 +397,8 @@ def test_a_shuffled_history_is_likelier_where_the_model_says_so(tokenizer: Any) 
     ]
     together = answer_nll(model, said)
     assert together == [pytest.approx(answer_nll(model, [one])[0], rel=1e-5) for one in said]
+    monkeypatch.setattr(likelihood, "TOKENS", 60)  # several passes, in another order than the answers
+    assert answer_nll(model, said) == [pytest.approx(one, rel=1e-5) for one in together]
     assert together[0] == pytest.approx(together[3]) and together[0] != pytest.approx(together[1], rel=1e-4)
     # By hand: one sequence, cross entropy on the answer's tokens.
     ids = model.encoder.prompt(said[2].spans, None).ids.tolist()

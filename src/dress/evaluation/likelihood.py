@@ -62,10 +62,10 @@ def answer_nll(
     model.eval()
     with torch.inference_mode():
         for group in pack([len(samples[n].trees[0]) for n in numbers], TOKENS):
-            chosen = [numbers[i] for i in group]
+            chosen = sorted((numbers[i] for i in group), key=lambda number: -len(samples[number].trees[0]))
             sizes = [len(samples[n].trees[0]) for n in chosen]
             (forest,) = collate([samples[n] for n in chosen], sum(sizes)).forests
-            # `pack` gives the longest first, and so does `collate`: the trees stand as they were chosen.
+            # `collate` puts the longest first, too: the trees stand as they were chosen.
             assert [end - start for start, end in pairwise(forest.starts)] == sizes
             forest = forest.to(model.device)
             _, nll = model(forest, forest.weight)
