@@ -62,6 +62,7 @@ class TrainStage(Section):
     epochs: PositiveReal | None = None  # passes over its records, instead of steps; may be a fraction
     records_per_step: Positive  # over all ranks
     lr: PositiveReal  # learning rate after the warm-up
+    lr_scale: PositiveReal = 1.0  # multiplies lr, which a scale gives: for objectives that need smaller steps
     warmup: Fraction = 0.05  # share of steps
     weight_decay: Real = 0.01  # share of a weight that a step of rate 1 takes away
 
@@ -90,6 +91,11 @@ class TrainStage(Section):
             if self.records_per_step < 2:
                 raise ValueError("objective=words tells images of a step apart, expected records_per_step >= 2, got 1")
         return self
+
+    @property
+    def rate(self) -> float:
+        """Its learning rate."""
+        return self.lr * self.lr_scale
 
     @property
     def objectives(self) -> dict[str, ObjectiveName]:

@@ -151,7 +151,7 @@ def _stages(run: config.Config, stage: str) -> str:
         one = run.curriculum.stages[name]
         assert isinstance(one, TrainStage)
         length = f"{amount(one.total_steps, one.epochs)} of {one.records_per_step}"
-        rows.append((name, ", ".join(one.phases), one.data_title, ", ".join(one.trainable), length, f"{one.lr:g}"))
+        rows.append((name, ", ".join(one.phases), one.data_title, ", ".join(one.trainable), length, f"{one.rate:g}"))
     return table(("stage", "learns", "from", "trained parts", "steps of records", "rate"), rows)
 
 

@@ -406,4 +406,4 @@ class DressModule(L.LightningModule):
         self.log_of_steps.load(checkpoint["dress"])
         self.unreached_steps = checkpoint["dress"].get("unreached", 0)
         self._saved_average = checkpoint["dress"].get("average", {})
-        set_rate(checkpoint, self.stage.lr)
+        set_rate(checkpoint, self.stage.rate)

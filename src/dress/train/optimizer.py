@@ -22,7 +22,7 @@ def build_optimizer(
     decayed = [p for p in parameters if p.ndim >= 2]
     plain = [p for p in parameters if p.ndim < 2]
     groups = [{"params": decayed, "weight_decay": stage.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = build(learning.optimizer, "optimizer", OPTIMIZER, groups, lr=stage.lr)
+    optimizer = build(learning.optimizer, "optimizer", OPTIMIZER, groups, lr=stage.rate)
     scheduler = build(
         learning.scheduler, "scheduler", SCHEDULER, optimizer,
         num_warmup_steps=round(stage.total_steps * stage.warmup), num_training_steps=stage.total_steps,

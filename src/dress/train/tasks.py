@@ -32,6 +32,7 @@ SINCE_0_3: dict[type[config.Section], tuple[str, ...]] = {
     config.Phases: ("sft", "preference", "distill", "self_correction", "language_feedback"),
     config.Critique: ("marked_weight",),
     config.Eval: ("blank_images",),
+    config.TrainStage: ("lr_scale",),
 }
 """Settings that fingerprints of DRESS 0.2 lack: where they are as by default, they stand in none."""
 LEFT_OUT: dict[type[config.Section], Any] = {
@@ -162,7 +163,7 @@ def facts(task: Task) -> dict[str, Any]:
                 "steps": stage.total_steps,
                 "epochs": stage.epochs,
                 "records_per_step": stage.records_per_step,
-                "lr": stage.lr,
+                "lr": stage.rate,
                 "phases": dict(stage.phases),
             }
         case CollectTask():
@@ -188,7 +189,7 @@ def _content(value: Any) -> Any:
         case config.Generation():  # a server's draws are others; which one computes them, its first answers vouch for
             native = {"engine"} if value.engine == "native" else set()
             return value.model_dump(exclude=LEFT_OUT[config.Generation] | native)
-        case config.Phases() | config.Eval():
+        case config.Phases() | config.Eval() | config.TrainStage():
             absent: dict[str, Any] = dict.fromkeys([*_as_before(value), *LEFT_OUT.get(type(value), ())], True)
             if isinstance(value, config.Phases):
                 absent["critique"] = _as_before(value.critique)
@@ -202,8 +203,9 @@ def _content(value: Any) -> Any:
 
 def _as_before(value: config.Section) -> set[str]:
     """Settings that DRESS 0.2 did not have, and that change nothing."""
-    default = type(value)()
-    return {name for name in SINCE_0_3[type(value)] if getattr(value, name) == getattr(default, name)}
+    fields = type(value).model_fields
+    defaults = {name: fields[name].get_default(call_default_factory=True) for name in SINCE_0_3[type(value)]}
+    return {name for name, default in defaults.items() if getattr(value, name) == default}
 
 
 class Tasks:
