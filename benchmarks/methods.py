@@ -3,7 +3,7 @@
 For each seed one run aligns, learns SFT and collects; every method then learns from that model and that collection,
 with as many supervised tokens as DRESS, and answers the held-out questions under `none` and under `praise`.
 
-    python benchmarks/methods.py --seeds 0 1 2 [--methods dpo_only …] [--out DIR] [more overrides of src/train.py]
+    python benchmarks/methods.py [overrides of src/train.py] --seeds 0 1 2 [--methods dpo_only …] [--out DIR]
 
 Runs that are finished are not made again. Writes methods.json, methods.md and methods.svg.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -132,7 +133,9 @@ def rated(finished: Path) -> Path:
 def test_an_ablation_takes_over_the_stages_that_are_the_same(finished, rated, experiment):
     more = [f"data.feedback={rated}", "curriculum.stages.dress.data=feedback"] if experiment in RATED else []
     settings = tiny_settings(finished.parent, f"experiment={experiment}", f"reuse={finished}", *more, run=experiment)
-    run(settings)
+    said = io.StringIO()
+    run(settings, Console(file=said, width=200))
+    assert re.search(r"\d+ s: (collect \d+%, )?dress \d+%, eval \d+%, all else \d+%", said.getvalue()), said.getvalue()
     branch = Path(settings.run_dir)
     for stage in ("align", "sft"):
         assert os.path.samefile(

@@ -102,6 +102,7 @@ class Curriculum:
         )
         self.tools = Tools(console, self.progress, settings.devices, self.loggers)
         self.seconds: dict[str, float] = {}
+        self.made: list[str] = []
 
     @cached_property
     def annotator(self) -> Rater:
@@ -146,7 +147,7 @@ class Curriculum:
             return {}
         last = self.tasks.by_name.get(evaluation(self.settings.curriculum) or "")
         results = Results(self.settings, last if isinstance(last, EvalTask) else None, self.loggers)
-        spent = results.write_times(time.monotonic() - began, self.seconds)
+        spent = results.write_times(time.monotonic() - began, self.seconds, self.made)
         self.console.print(spent, highlight=False, soft_wrap=True)
         return results.write(self.model.lvlm, self.data)
 
@@ -335,6 +336,7 @@ class Curriculum:
             raise TrainingStopped(f"stage {name}, {stop}") from None
         self.progress.end()
         self.seconds[name] = time.monotonic() - began
+        self.made.append(name)
         if rank() == 0:
             if line := set_aside(marker.parent):
                 self.console.print(line, highlight=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +56,15 @@ class Results:
         self.loggers.results(figures, judged, shown)
         return figures
 
-    def write_times(self, seconds: float, stages: Mapping[str, float]) -> str:
-        """Write `run.json`; what of the time each stage took, in words.
+    def write_times(self, seconds: float, stages: Mapping[str, float], made: Collection[str]) -> str:
+        """Write `run.json`; what of its time this process gave to each stage, in words.
 
         Args:
             seconds: of this process; those of earlier ones are added.
             stages: seconds by stage.
+            made: the stages that this process has made; others were finished before, or taken over.
         """
-        file = self.folder / "run.json"
+        file, own = self.folder / "run.json", seconds
         if file.exists():
             seconds += read_run_json(file)["seconds"]
         write_json(
@@ -79,9 +80,10 @@ class Results:
                 "headline": headline(self.settings.curriculum),
             },
         )
-        parts = {**stages, "all else": max(0.0, seconds - sum(stages.values()))}
-        shares = ", ".join(f"{name} {part / max(seconds, 1e-9):.0%}" for name, part in parts.items())
-        return f"{seconds:,.0f} s: {shares}"
+        parts = {name: value for name, value in stages.items() if name in made}
+        parts["all else"] = max(0.0, own - sum(parts.values()))
+        shares = ", ".join(f"{name} {part / max(own, 1e-9):.0%}" for name, part in parts.items())
+        return f"{own:,.0f} s: {shares}"
 
     def _notes(self, shown: list[Sample], model: LVLM, data: RunData) -> list[str]:
         """What a reader of the report must know before its figures."""
