@@ -36,6 +36,7 @@ from dress.model.checkpoint import load_model  # noqa: E402
 from dress.objectives.stage import stage_objectives  # noqa: E402
 from dress.phases import used_settings  # noqa: E402
 from dress.record import TOP_RATING  # noqa: E402
+from dress.run.composing import compose  # noqa: E402
 from dress.train.examples import Examples  # noqa: E402
 
 BASE = "dress_full"
@@ -115,12 +116,7 @@ def tokens_per_record(base: Run, method: str, overrides: Sequence[str]) -> float
 
 def composed(method: str, seed: int, overrides: Sequence[str]) -> config.Config:
     """The settings of a run."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        plain = compose("train", overrides=["run_dir=x", f"experiment={method}", f"seed={seed}", *overrides])
-    return config.check(OmegaConf.to_container(plain, resolve=True))
+    return config.check(compose("train", ["run_dir=x", f"experiment={method}", f"seed={seed}", *overrides]))
 
 
 def steps_for(base: Run, method: str, overrides: Sequence[str]) -> int:
