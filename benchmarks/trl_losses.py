@@ -91,10 +91,10 @@ def ours(
 def compare(name: str, one: Tensor, two: Tensor, log_prob: Tensor) -> None:
     """Refuse losses or gradients that differ."""
     gradients = [torch.autograd.grad(loss, log_prob, retain_graph=True)[0] for loss in (one, two)]
-    difference = max(float((one - two).abs()), float((gradients[0] - gradients[1]).abs().max()))
+    difference = max(float((one - two).detach().abs()), float((gradients[0] - gradients[1]).abs().max()))
     if not difference <= TOLERANCE:
         raise SystemExit(f"{name}: ours and TRL's differ by {difference}")
-    print(f"{name}: loss {float(one):.6f}, largest difference of loss and gradients {difference:.1e}")
+    print(f"{name}: loss {float(one.detach()):.6f}, largest difference of loss and gradients {difference:.1e}")
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from dress.base.files import read_json, write_json
 from dress.data.shards import write_shards
 from dress.evaluation import likelihood
 from dress.evaluation.judging import JudgePrompt
-from dress.evaluation.likelihood import LastAnswer, answer_nll
+from dress.evaluation.likelihood import LastAnswer, answer_nll, image_use
 from dress.evaluation.outcomes import load_outcomes
 from dress.evaluation.suites.llava_eval import LlavaScores
 from dress.model.checkpoint import save_model
@@ -400,6 +401,11 @@ def test_a_shuffled_history_is_likelier_where_the_model_says_so(tokenizer: Any, 
     for tokens in range(40, 200, 10):  # several passes, in another order than the answers
         monkeypatch.setattr(likelihood, "TOKENS", tokens)
         assert answer_nll(model, said) == [pytest.approx(one, rel=1e-5) for one in together]
+    facts = image_use(model, said)
+    assert facts[2] == {} and facts[0]["log_prob"] == pytest.approx(-together[0])
+    assert abs(facts[0]["log_prob_blank"] - facts[0]["log_prob"]) > 1e-4, "a random model sees the image, too"
+    blank = replace(said[0], picture=picture(torch.zeros_like(image.inputs["pixels"][0])))
+    assert facts[0]["log_prob_blank"] == pytest.approx(-answer_nll(model, [blank])[0])
     assert together[0] == pytest.approx(together[3]) and together[0] != pytest.approx(together[1], rel=1e-4)
     # By hand: one sequence, cross entropy on the answer's tokens.
     ids = model.encoder.prompt(said[2].spans, None).ids.tolist()

@@ -113,6 +113,7 @@ def test_a_run_that_was_stopped_at_a_validation_ends_with_the_same_weights(whole
     assert asked == [6] and weights(Path(settings.run_dir)) == weights(whole)
     history = json.loads((Path(settings.run_dir) / "stages" / "sft" / "history.json").read_text())
     losses = {row["curriculum/step"]: row["val/sft/loss"] for row in history if "val/sft/loss" in row}
+    assert all(("val/sft/image_gap" in row) == ("val/sft/loss" in row) for row in history)
     assert list(losses) == [7.0, 10.0, 13.0] and list(losses.values()) == sorted(losses.values(), reverse=True)
 
 

@@ -215,6 +215,6 @@ class AnswerPasses:
         goal, _ = answers.tokens_of([first + two for _, two in pairs])
         values = made.states.divergences(student, goal, settings.divergence, settings.top_k, made.teacher)
         cost = (weight * values.double()).sum()
-        amount = [float(cost.detach()), float(weight.sum()), float((weight > 0).sum())]
+        amount = [float(cost.detach()), float(weight.sum()), len(student.unique())]
         logged.sums[:, self.phases.index(phase)] += logged.sums.new_tensor(amount)
         return cost / amounts.tokens.to(cost.device)
