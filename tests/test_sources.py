@@ -242,7 +242,7 @@ def test_fire_turns_scores_into_ratings_and_feedback_into_advice(tmp_path: Path,
     assert (first.user, first.assistant) == ("How many people are there?", "Two people.")
     assert (second.user, second.assistant) == ("Look behind the table.", "Three people.")
     assert first.extra == {"thought": "I count heads."}
-    assert first.feedback[0].model_dump(exclude={"extra", "prompt_version"}) == {
+    assert first.feedback[0].model_dump(exclude={"extra", "prompt_version", "spans"}) == {
         "criterion": None, "rating": 2, "critique": "Look behind the table.", "refinement": "Look behind the table.",
         "annotator": "fire-teacher", "original": {"value": 4.0, "min": 1.0, "max": 10.0},
     }  # fmt: skip
