@@ -13,6 +13,7 @@ from dress.worlds.shapes import generate as shapes
 
 
 @pytest.mark.documented
+@pytest.mark.slow  # benchmarks among them
 def test_the_commands_of_the_data_page_run(tmp_path):
     for split in shapes.SPLITS:
         write_shards(tmp_path / "data" / "mine" / split, shapes.samples(split, 12, seed=0))

@@ -106,7 +106,8 @@ def test_trees_and_forests_of_mixed_records_are_made_fast():
 OURS = ["dress", "dress, sharing off"]
 
 
-@pytest.mark.parametrize("arms", [OURS, pytest.param([*OURS, "plain HF padded"], marks=pytest.mark.slow)], ids=len)
+@pytest.mark.slow
+@pytest.mark.parametrize("arms", [OURS, [*OURS, "plain HF padded"]], ids=len)
 def test_a_whole_run_on_a_toy(arms, tmp_path, monkeypatch):
     page = (ROOT / "docs/performance.md").read_text().splitlines()
     [command] = [line.split() for line in page if line.startswith("python benchmarks/train_step.py")]
