@@ -22,6 +22,7 @@ from test_tree import samples_of
 from torch.distributed.tensor import DTensor
 
 from dress import config
+from dress.config.learning import ADAMW
 from dress.dialogue.batch import Example
 from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.dialogue.tree import build_tree
@@ -127,6 +128,7 @@ def module_of(model: LVLM, case: Case, steps: int = STEPS) -> DressModule:
     learning = config.Learning(
         trainer=config.Trainer(log_every_n_steps=1, gradient_clip_val=0.5),
         training=config.Training(checkpointing=case.checkpointing),
+        optimizer=ADAMW | {"eps": 1e-5},  # its first steps follow signs else, of gradients that are rounding alone
     )
     return DressModule(model, stage, learning, tokens=case.budget)
 
@@ -233,9 +235,7 @@ def test_losses_gradients_norms_and_weights_are_those_of_one_process(kind: str, 
     one, two = trained / "single", trained / kind
     near(load_file(two / f"{name}.gradients"), load_file(one / f"{name}.gradients"), 2e-6)
     history = load_file(two / f"{name}.history")["history"]
-    expected = load_file(one / f"{name}.history")["history"]
-    assert torch.allclose(history[:1], expected[:1], rtol=2e-6, atol=0)
-    assert torch.allclose(history, expected, rtol=1e-5, atol=0)  # AdamW makes steps of what is rounding alone
+    assert torch.allclose(history, load_file(one / f"{name}.history")["history"], rtol=2e-6, atol=0)
     wanted, weights = load_file(one / f"{name}.weights"), load_file(two / f"{name}.weights")
     # A key's bias has no gradient but rounding, which AdamW makes a step of the whole rate: it goes where it likes.
     near(*({name: one for name, one in part.items() if "k_proj.bias" not in name} for part in (weights, wanted)), 2e-4)

@@ -34,13 +34,13 @@ class Wanted:
         assert scores.drift is not None
         ratio, settings = column(scores.ratio, comparisons, 0), self.settings
         ratings = [scores.facts[number].rating or 0 for (number,) in comparisons]
-        wanted = torch.tensor([rating >= settings.min_rating for rating in ratings], device=ratio.device)
-        sign = 2 * wanted.to(ratio) - 1
-        weight = ratio.new_tensor([settings.unwanted_weight, settings.wanted_weight])[wanted.long()]
+        is_wanted = torch.tensor([rating >= settings.min_rating for rating in ratings], device=ratio.device)
+        sign = 2 * is_wanted.to(ratio) - 1
+        weight = ratio.new_tensor([settings.unwanted_weight, settings.wanted_weight])[is_wanted.long()]
         costs = weight * (1 - torch.sigmoid(sign * settings.beta * (ratio - scores.drift)))
         reward, missing = settings.beta * ratio.detach(), torch.tensor(torch.nan).to(ratio)
         return costs, {
-            "reward_wanted": torch.where(wanted, reward, missing),
-            "reward_unwanted": torch.where(wanted, missing, reward),
+            "reward_wanted": torch.where(is_wanted, reward, missing),
+            "reward_unwanted": torch.where(is_wanted, missing, reward),
             "drift": scores.drift.expand(len(ratio)),
         }
