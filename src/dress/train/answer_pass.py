@@ -138,27 +138,27 @@ class AnswerPasses:
         return sums, sums
 
     def loss(
-        self, forest: Forest, made: Pass, amounts: Amounts, drift: Tensor, logged: Logged
+        self, forest: Forest, outputs: Pass, amounts: Amounts, drift: Tensor, logged: Logged
     ) -> tuple[Tensor, Tensor]:
         """This forest's part of the step's loss, and each entry's negative log-likelihood [E]; 0 where it has none.
 
         Args:
             forest: token trees.
-            made: of them.
+            outputs: of the model for them.
             amounts: of the step.
             drift: of the step, [2, scoring phases]; see `drifts`.
             logged: added to.
         """
-        states = made.states
+        states = outputs.states
         kind = torch.float64 if states.hidden.dtype == torch.float64 else torch.float32
         nll = torch.zeros(len(forest.target), dtype=kind, device=forest.target.device)
         parts = [self._learn(forest, states, amounts, logged, nll)]
-        for phase, scored in made.scored.items():
+        for phase, scored in outputs.scored.items():
             nll[scored.entries] = -scored.log_probs.detach().to(nll)
             parts.append(self._compare(phase, scored, forest.weight[scored.entries] > 0, amounts, drift, logged))
         for phase in forest.phases:
             if phase in self.objectives.distilling and forest.answers is not None:
-                parts.append(self._distill(phase, forest.answers, made, amounts, logged))
+                parts.append(self._distill(phase, forest.answers, outputs, amounts, logged))
         return torch.stack([part.to(kind) for part in parts]).sum(), nll
 
     def _learn(self, forest: Forest, states: States, amounts: Amounts, logged: Logged, nll: Tensor) -> Tensor:
@@ -208,12 +208,12 @@ class AnswerPasses:
             sums += sums.new_tensor([float(seen.sum()), len(seen)])
         return self.objectives.shares[phase] * costs.sum() / max(1.0, amounts.comparisons[phase])
 
-    def _distill(self, phase: str, answers: Answers, made: Pass, amounts: Amounts, logged: Logged) -> Tensor:
+    def _distill(self, phase: str, answers: Answers, outputs: Pass, amounts: Amounts, logged: Logged) -> Tensor:
         first, settings = answers.of_phase(phase).start, self.objectives.distilling[phase].settings
         pairs = self._compared(answers, phase)
         student, weight = answers.tokens_of([first + one for one, _ in pairs])
         goal, _ = answers.tokens_of([first + two for _, two in pairs])
-        values = made.states.divergences(student, goal, settings.divergence, settings.top_k, made.teacher)
+        values = outputs.states.divergences(student, goal, settings.divergence, settings.top_k, outputs.teacher)
         cost = (weight * values.double()).sum()
         amount = [float(cost.detach()), float(weight.sum()), len(student.unique())]
         logged.sums[:, self.phases.index(phase)] += logged.sums.new_tensor(amount)

@@ -102,7 +102,7 @@ class Curriculum:
         )
         self.tools = Tools(console, self.progress, settings.devices, self.loggers)
         self.seconds: dict[str, float] = {}
-        self.made: list[str] = []
+        self.own_stages: list[str] = []
 
     @cached_property
     def annotator(self) -> Rater:
@@ -147,7 +147,7 @@ class Curriculum:
             return {}
         last = self.tasks.by_name.get(evaluation(self.settings.curriculum) or "")
         results = Results(self.settings, last if isinstance(last, EvalTask) else None, self.loggers)
-        spent = results.write_times(time.monotonic() - began, self.seconds, self.made)
+        spent = results.write_times(time.monotonic() - began, self.seconds, self.own_stages)
         self.console.print(spent, highlight=False, soft_wrap=True)
         return results.write(self.model.lvlm, self.data)
 
@@ -336,7 +336,7 @@ class Curriculum:
             raise TrainingStopped(f"stage {name}, {stop}") from None
         self.progress.end()
         self.seconds[name] = time.monotonic() - began
-        self.made.append(name)
+        self.own_stages.append(name)
         if rank() == 0:
             if line := set_aside(marker.parent):
                 self.console.print(line, highlight=False)

@@ -56,13 +56,13 @@ class Results:
         self.loggers.results(figures, judged, shown)
         return figures
 
-    def write_times(self, seconds: float, stages: Mapping[str, float], made: Collection[str]) -> str:
+    def write_times(self, seconds: float, stages: Mapping[str, float], own_stages: Collection[str]) -> str:
         """Write `run.json`; what of its time this process gave to each stage, in words.
 
         Args:
             seconds: of this process; those of earlier ones are added.
             stages: seconds by stage.
-            made: the stages that this process has made; others were finished before, or taken over.
+            own_stages: the stages that this process has made; others were finished before, or taken over.
         """
         file, own = self.folder / "run.json", seconds
         if file.exists():
@@ -80,7 +80,7 @@ class Results:
                 "headline": headline(self.settings.curriculum),
             },
         )
-        parts = {name: value for name, value in stages.items() if name in made}
+        parts = {name: value for name, value in stages.items() if name in own_stages}
         parts["all else"] = max(0.0, own - sum(parts.values()))
         shares = ", ".join(f"{name} {part / max(own, 1e-9):.0%}" for name, part in parts.items())
         return f"{own:,.0f} s: {shares}"
