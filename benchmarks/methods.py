@@ -3,9 +3,10 @@
 For each seed one run aligns, learns SFT and collects; every method then learns from that model and that collection,
 with as many supervised tokens as DRESS, and answers the held-out questions under `none` and under `praise`.
 
-    python benchmarks/methods.py [overrides of src/train.py] --seeds 0 1 2 [--methods dpo_only …] [--out DIR]
+    python benchmarks/methods.py [overrides of src/train.py] --seeds 0 1 2 [--methods dpo_only …] [--out DIR] [--jobs 2]
 
-Runs that are finished are not made again. Writes methods.json, methods.md and methods.svg.
+Runs that are finished are not made again; with `--jobs 2` two run side by side, one process each. Writes methods.json,
+methods.md and methods.svg.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -44,8 +46,12 @@ BASE = "dress_full"
 METHODS = (
     BASE, "refinement_only", "critique_only", "rating_only", "best_of", "reward_weighted_only", "dpo_only", "kto_only",
     "distill_only", "dress_distill", "self_correction_only", "llf", "rounds_fcp", "rounds_dress",
+    "dress_unconditional",
 )  # fmt: skip
+OWN_STEPS = ("dress_unconditional",)
+"""Methods that are shown once more with the steps of their experiments, which are more than those of the base."""
 CONDITIONS = ("none", "praise")
+LONGER = " at full length"
 START = "sft"
 """Label of the model that all begin with."""
 
@@ -183,31 +189,40 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="experiments beside the base")
     parser.add_argument("--out", type=Path, default=ROOT / "logs" / "methods", help="of runs; kept")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--own-steps", nargs="*", default=list(OWN_STEPS), help="shown once more, at their own length")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, each one process")
     options, overrides = parser.parse_known_args()
-    methods = [BASE, *(name for name in options.methods if name != BASE)]
-    runs: dict[str, list[Run]] = {name: [] for name in methods}
-    steps: dict[str, list[int]] = {name: [] for name in methods}
-    for seed in options.seeds:
-        for method in methods:
-            began, folder, more = time.monotonic(), options.out / f"{method}-{seed}", list(overrides)
-            if method != BASE:
-                base = runs[BASE][-1]
-                count = steps_for(base, method, overrides)
-                steps[method].append(count)
-                more += [f"reuse={base.folder}", f"curriculum.stages.dress.steps={count}"]
-            runs[method].append(train(method, seed, folder.absolute(), more))
-            last = runs[method][-1]
-            print(
-                f"seed {seed}, {method}: {last.tokens:,.0f} supervised tokens, {last.seconds:.0f} s of learning, "
-                f"{time.monotonic() - began:.0f} s", flush=True,
-            )  # fmt: skip
+    methods = [BASE, *(name for name in options.methods if name != BASE), *(one + LONGER for one in options.own_steps)]
+    one_process = ["trainer.devices=1"] if options.jobs > 1 else []
+
+    def run(label: str, seed: int, base: Run | None) -> Run:
+        began, more, method = time.monotonic(), [*one_process, *overrides], label.removesuffix(LONGER)
+        if base is not None:
+            stage = composed(method, seed, overrides).curriculum.stages["eval"]
+            assert isinstance(stage, config.EvalStage)
+            others = [f"curriculum.stages.eval.models.{one}=null" for one in list(stage.models)[:-1]]
+            steps = [f"curriculum.stages.dress.steps={steps_for(base, method, overrides)}"] if label == method else []
+            more += [f"reuse={base.folder}", *steps, *others]
+        last = train(method, seed, (options.out / f"{label.replace(' ', '_')}-{seed}").absolute(), more)
+        print(
+            f"seed {seed}, {label}: {last.tokens:,.0f} supervised tokens, {last.seconds:.0f} s of learning, "
+            f"{time.monotonic() - began:.0f} s", flush=True,
+        )  # fmt: skip
+        return last
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        bases = list(pool.map(lambda seed: run(BASE, seed, None), options.seeds))
+        others = {
+            name: [pool.submit(run, name, base.seed, base) for base in bases] for name in methods if name != BASE
+        }
+        runs = {BASE: bases} | {name: [one.result() for one in some] for name, some in others.items()}
     rows = {f"{START}/{condition}": row(runs[BASE], runs[BASE], condition, START) for condition in CONDITIONS} | {
         f"{method}/{condition}": row(runs[method], runs[BASE], condition)
         for method in methods
         for condition in CONDITIONS
     }
     results = {
-        "seeds": options.seeds, "overrides": overrides, "rows": rows,
+        "seeds": options.seeds, "overrides": overrides, "jobs": options.jobs, "rows": rows,
         "tokens": {name: [run.tokens for run in some] for name, some in runs.items()},
         "seconds": {name: [run.seconds for run in some] for name, some in runs.items()},
         "names": {key: measure.name for key, measure in measures([]).items()},

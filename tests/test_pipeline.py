@@ -82,6 +82,15 @@ def dialogues_of(collection: Collection, rolling: Rollout, beside: bool) -> list
     return [dialogues[number] for number in range(len(collection.slices))]
 
 
+def test_a_later_round_asks_later_records(prompts, tmp_path):
+    stage = config.CollectSettings(records=3, skip=2, per_shard=2)
+    assert Collection(prompts, stage, tmp_path).slices == [range(2, 4), range(4, 5)]
+    most = config.CollectSettings(records=1000, skip=len(prompts) - 1)
+    assert Collection(prompts, most, tmp_path).slices == [range(len(prompts) - 1, len(prompts))]
+    with pytest.raises(ValueError, match=r"skip=\d+ leaves none of the \d+ records"):
+        most.asked(len(prompts) - 1)
+
+
 def content(rater: LLMRater) -> list[Any]:
     """What a ledger holds, but times and who wrote it."""
     names = ("key", "content", "model", "sampling", "messages", "status", "raw", "parsed", "attempts", "cost")

@@ -56,6 +56,19 @@ def rounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- rounds, given feedback -----------------------------------------------------------------------
 
 
+def test_later_rounds_ask_new_questions_without_a_condition(rounds: Path) -> None:
+    run(tiny_settings(rounds.parent, "experiment=dress_unconditional", *FEW, f"reuse={rounds}", run="unconditional"))
+    stages, asked = rounds.parent / "unconditional" / "stages", {}
+    for stage, model in (("collect", "sft"), ("collect2", "dress"), ("collect3", "dress2")):
+        records = [record for record, _ in Shards(stages / stage / "shards")]
+        asked[stage] = {record.key for record in records}
+        turns = [turn for record in records for dialogue in record.dialogues for turn in dialogue.turns]
+        assert {turn.provenance["responder"].partition("/")[2] for turn in turns} == {model}
+    assert len(asked["collect2"]) == len(asked["collect3"]) == 12 and asked["collect2"].isdisjoint(asked["collect3"])
+    learned = read_json(stages / "dress3" / "history.json")[-1]
+    assert learned["critique/supervised_tokens"] > 0
+
+
 def test_each_round_asks_and_reads_what_stands_before_it(rounds: Path) -> None:
     for stage, responder in (("collect", "rounds_dress/sft"), ("collect2", "rounds_dress/dress (praise)")):
         turns = [

@@ -69,6 +69,7 @@ def test_a_condition_has_the_form_that_the_asked_model_learned() -> None:
         (["experiment=sft_only"], "align sft eval"),
         (["experiment=given_feedback"], "align sft dress eval"),
         (["experiment=rounds_dress"], "align sft collect dress collect2 dress2 eval"),
+        (["experiment=dress_unconditional"], "align sft collect dress collect2 dress2 collect3 dress3 eval"),
         (["curriculum.run=sft"], "align sft"),
         (["curriculum.run=[dress]", "curriculum.stages.sft.weights=null"], "sft collect dress"),
         (["curriculum.run=[collect]", "curriculum.stages.sft.weights=logs/x:align"], "sft collect"),

@@ -13,19 +13,21 @@ SHOWN = (
 DRAWN = ("helpfulness/accuracy", "honesty/hallucinated_share", "harmlessness/safe_share", "solved_2")
 CONDITIONS = ("none", "praise")
 COLOURS = {"none": "#8a8f98", "praise": "#2563eb"}
-WIDTH, HEIGHT, LEFT, TOP, PANEL = 980, 24, 190, 46, 180
+WIDTH, HEIGHT, LEFT, TOP, PANEL = 1050, 24, 260, 46, 180
 
 
 def page(results: dict[str, Any]) -> str:
-    """A table for each condition; bold where the paired interval against DRESS leaves out 0, and says how."""
-    names, up = results["names"], results["up"]
+    """A table for each condition, marked where the paired interval against DRESS leaves out 0; and the amounts."""
+    names, up, jobs = results["names"], results["up"], results["jobs"]
+    beside = f", one process of {jobs} side by side" if jobs > 1 else ""
     lines = [
         "# Methods that learn from language feedback, on the shapes world", "",
         f"Seeds {', '.join(map(str, results['seeds']))}; one SFT model and one collection per seed; "
-        "as many supervised tokens as DRESS. Value, 95 % interval over scenes and seeds; ▲ better and ▼ worse than "
-        "`dress_full` under the same condition where the paired interval leaves out 0.", "",
-        f"`python benchmarks/methods.py --seeds {' '.join(map(str, results['seeds']))}`, commit {results['commit']}, "
-        f"{results['cpu']}.", "",
+        "as many supervised tokens as DRESS, but where it says full length. Value, 95 % interval over scenes and "
+        "seeds; ▲ better and ▼ worse than `dress_full` under the same condition where the paired interval leaves out "
+        "0.", "",
+        f"`python benchmarks/methods.py --seeds {' '.join(map(str, results['seeds']))} --jobs {jobs}`, commit "
+        f"{results['commit']}, {results['cpu']}.", "",
     ]  # fmt: skip
     for condition in CONDITIONS:
         lines += [f"## Asked under {condition}", ""]
@@ -39,7 +41,7 @@ def page(results: dict[str, Any]) -> str:
     lines += [
         "## Amounts",
         "",
-        "| method | supervised tokens | seconds of learning (and collecting again) |",
+        f"| method | supervised tokens | seconds of learning (and collecting again){beside} |",
         "|---|---|---|",
     ]
     for name, tokens in results["tokens"].items():

@@ -14,6 +14,7 @@ from dress.config.names import check_name, in_order, is_place, with_likes
 from dress.config.objectives import ObjectiveName
 from dress.config.types import (
     Condition,
+    Count,
     Fraction,
     ModelName,
     Name,
@@ -134,13 +135,24 @@ class TrainStage(Section):
 class CollectSettings(Section):
     """How many answers are collected, and how they are drawn."""
 
-    records: Positive  # from the first
+    records: Positive  # whose questions are asked, from the first that is not skipped
+    skip: Count = 0  # records before these: later rounds ask other questions
     turns: Positive = 2  # answers per dialogue; each after the first answers a refinement
     samples: Positive = 1  # dialogues per question
     temperature: Real = 1.0  # 0 = greedy
     top_p: TopP = 1.0  # probability of the likeliest tokens that are drawn from; 1 = all
     condition: Condition = "none"  # what the answers stand after; praise is what the model's own stage taught
     per_shard: Positive = 250  # records; also what an interrupted collection repeats at most
+
+    def asked(self, count: int) -> range:
+        """Which of `count` records are asked.
+
+        Raises:
+            ValueError: all of them are skipped.
+        """
+        if 0 < count <= self.skip:
+            raise ValueError(f"skip={self.skip} leaves none of the {count:,} records; expected fewer")
+        return range(self.skip, min(self.skip + self.records, count))
 
 
 class CollectStage(CollectSettings):

@@ -57,8 +57,8 @@ class Collection:
 
 def slices(prompts: Shards, stage: config.CollectSettings) -> list[range]:
     """Which records make which shard."""
-    total = min(stage.records, len(prompts))
-    return [range(first, min(first + stage.per_shard, total)) for first in range(0, total, stage.per_shard)]
+    asked = stage.asked(len(prompts))
+    return [asked[first : first + stage.per_shard] for first in range(0, len(asked), stage.per_shard)]
 
 
 def collect_slice(

@@ -57,4 +57,4 @@ def _records(settings: config.Config, data: RunData, name: str) -> int:
         return data.records({name: 1.0}, {}).count
     stage = settings.curriculum.stages[name]
     assert isinstance(stage, config.CollectStage), "all that is no split"
-    return min(stage.records, data.records({stage.data: 1.0}, {}).count)
+    return len(stage.asked(data.records({stage.data: 1.0}, {}).count))

@@ -33,6 +33,7 @@ SINCE_0_3: dict[type[config.Section], tuple[str, ...]] = {
     config.Critique: ("marked_weight",),
     config.Eval: ("blank_images",),
     config.TrainStage: ("lr_scale",),
+    config.CollectStage: ("skip",),
 }
 """Settings that fingerprints of DRESS 0.2 lack: where they are as by default, they stand in none."""
 LEFT_OUT: dict[type[config.Section], Any] = {
@@ -169,7 +170,7 @@ def facts(task: Task) -> dict[str, Any]:
         case CollectTask():
             return {
                 "kind": "collect",
-                "records": min(task.stage.records, task.questions.count),
+                "records": len(task.stage.asked(task.questions.count)),
                 "data": {task.stage.data: 1.0},
             }
         case EvalTask():
@@ -189,7 +190,7 @@ def _content(value: Any) -> Any:
         case config.Generation():  # a server's draws are others; which one computes them, its first answers vouch for
             native = {"engine"} if value.engine == "native" else set()
             return value.model_dump(exclude=LEFT_OUT[config.Generation] | native)
-        case config.Phases() | config.Eval() | config.TrainStage():
+        case config.Phases() | config.Eval() | config.TrainStage() | config.CollectStage():
             absent: dict[str, Any] = dict.fromkeys([*_as_before(value), *LEFT_OUT.get(type(value), ())], True)
             if isinstance(value, config.Phases):
                 absent["critique"] = _as_before(value.critique)
@@ -246,9 +247,13 @@ class Tasks:
                 )  # fmt: skip
             case config.CollectStage():
                 text = conditions(settings.curriculum, settings.phases, stage.model)[stage.condition]
+                questions = self.data.records({stage.data: 1.0}, self.outputs)
+                try:
+                    stage.asked(questions.count)
+                except ValueError as error:
+                    raise ValueError(f"curriculum.stages.{name}.{error}") from None
                 return CollectTask(
-                    name, stage, seed, self.outputs[stage.model],
-                    self.data.records({stage.data: 1.0}, self.outputs), text, settings.annotator,
+                    name, stage, seed, self.outputs[stage.model], questions, text, settings.annotator,
                     settings.generation, settings.data,
                 )  # fmt: skip
             case config.EvalStage():
