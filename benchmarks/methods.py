@@ -212,9 +212,7 @@ def main() -> None:
 
     with ThreadPoolExecutor(options.jobs) as pool:
         bases = list(pool.map(lambda seed: run(BASE, seed, None), options.seeds))
-        others = {
-            name: [pool.submit(run, name, base.seed, base) for base in bases] for name in methods if name != BASE
-        }
+        others = {name: [pool.submit(run, name, base.seed, base) for base in bases] for name in methods if name != BASE}
         runs = {BASE: bases} | {name: [one.result() for one in some] for name, some in others.items()}
     rows = {f"{START}/{condition}": row(runs[BASE], runs[BASE], condition, START) for condition in CONDITIONS} | {
         f"{method}/{condition}": row(runs[method], runs[BASE], condition)
