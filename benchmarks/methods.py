@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
+from threading import Lock
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -194,14 +195,17 @@ def main() -> None:
     options, overrides = parser.parse_known_args()
     methods = [BASE, *(name for name in options.methods if name != BASE), *(one + LONGER for one in options.own_steps)]
     one_process = ["trainer.devices=1"] if options.jobs > 1 else []
+    composing = Lock()  # Hydra is one for a process
 
     def run(label: str, seed: int, base: Run | None) -> Run:
         began, more, method = time.monotonic(), [*one_process, *overrides], label.removesuffix(LONGER)
         if base is not None:
-            stage = composed(method, seed, overrides).curriculum.stages["eval"]
+            with composing:
+                stage = composed(method, seed, overrides).curriculum.stages["eval"]
+                count = steps_for(base, method, overrides) if label == method else None
             assert isinstance(stage, config.EvalStage)
             others = [f"curriculum.stages.eval.models.{one}=null" for one in list(stage.models)[:-1]]
-            steps = [f"curriculum.stages.dress.steps={steps_for(base, method, overrides)}"] if label == method else []
+            steps = [] if count is None else [f"curriculum.stages.dress.steps={count}"]
             more += [f"reuse={base.folder}", *steps, *others]
         last = train(method, seed, (options.out / f"{label.replace(' ', '_')}-{seed}").absolute(), more)
         print(
