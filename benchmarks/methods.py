@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, each one process")
     options, overrides = parser.parse_known_args()
     methods = [BASE, *(name for name in options.methods if name != BASE), *(one + LONGER for one in options.own_steps)]
-    one_process = ["trainer.devices=1"] if options.jobs > 1 else []
+    one_process = ["trainer.devices=1", "training.threads=1"] if options.jobs > 1 else []
     composing = Lock()  # Hydra is one for a process
 
     def run(label: str, seed: int, base: Run | None) -> Run:
