@@ -94,9 +94,10 @@ class Run:
 def train(method: str, seed: int, folder: Path, overrides: Sequence[str]) -> Run:
     """One run, unless it is there."""
     if not (folder / "metrics.json").exists():
-        go_on = (folder / "config.json").exists()
-        words = [f"resume={folder}"] if go_on else [f"experiment={method}", f"seed={seed}", f"run_dir={folder}"]
-        command = [sys.executable, str(ROOT / "src" / "train.py"), *words, "logger=[]", *([] if go_on else overrides)]
+        words = [f"experiment={method}", f"seed={seed}", f"run_dir={folder}", "logger=[]", *overrides]
+        if (folder / "config.json").exists():
+            words = [f"resume={folder}"]
+        command = [sys.executable, str(ROOT / "src" / "train.py"), *words]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{method}, seed {seed}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
