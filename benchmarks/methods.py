@@ -32,6 +32,7 @@ from steps.methods_results import page, picture  # noqa: E402
 
 from dress import config  # noqa: E402
 from dress.config.consent import checked_run  # noqa: E402
+from dress.config.stages import SPLITS  # noqa: E402
 from dress.data.shards import Shards  # noqa: E402
 from dress.evaluation.measures import Measure  # noqa: E402
 from dress.evaluation.outcomes import Outcome, load_outcomes  # noqa: E402
@@ -41,6 +42,8 @@ from dress.phases import used_settings  # noqa: E402
 from dress.record import TOP_RATING  # noqa: E402
 from dress.run.composing import compose  # noqa: E402
 from dress.train.examples import Examples  # noqa: E402
+from dress.train.run_data import RunData  # noqa: E402
+from dress.worlds.prepared import prepared  # noqa: E402
 
 BASE = "dress_full"
 """The method whose supervised tokens the others get."""
@@ -53,6 +56,8 @@ OWN_STEPS = ("dress_unconditional",)
 """Methods that are shown once more with the steps of their experiments, which are more than those of the base."""
 CONDITIONS = ("none", "praise")
 LONGER = " at full length"
+COUNTED = 1600
+"""Records of a data set, at least, whose supervised tokens are counted."""
 START = "sft"
 """Label of the model that all begin with."""
 
@@ -104,9 +109,21 @@ def train(method: str, seed: int, folder: Path, overrides: Sequence[str]) -> Run
     return Run(folder, seed)
 
 
-def tokens_per_record(base: Run, method: str, overrides: Sequence[str]) -> float:
-    """Supervised tokens that a method finds in a record of the collection, in the mean."""
-    settings = composed(method, base.seed, overrides)
+def check_same(folder: Path, expected: config.Config) -> None:
+    """Raises SystemExit: a run is there that was made with other settings of what is learned or collected."""
+    if not (folder / "config.json").exists():
+        return
+    before = checked_run(folder / "config.json")
+    for name in ("model", "data", "phases", "objectives", "generation"):
+        if getattr(before, name) != getattr(expected, name):
+            raise SystemExit(f"{folder} was made with other settings of {name}: delete it, or give another --out")
+    for name, stage in expected.curriculum.stages.items():
+        if name != "eval" and before.curriculum.stages.get(name) != stage:
+            raise SystemExit(f"{folder} was made with another stage {name}: delete it, or give another --out")
+
+
+def tokens_per_step(base: Run, settings: config.Config) -> float:
+    """Supervised tokens that a method finds in a step of its first stage, in the mean."""
     stage = settings.curriculum.stages["dress"]
     assert isinstance(stage, config.TrainStage)
     model, _ = load_model(base.folder / "stages" / START)
@@ -114,12 +131,18 @@ def tokens_per_record(base: Run, method: str, overrides: Sequence[str]) -> float
     objectives = stage_objectives(stage, settings.objectives)
     rejects = base.folder / "rejects_of_methods.jsonl"
     examples = Examples(objectives, phases, settings.data, model.encoder, model.reader(), rejects)
-    shards = Shards(base.folder / "stages" / "collect" / "shards")
-    total = 0
-    for number in range(len(shards)):
-        trees = examples.build(shards.record(number), shards.image(number), "", Random(0)).trees
-        total += sum(int((tree.weight > 0).sum()) for tree in trees)
-    return total / len(shards)
+    data = RunData(settings.data, prepared(settings.data, lambda _: None, lambda: None))
+    per_record = 0.0
+    for name, share in stage.data.items():
+        own = name if name in SPLITS else base.folder / "stages" / name / "shards"
+        shards = Shards(own) if isinstance(own, Path) else data.records({own: 1.0}, {}).shards
+        numbers = range(0, len(shards), max(1, len(shards) // COUNTED))
+        total = 0
+        for number in numbers:
+            trees = examples.build(shards.record(number), shards.image(number), "", Random(0)).trees
+            total += sum(int((tree.weight > 0).sum()) for tree in trees)
+        per_record += share / sum(stage.data.values()) * total / len(numbers)
+    return per_record * stage.records_per_step
 
 
 def composed(method: str, seed: int, overrides: Sequence[str]) -> config.Config:
@@ -127,14 +150,10 @@ def composed(method: str, seed: int, overrides: Sequence[str]) -> config.Config:
     return config.check(compose("train", ["run_dir=x", f"experiment={method}", f"seed={seed}", *overrides]))
 
 
-def steps_for(base: Run, method: str, overrides: Sequence[str]) -> int:
+def steps_for(base: Run, settings: config.Config) -> int:
     """Steps of each of a method's stages, so that all together see as many supervised tokens as the base."""
-    curriculum = composed(method, base.seed, overrides).curriculum
-    stage = curriculum.stages["dress"]
-    assert isinstance(stage, config.TrainStage)
-    stages = sum(name.startswith("dress") for name in curriculum.train_stages())
-    per_step = tokens_per_record(base, method, overrides) * stage.records_per_step
-    return max(1, round(base.tokens / stages / per_step))
+    stages = sum(name.startswith("dress") for name in settings.curriculum.train_stages())
+    return max(1, round(base.tokens / stages / tokens_per_step(base, settings)))
 
 
 def measures(outcomes: Sequence[Outcome]) -> dict[str, Measure]:
@@ -175,7 +194,7 @@ def row(runs: Sequence[Run], base: Sequence[Run], condition: str, model: str | N
     ours = [one for run in runs for one in run.outcomes(condition, model)]
     theirs = [one for run in base for one in run.outcomes(condition)]
     kinds, other = measures(ours), measures(theirs)
-    figures = {}
+    figures: dict[str, Any] = {}
     for key, measure in kinds.items():
         figures[key] = measure.figure(ours)
         # A measure that looks at later answers knows those of its own run: each side is read by its own.
@@ -200,15 +219,18 @@ def main() -> None:
 
     def run(label: str, seed: int, base: Run | None) -> Run:
         began, more, method = time.monotonic(), [*one_process, *overrides], label.removesuffix(LONGER)
-        if base is not None:
-            with composing:
-                stage = composed(method, seed, overrides).curriculum.stages["eval"]
-                count = steps_for(base, method, overrides) if label == method else None
-            assert isinstance(stage, config.EvalStage)
-            others = [f"curriculum.stages.eval.models.{one}=null" for one in list(stage.models)[:-1]]
-            steps = [] if count is None else [f"curriculum.stages.dress.steps={count}"]
-            more += [f"reuse={base.folder}", *steps, *others]
-        last = train(method, seed, (options.out / f"{label.replace(' ', '_')}-{seed}").absolute(), more)
+        folder = (options.out / f"{label.replace(' ', '_')}-{seed}").absolute()
+        with composing:
+            if base is not None:
+                settings = composed(method, seed, more)
+                evaluation = settings.curriculum.stages["eval"]
+                assert isinstance(evaluation, config.EvalStage)
+                more += [f"curriculum.stages.eval.models.{one}=null" for one in list(evaluation.models)[:-1]]
+                if label == method:
+                    more.append(f"curriculum.stages.dress.steps={steps_for(base, settings)}")
+                more.append(f"reuse={base.folder}")
+            check_same(folder, composed(method, seed, more))
+        last = train(method, seed, folder, more)
         print(
             f"seed {seed}, {label}: {last.tokens:,.0f} supervised tokens, {last.seconds:.0f} s of learning, "
             f"{time.monotonic() - began:.0f} s", flush=True,
