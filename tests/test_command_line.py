@@ -119,6 +119,16 @@ def test_show_config_prints_what_would_run_and_stops(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.rglob("*") if path.name != "logs"]
 
 
+def test_what_a_stage_has_from_another_is_shown_where_that_one_has_it_from(tmp_path):
+    done = train(tmp_path, "show=config", "experiment=dress_unconditional", "curriculum.stages.collect.turns=2")
+    shown = done.stdout.partition("    collect3:")[2]
+    lines = dict(re.findall(r"^      (\w+): .*?# (.*)$", shown, re.M)[:12])
+    experiment = "configs/experiment/dress_unconditional.yaml"
+    assert lines["turns"] == "command line, like collect2" and lines["top_p"] == "default"
+    assert lines["records"] == "configs/scale/tiny.yaml, like collect2"
+    assert (lines["model"], lines["data"]) == (experiment, f"{experiment}, like collect2")
+
+
 def test_hydras_own_look_at_the_config_still_works(tmp_path: Path) -> None:
     done = train(tmp_path, "--cfg", "job")
     assert done.returncode == 0 and yaml.safe_load(done.stdout)["name"] == "dress_full"

@@ -14,7 +14,20 @@ from scripts import run_script
 def test_a_table_of_methods(tmp_path: Path) -> None:
     tiny = [*TINY, f"data.path={tmp_path / 'data'}", "trainer.devices=1"]
     methods = ["critique_only", "rounds_fcp"]
-    command = ["--seeds", "0", "1", "--methods", *methods, "--out", str(tmp_path / "runs"), "--results", str(tmp_path)]
+    command = [
+        "--seeds",
+        "0",
+        "1",
+        "--methods",
+        *methods,
+        "--own-steps",
+        "--jobs",
+        "2",
+        "--out",
+        str(tmp_path / "runs"),
+        "--results",
+        str(tmp_path),
+    ]
     done = run_script(ROOT / "benchmarks/methods.py", *command, *tiny, cwd=tmp_path, timeout=500)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     results = json.loads((tmp_path / "methods.json").read_text())
@@ -30,3 +43,7 @@ def test_a_table_of_methods(tmp_path: Path) -> None:
     assert page.count("| rounds_fcp |") == 3 and (tmp_path / "methods.svg").read_text().startswith("<svg")
     again = run_script(ROOT / "benchmarks/methods.py", *command, *tiny, cwd=tmp_path, timeout=100)
     assert again.returncode == 0 and json.loads((tmp_path / "methods.json").read_text())["rows"] == results["rows"]
+    other = run_script(
+        ROOT / "benchmarks/methods.py", *command, *tiny, "phases.praise=Good.", cwd=tmp_path, timeout=100
+    )
+    assert other.returncode == 1 and "was made with other settings of phases: delete it" in other.stderr

@@ -207,6 +207,21 @@ def test_the_start_is_scored_once_and_again_where_something_else_is_compared(tmp
     assert first["preference/loss"] == pytest.approx(0.6931, abs=2e-3)  # nothing has moved yet
 
 
+@pytest.mark.parametrize("experiment", ["dpo_only", pytest.param("kto_only", marks=pytest.mark.slow)])
+def test_worker_processes_score_the_start_as_one_process_does(tmp_path: Path, experiment: str):
+    records = [record(answered(1, 4, 2, question=f"What is {n}?"), key=f"r{n}") for n in range(8)]
+    feedback = shards_of(tmp_path / "feedback", *records)
+    scores = []
+    for workers in (0, 2):
+        run_dir = f"run_dir={tmp_path / str(workers)}"
+        settings = settings_of(tmp_path, feedback, f"experiment={experiment}", f"data.workers={workers}", run_dir)
+        Curriculum(settings, Console(quiet=True)).run()
+        stored = json.loads((tmp_path / str(workers) / "stages/dress/reference.json").read_text())
+        scores.append(stored["scores"])
+    assert scores[0].keys() == scores[1].keys() and len(scores[0]) > 8
+    assert list(scores[0].values()) == pytest.approx([scores[1][key] for key in scores[0]], rel=1e-6)
+
+
 def stage_records(settings: config.Config) -> int:
     """Different records that the stage sees."""
     stage = settings.curriculum.stages["dress"]
@@ -228,15 +243,18 @@ def test_a_moving_average_is_in_place_for_a_while():
 
 
 @pytest.mark.parametrize(
-    ("experiment", "more"),
+    ("experiment", "strategy", "more"),
     [
-        ("kto_only", []),
-        pytest.param("dpo_only", [], marks=pytest.mark.slow),
-        pytest.param("distill_only", ["objectives.distill.teacher=average"], marks=pytest.mark.slow),
-        pytest.param("self_correction_only", [], marks=pytest.mark.slow),
+        ("kto_only", "ddp", []),
+        pytest.param("dpo_only", "ddp", [], marks=pytest.mark.slow),
+        pytest.param("distill_only", "ddp", ["objectives.distill.teacher=average"], marks=pytest.mark.slow),
+        pytest.param("self_correction_only", "ddp", [], marks=pytest.mark.slow),
+        pytest.param("kto_only", "shard", [], marks=pytest.mark.slow),
+        pytest.param("dpo_only", "shard", [], marks=pytest.mark.slow),
+        pytest.param("distill_only", "shard", ["objectives.distill.teacher=current"], marks=pytest.mark.slow),
     ],
 )
-def test_two_processes_learn_what_one_does(tmp_path: Path, experiment: str, more: list[str]):
+def test_two_processes_learn_what_one_does(tmp_path: Path, experiment: str, strategy: str, more: list[str]):
     """One of the records has nothing to compare, so that a process has fewer passes; the head is not tied."""
     records = [record(answered(1, 4, 2, question=f"What is {n}?"), key=f"r{n}") for n in range(7)]
     records.append(record(answered(None, question="Nobody knows."), key="r7"))
@@ -249,6 +267,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, experiment: str, more
             "data.validation=null", f"trainer.devices={ranks}", "trainer.accelerator=cpu",
             f"run_dir={tmp_path / str(ranks)}", "model.language.config.tie_word_embeddings=false",
             "data.tokens_per_forest=60", "curriculum.stages.dress.lr=1e-3", *more,
+            *([f"parallel.strategy={strategy}"] if ranks > 1 else []),
         ]  # fmt: skip
         done = run_script(ROOT / "src/train.py", *words, cwd=tmp_path, timeout=200)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]

@@ -11,6 +11,7 @@ from dress import config
 from dress.run.layers import TYPED, layers_of_the_job
 
 DEFAULT = "default"
+_STAGES, _LIKE = "curriculum.stages.", ".like"
 _WIDTH = 60
 
 
@@ -36,8 +37,27 @@ def show_config(settings: config.Config, places: Mapping[str, str]) -> None:
 
 
 def origins() -> dict[str, str]:
-    """Dotted key of every value that a file or the command line gives, to the last that gives it."""
-    return {key: place for place, values in layers_of_the_job() for key in values}
+    """Dotted key of every value that a file or the command line gives, to the last that gives it.
+
+    What a stage has from another one, by `like`, is where that one has it from.
+    """
+    values = {key: (place, value) for place, values in layers_of_the_job() for key, value in values.items()}
+    places = {key: place for key, (place, _) in values.items()}
+    likes = {key.removesuffix(_LIKE): str(value) for key, (_, value) in values.items() if key.endswith(_LIKE)}
+
+    def inherit(stage: str, above: tuple[str, ...]) -> None:
+        other = _STAGES + likes[stage]
+        if other in above:
+            return  # a circle; the check of the settings says so
+        if other in likes:
+            inherit(other, (*above, other))
+        for key in [key for key in places if key.startswith(f"{other}.") and not key.endswith(_LIKE)]:
+            place = places[key].partition(", like ")[0]
+            places.setdefault(stage + key.removeprefix(other), f"{place}, like {likes[stage]}")
+
+    for stage in likes:
+        inherit(stage, (stage,))
+    return places
 
 
 def _flow(value: Any) -> bool | None:

@@ -63,6 +63,18 @@ class Logged:
     right: Tensor
     figures: Mapping[str, Tensor]
 
+    def add(self, phase: Tensor, nll: Tensor, weight: Tensor, likeliest: Tensor) -> None:
+        """Add entries that are learned token by token.
+
+        Args:
+            phase: [E], on the CPU: which column each belongs to.
+            nll: [E], in nats.
+            weight: [E], float64.
+            likeliest: [E], whether nothing is more probable.
+        """
+        add_sums(self.sums, nll, weight, phase)
+        self.right.scatter_add_(0, phase, (likeliest & (weight > 0)).double().cpu())
+
 
 @dataclass(frozen=True, eq=False)
 class Scored:
@@ -172,8 +184,7 @@ class AnswerPasses:
         factor = factors(weight, amounts.tokens.to(nll.device))
         loss, nll[entries] = states.of_entries(entries).loss(factor, likeliest)
         columns = torch.tensor([self.phases.index(phase) for phase in forest.phases])[forest.phase[entries].cpu()]
-        add_sums(logged.sums, nll[entries], weight, columns)
-        logged.right.scatter_add_(0, columns, (likeliest & (weight > 0)).double().cpu())
+        logged.add(columns, nll[entries], weight, likeliest)
         return loss
 
     def _compared(self, answers: Answers | None, phase: str) -> list[Comparison]:

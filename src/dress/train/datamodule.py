@@ -36,6 +36,17 @@ class _FromStep(Sampler[int]):
         return self.steps
 
 
+def reading(data: config.Data) -> dict[str, Any]:
+    """How a DataLoader reads whole steps: by which processes, and how many each has ready."""
+    workers = data.workers
+    return {
+        "batch_size": None,
+        "num_workers": workers,
+        "prefetch_factor": 4 if workers else None,
+        "multiprocessing_context": data.start_method if workers else None,
+    }
+
+
 class StageData(L.LightningDataModule):
     """Streams a stage; `state_dict` counts the steps that were trained, not those that were fetched."""
 
@@ -55,13 +66,7 @@ class StageData(L.LightningDataModule):
         assert self.trainer is not None
         dataset = self._make(self.trainer.global_rank, self.trainer.world_size)
         self._check(dataset)
-        workers = self._data.workers
-        how: dict[str, Any] = {
-            "batch_size": None,
-            "num_workers": workers,
-            "prefetch_factor": 4 if workers else None,
-            "multiprocessing_context": self._data.start_method if workers else None,
-        }
+        how = reading(self._data)
         if self._data.reader == "webdataset":
             if self._start:
                 raise ValueError(

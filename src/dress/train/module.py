@@ -184,7 +184,7 @@ class DressModule(L.LightningModule):
             sums: [3, P], added to.
         """
         of_step, mismatches = answers.of_step(amounts), bool(self.objectives.mismatching)
-        logged = Logged(sums, self.log_of_steps.right, self.log_of_steps.figures.values)
+        logged = self._logged(sums)
         drift = torch.zeros(2, len(self.objectives.scoring))
         if mismatches and len(passes) > 1:  # how far it drifted is known when all of them have been looked at
             with torch.no_grad():
@@ -294,10 +294,12 @@ class DressModule(L.LightningModule):
         likeliest = torch.zeros(len(forest.target), dtype=torch.bool, device=forest.target.device)
         loss, nll = self.model(forest, factors(forest.weight, total), touch, likeliest)
         with torch.no_grad():
-            columns = self._columns(forest)
-            add_sums(self.log_of_steps.sums, nll, forest.weight, columns)
-            self.log_of_steps.right.scatter_add_(0, columns, (likeliest & (forest.weight > 0)).double().cpu())
+            self._logged(self.log_of_steps.sums).add(self._columns(forest), nll, forest.weight, likeliest)
         return loss, nll
+
+    def _logged(self, sums: Tensor) -> Logged:
+        """What a pass adds to: these sums, and the log's own of all else."""
+        return Logged(sums, self.log_of_steps.right, self.log_of_steps.figures.values)
 
     def _blank(self) -> Forest:
         """What a rank computes where others have a forest more: every pass is one of all ranks."""

@@ -5,19 +5,21 @@ Objectives that compare a model with its start (`dpo`, `kto`, `self_correction`)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from dress.base.files import read_json, write_json
-from dress.base.ranks import of_ranks, rank
-from dress.dialogue.batch import Forest
+from dress.base.ranks import of_ranks, processes, rank
+from dress.dialogue.batch import Batch, Forest
 from dress.model.lvlm import LVLM
 from dress.model.states import States
 from dress.objectives.stage import StageObjectives
+from dress.train.datamodule import reading
 from dress.train.parallel import share_out
 from dress.train.steps import StepDataset
 from dress.train.tasks import TrainTask, fingerprint
@@ -53,9 +55,13 @@ def reference_scores(
     scores: dict[str, float] = {}
     half = task.learning.trainer.precision == "bf16-mixed"
 
+    batches: Iterator[Batch] | None = None
+
     def work(number: int) -> None:
-        dataset, step = steps[number]
-        for forest in dataset[step].forests:
+        nonlocal batches
+        if batches is None:  # this process does every n-th step from here on
+            batches = iter(DataLoader(_Steps(steps[number :: processes()]), **reading(task.data)))
+        for forest in next(batches).forests:
             with torch.autocast(model.device.type, torch.bfloat16, enabled=half):
                 scores.update(_of_forest(model, forest.to(model.device), objectives, scores))
         tools.progress.advance()
@@ -69,6 +75,20 @@ def reference_scores(
     if rank() == 0:
         write_json(file, {"made_from": made_from, "scores": scores})
     return scores
+
+
+class _Steps(Dataset[Batch]):
+    """Some steps of data sets."""
+
+    def __init__(self, steps: Sequence[tuple[StepDataset, int]]) -> None:
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, place: int) -> Batch:
+        dataset, step = self.steps[place]
+        return dataset[step]
 
 
 def _stored(file: Path, made_from: Sequence[str]) -> dict[str, float] | None:
