@@ -14,6 +14,7 @@ from documented import SMALL, commands, run_all
 PAGE = ROOT / "docs" / "cluster.md"
 
 
+@pytest.mark.slow  # whole runs
 def test_the_commands_of_one_machine_run(tmp_path: Path) -> None:
     said = run_all(commands("docs/cluster.md"), tmp_path)
     assert all("2 processes share each step" in text for text in said[-1:])

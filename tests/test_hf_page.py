@@ -7,6 +7,7 @@ from families import checkpoint
 pytestmark = pytest.mark.documented
 
 
+@pytest.mark.slow  # whole runs
 def test_commands_of_the_page_work(tmp_path):
     (tmp_path / "models").mkdir()
     checkpoint("qwen2_5_vl", tmp_path / "models").rename(tmp_path / "models" / "Qwen2.5-VL-3B-Instruct")

@@ -23,6 +23,7 @@ PAGE = ROOT / "docs" / "parts.md"
 
 
 @pytest.mark.documented
+@pytest.mark.slow  # whole runs
 def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
     photos(tmp_path / "raw" / "train2017", *(f"{number:04d}.jpg" for number in range(30)))
     rows = [llava_row(number, 30) for number in range(30)]

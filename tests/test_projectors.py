@@ -122,6 +122,7 @@ def test_weights_of_another_projector_are_refused_by_name(tmp_path, tokenizer):
 # --- whole runs -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # whole runs
 def test_a_run_learns_with_a_folder_and_fewer_tokens_and_with_its_stored_features(tmp_path):
     saved(tmp_path / "tower")
     parts = ["model.vision.vit=null", "model.vision.folder=tower", f"model.projector._target_={SHUFFLE['_target_']}"]

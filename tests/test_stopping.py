@@ -97,8 +97,7 @@ EVERY = [
     if launcher == "ours" or how in (signal.SIGTERM, signal.SIGUSR1)
 ]  # fmt: skip
 FAST = {
-    ("ours", "train", "launcher", signal.SIGTERM), ("ours", "train", "rank 1", signal.SIGUSR1),
-    ("ours", "collect", "rank 0", signal.SIGKILL), ("ours", "collect", "rank 1", signal.SIGTERM),
+    ("ours", "train", "rank 1", signal.SIGUSR1), ("ours", "collect", "rank 0", signal.SIGKILL),
     ("ours", "eval", "launcher", signal.SIGINT), ("torchrun", "train", "rank 1", signal.SIGTERM),
 }  # fmt: skip
 
