@@ -56,6 +56,7 @@ OWN_STEPS = ("dress_unconditional",)
 """Methods that are shown once more with the steps of their experiments, which are more than those of the base."""
 CONDITIONS = ("none", "praise")
 LONGER = " at full length"
+"""What their labels end with."""
 COUNTED = 1600
 """Records of a data set, at least, whose supervised tokens are counted."""
 START = "sft"
@@ -97,11 +98,9 @@ class Run:
 
 
 def train(method: str, seed: int, folder: Path, overrides: Sequence[str]) -> Run:
-    """One run, unless it is there."""
+    """One run, begun or gone on with, unless it is finished."""
     if not (folder / "metrics.json").exists():
-        words = [f"experiment={method}", f"seed={seed}", f"run_dir={folder}", "logger=[]", *overrides]
-        if (folder / "config.json").exists():
-            words = [f"resume={folder}"]
+        words = [f"run={folder}", f"experiment={method}", f"seed={seed}", "logger=[]", *overrides]
         command = [sys.executable, str(ROOT / "src" / "train.py"), *words]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:

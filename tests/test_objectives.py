@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from dress.base.errors import ConfigError
 from dress.base.processes import Interrupted
 from dress.data.shards import Shards, write_shards
 from dress.data.stream import Part, Stream
+from dress.dialogue.batch import Batch
 from dress.dialogue.spans import MISMATCHED, AnswerFacts
 from dress.model.building import build_model
 from dress.objectives.stage import stage_objectives
@@ -208,14 +210,24 @@ def test_the_start_is_scored_once_and_again_where_something_else_is_compared(tmp
 
 
 @pytest.mark.parametrize("experiment", ["dpo_only", pytest.param("kto_only", marks=pytest.mark.slow)])
-def test_worker_processes_score_the_start_as_one_process_does(tmp_path: Path, experiment: str):
+def test_worker_processes_score_the_start_as_one_process_does(tmp_path: Path, experiment: str, monkeypatch):
+    read, readers = StepDataset.__getitem__, tmp_path / "readers"
+
+    def reading(dataset: StepDataset, step: int) -> Batch:
+        with readers.open("a") as file:  # also those of worker processes
+            file.write(f"{os.getpid()}\n")
+        return read(dataset, step)
+
+    monkeypatch.setattr(StepDataset, "__getitem__", reading)
     records = [record(answered(1, 4, 2, question=f"What is {n}?"), key=f"r{n}") for n in range(8)]
     feedback = shards_of(tmp_path / "feedback", *records)
     scores = []
     for workers in (0, 2):
         run_dir = f"run_dir={tmp_path / str(workers)}"
         settings = settings_of(tmp_path, feedback, f"experiment={experiment}", f"data.workers={workers}", run_dir)
+        readers.unlink(missing_ok=True)
         Curriculum(settings, Console(quiet=True)).run()
+        assert (str(os.getpid()) in readers.read_text().split()) == (workers == 0)
         stored = json.loads((tmp_path / str(workers) / "stages/dress/reference.json").read_text())
         scores.append(stored["scores"])
     assert scores[0].keys() == scores[1].keys() and len(scores[0]) > 8

@@ -75,6 +75,10 @@ class Forest:
         """The same with nothing to see in its images (`Picture.blank`)."""
         return replace(self, images=tuple(replace(one, inputs=blank_inputs(one.inputs)) for one in self.images))
 
+    def columns(self, phases: Sequence[str]) -> Tensor:
+        """Each entry's phase [E] as an index into these names, on the CPU."""
+        return torch.tensor([phases.index(name) for name in self.phases])[self.phase.cpu()]
+
     @property
     def seeing(self) -> Tensor:
         """Bool [E]: entries of trees with an image."""

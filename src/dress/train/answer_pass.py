@@ -183,8 +183,7 @@ class AnswerPasses:
         weight, likeliest = forest.weight[entries], torch.zeros(len(entries), dtype=torch.bool, device=nll.device)
         factor = factors(weight, amounts.tokens.to(nll.device))
         loss, nll[entries] = states.of_entries(entries).loss(factor, likeliest)
-        columns = torch.tensor([self.phases.index(phase) for phase in forest.phases])[forest.phase[entries].cpu()]
-        logged.add(columns, nll[entries], weight, likeliest)
+        logged.add(forest.columns(self.phases)[entries.cpu()], nll[entries], weight, likeliest)
         return loss
 
     def _compared(self, answers: Answers | None, phase: str) -> list[Comparison]:

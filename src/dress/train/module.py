@@ -294,7 +294,7 @@ class DressModule(L.LightningModule):
         likeliest = torch.zeros(len(forest.target), dtype=torch.bool, device=forest.target.device)
         loss, nll = self.model(forest, factors(forest.weight, total), touch, likeliest)
         with torch.no_grad():
-            self._logged(self.log_of_steps.sums).add(self._columns(forest), nll, forest.weight, likeliest)
+            self._logged(self.log_of_steps.sums).add(forest.columns(self._phases), nll, forest.weight, likeliest)
         return loss, nll
 
     def _logged(self, sums: Tensor) -> Logged:
@@ -304,10 +304,6 @@ class DressModule(L.LightningModule):
     def _blank(self) -> Forest:
         """What a rank computes where others have a forest more: every pass is one of all ranks."""
         return blank_forest(self._phases[0], self.device)
-
-    def _columns(self, forest: Forest) -> Tensor:
-        """Each entry's phase [E] as an index into the stage's own phases."""
-        return torch.tensor([self._phases.index(name) for name in forest.phases])[forest.phase.cpu()]
 
     def validation_step(self, step: Batch, batch_idx: int) -> None:
         """Add a step's weighted loss, by phase, and what it would be without images."""
@@ -324,7 +320,7 @@ class DressModule(L.LightningModule):
         seeing = bool(shares[:, 1].any())  # some rank does: all compute
         for forest in passes:
             _, nll = compute(forest) if self._answers else self.model(forest, forest.weight)
-            columns = self._columns(forest)
+            columns = forest.columns(self._phases)
             if not self._answers:
                 add_sums(log.held_out, nll, forest.weight, columns)
             if seeing:
