@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -246,7 +247,8 @@ def main() -> None:
         for condition in CONDITIONS
     }
     results = {
-        "seeds": options.seeds, "overrides": overrides, "jobs": options.jobs, "rows": rows,
+        "seeds": options.seeds, "jobs": options.jobs, "rows": rows,
+        "command": shlex.join(["python", "benchmarks/methods.py", *sys.argv[1:]]),
         "tokens": {name: [run.tokens for run in some] for name, some in runs.items()},
         "seconds": {name: [run.seconds for run in some] for name, some in runs.items()},
         "names": {key: measure.name for key, measure in measures([]).items()},

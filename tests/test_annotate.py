@@ -439,10 +439,15 @@ def test_settings_that_give_other_shards_need_another_folder(prompts, tmp_path):
     with serving(Behaviour()) as url:
         collect_from(asked(prompts, tmp_path / "out", file, url, turns=1), QUIET)
         collect_from(asked(prompts, tmp_path / "out", file, url, turns=1, concurrency=3, timeout=9.0), QUIET)
-        for other in ({"model": "another"}, {"turns": 2}, {"sees_image": True}):
+        for other in ({"model": "another"}, {"turns": 2}, {"sees_image": True}, {"skip": 2}):
             with pytest.raises(ValueError, match="begun with other settings"):
                 collect_from(asked(prompts, tmp_path / "out", file, url, **({"turns": 1} | other)), QUIET)
-    assert "api_key_env" not in json.dumps(read_json(tmp_path / "out" / "collect.json"))
+        with pytest.raises(ValueError, match="skip=8 leaves none of the 8 records"):
+            collect_from(asked(prompts, tmp_path / "none", file, url, skip=8), QUIET)
+    assert not (tmp_path / "none").exists()
+    begun = json.dumps(read_json(tmp_path / "out" / "collect.json"))
+    assert "api_key_env" not in begun
+    assert "skip" not in begun  # what was begun before there was such a setting goes on
 
 
 # --- the curriculum, and keys ---------------------------------------------------------------------

@@ -26,8 +26,7 @@ def page(results: dict[str, Any]) -> str:
         "as many supervised tokens as DRESS, but where it says full length. Value, 95 % interval over scenes and "
         "seeds; ▲ better and ▼ worse than `dress_full` under the same condition where the paired interval leaves out "
         "0.", "",
-        f"`python benchmarks/methods.py --seeds {' '.join(map(str, results['seeds']))} --jobs {jobs}`, commit "
-        f"{results['commit']}, {results['cpu']}.", "",
+        f"`{results['command']}`, commit {results['commit']}, {results['cpu']}.", "",
     ]  # fmt: skip
     for condition in CONDITIONS:
         lines += [f"## Asked under {condition}", ""]

@@ -88,6 +88,7 @@ def _collect(settings: CollectCommand, part: PartNumber | None, console: Console
     most = settings.max_new_tokens or (run.generation.max_new_tokens if run else SERVER_TOKENS)
     with CurriculumProgress(console, {}) as progress:
         prompts = _prompts(settings, run, progress)
+        stage.asked(len(prompts))  # before anything is made
         if settings.dry_run:
             server = settings.server if kind == "server" else None
             estimates = estimate(prompts, stage, most, settings.annotator, server)
@@ -206,6 +207,8 @@ def _begin(out: Path, settings: CollectCommand, prompts: Shards, most: int) -> d
     """
     without: Any = dict.fromkeys(("part", "dry_run", "shards", "keep_cache", *Consent.model_fields), True)
     without |= {"server": set(LLM.model_fields) - {"model"}, "data": {*NO_RESULT["data"], *BY_CONTENT}}
+    if not settings.skip:  # collections that were begun before there was such a setting go on
+        without["skip"] = True
     begin = settings.model_dump(exclude=without)
     begin |= {"annotator": identity(settings.annotator), "prompts": prompts.fingerprint, "max_new_tokens": most}
     kind = responder_kind(settings.responder)
