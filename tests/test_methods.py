@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, TINY
 from scripts import run_script
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from steps.methods_results import page, picture, short_table
 
 
 @pytest.mark.slow  # six runs
@@ -39,11 +43,18 @@ def test_a_table_of_methods(tmp_path: Path) -> None:
     for name in methods:
         for ours, theirs in zip(results["tokens"][name], results["tokens"]["dress_full"], strict=True):
             assert 0.3 < ours / theirs < 3  # steps are few here
-    page = (tmp_path / "methods.md").read_text()
-    assert page.count("| rounds_fcp |") == 3 and (tmp_path / "methods.svg").read_text().startswith("<svg")
+    written = (tmp_path / "methods.md").read_text()
+    assert written.count("| rounds_fcp |") == 3 and (tmp_path / "methods.svg").read_text().startswith("<svg")
     again = run_script(ROOT / "benchmarks/methods.py", *command, *tiny, cwd=tmp_path, timeout=100)
     assert again.returncode == 0 and json.loads((tmp_path / "methods.json").read_text())["rows"] == results["rows"]
     other = run_script(
         ROOT / "benchmarks/methods.py", *command, *tiny, "phases.praise=Good.", cwd=tmp_path, timeout=100
     )
     assert other.returncode == 1 and "was made with other settings of phases: delete it" in other.stderr
+
+
+def test_the_readme_shows_the_table_that_was_measured() -> None:
+    results = json.loads((ROOT / "benchmarks/results/methods.json").read_text())
+    assert short_table(results) in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert (ROOT / "benchmarks/results/methods.md").read_text(encoding="utf-8") == page(results)
+    assert (ROOT / "benchmarks/results/methods.svg").read_text(encoding="utf-8") == picture(results)

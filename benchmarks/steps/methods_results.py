@@ -11,6 +11,10 @@ SHOWN = (
     "harmlessness/over_refusal_share", "rise", "solved_2", "regressed", "image/gap",
 )  # fmt: skip
 DRAWN = ("helpfulness/accuracy", "honesty/hallucinated_share", "harmlessness/safe_share", "solved_2")
+SHORT = (
+    "helpfulness/accuracy", "honesty/hallucinated_share", "harmlessness/safe_share", "harmlessness/over_refusal_share",
+    "solved_0", "solved_2", "image/gap",
+)  # fmt: skip
 CONDITIONS = ("none", "praise")
 COLOURS = {"none": "#8a8f98", "praise": "#2563eb"}
 WIDTH, HEIGHT, LEFT, TOP, PANEL = 1050, 24, 260, 46, 180
@@ -18,8 +22,7 @@ WIDTH, HEIGHT, LEFT, TOP, PANEL = 1050, 24, 260, 46, 180
 
 def page(results: dict[str, Any]) -> str:
     """A table for each condition, marked where the paired interval against DRESS leaves out 0; and the amounts."""
-    names, up, jobs = results["names"], results["up"], results["jobs"]
-    beside = f", one process of {jobs} side by side" if jobs > 1 else ""
+    names, up = results["names"], results["up"]
     lines = [
         "# Methods that learn from language feedback, on the shapes world", "",
         f"Seeds {', '.join(map(str, results['seeds']))}; one SFT model and one collection per seed; "
@@ -37,16 +40,35 @@ def page(results: dict[str, Any]) -> str:
             cells = (_cell(figures[key], results["per_cent"][key], up[key]) for key in SHOWN)
             lines.append(f"| {label.rpartition('/')[0]} | " + " | ".join(cells) + " |")
         lines.append("")
-    lines += [
-        "## Amounts",
-        "",
-        f"| method | supervised tokens | seconds of learning (and collecting again){beside} |",
-        "|---|---|---|",
-    ]
+    alone = results["jobs"] == 1  # beside another run seconds are no measurement
+    lines += ["## Amounts", ""]
+    lines += [f"| method | supervised tokens |{' seconds of learning (and collecting again) |' if alone else ''}"]
+    lines += ["|---|---|---|" if alone else "|---|---|"]
     for name, tokens in results["tokens"].items():
-        seconds = statistics.median(results["seconds"][name])
-        lines.append(f"| {name} | {statistics.mean(tokens):,.0f} | {seconds:,.0f} |")
+        seconds = f" {statistics.median(results['seconds'][name]):,.0f} |" if alone else ""
+        lines.append(f"| {name} | {statistics.mean(tokens):,.0f} |{seconds}")
     return "\n".join(lines) + "\n"
+
+
+def short_table(results: dict[str, Any]) -> str:
+    """The figures of the picture and two more, values alone, each under both conditions: `none / praise`."""
+    names, up, rows = results["names"], results["up"], results["rows"]
+    lines = [
+        "| method | " + " | ".join(_head(names[key], up[key]) for key in SHORT) + " |", "|---|" + "---|" * len(SHORT)
+    ]  # fmt: skip
+    for method in dict.fromkeys(label.rpartition("/")[0] for label in rows):
+        pairs = (
+            " / ".join(_value(rows[f"{method}/{one}"][key], results["per_cent"][key]) for one in CONDITIONS)
+            for key in SHORT
+        )
+        lines.append(f"| {method} | " + " | ".join(pairs) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _value(figure: dict[str, Any], per_cent: bool) -> str:
+    if figure["value"] is None:
+        return "–"
+    return f"{100 * figure['value']:.1f}" if per_cent else f"{figure['value']:.2f}"
 
 
 def _head(name: str, up: bool | None) -> str:
