@@ -1,4 +1,4 @@
-"""The commands: `dress train | collect | eval | export | prepare | ask`; `python src/COMMAND.py` does the same.
+"""The commands: `dress train | collect | eval | export | prepare | ask | serve | chat`; `python src/COMMAND.py` does the same.
 
 Heavy imports stand inside: what a command needs is loaded once its settings are known to compose.
 """
@@ -6,7 +6,7 @@ Heavy imports stand inside: what a command needs is loaded once its settings are
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -17,10 +17,9 @@ from dress.base.ranks import rank
 from dress.base.terminal import Terminal, visible
 from dress.config.nearest import nearest
 from dress.run.asking import ask
+from dress.run.chatting import chat
 from dress.run.command_line import COMMAND, MISTYPED, entry_point, one_message
-
-ASK = "ask"
-"""The command that composes nothing."""
+from dress.run.serving import serve
 
 
 def run_command(name: str, words: int = 0) -> None:
@@ -33,9 +32,9 @@ def run_command(name: str, words: int = 0) -> None:
     Raises:
         SystemExit: with another code than 0 where it failed; see `entry_point`.
     """
-    if name == ASK:
+    if name in PLAIN:
         with one_message():
-            ask(sys.argv[1 + words :])
+            PLAIN[name][1](sys.argv[1 + words :])
         return
     _, task, before = COMMANDS[name]
     before()
@@ -45,14 +44,14 @@ def run_command(name: str, words: int = 0) -> None:
 def main() -> None:
     """`dress COMMAND key=value …`; alone it lists the commands."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name in (*COMMANDS, ASK):
+    if name in (*COMMANDS, *PLAIN):
         run_command(name, 1)
     elif name == "--version":
         print(metadata.version("dress-vlm"))
     elif name in ("-h", "--help", "help"):
         print(_listed())
     else:
-        names = [*COMMANDS, ASK]
+        names = [*COMMANDS, *PLAIN]
         listed = f" There are: {', '.join(names)}."
         print(visible(f"{COMMAND} {name}: no such command.{nearest(name, names)}{listed}"), file=sys.stderr)
         raise SystemExit(MISTYPED)
@@ -137,12 +136,17 @@ COMMANDS: dict[str, tuple[str, Callable[[dict[str, Any]], None], Callable[[], No
 }
 """Name (of a file in configs/) to what it does in a few words, its task, and what is done before it composes."""
 
+PLAIN: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
+    "ask": ("ask a model about a picture, and advise it", ask),
+    "serve": ("a model behind the interface of OpenAI's servers", serve),
+    "chat": ("a page to talk to a model and to teach it", chat),
+}
+"""The same of commands that compose nothing: they take what is typed."""
+
 
 def _listed() -> str:
     """Help of the command alone."""
-    titles = {name: title for name, (title, *_) in COMMANDS.items()} | {
-        ASK: "ask a model about a picture, and advise it"
-    }
+    titles = {name: title for name, (title, *_) in (*COMMANDS.items(), *PLAIN.items())}
     lines = [f"  {COMMAND} {name:<8} {title}" for name, title in titles.items()]
     return "\n".join(
         [

@@ -14,6 +14,7 @@ from dress.record import Dialogue, Turn
 MAX_BYTES = 48 * 2**20
 """Largest body of a request: a photo of 32 MB in base64."""
 DATA_URI = "data:image/"
+"""How the address of an image that holds it begins."""
 
 
 class _Part(BaseModel):

@@ -1,0 +1,14 @@
+"""Ask: `python src/ask.py logs/latest picture.png "What is here?"`; then advice, turn after turn."""
+
+import dress  # first: sets how CPU threads wait  # noqa: F401, I001
+
+from dress.run.commands import run_command
+
+
+def main() -> None:
+    """As `dress chat`."""
+    run_command("chat")
+
+
+if __name__ == "__main__":
+    main()
