@@ -18,7 +18,7 @@ def agreement(talk: Talk) -> dict[str, dict[str, Any]]:
 
     Only answers count that two people or more rated; a criterion without any is left out.
     """
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for criterion in CRITERIA:
         people: set[str] = set()
         counts = []

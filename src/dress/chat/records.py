@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from dress.feedback.human import HUMAN, feedback_of
 from dress.feedback.journal import Answered, Edited, Said
 from dress.record import CRITERIA, TOP_RATING, Criterion, Dialogue, Feedback, ImageRef, Record, Turn
 
-HUMAN = "human"
-"""Annotator of what people said."""
 NOBODY = "none"
 """Annotator of an answer that nobody judged by a criterion: such an answer is no model for others."""
 SOURCE = "chat"
@@ -59,21 +58,9 @@ class Talk:
 
     def feedback(self, answer: str, criterion: Criterion) -> list[Feedback]:
         """What people said of an answer by a criterion, in the order of their names."""
-        every = sorted(
-            (one for (_, about), one in self.said.get(answer, {}).items() if about == criterion and _says(one)),
-            key=lambda one: one.who,
-        )  # fmt: skip
-        return [
-            Feedback(
-                criterion=criterion, rating=one.rating, critique=one.critique, refinement=one.refinement,
-                annotator=HUMAN, spans=one.spans, extra={"who": one.who, "at": one.at},
-            )
-            for one in every
-        ]  # fmt: skip
-
-
-def _says(one: Said) -> bool:
-    return bool(one.rating or one.critique or one.refinement or one.spans)
+        every = [one for (_, about), one in self.said.get(answer, {}).items() if about == criterion]
+        text = self.answers[answer].text
+        return [feedback_of(one, text) for one in sorted(every, key=lambda one: one.who) if not one.says_nothing]
 
 
 def records(events: Iterable[Answered | Said | Edited], find: FindRecord) -> Iterator[tuple[Record, str | None]]:

@@ -133,8 +133,8 @@ def responders(settings: ChatCommand, out: Path, stack: ExitStack, console: Cons
 def _open(address: str, model: str | None, key: str, setting: str, settings: ChatCommand) -> PageResponder:
     """Ask a server what it has."""
     try:
-        with openai.OpenAI(api_key=key, base_url=address, timeout=20, max_retries=1) as client:
-            rows = [row.model_dump() for row in client.models.list()]
+        with openai.OpenAI(api_key=key, base_url=address, timeout=20, max_retries=1) as asking:
+            rows = [row.model_dump() for row in asking.models.list()]
     except (openai.OpenAIError, httpx2.HTTPError) as error:
         raise ValueError(f"{setting}={address}: expected a server that names its models, got none ({error})") from None
     ids = [str(row["id"]) for row in rows]

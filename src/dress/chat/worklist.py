@@ -28,7 +28,7 @@ class Worklist:
         self.conversations, self.queue = conversations, queue
 
     def next(self, who: str, after: int) -> int | None:
-        """Number of the next item that a person has not rated, behind one and then from the first; None: none is left."""
+        """Number of the next item that a person has not rated, after this one and then from the first; None: all are."""
         total = len(self.queue.items)
         order = [(after + 1 + step) % total for step in range(total)]
         return next((number for number in order if not self._done(self.queue.items[number], who)), None)
@@ -52,8 +52,9 @@ class Worklist:
         answers = [self._stored(item, picture)] if item.turn is not None else self._asked(item, picture)
         return {
             "number": number, "total": len(self.queue.items), "done": self.done(who), "criterion": item.criterion,
-            "picture": picture, "record": item.record, "dialogue": item.dialogue, "question": dialogue.turns[-1].user, "answers": answers,
+            "picture": picture, "record": item.record, "dialogue": item.dialogue, "answers": answers,
             "turns": [[turn.user, turn.assistant] for turn in dialogue.turns[:-1]],
+            "question": dialogue.turns[-1].user,
         }  # fmt: skip
 
     def _done(self, item: Item, who: str) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from dress.record import TOP_RATING, Criterion, MarkedSpan, describe
 
@@ -27,6 +27,8 @@ LONGEST = 100_000
 """Characters of a text (ours)."""
 
 Text = Annotated[str, Field(min_length=1, max_length=LONGEST)]
+Words = Annotated[Text | None, BeforeValidator(lambda text: None if isinstance(text, str) and not text.strip() else text)]
+"""What a person wrote, as it is; blanks alone are nothing."""
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{8,64}$")]
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Who = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^\S(.*\S)?$")]
@@ -73,9 +75,14 @@ class Said(Event):
     answer: Key
     criterion: Criterion
     rating: Annotated[int, Field(ge=1, le=TOP_RATING, strict=True)] | None = None
-    critique: Text | None = None
-    refinement: Text | None = None
+    critique: Words = None
+    refinement: Words = None
     spans: list[MarkedSpan] = Field(default_factory=list)
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether it only takes back what was said before."""
+        return not (self.rating or self.critique or self.refinement or self.spans)
 
 
 class Edited(Event):
@@ -83,7 +90,7 @@ class Edited(Event):
 
     kind: Literal["edit"] = "edit"
     answer: Key
-    text: Text | None
+    text: Words
 
 
 Line = Annotated[Answered | Said | Edited, Field(discriminator="kind")]
@@ -107,6 +114,11 @@ def read_events(file: Path) -> Iterator[Answered | Said | Edited]:
             yield _LINE.validate_json(line)
         except ValidationError as error:
             raise ValueError(f"{file}: line {number}: {describe(error)}") from None
+
+
+def torn(file: Path) -> bool:
+    """Whether a journal's last line was cut while it was written."""
+    return not file.read_bytes().endswith(b"\n") and file.stat().st_size > 0
 
 
 class Journal:
