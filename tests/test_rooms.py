@@ -16,10 +16,10 @@ LEVELS = (
     ("model", "phases", "sources"),
     ("objectives", "worlds", "llm"),
     ("rollout",),
-    ("feedback",),
+    ("feedback", "serving"),
     ("report",),
     ("evaluation", "inspection", "exports"),
-    ("train",),
+    ("train", "chat"),
     ("run",),
 )
 """From the lowest; a room may import those below it, and those beside it as far as that makes no circle."""

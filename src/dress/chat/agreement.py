@@ -29,5 +29,5 @@ def agreement(talk: Talk) -> dict[str, dict[str, Any]]:
                 counts.append([sum(rating == value for rating in ratings.values()) for value in VALUES])
         if counts:
             figure = alpha(np.array(counts), "ordinal", list(VALUES))
-            rows[criterion] = {"people": len(people), "answers": len(counts), "alpha": figure.value}
+            rows[criterion] = {"people": len(people), "answers": len(counts), "alpha": figure["value"]}
     return rows

@@ -96,6 +96,10 @@ def create_app(conversations: Conversations, key: str, port: int) -> FastAPI:
     for file, name in (("index.html", "/"), ("page.js", "/page.js"), ("page.css", "/page.css")):
         app.get(name)(_file_sender(PAGE / file))
 
+    @app.get("/favicon.ico")
+    async def no_icon() -> Response:
+        return Response(status_code=204)
+
     @app.get("/state")
     async def state(conversation: str = "") -> dict[str, Any]:
         blind = conversations.settings.blind

@@ -28,7 +28,7 @@ class Worklist:
         self.conversations, self.queue = conversations, queue
 
     def next(self, who: str, after: int) -> int | None:
-        """Number of the next item that a person has not rated, after this one and then from the first; None: all are."""
+        """Number of the next item that a person has not rated, after one and then from the first; None: all are."""
         total = len(self.queue.items)
         order = [(after + 1 + step) % total for step in range(total)]
         return next((number for number in order if not self._done(self.queue.items[number], who)), None)

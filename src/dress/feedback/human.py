@@ -71,9 +71,7 @@ def read_words(path: str, who: Collection[str] = ()) -> Words:
     file = Path(path) / JOURNAL if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"journal={path}: expected a journal, or a folder with {JOURNAL}, found none")
-    last = {
-        (event.who, event.answer, event.criterion): event for event in read_events(file) if isinstance(event, Said)
-    }
+    last = {(event.who, event.answer, event.criterion): event for event in read_events(file) if isinstance(event, Said)}
     people = sorted({word.who for word in last.values()})
     for name in who:
         check_name("who", name, people, "people of the journal ({})")
@@ -115,9 +113,7 @@ class HumanRater:
         Raises:
             ValueError: the image of a record that has one is not there, or a span is not in its answer.
         """
-        feedback = [
-            self._words(*item, image) for item, image in zip(items, images or [None] * len(items), strict=True)
-        ]
+        feedback = [self._words(*item, image) for item, image in zip(items, images or [None] * len(items), strict=True)]
         progress(len(items), "")
         return feedback
 
@@ -134,4 +130,3 @@ class HumanRater:
         return [feedback_of(word, answer) for word in said] or [
             Feedback(criterion=dialogue.criterion, annotator=self.name, extra={"failed": NOT_RATED})
         ]
-

@@ -27,7 +27,9 @@ LONGEST = 100_000
 """Characters of a text (ours)."""
 
 Text = Annotated[str, Field(min_length=1, max_length=LONGEST)]
-Words = Annotated[Text | None, BeforeValidator(lambda text: None if isinstance(text, str) and not text.strip() else text)]
+Words = Annotated[
+    Text | None, BeforeValidator(lambda text: None if isinstance(text, str) and not text.strip() else text)
+]
 """What a person wrote, as it is; blanks alone are nothing."""
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{8,64}$")]
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -46,7 +46,10 @@ def _words(annotators: Annotators) -> str:
         "apart; the mean of the second rating less the first; Krippendorff's alpha for ordered ratings: 1 where all are "
         "equal, 0 where they differ as by chance, and – where everybody gave everything one rating. It is low also "
         "where nearly all ratings are equal. Below each its 95 % interval, over records.",
-        *(f"{data.path}: {paired:,} of its {rated:,} rated answers stand in this set." for data, rated, paired in beside),
+        *(
+            f"{data.path}: {paired:,} of its {rated:,} rated answers stand in this set."
+            for data, rated, paired in beside
+        ),
     ]
     if annotators.mapped:
         names = ", ".join(label for number, label in annotators.labels.items() if number in annotators.mapped)

@@ -197,10 +197,13 @@ function fields(article, criterion) {
 function commit(article, set) {
   set.touched = true;
   const text = (kind) => { const value = set.querySelector(kind).value; return value.trim() ? value : null; };
-  say({
+  const word = {
     kind: "feedback", answer: article.answer, criterion: set.criterion, rating: set.rating || null,
     critique: text(".critique"), refinement: text(".refinement"), spans: article.spans[set.criterion] || [],
-  });
+  };
+  if (set.said === JSON.stringify(word)) return;
+  set.said = JSON.stringify(word);
+  say(word);
   if (state.blind) reveal();
 }
 async function reveal() {  // names of two responders, once both last answers are rated
