@@ -1,4 +1,4 @@
-"""Ask: `python src/ask.py logs/latest picture.png "What is here?"`; then advice, turn after turn."""
+"""Chat: `python src/chat.py responder=logs/latest`; a page to talk to a model and to teach it."""
 
 import dress  # first: sets how CPU threads wait  # noqa: F401, I001
 

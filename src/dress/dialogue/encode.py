@@ -24,6 +24,8 @@ IMAGE = -1
 """Stands in `ids` for one token of the record's image; no tokenizer gives it."""
 HALF = "\ufffd"
 """What a decoder writes for a part of a character."""
+BYTE = re.compile("<0x[0-9A-F]{2}>")
+"""A token that is one byte, of tokenizers that fall back to them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +161,10 @@ class DialogueEncoder:
 
     def begun(self, ids: Iterable[int]) -> str:
         """What of an unfinished answer no later token changes; `decode` of the whole begins with it."""
-        text = self.text([token for token in ids if token not in self.stops])
+        written = [token for token in ids if token not in self.stops]
+        while written and BYTE.fullmatch(str(self.tokenizer.convert_ids_to_tokens(written[-1]))):
+            written.pop()  # a run of bytes is one text or, if it is none, another
+        text = self.text(written)
         if self._prefix.startswith(text):
             return ""
         text = text.removeprefix(self._prefix).rstrip(HALF)

@@ -1,4 +1,4 @@
-"""The commands: `dress train | collect | eval | export | prepare | ask | serve | chat`; so does `python src/COMMAND.py`.
+"""The commands: `dress train | collect | eval | export | prepare | ask | serve | chat`; or `python src/COMMAND.py`.
 
 Heavy imports stand inside: what a command needs is loaded once its settings are known to compose.
 """
