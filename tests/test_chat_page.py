@@ -85,6 +85,14 @@ def ask(page: Any, question: str, number: int = 1) -> Any:
     return answer
 
 
+def saved(page: Any) -> None:
+    page.wait_for_function("() => document.getElementById('saved').textContent.startsWith('all saved')", timeout=15_000)
+
+
+def at(page: Any, place: str) -> None:
+    page.wait_for_function(f"() => document.getElementById('place').textContent.includes('{place}')")
+
+
 @pytest.mark.parametrize("viewport", [WIDE, NARROW], ids=["wide", "narrow"])
 def test_a_session_from_a_picture_to_a_training_step(
     browser: Any, model: str, tmp_path: Path, viewport: dict[str, int]
@@ -114,7 +122,7 @@ def test_a_session_from_a_picture_to_a_training_step(
     second.locator("summary").click()
     second.locator(".better textarea").fill("A square.")
     second.locator(".keep").click()
-    page.wait_for_function("() => document.getElementById('saved').textContent.startsWith('all saved')")
+    saved(page)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
     if folder := os.environ.get("DRESS_PICTURES"):  # to be looked at
         page.screenshot(path=f"{folder}/chat-{viewport['width']}.png", full_page=True)
@@ -167,14 +175,10 @@ def test_a_lost_connection_loses_nothing(browser: Any, tmp_path: Path) -> None:
         page.locator(".critique").nth(1).blur()
         assert page.locator("#saved").text_content().startswith("2 not saved yet")
         page.context.set_offline(False)
-        page.wait_for_function(
-            "() => document.getElementById('saved').textContent.startsWith('all saved')", timeout=15_000
-        )
+        saved(page)
         other.locator(".feedback").wait_for(timeout=30_000)
         other.locator(".ratings button").nth(0).click()
-        other.wait_for_function(
-            "() => document.getElementById('saved').textContent.startsWith('all saved')", timeout=15_000
-        )
+        saved(other)
         assert other.locator(".text").text_content() == text
         server.end()
     events = [json.loads(line) for line in (tmp_path / "said" / "feedback.jsonl").read_text().splitlines()]
@@ -192,14 +196,12 @@ def test_a_queue_with_the_keyboard_alone(browser: Any, model: str, tmp_path: Pat
     server = Server(tmp_path / "said", *words)
     page = opened(browser, server.url, WIDE)
     for number in range(total - 1):
-        page.wait_for_function(
-            f"() => document.getElementById('place').textContent.startsWith('{number + 1} of {total}, {number} done')"
-        )
+        at(page, f"{number + 1} of {total}, {number} done")
         page.locator(".feedback").wait_for(timeout=20_000)
         page.keyboard.press(str(number % 4 + 1))
         page.wait_for_selector("[aria-checked=true]")
         page.keyboard.press("Enter")
-    page.wait_for_function(f"() => document.getElementById('place').textContent.includes('{total - 1} done')")
+    at(page, f"{total - 1} done")
     page.locator(".feedback").wait_for(timeout=20_000)
     page.keyboard.press("ArrowLeft")  # back, to what was said before
     page.wait_for_selector("[aria-checked=true]")
@@ -208,11 +210,11 @@ def test_a_queue_with_the_keyboard_alone(browser: Any, model: str, tmp_path: Pat
     server.end()
     server = Server(tmp_path / "said", *words)  # goes on where it was
     page = opened(browser, server.url, WIDE)
-    page.wait_for_function(f"() => document.getElementById('place').textContent.includes('{total - 1} done')")
+    at(page, f"{total - 1} done")
     page.locator(".feedback").wait_for(timeout=20_000)
     page.keyboard.press("4")
     page.keyboard.press("Enter")
-    page.wait_for_function(f"() => document.getElementById('place').textContent === 'all {total} are done'")
+    at(page, f"all {total} are done")
     other = opened(browser, server.url, WIDE, "Bob")
     other.locator(".feedback").wait_for(timeout=20_000)
     other.keyboard.press("4")
