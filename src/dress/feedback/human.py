@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
@@ -171,9 +171,7 @@ class HumanRater:
         Raises:
             ValueError: the image of a record that has one is not there, or a span is not in its answer.
         """
-        feedback = [
-            self._words(*item, image) for item, image in zip(items, images or [None] * len(items), strict=True)
-        ]
+        feedback = [self._words(*item, image) for item, image in zip(items, images or [None] * len(items), strict=True)]
         progress(len(items), "")
         return feedback
 
