@@ -16,7 +16,8 @@ from dress.config.types import Consent, Count, Package, PartOf, Positive, Real, 
 class CollectCommand(CollectSettings, Consent):
     """`src/collect.py`: whose answers are collected, and who judges them."""
 
-    responder: ResponderName  # a run folder, a model's folder, a file of answers, or the address of a server
+    # a run folder, a model's folder, a file of answers, a server's address, or shards whose answers are judged again
+    responder: ResponderName
     stage: str | None = None  # of a run: whose model; null = of its last train stage
     server: Server = Server()  # where the responder is one
     out: str  # the folder to make

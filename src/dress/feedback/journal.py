@@ -8,6 +8,7 @@ sent twice stands there once.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import threading
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from dress.record import TOP_RATING, Criterion, MarkedSpan, describe
 
@@ -31,7 +32,7 @@ Words = Annotated[
     Text | None, BeforeValidator(lambda text: None if isinstance(text, str) and not text.strip() else text)
 ]
 """What a person wrote, as it is; blanks alone are nothing."""
-Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{8,64}$")]
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Who = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^\S(.*\S)?$")]
 
@@ -95,8 +96,7 @@ class Edited(Event):
     text: Words
 
 
-Line = Annotated[Answered | Said | Edited, Field(discriminator="kind")]
-_LINE: TypeAdapter[Answered | Said | Edited] = TypeAdapter(Line)
+KINDS: dict[str, type[Answered | Said | Edited]] = {"answer": Answered, "feedback": Said, "edit": Edited}
 
 
 class JournalFull(OSError):
@@ -104,18 +104,35 @@ class JournalFull(OSError):
 
 
 def read_events(file: Path) -> Iterator[Answered | Said | Edited]:
-    """The whole lines of a journal, in order; a torn one at the end is passed over.
+    """The whole lines of a journal, in order; what is torn at its end, and what newer pages note, is passed over.
+
+    A line with an id that came before is the same line.
 
     Raises:
-        ValueError: another line that is none; names file and line.
+        ValueError: another line that is none; names file, line and field.
         OSError: it cannot be read.
     """
-    lines = file.read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1], 1):  # behind the last line feed stands nothing, or a torn line
-        try:
-            yield _LINE.validate_json(line)
-        except ValidationError as error:
-            raise ValueError(f"{file}: line {number}: {describe(error)}") from None
+    ids: set[str] = set()
+    for number, line in enumerate(
+        file.read_bytes().split(b"\n")[:-1], 1
+    ):  # behind the last line feed: nothing, or torn
+        if line.strip() and (event := _event(line, f"{file}:{number}")) is not None and event.id not in ids:
+            ids.add(event.id)
+            yield event
+
+
+def _event(line: bytes, where: str) -> Answered | Said | Edited | None:
+    try:
+        fields = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: expected JSON, got {line[:80]!r} ({error})") from None
+    if not isinstance(fields, dict) or not isinstance(fields.get("kind"), str):
+        raise ValueError(f"{where}: expected an object with a kind, got {line[:80]!r}")
+    kind = KINDS.get(fields["kind"])
+    try:
+        return None if kind is None else kind.model_validate(fields)
+    except ValidationError as error:
+        raise ValueError(f"{where}: {describe(error)}") from None
 
 
 def torn(file: Path) -> bool:

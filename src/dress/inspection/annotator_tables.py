@@ -24,7 +24,7 @@ def annotator_tables(annotators: Annotators) -> Iterator[Table]:
     if not rows:
         return
     yield Table("annotators", [Head(name) for name in COLUMNS], rows, "Do annotators agree?", _words(annotators))
-    standard = " and ".join(annotators.labels[number] for number in annotators.standards)
+    standard = " and ".join(label for number, label in annotators.labels.items() if number in annotators.standards)
     for name, criteria in annotators.against_standard.items():
         rows = [
             Row(Head(f"{standard}: {rating}", criterion), _against(counts, place))
@@ -43,8 +43,8 @@ def _words(annotators: Annotators) -> str:
     beside = zip(annotators.sets[1:], annotators.rated[1:], annotators.paired[1:], strict=True)
     parts = [
         "Answers that both rated for a criterion (n), the share that they rated equal, and that they rated at most 1 "
-        "apart; the mean of the second rating less the first; Krippendorff's alpha for ordered ratings: 1 where all are "
-        "equal, 0 where they differ as by chance, and – where everybody gave everything one rating. It is low also "
+        "apart; the mean of the second rating less the first; Krippendorff's alpha for ordered ratings: 1 where all "
+        "are equal, 0 where they differ as by chance, and – where everybody gave everything one rating. It is low also "
         "where nearly all ratings are equal. Below each its 95 % interval, over records.",
         *(
             f"{data.path}: {paired:,} of its {rated:,} rated answers stand in this set."
@@ -77,8 +77,10 @@ def _share(figure: Figure) -> Cell:
 def _alpha(figure: Figure) -> Cell:
     if figure["value"] is None:
         return Cell(NOTHING)
-    known = figure["low"] is not None and figure["high"] is not None
-    return Cell(f"{figure['value']:z.2f}", f"{figure['low']:z.2f}–{figure['high']:z.2f}" if known else "")
+    low, high = figure["low"], figure["high"]
+    if low is None or high is None:
+        return Cell(f"{figure['value']:z.2f}")
+    return Cell(f"{figure['value']:z.2f}", f"{low:z.2f}{'–' if low >= 0 else ' to '}{high:z.2f}")
 
 
 def _against(counts: list[int], place: int) -> list[Cell]:

@@ -176,9 +176,8 @@ class Annotators:
     def labels(self) -> dict[int, str]:
         """What each annotator is called, the standard first: its version and set only where names are equal."""
         first = set(self.standards)
-        people = sorted(self._numbers.items(), key=lambda one: (one[1] not in first, one[0]))
         labels = {}
-        for who, number in people:
+        for who, number in sorted(self._numbers.items(), key=lambda one: (one[1] not in first, one[0])):
             same = [other for other in self._numbers if other.name == who.name]
             parts = [who.name]
             if len({other.version for other in same}) > 1:
@@ -232,14 +231,14 @@ class Annotators:
 
     def to_json(self) -> dict[str, Any]:
         """All figures as plain data."""
-        people = {number: who for who, number in self._numbers.items()}
+        who = {number: annotator for annotator, number in self._numbers.items()}
         return {
             "annotators": [
-                {"label": label, "annotator": people[number].name, "prompt_version": people[number].version,
-                 "set": self.sets[people[number].place].path, "mapped": number in self.mapped}
+                {"label": label, "annotator": who[number].name, "prompt_version": who[number].version,
+                 "set": self.sets[who[number].place].path, "mapped": number in self.mapped}
                 for number, label in self.labels.items()
             ],
-            "standard": [self.labels[number] for number in self.standards],
+            "standard": [label for number, label in self.labels.items() if number in self.standards],
             "beside": [
                 {"path": data.path, "rated": rated, "paired": paired}
                 for data, rated, paired in zip(self.sets[1:], self.rated[1:], self.paired[1:], strict=True)
@@ -250,7 +249,7 @@ class Annotators:
             "differing": [
                 {"split": one.item.split, "key": one.item.record.key, "dialogue": one.places[0].dialogue,
                  "answer": one.places[0].answer, "criterion": one.criterion,
-                 "ratings": {self.labels[who]: rating for who, rating in one.ratings.items()}}
+                 "ratings": {self.labels[number]: rating for number, rating in one.ratings.items()}}
                 for one in self.differing
             ],
         }  # fmt: skip
