@@ -17,7 +17,7 @@ from dress.record import TOP_RATING, Dialogue, Feedback, Record
 
 HUMAN = "human"
 """Annotator of what people said."""
-NOT_RATED = "not_rated_yet"
+NOT_RATED, NO_PICTURE = "not_rated_yet", "no_picture"
 """Why an answer has no feedback of a person."""
 
 
@@ -108,10 +108,11 @@ class HumanRater:
         """Everybody's words on the last answers, for the dialogue's criterion; for all where it has none.
 
         The lowest rating comes first, then in order of time; `extra` holds `who` and `at`. Where nobody said
-        anything there is one feedback whose `extra.failed` is `not_rated_yet`.
+        anything there is one feedback whose `extra.failed` is `not_rated_yet`; `no_picture` where the picture that
+        people saw is not there.
 
         Raises:
-            ValueError: the image of a record that has one is not there, or a span is not in its answer.
+            ValueError: a span is not in its answer.
         """
         feedback = [self._words(*item, image) for item, image in zip(items, images or [None] * len(items), strict=True)]
         progress(len(items), "")
@@ -119,7 +120,7 @@ class HumanRater:
 
     def _words(self, record: Record, dialogue: Dialogue, image: bytes | None) -> list[Feedback]:
         if image is None and record.image is not None:
-            raise ValueError(f"{record.key}: expected the picture that people saw, {record.image.id}, got none")
+            return [self._failed(dialogue, NO_PICTURE)]
         said = [
             word
             for word in self.words.by_answer.get(answer_key(image, dialogue), ())
@@ -127,6 +128,7 @@ class HumanRater:
         ]
         said.sort(key=lambda word: (word.rating or TOP_RATING + 1, word.at, word.who, word.criterion))
         answer = dialogue.turns[-1].assistant or ""
-        return [feedback_of(word, answer) for word in said] or [
-            Feedback(criterion=dialogue.criterion, annotator=self.name, extra={"failed": NOT_RATED})
-        ]
+        return [feedback_of(word, answer) for word in said] or [self._failed(dialogue, NOT_RATED)]
+
+    def _failed(self, dialogue: Dialogue, reason: str) -> Feedback:
+        return Feedback(criterion=dialogue.criterion, annotator=self.name, extra={"failed": reason})

@@ -240,7 +240,7 @@ class Annotators:
             ],
             "standard": [label for number, label in self.labels.items() if number in self.standards],
             "beside": [
-                {"path": data.path, "rated": rated, "paired": paired}
+                {"path": data.path, "rated": rated, "paired": paired, "damage": data.damage}
                 for data, rated, paired in zip(self.sets[1:], self.rated[1:], self.paired[1:], strict=True)
             ],
             "pairs": [vars(pair) for pair in self.pairs],
@@ -262,7 +262,7 @@ class Annotators:
             dialogue = item.record.dialogues[place.dialogue]
             for feedback in dialogue.turns[place.answer].feedback:
                 who, criterion = self._who(number, feedback), feedback.criterion or dialogue.criterion or NO_CRITERION
-                if criterion == one.criterion and feedback.rating == one.ratings.get(who):
+                if criterion == one.criterion and who in one.ratings and feedback.rating == one.ratings[who]:
                     said.setdefault(who, feedback)
         return [(label, said[who]) for who, label in self.labels.items() if who in said]
 

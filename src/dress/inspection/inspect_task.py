@@ -51,7 +51,7 @@ def run(settings: Inspect, console: Console) -> Inspection:
         console.print(table)
         if table.words:
             console.print(table.words, style="dim", highlight=False)
-    for what in data.damage[:SHOWN]:
+    for what in [what for one in annotators.sets for what in one.damage[:SHOWN]]:
         console.print(f"cannot be read: {what}", highlight=False)
     if out is not None:
         _write(inspection, out)
