@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 SWEEPER = "hydra_plugins.dress_sweeper.OptunaSweeper"
 JOURNAL, RECORD = "study.journal", "search.json"
+COMPLETE, FAILED, STOPPED = "complete", "fail", "stopped"
+"""States of a trial in `search.json`; a stopped one was asked again."""
 AGAIN, BEGUN_WITH = "again", "begun with"
 """Notes in the study: of a trial, whose place it takes; of all, what the search is about."""
 
@@ -252,12 +254,12 @@ class _Search:
         write_json(
             self.folder / RECORD,
             {
-                **self.settings.model_dump(exclude={"params"}),
+                **self.settings.model_dump(exclude={"params", "trials"}),
                 "params": {name: one.described() for name, one in self.space.dimensions.items()},
                 "trials": [
                     {
                         "number": trial.number,
-                        "state": "stopped" if trial.number in places else trial.state.name.lower(),
+                        "state": STOPPED if trial.number in places else trial.state.name.lower(),
                         "value": trial.value,
                         "params": trial.params,
                     }
