@@ -74,8 +74,9 @@ def parallel_coordinates(title: str, axes: Sequence[ParallelAxis], lines: Sequen
     """
     scales = [_Scale.over(axis, [line.values[n] for line in lines]) for n, axis in enumerate(axes)]
     last, up = len(axes) - 1, axes[-1].up is not False
-    order = sorted(lines, key=lambda line: _rank(line, up))  # drawn in this order: the best above all others
-    best = order[-1]
+    best = max(lines, key=lambda line: _rank(line, up))
+    others = sorted((line for line in lines if line is not best), key=lambda line: _rank(line, up))
+    order = [*others, best]  # drawn one above the other
     values = [
         {
             "run": line.name,

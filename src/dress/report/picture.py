@@ -35,9 +35,8 @@ def svg(chart: Chart, width: int = 900) -> str:
     specification = json.loads(_COLOUR.sub(lambda match: colours.get(match[1], colours["ink"]), text))
     specification |= {"width": width, "title": {"text": chart.title, "anchor": "start", "offset": 14}}
     specification["config"] |= {"background": "white", "padding": 16}
-    return vl_convert.vegalite_to_svg(specification).replace(
-        "<text ", '<text paint-order="stroke" '
-    )  # as the page has it
+    drawn: str = vl_convert.vegalite_to_svg(specification)
+    return drawn.replace("<text ", '<text paint-order="stroke" ')  # letters above what parts them from lines
 
 
 @cache
