@@ -73,8 +73,11 @@ def write_sweep(folder: Path, runs: Runs, drawn: Sequence[DrawnRun]) -> tuple[Ta
         if record is not None:
             trials = _trials(drawn, settings, goal)
     words = "The wide line is the best run; dashed ones ended without a figure."
-    sections = [Section("Runs", words if charts else "", "", [trials] if trials else [], charts)]
-    sections.append(Section("Figures", "Of the model that each run trained last.", "", [figures]))
+    sections = [
+        Section("Runs", words, "One run, or none that differ.", charts=charts),
+        *([Section("Trials", "The best first.", tables=[trials])] if trials else []),
+        Section("Figures", "Of the model that each run trained last.", tables=[figures]),
+    ]
     failed = sum(run.failed for run in drawn)
     facts = {"folder": short(folder), "runs with figures": len(runs), "without": failed or None} | _facts(record)
     lead = _lead(runs, drawn, settings, goal) if record is not None else f"{len(runs)} runs."
@@ -188,7 +191,7 @@ def _trials(drawn: Sequence[DrawnRun], settings: Mapping[str, ParallelAxis], goa
         name = f"{run.label} (failed)" if run.failed else run.label
         rows.append(Row(Head(name, weight="" if number else "main"), [Cell(text) for text in (*given, reached)]))
     columns = [*(Head(axis.name) for axis in settings.values()), Head(goal.axis.name, up=goal.axis.up)]
-    return Table("trial", columns, rows, "trials, the best first")
+    return Table("trial", columns, rows)
 
 
 def _beginning(trials: Table, lead: str) -> Table:
@@ -205,7 +208,7 @@ def _lead(runs: Runs, drawn: Sequence[DrawnRun], settings: Mapping[str, Parallel
     best = _ranked(drawn, goal)[0]
     given = ", ".join(f"{axis.name} {axis.text(_value(axis, best.values.get(k)))}" for k, axis in settings.items())
     reached = f"{goal.axis.title} {goal.axis.text(goal.values[best.label])}"
-    return f"Trial {best.label} of {len(drawn)} is the best: {reached} with {given}."
+    return f"The best of {len(drawn)} trials is number {best.label}: {reached} with {given}."
 
 
 def _csv(runs: Runs, drawn: Sequence[DrawnRun]) -> str:
