@@ -51,7 +51,7 @@ class Trouble(Callback):
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ValueError("this one had to fail")
 """
-"""A callback that ends the process, or a stage, as the file `trouble` says: `kill 3`, in the third stage that trains."""
+"""A callback that ends the process, or a stage, as the file `trouble` says: `kill 3`, in the third that trains."""
 
 
 def home(folder: Path, trouble: str = "") -> Path:
@@ -133,7 +133,7 @@ def test_the_same_command_again_trains_nothing_and_shows_the_table(searched: Pat
 @pytest.mark.parametrize(
     ("other", "told"),
     [
-        ("hydra.sweeper.objective=final/sft/harmlessness/safe_share", f"hydra.sweeper.objective: S holds .* {OBJECTIVE}"),
+        ("hydra.sweeper.objective=final/sft/image/gap", f"hydra.sweeper.objective: S holds .* {OBJECTIVE}"),
         (f"{LR}=interval(0, 1)", r"hydra.sweeper.params: S holds .*'tag\(log, interval"),
         ("seed=1", "what was typed: S holds a search with other settings"),
         ("hydra.sweeper.direction=minimize", "hydra.sweeper.direction=minimize: S holds"),
@@ -181,9 +181,7 @@ def test_a_killed_grid_goes_on_and_ends_with_a_page_too(tmp_path: Path) -> None:
     assert train(cwd, *grid).returncode == -9
     done = train(cwd, *grid)
     assert done.returncode == 0, done.stderr
-    assert "S/0 is finished" in done.stdout and (cwd / "begun").read_text() == "....", (
-        "only sft of the second began anew"
-    )
+    assert "S/0 is finished" in done.stdout and (cwd / "begun").read_text() == "....", "sft of the second again"
     first, second = (cwd / "S" / str(number) for number in range(2))
     assert weights(first, "align") == weights(second, "align")
     assert list(read_json(cwd / "S" / "runs.json", dict)) == ["lr=0.001", "lr=0.002"]
