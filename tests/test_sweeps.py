@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,11 +16,13 @@ import optuna
 import pytest
 from conftest import ROOT
 from documented import commands, run_all
+from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from test_command_line import FAST, environment, train
 
 from dress.base.errors import ConfigError
 from dress.base.files import read_json
+from dress.data.shards import write_shards
 from dress.report.parallel import ParallelAxis, ParallelLine, parallel_coordinates
 from dress.report.picture import svg
 from dress.run import search as searching
@@ -27,6 +30,7 @@ from dress.run.overrides import CommandLineError, several_runs
 from dress.run.resuming import begin_or_go_on
 from dress.run.search import JOURNAL, _without_half_a_line
 from dress.run.space import Dimension, Space, parse_space
+from dress.worlds.shapes import generate as shapes
 
 PAGE = "docs/sweeps.md"
 OBJECTIVE = "final/sft/interaction/mean_rating/turn_0"
@@ -375,11 +379,27 @@ def test_trials_run_side_by_side_after_the_first(tmp_path: Path, launcher: str) 
 @pytest.mark.documented
 @pytest.mark.slow  # many whole runs
 def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
-    typed = commands(PAGE)
+    write_shards(tmp_path / "data" / "test", shapes.samples("eval", 6, seed=1), 6)
+    typed = [[word.replace("trials=40", "trials=3") for word in command] for command in commands(PAGE)]
+    for command in typed:
+        if "hydra.sweeper.trials=3" not in command and {"hparams_search=optuna", "hydra/sweeper=dress"} & set(command):
+            command.append("hydra.sweeper.trials=2")
     assert len(typed) == 6
-    run_all([[word.replace("trials=40", "trials=3") for word in command] for command in typed], tmp_path)
-    assert len(list((tmp_path / "logs" / "sweeps").glob("*/sweep.html"))) == 2
+    run_all(typed, tmp_path)
+    sweeps = {page.parent.name for page in (tmp_path / "logs" / "sweeps").glob("*/sweep.html")}
+    assert sweeps == {"first", "mine", "grid", "winner"}
     assert (tmp_path / "eval" / "winner" / "metrics.json").exists()
+
+
+def test_the_launchers_commands_compose() -> None:
+    (script,) = re.findall(r"^```bash\n(.*?)^```", (ROOT / PAGE).read_text(encoding="utf-8"), flags=re.M | re.DOTALL)
+    lines = [shlex.split(line) for line in script.replace("\\\n", " ").splitlines() if line.startswith("python")]
+    for _, _, *words in lines:
+        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            hydra = compose("train", overrides=begin_or_go_on(words), return_hydra_config=True).hydra
+        assert hydra.sweeper.parallel in (2, 8) and hydra.sweep.dir.startswith("logs/sweeps/")
+        assert words[1].removeprefix("hydra/launcher=").partition("_")[0] in hydra.launcher._target_.lower()
+    assert len(lines) == 4
 
 
 def test_the_words_of_the_page_are_there() -> None:
