@@ -18,7 +18,7 @@ from dress.base.terminal import Terminal, visible
 from dress.config.nearest import nearest
 from dress.run.asking import ask
 from dress.run.chatting import chat
-from dress.run.command_line import COMMAND, MISTYPED, entry_point, one_message
+from dress.run.command_line import COMMAND, MISTYPED, entry_point, one_message, program
 from dress.run.serving import serve
 
 
@@ -61,21 +61,23 @@ def _train(composed: dict[str, Any]) -> None:
     """Run the stages of the composed experiment, or go on with a run."""
     from dress.run.layers import layers_of_the_job, one_amount
     from dress.run.ranks import compare_settings, settle_devices, start_ranks
-    from dress.run.resuming import refuse_several_devices, training_settings
+    from dress.run.resuming import going_on, refuse_several_devices, training_settings
     from dress.run.showing import origins, show_config
     from dress.run.training import show_batch, train
 
     hydra = HydraConfig.get()
     one_amount(composed, layers_of_the_job)
-    settings = training_settings(composed, hydra.overrides.task)
-    if hydra.mode == RunMode.MULTIRUN:
+    several = hydra.mode == RunMode.MULTIRUN
+    typed = list(hydra.overrides.task)
+    settings = training_settings(going_on(composed, typed) if several else composed, typed)
+    if several:
         refuse_several_devices(settings)
     elif settings.show is None:
         settings = settle_devices(settings)
         start_ranks(settings)
         compare_settings(settings)
     console = Terminal(quiet=rank() > 0)
-    if settings.devices.processes > 1 and settings.show is None and hydra.mode != RunMode.MULTIRUN:
+    if settings.devices.processes > 1 and settings.show is None and not several:
         number = settings.devices.processes
         console.print(f"{number} processes share each step (trainer.devices=1: one)", highlight=False, soft_wrap=True)
     if settings.show == "config":
@@ -83,7 +85,7 @@ def _train(composed: dict[str, Any]) -> None:
     elif settings.show == "batch":
         show_batch(settings, console)
     else:
-        train(settings, console)
+        train(settings, console, [*program().split(), *typed] if several else None)
 
 
 def _collect(composed: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -73,7 +72,7 @@ def _with_names_as_mappings(typed: list[str]) -> list[str]:
     if not added:
         return typed
     others = [text for text in typed if not text.startswith("-") and not _ADDED.fullmatch(text) and parsed(text)]
-    single = [text for text in others if not isinstance(parsed(text).value(), ChoiceSweep)]  # type: ignore[union-attr]  # Hydra returns one for one text
+    single = [text for text in others if not parsed(text).is_sweep_override()]  # type: ignore[union-attr]  # readable
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:
             composed = hydra.compose("train", overrides=replacing(single))

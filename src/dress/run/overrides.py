@@ -59,6 +59,16 @@ def parsed(text: str) -> Override | None:
         return None
 
 
+def several_runs(typed: Sequence[str]) -> str | None:
+    """The first argument that makes several runs of a command (a sweep); None where it is one run."""
+    for text in typed:
+        key, _, value = text.lstrip("+").partition("=")
+        searched = key == "hparams_search" and value not in ("none", "null", "false")
+        if text in ("-m", "--multirun") or searched or (key == "hydra.mode" and value == "MULTIRUN"):
+            return text
+    return None
+
+
 def argument(key: str, value: object) -> str:
     """An argument that gives a setting this text, also one with spaces or brackets."""
     text = str(value).replace('"', '\\"')
