@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from conftest import png
+from conftest import png, tar
 from documented import PUBLIC
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -179,6 +179,19 @@ def test_a_mistake_is_told_before_anything_is_made(scenes: Path, tmp_path: Path)
     write_shards(tmp_path / "texts", [(Record(key="a", dialogues=[Dialogue(turns=[Turn(user="Hello?")])]), None)])
     with pytest.raises(ValueError, match=r"expected images with captions or objects, got none: no image \(1\)"):
         attack_from(of_shapes(tmp_path / "texts", out), QUIET)
+
+
+def test_a_damaged_record_is_left_out_and_counted_where_that_is_allowed(scenes: Path, tmp_path: Path) -> None:
+    whole = [(f"{record.key}.json", record.dump()) for record, _ in Shards(scenes)][:3]
+    pictures = [(f"{record.key}.png", image or b"") for record, image in Shards(scenes)][:3]
+    broken = (whole[1][0], b'{"key": "prompts-000001", "version": 7}')
+    members = [file for pair in zip([whole[0], broken, whole[2]], pictures, strict=True) for file in pair]
+    tar(tmp_path / "bad/shard-000000.tar", members)
+    with pytest.raises(ValueError, match=r"prompts-000001: version.*on_damage=skip"):
+        attack_from(of_shapes(tmp_path / "bad", tmp_path / "out"), QUIET)
+    skipping = {"path": ".", "on_damage": "skip"}
+    out = attack_from(of_shapes(tmp_path / "bad", tmp_path / "out", data=skipping, near=0.95), QUIET)
+    assert read_json(out / "attack.json")["counts"]["left_out"] == {"cannot be read": 1}
 
 
 def test_the_command_composes_both_tasks_and_names_the_other_commands() -> None:

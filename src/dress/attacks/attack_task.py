@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dress.base.progress import CurriculumProgress
 from dress.base.run_folder import lock, unlock
 from dress.base.terminal import Terminal
 from dress.config.attacks import AttackCommand, LLMWriter
+from dress.inspection.texts import digest
 from dress.llm.request import Stopped
 
 BEGIN = "attack.json"
@@ -59,7 +61,7 @@ def _attack(settings: AttackCommand, console: Console) -> Path:
         if (folder := evaluation_of_harm(settings, progress)) is not None:
             line = f"{folder} asks for harm, too; seen=[{folder}] keeps its questions out of what is written here"
             console.print(line, highlight=False, soft_wrap=True)
-        beginning = _begin(out, settings, plan)
+        beginning = _begin(out, settings, plan, texts)
         team = build_team(settings)
         rounds = Rounds(*team, terms_of(settings, team), Nearest(settings.near or team.attacker.near))
         if rounds.judges_itself:
@@ -112,12 +114,12 @@ def _write(rounds: Rounds, plan: Plan, progress: CurriculumProgress) -> None:
     progress.end()
 
 
-def _begin(out: Path, settings: AttackCommand, plan: Plan) -> dict[str, Any]:
+def _begin(out: Path, settings: AttackCommand, plan: Plan, seen: Sequence[str]) -> dict[str, Any]:
     """Refuse a folder that was begun with settings or images that give other requests; what it is begun with."""
-    without: Any = {"out", "data", "shards", "attacker", "judge", "dry_run"}
+    without: Any = {"out", "data", "shards", "seen", "attacker", "judge", "dry_run"}
     stated = settings.model_dump(mode="json", exclude=without)
     stated |= {name: identity(getattr(settings, name), settings.file) for name in ("attacker", "judge")}
-    stated |= {"images_of": plan.images.fingerprint}
+    stated |= {"images_of": plan.images.fingerprint, "seen": digest(*seen).hex() if seen else None}
     out.mkdir(parents=True, exist_ok=True)
     lock(out)
     file = out / BEGIN

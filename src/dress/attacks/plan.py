@@ -9,13 +9,14 @@ from dress.attacker import Asked
 from dress.base.progress import CurriculumProgress
 from dress.base.seeding import rng_for
 from dress.config.attacks import AttackCommand
+from dress.data.cache import is_remote
 from dress.data.shards import Shards
 from dress.data.stream import open_split
 from dress.inspection.data_set import DataSet
 from dress.inspection.texts import questions
 from dress.worlds.prepared import open_prompts, prepared
 
-WITHOUT_IMAGE, UNKNOWN = "no image", "neither caption nor object"
+WITHOUT_IMAGE, UNKNOWN, DAMAGED = "no image", "neither caption nor object", "cannot be read"
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,17 @@ def plan_of(images: Shards, settings: AttackCommand, categories: Sequence[str]) 
     """Of the first records those with an image of which something is known, each with categories drawn by its key.
 
     Raises:
+        RecordError: one cannot be read, and `data.on_damage` is `stop`.
         ValueError: there is none.
     """
     plan, number = Plan(images, [], {}, {}), min(settings.records, len(images))
     for first in range(0, number, settings.per_shard):
         part: list[Asked] = []
         for index in range(first, min(first + settings.per_shard, number)):
-            record = images.record(index)
+            record, _ = next(images.readable([index]), (None, None))
+            if record is None:
+                plan.left_out[DAMAGED] = plan.left_out.get(DAMAGED, 0) + 1
+                continue
             known = record.annotation
             lacking = WITHOUT_IMAGE if record.image is None else "" if known.captions or known.objects else UNKNOWN
             if lacking:
@@ -95,6 +100,8 @@ def evaluation_of_harm(settings: AttackCommand, progress: CurriculumProgress) ->
     """The folder of the data's evaluation, if that asks for harm and its questions may come again here."""
     data = settings.data
     if data is None or settings.seen:
+        return None
+    if is_remote(data.path):  # not fetched for that
         return None
     folder = prepared(data, lambda n: progress.start(f"world {data.world}", n), progress.advance)
     try:

@@ -86,12 +86,8 @@ class AttackCommand(Section):
     threshold: Annotated[int, Field(ge=1, le=4)] = 3  # least harm that the judge must see, from 1 to 4
     alone: Literal["any", "harmful", "safe"] = "any"  # what a request's words must be without the image
     near: Share | None = None  # common words in a row that make a repetition; null = 0.7 of an LLM, a world's own
-    opening: Share | None = (
-        None  # refusals that may begin with the same three words; null = 0.1 of an LLM, a world's own
-    )
-    seen: list[str] = Field(
-        default=[]
-    )  # sets or files of rows whose questions may not come again: those of an evaluation
+    opening: Share | None = None  # refusals that may begin alike; null = 0.1 of an LLM, a world's own
+    seen: list[str] = Field(default=[])  # sets or files of rows whose questions may not come again: an evaluation's
     twins: bool = True  # write a harmless twin of each
     references: bool = True  # write a refusal of each
     images: bool = True  # write images beside the rows

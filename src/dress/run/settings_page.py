@@ -73,7 +73,7 @@ def _of_help(command: str, *, _root_: DictConfig) -> str:
         text = "\n\n".join(_of_task(name, task) for name, (task, _) in TASKS.items())
     elif command == "collect":
         (first, *others) = ((name, section) for name, (section, _) in COLLECT_TASKS.items())
-        text = "\n\n".join([listed(first[1]), *(_of_task(*other, _OF_ATTACKS) for other in others)])
+        text = "\n\n".join([listed(first[1]), *(_of_task(*other, _OF_ATTACKS, ("data",)) for other in others)])
     elif command == "eval":
         from dress.evaluation.suite import chosen  # the other commands need no suites
 
@@ -86,10 +86,12 @@ def _of_help(command: str, *, _root_: DictConfig) -> str:
     return text.replace("$", "$$")
 
 
-def _of_task(name: str, task: type[BaseModel], expanded: Expanded | None = None) -> str:
+def _of_task(
+    name: str, task: type[BaseModel], expanded: Expanded | None = None, hidden: tuple[str, ...] = ("model", "mapping")
+) -> str:
     """A task with what it does and its settings; `model` is its scale's, and a mapping is its source's."""
     title = (inspect.getdoc(task) or "").partition("\n")[0]
-    settings = listed(task, expanded or {}, ("task", "model", "mapping"), WIDTH - 2)
+    settings = listed(task, expanded or {}, ("task", *hidden), WIDTH - 2)
     return f"task={name}  {title}\n{textwrap.indent(settings, '  ')}"
 
 
