@@ -10,7 +10,7 @@ import pytest
 SRC = Path(__file__).resolve().parents[1] / "src"
 LEVELS = (
     ("base",),
-    ("record", "rater", "judgement", "config"),
+    ("record", "rater", "attacker", "judgement", "config"),
     ("coco",),
     ("data", "dialogue", "kernels"),
     ("model", "phases", "sources"),
@@ -18,7 +18,7 @@ LEVELS = (
     ("rollout",),
     ("feedback", "serving"),
     ("report",),
-    ("evaluation", "inspection", "exports"),
+    ("evaluation", "inspection", "exports", "attacks"),
     ("train", "chat"),
     ("run",),
 )

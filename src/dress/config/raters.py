@@ -95,12 +95,17 @@ class LLM(Endpoint):
     confirm: bool = False  # stop after the preview unless somebody agrees
 
 
-class Replay(Section):
-    """A rater that answers from a ledger and asks nobody."""
+class Recorded(Section):
+    """Replies out of a ledger; nobody is asked."""
 
     kind: Literal["replay"]  # what a ledger holds
     ledger: str  # a file
     model: str | None = None  # whose replies; null = the only one there
+
+
+class Replay(Recorded):
+    """A rater that answers from a ledger and asks nobody."""
+
     rubric: str = "feedback"  # as it was recorded
     sees_image: bool = False  # as it was recorded
 

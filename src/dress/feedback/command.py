@@ -12,14 +12,13 @@ from dress.base.parts import PART_WAIT, PartNumber
 from dress.base.progress import CurriculumProgress
 from dress.base.run_folder import lock, read_marker, unlock
 from dress.base.terminal import Terminal
-from dress.config import CollectCommand, CollectSettings, Config, Consent, Data
+from dress.config import CollectCommand, CollectSettings, Config, Consent
 from dress.config.graph import last_trained
 from dress.config.inherited import described, inherited
 from dress.config.names import check_name
 from dress.config.no_result import BY_CONTENT, NO_RESULT
 from dress.config.raters import LLM, Calls
 from dress.data.shards import Shards
-from dress.data.stream import open_split
 from dress.feedback.annotate import FAILURES, gather, storing
 from dress.feedback.collect import Collection
 from dress.feedback.estimate import estimate, estimate_table
@@ -33,7 +32,7 @@ from dress.rollout.conversation import Rollout
 from dress.rollout.kinds import is_set, responder_kind, run_settings
 from dress.rollout.responder import GivenAnswers, Responder, Sampling
 from dress.rollout.server import SERVER_TOKENS, ServerResponder
-from dress.worlds.prepared import prepared
+from dress.worlds.prepared import open_prompts
 
 
 def collect_from(settings: CollectCommand, console: Console | None = None) -> Path:
@@ -169,21 +168,12 @@ def _prompts(settings: CollectCommand, run: Config | None, progress: CurriculumP
     """The records whose questions are asked."""
     data = settings.data or (run.data if run else None)
     shards = settings.responder if is_set(settings.responder) else settings.shards
-    if shards is not None:
-        return open_split(shards, ".", data or Data(path="."))
-    if data is None:
+    if shards is None and data is None:
         raise ValueError(
             f"responder={settings.responder}: expected somebody whose questions are asked: data=shapes, "
             f"data=shards data.path=DIR (its prompts), or shards=DIR"
         )
-    folder = prepared(data, lambda n: progress.start(f"world {data.world}", n), progress.advance)
-    try:
-        return open_split(data.prompts, folder, data)
-    except FileNotFoundError as missing:
-        raise FileNotFoundError(
-            f"{missing}: data.prompts is where the questions come from. Name others: shards=DIR, or data=shards "
-            f"data.path=DIR"
-        ) from None
+    return open_prompts(shards, data, progress)
 
 
 def _responder(settings: CollectCommand, kind: str, run: Config | None) -> tuple[Responder, dict[str, str]]:

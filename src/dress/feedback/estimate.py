@@ -102,15 +102,18 @@ def _full_length(dialogue: Dialogue, turns: int, most_answer: int) -> Iterator[D
     yield from up_to_answers(full)
 
 
-def estimate_table(estimates: dict[str, Estimate], ledgers: dict[str, Path]) -> Table:
+def estimate_table(
+    estimates: dict[str, Estimate], ledgers: dict[str, Path], going: str = "dialogue going its full length"
+) -> Table:
     """The estimates, and what the ledgers already hold of them.
 
     Args:
         estimates: by kind.
         ledgers: of each kind; they need not be there.
+        going: what is taken for granted of everything that is asked.
     """
     columns = ("", "calls", "in the ledger", "prompt tokens", "reply tokens", "cost")
-    table = Table(*columns, title="at most, with every dialogue going its full length")
+    table = Table(*columns, title=f"at most, with every {going}")
     for kind, one in estimates.items():
         there = ledgers[kind].is_file()
         settled = Ledger(ledgers[kind], readonly=True).counts(one.prompt_version) if there else {}

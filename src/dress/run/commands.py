@@ -89,12 +89,10 @@ def _train(composed: dict[str, Any]) -> None:
 
 
 def _collect(composed: dict[str, Any]) -> None:
-    from dress.config import CollectCommand, check_as
+    from dress.run.collecting import task
 
-    settings = check_as(CollectCommand, composed)
-    from dress.feedback.command import collect_from
-
-    collect_from(settings, Terminal())
+    settings, run = task(composed)
+    run(settings, Terminal())
 
 
 def _export(composed: dict[str, Any]) -> None:

@@ -14,10 +14,10 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dress.base.config_folder import CONFIGS
 from dress.base.errors import ConfigError
-from dress.config.commands import CollectCommand
 from dress.config.defaults import defaults
 from dress.config.export import ExportCommand
 from dress.config.run import Config
+from dress.run.collecting import COLLECT_TASKS
 from dress.run.layers import SCHEMA, layers, one_amount
 from dress.run.overrides import CommandLineError, parsed, refuse_options, removal, replacing, with_choices
 from dress.run.preparing import TASKS
@@ -26,12 +26,14 @@ from dress.run.searching import search_working_folder
 
 PROVIDER = "the defaults of src/dress/config"
 
-for _name, _section in ((SCHEMA, Config), ("dress_collect", CollectCommand), ("dress_export", ExportCommand)):
+for _name, _section in ((SCHEMA, Config), ("dress_export", ExportCommand)):
     ConfigStore.instance().store(_name, defaults(_section), provider=PROVIDER)
 for _name, (_task, _) in TASKS.items():
     _node = {**defaults(_task), "task": _name}
     _node.pop("mapping", None)  # made of `source`, never typed
     ConfigStore.instance().store(f"_{_name}", _node, "task", "_global_", provider=PROVIDER)
+for _name, (_command, _) in COLLECT_TASKS.items():
+    ConfigStore.instance().store(f"_{_name}", defaults(_command) | {"task": _name}, "task", "_global_", PROVIDER)
 
 
 search_working_folder()

@@ -22,7 +22,7 @@ FREE = (
 )
 """Mappings whose keys are free: what is given for one is all of it."""
 OPEN = (
-    r"(?:trainer|optimizer|scheduler|callbacks|logger|annotator|judge|model|server|columns|rating)(?:\.[\w-]+)+"
+    r"(?:trainer|optimizer|scheduler|callbacks|logger|annotator|attacker|judge|model|server|columns|rating)(?:\.[\w-]+)+"
     r"|curriculum\.stages\.[\w-]+(?:\.[\w-]+)+"
 )
 """Keys that may stand in no file; whether they are settings is known when all is composed, and checked then."""
