@@ -6,7 +6,8 @@ import pytest
 
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
 from dress.evaluation.statistics import mean, ratio, share
-from dress.evaluation.suites.run import figures, metrics
+from dress.evaluation.run_measures import figures
+from dress.evaluation.suites.run import metrics
 
 
 def outcome(item: str, kind: str, turn: int, rating: int | None, **facts) -> Outcome:
