@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dress.base.seeding import seed_for
@@ -60,7 +60,8 @@ def failures(metrics: Figures, outcomes: Sequence[Outcome], samples: Sequence[Sa
     tries = _tries(by_cell, set(listed))
     orders = [sorted(listed, key=lambda item: _badness(tries[item].get(view, ()), item)) for view in views]
     first = orders[0] if orders else []
-    drawing = _Drawing(views, main_cells(metrics), {record.key: (record, image) for record, image in samples})
+    pictures = Pictures({record.key: (record, image) for record, image in samples})
+    drawing = _Drawing(views, main_cells(metrics), pictures)
     facets = _facets(views, [tries[item] for item in first])
     links = [
         Link(views.index(cell), f"{cell}, {names[key, turn]}: {_counted(some, listed)}")
@@ -84,8 +85,7 @@ def failures(metrics: Figures, outcomes: Sequence[Outcome], samples: Sequence[Sa
         "turn. They stand worst first, by the rating of the first answer and then over all turns of the model and "
         "condition that is chosen, whose whole dialogue is shown. A figure above leads to what it is short of."
     )
-    if drawing.left_out:
-        words += f" {drawing.left_out:,} pictures are left out: those that stand here are as large as a page may be."
+    words += pictures.words
     addresses = {place: target(number) for number, place in enumerate(items)}
     return Failures(Cases(cases, views, "Model / condition", facets, links), addresses, words)
 
@@ -116,12 +116,18 @@ def _badness(tries: Sequence[Outcome], item: str) -> tuple[float, float, int, st
 
 def _counted(items: Sequence[str], shown: Sequence[str]) -> str:
     here, total = len(set(items) & set(shown)), len(items)
-    fall = "falls" if total == 1 else "fall"
-    return (
-        f"{total:,} questions {fall} short, all of them shown."
-        if here == total
-        else f"{total:,} questions fall short, {here:,} of them shown (outcomes.jsonl has all)."
-    )
+    found = "1 question falls short" if total == 1 else f"{total:,} questions fall short"
+    return f"{found}, {shown_of(here, total)}."
+
+
+def shown_of(here: int, total: int, files: str = "outcomes.jsonl has") -> str:
+    """How many of some questions stand on the page, and where the others are."""
+    return "shown here" if here == total else f"{here:,} of them shown here ({files} all)"
+
+
+def ratings(name: str, given: Iterable[int | None]) -> Facet:
+    """The facet of a first answer's rating in a view; `not rated` is a choice where some are not."""
+    return Facet("rating", name, RATINGS if None in given else RATINGS[:-1], several=True, by_view=True)
 
 
 def _facets(views: Sequence[str], tries: Sequence[Tries]) -> list[Facet]:
@@ -131,7 +137,7 @@ def _facets(views: Sequence[str], tries: Sequence[Tries]) -> list[Facet]:
     facets = [
         Facet("criterion", "Criterion", criteria),
         Facet("kind", "Request", kinds),
-        Facet("rating", "Its first answer", RATINGS, several=True, by_view=True),
+        ratings("Its first answer", [some[0].rating for one in tries for some in one.values() if some]),
         Facet("change", f"Beside {views[1]}" if len(views) > 1 else "", CHANGES, by_view=True),
     ]
     return [facet for facet in facets if len(facet.choices) > 1 and facet.name]
@@ -165,19 +171,49 @@ def _rating(tries: Tries, cell: str) -> int | None:
     return some[0].rating if some else None
 
 
+class Pictures:
+    """Pictures of cases, as many as a page has room for.
+
+    Args:
+        samples: records with image bytes, by key.
+    """
+
+    def __init__(self, samples: Mapping[str, Sample]) -> None:
+        self._samples, self._made = samples, dict[str, Picture | str]()
+        self._size = self._left_out = 0
+
+    def of(self, key: str) -> Picture | str:
+        """The picture of a record, or why there is none."""
+        if key not in self._samples:
+            return "picture not here"
+        if key not in self._made:
+            self._made[key] = picture(*self._samples[key], LARGEST)
+        made = self._made[key]
+        size = 0 if isinstance(made, str) else len(made.source)
+        if self._size + size > MOST_BYTES:
+            self._left_out += 1
+            return "picture left out"
+        self._size += size
+        return made
+
+    @property
+    def words(self) -> str:
+        """How many were left out, so far."""
+        left = f" {self._left_out:,} pictures are left out: the others are as large as a page may be."
+        return left if self._left_out else ""
+
+
 class _Drawing:
     """Cards of questions.
 
     Args:
         views: the cells.
         main: the cell of each model that it is about.
-        samples: by their keys.
+        pictures: of the records.
     """
 
-    def __init__(self, views: Sequence[str], main: Sequence[str], samples: Mapping[str, Sample]) -> None:
-        self._views, self._main, self._samples = views, main, samples
-        self._pictures: dict[str, Picture | str] = {}
-        self._bytes, self.left_out = 0, 0
+    def __init__(self, views: Sequence[str], main: Sequence[str], pictures: Pictures) -> None:
+        self._views, self._main, self._pictures = views, main, pictures
 
     def card(self, tries: Tries) -> Card:
         """The first answers of all cells side by side, and the rest of each cell's dialogue in its view."""
@@ -197,21 +233,10 @@ class _Drawing:
             if some[1:]
         ]
         question = Conversation(kind, [Exchange(first.user or "", answers)])
-        return Card(first.item, self._picture(first.key), [question, *later])
+        return Card(first.item, self._pictures.of(first.key), [question, *later])
 
     def _answer(self, view: int, outcome: Outcome) -> Answer:
         # A refinement is the next question.
         comments = [Comment("Critique", outcome.critique, view)] if outcome.critique else []
         cell = self._views[view]
         return Answer(cell, outcome.answer or "", [outcome.rating], comments, weight(cell, self._main), view)
-
-    def _picture(self, key: str) -> Picture | str:
-        if key not in self._samples:
-            return "picture not here"
-        drawn = self._pictures.setdefault(key, picture(*self._samples[key], LARGEST))
-        size = 0 if isinstance(drawn, str) else len(drawn.source)
-        if self._bytes + size > MOST_BYTES:
-            self.left_out += 1
-            return "picture left out"
-        self._bytes += size
-        return drawn

@@ -5,7 +5,7 @@ No script: a browser without `:has` shows all of them. Ids and classes are made 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dress.report.cards import Card
@@ -109,20 +109,3 @@ def _condition(facet: Facet, choice: int) -> str:
 
 def _others(facet: Facet, name: str) -> str:
     return f".{name}" if facet.several else f":not(.{name})"
-
-
-def shown(case: Case, facets: Sequence[Facet], view: int, ticked: Mapping[str, Collection[int]]) -> bool:
-    """What the rules say of a case where no link is followed.
-
-    Args:
-        case: one of them.
-        facets: of all.
-        view: that is chosen.
-        ticked: key of a facet to its choices; of one that is missing all fit.
-    """
-    for facet in (one for one in facets if one.key in ticked):
-        name = f"v{view}-{facet.key}" if facet.by_view else facet.key
-        own = {n for n in range(len(facet.choices)) if f"{name}-{n}" in case.classes}
-        if not own & set(ticked[facet.key]) and (own or not facet.several):
-            return False
-    return True
