@@ -146,7 +146,9 @@ class Styled:
             ticked: ids of the inputs that are.
             target: the place on the page that the address names.
         """
-        hiding = [s for s, what in self.rules if what == "display:none" and " .case" in s and self._met(s, ticked, target)]
+        hiding = [
+            s for s, what in self.rules if what == "display:none" and " .case" in s and self._met(s, ticked, target)
+        ]
         hidden = {case for selector in hiding for case in self.cases if self._matches(selector, case)}
         return set(self.cases) - hidden
 

@@ -21,8 +21,8 @@ from test_report import ALL, SAMPLES, run_folder
 from dress import config
 from dress.base.files import read_json, write_json
 from dress.data.shards import write_shards
-from dress.evaluation.comparison import compared
 from dress.evaluation.command import evaluate
+from dress.evaluation.comparison import compared
 from dress.evaluation.outcomes import Outcome
 from dress.evaluation.output import recompute
 from dress.evaluation.pairs import pair
@@ -139,11 +139,11 @@ def test_what_is_typed() -> None:
         arguments(["suite=pope", "compare=a,b"])
 
 
-def test_other_questions_and_other_judges_are_refused(
-    make: Callable[..., Path], shards: Path, tmp_path: Path
-) -> None:
+def test_other_questions_and_other_judges_are_refused(make: Callable[..., Path], shards: Path, tmp_path: Path) -> None:
     first = make("a", ALL)
-    with pytest.raises(ValueError, match=r"got those of shapes with data.world_seed=0 and shapes with data.world_seed=7"):
+    with pytest.raises(
+        ValueError, match=r"got those of shapes with data.world_seed=0 and shapes with data.world_seed=7"
+    ):
         typed(f"compare={first},{make('seed', ALL, 'data.world_seed=7')}")
     with pytest.raises(ValueError, match=r"expected one judge for both, got oracle and rules"):
         typed(f"compare={first},{make('rules', ALL, 'judge=rules')}")
@@ -166,7 +166,9 @@ def test_runs_pair_by_their_questions() -> None:
     changed = [replace(o, user="Another?") if o.key == "eval-000003" and not o.turn else o for o in ALL]
     found = pair(ALL, changed, {}, {})
     assert found.differing == ["eval-000003"] and len(found.items) == 28
-    with pytest.raises(ValueError, match=r"other ones under 8 of 8 equal keys: the first asks .*/0 '.*the second .*'Other"):
+    with pytest.raises(
+        ValueError, match=r"other ones under 8 of 8 equal keys: the first asks .*/0 '.*the second .*'Other"
+    ):
         pair(ALL, [replace(o, user="Other?") for o in ALL], {}, {})
 
 
@@ -177,6 +179,7 @@ def test_models_of_other_names() -> None:
     }  # fmt: skip
     crossed = pair(ALL, ALL, {"dress": "sft"}, {"praise": "none"})
     assert crossed.cells == {"dress/praise": "sft/none"}
+    assert crossed.alone == (["dress/none", "sft/none", "sft/praise"], ["dress/none", "dress/praise", "sft/praise"])
     assert {(o.model, o.condition) for o in crossed.second["dress/praise"]} == {("dress", "praise")}
     with pytest.raises(ValueError, match=r"expected a model and condition that both runs have"):
         pair([o for o in ALL if o.condition == "none"], [o for o in ALL if o.condition == "praise"], {}, {})

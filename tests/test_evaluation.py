@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
-from dress.evaluation.statistics import mean, ratio, share
 from dress.evaluation.run_measures import figures
+from dress.evaluation.statistics import mean, ratio, share
 from dress.evaluation.suites.run import metrics
 
 

@@ -93,7 +93,10 @@ def test_filters_orders_and_links_of_a_report(browser: Any, tmp_path: Path, widt
 
 @pytest.mark.parametrize("width", [1280, 360])
 def test_two_runs_stand_side_by_side_or_below_each_other(
-    browser: Any, make: Any, shards: Path, width: int  # noqa: F811
+    browser: Any,
+    make: Any,  # noqa: F811
+    shards: Path,  # noqa: F811
+    width: int,
 ) -> None:
     first, second = make("a", ALL), make("b", worsened(ALL))
     typed(f"compare={first},{second}", f"shards={shards}")

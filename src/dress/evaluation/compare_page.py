@@ -145,7 +145,10 @@ def write_comparison(
     facts = {side.letter: side.place for side in sides} | {"questions of both": f"{result['n']:,}"}
     head = lead(order[0], cells[order[0]], sides)
     write_page(
-        file, Page(f"{name} – DRESS comparison", "DRESS comparison", name, head, sections, [*result["notes"], *missing], facts)
+        file,
+        Page(
+            f"{name} – DRESS comparison", "DRESS comparison", name, head, sections, [*result["notes"], *missing], facts
+        ),
     )
 
 
@@ -236,7 +239,9 @@ class _SideBySide:
             Facet("criterion", "Criterion", sorted({one.criterion or "no criterion" for one in some})),
             Facet("kind", "Request", sorted({one.kind for one in some})),
             Facet("change", "B beside A", CHANGES, by_view=True),
-            ratings("B's first answer", [pairs[i][1].rating for pairs in self._pairs.values() for i in items if i in pairs]),
+            ratings(
+                "B's first answer", [pairs[i][1].rating for pairs in self._pairs.values() for i in items if i in pairs]
+            ),
         ]
         return [facet for facet in facets if len(facet.choices) > 1]
 

@@ -29,7 +29,9 @@ def failing(measure: Measure, outcomes: Iterable[Outcome]) -> list[Outcome]:
         best = max(values, default=0.0) if measure.kind == "mean" else 1.0
     losses = [(best * bottom - top if measure.up else top, outcome) for (top, bottom), outcome in pairs]
     worse = [(loss, outcome) for loss, outcome in losses if loss > 0]
-    return [o for _, o in sorted(worse, key=lambda pair: (-pair[0], seed_for(pair[1].item), pair[1].item, pair[1].turn))]
+    return [
+        o for _, o in sorted(worse, key=lambda pair: (-pair[0], seed_for(pair[1].item), pair[1].item, pair[1].turn))
+    ]
 
 
 def failing_items(cells: Mapping[str, Sequence[Outcome]]) -> dict[Place, list[str]]:
@@ -49,6 +51,6 @@ def failing_items(cells: Mapping[str, Sequence[Outcome]]) -> dict[Place, list[st
 
 
 def chosen(lists: Iterable[Sequence[str]], most: int) -> list[str]:
-    """The items that are shown: the first of each list in turn, then the second of each, each item once, until `most`."""
+    """The items that are shown, each once: the first of each list, then the second of each, until `most`."""
     rounds = zip_longest(*lists)
     return list(dict.fromkeys(item for one in rounds for item in one if item is not None))[:most]

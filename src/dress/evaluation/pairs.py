@@ -22,6 +22,7 @@ class Pairing:
         cells: cell of the first run to that of the second.
         only_first, only_second: questions that the other run was not asked.
         differing: keys of records that both have, but not with the same questions.
+        alone: cells of each run that have no partner in the other.
     """
 
     first: Mapping[str, Sequence[Outcome]]
@@ -30,6 +31,7 @@ class Pairing:
     only_first: int
     only_second: int
     differing: Sequence[str]
+    alone: tuple[Sequence[str], Sequence[str]] = ((), ())
 
     @property
     def items(self) -> list[str]:
@@ -83,10 +85,11 @@ def pair(
         ]
     if not kept_first:
         raise ValueError("expected answers of both runs to the same questions, found none that are counted in both")
+    kept = {cell: cells[cell] for cell in kept_first}
+    alone = [cell for cell in ours if cell not in kept], [cell for cell in theirs if cell not in kept.values()]
     return Pairing(
-        kept_first, kept_second, {cell: cells[cell] for cell in kept_first},
-        len(names) - len(renamed), len(others) - len(renamed), sorted(differing),
-    )  # fmt: skip
+        kept_first, kept_second, kept, len(names) - len(renamed), len(others) - len(renamed), sorted(differing), alone
+    )
 
 
 def _by_cell(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
@@ -100,14 +103,12 @@ def _cells(
     first: Sequence[str], second: Sequence[str], models: Mapping[str, str], conditions: Mapping[str, str]
 ) -> dict[str, str]:
     """Cell of the first run to that of the second."""
-    labels = _partners("models", *([cell.rpartition("/")[0] for cell in cells] for cells in (first, second)), models)
-    states = _partners(
-        "conditions", *([cell.rpartition("/")[2] for cell in cells] for cells in (first, second)), conditions
-    )
+    ours, theirs = ([cell.rpartition("/") for cell in cells] for cells in (first, second))
+    labels = _partners("models", [cell[0] for cell in ours], [cell[0] for cell in theirs], models)
+    states = _partners("conditions", [cell[2] for cell in ours], [cell[2] for cell in theirs], conditions)
     pairs = {
-        cell: f"{labels[model]}/{states[condition]}"
-        for cell in first
-        for model, _, condition in [cell.rpartition("/")]
+        f"{model}/{condition}": f"{labels[model]}/{states[condition]}"
+        for model, _, condition in ours
         if model in labels and condition in states
     }
     kept = {cell: other for cell, other in pairs.items() if other in second}
@@ -168,9 +169,7 @@ def _differing(first: Names, second: Names) -> set[str]:
             questions[key].add((question, number))
         by_key.append(questions)
     ours, theirs = by_key
-    return {
-        key for key in ours.keys() & theirs.keys() if not (ours[key] <= theirs[key] or theirs[key] <= ours[key])
-    }
+    return {key for key in ours.keys() & theirs.keys() if not (ours[key] <= theirs[key] or theirs[key] <= ours[key])}
 
 
 def _example(names: Names, differing: set[str]) -> str:

@@ -38,7 +38,7 @@ class Comment:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer with its ratings (None: not rated) and comments; `weight` as of a table's head, `view` marks it there."""
+    """An answer with its ratings (None: not rated) and comments; `weight` as of a table's head; its `view` marks it."""
 
     title: str
     text: str

@@ -150,6 +150,9 @@ def _result(pairing: Pairing, details: Mapping[str, Any]) -> Json:
     for number, side, other in ((figures["only_a"], "A", "B"), (figures["only_b"], "B", "A")):
         if number:
             notes.append(f"{number:,} questions of {side} are in no figure: {other} was not asked them.")
+    for cells, side in zip(pairing.alone, ("A", "B"), strict=True):
+        if cells:
+            notes.append(f"Only {side} has {', '.join(cells)}; models= and conditions= say which belong together.")
     if keys := figures["differing"]:
         notes.append(f"{len(keys):,} records are left out, for their questions differ ({', '.join(keys[:3])}).")
     named = [f"{model}/{condition}" for model, condition in details["headline"].items()]
@@ -189,9 +192,7 @@ def _short(identity: Mapping[str, Any]) -> str:
     return ", ".join(str(value) for value in identity.values() if value not in (None, False))
 
 
-def _samples(
-    run: _Run, settings: Compare, console: Console, keys: set[str]
-) -> tuple[dict[str, Sample], list[str]]:
+def _samples(run: _Run, settings: Compare, console: Console, keys: set[str]) -> tuple[dict[str, Sample], list[str]]:
     """The records of these keys with their images, as far as they are here; and what is missing, in words."""
     from dress.data.stream import open_split
     from dress.worlds.prepared import prepared
