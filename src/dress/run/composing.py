@@ -52,7 +52,31 @@ def arguments(typed: list[str]) -> list[str]:
         raise CommandLineError(
             f"{text}: a setting has a value in every run; say which: {key}=… (null, where it may have none)"
         )
-    return replacing(_with_names_as_mappings([quoted(one) for text in typed for one in _file_of_source(text)]))
+    short = [one for text in _with_runs(typed) for one in _file_of_source(text)]
+    return replacing(_with_names_as_mappings([quoted(one) for one in short]))
+
+
+def _with_runs(typed: list[str]) -> list[str]:
+    """`compare=A,B`, which Hydra would take for a sweep, names two runs of suite=compare.
+
+    Raises:
+        CommandLineError: not two, or another suite beside them.
+    """
+    places = [number for number, text in enumerate(typed) if text.startswith("compare=")]
+    if not places:
+        return typed
+    text = typed[places[-1]]
+    value = text.removeprefix("compare=")
+    runs = value.removeprefix("[").removesuffix("]") if value.startswith("[") else value
+    names = [name.strip().strip("'\"") for name in runs.split(",")]
+    if len(names) != 2 or not all(names):
+        raise CommandLineError(f"{text}: expected two runs, got {len(list(filter(None, names)))}: compare=RUN_A,RUN_B")
+    suites = [one.removeprefix("suite=") for one in typed if one.startswith("suite=")]
+    if suites and suites[-1] != "compare":
+        raise CommandLineError(f"{text}: expected suite=compare beside it, or none, got suite={suites[-1]}")
+    quotes = ",".join("'" + name.replace("\\", "\\\\").replace("'", "\\'") + "'" for name in names)
+    rest = [one for one in typed if not one.startswith(("compare=", "suite="))]
+    return ["suite=compare", f"compare=[{quotes}]", *rest]
 
 
 def _file_of_source(text: str) -> list[str]:

@@ -18,7 +18,7 @@ from dress.config.foreign import foreign
 
 FREE = (
     r"curriculum\.stages\.[^.]+\.(?:phases|models|data)|data\.(?:align|sft|feedback)|model\.language\.config"
-    r"|model\.projector|callbacks\.[^.]+|logger\.[^.]+"
+    r"|model\.projector|callbacks\.[^.]+|logger\.[^.]+|models|conditions"
 )
 """Mappings whose keys are free: what is given for one is all of it."""
 OPEN = (
