@@ -18,7 +18,7 @@ from pathlib import Path
 import nbformat
 
 DOCS = Path(__file__).resolve().parent
-SHOWN = (".md", ".svg", ".png")
+SHOWN = (".md", ".svg", ".png", ".css")
 """What is taken from docs/ whether a link names it or not."""
 _LINK = re.compile(r"^```.*?^```|`[^`\n]+`|(?<=\]\()(?P<target>[^)\s#:]+)(?=[)#])", flags=re.DOTALL | re.MULTILINE)
 
@@ -54,15 +54,17 @@ def page_of_notebook(file: Path) -> str:
         if cell.cell_type == "markdown":
             parts.append(cell.source)
         elif cell.cell_type == "code":
-            parts += [f"```python\n{cell.source}\n```", *(_output(one) for one in cell.outputs)]
+            parts += [f"```python\n{cell.source}\n```", *map(_output, cell.outputs)]
     return "\n\n".join(parts) + "\n"
 
 
 def _output(output: nbformat.NotebookNode) -> str:
-    """What a cell gave, a picture or a text."""
+    """What a cell gave: a picture, Markdown, or a text."""
     data = output.get("data", {})
     if "image/png" in data:
         return f"![What the cell above gave](data:image/png;base64,{''.join(data['image/png'].split())})"
+    if "text/markdown" in data:
+        return data["text/markdown"]
     text = output.text if output.output_type == "stream" else data.get("text/plain", "")
     return f"```text\n{text.rstrip()}\n```"
 
