@@ -13,7 +13,7 @@ export PYTHONNOUSERSITE := 1
 unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONHASHSEED PYTHONWARNINGS PYTHONSAFEPATH
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_NO_DEPS PIP_REQUIREMENT PYTEST_ADDOPTS
 
-.PHONY: help setup train test test-slow test-lowest dist lint format check constraints photos bench bench-losses bench-methods bench-vlm bench-full bench-scaling bench-gpu bench-gpu-peers llm-server llm-test lmms clean
+.PHONY: help setup train test test-slow test-lowest docs dist lint format check constraints photos bench bench-losses bench-methods bench-vlm bench-full bench-scaling bench-gpu bench-gpu-peers llm-server llm-test lmms clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -56,6 +56,11 @@ test-lowest: ## Run the fast tests with the lowest versions that are allowed
 	$(LOWEST) -m uv pip install --python $(LOWEST) --requirement .venv-lowest/lowest.txt
 	$(LOWEST) -m uv pip install --python $(LOWEST) --no-deps --editable .
 	$(LOWEST) -m pytest --durations=10 --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
+
+docs: setup ## Build the site of docs/ strictly: build/site/index.html
+	$(PY) docs/pages.py build/pages
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "build/site/index.html; with search: python3 -m http.server --directory build/site"
 
 dist: setup ## Build the wheel into dist/
 	$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -80,7 +80,8 @@ def ratio(tops: Sequence[float], bottoms: Sequence[float], clusters: Sequence[st
     """sum(tops) / sum(bottoms), pooled; n = sum(bottoms).
 
     Args:
-        tops, bottoms: what each sample adds to the two sums.
+        tops: what each sample adds to the first sum.
+        bottoms: what each sample adds to the second.
         clusters: name of each sample's cluster; None: all are independent.
     """
     columns = np.asarray([tops, bottoms], dtype=float).T

@@ -28,7 +28,9 @@ class Estimate:
     Args:
         settings: prices.
         prompt_version: of the calls.
-        calls, prompt_tokens, completion_tokens: of all.
+        calls: how many.
+        prompt_tokens: of all calls.
+        completion_tokens: of all calls.
     """
 
     settings: Calls

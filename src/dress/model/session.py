@@ -103,7 +103,7 @@ class Session:
 
     Args:
         model: whose weights stay as they are while the session lasts; in eval mode or not, it is put back.
-        packed: its language model, packed; sessions of the same weights may share it.
+        weights: its language model's, packed; sessions of the same weights may share it.
     """
 
     def __init__(self, model: LVLM, weights: PackedWeights | None = None) -> None:
