@@ -15,7 +15,8 @@ from test_command_line import FAST, train
 
 from dress.data.shards import Shards
 from dress.evaluation.outcomes import Outcome
-from dress.run import loggers
+from dress.base.redaction import redacted
+from dress.run import loggers, sweep_job, wandb_run
 from dress.run.result_rows import flat_figures, sample_table
 
 CANARY = "canary-0a1b2c3d4e5f6a7b8c9d"
@@ -113,25 +114,25 @@ def test_no_secret_is_written_anywhere(run: Path) -> None:
 def test_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_TOKEN", CANARY)
     plain = {"a": [f"x{CANARY}y", 3], "b": {"c": "fine"}}
-    assert loggers.redacted(plain) == {"a": ["x<SOME_TOKEN>y", 3], "b": {"c": "fine"}}
+    assert redacted(plain) == {"a": ["x<SOME_TOKEN>y", 3], "b": {"c": "fine"}}
 
 
 def test_runs_of_a_sweep_are_a_group(tmp_path: Path) -> None:
     sweep = tmp_path / "2026-01-01_00-00-00"
     (sweep / "0").mkdir(parents=True)
-    assert loggers.group_of(sweep / "0") is None
+    assert sweep_job.group_of(sweep / "0") is None
     (sweep / "multirun.yaml").touch()
-    assert loggers.group_of(sweep / "0") == sweep.name
+    assert sweep_job.group_of(sweep / "0") == sweep.name
 
 
 def test_wandb_id_is_the_same_after_a_resume(tmp_path: Path) -> None:
-    assert loggers.wandb_id(tmp_path) == loggers.wandb_id(tmp_path)
+    assert wandb_run.wandb_id(tmp_path) == wandb_run.wandb_id(tmp_path)
 
 
 def test_later_processes_take_the_wandb_id_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     with ThreadPoolExecutor(1) as pool:
-        later = pool.submit(loggers.wandb_id, tmp_path)
+        later = pool.submit(wandb_run.wandb_id, tmp_path)
         time.sleep(0.3)
         assert not later.done() and not list(tmp_path.iterdir())
         (tmp_path / "wandb_id.txt").write_text("0a1b2c3d")
