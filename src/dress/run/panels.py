@@ -146,7 +146,7 @@ def _matching(names: Iterable[str], pattern: str) -> tuple[str, ...]:
 
 
 def _figures(names: Iterable[str], groups: Collection[str]) -> list[str]:
-    """The figures of some groups that any model has, without model and turn; those of a single criterion are left out."""
+    """The figures of some groups that any model has, without model and turn, and none of a single criterion."""
     parts = (name.split("/") for name in names if name.startswith("final/"))
     keys = ("/".join(word for word in rest if not word.startswith("turn_")) for _, _, *rest in parts)
     return list(dict.fromkeys(key for key in keys if key.partition("/")[0] in groups and key.count("/") == 1))

@@ -86,7 +86,7 @@ class RunArtifacts:
         with artifact.new_file("shards.json") as file:
             json.dump({"fingerprint": shards.fingerprint, "shards": listed}, file, indent=1)
         for entry in listed if self.send_data else ():
-            place = Path(shards.folder) / str(entry["shard"])
+            place = (Path(shards.folder) / str(entry["shard"])).absolute()  # `wandb sync` reads it, from any folder
             if place.is_file():
                 artifact.add_file(str(place), name=str(entry["shard"]), policy="immutable")
         return artifact
