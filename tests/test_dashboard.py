@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +14,14 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROOT, composed
+from scripts import run_script
 from test_command_line import environment
 
 from dress.run import dashboard, loggers, mlflow_run
 from dress.run.panels import logged_names, sections
 from dress.run.sweep_job import group_of, varied_settings
 
+KEY = "canary" * 7
 NAMES = ["curriculum/step", "sft/loss", "train/loss", "final/dress/honesty/chair_i", "round", "round/honesty/chair_i"]
 
 
@@ -28,11 +29,12 @@ class Server(BaseHTTPRequestHandler):
     """The two answers of W&B that saving a view takes."""
 
     saved: list[dict[str, Any]]
+    known: bool
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         viewer = {"id": "1", "entity": "us", "username": "me", "email": "", "flags": "{}", "teams": {"edges": []}}
-        answer: dict[str, Any] = {"viewer": viewer}
+        answer: dict[str, Any] = {"viewer": viewer if self.known else None}
         if "upsertView" in asked["query"]:
             self.saved.append(asked["variables"])
             answer = {"upsertView": {"view": {"id": "v", "name": "nw-abc-v"}, "inserted": True}}
@@ -47,9 +49,10 @@ class Server(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def wandb_server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def wandb_server(known: bool = True) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A server's address, and what it is sent; it may know no account."""
     saved: list[dict[str, Any]] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Keeping", (Server,), {"saved": saved}))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Keeping", (Server,), {"saved": saved, "known": known}))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", saved
@@ -61,26 +64,29 @@ def wandb_server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 SAVE = """
 import sys
 from types import SimpleNamespace
-from conftest import composed
+
+from dress import config
+from dress.run.composing import compose
 from dress.run.dashboard import save_workspace
 from dress.run.only_warned import only_warned
 
 folder, names = sys.argv[1], sys.argv[2].split()
+settings = config.check(compose("train", [f"run_dir={folder}"]))
 for offline in (True, False, False):
     run = SimpleNamespace(offline=offline, entity="us", project="dress")
     with only_warned("the workspace"):
-        print(save_workspace(run, composed(run_dir=folder), names))
+        print(save_workspace(run, settings, names))
 """
 
 
 def saving(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
     """What a run that is logged offline, and one that is logged online twice, say of their workspace."""
-    env = environment(WANDB_BASE_URL=url, WANDB_API_KEY="a" * 40, WANDB_SILENT="true")
-    path = f"{ROOT / 'src'}:{ROOT / 'tests'}"
-    return subprocess.run(
-        [sys.executable, "-c", SAVE, str(folder), " ".join(NAMES)],
-        env=env | {"PYTHONPATH": path}, capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
+    (folder / "src").mkdir()
+    (folder / "src" / "save.py").write_text(SAVE)
+    env = environment(WANDB_BASE_URL=url, WANDB_API_KEY=KEY, WANDB_SILENT="true")
+    done = run_script(folder / "src" / "save.py", str(folder), " ".join(NAMES), cwd=ROOT, env=env)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def test_a_run_logged_online_saves_its_workspace_once(tmp_path: Path) -> None:
@@ -94,11 +100,10 @@ def test_a_run_logged_online_saves_its_workspace_once(tmp_path: Path) -> None:
 
 
 def test_a_workspace_that_cannot_be_saved_is_a_line(tmp_path: Path) -> None:
-    with wandb_server() as (url, _):
-        pass  # nobody listens there any more
-    done = saving(tmp_path, url)
-    assert done.stdout.split() == ["None"] and not list(tmp_path.iterdir())
-    assert "the workspace failed: " in done.stderr and "a" * 40 not in done.stderr
+    with wandb_server(known=False) as (url, saved):
+        done = saving(tmp_path, url)
+    assert done.stdout.split() == ["None"] and not saved and not (tmp_path / dashboard.WORKSPACE).exists()
+    assert done.stderr.count("the workspace failed: ") == 2 and KEY not in done.stderr
 
 
 def test_phases_that_a_run_has_not_give_no_panel() -> None:

@@ -254,24 +254,26 @@ def test_tensorboard_has_charts_and_final_figures_in_its_table_of_settings(run: 
     assert [(e.step, e.value) for e in events.Scalars("round/harmlessness/safe_share")] != []
 
 
-def test_the_commands_of_the_page_work_on_such_a_run(run: Path) -> None:
+def test_the_commands_of_the_page_work_on_such_a_run(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = (ROOT / "docs" / "tracking.md").read_text()
     lines = [line for block in re.findall(r"^```\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
-    typed = [shlex.split(line, comments=True) for line in lines if not line.startswith("python ")]
-    said = {}
-    for command, *words in typed:
-        if command == "tensorboard":
-            words.append("--inspect")  # else it serves until it is stopped
-        elif words[:1] == ["sync"]:
-            words = [*words, "--dry-run"] if "--dry-run" not in words else words
+    said = []
+    for command, *words in (shlex.split(line) for line in lines if not line.startswith("python ")):
+        short = {"tensorboard": ["--inspect"], "wandb": ["--dry-run"]}[command]  # neither serves nor sends
         done = subprocess.run(
-            [str(Path(sys.executable).with_name(command)), *words], cwd=run.parents[2], env=environment(),
+            [str(Path(sys.executable).with_name(command)), *words, *short], cwd=run.parents[2], env=environment(),
             capture_output=True, text=True, check=True, timeout=120,
         )  # fmt: skip
-        said[" ".join([command, *words])] = done.stdout + done.stderr
-    assert len(said) == len({tuple(one) for one in typed}) or len(said) >= 3
-    assert any("Would sync 1 run" in text for text in said.values())
-    assert any("train/loss" in text for name, text in said.items() if name.startswith("tensorboard"))
+        said.append(done.stdout + done.stderr)
+    assert len(said) == 3 and "train/loss" in said[0]
+    assert all("Would sync 1 run" in one for one in said[1:])
+    monkeypatch.chdir(run.parents[2])
+    first, second = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    exec(first, {})
+    assert capsys.readouterr().out.split("\n")[:2] == ["Losses by phase", "Speed"]
+    assert "from dress.run.wandb_report import report" in second  # below: it asks W&B for the project
 
 
 def test_a_report_over_several_runs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
