@@ -21,10 +21,8 @@ from dress.base.errors import ConfigError
 from dress.base.redaction import redacted
 from dress.config.consent import checked_run
 from dress.data.shards import Shards
-from dress.evaluation.outcomes import Outcome
 from dress.run import dashboard, loggers, sweep_job, wandb_run
 from dress.run.panels import logged_names
-from dress.run.result_rows import flat_figures, sample_table
 from dress.run.run_results import run_results
 
 CANARY = "canary-0a1b2c3d4e5f6a7b8c9d"
@@ -182,7 +180,7 @@ def named(value: Any) -> set[str]:
 
 
 def test_every_panel_of_the_workspace_shows_what_the_run_has_logged(run: Path) -> None:
-    logged = {name for item in points(run) for name in item}
+    logged = {name.removesuffix("._type") for item in points(run) for name in item}  # of pictures, pages, tables
     settings = checked_run(run / "config.json").model_copy(update={"run_dir": str(run)})
     results = run_results(settings, json.loads((run / "metrics.json").read_text()), [], [])
     names = [*logged_names(settings, results), *results.tables, "tables/samples", "samples", "report"]
@@ -212,7 +210,7 @@ def test_one_mlflow_run_for_all_stages(run: Path, monkeypatch: pytest.MonkeyPatc
     (experiment,) = (one for one in client.search_experiments() if one.name == "dress")
     (one,) = client.search_runs([experiment.experiment_id])
     assert (one.info.run_id, one.info.status) == ((run / "mlflow_id.txt").read_text(), "FINISHED")
-    assert one.info.run_name == "dress_full-0" and one.data.params["curriculum/stages/sft/steps"] == "5"
+    assert one.info.run_name == "dress_full-0" and one.data.params["curriculum.stages.sft.steps"] == "5"
     steps = [metric.step for metric in client.get_metric_history(one.info.run_id, "train/loss")]
     assert steps == [item["curriculum/step"] for item in history(run)[:-1]]
     rounds = client.get_metric_history(one.info.run_id, "round/honesty/coverage")
@@ -297,8 +295,8 @@ def test_a_report_over_several_runs(run: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_samples_are_pictures_with_answers(run: Path) -> None:
     kept = [file for file in (run / "wandb" / "data").rglob("*") if file.is_file()]
     assert len([file for file in kept if file.read_bytes().startswith(b"\x89PNG")]) == 4
-    (shown,) = [item["samples"] for item in points(run) if "samples" in item]
-    assert shown["count"] == 4 and "question: " in shown["captions"][0]
+    end = history(run)[-1]
+    assert end["samples.count"] == 4 and "question: " in end["samples.captions"][0]
 
 
 def test_no_secret_is_written_anywhere(run: Path) -> None:
@@ -378,54 +376,3 @@ def test_a_stage_that_begins_again_forgets_what_it_logged(tmp_path: Path) -> Non
         logger.log_metrics({"curriculum/step": 5.0, "sft/loss": 1.0}, 5)
         logger.finalize("success")
     assert len((tmp_path / "csv" / "sft" / "metrics.csv").read_text().splitlines()) == 2
-
-
-def outcome(record_key: str, model: str, turn: int, **more: Any) -> Outcome:
-    condition = "none" if model == "sft" else "praise"
-    return Outcome(
-        model=model, condition=condition, item=f"{record_key}/0", key=record_key, criterion="honesty",
-        kind="description", turn=turn, user="What is there?", answer=f"{model} {turn}",
-        rating=2, critique="Bad | really.", refinement="Look again.", facts={},
-    )  # fmt: skip
-
-
-def test_tensorboard_gets_figures_tables_and_samples(tmp_path: Path, shapes_folder: Path) -> None:
-    shards = Shards(shapes_folder / "eval")
-    samples = [shards[0], shards[1]]
-    outcomes = [outcome(r.key, m, t) for r, _ in samples for m in ("sft", "dress") for t in (0, 1)]
-    settings = composed("logger=tensorboard", run_dir=tmp_path)
-    metrics = {
-        "sft": {"honesty/chair_i": FIGURE},
-        "conditions": {"sft/none": {"honesty/chair_i": FIGURE}},
-    }
-    loggers.log_results(settings, metrics, outcomes, samples)
-
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert events.Scalars("final/sft/honesty/chair_i")[0].value == 0.5
-    assert set(events.Tags()["images"]) == {"samples/0", "samples/1"}
-    assert any(tag.startswith("samples/0") for tag in events.Tags()["tensors"])
-
-
-def test_a_missing_tensorboard_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r'pip install -e "\.\[tensorboard\]"'):
-        loggers.build_loggers(composed("logger=tensorboard", run_dir=tmp_path), "sft", False)
-
-
-def test_sample_rows_pair_the_answers_of_one_dialogue(shapes_folder: Path) -> None:
-    sample = Shards(shapes_folder / "eval")[0]
-    key = sample[0].key
-    answers = [outcome(key, m, t) for m in ("sft", "dress") for t in (0, 1)]
-    rows = sample_table(answers, [sample], {"sft": "none", "dress": "praise"}).rows
-    assert rows[0].values == (
-        "description", "What is there?", "sft 0", "dress 0", 2, "Bad | really.\nLook again.", "dress 1",
-    )  # fmt: skip
-    assert rows[0].picture() is not None
-
-
-def test_flat_figures_name_turns_and_hold_what_was_counted() -> None:
-    nothing = {"value": None, "n": 0, "low": None, "high": None}
-    flat = flat_figures({"dress": {"interaction/mean_rating": [FIGURE, nothing]}})
-    assert flat == {"final/dress/interaction/mean_rating/turn_0": 0.5}  # NaN is no point of a curve
