@@ -143,6 +143,7 @@ class Curriculum:
             begin(self.settings, {"stages": {name: facts(task) for name, task in self.tasks.by_name.items()}})
             for name, task in self.tasks.by_name.items():
                 self._stage(name, task)
+                self.loggers.stage_done(task, self.stage_folder(name))
         if rank() > 0:
             return {}
         last = self.tasks.by_name.get(evaluation(self.settings.curriculum) or "")
