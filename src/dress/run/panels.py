@@ -13,7 +13,7 @@ from pathlib import Path
 from dress import config
 from dress.base.files import read_json
 from dress.config.graph import evaluated_stages
-from dress.evaluation.suites.run import MEASURES
+from dress.evaluation.run_measures import MEASURES
 from dress.run.run_results import ROUND, RunResults
 
 X_AXIS = "curriculum/step"
