@@ -164,16 +164,6 @@ def test_a_resumed_mlflow_run_is_the_same_and_each_point_stands_once(
     assert len(client.search_runs([one.info.experiment_id])) == 1
 
 
-@pytest.mark.slow  # making the database takes seconds
-def test_mlflow_without_an_address_writes_into_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    settings = composed("logger=mlflow", run_dir=tmp_path)
-    log(settings, [1, 2], False)
-    loggers.log_results(settings, {"sft": {"honesty/chair_i": {"value": 0.5, "n": 2, "low": 0.1, "high": 0.9}}}, [], [])
-    loggers.finish(0)
-    assert (tmp_path / "mlflow.db").exists() and list((tmp_path / "mlflow-artifacts").rglob("figures.csv"))
-
-
 def test_an_address_of_mlflow_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
     settings = composed("logger=mlflow", f"logger.mlflow.tracking_uri=file:{tmp_path}", run_dir=tmp_path)

@@ -18,15 +18,18 @@ from conftest import ROOT
 from documented import commands, run_all
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
+from pages import values
 from test_command_line import FAST, environment, train
 
 from dress.base.errors import ConfigError
 from dress.base.files import read_json
+from dress.config.search import check_search
 from dress.data.shards import write_shards
 from dress.report.parallel import ParallelAxis, ParallelLine, parallel_coordinates
 from dress.report.picture import svg
 from dress.run import search as searching
-from dress.run.overrides import CommandLineError, several_runs
+from dress.run.objective import check_objective
+from dress.run.overrides import CommandLineError, replacing, several_runs
 from dress.run.resuming import begin_or_go_on
 from dress.run.search import JOURNAL, _without_half_a_line
 from dress.run.space import Dimension, Space, parse_space
@@ -40,6 +43,11 @@ SEARCH = [
     "hydra.sweeper.trials=3", "hydra.sweeper.startup_trials=1", f"{LR}=tag(log, interval(1e-4, 1e-2))", "sweep=S",
     "callbacks.trouble._target_=trouble.Trouble",
 ]  # fmt: skip
+SETTINGS = {
+    "objective": OBJECTIVE, "direction": "maximize", "trials": 1, "parallel": 1, "sampler": "tpe", "startup_trials": 1,
+    "failures": 0, "seed": 0, "params": {},
+}  # fmt: skip
+"""Of a search."""
 TROUBLE = """
 import os, signal
 from pathlib import Path
@@ -139,8 +147,6 @@ def test_the_same_command_again_trains_nothing_and_shows_the_table(searched: Pat
     [
         ("hydra.sweeper.objective=final/sft/image/gap", f"hydra.sweeper.objective: S holds .* {OBJECTIVE}"),
         (f"{LR}=interval(0, 1)", r"hydra.sweeper.params: S holds .*'tag\(log, interval"),
-        ("seed=1", "what was typed: S holds a search with other settings"),
-        ("hydra.sweeper.direction=minimize", "hydra.sweeper.direction=minimize: S holds"),
     ],
 )  # fmt: skip
 def test_another_search_in_the_same_folder_is_refused(searched: Path, other: str, told: str) -> None:
@@ -217,26 +223,56 @@ def test_half_a_line_in_the_journal_is_taken_away(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
-        ([f"hydra.sweeper.objective={OBJECTIVE.replace('rating', 'ratng')}"], f"Did you mean {OBJECTIVE}?"),
-        (["hydra.sweeper.objective=final/dress/helpfulness/accuracy"], "There are: final/sft/helpfulness/accuracy, "),
-        (["hydra.sweeper.objective=final/sft/interaction/mean_rating/turn_2"], "expected a figure of the run"),
-        (["hydra.sweeper.objective=null"], "expected a figure of the run, got none"),
-        (["curriculum.run=[sft]"], "the run evaluates no model"),
-        ([f"{LR}=-1,interval(0,1)"], "cannot be read"),
-        (["curriculum.stages.sft.warmup=7"], "curriculum.stages.sft.warmup"),
-        (["run_dir=x"], "run_dir=x: in a search each run has its own folder"),
-        (["trainer.devices=2"], "trainer.devices=2 does not go with -m"),
-        (["hydra.sweeper.sampler=grid"], "hydra.sweeper.sampler: Input should be 'tpe', 'gp' or 'random'"),
-        (["hydra.sweeper.trials=0"], "hydra.sweeper.trials: Input should be greater than 0"),
-        ([f"{LR}=1e-3"], "hydra.sweeper.params: expected settings to search over"),
+        (f"hydra.sweeper.objective={OBJECTIVE.replace('rating', 'ratng')}", f"Did you mean {OBJECTIVE}?"),
+        ("curriculum.stages.sft.warmup=7", "curriculum.stages.sft.warmup: Input should be less than"),
+        ("run_dir=x", "run_dir=x: in a search each run has its own folder"),
     ],
-)  # fmt: skip
-def test_what_cannot_be_searched_is_said_at_once(tmp_path: Path, typed: list[str], told: str) -> None:
-    home(tmp_path)
-    keys = {text.partition("=")[0] for text in typed}
-    done = train(tmp_path, *(text for text in SEARCH if text.partition("=")[0] not in keys), *typed)
-    assert done.returncode in (1, 2) and told in done.stderr, done.stderr
+)
+def test_what_cannot_be_searched_is_said_at_once(tmp_path: Path, typed: str, told: str) -> None:
+    key = typed.partition("=")[0]
+    done = train(home(tmp_path), *(text for text in SEARCH if not text.startswith(f"{key}=")), typed)
+    assert done.returncode == 1 and told in done.stderr, done.stderr
     assert not (tmp_path / "S").exists() and not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("objective", "typed", "told"),
+    [
+        ("final/dress/helpfulness/accuracy", [], "There are: final/sft/helpfulness/accuracy, "),
+        ("final/sft/interaction/mean_rating/turn_2", ["eval.turns=2"], f"Did you mean {OBJECTIVE[:-1]}"),
+        (None, [], "expected a figure of the run, got none"),
+        (OBJECTIVE, ["curriculum.run=[sft]"], "the run evaluates no model"),
+        (OBJECTIVE, ["trainer.devices=2"], "trainer.devices=2 does not go with -m"),
+        (OBJECTIVE, ["curriculum.stages.sft.epochs=0.5"], None),
+        ("final/sft/reference/rouge_l/honesty", [], None),
+    ],
+)
+def test_the_objective_is_a_figure_that_the_run_will_have(
+    objective: str | None, typed: list[str], told: str | None
+) -> None:
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        overrides = replacing(["experiment=sft_only", *typed])
+        composed = compose("train", overrides=overrides, return_hydra_config=True)
+        if told is None:
+            check_objective(objective, composed, overrides)
+            return
+        with pytest.raises(ConfigError) as caught:
+            check_objective(objective, composed, overrides)
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"sampler": "grid"}, "hydra.sweeper.sampler: Input should be 'tpe', 'gp' or 'random'"),
+        ({"trials": 0}, "hydra.sweeper.trials: Input should be greater than 0"),
+        ({"trails": 3}, "hydra.sweeper.trails: no such setting. Did you mean hydra.sweeper.trials?"),
+    ],
+)
+def test_a_setting_of_the_search_that_does_not_fit_is_named(setting: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_search(SETTINGS | setting)
+    assert told in str(caught.value)
 
 
 def test_the_search_that_is_shipped_says_what_it_would_run(tmp_path: Path) -> None:
@@ -248,12 +284,8 @@ def test_the_search_that_is_shipped_says_what_it_would_run(tmp_path: Path) -> No
 
 def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(searching, "find_spec", lambda name: None)
-    settings = {
-        "objective": OBJECTIVE, "direction": "maximize", "trials": 1, "parallel": 1, "sampler": "tpe",
-        "startup_trials": 1, "failures": 0, "seed": 0, "params": {},
-    }  # fmt: skip
     with pytest.raises(ConfigError, match=r'optuna is not installed; pip install -e ".\[sweep\]"'):
-        searching.search(settings, None, [])  # type: ignore[arg-type]  # not asked
+        searching.search(SETTINGS, None, [])  # type: ignore[arg-type]  # not asked
 
 
 # --- parts ----------------------------------------------------------------------------------------
@@ -267,7 +299,7 @@ def test_a_space_is_said_in_hydras_words() -> None:
     drawn = space(
         {
             "data.max_tokens": "range(64, 257, 64)", "seed": "interval(1, 4)", "data.workers": 3,
-            "curriculum.stages.sft.lr": "tag(log, interval(1e-4, 1))", "trainer.gradient_clip_val": "choice(0.5, null)",
+            "curriculum.stages.sft.lr": "tag(log, interval(1e-4, 1))", "trainer.gradient_clip_val": "choice(0.5, 1.0)",
             "curriculum.stages.sft.phases": "choice({sft: 1.0}, {rating: 1.0})",
         },
         "scale=small", "seed=3",
@@ -276,12 +308,12 @@ def test_a_space_is_said_in_hydras_words() -> None:
     assert kinds == {
         "data.max_tokens": {"low": 64, "high": 256, "log": False},
         "curriculum.stages.sft.lr": {"low": 1e-4, "high": 1.0, "log": True},
-        "trainer.gradient_clip_val": {"choices": ["0.5", "null"]},
+        "trainer.gradient_clip_val": {"choices": ["0.5", "1.0"]},
         "curriculum.stages.sft.phases": {"choices": ["{sft:1.0}", "{rating:1.0}"]},
     }
     assert drawn.fixed == ["data.workers=3", "++curriculum.stages.sft.phases=null", "scale=small", "seed=3"]
-    values = {name: {**one.described(), "low": 128}.get("choices", [128])[0] for name, one in drawn.dimensions.items()}
-    job = drawn.overrides(values)
+    given = {name: {**one.described(), "low": 128}.get("choices", [128])[0] for name, one in drawn.dimensions.items()}
+    job = drawn.overrides(given)
     assert "++trainer.gradient_clip_val=0.5" in job and "curriculum.stages.sft.phases={sft:1.0}" in job
     assert job.index("++curriculum.stages.sft.phases=null") < job.index("curriculum.stages.sft.phases={sft:1.0}")
 
@@ -292,6 +324,7 @@ def test_a_space_is_said_in_hydras_words() -> None:
         ("tag(log, interval(0, 1))", "seed=tag"),
         ("tag(lgo, interval(1, 2))", "expected no tag but log, got lgo"),
         ("interval(2.0, 1.0)", "seed=interval"),
+        ("choice(1, null)", "hydra.sweeper.params: Error parsing override 'seed=choice(1, null)'"),
     ],
 )
 def test_a_range_that_is_none_is_named(text: str, told: str) -> None:
@@ -340,12 +373,10 @@ def test_a_failed_run_is_grey_and_dashed_and_the_best_is_wide() -> None:
         ParallelLine("0", (1e-4, "a", 0.2)), ParallelLine("1", (1e-3, "b", 0.1)), ParallelLine("2", (1e-2, "a", None))
     ]  # fmt: skip
     chart = parallel_coordinates("Runs", axes, lines)
-    drawn = chart.specification["layer"][1]
-    points = drawn["data"]["values"]
-    assert [point["place"] for point in points if point["axis"] == "lr"] == [1.0, 0.0, 0.5]
-    assert {point["run"]: point["wide"] for point in points} == {"2": 1.5, "0": 1.5, "1": 3.5}
-    assert {point["run"] for point in points if point["failed"]} == {"2"}
-    assert not [point for point in points if point["run"] == "2" and point["axis"] == axes[2].title]
+    points = values(chart.specification, "run", "axis", "place", "wide", "failed")
+    assert [point[:3] for point in points if point[1] == "lr"] == [("2", "lr", 1.0), ("0", "lr", 0.0), ("1", "lr", 0.5)]
+    assert {point[0]: point[3] for point in points} == {"2": 1.5, "0": 1.5, "1": 3.5}
+    assert {point[0] for point in points if point[4]} == {"2"} and ("2", "invents ↓") not in {p[:2] for p in points}
     assert [row.cells[-1].text for row in chart.figures.rows] == ["10.0 %", "20.0 %", "–"]
     assert "stroke-dasharray=" in (picture := svg(chart)) and "10.0 %" in picture and "var(" not in picture
 

@@ -137,18 +137,19 @@ def log_results(settings: config.Config, key: str, results: RunResults) -> None:
         results: of the run.
     """
     logger = open_run(settings, key)
-    logger.log_metrics(results.figures, results.step)
-    for row in (*results.collected, *results.rounds):
-        logger.log_metrics({name: value for name, value in row.items() if name != ROUND}, int(row[ROUND]))
     client, run_id = logger.experiment, str(logger.run_id)
+    with only_warned(f"logger.{key}: the figures"):
+        logger.log_metrics(results.figures, results.step)
+        for row in (*results.collected, *results.rounds):
+            logger.log_metrics({name: value for name, value in row.items() if name != ROUND}, int(row[ROUND]))
+    for file in results.files:
+        client.log_artifact(run_id, str(file))
     samples = LoggedTable(results.samples.columns, [row.values for row in results.samples.rows])
     for name, table in {**results.tables, "tables/samples": samples}.items():
         client.log_text(run_id, _csv(table), f"{name}.csv")
     for number, sample in enumerate(results.samples.rows):
         if (picture := sample.picture()) is not None:
             client.log_image(run_id, picture, f"samples/{number}.png")
-    for file in results.files:
-        client.log_artifact(run_id, str(file))
 
 
 def finish(exit_code: int) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
 
 from dress.base.errors import ConfigError, in_one_line
 from dress.run.overrides import replacing
@@ -76,13 +77,15 @@ def parse_space(params: Mapping[str, Any], arguments: Sequence[str], loader: Con
         loader: knows the options of groups, for `glob(…)`.
 
     Raises:
-        ConfigError: nothing is drawn, or a range that is none.
-        HydraException: what cannot be read.
+        ConfigError: nothing is drawn, or a range that is none or cannot be read.
     """
     parser = OverridesParser.create(config_loader=loader)
     typed = parser.parse_overrides(list(arguments))
     keys = {one.key_or_group for one in typed}
-    listed = parser.parse_overrides(replacing([f"{key}={value}" for key, value in params.items()]))
+    try:
+        listed = parser.parse_overrides(replacing([f"{key}={value}" for key, value in params.items()]))
+    except HydraException as error:
+        raise ConfigError(f"hydra.sweeper.params: {in_one_line(error).partition(' See https')[0]}") from None
     parts = [_part(one) for one in [*(one for one in listed if one.key_or_group not in keys), *typed]]
     space = Space(parts)
     if not space.dimensions:
