@@ -184,16 +184,25 @@ class _Search:
             name = {"settings": "what was typed"}.get(key, f"hydra.sweeper.{key}")
             raise ConfigError(f"{name}: {self._other()} {begun.get(key)}, and now there is {now[key]}")
         self.known = begun == now
-        self.study.set_user_attr(BEGUN_WITH, now)
+        if not self.known:
+            self.study.set_user_attr(BEGUN_WITH, now)
 
     def _other(self) -> str:
         return f"{short(self.folder)} holds a search with other settings; name another folder (sweep=DIR). It has"
 
     def _ask_again(self) -> None:
-        """Trials of a process that was killed: told where they had ended, else failed and asked again."""
+        """Trials of a process that was killed: told where they had ended, else failed and asked again.
+
+        Raises:
+            ConfigError: a launcher's job outlived that process, and still runs.
+        """
         from optuna.trial import TrialState
 
         for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
+            run = self.folder / str(trial.number)
+            if run.is_dir():
+                lock(run)  # refused where another process writes it
+                unlock(run)
             value = self._value(trial.number)
             if value is not None:
                 self.study.tell(trial.number, value)
@@ -271,7 +280,8 @@ class _Search:
 
 def _counts(text: str) -> bool:
     """Whether an override of all jobs can change what they end with."""
-    return text.lstrip("+").partition("=")[0] not in WITH_RESUME
+    key = text.lstrip("+").partition("=")[0]
+    return key not in (*WITH_RESUME, "reuse") and key.partition(".")[0] != "logger"
 
 
 def _without_half_a_line(journal: Path) -> None:
