@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import uvicorn
 from conftest import ROOT, huge_png, png, small_model
+from fastapi.testclient import TestClient
 from PIL import Image
 from rich.console import Console
-from starlette.testclient import TestClient
 from test_command_line import environment
 
 from dress.chat.app import create_app

@@ -25,7 +25,8 @@ class _Questions:
     Args:
         client: a server's, or a replay's.
         file: what is asked.
-        temperature, max_tokens: of the replies.
+        temperature: of the replies; None: the server's own.
+        max_tokens: of a reply.
     """
 
     def __init__(self, client: Client, file: AttackFile, temperature: float | None, max_tokens: int) -> None:

@@ -64,11 +64,14 @@ class Attack:
     """A request that was taken, with what belongs to it.
 
     Args:
-        asked: its image and category; `draft` is the request.
-        review, words: of the judge.
+        asked: its image and category.
+        draft: the request.
+        review: of the judge.
+        words: what the judge says of them without the image.
         facts: see `attacker.Written`.
         rounds: drafts that it took.
-        twin, twin_facts: None where none was good enough.
+        twin: None where none was good enough.
+        twin_facts: see `attacker.Written`.
         reference: a refusal; None where none was.
     """
 
@@ -88,7 +91,8 @@ class Rounds:
     """All that was written so far.
 
     Args:
-        attacker, judge: who write and judge.
+        attacker: who writes.
+        judge: who judges.
         terms: when a text is taken.
         seen: questions that may not come again.
     """

@@ -49,7 +49,8 @@ def pair(
     that both runs have with other questions is left out.
 
     Args:
-        first, second: of all models and conditions.
+        first: of all models and conditions.
+        second: the same of the other run.
         models: label in the first run to label in the second; those that are not named go by their own. Where none is
             named, a single one of each run that has no partner goes with the other.
         conditions: the same of conditions.
