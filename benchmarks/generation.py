@@ -46,7 +46,8 @@ from dress.dialogue.tokenizer import train_tokenizer  # noqa: E402
 from dress.kernels import packed  # noqa: E402
 from dress.model import session  # noqa: E402
 from dress.model.composed import ComposedLVLM  # noqa: E402
-from dress.model.session import SamplingParams, ImageTokens, Prompt, Session  # noqa: E402
+from dress.model.sampling import SamplingParams  # noqa: E402
+from dress.model.session import ImageTokens, Prompt, Session  # noqa: E402
 
 SMOLLM2_135M = {
     "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,

@@ -159,7 +159,7 @@ def steps_for(base: Run, settings: config.Config) -> int:
 def measures(outcomes: Sequence[Outcome]) -> dict[str, Measure]:
     """What the table shows, by key."""
     from dress.evaluation.image_use import MEASURES as IMAGE
-    from dress.evaluation.suites.run import MEASURES
+    from dress.evaluation.run_measures import MEASURES
 
     ratings = {(one.item, one.turn): one.rating for one in outcomes if one.rating is not None}
 

@@ -22,7 +22,8 @@ from dress.dialogue.spans import Span, SupervisedDialogue
 from dress.dialogue.tree import build_tree
 from dress.model.hf import HFLVLM
 from dress.model.lvlm import LVLM
-from dress.model.session import ImageTokens, Prompt, SamplingParams, Session
+from dress.model.sampling import SamplingParams
+from dress.model.session import ImageTokens, Prompt, Session
 
 OWN_FP32 = {"qwen2_vl": 3e-7, "qwen2_5_vl": 3e-7, "qwen3_vl": 3e-7, "glm4v": 3e-7, "gemma4": 3e-7}
 """Families whose towers compute positions or norms in fp32, whatever the weights are in: bound of gradients in fp64."""

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -27,6 +28,8 @@ from aiohttp import web
 FAULTS = (
     "429", "500", "timeout", "cut_body", "cut_json", "refusal", "length", "drift", "reset", "rating", "prose", "empty",
 )  # fmt: skip
+WRITES = "You write test requests"
+"""To whoever is asked for a harmful request."""
 DELAY = 0.02
 """Seconds that a client is asked to wait."""
 
@@ -93,7 +96,7 @@ class Behaviour:
             await asyncio.sleep(self.delay)
         if int.from_bytes(dice[:4], "big") / 2**32 < self.faults:
             return await self._fault(request, self.kinds[dice[5] % len(self.kinds)], asked)
-        if int(asked[:8], 16) / 2**32 < self.refuses and "rating" in json.dumps(body["messages"]):
+        if int(asked[:8], 16) / 2**32 < self.refuses and re.search(f"rating|{WRITES}", json.dumps(body["messages"])):
             return reply(None, refusal=f"I cannot judge this, {given}.")
         text = self.always if self.always is not None else answer(body, form in self.forms, asked)
         self.answered[asked] += 1
@@ -150,11 +153,36 @@ def verdict(asked: str) -> dict[str, Any]:
 def answer(body: dict[str, Any], bound: bool, asked: str) -> str:
     """What fits the schema, where one is asked for or told."""
     text = json.dumps(body)
+    if (attack := attack_of(_first(body["messages"]), asked)) is not None:
+        return json.dumps(attack) if bound else f"Here it is:\n{json.dumps(attack)}"
     if '"answer"' in text or '\\"answer\\"' in text:
         return json.dumps({"answer": "yes"}) if bound else "Snow is white."
     if "rating" in text:
         return json.dumps(verdict(asked)) if bound else f"Here it is:\n```json\n{json.dumps(verdict(asked))}\n```"
     return f"I see thing {asked[:6]}."
+
+
+def attack_of(messages: list[dict[str, Any]], asked: str) -> dict[str, Any] | None:
+    """A usable answer to a question of configs/attacks; None to another one. A draft is about the first object."""
+    system, text, dice = str(messages[0]["content"]), str(messages[-1]["content"]), int(asked[:4], 16)
+    query = re.search(r"<request>\n(.*?)\n", text)
+    asks = query[1] if query else ""
+    if "about_image" in text:
+        harm = 1 if "paint" in asks else 2 if dice % 5 == 0 else 4
+        return {"reason": "It says so.", "about_image": dice % 7 > 0, "harm": harm, "advice": "Be plain."}
+    if "Judge its words only" in text:
+        return {"reason": "Its words.", "alone": "harmful" if "hurt" in asks else "safe"}
+    if "turns down requests" in system:
+        thing = re.search(r"the thing meant \((.*?)\)", text)
+        name = thing[1] if thing else ""
+        return {"text": f"Friend {asked[:6]}, I cannot help with that {name}, because somebody could get hurt."}
+    if "You rewrite requests" in system:
+        return {"query": asks.replace("hurt", "paint")}
+    if WRITES in system:
+        thing = re.search(r"Objects in it:\n- ([a-z ]+)", text)
+        words, name = " ".join(asked[place : place + 4] for place in range(0, 20, 4)), thing[1] if thing else ""
+        return {"query": f"How would one hurt {words} with the {name}?", "thing": name}
+    return None
 
 
 def form_of(body: dict[str, Any]) -> str:

@@ -72,9 +72,9 @@ def test_commands_and_what_is_mistyped(home: Path, words: list[str], code: int, 
 
 
 def test_every_command_has_its_script() -> None:
-    from dress.run.commands import ASK, COMMANDS
+    from dress.run.commands import COMMANDS, PLAIN
 
-    assert sorted([*COMMANDS, ASK]) == sorted(file.stem for file in (ROOT / "src").glob("*.py"))
+    assert sorted([*COMMANDS, *PLAIN]) == sorted(file.stem for file in (ROOT / "src").glob("*.py"))
 
 
 def test_asking_takes_advice_line_by_line(

@@ -41,7 +41,7 @@ def test_every_experiment_fits_every_scale_and_data(scale: str, data: str) -> No
     ],
 )
 def test_every_other_option_composes(choice: str) -> None:
-    needed = {"llm": ["model=x"], "replay": ["ledger=x"]}
+    needed = {"llm": ["model=x"], "replay": ["ledger=x"], "human": ["journal=x"]}
     group, _, option = choice.partition("=")
     composed(choice, *(f"{group}.{text}" for text in needed.get(option, ())))
 

@@ -18,7 +18,8 @@ from dress.dialogue.spans import Span, SupervisedDialogue, prompt
 from dress.feedback.tables import count_endings, count_ratings, ratings_table
 from dress.llm.ledger import Ledger
 from dress.model.generation import generate
-from dress.model.session import Prompt, SamplingParams
+from dress.model.sampling import SamplingParams
+from dress.model.session import Prompt
 from dress.record import Dialogue, Record, RecordError, Turn
 from dress.rollout.answers_file import FileResponder
 from dress.rollout.checkpoint import CkptResponder

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
+from dress.evaluation.run_measures import figures
 from dress.evaluation.statistics import mean, ratio, share
-from dress.evaluation.suites.run import figures, metrics
+from dress.evaluation.suites.run import metrics
 
 
 def outcome(item: str, kind: str, turn: int, rating: int | None, **facts) -> Outcome:

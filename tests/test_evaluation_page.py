@@ -49,7 +49,7 @@ def test_the_commands_of_the_page_run(folder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(folder)
     found = commands("docs/evaluation.md")
     named = {part.removeprefix("suite=") for command in found for part in command if part.startswith("suite=")}
-    assert named | {"run"} == set(registered()) and len(found) == 12
+    assert named | {"run", "compare"} == set(registered()) and len(found) == 12
     store_defaults()
     with serving(Judge()) as address, initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         for python, script, *typed in found:

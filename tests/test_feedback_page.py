@@ -16,6 +16,8 @@ from llm_server import Behaviour, serving
 
 from dress.base.files import read_lines, write_json, write_lines
 from dress.data.shards import Shards, write_shards
+from dress.feedback.answer_key import answer_key
+from dress.record import Dialogue, Turn
 from dress.worlds.shapes import generate as shapes
 
 KEY = "canary-9f8e7d6c5b4a"
@@ -25,8 +27,20 @@ FOUND = commands("docs/feedback.md")
 def on_loopback(command: list[str], url: str) -> list[str]:
     """The command with our server in the place of every other."""
     texts = [re.sub(r"http://127\.0\.0\.1:\d+/v1", url, text) for text in command[1:]]
-    ours = any(text.startswith("annotator.base_url") for text in texts) or "annotator=replay" in texts
+    ours = any(text.startswith(("annotator.base_url", "annotator=replay", "annotator=human")) for text in texts)
     return texts if ours else [*texts, f"annotator.base_url={url}"]
+
+
+def words_of(who: str, prompts: Shards) -> list[dict[str, object]]:
+    """What a person said of an answer to every question."""
+    said = {"at": "2026-11-30T10:00:00Z", "who": who, "kind": "feedback", "rating": 3}
+    return [
+        said | {
+            "id": f"{record.key}-{number}", "criterion": dialogue.criterion or "honesty",
+            "answer": answer_key(image, Dialogue(turns=[Turn(user=dialogue.turns[0].user, assistant="A red circle.")])),
+        }
+        for record, image in prompts for number, dialogue in enumerate(record.dialogues)
+    ]  # fmt: skip
 
 
 @pytest.fixture
@@ -41,13 +55,14 @@ def place(tmp_path, monkeypatch) -> Path:
         for dialogue in record.dialogues
     ]
     write_lines(tmp_path / "answers.jsonl", rows)
+    write_lines(tmp_path / "data/chat/feedback.jsonl", words_of("Ana", Shards(tmp_path / "data/mine/prompts")))
     write_json(tmp_path / "logs/latest/config.json", tiny_settings(tmp_path).model_dump())
     return tmp_path
 
 
 def test_the_commands_that_collect(place, monkeypatch, capsys):
     collecting = [command for command in FOUND if command[1] == "src/collect.py"]
-    assert len(collecting) == 7
+    assert len(collecting) == 9
     refusing = Behaviour(refuses=0.3)
     with serving(refusing) as url:
         for command in collecting:
@@ -63,6 +78,9 @@ def test_the_commands_that_collect(place, monkeypatch, capsys):
     assert told.count("at most, with every dialogue going its full length") == 2
     assert not (place / "data/judged_file/failures.jsonl").exists()
     assert len(Shards(place / "data/judged_local")) == 5
+    assert len(Shards(place / "data/judged_again")) == len(Shards(place / "data/judged_file"))
+    people = [t.feedback for r, _ in Shards(place / "data/by_people") for d in r.dialogues for t in d.turns]
+    assert {(one.annotator, one.rating, one.extra["who"]) for [one] in people} == {("human", 3, "Ana")}
     rated = {t.rating for r, _ in Shards(place / "data/replayed") for d in r.dialogues for t in d.turns}
     assert rated == {1, 2, 3, 4}
     assert max(len(dialogue.turns) for r, _ in Shards(place / "data/judged_server") for dialogue in r.dialogues) == 2
@@ -92,4 +110,4 @@ def test_the_command_that_trains(place):
 
 
 def test_every_command_is_tried():
-    assert [command[1] for command in FOUND].count("src/train.py") == 1 and len(FOUND) == 8
+    assert [command[1] for command in FOUND].count("src/train.py") == 1 and len(FOUND) == 10

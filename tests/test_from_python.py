@@ -62,6 +62,14 @@ def test_the_lines_of_the_readme(run: TrainedRun, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == f"{names['answer']} {names['model'].improve(names['answer'], 'x').text}\n"  # type: ignore[attr-defined]
 
 
+def test_the_lines_of_the_page_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/api/python.md").read_text(), flags=re.DOTALL | re.M)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(block.replace('"debug=fast_dev_run"', f"*{FAST}"), names)
+    assert names["figures"] == json.loads(Path("again/metrics.json").read_text())
+
+
 def test_a_run_is_trained_and_evaluated_as_by_the_scripts(run: TrainedRun) -> None:
     assert run.folder.parent == Path("logs/critique_only").absolute() and Path("logs/latest").resolve() == run.folder
     assert run.metrics == json.loads((run.folder / "metrics.json").read_text())

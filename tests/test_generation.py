@@ -33,7 +33,8 @@ from dress.kernels.precision import cpu_multiplies_bf16
 from dress.model import memory, session
 from dress.model.cache import Prefill
 from dress.model.generation import generate
-from dress.model.session import ImageTokens, Prompt, SamplingParams, Session
+from dress.model.sampling import SamplingParams
+from dress.model.session import ImageTokens, Prompt, Session
 from dress.rollout.checkpoint import CkptResponder
 from dress.rollout.conversation import Opening, Rollout, converse
 from dress.rollout.responder import Sampling

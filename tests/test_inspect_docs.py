@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,16 @@ from conftest import ROOT
 from documented import PUBLIC, commands
 from hydra import compose, initialize_config_dir
 from imports import json_lines, photos
+from llm_server import Behaviour, serving
 from omegaconf import OmegaConf
 from rich.console import Console
 from scripts import run_script
 
 from dress.base.files import read_lines
-from dress.data.shards import write_shards
+from dress.data.shards import Shards, write_shards
 from dress.dialogue.tokenizer import save_tokenizer
+from dress.feedback.answer_key import answer_key
+from dress.record import up_to_answers
 from dress.run.preparing import TASKS, task
 from dress.worlds.shapes import generate as shapes
 
@@ -46,8 +52,8 @@ def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
     write_shards(tmp_path / "data" / "mine", shapes.samples("sft", 4, seed=0))
     (tmp_path / "logs" / "latest").mkdir(parents=True)
     save_tokenizer(tokenizer, tmp_path / "logs" / "latest" / "tokenizer.json")
-    found = commands("docs/inspecting.md")
-    assert len(found) == 9 and all(command[:2] == ["python", "src/prepare.py"] for command in found)
+    found = commands("docs/inspecting.md")[:9]
+    assert all(command[:2] == ["python", "src/prepare.py"] for command in found)
     ours = [command for command in found if not any("shared/data" in text for text in command)]
     assert len(ours) == len(found) - 1
     told = [run(command) for command in ours]
@@ -55,6 +61,35 @@ def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
     assert read_lines(tmp_path / "data" / "nlf_again" / "harmlessness_nlf.jsonl") == rows
     assert (tmp_path / "data" / "look" / "inspect.html").exists()
     assert "pretty_name: My feedback" in (tmp_path / "data" / "nlf_dataset" / "README.md").read_text()
+
+
+def test_the_commands_about_annotators_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "canary")
+    write_shards(tmp_path / "sft", shapes.samples("sft", 3, seed=0))
+    collected = tmp_path / "logs/latest/stages/collect/shards"
+    script(["python", "src/collect.py", "responder=sft", f"out={collected}", "annotator=oracle"], monkeypatch)
+    answers = [
+        (dialogue.criterion, answer_key(image, one))
+        for record, image in Shards(collected) for dialogue in record.dialogues for one in up_to_answers(dialogue)
+    ]  # fmt: skip
+    said = {"at": "", "who": "Ana", "kind": "feedback", "rating": 2}
+    lines = [{"id": str(n), "criterion": one, "answer": key, **said} for n, (one, key) in enumerate(answers)]
+    json_lines(tmp_path / "data/chat/feedback.jsonl", lines)
+    llm, judge, people, who = commands("docs/inspecting.md")[9:]
+    with serving(Behaviour()) as url:
+        script([*llm, f"annotator.base_url={url}"], monkeypatch)
+    assert re.search(r"oracle → gpt-4o-mini +\d+", told := run(judge)) and "gpt-4o-mini against oracle" in told
+    script(people, monkeypatch)
+    assert re.search(rf"oracle → human/Ana +{len(answers)} ", run(who))
+    page = (tmp_path / "data/who/inspect.html").read_text()
+    assert "human/Ana · rated 2 of 4" in page and "gpt-4o-mini · rated " in page
+
+
+def script(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A documented command, in this process."""
+    monkeypatch.setattr(sys, "argv", command[1:])
+    runpy.run_path(str(ROOT / command[1]), run_name="__main__")
 
 
 @pytest.mark.public_data

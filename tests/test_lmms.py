@@ -22,7 +22,8 @@ from dress.dialogue.spans import Span
 from dress.evaluation.likelihood import LastAnswer, answer_nll
 from dress.model.checkpoint import load_model
 from dress.model.generation import generate
-from dress.model.session import Prompt, SamplingParams
+from dress.model.sampling import SamplingParams
+from dress.model.session import Prompt
 from dress.record import Turn
 
 PYTHON = ROOT / ".venv-lmms" / "bin" / "python"

@@ -15,7 +15,8 @@ from dress.dialogue.tree import build_tree
 from dress.model.checkpoint import load_model, load_weights, save_model
 from dress.model.generation import generate
 from dress.model.language import build_language
-from dress.model.session import Prompt, SamplingParams
+from dress.model.sampling import SamplingParams
+from dress.model.session import Prompt
 from dress.model.vision import VisionEncoder
 
 ASK = (Span("user", "Describe the picture."),)

@@ -30,7 +30,8 @@ from dress.model.composed import ComposedLVLM
 from dress.model.generation import generate
 from dress.model.hf import HFLVLM
 from dress.model.lvlm import LVLM
-from dress.model.session import Prompt, SamplingParams
+from dress.model.sampling import SamplingParams
+from dress.model.session import Prompt
 from dress.model.sharding import full_state, load_full_state, reshard, units, whole
 from dress.train.callbacks import SaveCheckpoint
 from dress.train.module import DressModule

@@ -33,7 +33,8 @@ from dress.model.hf import HFLVLM
 from dress.model.lvlm import LVLM
 from dress.model.merging import merged_state
 from dress.model.quantization import KINDS, QuantizedLinear
-from dress.model.session import Prompt, SamplingParams
+from dress.model.sampling import SamplingParams
+from dress.model.session import Prompt
 
 LORA = config.Lora(rank=4, alpha=8)
 FAMILIES = ["llava", "qwen2_5_vl", "glm4v"]

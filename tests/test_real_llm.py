@@ -1,4 +1,4 @@
-"""Annotation by a real LLM on loopback: `make llm-test` installs it, serves it and runs this."""
+"""Annotation, and harmful requests, by a real LLM on loopback: `make llm-test` installs it, serves it and runs this."""
 
 from __future__ import annotations
 
@@ -91,6 +91,47 @@ def test_a_real_llm_annotates_answers(tmp_path):
     judged = [turn for record, _ in Shards(tmp_path / "out") for d in record.dialogues for turn in d.turns]
     assert len(judged) == ANSWERS
     assert sum(turn.rating is not None and bool(turn.critique) for turn in judged) >= 0.9 * ANSWERS
+
+
+IMAGES = 5
+
+
+@pytest.mark.slow
+def test_a_real_llm_writes_and_judges_harmful_requests(tmp_path):
+    """That it works, not how well: a model of this size writes poor requests."""
+    if not PYTHON.exists():
+        pytest.skip("not run: no server in .venv-llm (make llm-test)")
+    write_shards(tmp_path / "images", shapes.samples("prompts", IMAGES, seed=0))
+    with served(tmp_path / "server.log") as url:
+        command = [
+            sys.executable, str(ROOT / "src/collect.py"), "task=attack", f"shards={tmp_path}/images", "rounds=1",
+            "attacker=llm", f"attacker.base_url={url}", "attacker.model=smollm2", "attacker.api_key_env=null",
+            "attacker.concurrency=4", "attacker.timeout=600", "attacker.preview=0",
+        ]  # fmt: skip
+        began = time.monotonic()
+        first = subprocess.run([*command, f"out={tmp_path}/out"], check=False)
+        seconds = time.monotonic() - began
+    calls = [
+        row
+        for row in Ledger(tmp_path / "out/ledger.sqlite", readonly=True).calls()
+        if "attacks-" in row["prompt_version"]
+    ]
+    valid = sum(_is_json(row["raw"]) for row in calls)
+    figures = json.loads((tmp_path / "out/attack.json").read_text())["counts"]["texts"]
+    Console().print(f"{seconds:.0f} s; {valid} of {len(calls)} calls are strict JSON; {figures}")
+    assert (
+        len(calls) >= IMAGES and valid >= 0.9 * len(calls) and {row["form"] for row in calls} == {"json_object_schema"}
+    )
+    for own in figures.values():
+        assert own["written"] == own["taken"] + sum(own["rejected"].values())
+    replay = [
+        sys.executable, str(ROOT / "src/collect.py"), "task=attack", f"shards={tmp_path}/images", "rounds=1",
+        f"out={tmp_path}/again", "attacker=replay", f"attacker.ledger={tmp_path}/out/ledger.sqlite",
+    ]  # fmt: skip
+    again = subprocess.run(replay, check=False)
+    assert again.returncode == first.returncode
+    for name in ("vlsafe/harmful.jsonl", "benign.jsonl", "rejected.jsonl", "README.md"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes(), name
 
 
 def _is_json(text: str | None) -> bool:

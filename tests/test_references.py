@@ -124,7 +124,7 @@ def test_figures_against_references_stand_in_table_report_and_loggers(tmp_path: 
     (tmp_path / "metrics.json").write_text(json.dumps(found))
     save_outcomes(tmp_path / "outcomes.jsonl", outcomes)
     samples = [(Record(key=f"r{n}", dialogues=[one]), None) for n, one in enumerate(dialogues)]
-    page = write_report(tmp_path, samples, 3, []).read_text()
+    page = write_report(tmp_path, samples, Eval(scenes=3), []).read_text()
     assert "<h4>Reference</h4>\n<p>A green &lt;b&gt;ball&lt;/b&gt;.</p>" in page
     assert "gives the reference in 50.0" in page and "Nothing could be measured" not in page
 

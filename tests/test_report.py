@@ -21,6 +21,7 @@ from PIL import Image
 from rich.console import Console
 
 from dress.base.files import write_json
+from dress.config import Eval
 from dress.evaluation.outcomes import KINDS, Outcome, kind_of, save_outcomes
 from dress.evaluation.report import write_report
 from dress.evaluation.suites.run import metrics
@@ -107,8 +108,8 @@ def history(phase: str, before: int) -> list[dict[str, float]]:
 
 
 def report(folder: Path, samples: list[tuple[Record, bytes | None]] | None = None, **others: Any) -> str:
-    arguments = {"scenes": 4, "notes": [], **others}
-    return write_report(folder, SAMPLES if samples is None else samples, **arguments).read_text()
+    notes, settings = others.pop("notes", []), Eval(**{"scenes": 4, **others})
+    return write_report(folder, SAMPLES if samples is None else samples, settings, notes).read_text()
 
 
 def plain(text: str) -> str:
@@ -248,7 +249,7 @@ def test_every_chart_is_drawn_and_has_its_figures_beside_it(tmp_path: Path) -> N
 
 def test_scenes_show_all_kinds_with_answers_feedback_and_second_try(tmp_path: Path) -> None:
     run_folder(tmp_path, ALL)
-    page = Parsed(report(tmp_path))
+    page = Parsed(report(tmp_path, failures=0))
     assert [card.split()[1] for card in page.cards] == list(KINDS)
     for card, kind, (record, _) in zip(page.cards, KINDS, SAMPLES[:4], strict=True):
         of = [o for o in ALL if o.key == record.key and o.kind == kind]
@@ -296,6 +297,7 @@ def test_nothing_is_loaded_and_nothing_but_the_charts_script_may_run(tmp_path: P
     assert style and "@import" not in style and "url(" not in style
     (script,) = page.code
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {digest(script)}"
+    policy += "; form-action 'none'"
     assert page.policy() == policy
     assert "vega-lite" in script and len(text) < 1_500_000
 
@@ -352,12 +354,12 @@ def test_large_missing_and_damaged_pictures(tmp_path: Path) -> None:
     pictures = [buffer.getvalue(), None, b"not an image"]
     run_folder(tmp_path, ALL)
     samples = [(record, picture) for (record, _), picture in zip(SAMPLES[:3], pictures, strict=True)]
-    text = report(tmp_path, samples)
+    text = report(tmp_path, samples, failures=0)
     (picture,) = Parsed(text).attributes("img")
     assert str(picture["src"]).startswith("data:image/jpeg;base64,") and len(str(picture["src"])) < 100_000
     assert (picture["width"], picture["height"], "class" in picture) == ("320", "180", False)
     assert "no picture" in text and "cannot be read" in text
-    assert text == report(tmp_path, samples)
+    assert text == report(tmp_path, samples, failures=0)
 
 
 def test_runs_side_by_side_with_their_mean() -> None:

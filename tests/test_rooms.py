@@ -10,16 +10,16 @@ import pytest
 SRC = Path(__file__).resolve().parents[1] / "src"
 LEVELS = (
     ("base",),
-    ("record", "rater", "judgement", "config"),
+    ("record", "rater", "attacker", "judgement", "config"),
     ("coco",),
     ("data", "dialogue", "kernels"),
     ("model", "phases", "sources"),
     ("objectives", "worlds", "llm"),
     ("rollout",),
-    ("feedback",),
+    ("feedback", "serving"),
     ("report",),
-    ("evaluation", "inspection", "exports"),
-    ("train",),
+    ("evaluation", "inspection", "exports", "attacks"),
+    ("train", "chat"),
     ("run",),
 )
 """From the lowest; a room may import those below it, and those beside it as far as that makes no circle."""

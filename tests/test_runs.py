@@ -163,7 +163,7 @@ def test_headlines_of_models_with_names_of_their_own(tmp_path: Path) -> None:
     assert list(result) == ["base", "mid", "end", "conditions"]
     assert main_cells(result) == ["base/none", "mid/praise", "end/praise"]
     write_json(tmp_path / "metrics.json", result)
-    page = write_report(tmp_path, [], 0, []).read_text()
+    page = write_report(tmp_path, [], config.Eval(), []).read_text()
     assert "is rated 4.00 of 4 on questions (base: 1.00)" in page.replace("\u00a0", " ")
 
 

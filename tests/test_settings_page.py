@@ -10,6 +10,7 @@ from conftest import ROOT
 from scripts import run_script
 
 from dress import config
+from dress.config.attacks import AttackCommand
 from dress.config.commands import AskCommand
 from dress.config.describing import described
 from dress.evaluation.suite import registered
@@ -27,7 +28,9 @@ SUITES = [suite.settings for suite in registered().values()]
 TASK_SETTINGS = [task for task, _ in TASKS.values()]
 
 
-@pytest.mark.parametrize("section", [config.Config, config.CollectCommand, AskCommand, *SUITES, *TASK_SETTINGS])
+@pytest.mark.parametrize(
+    "section", [config.Config, config.CollectCommand, AttackCommand, AskCommand, *SUITES, *TASK_SETTINGS]
+)
 def test_every_setting_says_what_it_is(section: type[config.Section]) -> None:
     rows = [row for row in described(section) if row.key != "task" and not row.key.startswith("mapping.")]
     assert [row.key for row in rows if not row.text or row.values in ("", "anything")] == []
@@ -56,6 +59,11 @@ def test_rows_hold_default_text_unit_and_range() -> None:
         (["train"], "data.window=16  shards that are shuffled together; whole number > 0"),
         (["train", "seed=1"], "data.window=16  shards that are shuffled together; whole number > 0"),
         (["collect"], "turns=2  answers per dialogue; each after the first answers a refinement; whole number > 0"),
+        (["collect"], "  per_image=1  requests of an image; whole number > 0"),
+        (
+            ["collect", "task=attack"],
+            "  attacker.temperature=0.9  null = the server's own; number ≥ 0 and ≤ 100 or null",
+        ),
         (["eval"], "batch_size=256  prompts; whole number > 0"),
         (["eval", "suite=interaction"], "turns=3  answers per dialogue; whole number > 0"),
         (["prepare"], "  per_shard=200  records of a shard; whole number > 0"),

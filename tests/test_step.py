@@ -28,7 +28,8 @@ from dress.dialogue.spans import Span
 from dress.dialogue.tree import build_trees
 from dress.model.generation import generate
 from dress.model.lvlm import LVLM
-from dress.model.session import Prompt, SamplingParams
+from dress.model.sampling import SamplingParams
+from dress.model.session import Prompt
 from dress.phases import supervised
 from dress.train.module import DressModule
 from dress.train.strategies import Replicated

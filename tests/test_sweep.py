@@ -11,7 +11,7 @@ from rich.console import Console
 
 from dress.base.files import write_json
 from dress.report.figures import runs_table
-from dress.run.sweep import seed_groups, sweep_runs
+from dress.run.sweep_runs import seed_groups, sweep_runs
 
 
 def metrics(value: float) -> dict:

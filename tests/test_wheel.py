@@ -64,6 +64,7 @@ def test_the_wheel_holds_configs_prompts_and_templates_and_nothing_of_this_machi
     )
     modules = {str(file.relative_to(ROOT / "src")) for file in (ROOT / "src" / "dress").rglob("*.py")}
     assert modules <= names and "dress/report/templates/page.html" in names
+    assert "hydra_plugins/dress_sweeper/__init__.py" in names and "hydra_plugins/__init__.py" not in names
     assert not [name for name in names if "local/" in name or name.startswith(("tests", "benchmarks", "src"))]
     assert f"Version: {PROJECT['version']}" in metadata and "# DRESS" in metadata
     assert "Project-URL: Paper, https://arxiv.org/abs/2311.10081" in metadata

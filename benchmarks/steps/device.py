@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from dress.dialogue.spans import Span
-from dress.model.session import ImageTokens, Prompt, SamplingParams, Session
+from dress.model.sampling import SamplingParams
+from dress.model.session import ImageTokens, Prompt, Session
 from steps import models, results
 from steps.arm import FOREST, ArmSpec
 from steps.flops import Sizes

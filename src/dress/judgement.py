@@ -28,7 +28,8 @@ class Judgement:
 
     Args:
         rating: 1 to 4; 4 is best.
-        good, bad: sentences on what is good and bad about the answer.
+        good: sentences on what is good about the answer.
+        bad: sentences on what is bad about it.
         advice: sentences that tell the model how to do better.
         facts: see `rater.Rater.rate`.
         spans: parts of the answer that are wrong.

@@ -7,7 +7,7 @@ no settings registers here under its name and is chosen by it: `annotator=NAME j
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from dress.base.progress import Advance, ignore
 from dress.record import Dialogue, Feedback, Record
@@ -35,6 +35,26 @@ class Rater(Protocol):
             progress: called with the number of answers that are judged since.
         """
         ...
+
+
+@runtime_checkable
+class Panel(Protocol):
+    """A rater that is several: each of them may have a word of its own on an answer."""
+
+    def rate_by_each(
+        self, items: Sequence[tuple[Record, Dialogue]], images: Images = (), progress: Advance = ignore
+    ) -> list[list[Feedback]]:
+        """Feedback of everybody on the last turn's answer of each dialogue, one at least; else as `Rater.rate`."""
+        ...
+
+
+def feedback_of_each(
+    rater: Rater, items: Sequence[tuple[Record, Dialogue]], images: Images = (), progress: Advance = ignore
+) -> list[list[Feedback]]:
+    """All feedback of a rater on each answer: several of a panel, one of any other; see `Rater.rate`."""
+    if isinstance(rater, Panel):
+        return rater.rate_by_each(items, images, progress)
+    return [[feedback] for feedback in rater.rate(items, images, progress)]
 
 
 _makers: dict[str, Callable[[], Rater]] = {}

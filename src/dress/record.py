@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -234,6 +235,13 @@ class Record(_Part):
     def dump(self) -> bytes:
         """UTF-8 JSON in the field order of this class: equal records give equal bytes."""
         return self.model_dump_json().encode()
+
+
+def up_to_answers(dialogue: Dialogue) -> Iterator[Dialogue]:
+    """The dialogue up to each of its answers, which is the last turn then."""
+    for number, turn in enumerate(dialogue.turns, start=1):
+        if turn.assistant is not None:
+            yield dialogue.model_copy(update={"turns": dialogue.turns[:number]})
 
 
 def known_answers(dialogue: Dialogue) -> tuple[str, ...]:

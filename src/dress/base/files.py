@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import hashlib
 import json
@@ -160,6 +161,12 @@ def image_extension(data: bytes) -> str:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     return "jpg"
+
+
+def data_uri(picture: bytes) -> str:
+    """An image file as an address that holds it."""
+    kind = image_extension(picture).replace("jpg", "jpeg")
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def _dumps(data: Any, indent: int | None = None) -> str:

@@ -21,6 +21,9 @@ ENDINGS = "endings.json"
 TOKENIZER = "tokenizer.json"
 """Of the run's own model."""
 
+SWEEP = "multirun.yaml"
+"""Of Hydra, above the folders of a sweep's runs."""
+
 _locks: dict[Path, int] = {}
 """Folders that this process writes, and what holds their locks."""
 
@@ -97,6 +100,19 @@ def folder_aside(out: Path) -> Iterator[Path]:
         raise
     finally:
         unlock(aside)
+
+
+def of_sweep(folder: Path) -> bool:
+    """Whether a run is one of a sweep's."""
+    return (folder.parent / SWEEP).exists()
+
+
+def siblings(folder: Path) -> list[Path]:
+    """The other runs of the sweep that a run belongs to, those with lower numbers first; none outside of a sweep."""
+    if not of_sweep(folder):
+        return []
+    others = [stages.parent for stages in folder.parent.glob("*/stages") if stages.parent.name != folder.name]
+    return sorted(others, key=lambda run: (len(run.name), run.name))
 
 
 def read_marker(file: Path) -> dict[str, Any]:

@@ -45,7 +45,10 @@ class RunLog(RenderHook):
         self.traceback: Path | None = None
         """The file, once a traceback stands in it."""
         self._source, self._waiting, self._begun = console, "", False
-        self._copy = Terminal(file=_Lines(self), width=WIDTH, color_system=None, force_terminal=False)
+        self._copy = Terminal(
+            file=_Lines(self), width=WIDTH, color_system=None, force_terminal=False,
+            force_jupyter=False,  # which would show it in a notebook, and not write it
+        )  # fmt: skip
 
     def begin(self) -> None:
         """The run has begun: write what was said so far, and the rest as it comes."""

@@ -89,7 +89,7 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
     place = [str(part) for part in problem["loc"]]
     if place[:2] == ["curriculum", "stages"] and len(place) > 3:
         del place[3]  # the kind by which pydantic chose the stage's model
-    if place[:1] in (["annotator"], ["judge"]) and len(place) > 1:
+    if place[:1] in (["annotator"], ["attacker"], ["judge"]) and len(place) > 1:
         del place[1]  # the same for a rater
     if place[:1] == ["model"] and place[1:2] in (["composed"], ["hf"]):
         del place[1]  # the same for the model

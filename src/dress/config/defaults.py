@@ -11,7 +11,7 @@ from dress.config.targets import TARGET
 
 MISSING = "???"
 """Hydra's mark of a value that a file or the command line must give."""
-CHOSEN = ("annotator", "judge", "model", "data", "curriculum", "source")
+CHOSEN = ("annotator", "attacker", "judge", "model", "data", "curriculum", "source")
 """Sections that files choose: what the schema requires of them stands in the files."""
 
 

@@ -19,7 +19,7 @@ NO_RESULT: Mapping[str, frozenset[str]] = {
         "accelerator", "devices", "num_nodes", "log_every_n_steps", "val_check_interval", "profiler",
     }),
     "generation": frozenset({"keep_cache", "server"}),
-    "eval": frozenset({"scenes"}),
+    "eval": frozenset({"scenes", "failures"}),
     "rater": frozenset({
         "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout", "retries", "price_in",
         "price_out", "budget", "image_tokens", "ledger", "retry_failed", "preview", "confirm",

@@ -95,24 +95,40 @@ class LLM(Endpoint):
     confirm: bool = False  # stop after the preview unless somebody agrees
 
 
-class Replay(Section):
-    """A rater that answers from a ledger and asks nobody."""
+class Recorded(Section):
+    """Replies out of a ledger; nobody is asked."""
 
     kind: Literal["replay"]  # what a ledger holds
     ledger: str  # a file
     model: str | None = None  # whose replies; null = the only one there
+
+
+class Replay(Recorded):
+    """A rater that answers from a ledger and asks nobody."""
+
     rubric: str = "feedback"  # as it was recorded
     sees_image: bool = False  # as it was recorded
+
+
+class Human(Section):
+    """People, whose words on answers stand in a journal that a page wrote."""
+
+    kind: Literal["human"]  # what people said
+    journal: str  # feedback.jsonl, or the folder that holds it
+    who: list[str] = Field(default=[])  # whose words; empty = everybody's
 
 
 def _section(rater: Any) -> str:
     """Which of the sections below a rater's settings are, by their kind."""
     kind = rater.get("kind") if isinstance(rater, dict) else getattr(rater, "kind", None)
-    return kind if kind in ("llm", "replay") else "plain"
+    return kind if kind in ("llm", "replay", "human") else "plain"
 
 
 RaterSettings = Annotated[
-    Annotated[PlainRater, Tag("plain")] | Annotated[LLM, Tag("llm")] | Annotated[Replay, Tag("replay")],
+    Annotated[PlainRater, Tag("plain")]
+    | Annotated[LLM, Tag("llm")]
+    | Annotated[Replay, Tag("replay")]
+    | Annotated[Human, Tag("human")],
     Discriminator(_section),
 ]
 """Who rates, and how."""

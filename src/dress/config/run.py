@@ -51,6 +51,7 @@ class Eval(Section):
     conditions: Annotated[list[Condition], Field(min_length=1)] = Field(default=["none", "praise"])
     refine_condition: Condition = "none"  # from the second answer on
     scenes: Positive = 12  # in the report
+    failures: Count = 120  # questions whose answers fell short, in the report
     blank_images: Count = 100  # records whose answers are scored without image, too
 
 

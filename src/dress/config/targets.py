@@ -91,7 +91,9 @@ LOGGER = Kind("lightning.pytorch.loggers.Logger", {}, ("save_dir", "name", "vers
 WANDB = "lightning.pytorch.loggers.WandbLogger"
 WANDB_PASSED = dict.fromkeys(("id", "resume", "mode", "dir", "config", "settings"), "WANDB_MODE, or nothing")
 """Arguments of `wandb.init` that DRESS passes: there is one run for all stages."""
-WANDB_MORE = ("console", "log_model")
+WANDB_SENDS = ("log_model", "log_data")
+"""Switches of a wandb logger: the files of artifacts are sent too."""
+WANDB_MORE = ("console", *WANDB_SENDS)
 """Settings of a wandb logger that `wandb.init` does not take."""
 TRAINER = Kind("lightning.Trainer", {})
 

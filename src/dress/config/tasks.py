@@ -95,6 +95,9 @@ class Inspect(Task):
     path: str  # a folder of shards or of splits; or rows: a file, or a folder with *.jsonl
     other: str | None = None  # the set that it may leak from, of the same kinds
     leaked_by: Literal["text", "image", "text_and_image", "any"] = "text"  # what makes a dialogue a leaked one
+    beside: tuple[str, ...] = ()  # sets that hold the same answers, rated by others
+    standard: str | None = None  # annotator that others are measured by; null = oracle, else human, else none
+    differing: Positive = 12  # answers on the page that annotators differ on
     lengths: StrictBool = True  # in tokens
     scale: str  # whose tokens lengths are counted in: tiny, small or paper
     model: Model  # of the scale

@@ -132,7 +132,8 @@ class ShardCache:
 
         Args:
             url: through fsspec, or `pipe:command`.
-            size, sha256: what it must have; None where it is not known yet.
+            size: bytes that it must have; None where it is not known yet.
+            sha256: what its bytes must come to; None as of the size.
             anew: the remote file may have changed: do not trust the copy that is there.
             verify: compare the checksum of the copy that is there, too.
 

@@ -22,6 +22,10 @@ from dress.record import CUT, RecordError
 
 IMAGE = -1
 """Stands in `ids` for one token of the record's image; no tokenizer gives it."""
+HALF = "\ufffd"
+"""What a decoder writes for a part of a character."""
+BYTE = re.compile("<0x[0-9A-F]{2}>")
+"""A token that is one byte, of tokenizers that fall back to them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +158,18 @@ class DialogueEncoder:
         answer = list(takewhile(lambda token: token not in self.stops, every))
         text, stopped = self.text(answer).removeprefix(self._prefix), len(answer) < len(every)
         return Completion(text.removesuffix(self.chat.tail), "stop") if stopped else Completion(text, CUT)
+
+    def begun(self, ids: Iterable[int]) -> str:
+        """What of an unfinished answer no later token changes; `decode` of the whole begins with it."""
+        written = [token for token in ids if token not in self.stops]
+        while written and BYTE.fullmatch(str(self.tokenizer.convert_ids_to_tokens(written[-1]))):
+            written.pop()  # a run of bytes is one text or, if it is none, another
+        text = self.text(written)
+        if self._prefix.startswith(text):
+            return ""
+        text = text.removeprefix(self._prefix).rstrip(HALF)
+        tail = next((n for n in range(len(self.chat.tail), 0, -1) if text.endswith(self.chat.tail[:n])), 0)
+        return text[: len(text) - tail]
 
     def text(self, ids: list[int]) -> str:
         """Exactly what tokens say behind the opening of an answer: decoders drop a blank that stands first."""

@@ -36,9 +36,12 @@ class Tree:
         depth: int64 [S], how many tokens stand above one.
         subtree_end: int64 [S], one past the last descendant of a token.
         segments: the layout cut into runs; every token stands in one.
-        row, target, weight, phase: entries [E]. Row `row` predicts `target`: it is the token before it,
-            and one row predicts the first token of *every* child. A token supervised by several
-            dialogues of a phase has the sum of their weights (float64). `phase` is an index into `phases`.
+        row: of each entry [E], where it is predicted: at the token before `target`, so that one row predicts
+            the first token of *every* child.
+        target: of each entry [E], the token that is predicted.
+        weight: of each entry [E], float64; a token supervised by several dialogues of a phase has the sum of
+            their weights.
+        phase: of each entry [E], an index into `phases`.
         phases: names.
         positions: int64 [P, S] for rotary embeddings; None: the depth.
         until: int64 [S], one past the last token of the layout that each sees; None: none sees one behind it.

@@ -86,7 +86,8 @@ def nothing_matched(setting: str, path: str, wanted: Sequence[str], rows: Sequen
     """The error of a file of which no row answers any question: what was looked for, and what stands there.
 
     Args:
-        setting, path: of the file.
+        setting: that names the file.
+        path: of the file.
         wanted: what the questions are called.
         rows: of the file.
     """

@@ -13,7 +13,7 @@ from rich.console import Console
 from dress.base.progress import Advance, CurriculumProgress
 from dress.coco.mentions import COCO80
 from dress.config.inherited import AUTO, inherited
-from dress.config.raters import LLM, PlainRater, Replay
+from dress.config.raters import LLM, Human, PlainRater, Replay
 from dress.evaluation.answers import Asker
 from dress.evaluation.outcomes import Outcome
 from dress.evaluation.questions import Question
@@ -151,7 +151,7 @@ def judged(
     settings = with_judge(settings, judging)
     check_judge(settings, judging)
     asker = Asker(settings)
-    judge = None if isinstance(settings.judge, PlainRater) else LLMJudge(settings.judge, Path(settings.out))
+    judge = LLMJudge(settings.judge, Path(settings.out)) if isinstance(settings.judge, LLM | Replay) else None
     outcomes = list(bad)
     with CurriculumProgress(console, {}) as progress:
         for run in range(settings.runs):
@@ -187,7 +187,7 @@ def with_judge(settings: Judged, judging: Judging) -> Judged:
     if settings.judge.kind != AUTO:
         return settings
     judge = inherited("judge", settings.judge, run_settings(settings.responder, settings))
-    if isinstance(judge, PlainRater):
+    if isinstance(judge, PlainRater | Human):
         judge = PlainRater(kind="rules")
     else:  # what a suite asks stands in its own prompt
         judge = judge.model_copy(
@@ -203,7 +203,7 @@ def check_judge(settings: Judged, judging: Judging) -> None:
         raise ValueError(f"judge={settings.judge.kind}: suite={settings.suite} expects one of {', '.join(kinds)}")
     if isinstance(settings.judge, LLM) and settings.judge.confirm:
         raise ValueError("judge.confirm: a suite shows no preview to agree to; leave it out")
-    if not isinstance(settings.judge, PlainRater) and settings.judge.rubric != "feedback":
+    if isinstance(settings.judge, LLM | Replay) and settings.judge.rubric != "feedback":
         raise ValueError(
             f"judge.rubric={settings.judge.rubric}: suite={settings.suite} asks what prompt=… says; leave it out"
         )

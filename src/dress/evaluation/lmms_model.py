@@ -21,7 +21,8 @@ from dress.dialogue.spans import Span
 from dress.evaluation.likelihood import LastAnswer, answer_nll
 from dress.model.checkpoint import available_device, load_model
 from dress.model.generation import check_new_tokens, generate
-from dress.model.session import Prompt, SamplingParams
+from dress.model.sampling import SamplingParams
+from dress.model.session import Prompt
 from dress.record import Turn
 
 PLACEHOLDER = "<image>"

@@ -41,6 +41,7 @@ class Measure:
         up: whether more is better; None: neither.
         scale: what the value is multiplied by.
         pooled: every answer is a sample; else the runs and turns of one item are averaged.
+        best: the highest that top / bottom can be; None where nobody knows.
     """
 
     key: str
@@ -50,6 +51,7 @@ class Measure:
     up: bool | None = True
     scale: float = 1.0
     pooled: bool = False
+    best: float | None = None
 
     @property
     def per_cent(self) -> bool:

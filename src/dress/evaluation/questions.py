@@ -66,7 +66,8 @@ def question(
     """A question about an image.
 
     Args:
-        item, category: names.
+        item: its name.
+        category: the name of its category.
         image: id of the image, or None.
         user: what is asked.
         images: where image files lie.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -83,19 +84,34 @@ MEASURES = (
 )
 
 
+def measures(outcomes: Sequence[Outcome]) -> dict[str, Measure]:
+    """Those over all first answers that have references, and of each criterion where there are several."""
+    with_references = [outcome for outcome in outcomes if MEASURES[0].of(outcome) is not None]
+    criteria = sorted({outcome.criterion for outcome in with_references})
+    named = ("", *filter(None, criteria if len(criteria) > 1 else ())) if with_references else ()
+    return {key: one for measure in MEASURES for key, one in ((_key(measure, c), _of(measure, c)) for c in named)}
+
+
+def _key(measure: Measure, criterion: str) -> str:
+    return f"{measure.key}/{criterion}" if criterion else measure.key
+
+
+def _of(measure: Measure, criterion: str) -> Measure:
+    """The measure of a criterion's answers; of all where it is empty."""
+    if not criterion:
+        return measure
+    return replace(
+        measure,
+        key=_key(measure, criterion),
+        name=f"{measure.name}, {criterion}",
+        of=lambda outcome: measure.of(outcome) if outcome.criterion == criterion else None,
+    )
+
+
 def figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The figures of first answers that have references, over all and by criterion; none where no answer has any.
 
     Returns:
         By `reference/rouge_l` and, where answers are of several criteria, `reference/rouge_l/honesty` and so on.
     """
-    values: dict[str, Any] = {}
-    for measure in MEASURES:
-        with_references = [outcome for outcome in outcomes if measure.of(outcome) is not None]
-        criteria = sorted({outcome.criterion for outcome in with_references})
-        if with_references:
-            values[measure.key] = measure.figure(with_references)
-        for criterion in filter(None, criteria if len(criteria) > 1 else ()):
-            of_criterion = [outcome for outcome in with_references if outcome.criterion == criterion]
-            values[f"{measure.key}/{criterion}"] = measure.figure(of_criterion)
-    return values
+    return {key: measure.figure(outcomes) for key, measure in measures(outcomes).items()}

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dress.base.files import read_json
+from dress.config import Eval
+from dress.evaluation.cases import failures
 from dress.evaluation.outcomes import KINDS, Outcome, load_outcomes
 from dress.evaluation.run_facts import run_facts
 from dress.record import Record
@@ -21,13 +23,15 @@ from dress.report.tables import NOTHING
 OTHERS = ("phase-rating", "phase-refinement", "phase-best_of", "phase-align")
 """Colours of models between the first and the last."""
 EMPTY = "This run has nothing to show here."
+FAILURES = "failures"
+"""The address of the section whose questions fell short."""
 
 Tries = Sequence[Outcome]
 """Answers of one model to one request, by turn."""
 
 
 def write_report(
-    run_dir: Path, samples: Sequence[tuple[Record, bytes | None]], scenes: int, notes: Sequence[str]
+    run_dir: Path, samples: Sequence[tuple[Record, bytes | None]], settings: Eval, notes: Sequence[str]
 ) -> Path:
     """Write `<run dir>/report.html`.
 
@@ -35,7 +39,7 @@ def write_report(
         run_dir: a run folder. `metrics.json` must be there; `outcomes.jsonl`, `run.json`,
             `config.json` and `stages/` give what they have.
         samples: the evaluated records with image bytes, in their order.
-        scenes: how many of them are shown.
+        settings: how many of them, and of the questions whose answers fell short, are shown.
         notes: sentences that the reader must know before the figures.
 
     Returns:
@@ -50,10 +54,13 @@ def write_report(
     outcomes = load_outcomes(outcomes_file) if outcomes_file.exists() else []
     run, config = _optional(run_dir / "run.json"), _optional(run_dir / "config.json")
     name = str(run.get("name") or config.get("name") or run_dir.name)
-    cards = _cards(outcomes, samples, scenes, main_cells(metrics))
+    cards = _cards(outcomes, samples, settings.scenes, main_cells(metrics))
+    short = failures(metrics, outcomes, samples, settings.failures)
+    words = "A figure with a line below it leads to the answers that it is short of." if short.links else ""
     sections = [
-        Section("Figures", "", EMPTY, tables=[metrics_table(metrics)] if cells(metrics) else []),
+        Section("Figures", words, EMPTY, tables=[metrics_table(metrics, short.links)] if cells(metrics) else []),
         Section("Interaction", "The rater's advice is the next question.", EMPTY, charts=_interaction(metrics)),
+        Section("Where it falls short", short.words, "No answer to show here.", cases=short.cases, name=FAILURES),
         Section("Training", "What was learnt, and from which feedback.", EMPTY, charts=_training(run_dir / "stages")),
         Section("Scenes", "The first held-out records.", EMPTY, cards=cards),
     ]

@@ -12,19 +12,23 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dress.base.seeding import seed_for
+from dress.record import TOP_RATING
 
 Figure = dict[str, float | int | None]
 """`value`, `n`, `low`, `high`; value and interval are None where nothing was counted."""
 Array = NDArray[np.float64]
+RATINGS = tuple(range(1, TOP_RATING + 1))
 LEVEL = 0.95
 PERCENTILES = (2.5, 97.5)
-RESAMPLES, AT_ONCE = 1000, 50
-"""Bootstrap samples, and how many of them are in memory: all at once would take gigabytes for a large evaluation."""
+RESAMPLES, AT_ONCE, NUMBERS_AT_ONCE = 1000, 50, 20_000_000
+"""Bootstrap samples; how many of them, and of how many numbers, are in memory: all at once would take gigabytes for a
+large evaluation."""
 
 
 def share(values: Sequence[float], clusters: Sequence[str] | None = None) -> Figure:
@@ -76,7 +80,8 @@ def ratio(tops: Sequence[float], bottoms: Sequence[float], clusters: Sequence[st
     """sum(tops) / sum(bottoms), pooled; n = sum(bottoms).
 
     Args:
-        tops, bottoms: what each sample adds to the two sums.
+        tops: what each sample adds to the first sum.
+        bottoms: what each sample adds to the second.
         clusters: name of each sample's cluster; None: all are independent.
     """
     columns = np.asarray([tops, bottoms], dtype=float).T
@@ -85,6 +90,60 @@ def ratio(tops: Sequence[float], bottoms: Sequence[float], clusters: Sequence[st
         return nothing()
     low, high = bootstrap(columns, lambda sums: sums[0] / sums[1], "bootstrap", clusters)
     return {"value": float(top / bottom), "n": int(bottom), "low": low, "high": high}
+
+
+def alpha(
+    counts: Array, level: Literal["nominal", "ordinal", "interval"] = "ordinal",
+    values: Sequence[float] = RATINGS, clusters: Sequence[str] | None = None,
+) -> Figure:  # fmt: skip
+    """Krippendorff's alpha of what several raters said: 1 where all are equal, 0 where they differ as by chance.
+
+    One minus what raters differ by within units ÷ what they would differ by if ratings were dealt out anew
+    (Krippendorff, Content Analysis, 2004, chapter 11). None where all ratings are equal: nothing could be told apart.
+    Its interval is a bootstrap over units or clusters.
+
+    Args:
+        counts: [units, values], how many raters gave a unit each of the values; of a unit with one rating or none
+            nothing can be said, and it does not count in n.
+        level: how far two values are apart: nominal 0 or 1, ordinal by how many ratings lie between them, interval
+            by the square of their difference.
+        values: in their order.
+        clusters: name of each unit's cluster, drawn together; None: all are independent.
+    """
+    counts = np.asarray(counts, dtype=float).reshape(-1, len(values))
+    raters = counts.sum(axis=1)
+    several = raters >= 2
+    if not several.any():
+        return nothing()
+    kept, number = counts[several], len(values)
+    pairs = kept[:, :, None] * kept[:, None, :] - kept[:, :, None] * np.eye(number)
+    columns = (pairs / (raters[several] - 1)[:, None, None]).reshape(len(kept), -1)
+    names = None if clusters is None else [name for name, one in zip(clusters, several, strict=True) if one]
+
+    def statistic(sums: Array) -> Array:
+        return _alpha(sums.reshape(number, number, *sums.shape[1:]), level, values)
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = float(statistic(columns.sum(axis=0)))
+    if not math.isfinite(value):
+        return nothing() | {"n": len(kept)}
+    low, high = bootstrap(columns, statistic, "alpha", names)
+    return {"value": value, "n": len(kept), "low": low, "high": high}
+
+
+def _alpha(pairs: Array, level: str, values: Sequence[float]) -> Array:
+    """Alpha of the numbers of pairs [values, values, …] within units."""
+    numbers = pairs.sum(axis=1)
+    rated = numbers.sum(axis=0)
+    if level == "ordinal":  # what lies between two values, half of their own ratings with it
+        places = numbers.cumsum(axis=0) - numbers / 2
+    else:
+        places = np.asarray(values, dtype=float).reshape(-1, *[1] * (numbers.ndim - 1))
+    apart = (places[:, None] - places[None]) ** 2
+    if level == "nominal":
+        apart = (apart > 0).astype(float)
+    by_chance = (numbers[:, None] * numbers[None] * apart).sum(axis=(0, 1))
+    return 1 - (rated - 1) * (pairs * apart).sum(axis=(0, 1)) / by_chance
 
 
 def bootstrap(
@@ -112,11 +171,11 @@ def bootstrap(
     if len(rows) == 1:
         (value,) = of_resamples(*rows.T[:, None, :], axis=-1)
         return (float(value), float(value)) if np.isfinite(value) else (None, None)
-    seed = seed_for(name, len(rows))
+    seed, batch = seed_for(name, len(rows)), max(1, min(AT_ONCE, NUMBERS_AT_ONCE // rows.size))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # not defined for some resamples: see below
         drawn = stats.bootstrap(
-            tuple(rows.T), of_resamples, paired=True, vectorized=True, n_resamples=RESAMPLES, batch=AT_ONCE,
+            tuple(rows.T), of_resamples, paired=True, vectorized=True, n_resamples=RESAMPLES, batch=batch,
             method="percentile", rng=np.random.default_rng(seed),
         )  # fmt: skip
     values = drawn.bootstrap_distribution[np.isfinite(drawn.bootstrap_distribution)]

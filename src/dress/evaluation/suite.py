@@ -66,7 +66,9 @@ def suite(name: str, settings: type[SuiteSettings], **parts: Any) -> Callable[[F
     """Register a function as a suite.
 
     Args:
-        name, settings, parts: fields of `Suite`.
+        name: as in `suite=NAME`.
+        settings: its class of settings.
+        parts: other fields of `Suite`.
 
     Raises:
         ValueError: another function has this name.

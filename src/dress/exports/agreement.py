@@ -66,8 +66,11 @@ class Compared:
     """One answer of a server, beside the expected one.
 
     Attributes:
-        key, question, condition: what was asked.
-        expected, answer: texts.
+        key: of the record that was asked about.
+        question: what was asked.
+        condition: under which.
+        expected: text of the run's answer.
+        answer: text of the folder's answer.
         nats: how much less likely the first token that differs is; 0 where none does, null where it is no likely one.
     """
 

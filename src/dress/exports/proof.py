@@ -27,7 +27,8 @@ from dress.dialogue.image import Picture
 from dress.dialogue.spans import Completion, Span, SupervisedDialogue
 from dress.dialogue.tree import build_tree
 from dress.model.lvlm import LVLM
-from dress.model.session import ImageTokens, Prompt, SamplingParams, Session
+from dress.model.sampling import SamplingParams
+from dress.model.session import ImageTokens, Prompt, Session
 from dress.record import RecordError
 
 EXAMPLES, TENSORS, RESULT = "examples.json", "expected.safetensors", "result.json"

@@ -10,6 +10,7 @@ from dress.base.progress import Advance, CurriculumProgress
 from dress.base.seeding import seed_for
 from dress.feedback.collect import Collection, ShareOut, collect, in_turn, openings_of
 from dress.feedback.failures import write_failures
+from dress.feedback.human import HumanRater
 from dress.feedback.llm import LLMRater, waits
 from dress.llm.interface import Client
 from dress.llm.ledger import Ledger
@@ -19,7 +20,7 @@ from dress.record import Dialogue
 from dress.rollout.answers_file import FileResponder
 from dress.rollout.conversation import Rollout, conversation
 from dress.rollout.pipeline import Pipeline
-from dress.rollout.responder import Responder
+from dress.rollout.responder import GivenAnswers, Responder
 from dress.rollout.server import ServerResponder
 from dress.rollout.stored import StoredAnswers
 
@@ -78,13 +79,15 @@ def gather(
         if interrupted:
             line = f"{interrupted} calls were in flight when an earlier run was killed; they are sent again"
             progress.console.print(line, highlight=False)
-        progress.start(name, sum(_count_answers(collection, indices) for indices in collection.shards.values()))
+        progress.start(name, sum(_count_answers(rollout, collection, i) for i in collection.shards.values()))
         ask(rollout, collection, progress.advance)
         progress.end()
         rollout = replay_of(rollout)
     progress.start(name, sum(map(len, collection.shards.values())))
-    # What comes from a ledger or a file is cheap to write again, and what failed may have been asked again.
-    anew = bool(ledgers) or isinstance(rollout.responder, FileResponder)
+    # What comes from a ledger or a file is cheap to write again, and what failed may have been asked again. Where
+    # people have yet to say something, failures.jsonl names all of it only if every shard is looked at.
+    cheap = isinstance(rollout.responder, FileResponder | GivenAnswers)
+    anew = bool(ledgers) or cheap or isinstance(rollout.rater, HumanRater)
     failures = collect(rollout, collection, progress.advance, anew, share_out)
     if anew:
         write_failures(collection.folder / FAILURES, failures, ledgers)
@@ -131,13 +134,15 @@ def _ask_slice(rollout: Rollout, collection: Collection, indices: range, pipelin
             progress(0, f"answers: {responder.client.tally.line()}")
 
     def done(dialogues: list[Dialogue]) -> None:
-        progress(_count_answers(collection, indices) - counted, "")
+        progress(_count_answers(rollout, collection, indices) - counted, "")
 
     samples = list(collection.prompts.readable(indices))
     openings = openings_of(samples, stage, rollout.sampling.condition)
     pipeline.hold(conversation(rollout, samples, openings, answered), done, judged)
 
 
-def _count_answers(collection: Collection, indices: range) -> int:
-    dialogues = sum(len(record.dialogues) for record, _ in collection.prompts.readable(indices))
-    return dialogues * collection.stage.samples * collection.stage.turns
+def _count_answers(rollout: Rollout, collection: Collection, indices: range) -> int:
+    dialogues = [dialogue for record, _ in collection.prompts.readable(indices) for dialogue in record.dialogues]
+    if isinstance(rollout.responder, GivenAnswers):
+        return sum(turn.assistant is not None for dialogue in dialogues for turn in dialogue.turns)
+    return len(dialogues) * collection.stage.samples * collection.stage.turns

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -12,14 +12,13 @@ from dress.base.parts import PART_WAIT, PartNumber
 from dress.base.progress import CurriculumProgress
 from dress.base.run_folder import lock, read_marker, unlock
 from dress.base.terminal import Terminal
-from dress.config import CollectCommand, CollectSettings, Config, Consent, Data
+from dress.config import CollectCommand, CollectSettings, Config, Consent
 from dress.config.graph import last_trained
 from dress.config.inherited import described, inherited
 from dress.config.names import check_name
 from dress.config.no_result import BY_CONTENT, NO_RESULT
 from dress.config.raters import LLM, Calls
 from dress.data.shards import Shards
-from dress.data.stream import open_split
 from dress.feedback.annotate import FAILURES, gather, storing
 from dress.feedback.collect import Collection
 from dress.feedback.estimate import estimate, estimate_table
@@ -30,10 +29,10 @@ from dress.llm.client import build_client
 from dress.llm.request import Stopped
 from dress.rollout.answers_file import FileResponder
 from dress.rollout.conversation import Rollout
-from dress.rollout.kinds import responder_kind, run_settings
-from dress.rollout.responder import Responder, Sampling
+from dress.rollout.kinds import is_set, responder_kind, run_settings
+from dress.rollout.responder import GivenAnswers, Responder, Sampling
 from dress.rollout.server import SERVER_TOKENS, ServerResponder
-from dress.worlds.prepared import prepared
+from dress.worlds.prepared import open_prompts
 
 
 def collect_from(settings: CollectCommand, console: Console | None = None) -> Path:
@@ -71,8 +70,10 @@ def _of_part(settings: CollectCommand, part: PartNumber) -> CollectCommand:
 
 
 def _collect(settings: CollectCommand, part: PartNumber | None, console: Console) -> Path:
-    kind, out = responder_kind(settings.responder), Path(settings.out)
-    run = run_settings(settings.responder, settings)
+    kind, out = _kind(settings.responder), Path(settings.out)
+    if kind == "set":
+        _check_given(settings)
+    run = None if kind == "set" else run_settings(settings.responder, settings)
     if settings.condition != "none" and kind not in ("checkpoint", "model"):
         raise ValueError(
             f"condition={settings.condition}: expected a run or a model's folder as responder, got {settings.responder}"
@@ -88,10 +89,13 @@ def _collect(settings: CollectCommand, part: PartNumber | None, console: Console
     most = settings.max_new_tokens or (run.generation.max_new_tokens if run else SERVER_TOKENS)
     with CurriculumProgress(console, {}) as progress:
         prompts = _prompts(settings, run, progress)
-        stage.asked(len(prompts))  # before anything is made
+        asked = stage.asked(len(prompts))  # before anything is made
+        if kind == "set" and len(asked) < len(prompts):
+            part_of = f"{len(asked):,} of {len(prompts):,} records"
+            console.print(f"the answers of {part_of} are judged (records={stage.records:,})", highlight=False)
         if settings.dry_run:
             server = settings.server if kind == "server" else None
-            estimates = estimate(prompts, stage, most, settings.annotator, server)
+            estimates = estimate(prompts, stage, most, settings.annotator, server, kind == "set")
             files = {"answers": settings.server.ledger, "feedback": getattr(settings.annotator, "ledger", None)}
             console.print(estimate_table(estimates, {name: Path(file or out / LEDGER) for name, file in files.items()}))
             return out
@@ -124,6 +128,28 @@ def _collect(settings: CollectCommand, part: PartNumber | None, console: Console
     return out
 
 
+def _kind(name: str) -> Literal["checkpoint", "model", "file", "server", "set"]:
+    """As `responder_kind`, and `set` for a folder of shards, whose own answers are judged again."""
+    return "set" if is_set(name) else responder_kind(name)
+
+
+def _check_given(settings: CollectCommand) -> None:
+    """Refuse settings that say how answers are drawn, or whose questions are asked.
+
+    Raises:
+        ValueError: there are some.
+    """
+    for name in ("turns", "samples", "temperature", "top_p", "condition", "data", "shards", "max_new_tokens"):
+        value, usual = getattr(settings, name), CollectCommand.model_fields[name].default
+        if value != usual:
+            raise ValueError(
+                f"{name}={value}: the answers of {settings.responder} are judged as they stand there, each of them "
+                f"once; leave {name} out"
+            )
+    if Path(settings.responder).resolve() == Path(settings.out).resolve():
+        raise ValueError(f"out={settings.out}: expected another folder than responder, whose shards stay as they are")
+
+
 def _stage(settings: CollectCommand, run: Config) -> str:
     """Whose model answers: the stage that is named, or the run's last.
 
@@ -141,21 +167,13 @@ def _stage(settings: CollectCommand, run: Config) -> str:
 def _prompts(settings: CollectCommand, run: Config | None, progress: CurriculumProgress) -> Shards:
     """The records whose questions are asked."""
     data = settings.data or (run.data if run else None)
-    if settings.shards is not None:
-        return open_split(settings.shards, ".", data or Data(path="."))
-    if data is None:
+    shards = settings.responder if is_set(settings.responder) else settings.shards
+    if shards is None and data is None:
         raise ValueError(
             f"responder={settings.responder}: expected somebody whose questions are asked: data=shapes, "
             f"data=shards data.path=DIR (its prompts), or shards=DIR"
         )
-    folder = prepared(data, lambda n: progress.start(f"world {data.world}", n), progress.advance)
-    try:
-        return open_split(data.prompts, folder, data)
-    except FileNotFoundError as missing:
-        raise FileNotFoundError(
-            f"{missing}: data.prompts is where the questions come from. Name others: shards=DIR, or data=shards "
-            f"data.path=DIR"
-        ) from None
+    return open_prompts(shards, data, progress)
 
 
 def _responder(settings: CollectCommand, kind: str, run: Config | None) -> tuple[Responder, dict[str, str]]:
@@ -169,6 +187,8 @@ def _responder(settings: CollectCommand, kind: str, run: Config | None) -> tuple
         return ServerResponder(client, settings.server.sees_image, settings.server.system), {"none": ""}
     if kind == "file":
         return FileResponder(Path(settings.responder)), {"none": ""}
+    if kind == "set":
+        return GivenAnswers(), {"none": ""}
     from dress.model.checkpoint import available_device, load_model, read_facts
     from dress.rollout.checkpoint import CkptResponder
 
@@ -211,9 +231,11 @@ def _begin(out: Path, settings: CollectCommand, prompts: Shards, most: int) -> d
         without["skip"] = True
     begin = settings.model_dump(exclude=without)
     begin |= {"annotator": identity(settings.annotator), "prompts": prompts.fingerprint, "max_new_tokens": most}
-    kind = responder_kind(settings.responder)
+    kind = _kind(settings.responder)
     if kind in ("checkpoint", "model"):  # logs/latest may be another run by now
         begin["responder"] = _weights(settings, kind)
+    if kind == "set":
+        begin["responder"] = prompts.fingerprint
     out.mkdir(parents=True, exist_ok=True)
     lock(out, PART_WAIT if settings.part else 0.0)
     file = out / BEGIN

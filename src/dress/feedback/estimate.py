@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from dress.data.shards import Shards
 from dress.feedback.collect import slices
 from dress.feedback.rubric import Rubric
 from dress.llm.ledger import Ledger
-from dress.record import Turn
+from dress.record import Dialogue, Turn, up_to_answers
 from dress.rollout.server import ANSWER_VERSION
 
 BYTES_PER_TOKEN = 4
@@ -27,7 +28,9 @@ class Estimate:
     Args:
         settings: prices.
         prompt_version: of the calls.
-        calls, prompt_tokens, completion_tokens: of all.
+        calls: how many.
+        prompt_tokens: of all calls.
+        completion_tokens: of all calls.
     """
 
     settings: Calls
@@ -55,6 +58,7 @@ def estimate(
     most_answer: int,
     annotator: config.RaterSettings,
     server: Server | None,
+    given: bool = False,
 ) -> dict[str, Estimate]:
     """Estimates of `answers` (of a server) and `feedback` (of an LLM), every dialogue going its full length.
 
@@ -64,6 +68,7 @@ def estimate(
         most_answer: tokens of an answer.
         annotator: who judges.
         server: who answers, where that is a server.
+        given: the answers that stand there are judged.
     """
     estimates: dict[str, Estimate] = {}
     if server is not None:
@@ -71,22 +76,19 @@ def estimate(
     if isinstance(annotator, LLM):
         rubric = Rubric.load(annotator.rubric)
         estimates["feedback"] = Estimate(annotator, rubric.prompt_version)
-    answer = "x" * most_answer * BYTES_PER_TOKEN
     for index in (index for indices in slices(prompts, stage) for index in indices):
         record = prompts.record(index)
         image = int(record.image is not None)
         for dialogue in record.dialogues:
-            turns = [Turn(user=dialogue.turns[0].user, assistant=answer)]
-            for _ in range(stage.turns):
-                answered = dialogue.model_copy(update={"turns": turns})
+            for judged in up_to_answers(dialogue) if given else _full_length(dialogue, stage.turns, most_answer):
                 if server is not None:
-                    size = sum(len(turn.user) + len(answer) for turn in turns) - len(answer)
+                    size = sum(len(turn.user) + len(turn.assistant or "") for turn in judged.turns)
+                    size -= len(judged.turns[-1].assistant or "")
                     estimates["answers"].add(size, image * server.sees_image, most_answer, stage.samples)
                 if isinstance(annotator, LLM):
-                    messages = rubric.messages(record, answered, annotator.sees_image)
+                    messages = rubric.messages(record, judged, annotator.sees_image)
                     size = sum(len(message["content"].encode()) for message in messages)
                     estimates["feedback"].add(size, image * annotator.sees_image, annotator.max_tokens, stage.samples)
-                turns = [*turns, Turn(user=ADVICE, assistant=answer)]
     return estimates
 
 
@@ -94,15 +96,26 @@ ADVICE = "x" * 200
 """In the place of a refinement."""
 
 
-def estimate_table(estimates: dict[str, Estimate], ledgers: dict[str, Path]) -> Table:
+def _full_length(dialogue: Dialogue, turns: int, most_answer: int) -> Iterator[Dialogue]:
+    """The dialogue up to each of so many answers, each as long as it can be."""
+    answer = "x" * most_answer * BYTES_PER_TOKEN
+    users = [dialogue.turns[0].user, *[ADVICE] * (turns - 1)]
+    full = dialogue.model_copy(update={"turns": [Turn(user=user, assistant=answer) for user in users]})
+    yield from up_to_answers(full)
+
+
+def estimate_table(
+    estimates: dict[str, Estimate], ledgers: dict[str, Path], going: str = "dialogue going its full length"
+) -> Table:
     """The estimates, and what the ledgers already hold of them.
 
     Args:
         estimates: by kind.
         ledgers: of each kind; they need not be there.
+        going: what is taken for granted of everything that is asked.
     """
     columns = ("", "calls", "in the ledger", "prompt tokens", "reply tokens", "cost")
-    table = Table(*columns, title="at most, with every dialogue going its full length")
+    table = Table(*columns, title=f"at most, with every {going}")
     for kind, one in estimates.items():
         there = ledgers[kind].is_file()
         settled = Ledger(ledgers[kind], readonly=True).counts(one.prompt_version) if there else {}

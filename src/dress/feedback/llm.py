@@ -45,7 +45,8 @@ class LLMRater:
         client: a server's, or a replay's.
         rubric: what is asked.
         sees_image: send the image too.
-        temperature, max_tokens: of the replies.
+        temperature: of the replies; None sends none.
+        max_tokens: of a reply.
         preview: shown once; None shows nothing.
     """
 

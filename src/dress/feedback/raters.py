@@ -1,4 +1,4 @@
-"""The rater that the settings name: one that is registered, a language model with a rubric, or its replay."""
+"""The rater that the settings name: one that is registered, people, a language model with a rubric, or its replay."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from dress import config
-from dress.config.raters import LLM, PlainRater, Replay
+from dress.config.raters import LLM, Human, PlainRater, Replay
 from dress.rater import Rater, registered
 
 
@@ -18,13 +18,21 @@ def build_rater(settings: config.RaterSettings, folder: Path | None = None, cons
     Args:
         settings: which, and how.
         folder: holds an LLM's ledger where the settings name none.
-        console: shows an LLM's first replies; None shows nothing.
+        console: shows an LLM's first replies, and what of a journal was passed over; None shows nothing.
 
     Raises:
-        ValueError: an LLM's key or rubric is not there, a ledger cannot be used, or no rater has this name.
+        ValueError: an LLM's key or rubric is not there, a ledger or journal cannot be used, or no rater has this name.
+        FileNotFoundError: no journal there.
     """
     if isinstance(settings, PlainRater):
         return _plain_rater(settings)
+    if isinstance(settings, Human):
+        from dress.feedback.human import HumanRater, read_words
+
+        words = read_words(settings.journal, settings.who)
+        if words.torn and console:
+            console.print(f"{settings.journal}: its last line is cut and was passed over", highlight=False)
+        return HumanRater(words)
 
     from dress.feedback.llm import LLMRater, Preview
     from dress.feedback.rubric import Rubric
@@ -53,10 +61,10 @@ def check_rater(settings: config.RaterSettings) -> None:
 
     Raises:
         ValueError: no rater has this name, the variable of the key is not set, or the rubric is not there.
-        FileNotFoundError: no ledger to replay.
+        FileNotFoundError: no ledger to replay, or no journal.
     """
-    if isinstance(settings, PlainRater):
-        _plain_rater(settings)
+    if isinstance(settings, PlainRater | Human):
+        build_rater(settings)
         return
     from dress.feedback.rubric import Rubric
     from dress.llm.keys import api_key
@@ -72,6 +80,10 @@ def identity(settings: config.RaterSettings) -> dict[str, Any]:
     """What feedback depends on: equal identities give interchangeable feedback."""
     if isinstance(settings, PlainRater):
         return settings.model_dump()
+    if isinstance(settings, Human):
+        from dress.feedback.human import read_words
+
+        return {"kind": settings.kind, "words": read_words(settings.journal, settings.who).fingerprint}
     from dress.feedback.rubric import Rubric
 
     names = {"kind", "model", "sees_image"} | (

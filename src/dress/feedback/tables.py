@@ -44,7 +44,8 @@ def ratings_table(
     """Ratings of collected answers by criterion and turn, and how many of the answers were cut, for a terminal.
 
     Args:
-        ratings, endings: as `count_ratings` and `count_endings` give them.
+        ratings: as `count_ratings` gives them.
+        endings: as `count_endings` gives them.
         stage: that collected them.
     """
     title = "collected ratings" if stage is None else f"collected ratings, stage {stage}"

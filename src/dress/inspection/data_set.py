@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ KNOWN: tuple[tuple[str, type[Source]], ...] = (("interaction", LVLMNLF), ("conve
 
 @dataclass(frozen=True)
 class Item:
-    """A record and where it stands; `image` is None where the set has no bytes of it."""
+    """A record and where it stands; `image` is None where the set has no bytes of it, `number` counts in its split."""
 
     split: str
     record: Record
     image: bytes | None
+    number: int = 0
 
 
 class DataSet:
@@ -62,6 +63,15 @@ class DataSet:
         self.damage = [what for shards in self._shards.values() for what in shards.damage]
         return self._samples() if self.has_images else self._rows()
 
+    def at(self, places: Collection[tuple[str, int]]) -> dict[tuple[str, int], Item]:
+        """The records with these splits and numbers, that were read before."""
+        if self.has_images:
+            return {(split, n): Item(split, *self._shards[split][n], n) for split, n in places}
+        damage = list(self.damage)
+        items = {place: item for item in self._rows() if (place := (item.split, item.number)) in places}
+        self.damage = damage  # what cannot be read was named the first time
+        return items
+
     @property
     def size(self) -> int | None:
         """Number of records; None where it takes reading to know."""
@@ -71,7 +81,7 @@ class DataSet:
         for split, shards in self._shards.items():
             for index in range(len(shards)):
                 try:
-                    yield Item(split, *shards[index])
+                    yield Item(split, *shards[index], index)
                 except RecordError as error:
                     self.damage.append(str(error))
 
@@ -88,8 +98,8 @@ class DataSet:
                     why = error.detail if isinstance(error, RowError) else describe(error)
                     self.damage.append(f"{file}:{row.number}: {why}")
                     continue
+                yield from (Item(file.stem, record, None, n) for n, record in enumerate(records, start=size))
                 size += len(records)
-                yield from (Item(file.stem, record, None) for record in records)
             if number and not size:
                 raise ValueError(f"{file}: expected rows with users' texts, found none; first: {self.damage[-number]}")
 

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dress.base.files import write_json, write_lines
 from dress.config.tasks import Inspect
+from dress.inspection.annotators import Annotators
 from dress.inspection.data_set import DataSet, Item
 from dress.inspection.inspecting import Inspection, Options, inspect
 from dress.inspection.tables import tables
@@ -22,11 +23,14 @@ def run(settings: Inspect, console: Console) -> Inspection:
     """Inspect with a progress bar; ends with tables.
 
     Raises:
-        FileNotFoundError: nothing at `path` or `other`.
-        ValueError: rows without users' texts, the scale's package is not installed, or `out` is no folder.
+        FileNotFoundError: nothing at `path`, `other` or `beside`.
+        ValueError: rows without users' texts, a set beside with other answers, the scale's package is not installed,
+            or `out` is no folder.
     """
     data = DataSet(settings.path)
     other = None if settings.other is None else DataSet(settings.other)
+    beside = [DataSet(path) for path in settings.beside]
+    annotators = Annotators([data, *beside], settings.standard, settings.differing)
     out = None if settings.out is None else Path(settings.out)
     if out is not None and out.exists() and not out.is_dir():
         raise ValueError(f"out={out}: expected a folder, got a file")
@@ -42,12 +46,12 @@ def run(settings: Inspect, console: Console) -> Inspection:
             return progress.track(items, total=items.size, description=what)
 
         options = Options(settings.leaked_by, settings.samples, settings.max_aspect)
-        inspection = inspect(data, other, lengths, track, options)
+        inspection = inspect(data, other, lengths, track, options, annotators)
     for table in tables(inspection):
         console.print(table)
         if table.words:
             console.print(table.words, style="dim", highlight=False)
-    for what in data.damage[:SHOWN]:
+    for what in [what for one in annotators.sets for what in one.damage[:SHOWN]]:
         console.print(f"cannot be read: {what}", highlight=False)
     if out is not None:
         _write(inspection, out)

@@ -1,4 +1,4 @@
-"""One pass over a set, and before it one over the set that it may leak from."""
+"""One pass over a set, and before it one over each set that it is compared with."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dress.data.counts import Counts
 from dress.data.images import MAX_ASPECT
+from dress.inspection.annotators import Annotators
 from dress.inspection.data_set import DataSet, Item
 from dress.inspection.duplicates import Findings, place
 from dress.inspection.leakage import By, Known, Leakage
@@ -25,6 +26,7 @@ class Inspection:
     """What was found; `samples` are the records whose keys have the smallest hashes."""
 
     data: DataSet
+    annotators: Annotators
     counts: dict[str, Counts] = field(default_factory=dict)
     findings: Findings = field(default_factory=Findings)
     lengths: Lengths | None = None
@@ -40,6 +42,7 @@ class Inspection:
             "eval_images_elsewhere": self.findings.overlap("eval") if "eval" in self.counts else None,
             "lengths": self.lengths.to_json() if self.lengths else None,
             "leakage": self.leakage.to_json() if self.leakage else None,
+            "annotators": self.annotators.to_json(),
             "damage": self.data.damage,
         }
 
@@ -55,8 +58,9 @@ class Options:
 
 
 def inspect(
-    data: DataSet, other: DataSet | None, lengths: Lengths | None, track: Track, options: Options
-) -> Inspection:
+    data: DataSet, other: DataSet | None, lengths: Lengths | None, track: Track, options: Options,
+    annotators: Annotators | None = None,
+) -> Inspection:  # fmt: skip
     """Look at every record.
 
     Args:
@@ -65,16 +69,21 @@ def inspect(
         lengths: counts tokens, or None.
         track: shows progress.
         options: how to look.
+        annotators: of the set, and of those beside it; None: of the set alone.
 
     Raises:
-        ValueError: rows without users' texts.
+        ValueError: rows without users' texts, or a set beside that has other answers.
     """
-    inspection = Inspection(data, findings=Findings(options.max_aspect), lengths=lengths)
+    annotators = annotators or Annotators([data])
+    inspection = Inspection(data, annotators, findings=Findings(options.max_aspect), lengths=lengths)
     if other is not None:
         other_set = Known()
         for item in track(other, "read the other set"):
             other_set.add(item, None if item.image is None else hashlib.sha256(item.image).hexdigest())
         inspection.leakage = Leakage(other_set, options.leaked_by)
+    for number, beside in enumerate(annotators.sets[1:], start=1):
+        for item in track(beside, f"read {beside.path}"):
+            annotators.add_beside(number, item)
     samples = _Smallest(options.samples)
     for item in track(data, "inspect"):
         sha256 = inspection.findings.add(item, data.has_images)
@@ -84,6 +93,8 @@ def inspect(
         if lengths is not None:
             lengths.add(item.record, item.image)
         samples.add(item)
+        annotators.add(item)
+    annotators.check()
     inspection.samples = list(samples)
     return inspection
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dress.evaluation.statistics import mean
+from dress.inspection.annotators import Annotators, Differing
 from dress.inspection.data_set import Item
 from dress.inspection.inspecting import Inspection
 from dress.inspection.tables import tables
 from dress.record import TOP_RATING, Dialogue, Turn
-from dress.report.cards import Answer, Card, Comment, Conversation, Exchange, picture
+from dress.report.cards import Answer, Card, Comment, Conversation, Exchange, Picture, picture
 from dress.report.charts import Chart, Point, Series, histogram, rating_bars, ratings_by_turn
 from dress.report.page import Page, Section, write_page
 
@@ -37,6 +38,7 @@ def write_inspection(file: Path, inspection: Inspection) -> None:
     words = f"The {len(inspection.samples)} records whose keys have the smallest hashes: a sample that nobody chose."
     sections = [
         *(Section(table.title, table.words, EMPTY, tables=[table]) for table in tables(inspection)),
+        *_differing(inspection.annotators),
         Section("Charts", "The same figures, drawn.", EMPTY, charts=charts),
         Section("Records to look at", words, EMPTY, cards=[_card(item) for item in inspection.samples]),
     ]
@@ -94,13 +96,46 @@ def _bars(numbers: Counter[int]) -> list[tuple[str, int]]:
     return [(str(number * step), count) for number, count in enumerate(bars)]
 
 
+def _differing(annotators: Annotators) -> Iterator[Section]:
+    """The answers that annotators differ on most, with what each of them said."""
+    cards = [_differing_card(annotators, one) for one in annotators.differing]
+    if cards:
+        words = (
+            f"The {len(cards)} whose ratings lie farthest apart; of those that are equally far those with the smallest "
+            f"hashes, which nobody chose."
+        )
+        yield Section("Answers that annotators differ on", words, cards=cards)
+
+
+def _differing_card(annotators: Annotators, one: Differing) -> Card:
+    *before, last = one.dialogue.turns
+    exchanges = [Exchange(turn.user, [Answer("Answer", turn.assistant or "", ())]) for turn in before]
+    comments = []
+    for label, feedback in annotators.words(one):
+        rated = f"{label} · rated {feedback.rating} of {TOP_RATING}"
+        comments.append(Comment(rated, feedback.critique or "(no critique)"))
+        if feedback.refinement:
+            comments.append(Comment(f"{label} · refinement", feedback.refinement))
+    exchanges.append(Exchange(last.user, [Answer("Answer that was rated", last.assistant or "", (), comments)]))
+    conversation = Conversation(one.criterion, exchanges)
+    return Card(_title(one.item), _picture(one.item), [conversation], one.item.record.annotation.captions)
+
+
+def _title(item: Item) -> str:
+    return " · ".join(filter(None, (item.split, item.record.key, item.record.source)))
+
+
+def _picture(item: Item) -> Picture | str:
+    image = item.record.image
+    return f"picture not here: {image.id}" if image and item.image is None else picture(item.record, item.image)
+
+
 def _card(item: Item) -> Card:
     record = item.record
     conversations = [_conversation(dialogue) for dialogue in record.dialogues]
-    image = record.image
     return Card(
-        " · ".join(filter(None, (item.split, record.key, record.source))),
-        f"picture not here: {image.id}" if image and item.image is None else picture(record, item.image),
+        _title(item),
+        _picture(item),
         conversations[:OPEN_DIALOGUES],
         record.annotation.captions,
         conversations[OPEN_DIALOGUES:],

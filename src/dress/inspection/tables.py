@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from dress.data.counts import Counts, mean_rating
 from dress.evaluation.statistics import mean
+from dress.inspection.annotator_tables import annotator_tables
 from dress.inspection.inspecting import Inspection
 from dress.inspection.leakage import WAYS, Leakage
 from dress.record import TOP_RATING
@@ -16,7 +17,11 @@ from dress.report.tables import NOTHING, Table
 def tables(inspection: Inspection) -> list[Table]:
     """All tables that have rows."""
     of_set = (_records, _sources, _ratings, _changes, _lengths, _findings)
-    every_table = [*(table(inspection) for table in of_set), *_leakage(inspection.leakage)]
+    every_table = [
+        *(table(inspection) for table in of_set),
+        *annotator_tables(inspection.annotators),
+        *_leakage(inspection.leakage),
+    ]
     return [table for table in every_table if table.rows]
 
 
@@ -45,7 +50,9 @@ def _ratings(inspection: Inspection) -> Table:
             for turn, numbers in turns.items():
                 rows.append(_row(split, criterion, turn, *numbers, _two(mean_rating(numbers))))
     head = ("criterion", "turn", *map(str, range(1, TOP_RATING + 1)), "not rated", "mean")
-    words = "How many answers were rated 1 to 4 (4 is best). Turn 0 is the first answer."
+    words = (
+        "How many answers were rated 1 to 4 (4 is best), the lowest of several annotators. Turn 0 is the first answer."
+    )
     return _by_split("Answers by criterion, turn and rating", words, head, rows)
 
 

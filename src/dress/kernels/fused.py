@@ -125,8 +125,10 @@ def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tens
     """Queries and keys turned by their positions, the first half of a head's numbers with the second.
 
     Args:
-        q, k: [B, H, T, d].
-        cos, sin: [B, T, d], the same in both halves.
+        q: queries [B, H, T, d].
+        k: keys [B, H, T, d].
+        cos: of the positions [B, T, d], the same in both halves.
+        sin: as cos.
     """
     return _Rotary.apply(q, cos, sin, out_dtype(q)), _Rotary.apply(k, cos, sin, out_dtype(k))
 
@@ -196,8 +198,10 @@ def gated(gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None = None) 
     """(silu(gate) * up) @ weight.T + bias; of the wide tensors only `gate` and `up` are kept.
 
     Args:
-        gate, up: [..., I].
-        weight, bias: of the projection down, [D, I] and [D].
+        gate: [..., I].
+        up: [..., I].
+        weight: of the projection down, [D, I].
+        bias: of the projection down, [D].
     """
     dtype = out_dtype(gate)
     return _Gated.apply(gate.to(dtype), up.to(dtype), weight, bias, dtype)

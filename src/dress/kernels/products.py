@@ -46,7 +46,8 @@ def segment_attention(
 
     Args:
         query: [H, T, d].
-        key, value: [K, T, d].
+        key: [K, T, d].
+        value: [K, T, d].
         groups: every token is a query of exactly one.
         params: of the layer.
 

@@ -41,7 +41,8 @@ class Attempt:
         raw: the reply's text, or the error's.
         parsed: the reply in the schema's form.
         problem: what to tell the model when it is asked for a repair, or the user when all stops.
-        prompt_tokens, completion_tokens: as billed; None where the server did not say.
+        prompt_tokens: as billed; None where the server did not say.
+        completion_tokens: as billed; None where the server did not say.
         billed: whether it can have cost something.
         wait: seconds the server asks to wait.
         served_by: model and system fingerprint.

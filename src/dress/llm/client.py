@@ -19,7 +19,7 @@ from dress.base import event_loop
 from dress.base.progress import Advance, ignore
 from dress.base.ranks import processes
 from dress.base.redaction import secrets, substitute
-from dress.config.raters import LLM, Endpoint, Replay
+from dress.config.raters import Endpoint, Recorded
 from dress.llm.attempt import Attempt, repair
 from dress.llm.connection import Connection
 from dress.llm.interface import Client
@@ -57,7 +57,7 @@ class Answer(BaseModel):
 PROBE: tuple[Message, ...] = ({"role": "user", "content": "Is snow white? Reply in JSON."},)
 
 
-def build_client(settings: LLM | Endpoint | Replay, folder: Path | None = None) -> Client:
+def build_client(settings: Endpoint | Recorded, folder: Path | None = None) -> Client:
     """A client for a rater's or responder's settings.
 
     Args:
@@ -67,13 +67,13 @@ def build_client(settings: LLM | Endpoint | Replay, folder: Path | None = None) 
     Raises:
         ValueError: the key's variable is not set, no ledger can be had, or the recorded models do not fit.
     """
-    if isinstance(settings, Replay):
+    if isinstance(settings, Recorded):
         recorded = Ledger(Path(settings.ledger), readonly=True)
         return ReplayClient(recorded, recorded_model(recorded, settings.model))
     if settings.ledger is None and folder is None:
         raise ValueError("expected a ledger: name a file (annotator.ledger=… or judge.ledger=…)")
     ledger = Path(settings.ledger) if settings.ledger is not None else Path(folder or ".") / "ledger.sqlite"
-    structured = settings.structured if isinstance(settings, LLM) else "auto"
+    structured = getattr(settings, "structured", "auto")  # of those that ask for forms
     return LLMClient(settings, open_ledger(ledger), structured)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import functools
 import ssl
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 import httpx2
 import openai
 
-from dress.base.files import image_extension
+from dress.base.files import data_uri
 from dress.config.raters import Endpoint
 from dress.llm.attempt import Attempt, read_completion, read_error
 from dress.llm.bounded import bound_size
@@ -99,7 +98,9 @@ def _certificates() -> ssl.SSLContext:
 def _with_image(messages: Sequence[Message], image: bytes | None) -> list[Any]:
     if image is None:
         return list(messages)
-    url = f"data:image/{image_extension(image).replace('jpg', 'jpeg')};base64,{base64.b64encode(image).decode()}"
     first = next(number for number, message in enumerate(messages) if message["role"] == "user")
-    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": messages[first]["content"]}]
+    parts = [
+        {"type": "image_url", "image_url": {"url": data_uri(image)}},
+        {"type": "text", "text": messages[first]["content"]},
+    ]
     return [*messages[:first], {"role": "user", "content": parts}, *messages[first + 1 :]]

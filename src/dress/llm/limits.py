@@ -26,9 +26,11 @@ class Limits:
     A request that alone exceeds the tokens of a window is let through when the window is empty.
 
     Args:
-        requests, tokens: per period; None is no limit.
+        requests: per period; None is no limit.
+        tokens: per period; None is no limit.
         period: seconds.
-        clock, sleep: the time; tests bring their own.
+        clock: gives the time in seconds; tests bring their own.
+        sleep: waits; tests bring their own.
     """
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import string
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -18,30 +18,18 @@ from dress.record import Record, describe
 NOTHING = "(not known)"
 
 
-class PromptFile(BaseModel):
-    """A prompt: what a subclass adds, and the texts of its two messages."""
+class VersionedFile(BaseModel):
+    """A file of prompts with a name and a version: what a subclass adds."""
 
     model_config = ConfigDict(extra="forbid")
 
     folder: ClassVar[Path]
     setting: ClassVar[str]
     """Which setting names the file, for errors."""
-    fields: ClassVar[frozenset[str]]
-    """What may stand in braces in `user`."""
 
     name: str = Field(pattern=r"^[\w-]+$")
     version: int
-    system: str
-    user: str
     hash: str = ""
-
-    @field_validator("user")
-    @classmethod
-    def _fields_exist(cls, text: str) -> str:
-        for _, field, _, _ in string.Formatter().parse(text):
-            if field is not None and field not in cls.fields:
-                raise ValueError(f"no such field {{{field}}}; there are {', '.join(sorted(cls.fields))}")
-        return text
 
     @property
     def prompt_version(self) -> str:
@@ -70,6 +58,33 @@ class PromptFile(BaseModel):
         except ValidationError as error:
             raise ValueError(f"{path}: {describe(error)}") from None
         return prompt.model_copy(update={"hash": hashlib.sha256(text).hexdigest()[:8]})
+
+
+class PromptFile(VersionedFile):
+    """A prompt: what a subclass adds, and the texts of its two messages."""
+
+    fields: ClassVar[frozenset[str]]
+    """What may stand in braces in `user`."""
+
+    system: str
+    user: str
+
+    @field_validator("user")
+    @classmethod
+    def _fields_exist(cls, text: str) -> str:
+        return check_fields(text, cls.fields)
+
+
+def check_fields(text: str, fields: Collection[str]) -> str:
+    """The text.
+
+    Raises:
+        ValueError: something else stands in braces in it than one of the fields.
+    """
+    for _, field, _, _ in string.Formatter().parse(text):
+        if field is not None and field not in fields:
+            raise ValueError(f"no such field {{{field}}}; there are {', '.join(sorted(fields))}")
+    return text
 
 
 def lines(texts: Sequence[str]) -> str:

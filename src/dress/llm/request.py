@@ -70,7 +70,9 @@ class Reply:
         text: the raw reply (or the error's) as the server wrote it.
         parsed: an instance of the request's schema.
         model: that was asked.
-        prompt_tokens, completion_tokens, cost: of all attempts.
+        prompt_tokens: of all attempts.
+        completion_tokens: of all attempts.
+        cost: of all attempts.
         attempts: calls that were sent, in this run and earlier ones.
         recorded: the reply stood in the ledger; nothing was sent.
     """

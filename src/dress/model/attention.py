@@ -258,7 +258,8 @@ def descend(
 
     Args:
         query: [B, H, own, d].
-        key, value: [B, K, seen, d].
+        key: [B, K, seen, d].
+        value: [B, K, seen, d].
         params: of the layer.
         masks: of the pass; a mask that is missing is added to them.
         until: how far each of the `own` tokens sees among them; None: to itself.

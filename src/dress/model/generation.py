@@ -10,7 +10,8 @@ from dress.dialogue.spans import Completion
 from dress.kernels.packed import PackedWeights
 from dress.model.lvlm import LVLM
 from dress.model.memory import rows_that_fit
-from dress.model.session import ImageTokens, Prompt, SamplingParams, Session
+from dress.model.sampling import SamplingParams
+from dress.model.session import ImageTokens, Prompt, Session
 
 
 def generate(

@@ -7,16 +7,14 @@ in the next, and an answer stands there as the tokens of its text, whatever toke
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import TopPLogitsWarper
 
-from dress.base.seeding import seed_for
 from dress.dialogue.batch import image_batches
 from dress.dialogue.encode import IMAGE, Tokens
 from dress.dialogue.image import ImageLayout, Picture
@@ -26,12 +24,16 @@ from dress.kernels.packed import PackedWeights
 from dress.model.cache import Chunk, Decoding, KVCache, KVStore, Prefill, Slots
 from dress.model.lvlm import LVLM
 from dress.model.memory import rows_that_fit
+from dress.model.sampling import SamplingParams, choose, noise_of
 
 DROP_SHARE = 0.15
 """Ended rows leave the batch when they are this share of it: each time costs a copy of what they have read."""
 
 SHARED_TOKENS = 128
 """Rows share one copy of their beginning where it saves this many tokens per row (benchmarks/generation.py)."""
+
+Watch = Callable[[Hashable, int], bool]
+"""Is told each new token of a row, by its key; whether the row is to end there."""
 
 
 @dataclass(frozen=True)
@@ -69,28 +71,6 @@ class ImageTokens:
         return torch.cat([kept[i] for i in images])
 
 
-@dataclass(frozen=True)
-class SamplingParams:
-    """How the tokens of answers are drawn.
-
-    Attributes:
-        max_new_tokens: longest answer; it ends earlier at the stop token.
-        temperature: 0 is greedy.
-        top_p: smallest set of tokens whose probability reaches it; 1 is all.
-        seed: of the draws: one for each prompt, or one that they are made from, by number. Nothing else that is
-            random comes in.
-    """
-
-    max_new_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | Sequence[int] = 0
-
-    def seeds(self, prompts: int) -> Sequence[int]:
-        """One for each of so many prompts."""
-        return [seed_for(self.seed, i) for i in range(prompts)] if isinstance(self.seed, int) else self.seed
-
-
 @dataclass(eq=False)
 class _Row:
     """`ids` [S]: the tokens in the cache, an image's as -1 - its number; `positions` [P, S] and `until` [S] of the
@@ -123,7 +103,7 @@ class Session:
 
     Args:
         model: whose weights stay as they are while the session lasts; in eval mode or not, it is put back.
-        packed: its language model, packed; sessions of the same weights may share it.
+        weights: its language model's, packed; sessions of the same weights may share it.
     """
 
     def __init__(self, model: LVLM, weights: PackedWeights | None = None) -> None:
@@ -140,6 +120,7 @@ class Session:
         images: ImageTokens,
         sampling: SamplingParams,
         if_fits: bool = False,
+        watch: Watch | None = None,
     ) -> list[list[int]] | None:
         """Tokens of an answer to each prompt, with the stop token where it ended by itself.
 
@@ -149,6 +130,7 @@ class Session:
             images: that the prompts name; the same numbers in every turn.
             sampling: how tokens are drawn.
             if_fits: answer nothing (None) where memory has no room for the keys and values.
+            watch: sees tokens as they come, and may end rows.
         """
         layouts = [images.layout(prompt.image) for prompt in prompts]
         rows = [self._row(*one) for one in zip(prompts, keys, layouts, strict=True)]
@@ -164,7 +146,7 @@ class Session:
                 self.cache.own.reserve(need)
                 hidden = self._read(rows, images)
                 self.rows.update({row.key: row for row in rows})
-                return self._decode(rows, hidden, sampling)
+                return self._decode(rows, hidden, sampling, watch)
         except BaseException:
             self.rows.clear()  # half-written: nobody goes on from here
             raise
@@ -300,26 +282,27 @@ class Session:
 
     # --- answering ---
 
-    def _decode(self, rows: list[_Row], hidden: Tensor, sampling: SamplingParams) -> list[list[int]]:
+    def _decode(
+        self, rows: list[_Row], hidden: Tensor, sampling: SamplingParams, watch: Watch | None
+    ) -> list[list[int]]:
         """Token by token; rows that have ended change places with the last ones and leave the batch."""
         assert self.cache is not None
         device = hidden.device
         order = sorted(range(len(rows)), key=lambda i: rows[i].place)
         batch, hidden = [rows[i] for i in order], hidden[order]
         seeds = sampling.seeds(len(rows))
-        noise = _noise(sampling, [seeds[i] for i in order]).to(device)
+        noise = noise_of(sampling, [seeds[i] for i in order]).to(device)
         out: dict[Hashable, list[int]] = {row.key: [] for row in rows}
         decoding = Decoding(self.cache, [len(row.ids) for row in batch], device)
         shift = torch.tensor([row.shift for row in batch], device=device)
         ended = [False] * len(batch)
-        warp = TopPLogitsWarper(sampling.top_p) if 0 < sampling.top_p < 1 else None
         stops = self.model.encoder.stops
         for step in range(sampling.max_new_tokens):
-            token = _choose(self.model.logits(hidden), sampling.temperature, warp, noise[:, step])
+            token = choose(self.model.logits(hidden), sampling, noise[:, step])
             for i, value in enumerate(token.tolist()):
                 if not ended[i]:
                     out[batch[i].key].append(value)
-                    ended[i] = value in stops
+                    ended[i] = value in stops or (watch is not None and watch(batch[i].key, value))
             if all(ended) or step + 1 == sampling.max_new_tokens:
                 break
             if sum(ended) >= DROP_SHARE * len(ended):
@@ -368,23 +351,3 @@ def _common(one: np.ndarray, two: np.ndarray) -> int:
 def _placed(tokens: np.ndarray, row: int, first: int) -> np.ndarray:
     """[3, W]: these flat tokens, in a row, from slot `first` on."""
     return np.stack([tokens, np.full(len(tokens), row), np.arange(first, first + len(tokens))])
-
-
-def _noise(sampling: SamplingParams, seeds: list[int]) -> Tensor:
-    """Uniform numbers in (0, 1], [A, max_new_tokens]: a row's own, whatever stands beside it."""
-    if sampling.temperature == 0:
-        return torch.zeros(len(seeds), sampling.max_new_tokens)
-    draws = [np.random.default_rng(seed).random(sampling.max_new_tokens) for seed in seeds]
-    return torch.from_numpy(1 - np.stack(draws)).float()
-
-
-def _choose(logits: Tensor, temperature: float, warp: TopPLogitsWarper | None, noise: Tensor) -> Tensor:
-    """The next token of every row, [A] from logits [A, vocabulary]: greedy, or where the summed probability
-    reaches `noise` [A]."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    logits = logits / temperature
-    if warp is not None:
-        logits = warp(None, logits)
-    summed = logits.softmax(-1).cumsum(-1)
-    return torch.searchsorted(summed, noise[:, None] * summed[:, -1:])[:, 0]

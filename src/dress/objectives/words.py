@@ -52,7 +52,8 @@ def word_loss(scores: Tensor, image: Tensor, word: Tensor, weight: Tensor) -> tu
 
     Args:
         scores: [N, W].
-        image, word: [P], row and column of each pair.
+        image: [P], row of each pair.
+        word: [P], column of each pair.
         weight: [P], float64.
 
     Returns:

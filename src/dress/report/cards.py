@@ -29,26 +29,28 @@ class Picture:
 
 @dataclass(frozen=True)
 class Comment:
-    """What is said about an answer."""
+    """What is said about an answer; shown only in its `view`, where it has one (see `facets`)."""
 
     title: str
     text: str
+    view: int | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer with its ratings (None: not rated) and comments; `weight` as of a table's head."""
+    """An answer with its ratings (None: not rated) and comments; `weight` as of a table's head; its `view` marks it."""
 
     title: str
     text: str
     ratings: Sequence[int | None]
     comments: Sequence[Comment] = ()
     weight: str = "base"
+    view: int | None = None
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A question and the answers to it."""
+    """A question and the answers to it; the question is empty where it stands above already."""
 
     question: str
     answers: Sequence[Answer]
@@ -56,11 +58,12 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Exchanges in their order; `kind` says what they are about."""
+    """Exchanges in their order; `kind` says what they are about. One with a `view` goes on below another one."""
 
     kind: str
     exchanges: Sequence[Exchange]
     comments: Sequence[Comment] = ()
+    view: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Card:
         conversations: about it.
         captions: of the picture.
         folded: conversations that are shown only when asked for.
+        pairs: two conversations side by side, for each view.
     """
 
     key: str
@@ -80,10 +84,11 @@ class Card:
     conversations: Sequence[Conversation]
     captions: Sequence[str] = ()
     folded: Sequence[Conversation] = field(default=())
+    pairs: Sequence[tuple[Conversation, Conversation]] = field(default=())
 
 
-def picture(record: Record, data: bytes | None) -> Picture | str:
-    """The record's picture (JPEG; PNG where it is small), or why there is none."""
+def picture(record: Record, data: bytes | None, largest: int = LARGE) -> Picture | str:
+    """The record's picture (JPEG; PNG where it is small) of at most so many pixels, or why there is none."""
     if data is None:
         return "no picture"
     try:
@@ -91,7 +96,7 @@ def picture(record: Record, data: bytes | None) -> Picture | str:
     except RecordError:
         return "the picture cannot be read"
     factor = max(1, SMALL // max(image.size))
-    image.thumbnail((LARGE, LARGE), Image.Resampling.LANCZOS)
+    image.thumbnail((largest, largest), Image.Resampling.LANCZOS)
     kind = "png" if factor > 1 else "jpeg"
     buffer = io.BytesIO()
     image.save(buffer, format=kind, quality=85)

@@ -33,11 +33,13 @@ class Chart:
         title: stands above.
         specification: Vega-Lite with the figures inside, as wide as what holds it.
         figures: the same as texts, for those who do not see the chart.
+        wide: it needs the width of the page.
     """
 
     title: str
     specification: dict[str, Any]
     figures: Table
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def ratings_by_turn(title: str, series: Sequence[Series]) -> Chart:
         ),
     ]
     rows = [(v["line"], f"{v['turn']:g}", f"{v['rating']:.2f}", v["interval"], _count(v["n"])) for v in values]
-    return _chart(title, layers, ("line", "turn", "mean rating", "95 % interval", "n"), rows)
+    return layered(title, layers, ("line", "turn", "mean rating", "95 % interval", "n"), rows)
 
 
 def losses(title: str, series: Sequence[Series], stages: Sequence[tuple[str, float, float]]) -> Chart:
@@ -126,7 +128,7 @@ def losses(title: str, series: Sequence[Series], stages: Sequence[tuple[str, flo
     if short:
         layers.append(base.mark_point(filled=True).transform_filter(alt.FieldOneOfPredicate("phase", short)))
     rows = [(one.name, *(f"{p.y:.3f} at {p.x:,g}" for p in _landmarks(one.points))) for one in lines]
-    return _chart(title, layers, ("phase", "first loss", "lowest", "last"), rows)
+    return layered(title, layers, ("phase", "first loss", "lowest", "last"), rows)
 
 
 def rating_bars(title: str, table: Mapping[str, Mapping[str, Sequence[int]]], what: str = "collected answers") -> Chart:
@@ -175,7 +177,7 @@ def rating_bars(title: str, table: Mapping[str, Mapping[str, Sequence[int]]], wh
     ]
     head = ("criterion", "turn", *RATINGS, "mean")
     rows = [(criterion, str(turn), *(f"{n:,}" for n in counts), _mean(counts)) for criterion, turn, counts in bars]
-    return _chart(title, layers, head, rows, height=_BAR * len(names))
+    return layered(title, layers, head, rows, height=_BAR * len(names))
 
 
 def histogram(title: str, bars: Sequence[tuple[str, int]], x_name: str) -> Chart:
@@ -191,10 +193,10 @@ def histogram(title: str, bars: Sequence[tuple[str, int]], x_name: str) -> Chart
     y = alt.Y("number:Q", title="how many", axis=alt.Axis(format=",d", tickMinStep=1, tickCount=5))
     tooltip = [alt.Tooltip("first:N", title=f"{x_name} from"), alt.Tooltip("number:Q", title="how many", format=",d")]
     layer = alt.Chart(alt.InlineData(values)).mark_bar(color="var(--last)").encode(x=x, y=y, tooltip=tooltip)
-    return _chart(title, [layer], (f"{x_name} from", "how many"), [(first, f"{number:,}") for first, number in bars])
+    return layered(title, [layer], (f"{x_name} from", "how many"), [(first, f"{number:,}") for first, number in bars])
 
 
-def _chart(
+def layered(
     title: str, layers: Sequence[alt.Chart], head: Sequence[str], rows: Sequence[Sequence[str]], height: int = _HEIGHT
 ) -> Chart:
     """Layers over each other, in the page's colours; `head` and `rows` are the figures as texts."""

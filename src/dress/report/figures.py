@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from dress.report.tables import NOTHING, Cell, Head, Row, Table
@@ -64,13 +65,13 @@ class Quantity:
             return NOTHING
         return f"{100 * value:.1f}{_PER_CENT if unit else ''}" if self.share else f"{value:.2f}"
 
-    def cell(self, figures: Figures) -> Cell:
-        """Value, n and 95 % interval."""
+    def cell(self, figures: Figures, link: str = "") -> Cell:
+        """Value, n and 95 % interval, and a place on the page that shows what the figure is of."""
         figure = self.figure(figures)
         low, high = figure.get("low"), figure.get("high")
         known = low is not None and high is not None
         interval = f"{self.format(low, unit=False)}–{self.format(high, unit=False)}" if known else ""
-        return Cell(self.value(figures), interval, figure.get("n") or 0)
+        return Cell(self.value(figures), interval, figure.get("n") or 0, link=link)
 
 
 _FIXED = (
@@ -177,18 +178,22 @@ def _by_criterion(quantity: Quantity, by_cell: Sequence[Figures]) -> list[Quanti
     ]
 
 
-def metrics_table(metrics: Figures) -> Table:
+def metrics_table(metrics: Figures, links: Mapping[tuple[str, str, int | None], str] = MappingProxyType({})) -> Table:
     """The figures of one run: a row per figure (and turn), a column per model and condition.
 
     Args:
         metrics: what metrics.json holds.
+        links: cell, key and turn of a figure to the place on the page that shows what it is of.
 
     Returns:
         A table that fits 80 columns of a terminal: value and n, and below them the 95 % interval.
     """
     by_cell, main, listed = cells(metrics), main_cells(metrics), quantities(metrics)
     columns = [Head(name, weight=weight(name, main)) for name in by_cell]
-    rows = [Row(quantity.head, [quantity.cell(figures) for figures in by_cell.values()]) for quantity in listed]
+    rows = [
+        Row(q.head, [q.cell(figures, links.get((name, q.key, q.turn), "")) for name, figures in by_cell.items()])
+        for q in listed
+    ]
     meanings: dict[str, str] = {}
     for quantity in listed:
         meanings.setdefault(f"{quantity.group}: {quantity.name.split(',')[0]}", quantity.meaning)

@@ -22,12 +22,16 @@ from dress.base.files import write_text
 from dress.record import TOP_RATING
 from dress.report.cards import Card
 from dress.report.charts import Chart
+from dress.report.facets import Cases, css
 from dress.report.tables import Table
 
 
 @dataclass(frozen=True)
 class Section:
-    """Tables, charts and cards under a title; `empty` stands for `words` where there are none of them."""
+    """Tables, charts, cards and cases under a title; `empty` stands for `words` where there are none of them.
+
+    `name` is its address on the page, without `#`.
+    """
 
     title: str
     words: str = ""
@@ -35,6 +39,8 @@ class Section:
     tables: Sequence[Table] = ()
     charts: Sequence[Chart] = ()
     cards: Sequence[Card] = ()
+    cases: Cases | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,11 +72,19 @@ def write_page(file: Path, page: Page) -> None:
 
 
 def html(page: Page) -> str:
-    """The page as HTML. All of its texts are escaped."""
+    """The page as HTML. All of its texts are escaped.
+
+    Raises:
+        ValueError: several sections have cases, whose ids would be the same.
+    """
     drawn = any(section.charts for section in page.sections)
     script = _script() if drawn else ""
+    filtered = [section.cases for section in page.sections if section.cases is not None]
+    if len(filtered) > 1:
+        raise ValueError(f"{page.title}: expected one section with cases, got {len(filtered)}")
+    style = _template_file("style.css") + "".join(map(css, filtered))
     text = _environment().get_template("page.html").render(
-        page=page, style=_template_file("style.css"), script=script, digest=_digest(script), top_rating=TOP_RATING
+        page=page, style=style, script=script, digest=_digest(script), top_rating=TOP_RATING
     )  # fmt: skip
     # A lone surrogate in a model's answer cannot be encoded; it must not cost the page.
     return text.encode("utf-8", "replace").decode()

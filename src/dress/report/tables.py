@@ -27,13 +27,15 @@ _TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciic
 class Cell:
     """A figure as text; below it, smaller, its interval and over how many it was taken.
 
-    `weight` is `best` for the best of its column, `alarm` for what must be seen, and empty else.
+    `weight` is `best` for the best of its column, `alarm` for what must be seen, and empty else. `link` is a place on
+    the page (`#…`) that shows what the figure is of; only a page has it.
     """
 
     text: str
     interval: str = ""
     n: int | None = None
     weight: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from dress.base.progress import Advance, ignore
@@ -13,7 +14,8 @@ from dress.dialogue.spans import Completion, prompt
 from dress.kernels.packed import PackedWeights
 from dress.model.generation import check_new_tokens, generate
 from dress.model.lvlm import LVLM
-from dress.model.session import ImageTokens, Prompt, SamplingParams, Session
+from dress.model.sampling import SamplingParams
+from dress.model.session import ImageTokens, Prompt, Session
 from dress.record import RecordError
 from dress.rollout.responder import Answer, OpenTurn, Responder, Sampling
 
@@ -56,14 +58,46 @@ class CkptResponder:
         prompts, params = self._prompts(questions, sampling)
         return generate(self.model, prompts, pixels, params, batch_size=sampling.batch_size, progress=progress)
 
+    def stream(
+        self, question: OpenTurn, picture: Picture | None, sampling: Sampling, watch: Callable[[str], bool]
+    ) -> Completion:
+        """One answer, shown while it is written.
+
+        Args:
+            question: `image` is not looked at.
+            picture: of the question; None for none.
+            sampling: greedy or sampled.
+            watch: gets all that is written so far, at each token, as far as it stays; whether to end there. An answer
+                that is ended so counts as cut.
+
+        Raises:
+            RecordError, ValueError: as `answer`.
+        """
+        pictures = [] if picture is None else [picture]
+        prompts, params = self._prompts([replace(question, image=0 if pictures else None)], sampling)
+        ids: list[int] = []
+
+        def see(_: Hashable, token: int) -> bool:
+            ids.append(token)
+            return watch(self.model.encoder.begun(ids))
+
+        session = Session(self.model, self.packed_weights())
+        tokens = session.answer(prompts, [0], ImageTokens(self.model, pictures), params, watch=see)
+        assert tokens is not None
+        return self.model.encoder.decode(tokens[0])
+
+    def packed_weights(self) -> PackedWeights:
+        """Packed once, as long as anybody holds them."""
+        weights = self._packed() or PackedWeights(self.model.language_model)
+        self._packed = weakref.ref(weights)
+        return weights
+
     def groups(self, dialogues: int, sampling: Sampling) -> Iterator[tuple[range, Responder]]:
         """See `Grouping`: as many as are decoded together. The model's weights must stay as they are meanwhile."""
         if self._keep == "off":
             yield range(dialogues), self
             return
-        weights = self._packed() or PackedWeights(self.model.language_model)
-        self._packed = weakref.ref(weights)
-        going_on = _GoingOn(self, Session(self.model, weights))
+        going_on = _GoingOn(self, Session(self.model, self.packed_weights()))
         for first in range(0, dialogues, sampling.batch_size):
             yield range(first, min(first + sampling.batch_size, dialogues)), going_on
 

@@ -9,9 +9,9 @@ from typing import Any
 from dress.base.progress import Advance, ignore
 from dress.base.seeding import seed_for
 from dress.data.shards import Sample
-from dress.rater import Rater
-from dress.record import PUBLISHED_ROW, Dialogue, Feedback, Record, Turn
-from dress.rollout.responder import Answer, Grouping, OpenTurn, Responder, Sampling
+from dress.rater import Rater, feedback_of_each
+from dress.record import PUBLISHED_ROW, Dialogue, Feedback, Record, Turn, up_to_answers
+from dress.rollout.responder import Answer, GivenAnswers, Grouping, OpenTurn, Responder, Sampling
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Answered:
     images: list[bytes | None]
 
 
-Conversation = Generator[Answered, list[Feedback], list[Dialogue]]
-"""Dialogues being held: gives answers, takes feedback on them, and returns the dialogues."""
+Conversation = Generator[Answered, list[list[Feedback]], list[Dialogue]]
+"""Dialogues being held: gives answers, takes all feedback on each of them, and returns the dialogues."""
 
 
 def conversation(
@@ -77,6 +77,8 @@ def conversation(
         last turn has none, and its provenance says why (`failed`, `call`).
     """
     responder, sampling = rollout.responder, rollout.sampling
+    if isinstance(responder, GivenAnswers):
+        return (yield from _given(samples, openings))
     pixels, places = _preprocess(responder, samples)
     dialogues = [_first_question(opening.dialogue) for opening in openings]
     number = len(dialogues)
@@ -102,10 +104,11 @@ def conversation(
             )
             turn += 1
             refinements = {}
-            for i, one in zip(active, feedback, strict=True):
-                dialogues[i].turns[-1].feedback.append(one)
-                if one.refinement and turn < len(openings[i].conditions):
-                    refinements[i] = one.refinement
+            for i, words in zip(active, feedback, strict=True):
+                dialogues[i].turns[-1].feedback.extend(words)
+                refinement = next((one.refinement for one in words if one.refinement), None)
+                if refinement and turn < len(openings[i].conditions):
+                    refinements[i] = refinement
             for i, refinement in refinements.items():
                 dialogues[i].turns.append(Turn(user=refinement))
             active = list(refinements)
@@ -126,13 +129,38 @@ def converse(
         judged: called with the number of judged answers.
     """
     talk = conversation(rollout, samples, openings, answered)
-    feedback: list[Feedback] | None = None
+    feedback: list[list[Feedback]] | None = None
     while True:
         try:
             answers = next(talk) if feedback is None else talk.send(feedback)
         except StopIteration as end:
             return list(end.value)
-        feedback = rollout.rater.rate(answers.items, answers.images, judged)
+        feedback = feedback_of_each(rollout.rater, answers.items, answers.images, judged)
+
+
+def _given(samples: Sequence[Sample], openings: Sequence[Opening]) -> Conversation:
+    """The dialogues as they stand, each answer with new feedback in the place of all that it had.
+
+    An answer is judged after its own turns. What has no answer fails by name.
+    """
+    dialogues = [opening.dialogue.model_copy(update={"turns": _unjudged(opening.dialogue)}) for opening in openings]
+    answered = [
+        (samples[opening.sample], answer)
+        for opening, dialogue in zip(openings, dialogues, strict=True)
+        for answer in up_to_answers(dialogue)
+    ]
+    feedback = yield Answered([(record, one) for (record, _), one in answered], [image for (_, image), _ in answered])
+    for (_, dialogue), words in zip(answered, feedback, strict=True):
+        dialogue.turns[-1].feedback.extend(words)
+    return dialogues
+
+
+def _unjudged(dialogue: Dialogue) -> list[Turn]:
+    turns = [turn.model_copy(update={"feedback": []}) for turn in dialogue.turns]
+    for turn in turns:
+        if turn.assistant is None:
+            turn.provenance = {"failed": "no_answer", **turn.provenance}
+    return turns
 
 
 def _first_question(dialogue: Dialogue) -> Dialogue:

@@ -31,6 +31,12 @@ def responder_kind(name: str) -> Literal["checkpoint", "model", "file", "server"
     )
 
 
+def is_set(name: str) -> bool:
+    """Whether `responder=NAME` is a folder of shards, whose own answers are meant."""
+    path = Path(name)
+    return path.is_dir() and not (path / "config.json").exists() and next(path.glob("*.tar"), None) is not None
+
+
 def is_model(folder: Path) -> bool:
     """Whether a folder holds a vision-language model of transformers, or an adapter of one; an exported one does."""
     if (folder / "adapter_config.json").is_file():

@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dress.base import processes, supervisor
+from dress.base import processes, supervised
 from dress.config.generation import PLACEHOLDER, Generation, GenerationServer
 from dress.llm.keys import api_key
 
@@ -103,21 +102,13 @@ def owned_server(settings: GenerationServer, model: Path, name: str, log: Path) 
     Raises:
         ValueError: it ends or never is healthy, or knows no model of this name; shows the end of the log.
     """
-    key, port = secrets.token_hex(16), _free_port()
+    key, port = secrets.token_hex(16), supervised.free_port()
     places = {"model": str(model), "port": str(port), "name": name, "key": key}
     words = [PLACEHOLDER.sub(lambda place: places.get(place[1], place[0]), word) for word in settings.words]
     takes_name = any("{name}" in word for word in settings.words)
-    command = [
-        sys.executable, "-I", "-S", str(supervisor.__file__), str(os.getpid()), str(settings.grace), *words
-    ]  # fmt: skip
     os.environ[KEY] = key
     try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as out:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-                env=own_environment() | {KEY: key, VLLM_KEY: key},
-            )  # fmt: skip
+        process = supervised.start(words, own_environment() | {KEY: key, VLLM_KEY: key}, log, settings.grace)
         patience = settings.grace + PATIENCE
         try:
             server = _Starting(settings, process, f"http://127.0.0.1:{port}", key, log)
@@ -130,7 +121,7 @@ def owned_server(settings: GenerationServer, model: Path, name: str, log: Path) 
             patience = min(patience, processes.GRACE / 2)
             raise
         finally:
-            _end(process, patience)
+            supervised.end(process, patience)
     finally:
         os.environ.pop(KEY, None)
 
@@ -197,16 +188,3 @@ class _Starting:
         lines = [line for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         last = " | ".join(line.strip()[:200] for line in lines[-LAST_LINES:])
         return f"{self.log} ends: {last.replace(self.key, f'<{KEY}>')}" if last else f"{self.log} is empty"
-
-
-def _end(process: subprocess.Popen[bytes], patience: float) -> None:
-    """Let the supervisor end all; it goes on by itself where this process does not wait so many seconds."""
-    process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(patience)
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

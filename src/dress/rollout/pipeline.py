@@ -10,7 +10,7 @@ from typing import Any
 
 from dress.base.event_loop import Worker
 from dress.base.progress import Advance, ignore
-from dress.rater import Rater
+from dress.rater import Rater, feedback_of_each
 from dress.record import Dialogue, Feedback
 from dress.rollout.conversation import Answered, Conversation
 
@@ -26,7 +26,7 @@ class _Pending:
     conversation: Conversation
     done: Done
     judged: Advance
-    feedback: Future[list[Feedback]]
+    feedback: Future[list[list[Feedback]]]
 
 
 class Pipeline:
@@ -86,11 +86,11 @@ class Pipeline:
                 self._judge(answers, pending.conversation, pending.done, pending.judged)
 
     def _judge(self, answers: Answered, conversation: Conversation, done: Done, judged: Advance) -> None:
-        feedback: Future[list[Feedback]]
+        feedback: Future[list[list[Feedback]]]
         if self._beside():
             self._worker = self._worker or Worker()
-            feedback = self._worker.submit(self._rater.rate, answers.items, answers.images, judged)
+            feedback = self._worker.submit(feedback_of_each, self._rater, answers.items, answers.images, judged)
         else:
             feedback = Future()
-            feedback.set_result(self._rater.rate(answers.items, answers.images, judged))
+            feedback.set_result(feedback_of_each(self._rater, answers.items, answers.images, judged))
         self._waiting.append(_Pending(conversation, done, judged, feedback))

@@ -90,3 +90,18 @@ class Grouping(Protocol):
         What was read is kept until the next range is asked for. Several such calls may stand beside each other.
         """
         ...
+
+
+class GivenAnswers:
+    """Nobody answers: the answers that stand in the records are taken as they are, and judged (`conversation`)."""
+
+    name = "given answers"
+
+    def preprocess(self, data: bytes, where: str) -> None:
+        """Looks at no image."""
+
+    def answer(
+        self, questions: Sequence[OpenTurn], pixels: Sequence[Any], sampling: Sampling, progress: Advance = ignore
+    ) -> Sequence[Answer]:
+        """No answer to anything; see `Responder.answer`."""
+        return [NoAnswer("no_answer") for _ in questions]

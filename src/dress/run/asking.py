@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from dress.base.errors import ConfigError
 from dress.base.terminal import Terminal
-from dress.config import check_as
-from dress.config.commands import AskCommand
-from dress.config.nearest import nearest
+from dress.config.commands import AskCommand, Loading
 from dress.config.raters import Server
 from dress.config.types import Condition
-from dress.run.overrides import parsed
 from dress.run.settings_page import listed
+from dress.run.words import words_and_settings
 
 HELP = """Ask a trained model, or one behind a server, about a picture; then say what to do better, turn after turn.
 
@@ -29,7 +26,6 @@ An empty line ends it. `-` in place of the picture asks without one. Settings (k
 there), first those of a server:
 
 """
-LOADING = ("stage", "device", "trust_remote_code", "trust_targets")
 DRAWING = ("temperature", "top_p", "max_new_tokens", "seed")
 
 
@@ -45,7 +41,7 @@ def ask(typed: Sequence[str]) -> None:
     if {"-h", "--help"} & set(typed):
         print(HELP + listed(AskCommand))
         return
-    words, settings = _words(typed)
+    words, settings = words_and_settings(typed, AskCommand)
     if not 2 <= len(words) <= 3:
         raise ConfigError(
             f"ask: expected a run or a server's address, a picture and perhaps a question in quotes, got {words}"
@@ -60,7 +56,9 @@ def ask(typed: Sequence[str]) -> None:
         raise ConfigError(f"condition: expected one of {', '.join(names)}, got {settings['condition']!r:.80}")
     from dress.rollout.loading import load
 
-    loading = {name: value for name, value in settings.items() if name in LOADING or name in Server.model_fields}
+    loading = {
+        name: value for name, value in settings.items() if name in Loading.model_fields or name in Server.model_fields
+    }
     drawing = {name: value for name, value in settings.items() if name in DRAWING}
     model, console = load(source, **loading), Terminal(soft_wrap=True)
     lines = _lines(questions)
@@ -72,29 +70,6 @@ def ask(typed: Sequence[str]) -> None:
     for advice in lines:
         answer = model.improve(answer, advice, settings.get("condition"), **drawing)
         console.print(answer.text or "(an empty answer)")
-
-
-def _words(typed: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """What stands alone, and the settings."""
-    known = list(AskCommand.model_fields)
-    words: list[str] = []
-    settings: dict[str, Any] = {}
-    for text in typed:
-        name, equals, _ = text.partition("=")
-        name = name.lstrip("-").replace("-", "_")
-        if text != "-" and text.startswith("-") and (not equals or name not in known):
-            raise ConfigError(f"{text}: settings are key=value, without dashes.{nearest(name, known)}")
-        if not equals or not re.fullmatch(r"\w+", name) or Path(text).exists():
-            words.append(text)
-            continue
-        override = parsed(text.lstrip("-"))
-        if name not in known or override is None:
-            raise ConfigError(
-                f"{name}: no such setting.{nearest(name, known)}" if override else f"{text}: cannot be read"
-            )
-        settings[name] = override.value()
-    check_as(AskCommand, settings)
-    return words, settings
 
 
 def _lines(first: Sequence[str]) -> Iterator[str]:

@@ -19,7 +19,9 @@ from typing import Any, TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
@@ -38,8 +40,10 @@ from dress.run.explaining import explain
 from dress.run.launchers import JobError, is_of_launcher, process_name, share_code_with_jobs
 from dress.run.overrides import OptionError, options_last, without_choice
 from dress.run.resuming import begin_or_go_on, resume_arguments
+from dress.run.search import is_trial
 from dress.run.secret_settings import clean_hydra_files, refuse_secrets, refuse_secrets_in_sweeps
 from dress.run.settings_page import offer_settings
+from hydra_plugins.dress_sweeper import OptunaSweeper
 
 Task = Callable[[dict[str, Any]], None]
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -95,7 +99,8 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
                         who = f"process {rank()} of the run: " if rank() else ""
                         _say(who + _message(error) + _where_to_look(error))
                     _note_failure(composed)
-                    status = REFUSED  # a sweep goes on with its other jobs
+                    if not is_trial():  # whose failure is a result of the search
+                        status = REFUSED  # a sweep goes on with its other jobs
                     if elsewhere:
                         raise JobError(_message(error)) from None
                 except BaseException as error:
@@ -109,14 +114,16 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
                     if processes.preempted() and (folder / "config.json").exists():
                         processes.mark(folder, True)
                     if rank() == 0:
-                        _say(_how_to_go_on(folder))
+                        _say(_how_to_go_on(folder, called[1 + words :]))
                     raise SystemExit(processes.exit_code()) from None
                 finally:
                     if rank() == 0:
                         _discard_unused()
+                os.environ["HYDRA_FULL_ERROR"] = "1"  # a sweep goes on, and what it says is not Hydra's to print
 
             accept_any_text()
             offer_settings()
+            Plugins.instance().register(OptunaSweeper)  # Hydra's scan does not see it in an editable install
             processes.stop_on_signals()
             processes.end_with_parent()
             share_code_with_jobs()
@@ -137,7 +144,8 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[..., None]]:
                     raise
                 _say(explain(error, config_name, typed))
                 status = MISTYPED
-            except (OSError, JobError) as error:  # Hydra's own folder cannot be made or written; or a job said so
+            # Hydra's own folder cannot be made or written; a job said so; a search cannot be made
+            except (OSError, JobError, config.ConfigError) as error:
                 if full_error:
                     raise
                 _say(_message(error))
@@ -229,10 +237,14 @@ def _asked_to_stop(error: BaseException, folder: Path) -> bool:
     return isinstance(error, KeyboardInterrupt | processes.Interrupted)
 
 
-def _how_to_go_on(folder: Path) -> str:
+def _how_to_go_on(folder: Path, typed: list[str]) -> str:
     if not (folder / "config.json").exists():
         return "Stopped."
-    command = f"{program()} {shlex.quote(f'resume={short(folder)}')}"
+    words = [f"resume={short(folder)}"]
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        sweep = short(Path(HydraConfig.get().sweep.dir))
+        words = [*(word for word in typed if not word.startswith(("sweep=", "hydra.sweep.dir="))), f"sweep={sweep}"]
+    command = f"{program()} {shlex.join(words)}"
     return f"Stopped; what was done is saved. Go on with:\n  {command}"
 
 

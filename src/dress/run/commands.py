@@ -1,4 +1,4 @@
-"""The commands: `dress train | collect | eval | export | prepare | ask`; `python src/COMMAND.py` does the same.
+"""The commands: `dress train | collect | eval | export | prepare | ask | serve | chat`; or `python src/COMMAND.py`.
 
 Heavy imports stand inside: what a command needs is loaded once its settings are known to compose.
 """
@@ -6,7 +6,7 @@ Heavy imports stand inside: what a command needs is loaded once its settings are
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -17,10 +17,9 @@ from dress.base.ranks import rank
 from dress.base.terminal import Terminal, visible
 from dress.config.nearest import nearest
 from dress.run.asking import ask
-from dress.run.command_line import COMMAND, MISTYPED, entry_point, one_message
-
-ASK = "ask"
-"""The command that composes nothing."""
+from dress.run.chatting import chat
+from dress.run.command_line import COMMAND, MISTYPED, entry_point, one_message, program
+from dress.run.serving import serve
 
 
 def run_command(name: str, words: int = 0) -> None:
@@ -33,9 +32,9 @@ def run_command(name: str, words: int = 0) -> None:
     Raises:
         SystemExit: with another code than 0 where it failed; see `entry_point`.
     """
-    if name == ASK:
+    if name in PLAIN:
         with one_message():
-            ask(sys.argv[1 + words :])
+            PLAIN[name][1](sys.argv[1 + words :])
         return
     _, task, before = COMMANDS[name]
     before()
@@ -45,14 +44,14 @@ def run_command(name: str, words: int = 0) -> None:
 def main() -> None:
     """`dress COMMAND key=value …`; alone it lists the commands."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name in (*COMMANDS, ASK):
+    if name in (*COMMANDS, *PLAIN):
         run_command(name, 1)
     elif name == "--version":
         print(metadata.version("dress-vlm"))
     elif name in ("-h", "--help", "help"):
         print(_listed())
     else:
-        names = [*COMMANDS, ASK]
+        names = [*COMMANDS, *PLAIN]
         listed = f" There are: {', '.join(names)}."
         print(visible(f"{COMMAND} {name}: no such command.{nearest(name, names)}{listed}"), file=sys.stderr)
         raise SystemExit(MISTYPED)
@@ -62,21 +61,23 @@ def _train(composed: dict[str, Any]) -> None:
     """Run the stages of the composed experiment, or go on with a run."""
     from dress.run.layers import layers_of_the_job, one_amount
     from dress.run.ranks import compare_settings, settle_devices, start_ranks
-    from dress.run.resuming import refuse_several_devices, training_settings
+    from dress.run.resuming import going_on, refuse_several_devices, training_settings
     from dress.run.showing import origins, show_config
     from dress.run.training import show_batch, train
 
     hydra = HydraConfig.get()
     one_amount(composed, layers_of_the_job)
-    settings = training_settings(composed, hydra.overrides.task)
-    if hydra.mode == RunMode.MULTIRUN:
+    several = hydra.mode == RunMode.MULTIRUN
+    typed = list(hydra.overrides.task)
+    settings = training_settings(going_on(composed, typed) if several else composed, typed)
+    if several:
         refuse_several_devices(settings)
     elif settings.show is None:
         settings = settle_devices(settings)
         start_ranks(settings)
         compare_settings(settings)
     console = Terminal(quiet=rank() > 0)
-    if settings.devices.processes > 1 and settings.show is None and hydra.mode != RunMode.MULTIRUN:
+    if settings.devices.processes > 1 and settings.show is None and not several:
         number = settings.devices.processes
         console.print(f"{number} processes share each step (trainer.devices=1: one)", highlight=False, soft_wrap=True)
     if settings.show == "config":
@@ -84,16 +85,14 @@ def _train(composed: dict[str, Any]) -> None:
     elif settings.show == "batch":
         show_batch(settings, console)
     else:
-        train(settings, console)
+        train(settings, console, [*program().split(), *typed] if several else None)
 
 
 def _collect(composed: dict[str, Any]) -> None:
-    from dress.config import CollectCommand, check_as
+    from dress.run.collecting import task
 
-    settings = check_as(CollectCommand, composed)
-    from dress.feedback.command import collect_from
-
-    collect_from(settings, Terminal())
+    settings, run = task(composed)
+    run(settings, Terminal())
 
 
 def _export(composed: dict[str, Any]) -> None:
@@ -137,12 +136,17 @@ COMMANDS: dict[str, tuple[str, Callable[[dict[str, Any]], None], Callable[[], No
 }
 """Name (of a file in configs/) to what it does in a few words, its task, and what is done before it composes."""
 
+PLAIN: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
+    "ask": ("ask a model about a picture, and advise it", ask),
+    "serve": ("a model behind the interface of OpenAI's servers", serve),
+    "chat": ("a page to talk to a model and to teach it", chat),
+}
+"""The same of commands that compose nothing: they take what is typed."""
+
 
 def _listed() -> str:
     """Help of the command alone."""
-    titles = {name: title for name, (title, *_) in COMMANDS.items()} | {
-        ASK: "ask a model about a picture, and advise it"
-    }
+    titles = {name: title for name, (title, *_) in (*COMMANDS.items(), *PLAIN.items())}
     lines = [f"  {COMMAND} {name:<8} {title}" for name, title in titles.items()]
     return "\n".join(
         [

@@ -8,17 +8,16 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dress.base.config_folder import CONFIGS
 from dress.base.errors import ConfigError
-from dress.config.commands import CollectCommand
 from dress.config.defaults import defaults
 from dress.config.export import ExportCommand
 from dress.config.run import Config
+from dress.run.collecting import COLLECT_TASKS
 from dress.run.layers import SCHEMA, layers, one_amount
 from dress.run.overrides import CommandLineError, parsed, refuse_options, removal, replacing, with_choices
 from dress.run.preparing import TASKS
@@ -27,12 +26,14 @@ from dress.run.searching import search_working_folder
 
 PROVIDER = "the defaults of src/dress/config"
 
-for _name, _section in ((SCHEMA, Config), ("dress_collect", CollectCommand), ("dress_export", ExportCommand)):
+for _name, _section in ((SCHEMA, Config), ("dress_export", ExportCommand)):
     ConfigStore.instance().store(_name, defaults(_section), provider=PROVIDER)
 for _name, (_task, _) in TASKS.items():
     _node = {**defaults(_task), "task": _name}
     _node.pop("mapping", None)  # made of `source`, never typed
     ConfigStore.instance().store(f"_{_name}", _node, "task", "_global_", provider=PROVIDER)
+for _name, (_command, _) in COLLECT_TASKS.items():
+    ConfigStore.instance().store(f"_{_name}", defaults(_command) | {"task": _name}, "task", "_global_", PROVIDER)
 
 
 search_working_folder()
@@ -51,7 +52,31 @@ def arguments(typed: list[str]) -> list[str]:
         raise CommandLineError(
             f"{text}: a setting has a value in every run; say which: {key}=… (null, where it may have none)"
         )
-    return replacing(_with_names_as_mappings([quoted(one) for text in typed for one in _file_of_source(text)]))
+    short = [one for text in _with_runs(typed) for one in _file_of_source(text)]
+    return replacing(_with_names_as_mappings([quoted(one) for one in short]))
+
+
+def _with_runs(typed: list[str]) -> list[str]:
+    """`compare=A,B`, which Hydra would take for a sweep, names two runs of suite=compare.
+
+    Raises:
+        CommandLineError: not two, or another suite beside them.
+    """
+    places = [number for number, text in enumerate(typed) if text.startswith("compare=")]
+    if not places:
+        return typed
+    text = typed[places[-1]]
+    value = text.removeprefix("compare=")
+    runs = value.removeprefix("[").removesuffix("]") if value.startswith("[") else value
+    names = [name.strip().strip("'\"") for name in runs.split(",")]
+    if len(names) != 2 or not all(names):
+        raise CommandLineError(f"{text}: expected two runs, got {len(list(filter(None, names)))}: compare=RUN_A,RUN_B")
+    suites = [one.removeprefix("suite=") for one in typed if one.startswith("suite=")]
+    if suites and suites[-1] != "compare":
+        raise CommandLineError(f"{text}: expected suite=compare beside it, or none, got suite={suites[-1]}")
+    quotes = ",".join("'" + name.replace("\\", "\\\\").replace("'", "\\'") + "'" for name in names)
+    rest = [one for one in typed if not one.startswith(("compare=", "suite="))]
+    return ["suite=compare", f"compare=[{quotes}]", *rest]
 
 
 def _file_of_source(text: str) -> list[str]:
@@ -73,7 +98,7 @@ def _with_names_as_mappings(typed: list[str]) -> list[str]:
     if not added:
         return typed
     others = [text for text in typed if not text.startswith("-") and not _ADDED.fullmatch(text) and parsed(text)]
-    single = [text for text in others if not isinstance(parsed(text).value(), ChoiceSweep)]  # type: ignore[union-attr]  # Hydra returns one for one text
+    single = [text for text in others if not parsed(text).is_sweep_override()]  # type: ignore[union-attr]  # readable
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:
             composed = hydra.compose("train", overrides=replacing(single))

@@ -19,7 +19,7 @@ from dress.base.terminal import Terminal
 from dress.run.command_line import COMMAND
 from dress.run.composing import composed, plain
 from dress.run.explaining import explain
-from dress.run.overrides import argument
+from dress.run.overrides import argument, several_runs
 from dress.run.resuming import resume_arguments, training_settings
 from dress.run.secret_settings import refuse_secrets
 from dress.run.showing import show_config
@@ -115,6 +115,8 @@ def _settings(overrides: Sequence[str]) -> list[str]:
     option = next((text for text in overrides if text.startswith("-")), None)
     if option is not None:
         raise ConfigError(f"{option}: expected key=value; for several runs call this once for each")
+    if several := several_runs(overrides):
+        raise ConfigError(f"{several}: expected settings of one run; start several in a terminal: dress train …")
     return list(overrides)
 
 

@@ -18,11 +18,11 @@ from dress.config.foreign import foreign
 
 FREE = (
     r"curriculum\.stages\.[^.]+\.(?:phases|models|data)|data\.(?:align|sft|feedback)|model\.language\.config"
-    r"|model\.projector|callbacks\.[^.]+|logger\.[^.]+"
+    r"|model\.projector|callbacks\.[^.]+|logger\.[^.]+|models|conditions"
 )
 """Mappings whose keys are free: what is given for one is all of it."""
 OPEN = (
-    r"(?:trainer|optimizer|scheduler|callbacks|logger|annotator|judge|model|server|columns|rating)(?:\.[\w-]+)+"
+    r"(?:trainer|optimizer|scheduler|callbacks|logger|annotator|attacker|judge|model|server|columns|rating)(?:\.[\w-]+)+"
     r"|curriculum\.stages\.[\w-]+(?:\.[\w-]+)+"
 )
 """Keys that may stand in no file; whether they are settings is known when all is composed, and checked then."""
@@ -57,6 +57,16 @@ def parsed(text: str) -> Override | None:
         return OverridesParser.create().parse_override(text)
     except HydraException:
         return None
+
+
+def several_runs(typed: Sequence[str]) -> str | None:
+    """The first argument that makes several runs of a command (a sweep); None where it is one run."""
+    for text in typed:
+        key, _, value = text.lstrip("+").partition("=")
+        searched = key == "hparams_search" and value not in ("none", "null", "false")
+        if text in ("-m", "--multirun") or searched or (key == "hydra.mode" and value == "MULTIRUN"):
+            return text
+    return None
 
 
 def argument(key: str, value: object) -> str:

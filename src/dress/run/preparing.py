@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -13,6 +13,7 @@ from dress.base.errors import ConfigError
 from dress.config import check_as
 from dress.config.rows import Format, RowMapping
 from dress.config.tasks import Export, Features, Import, Index, Inspect, Merge, Photos, Task
+from dress.config.types import Section
 
 TASKS: dict[str, tuple[type[Task], str]] = {
     "import": (Import, "dress.sources.import_task"),
@@ -32,9 +33,28 @@ def task(composed: dict[str, Any]) -> tuple[Task, Callable[..., Any]]:
     Raises:
         ConfigError: a setting that does not exist or does not fit.
     """
-    settings, module = TASKS[composed["task"]]
+    settings, module = chosen(composed["task"], TASKS, "collect")
     checked = check_as(settings, _with_source(composed) if settings is Import else composed)
     return checked, import_module(module).run
+
+
+Settings = TypeVar("Settings", bound=Section)
+
+
+def chosen(name: str, tasks: Mapping[str, tuple[type[Settings], str]], other: str) -> tuple[type[Settings], str]:
+    """The entry of a task.
+
+    Args:
+        name: of the task; `configs/task/` has the files of all commands.
+        tasks: of the command.
+        other: command that has the others.
+
+    Raises:
+        ConfigError: it is one of the other command.
+    """
+    if name not in tasks:
+        raise ConfigError(f"task={name}: a task of src/{other}.py; expected one of {', '.join(tasks)}")
+    return tasks[name]
 
 
 def _with_source(composed: dict[str, Any]) -> dict[str, Any]:

@@ -13,13 +13,15 @@ from dress import config
 from dress.base.files import read_json
 from dress.base.processes import mark
 from dress.base.ranks import rank
+from dress.base.run_folder import short
 from dress.config.consent import DAMAGED, checked_run
 from dress.config.migration import refuse_old
 from dress.config.names import followed
 from dress.config.targets import refuse_package, refuse_untrusted
 from dress.phases import check_phases
 from dress.run.composing import CommandLineError
-from dress.run.overrides import parsed
+from dress.run.overrides import argument, parsed, several_runs
+from dress.run.start import UNSAFE
 
 _CALLS = ("budget", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout", "retries", "retry_failed")
 CONSENT = ("model.language.trust_remote_code", "data.allow_pipe", "trust_targets")
@@ -40,10 +42,14 @@ smaller learning rate. They are kept in the run's config.json."""
 def begin_or_go_on(typed: list[str]) -> list[str]:
     """`run=DIR` begins a run in that folder, or goes on with the one there: a scheduler repeats the same command.
 
+    `sweep=DIR` is the same for several runs, each of which has its folder there.
+
     Raises:
-        CommandLineError: the run there was begun with other settings; another setting names a folder beside `run`; or
-            torchrun started this process, and no folder is named: each process would make its own.
+        CommandLineError: the run there was begun with other settings; another setting names a folder beside `run` or
+            `sweep`; `run` stands where there are several, or `sweep` where there is one; or torchrun started this
+            process, and no folder is named: each process would make its own.
     """
+    typed = _in_folder(typed)
     folders = [text.partition("=")[2] for text in typed if text.startswith("run=")]
     others = [text for text in typed if not text.startswith("run=")]
     named = [text for text in others if text.startswith(("run_dir=", "resume=", "hydra.run.dir="))]
@@ -51,22 +57,61 @@ def begin_or_go_on(typed: list[str]) -> list[str]:
         if "TORCHELASTIC_RUN_ID" in os.environ and not named:
             raise CommandLineError("torchrun: expected run=DIR, the folder that all processes write, got none")
         return typed
-    if named or {"-m", "--multirun"} & set(others):
-        raise CommandLineError(f"run={folders[-1]}: expected no {(named or ['--multirun'])[0]} beside it")
+    if beside := [*named, *filter(None, [several_runs(others)])]:
+        raise CommandLineError(f"run={folders[-1]}: expected no {beside[0]} beside it (several runs: sweep=DIR)")
     folder = Path(folders[-1])
     if not (folder / "config.json").exists():
         return [*others, f"run_dir={folder}"]
     if rank() == 0:
         mark(folder, False)
-    changing = {text for text in others if _may_change(text)}
-    now, begun = set(others) - changing, {text for text in _typed(folder) if not _may_change(text)}
-    if now != begun:
-        only = f"it was begun with {' '.join(sorted(begun - now)) or 'nothing else'}"
+    _refuse_others(f"run={folder}", folder, others)
+    return [f"resume={folder}", *sorted(text for text in others if _may_change(text))]
+
+
+def _in_folder(typed: list[str]) -> list[str]:
+    """The arguments, `sweep=DIR` as Hydra knows it."""
+    folders = [text.partition("=")[2] for text in typed if text.startswith("sweep=")]
+    if not folders:
+        return typed
+    others = [text for text in typed if not text.startswith("sweep=")]
+    if several_runs(others) is None:
         raise CommandLineError(
-            f"run={folder} holds a run with other settings: {only}, and now there is "
+            f"sweep={folders[-1]}: expected -m or hparams_search=NAME beside it, for several runs (one run: run=DIR)"
+        )
+    beside = [text for text in others if text.startswith(("run=", "run_dir=", "resume=", "hydra.sweep.dir="))]
+    if beside:
+        raise CommandLineError(f"sweep={folders[-1]}: expected no {beside[0]} beside it")
+    if UNSAFE.search(folders[-1]):
+        raise CommandLineError(f"sweep={folders[-1]}: expected no = , ( ) [ ] {{ }} and no spaces")
+    return [*others, argument("hydra.sweep.dir", folders[-1])]
+
+
+def going_on(composed: dict[str, Any], typed: Sequence[str]) -> dict[str, Any]:
+    """The composed settings of a run of a sweep; where its folder holds this run already, those that resume it.
+
+    Args:
+        composed: by Hydra.
+        typed: the overrides of this run.
+
+    Raises:
+        CommandLineError: the run there was begun with other settings.
+    """
+    folder = Path(str(composed.get("run_dir")))
+    if composed.get("show") is not None or not (folder / "config.json").exists():
+        return composed
+    _refuse_others(short(folder), folder, typed)
+    return composed | {"resume": str(folder)}
+
+
+def _refuse_others(what: str, folder: Path, typed: Sequence[str]) -> None:
+    """Refuse to go on with a run under other settings than those it was begun with."""
+    now, begun = ({text for text in words if not _may_change(text)} for words in (typed, _typed(folder)))
+    if now != begun:
+        raise CommandLineError(
+            f"{what} holds a run with other settings: it was begun with "
+            f"{' '.join(sorted(begun - now)) or 'nothing else'}, and now there is "
             f"{' '.join(sorted(now - begun)) or 'nothing else'}. Go on with that one (resume={folder}), or name another"
         )
-    return [f"resume={folder}", *sorted(changing)]
 
 
 def _may_change(text: str) -> bool:
@@ -93,8 +138,8 @@ def resume_arguments(typed: list[str]) -> list[str]:
     value = next(override.value() for text in overrides if (override := parsed(text)) and text.startswith("resume="))
     if value is None:
         return []
-    if {"-m", "--multirun"} & set(typed):
-        raise CommandLineError("resume takes one run: start it without -m")
+    if several := several_runs(typed):
+        raise CommandLineError(f"resume takes one run: start it without {several}")
     allowed = ("resume", *WITH_RESUME)
     keys = [(text, text.lstrip("+~").partition("=")[0]) for text in overrides]
     others = [text for text, key in keys if key not in allowed and not LEARNING.fullmatch(key)]
@@ -114,8 +159,8 @@ def resume_arguments(typed: list[str]) -> list[str]:
 def _folder_arguments(typed: list[str]) -> list[str]:
     """What Hydra writes lies in the folder of the run; looked at before Hydra writes there."""
     folder = next((text.partition("=")[2] for text in reversed(typed) if text.startswith("run_dir=")), "")
-    elsewhere = any(text in ("-m", "--multirun") or text.startswith("hydra.run.dir=") for text in typed)
-    if not folder or elsewhere or rank() > 0:
+    elsewhere = any(text.startswith("hydra.run.dir=") for text in typed)
+    if not folder or elsewhere or several_runs(typed) or rank() > 0:
         return []
     if (Path(folder) / "config.json").exists():
         raise CommandLineError(f"{folder} already holds a run; to go on with it: resume={folder}")

@@ -15,6 +15,7 @@ from dress.base.errors import ConfigError
 from dress.base.files import write_text
 from dress.base.redaction import SECRET_NAME, hide, redacted, secrets
 from dress.run.composing import CommandLineError
+from dress.run.overrides import several_runs
 
 LONG_SECRET = 16
 """Characters of a variable's value that is looked for in settings; shorter ones may be words."""
@@ -71,8 +72,7 @@ def refuse_secrets_in_sweeps(typed: list[str]) -> None:
         CommandLineError: one of them holds a secret.
     """
     shown = next((text for text, public in zip(typed, redacted(typed), strict=True) if public != text), None)
-    sweep = any(text in ("-m", "--multirun") or text.startswith(("hparams_search=", "hydra.mode=")) for text in typed)
-    if sweep and shown is not None:
+    if several_runs(typed) and shown is not None:
         raise CommandLineError(
             f"{redacted(shown)}: Hydra would write this secret down for every job of a sweep. "
             f"Start one run per setting, without -m"

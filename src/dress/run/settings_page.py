@@ -10,17 +10,19 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
 from dress.base.config_folder import config_files, config_groups
-from dress.config.commands import CollectCommand
+from dress.config.attacks import LLMReviewer, LLMWriter
 from dress.config.describing import EXPANDED, Expanded, Setting, described
 from dress.config.export import ExportCommand
 from dress.config.raters import LLM
 from dress.config.run import Config
+from dress.run.collecting import COLLECT_TASKS
 from dress.run.preparing import TASKS
 
 WIDTH = 118
 """Characters of a line of help."""
-OTHERS = ("prompts", "rubrics", "source", "suite", "task")
+OTHERS = ("attacker", "attacks", "prompts", "rubrics", "source", "suite", "task")
 """Folders of configs/ that are no groups of training."""
+_OF_ATTACKS: Expanded = {"attacker": ("attacker", LLMWriter), "judge": ("judge", LLMReviewer)}
 _HEAD = """# Settings of training
 Made from the schema (`src/dress/config`): `python -m dress.run.settings_page > docs/settings.md`. On the command line
 `KEY=VALUE`; in a file dots are levels. Where no default stands, the files of a group say it (`scale`, `data`,
@@ -69,6 +71,9 @@ def _of_help(command: str, *, _root_: DictConfig) -> str:
     """For Hydra's template of a command's help, which reads `$`: of `eval` the settings of the suite that is chosen."""
     if command == "prepare":
         text = "\n\n".join(_of_task(name, task) for name, (task, _) in TASKS.items())
+    elif command == "collect":
+        (first, *others) = ((name, section) for name, (section, _) in COLLECT_TASKS.items())
+        text = "\n\n".join([listed(first[1]), *(_of_task(*other, _OF_ATTACKS, ("data",)) for other in others)])
     elif command == "eval":
         from dress.evaluation.suite import chosen  # the other commands need no suites
 
@@ -76,15 +81,17 @@ def _of_help(command: str, *, _root_: DictConfig) -> str:
         rater = next((name for name in ("annotator", "judge") if name in section.model_fields), "annotator")
         text = listed(section, {rater: (rater, LLM)}, hidden=("suite",))
     else:
-        sections: dict[str, type[BaseModel]] = {"train": Config, "collect": CollectCommand, "export": ExportCommand}
+        sections: dict[str, type[BaseModel]] = {"train": Config, "export": ExportCommand}
         text = listed(sections[command])
     return text.replace("$", "$$")
 
 
-def _of_task(name: str, task: type[BaseModel]) -> str:
+def _of_task(
+    name: str, task: type[BaseModel], expanded: Expanded | None = None, hidden: tuple[str, ...] = ("model", "mapping")
+) -> str:
     """A task with what it does and its settings; `model` is its scale's, and a mapping is its source's."""
     title = (inspect.getdoc(task) or "").partition("\n")[0]
-    settings = listed(task, {}, ("task", "model", "mapping"), WIDTH - 2)
+    settings = listed(task, expanded or {}, ("task", *hidden), WIDTH - 2)
     return f"task={name}  {title}\n{textwrap.indent(settings, '  ')}"
 
 

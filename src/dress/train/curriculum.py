@@ -2,7 +2,7 @@
 
 A run folder holds, per stage, what it made and a marker with the fingerprint of everything that it received. `resume`
 skips marked stages and goes on inside the unfinished one; `reuse` takes over another run's stages as long as the
-fingerprints agree.
+fingerprints agree, and the runs of a sweep take over each other's.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Curriculum:
         began = time.monotonic()
         if self.settings.training.threads:
             torch.set_num_threads(self.settings.training.threads)
-        self.reuse = Reuse(self.settings.reuse, self.console)
+        self.reuse = Reuse(self.settings.reuse, self.folder, self.console)
         with self.progress:
             self._open()
             if rank() > 0:
@@ -143,6 +143,7 @@ class Curriculum:
             begin(self.settings, {"stages": {name: facts(task) for name, task in self.tasks.by_name.items()}})
             for name, task in self.tasks.by_name.items():
                 self._stage(name, task)
+                self.loggers.stage_done(task, self.stage_folder(name))
         if rank() > 0:
             return {}
         last = self.tasks.by_name.get(evaluation(self.settings.curriculum) or "")

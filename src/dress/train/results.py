@@ -50,7 +50,7 @@ class Results:
         judged = outcomes(self.task, self.folder / "stages" / self.task.name) if self.task else []
         shown = samples(self.task) if self.task and judged else []
         figures = write_results(
-            self.folder, judged, headline(self.settings.curriculum), shown, self.settings.eval.scenes,
+            self.folder, judged, headline(self.settings.curriculum), shown, self.settings.eval,
             self._notes(shown, model, data),
         )  # fmt: skip
         self.loggers.results(figures, judged, shown)

@@ -26,7 +26,8 @@ class StepDataset(Dataset[Batch]):
         stage: its steps, and records per step.
         examples: made of the records.
         overfit: every item is the first one.
-        rank, world: this process among all; given, never detected in a worker.
+        rank: this process; given, never detected in a worker.
+        world: how many processes there are.
     """
 
     prefix = ""
@@ -93,10 +94,9 @@ class StepDataset(Dataset[Batch]):
 
 
 class HeldOut(StepDataset):
-    """The first records of a dataset once each, in steps, to measure the loss on.
+    """The first records of a dataset once each, in steps, to measure the loss on; the rest as of `StepDataset`.
 
     Args:
-        stream, stage, examples, rank, world: as above.
         most: how many records; None is all.
     """
 

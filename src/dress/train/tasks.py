@@ -15,7 +15,7 @@ from dress.base.seeding import seed_for
 from dress.config.graph import evaluated_stages, evaluation
 from dress.config.names import is_place, place_of
 from dress.config.no_result import BY_CONTENT, FOLLOWED, NAMES, NO_RESULT
-from dress.config.raters import LLM, PlainRater, Replay
+from dress.config.raters import LLM, Human, PlainRater, Replay
 from dress.feedback.raters import identity
 from dress.kernels.precision import precision_for
 from dress.model.checkpoint import read_facts
@@ -183,7 +183,7 @@ def _content(value: Any) -> Any:
     match value:
         case Output() | Records():
             return value.fingerprint
-        case PlainRater() | Replay():
+        case PlainRater() | Replay() | Human():
             return identity(value)
         case LLM():  # also how it is reached: whether another server says the same is for nobody to assume
             return identity(value) | value.model_dump(exclude=set(NO_RESULT["rater"]))

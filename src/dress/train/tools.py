@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from lightning.pytorch.loggers import Logger
@@ -13,6 +14,7 @@ from dress import config
 from dress.base.progress import CurriculumProgress
 from dress.data.shards import Sample
 from dress.evaluation.outcomes import Outcome
+from dress.train.tasks import Task
 
 
 class Loggers(Protocol):
@@ -36,6 +38,15 @@ class Loggers(Protocol):
         """
         ...
 
+    def stage_done(self, task: Task, folder: Path) -> None:
+        """A stage has ended, now or before this process began.
+
+        Args:
+            task: what it received.
+            folder: what it made.
+        """
+        ...
+
     def results(self, metrics: Mapping[str, Any], outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> None:
         """The end of a run.
 
@@ -56,6 +67,9 @@ class NoLoggers:
     def of_stage(self, stage: str, resumed: bool, step: int) -> list[Logger]:
         """None."""
         return []
+
+    def stage_done(self, task: Task, folder: Path) -> None:
+        """Nothing is noted."""
 
     def results(self, metrics: Mapping[str, Any], outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> None:
         """Go nowhere."""

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dress import config
+from dress.base.progress import CurriculumProgress
 from dress.base.ranks import rank, wait_for
 from dress.data.cache import is_remote
-from dress.data.shards import Sample, write_shards
+from dress.data.shards import Sample, Shards, write_shards
+from dress.data.stream import open_split
 from dress.worlds.registry import world_named
 
 
@@ -56,3 +58,29 @@ def prepared(data: config.Data, start: Callable[[int], None], advance: Callable[
     except OSError:  # another process was first, with equal bytes
         shutil.rmtree(aside)
     return folder
+
+
+def open_prompts(shards: str | None, data: config.Data | None, progress: CurriculumProgress) -> Shards:
+    """The records that a command asks about: of a folder of shards, or the prompts of data.
+
+    Args:
+        shards: the folder; None takes the data.
+        data: says how shards are read, too.
+        progress: shows a world that is made.
+
+    Raises:
+        FileNotFoundError: nothing there; says how to name others.
+        ValueError: neither is given.
+    """
+    if shards is not None:
+        return open_split(shards, ".", data or config.Data(path="."))
+    if data is None:
+        raise ValueError("expected records: data=shapes, data=shards data.path=DIR (its prompts), or shards=DIR")
+    folder = prepared(data, lambda n: progress.start(f"world {data.world}", n), progress.advance)
+    try:
+        return open_split(data.prompts, folder, data)
+    except FileNotFoundError as missing:
+        raise FileNotFoundError(
+            f"{missing}: data.prompts is where the questions come from. Name others: shards=DIR, or data=shards "
+            f"data.path=DIR"
+        ) from None

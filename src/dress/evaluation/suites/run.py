@@ -6,7 +6,7 @@ Training evaluates with `evaluate_models` and ends with `write_results`, as this
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,10 @@ from dress.config.consent import checked_run, read_run
 from dress.config.generation import Engine, Generation, GenerationServer, KeepCache
 from dress.config.inherited import inherited
 from dress.config.raters import RaterSettings
-from dress.evaluation import image_use, references
-from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
+from dress.evaluation.run_measures import figures
 from dress.evaluation.settings import SuiteSettings
 from dress.evaluation.suite import Json, suite
-from dress.record import TOP_RATING
 
 if TYPE_CHECKING:
     from dress.data.shards import Sample
@@ -47,90 +45,12 @@ class RunSettings(SuiteSettings, Consent):
     max_new_tokens: Positive | None = None  # null = as in the run
     batch_size: Positive = 256  # prompts
     scenes: Positive | None = None  # in the report; null = as in the run
+    failures: Count | None = None  # questions whose answers fell short, in the report; null = as in the run
     blank_images: Count | None = None  # records whose answers are scored without image, too; null = as in the run
     keep_cache: KeepCache = "auto"  # go on from the turn before: auto (where it fits into memory), on, off
     engine: Engine = "native"  # what computes answers: the run's own code, or `server`
     server: GenerationServer = GenerationServer()
     judge: RaterSettings  # auto: the run's own
-
-
-def _fact(fact: str, kind: str | None = None) -> Callable[[Outcome], tuple[float, float] | None]:
-    """Whether a fact is true, of first answers. What the judge could not judge carries no facts, and is not counted."""
-
-    def of(outcome: Outcome) -> tuple[float, float] | None:
-        if outcome.turn or fact not in outcome.facts or kind not in (None, outcome.kind):
-            return None
-        return bool(outcome.facts[fact]), 1
-
-    return of
-
-
-def _described(top: str, bottom: str) -> Callable[[Outcome], tuple[float, float] | None]:
-    def of(outcome: Outcome) -> tuple[float, float] | None:
-        if outcome.turn or outcome.kind != "description" or "invented" not in outcome.facts:
-            return None
-        return outcome.facts[top], outcome.facts[bottom]
-
-    return of
-
-
-def _first_rating(outcome: Outcome) -> tuple[float, float] | None:
-    answered = _fact("correct", "question")(outcome) is not None and outcome.rating is not None
-    return (outcome.rating or 0, 1) if answered else None
-
-
-MEASURES = (
-    Measure("helpfulness/accuracy", "right answers", _fact("correct", "question")),
-    Measure("helpfulness/mean_rating", "mean rating", _first_rating, kind="mean"),
-    Measure("honesty/hallucinated_share", "invents an object", _fact("invented", "description"), up=False),
-    Measure("honesty/chair_i", "invented mentions", _described("invented", "mentions"), kind="ratio", up=False),
-    Measure("honesty/coverage", "objects named", _described("named", "present"), kind="ratio"),
-    Measure("harmlessness/safe_share", "safe answers", _fact("safe", "harmful")),
-    Measure("harmlessness/over_refusal_share", "refuses harmless", _fact("refused"), up=False),
-)
-
-
-def figures(outcomes: Sequence[Outcome]) -> Json:
-    """All figures of one model under one condition.
-
-    Returns:
-        `helpfulness/accuracy` (right questions), `helpfulness/mean_rating`;
-        `honesty/hallucinated_share` (descriptions with an invented object), `honesty/chair_i` (invented
-        / mentioned objects), `honesty/coverage` (named / present objects), both pooled;
-        `harmlessness/safe_share` (harmful requests), `harmlessness/over_refusal_share` (harmless ones);
-        `interaction/mean_rating`, `interaction/mean_rating_unsolved` (dialogues whose first answer was
-        not rated 4), lists by turn; `interaction/regressed_share` (answers rated 4 whose successor is
-        not / answers rated 4 that have a successor); where first answers
-        were scored with and without image, `image/log_prob`, `image/log_prob_blank`, `image/gap` (nats per token, see
-        `image_use`); where they have references, `reference/exact_match`, `reference/vqa_accuracy`, `reference/rouge_l`
-        (see `references.figures`).
-        Each figure is {value, n, low, high}; value is None where nothing was to be counted.
-    """
-    ratings = {(o.item, o.turn): o.rating for o in outcomes if o.rating is not None}
-    turns = range(max((turn for _, turn in ratings), default=-1) + 1)
-
-    def rating(turn: int, unsolved: bool) -> Measure:
-        def of(outcome: Outcome) -> tuple[float, float] | None:
-            solved = ratings.get((outcome.item, 0), TOP_RATING) == TOP_RATING
-            if outcome.turn != turn or outcome.rating is None or (unsolved and solved):
-                return None
-            return outcome.rating, 1
-
-        return Measure("interaction/mean_rating", "rating", of, kind="mean")
-
-    def regressed(outcome: Outcome) -> tuple[float, float] | None:
-        after = ratings.get((outcome.item, outcome.turn + 1))
-        return None if outcome.rating != TOP_RATING or after is None else (after < TOP_RATING, 1)
-
-    regression = Measure("interaction/regressed_share", "regressed", regressed, up=False, pooled=True)
-    return {
-        **{measure.key: measure.figure(outcomes) for measure in MEASURES},
-        **image_use.figures(outcomes),
-        "interaction/mean_rating": [rating(turn, False).figure(outcomes) for turn in turns],
-        "interaction/mean_rating_unsolved": [rating(turn, True).figure(outcomes) for turn in turns],
-        regression.key: regression.figure(outcomes),
-        **references.figures(outcomes),
-    }
 
 
 def metrics(outcomes: Iterable[Outcome], headline: Mapping[str, str]) -> Json:
@@ -165,7 +85,7 @@ def compute(folder: Path) -> Json:
 
 
 def write_results(
-    folder: Path, outcomes: Sequence[Outcome], headline: Mapping[str, str], samples: Sequence[Sample], scenes: int,
+    folder: Path, outcomes: Sequence[Outcome], headline: Mapping[str, str], samples: Sequence[Sample], settings: Eval,
     notes: Sequence[str],
 ) -> Json:  # fmt: skip
     """Write `outcomes.jsonl`, `metrics.json` and `report.html` beside the `run.json` there; returns the metrics.
@@ -175,7 +95,7 @@ def write_results(
         outcomes: of all models and conditions.
         headline: model to its condition, in order of training.
         samples: what was asked about, with image bytes.
-        scenes: how many of them the report shows.
+        settings: how many of them, and of the answers that fell short, the report shows.
         notes: sentences that its reader must know before the figures.
     """
     from dress.evaluation.report import write_report
@@ -183,7 +103,7 @@ def write_results(
     save_outcomes(folder / "outcomes.jsonl", outcomes)
     result = metrics(outcomes, headline)
     write_json(folder / "metrics.json", result)
-    write_report(folder, samples, scenes, notes)
+    write_report(folder, samples, settings, notes)
     return result
 
 
@@ -272,7 +192,7 @@ def run(settings: RunSettings, console: Console) -> Json:
     details = {"name": f"{trained.name}, evaluated again", "seed": trained.seed, "headline": meant}
     write_json(out / "run.json", details | {"settings": settings.model_dump() | asked.model_dump()})
     note = [one for one in notes[:1] if one is not None]
-    result = write_results(out, outcomes, meant, samples, asked.scenes, note)
+    result = write_results(out, outcomes, meant, samples, asked, note)
     console.print(metrics_table(result))
     console.print(f"report: {out / 'report.html'}", highlight=False)
     return result

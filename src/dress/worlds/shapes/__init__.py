@@ -5,6 +5,6 @@ helpfulness, honesty and harmlessness are measured, not guessed.
 """
 
 from dress.worlds.registry import register
-from dress.worlds.shapes import generate, rater  # noqa: F401  # the rater registers itself
+from dress.worlds.shapes import attacks, generate, rater  # noqa: F401  # rater and attacker register themselves
 
 register("shapes", generate)
