@@ -256,9 +256,10 @@ def test_the_commands_of_the_page_work_on_such_a_run(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (ROOT / "docs" / "tracking.md").read_text()
-    lines = [line for block in re.findall(r"^```\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S)
+    lines = [line for kind, block in blocks if not kind for line in block.splitlines()]
     said = []
-    for command, *words in (shlex.split(line) for line in lines if not line.startswith("python ")):
+    for command, *words in (shlex.split(line) for line in lines if line.strip() and not line.startswith("python ")):
         short = {"tensorboard": ["--inspect"], "wandb": ["--dry-run"]}[command]  # neither serves nor sends
         done = subprocess.run(
             [str(Path(sys.executable).with_name(command)), *words, *short], cwd=run.parents[2], env=environment(),
@@ -268,7 +269,7 @@ def test_the_commands_of_the_page_work_on_such_a_run(
     assert len(said) == 3 and "train/loss" in said[0]
     assert all("Would sync 1 run" in one for one in said[1:])
     monkeypatch.chdir(run.parents[2])
-    first, second = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    first, second = (block for kind, block in blocks if kind == "python")
     exec(first, {})
     assert capsys.readouterr().out.split("\n")[:2] == ["Losses by phase", "Speed"]
     assert "from dress.run.wandb_report import report" in second  # below: it asks W&B for the project

@@ -49,7 +49,7 @@ def unknown_figure(objective: str | None, names: Sequence[str]) -> str:
 
 def figure_names(settings: config.Config) -> list[str]:
     """The figures that a run with these settings can have, but for those of single criteria against references."""
-    from dress.evaluation import references
+    from dress.evaluation import image_use, references
     from dress.evaluation.suites.run import figures
 
     names: list[str] = []
@@ -57,7 +57,7 @@ def figure_names(settings: config.Config) -> list[str]:
         for key, figure in figures([]).items():
             turns = [f"/turn_{turn}" for turn in range(settings.eval.turns)] if isinstance(figure, list) else [""]
             names += [f"final/{label}/{key}{turn}" for turn in turns]
-        names += [f"final/{label}/{measure.key}" for measure in references.MEASURES]
+        names += [f"final/{label}/{measure.key}" for measure in (*image_use.MEASURES, *references.MEASURES)]
     return names
 
 

@@ -99,13 +99,13 @@ def going_on(composed: dict[str, Any], typed: Sequence[str]) -> dict[str, Any]:
     folder = Path(str(composed.get("run_dir")))
     if composed.get("show") is not None or not (folder / "config.json").exists():
         return composed
-    _refuse_others(short(folder), folder, typed)
+    _refuse_others(short(folder), folder, typed, rates=False)  # another rate is another run of the sweep
     return composed | {"resume": str(folder)}
 
 
-def _refuse_others(what: str, folder: Path, typed: Sequence[str]) -> None:
-    """Refuse to go on with a run under other settings than those it was begun with."""
-    now, begun = ({text for text in words if not _may_change(text)} for words in (typed, _typed(folder)))
+def _refuse_others(what: str, folder: Path, typed: Sequence[str], rates: bool = True) -> None:
+    """Refuse to go on with a run under other settings than those it was begun with; `rates` may be others."""
+    now, begun = ({text for text in words if not _may_change(text, rates)} for words in (typed, _typed(folder)))
     if now != begun:
         raise CommandLineError(
             f"{what} holds a run with other settings: it was begun with "
@@ -114,9 +114,9 @@ def _refuse_others(what: str, folder: Path, typed: Sequence[str]) -> None:
         )
 
 
-def _may_change(text: str) -> bool:
+def _may_change(text: str, rates: bool = True) -> bool:
     key = text.lstrip("+~").partition("=")[0]
-    return key in WITH_RESUME or bool(LEARNING.fullmatch(key))
+    return key in WITH_RESUME or (rates and bool(LEARNING.fullmatch(key)))
 
 
 def _typed(folder: Path) -> list[str]:
