@@ -162,6 +162,7 @@ def test_a_budget_stops_it_and_a_larger_one_goes_on(
     assert written(tmp_path / "out") == written(asked[0])
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on(asked: tuple[Path, Behaviour], photos: Path, tmp_path: Path) -> None:
     with started("--delay", "0.01", "--refuses", "0.1") as server:
         settings = by_llm(photos, tmp_path / "out", server.url, structured="json_schema", concurrency=4)

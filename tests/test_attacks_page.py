@@ -52,6 +52,7 @@ def run(command: list[str], url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     runpy.run_path(str(ROOT / script), run_name="__main__")
 
 
+@pytest.mark.slow
 def test_the_commands_in_their_order(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -415,6 +415,7 @@ def test_mistakes_on_the_command_line(typed: list[str], words: str, tmp_path: Pa
         chat([*typed, "port=0", f"out={tmp_path / 'out'}"])
 
 
+@pytest.mark.slow
 def test_one_page_writes_a_folder(tmp_path: Path, address: str) -> None:
     """Another process is refused by name, and leaves what is there as it is."""
     words = ["src/chat.py", f"responder={address}", f"out={tmp_path}", "port=0"]

@@ -89,6 +89,7 @@ def saving(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
+@pytest.mark.slow
 def test_a_run_logged_online_saves_its_workspace_once(tmp_path: Path) -> None:
     with wandb_server() as (url, saved):
         done = saving(tmp_path, url)
@@ -140,6 +141,7 @@ def log(settings: Any, steps: list[int], resumed: bool) -> None:
     logger.finalize("success")
 
 
+@pytest.mark.slow
 def test_a_resumed_mlflow_run_is_the_same_and_each_point_stands_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def typed(command: list[str], folder: Path, address: str) -> list[str]:
     return [*words, "max_new_tokens=8"] if answers else words
 
 
+@pytest.mark.slow
 def test_it_is_asked_and_its_answers_are_judged(folder: Path) -> None:
     (asked,) = re.findall(r"^dress (ask .*)$", (ROOT / PAGE).read_text(), flags=re.M)
     words = [*shlex.split(asked.replace("picture.png", "images/0.png")), "max_new_tokens=8"]

@@ -39,6 +39,7 @@ def said(cell: nbformat.NotebookNode) -> str:
     return "\n".join(str(data.get("text/markdown", data.get("text/plain", ""))) for data in datas)
 
 
+@pytest.mark.slow
 def test_every_cell_runs_in_seconds(tmp_path: Path) -> None:
     notebook, texts = execute(tmp_path, FAST, 1800)
     metrics = read_json(tmp_path / "logs" / "latest" / "metrics.json")

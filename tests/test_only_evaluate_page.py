@@ -51,6 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_commands_run(folder: Path) -> None:
     typed = commands("docs/only_evaluate.md")
     assert len(typed) == 8 and {command[1] for command in typed} == {"src/eval.py"}
@@ -71,6 +72,7 @@ def test_the_commands_run(folder: Path) -> None:
     assert figures["other"]["comparison"]["differences"]["accuracy"]["value"] == 0
 
 
+@pytest.mark.slow
 def test_the_lines_of_python_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
     names: dict[str, Any] = {}

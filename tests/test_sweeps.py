@@ -159,6 +159,7 @@ def test_another_search_in_the_same_folder_is_refused(searched: Path, other: str
 # --- killed, failed -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_and_draws_what_an_undisturbed_one_does(searched: Path, tmp_path: Path) -> None:
     cwd = home(tmp_path, "kill 3")  # align and sft of trial 0, sft of trial 1
     assert train(cwd, *SEARCH).returncode == -9
@@ -172,6 +173,7 @@ def test_a_killed_search_goes_on_and_draws_what_an_undisturbed_one_does(searched
     assert list(read_json(cwd / "S" / "runs.json", dict)) == ["0", "2", "3"]
 
 
+@pytest.mark.slow
 def test_a_failed_trial_is_a_result_and_too_many_end_the_search(tmp_path: Path) -> None:
     cwd = home(tmp_path, "fail 3")
     done = train(cwd, *SEARCH, "hydra.sweeper.trials=2", "hydra.sweeper.failures=0")
@@ -185,6 +187,7 @@ def test_a_failed_trial_is_a_result_and_too_many_end_the_search(tmp_path: Path) 
     assert [row["failed"] for row in csv.DictReader((cwd / "S" / "runs.csv").open())] == ["False", "True", "False"]
 
 
+@pytest.mark.slow
 def test_a_killed_grid_goes_on_and_ends_with_a_page_too(tmp_path: Path) -> None:
     cwd = home(tmp_path, "kill 3")
     grid = ["-m", "experiment=sft_only", *FAST, f"{LR}=1e-3,2e-3", "sweep=S", SEARCH[-1], "trust_targets=[trouble]"]
