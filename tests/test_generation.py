@@ -33,7 +33,7 @@ from dress.kernels.precision import cpu_multiplies_bf16
 from dress.model import memory, session
 from dress.model.cache import Prefill
 from dress.model.generation import generate
-from dress.model.sampling import SamplingParams
+from dress.model.sampling import SamplingParams, choose, noise_of
 from dress.model.session import ImageTokens, Prompt, Session
 from dress.rollout.checkpoint import CkptResponder
 from dress.rollout.conversation import Opening, Rollout, converse
@@ -319,8 +319,8 @@ def test_samples_depend_on_prompt_and_seed_alone(tokenizer):
 
 def test_draws_follow_the_distribution():
     logits = torch.tensor([[0.5, float("-inf"), 1.5, -1.0]]).expand(20_000, 4)
-    noise = session._noise(SamplingParams(1, 1.0), range(20_000))[:, 0]
-    drawn = session._choose(logits, 1.0, None, noise).bincount(minlength=4) / 20_000
+    noise = noise_of(SamplingParams(1, 1.0), range(20_000))[:, 0]
+    drawn = choose(logits, SamplingParams(1, 1.0), noise).bincount(minlength=4) / 20_000
     assert torch.allclose(drawn, logits[0].softmax(-1), atol=0.015)
     assert drawn[1] == 0
 

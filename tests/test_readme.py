@@ -13,6 +13,7 @@ OURS = [command for command in commands() if "data/coco" not in " ".join(command
 PHOTOS = [command for command in commands() if "data/coco" in " ".join(command)]
 
 
+@pytest.mark.slow
 @pytest.mark.documented
 def test_the_commands_of_the_readme_run(tmp_path):
     assert len(OURS) >= 10
