@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -64,7 +66,7 @@ class Talk:
 
 
 def records(events: Iterable[Answered | Said | Edited], find: FindRecord) -> Iterator[tuple[Record, str | None]]:
-    """A record for each picture (and each conversation without one) that somebody said something about, with the
+    """A record for each picture (and each first question without one) that somebody said something about, with the
     SHA-256 of its picture, in the order of the first answers.
 
     For each criterion there is a dialogue of its own, up to the last answer that somebody judged by it. A better answer
@@ -81,7 +83,7 @@ def records(events: Iterable[Answered | Said | Edited], find: FindRecord) -> Ite
     groups: dict[str, list[Answered]] = {}
     for one in talk.answers.values():
         first = talk.path(one.answer)[0]
-        groups.setdefault(first.record or first.picture or first.answer, []).append(one)
+        groups.setdefault(first.record or first.picture or _question(first), []).append(one)
     for answers in groups.values():
         dialogues = [dialogue for criterion in CRITERIA for dialogue in _judged(talk, answers, criterion)]
         dialogues += _edited(talk, answers)
@@ -92,9 +94,14 @@ def records(events: Iterable[Answered | Said | Edited], find: FindRecord) -> Ite
             record = find(first.record).model_copy(update={"dialogues": dialogues})
         else:
             image = None if first.picture is None else ImageRef(id=first.picture, sha256=first.picture)
-            name = (first.picture or first.answer)[:24]
+            name = (first.picture or _question(first))[:24]
             record = Record(key=f"{SOURCE}-{name}", source=SOURCE, image=image, dialogues=dialogues)
         yield record, first.picture
+
+
+def _question(first: Answered) -> str:
+    """The name of a first question without a picture: answers of several responders to it belong together."""
+    return hashlib.sha256(json.dumps([first.system, first.question]).encode()).hexdigest()
 
 
 def _judged(talk: Talk, answers: list[Answered], criterion: Criterion) -> Iterator[Dialogue]:

@@ -23,33 +23,32 @@ const send = (path, body) => ask(path, { method: "POST", body: typeof body === "
 
 const outbox = () => JSON.parse(localStorage.getItem(OUTBOX) || "[]");
 const keep = (words) => { localStorage.setItem(OUTBOX, JSON.stringify(words)); count(); };
-let flushing = false, tries = 0;
+let flushing = null, tries = 0;
 function count(note) {
   const waiting = outbox().length;
   $("saved").textContent = waiting ? `${waiting} not saved yet${note ? `: ${note}` : ""}` : state.out ? `all saved in ${state.out}` : "";
 }
 function say(word) { keep([...outbox(), { id: name(), who: $("who").value.trim(), ...word }]); flush(); }
-async function flush() {
-  if (flushing) return;
-  flushing = true;
-  await navigator.locks.request(OUTBOX, async () => {
-    for (let words = outbox(); words.length; words = outbox()) {
-      try {
-        await send("/said", words[0]);
-        tries = 0;
-      } catch (error) {
-        if (error.status !== 400 && error.status !== 422) {  // no connection, or no room: it stays here
-          count(error.message);
-          setTimeout(flush, RETRY[Math.min(tries++, RETRY.length - 1)]);
-          break;
-        }
-        localStorage.setItem(REFUSED, JSON.stringify([...JSON.parse(localStorage.getItem(REFUSED) || "[]"), words[0]]));
-        tell(`not taken, and kept in this browser: ${error.message}`);
+function flush() {  // one at a time; whoever calls waits for the one that runs
+  flushing ||= navigator.locks.request(OUTBOX, empty).finally(() => { flushing = null; });
+  return flushing;
+}
+async function empty() {
+  for (let words = outbox(); words.length; words = outbox()) {
+    try {
+      await send("/said", words[0]);
+      tries = 0;
+    } catch (error) {
+      if (error.status !== 400 && error.status !== 422) {  // no connection, or no room: it stays here
+        count(error.message);
+        setTimeout(flush, RETRY[Math.min(tries++, RETRY.length - 1)]);
+        return;
       }
-      keep(outbox().filter((word) => word.id !== words[0].id));
+      localStorage.setItem(REFUSED, JSON.stringify([...JSON.parse(localStorage.getItem(REFUSED) || "[]"), words[0]]));
+      tell(`not taken, and kept in this browser: ${error.message}`);
     }
-  });
-  flushing = false;
+    keep(outbox().filter((word) => word.id !== words[0].id));
+  }
 }
 addEventListener("online", flush);
 addEventListener("storage", (event) => { if (event.key === OUTBOX) count(); });
@@ -185,6 +184,10 @@ function fields(article, criterion) {
     area.setAttribute("aria-label", `${criterion}: ${area.placeholder}`);
     area.onchange = () => { if (named()) commit(article, set); };
   }
+  set.addEventListener("focusin", () => {  // what one works on is what keys rate and marks belong to
+    criterion = [...document.querySelectorAll("#sides fieldset")].indexOf(set);
+    activate();
+  });
   set.querySelector(".improve").hidden = item !== null;
   set.querySelector(".improve").onclick = () => {
     const text = set.querySelector(".refinement").value;
@@ -209,7 +212,7 @@ function commit(article, set) {
 async function reveal() {  // names of two responders, once both last answers are rated
   const last = [...$("sides").children].map((side) => side.lastElementChild).filter((one) => one && one.answer);
   if (last.length < 2 || last.some((one) => ![...one.querySelectorAll("fieldset")].some((set) => set.rating))) return;
-  await flush();
+  while (outbox().length && !tries) await flush();
   try {
     const place = item ? `${item.record}/${item.dialogue}` : talk.conversation;
     const { names } = await ask(`/names?conversation=${encodeURIComponent(place)}&answers=${last.map((one) => one.answer)}&who=${encodeURIComponent($("who").value.trim())}`);
