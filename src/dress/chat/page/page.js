@@ -199,6 +199,7 @@ function fields(article, criterion) {
 }
 function commit(article, set) {
   set.touched = true;
+  article.current = set;  // marks belong to what was said last
   const text = (kind) => { const value = set.querySelector(kind).value; return value.trim() ? value : null; };
   const word = {
     kind: "feedback", answer: article.answer, criterion: set.criterion, rating: set.rating || null,
@@ -241,7 +242,7 @@ $("mark").addEventListener("pointerdown", (event) => event.preventDefault());  /
 $("mark").onclick = () => {
   if (!selected || !named()) return;
   const { article, start, end } = selected;
-  const set = article.querySelector("fieldset.active") || article.querySelector("fieldset");
+  const set = article.current || article.querySelector("fieldset.active") || article.querySelector("fieldset");
   const label = $("label").value.trim();
   article.spans[set.criterion] = [...(article.spans[set.criterion] || []), label ? { start, end, label } : { start, end }];
   repaint(article);
