@@ -70,7 +70,7 @@ def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
     run(["python", "src/collect.py", "responder=logs/latest", "records=2", "out=data/feedback"], tmp_path)
     write_shards(tmp_path / "data" / "own" / "eval", shapes.samples("eval", 3, seed=0))
     lines = commands(PAGE)
-    assert [Path(line[1]).name for line in lines] == ["chat.py", "train.py", "chat.py", "chat.py", "serve.py"]
+    assert [Path(line[1]).name for line in lines] == ["chat.py", "chat.py", "chat.py", "train.py", "serve.py"]
     for command in lines:
         if command[1] == "src/train.py":
             run([*command, "curriculum.without=[align,sft]"], tmp_path)
