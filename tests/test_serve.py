@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ from dress.record import CUT, Dialogue, Turn
 from dress.rollout.checkpoint import CkptResponder
 from dress.rollout.loaded_model import LoadedModel
 from dress.rollout.responder import Sampling
-from dress.serving.engine import Answering, Engine, Written
+from dress.serving.engine import Engine, Written
 from dress.serving.requests import Message, Question, messages_of, question_of
 
 KEY = "a-key-of-the-test"
@@ -177,13 +178,13 @@ def test_an_answer_that_nobody_waits_for_ends(tokenizer: PreTrainedTokenizerFast
     sampling, question = Sampling(300, 1), Question(Dialogue(turns=[Turn(user="What?")]), None)
 
     async def leave() -> tuple[list[str], Written]:
-        answering = Answering()
+        stopped = threading.Event()
         pieces: list[str] = []
-        async for piece in engine.answer(question, "", sampling, 0, answering):
+        async for piece in engine.answer(question, "", sampling, 0, stopped):
             if isinstance(piece, Written):
                 return pieces, piece
             pieces.append(piece)
-            answering.stopped.set()
+            stopped.set()
         raise AssertionError
 
     pieces, written = asyncio.run(leave())

@@ -35,12 +35,6 @@ class Job:
         if self._task is not None and self.end is None:
             self._task.cancel()
 
-    async def whole(self) -> dict[str, object]:
-        """What the page is told at the end."""
-        while self.end is None:
-            await self._changed.wait()
-        return self.end
-
     async def listen(self, first: int = 0) -> AsyncIterator[tuple[int, str]]:
         """Pieces with their numbers, from one on, until the end."""
         number = first

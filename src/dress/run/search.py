@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dress.base.errors import ConfigError, in_one_line
 from dress.base.files import read_json, write_json
-from dress.base.run_folder import lock, short, unlock
+from dress.base.run_folder import SWEEP, lock, short, unlock
 from dress.base.seeding import seed_for
 from dress.base.terminal import Terminal
 from dress.config.search import Search, check_search
@@ -93,7 +93,7 @@ def search(sweeper: Mapping[str, Any], sweep: Sweep, arguments: Sequence[str]) -
     folder.mkdir(parents=True, exist_ok=True)
     lock(folder)
     try:
-        OmegaConf.save(sweep.config, folder / "multirun.yaml")  # by which a run knows its sweep
+        OmegaConf.save(sweep.config, folder / SWEEP)  # by which a run knows its sweep
         _Search(settings, space, folder, Terminal()).run(sweep)
     finally:
         unlock(folder)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import yaml
 
-MULTIRUN = "multirun.yaml"
+from dress.base.run_folder import SWEEP, of_sweep
 
 
 def group_of(folder: Path) -> str | None:
     """The sweep's name; None where the run is of none."""
-    return folder.absolute().parent.name if (folder.absolute().parent / MULTIRUN).exists() else None
+    return folder.absolute().parent.name if of_sweep(folder.absolute()) else None
 
 
 def varied_settings(folder: Path) -> list[str]:
@@ -20,7 +20,7 @@ def varied_settings(folder: Path) -> list[str]:
     Args:
         folder: of the job.
     """
-    own, whole = folder.absolute() / ".hydra" / "overrides.yaml", folder.absolute().parent / MULTIRUN
+    own, whole = folder.absolute() / ".hydra" / "overrides.yaml", folder.absolute().parent / SWEEP
     if not own.exists() or not whole.exists():
         return []
     multirun = yaml.safe_load(whole.read_text(encoding="utf-8")) or {}

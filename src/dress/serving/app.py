@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 
 from dress.record import describe
 from dress.rollout.responder import Sampling
-from dress.serving.engine import Answering, Engine, Written
+from dress.serving.engine import Engine, Written
 from dress.serving.requests import MAX_BYTES, CompletionRequest, question_of
 
 Pieces = AsyncIterator[str | Written]
@@ -79,19 +80,19 @@ def create_app(engine: Engine, name: str, root: str, key: str | None = None) -> 
         body = await run_in_threadpool(_parse, await _body(request))
         if body.model not in names:
             raise Refusal(404, f"model: expected one of {', '.join(names)}, got {body.model!r:.80}", "model_not_found")
-        answering = Answering()
+        stopped = threading.Event()
         try:
             question = question_of(body.messages)
             condition = engine.condition(names[body.model], question)
             sampling = Sampling(body.most_tokens or engine.model.max_new_tokens, 1, body.temperature, body.top_p)
-            pieces = engine.answer(question, condition, sampling, body.seed, answering)
+            pieces = engine.answer(question, condition, sampling, body.seed, stopped)
             first = await anext(pieces)  # what is wrong with the question is known before the stream begins
         except ValueError as error:
             raise Refusal(400, str(error)) from None
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
         if body.stream:
             usage = body.stream_options is not None and body.stream_options.include_usage
-            events = _events(request, _whole(first, pieces), head, usage, answering)
+            events = _events(request, _whole(first, pieces), head, usage, stopped)
             return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         async for piece in _whole(first, pieces):
             if isinstance(piece, Written):
@@ -99,7 +100,7 @@ def create_app(engine: Engine, name: str, root: str, key: str | None = None) -> 
                 choice = {"index": 0, "message": message, "finish_reason": piece.completion.finish_reason}
                 return head | {"object": "chat.completion", "choices": [choice], "usage": _usage(piece)}
             if await request.is_disconnected():
-                answering.stopped.set()
+                stopped.set()
         return None
 
     return app
@@ -129,7 +130,7 @@ async def _whole(first: str | Written, rest: Pieces) -> Pieces:
 
 
 async def _events(
-    request: Request, pieces: Pieces, head: dict[str, Any], usage: bool, answering: Answering
+    request: Request, pieces: Pieces, head: dict[str, Any], usage: bool, stopped: threading.Event
 ) -> AsyncIterator[str]:
     """Server-sent events of an answer; a client that is gone ends it."""
 
@@ -151,7 +152,7 @@ async def _events(
                 yield f"data: {json.dumps(chunk)}\n\n"
         yield "data: [DONE]\n\n"
     finally:
-        answering.stopped.set()
+        stopped.set()
 
 
 def _usage(written: Written) -> dict[str, int]:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from dress.config.names import check_name
 from dress.dialogue.spans import Completion, prompt
@@ -29,19 +29,6 @@ class Written:
     tokens: int
 
 
-@dataclass
-class Answering:
-    """An answer on its way.
-
-    Attributes:
-        stopped: set by whoever wants no more of it.
-        before: questions that stand before it, when it was asked.
-    """
-
-    before: int = 0
-    stopped: threading.Event = field(default_factory=threading.Event)
-
-
 class Engine:
     """Answers with a model that is in memory.
 
@@ -58,7 +45,6 @@ class Engine:
         self.model, self._responder = model, model.responder
         self._weights = self._responder.packed_weights()  # held: packed once
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="answers")
-        self._waiting = 0
 
     def condition(self, name: str | None, question: Question) -> str:
         """The text of a condition; None for the one that the model's training has for such a question.
@@ -71,7 +57,7 @@ class Engine:
         return self.model.conditions[name or own]
 
     async def answer(
-        self, question: Question, condition: str, sampling: Sampling, seed: int, answering: Answering
+        self, question: Question, condition: str, sampling: Sampling, seed: int, stopped: threading.Event
     ) -> AsyncIterator[str | Written]:
         """What is written, piece by piece, and at last the whole answer.
 
@@ -80,7 +66,7 @@ class Engine:
             condition: text behind the last user text.
             sampling: how it is drawn.
             seed: of the draws.
-            answering: by which it is stopped.
+            stopped: ends it, once it is set.
 
         Raises:
             ValueError: the picture does not decode, or the answer may be longer than the model has positions.
@@ -91,22 +77,20 @@ class Engine:
         def show(piece: str | None) -> None:
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        answering.before, self._waiting = self._waiting, self._waiting + 1
-        work = self._thread.submit(self._write, question, condition, sampling, seed, answering, show)
+        work = self._thread.submit(self._write, question, condition, sampling, seed, stopped, show)
         try:
             work.add_done_callback(lambda _: show(None))
             while (piece := await pieces.get()) is not None:
                 yield piece
             yield work.result()
         finally:
-            answering.stopped.set()
-            self._waiting -= 1
+            stopped.set()
 
     def _write(
-        self, question: Question, condition: str, sampling: Sampling, seed: int, answering: Answering,
+        self, question: Question, condition: str, sampling: Sampling, seed: int, stopped: threading.Event,
         show: Callable[[str | None], None],
     ) -> Written:  # fmt: skip
-        if answering.stopped.is_set():
+        if stopped.is_set():
             return Written(Completion("", CUT), 0, 0)
         written, tokens = "", 0
 
@@ -116,7 +100,7 @@ class Engine:
             if len(text) > len(written):
                 show(text[len(written) :])
                 written = text
-            return answering.stopped.is_set()
+            return stopped.is_set()
 
         data = question.picture
         picture = None if data is None else self._responder.preprocess(data, "image")
