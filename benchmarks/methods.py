@@ -62,6 +62,8 @@ COUNTED = 1600
 """Records of a data set, at least, whose supervised tokens are counted."""
 START = "sft"
 """Label of the model that all begin with."""
+COMPOSING = Lock()
+"""Hydra is one for a process."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Run:
         """What was logged of the stages that learn from feedback, each one's last point."""
         curriculum = checked_run(self.folder / "config.json").curriculum
         names = [name for name in curriculum.train_stages() if name.startswith("dress")]
-        return [json.loads((self.folder / "stages" / name / "history.json").read_text())[-1] for name in names]
+        files = [self.folder / "stages" / name / "history.json" for name in names]
+        return [json.loads(file.read_text())[-1] for file in files if file.exists()]
 
     @property
     def tokens(self) -> float:
@@ -122,19 +125,19 @@ def check_same(folder: Path, expected: config.Config) -> None:
             raise SystemExit(f"{folder} was made with another stage {name}: delete it, or give another --out")
 
 
-def tokens_per_step(base: Run, settings: config.Config) -> float:
-    """Supervised tokens that a method finds in a step of its first stage, in the mean."""
-    stage = settings.curriculum.stages["dress"]
+def tokens_per_step(run: Run, settings: config.Config, name: str) -> float:
+    """Supervised tokens that a method's stage finds in a step, in the mean; its records are those of a run."""
+    stage = settings.curriculum.stages[name]
     assert isinstance(stage, config.TrainStage)
-    model, _ = load_model(base.folder / "stages" / START)
+    model, _ = load_model(run.folder / "stages" / START)
     phases = used_settings(settings.phases, stage.phases)
     objectives = stage_objectives(stage, settings.objectives)
-    rejects = base.folder / "rejects_of_methods.jsonl"
+    rejects = run.folder / "rejects_of_methods.jsonl"
     examples = Examples(objectives, phases, settings.data, model.encoder, model.reader(), rejects)
     data = RunData(settings.data, prepared(settings.data, lambda _: None, lambda: None))
     per_record = 0.0
-    for name, share in stage.data.items():
-        own = name if name in SPLITS else base.folder / "stages" / name / "shards"
+    for part, share in stage.data.items():
+        own = part if part in SPLITS else run.folder / "stages" / part / "shards"
         shards = Shards(own) if isinstance(own, Path) else data.records({own: 1.0}, {}).shards
         numbers = range(0, len(shards), max(1, len(shards) // COUNTED))
         total = 0
@@ -147,13 +150,32 @@ def tokens_per_step(base: Run, settings: config.Config) -> float:
 
 def composed(method: str, seed: int, overrides: Sequence[str]) -> config.Config:
     """The settings of a run."""
-    return config.check(compose("train", ["run_dir=x", f"experiment={method}", f"seed={seed}", *overrides]))
+    with COMPOSING:
+        return config.check(compose("train", ["run_dir=x", f"experiment={method}", f"seed={seed}", *overrides]))
 
 
-def steps_for(base: Run, settings: config.Config) -> int:
-    """Steps of each of a method's stages, so that all together see as many supervised tokens as the base."""
-    stages = sum(name.startswith("dress") for name in settings.curriculum.train_stages())
-    return max(1, round(base.tokens / stages / tokens_per_step(base, settings)))
+def as_long(base: Run, settings: config.Config, folder: Path, method: str, more: Sequence[str]) -> list[str]:
+    """Overrides by which a method's stages all together see as many supervised tokens as the base.
+
+    Each stage has an equal share of the tokens that are left. Where its records are yet to be collected, a run beside
+    the folder goes as far as that, and is what the next one takes its stages from.
+    """
+    names = [name for name in settings.curriculum.train_stages() if name.startswith("dress")]
+    known, learned, steps = base, 0.0, []
+    for place, name in enumerate(names):
+        stage = settings.curriculum.stages[name]
+        assert isinstance(stage, config.TrainStage)
+        missing = [one for one in stage.data if one not in SPLITS and not (known.folder / "stages" / one).is_dir()]
+        if missing:
+            until = [f"curriculum.run=[{','.join(missing)}]", f"reuse={known.folder}"]
+            known = train(
+                method, base.seed, folder.with_name(f"{folder.name}_to_{missing[0]}"), [*more, *steps, *until]
+            )
+            learned = known.tokens
+        share = (base.tokens - learned) / (len(names) - place)
+        count = max(1, round(share / tokens_per_step(known, settings, name)))
+        steps.append(f"curriculum.stages.{name}.steps={count}")
+    return [*steps, f"reuse={known.folder}"]
 
 
 def measures(outcomes: Sequence[Outcome]) -> dict[str, Measure]:
@@ -215,21 +237,17 @@ def main() -> None:
     options, overrides = parser.parse_known_args()
     methods = [BASE, *(name for name in options.methods if name != BASE), *(one + LONGER for one in options.own_steps)]
     one_process = ["trainer.devices=1", "training.threads=1"] if options.jobs > 1 else []
-    composing = Lock()  # Hydra is one for a process
 
     def run(label: str, seed: int, base: Run | None) -> Run:
         began, more, method = time.monotonic(), [*one_process, *overrides], label.removesuffix(LONGER)
         folder = (options.out / f"{label.replace(' ', '_')}-{seed}").absolute()
-        with composing:
-            if base is not None:
-                settings = composed(method, seed, more)
-                evaluation = settings.curriculum.stages["eval"]
-                assert isinstance(evaluation, config.EvalStage)
-                more += [f"curriculum.stages.eval.models.{one}=null" for one in list(evaluation.models)[:-1]]
-                if label == method:
-                    more.append(f"curriculum.stages.dress.steps={steps_for(base, settings)}")
-                more.append(f"reuse={base.folder}")
-            check_same(folder, composed(method, seed, more))
+        if base is not None:
+            settings = composed(method, seed, more)
+            evaluation = settings.curriculum.stages["eval"]
+            assert isinstance(evaluation, config.EvalStage)
+            more += [f"curriculum.stages.eval.models.{one}=null" for one in list(evaluation.models)[:-1]]
+            more += as_long(base, settings, folder, method, more) if label == method else [f"reuse={base.folder}"]
+        check_same(folder, composed(method, seed, more))
         last = train(method, seed, folder, more)
         print(
             f"seed {seed}, {label}: {last.tokens:,.0f} supervised tokens, {last.seconds:.0f} s of learning, "

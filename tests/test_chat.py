@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import pytest
 import uvicorn
 from conftest import ROOT, huge_png, png, small_model
 from fastapi.testclient import TestClient
+from feedback_events import new
 from PIL import Image
 from rich.console import Console
 from test_command_line import environment
@@ -26,14 +26,11 @@ from test_command_line import environment
 from dress.chat.app import create_app
 from dress.chat.conversations import Conversations
 from dress.chat.queue import Queue
-from dress.chat.records import records
 from dress.chat.responders import responders
 from dress.config.commands import ChatCommand
 from dress.data.shards import Shards, write_shards
-from dress.feedback.answer_key import answer_key
-from dress.feedback.human import HumanRater, read_words
-from dress.feedback.journal import Answered, Edited, Journal, JournalFull, Said, read_events
-from dress.record import Dialogue, Feedback, Record, Turn
+from dress.feedback.journal import FeedbackJournal, JournalFull, read_events
+from dress.record import Dialogue, Turn
 from dress.rollout.checkpoint import CkptResponder
 from dress.rollout.loaded_model import LoadedModel
 from dress.run.chatting import chat
@@ -44,141 +41,6 @@ from dress.worlds.shapes import generate as shapes
 
 QUIET = Console(quiet=True)
 KEY = "key-of-the-page"
-A, B, C = (letter * 64 for letter in "abc")
-
-
-def new() -> str:
-    return uuid.uuid4().hex
-
-
-def said(answer: str, **fields: Any) -> Said:
-    return Said(**({"id": new(), "at": "t", "who": "Ann", "answer": answer, "criterion": "honesty"} | fields))
-
-
-def shown(answer: str, before: str | None = None, **fields: Any) -> Answered:
-    texts = {"question": f"Q{answer[0]}", "text": f"answer {answer[0]}", "responder": "m"}
-    return Answered(**({"id": new(), "at": "t", "who": "Ann", "answer": answer, "before": before} | texts | fields))
-
-
-# --- the journal ---------------------------------------------------------------------------------
-
-
-def test_a_line_is_kept_once_and_a_torn_one_is_put_aside(tmp_path: Path) -> None:
-    journal, first = Journal(tmp_path), shown(A)
-    assert (journal.append(first), journal.append(first), journal.append(said(A, rating=2))) == (True, False, True)
-    journal.close()
-    with journal.file.open("ab") as file:
-        file.write(b'{"id":"12345678","who":"Ann","kind":"feed')  # a process that was killed within a line
-    assert len(list(read_events(journal.file))) == 2
-    again = Journal(tmp_path)
-    assert again.append(said(A, rating=3)) and not again.append(first)
-    again.close()
-    assert [getattr(event, "rating", None) for event in read_events(journal.file)] == [None, 2, 3]
-    assert (tmp_path / "torn.txt").read_bytes() == b'{"id":"12345678","who":"Ann","kind":"feed\n'
-
-
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    journal.append(shown(A))
-    journal.close()
-    with journal.file.open("ab") as file:
-        file.write(b'{"id":"12345678","who":"Ann","kind":"feedback","answer":"x","criterion":"honesty"}\n')
-    with pytest.raises(ValueError, match=r"feedback\.jsonl:2: answer: "):
-        Journal(tmp_path)
-
-
-FULL = """
-import resource, signal, sys
-from pathlib import Path
-sys.path.insert(0, {src!r})
-from dress.feedback.journal import Journal, JournalFull, Said
-def said(number, **fields):
-    return Said(id=f"number-{{number}}", who="Ann", answer="a" * 64, criterion="honesty", **fields)
-journal = Journal(Path({folder!r}))
-journal.append(said(1, rating=2))
-size = journal.file.stat().st_size
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, most))
-try:
-    journal.append(said(2, critique="No room for this."))
-except JournalFull as error:
-    print(error)
-assert journal.file.stat().st_size == size and len(journal.events) == 1
-resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-assert journal.append(said(2, rating=1))
-"""
-
-
-def test_without_room_nothing_is_half_written(tmp_path: Path) -> None:
-    code = FULL.format(src=str(ROOT / "src"), folder=str(tmp_path))
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "expected room for" in done.stdout and len(list(read_events(tmp_path / "feedback.jsonl"))) == 2
-
-
-# --- records -------------------------------------------------------------------------------------
-
-
-def folded(*events: Answered | Said | Edited) -> list[Record]:
-    return [record for record, _ in records(events, lambda key: Record(key=key))]
-
-
-def test_what_was_said_becomes_a_dialogue_for_each_criterion() -> None:
-    spans = [{"start": 0, "end": 6, "label": "x"}]
-    events = [
-        shown(A, picture=C), said(A, rating=1), said(A, rating=2, critique="Wrong.", refinement="Qb", spans=spans),
-        shown(B, A, picture=C), said(B, rating=4, criterion="helpfulness"), said(B, rating=3, who="Bob"),
-        Edited(id=new(), at="1", who="Ann", answer=A, text="Better."),
-    ]  # fmt: skip
-    (record,) = folded(*events)
-    helpful, honest = record.dialogues
-    assert record.image is not None and record.image.sha256 == C and record.key == f"chat-{C[:24]}"
-    assert [turn.rating for turn in honest.turns] == [2, 3] and honest.turns[1].user == "Qb"
-    assert honest.turns[0].feedback == [
-        Feedback(criterion="honesty", rating=2, critique="Wrong.", refinement="Qb", annotator="human", spans=spans,
-                 extra={"who": "Ann", "at": "t"})
-    ]  # fmt: skip
-    assert [turn.rating for turn in helpful.turns] == [None, 4]
-    assert helpful.turns[0].feedback == [Feedback(criterion="helpfulness", annotator="none")]  # no model for others
-    assert helpful.reference == honest.reference == "Better."
-
-
-def test_each_answer_is_learned_from_once_and_better_ones_later_too() -> None:
-    """Two answers follow one: what was said of that one stands in one of the dialogues."""
-    events = [
-        shown(A), said(A, rating=1), shown(B, A), said(B, rating=2), shown(C, A), said(C, rating=4),
-        Edited(id=new(), at="1", who="Ann", answer=B, text="Better b."),
-    ]  # fmt: skip
-    (record,) = folded(*events)
-    one, two, edited = record.dialogues
-    assert [[turn.rating for turn in dialogue.turns] for dialogue in (one, two)] == [[1, 2], [None, 4]]
-    assert (edited.turns[-1].assistant, edited.turns[-1].rating) == ("Better b.", 4)
-    assert edited.turns[-1].provenance == {"responder": "human", "edited_from": B}
-    assert edited.turns[0].rating is None and edited.reference is None
-
-
-def test_what_is_taken_back_is_gone() -> None:
-    events = [shown(A), said(A, rating=1), Edited(id=new(), at="1", who="Ann", answer=A, text="x")]
-    assert folded(*events) != []
-    assert folded(*events, said(A), Edited(id=new(), at="2", who="Ann", answer=A, text=None)) == []
-    assert folded(shown(A)) == []  # nobody said anything
-    assert said(A, critique="  ").critique is None
-
-
-def test_the_rater_human_says_what_the_page_wrote(tmp_path: Path) -> None:
-    dialogue = Dialogue(criterion="honesty", turns=[Turn(user="Qa", assistant="answer a")])
-    name = answer_key(png(), dialogue)
-    journal = Journal(tmp_path)
-    for event in (shown(name), said(name, rating=2, critique="Hm."), said(name, rating=4, criterion="helpfulness")):
-        journal.append(event)
-    journal.close()
-    rater = HumanRater(read_words(str(tmp_path)))
-    (feedback,) = rater.rate([(Record(key="x", image={"id": "y"}), dialogue)], [png()])
-    assert (feedback.rating, feedback.critique, feedback.annotator) == (2, "Hm.", "human")
-
-
-# --- the server ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +91,7 @@ class Page:
 
     def say(self, answer: str, **fields: Any) -> Any:
         word = {"id": new(), "who": "Ann", "kind": "feedback", "answer": answer, "criterion": "honesty"} | fields
-        return self.post("/said", **word)
+        return self.post("/feedback", **word)
 
 
 def opened(out: Path, address: str | None, queue: Queue | None = None, **settings: Any) -> Iterator[Page]:
@@ -272,9 +134,9 @@ def test_what_is_sent_twice_is_there_once(page: Page, tmp_path: Path) -> None:
     first, again = page.ask("What?", id=job), page.ask("What?", id=job)
     assert first["answer"] == again["answer"]
     word = {"id": new(), "who": "Ann", "kind": "edit", "answer": first["answer"], "text": "Better."}
-    assert [page.post("/said", **word)["new"] for _ in range(3)] == [True, False, False]
+    assert [page.post("/feedback", **word)["new"] for _ in range(3)] == [True, False, False]
     assert len(list(read_events(tmp_path / "out" / "feedback.jsonl"))) == 2
-    assert page.client.get("/said", params={"answer": first["answer"], "who": "Ann"}).json()["edit"] == "Better."
+    assert page.client.get("/feedback", params={"answer": first["answer"], "who": "Ann"}).json()["edit"] == "Better."
 
 
 def test_a_lost_connection_goes_on_behind_the_last_piece(page: Page) -> None:
@@ -319,7 +181,9 @@ def test_a_page_that_comes_back_finds_all(tmp_path: Path, address: str) -> None:
         answer = page.ask("What?")["answer"]
         page.say(answer, rating=3)
     for page in opened(tmp_path / "out", address):
-        assert page.client.get("/said", params={"answer": answer, "who": "Ann"}).json()["feedback"]["honesty"]["rating"]
+        assert page.client.get("/feedback", params={"answer": answer, "who": "Ann"}).json()["feedback"]["honesty"][
+            "rating"
+        ]
         assert page.ask("More.", before=answer)["answer"] != answer
 
 
@@ -355,7 +219,7 @@ def test_pictures(page: Page, tmp_path: Path) -> None:
 def test_only_the_page_itself_may_ask(page: Page) -> None:
     client = page.client
     for headers in ({"Host": "evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}):
-        assert client.post("/said", content="{}", headers=headers).status_code in (400, 403)
+        assert client.post("/feedback", content="{}", headers=headers).status_code in (400, 403)
     policy = client.get("/").headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy
     client.cookies.clear()
@@ -393,7 +257,7 @@ def test_what_a_page_cannot_say(page: Page) -> None:
         ({"critique": "x" * 100_001}, "critique"),
     ):
         word_ = {"id": new(), "who": "Ann", "kind": "feedback", "answer": answer["answer"], "criterion": "honesty"}
-        reply = page.client.post("/said", content=json.dumps(word_ | fields))
+        reply = page.client.post("/feedback", content=json.dumps(word_ | fields))
         assert reply.status_code == 400 and word in reply.json()["error"]
 
 
@@ -536,9 +400,9 @@ def test_jobs_of_one_loop(tmp_path: Path) -> None:
 def test_room_for_nothing_is_told_to_the_page(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = page.ask("What?")["answer"]
 
-    def full(self: Journal, event: object) -> bool:
+    def full(self: FeedbackJournal, event: object) -> bool:
         raise JournalFull("expected room")
 
-    monkeypatch.setattr(Journal, "append", full)
+    monkeypatch.setattr(FeedbackJournal, "append", full)
     word = {"id": new(), "who": "Ann", "kind": "feedback", "answer": answer, "criterion": "honesty", "rating": 1}
-    assert page.client.post("/said", content=json.dumps(word)).status_code == 507
+    assert page.client.post("/feedback", content=json.dumps(word)).status_code == 507

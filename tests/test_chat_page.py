@@ -62,7 +62,7 @@ def say_something(address: str, queue: bool) -> None:
             "id": uuid.uuid4().hex, "who": "Ann", "kind": "feedback", "answer": answer["answer"], "rating": 2,
             "criterion": "honesty", "critique": "No.", "refinement": "Name it.",
         }  # fmt: skip
-        client.post("/said", content=json.dumps(word)).raise_for_status()
+        client.post("/feedback", content=json.dumps(word)).raise_for_status()
 
 
 def test_the_commands_of_the_page_run(tmp_path: Path) -> None:

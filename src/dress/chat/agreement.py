@@ -22,8 +22,8 @@ def agreement(talk: Talk) -> dict[str, dict[str, Any]]:
     for criterion in CRITERIA:
         people: set[str] = set()
         counts = []
-        for said in talk.said.values():
-            ratings = {who: one.rating for (who, about), one in said.items() if about == criterion and one.rating}
+        for latest in talk.latest.values():
+            ratings = {who: one.rating for (who, about), one in latest.items() if about == criterion and one.rating}
             if len(ratings) > 1:
                 people |= ratings.keys()
                 counts.append([sum(rating == value for rating in ratings.values()) for value in VALUES])

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from dress.chat.agreement import agreement
 from dress.chat.conversations import Conversations, now
 from dress.chat.worklist import Worklist
-from dress.feedback.journal import Edited, Id, JournalFull, Key, Said, Text, Who
+from dress.feedback.journal import EditEvent, FeedbackEvent, Id, JournalFull, Key, Text, Who
 from dress.record import CRITERIA, RecordError, describe
 
 PAGE = Path(__file__).parent / "page"
@@ -49,7 +49,7 @@ class Ask(BaseModel):
     condition: str | None = None
 
 
-_WORD: TypeAdapter[Said | Edited] = TypeAdapter(Said | Edited)
+_WORD: TypeAdapter[FeedbackEvent | EditEvent] = TypeAdapter(FeedbackEvent | EditEvent)
 
 
 def create_app(conversations: Conversations, key: str, port: int) -> FastAPI:
@@ -112,11 +112,11 @@ def create_app(conversations: Conversations, key: str, port: int) -> FastAPI:
 
     @app.post("/pictures")
     async def add_picture(request: Request) -> dict[str, Any]:
-        return await run_in_threadpool(conversations.add_picture, await _body(request, MAX_PICTURE))
+        return await run_in_threadpool(conversations.pictures.add, await _body(request, MAX_PICTURE))
 
     @app.get("/pictures/{name}")
     async def picture(name: str) -> Response:
-        file = conversations.picture(TypeAdapter(Key).validate_python(name))
+        file = conversations.pictures.file(TypeAdapter(Key).validate_python(name))
         return Response(status_code=404) if file is None else FileResponse(file)
 
     @app.post("/ask")
@@ -128,7 +128,7 @@ def create_app(conversations: Conversations, key: str, port: int) -> FastAPI:
         side = sides[body.side]
         if body.condition is not None and body.condition not in side.conditions:
             raise ValueError(f"condition: expected one of {', '.join(side.conditions)}, got {body.condition!r:.80}")
-        if body.picture is not None and conversations.picture(body.picture) is None:
+        if body.picture is not None and conversations.pictures.file(body.picture) is None:
             raise ValueError("picture: expected one that was sent before, got another")
         dialogue = conversations.dialogue(body.before, body.question)
         conversations.ask(body.id, side, dialogue, body.picture, body.before, body.condition, body.who)
@@ -155,21 +155,21 @@ def create_app(conversations: Conversations, key: str, port: int) -> FastAPI:
             conversations.jobs[job].stop()
         return {}
 
-    @app.post("/said")
+    @app.post("/feedback")
     async def say(request: Request) -> dict[str, Any]:
         event = _WORD.validate_json(await _body(request, MAX_WORDS))
         new = await run_in_threadpool(conversations.add, event.model_copy(update={"at": now()}))
         return {"new": new}
 
-    @app.get("/said")
-    async def said(answer: str, who: str) -> dict[str, Any]:
-        return conversations.said(answer, who)
+    @app.get("/feedback")
+    async def feedback(answer: str, who: str) -> dict[str, Any]:
+        return conversations.feedback(answer, who)
 
     @app.get("/names")
     async def names(conversation: str, answers: str, who: str) -> dict[str, Any]:
         every = answers.split(",")
         rated = all(
-            any(one["rating"] for one in conversations.said(answer, who)["feedback"].values()) for answer in every
+            any(one["rating"] for one in conversations.feedback(answer, who)["feedback"].values()) for answer in every
         )
         if not rated or len(every) != len(conversations.answering):
             raise ValueError("names: expected a rating of each answer first")

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from dress.base.files import image_extension, write_aside
 from dress.chat.answers import Job
+from dress.chat.pictures import Pictures
 from dress.chat.queue import Item, Queue
-from dress.chat.records import Talk, records
+from dress.chat.records import Talk
 from dress.chat.responders import PageResponder
+from dress.chat.shards import FeedbackShards
 from dress.config.commands import ChatCommand
-from dress.data.images import animated, header, open_image
-from dress.data.index_file import INDEX
-from dress.data.shards import Sample, Shards, write_shards
 from dress.dialogue.spans import Completion
 from dress.feedback.answer_key import key_of
-from dress.feedback.journal import Answered, Edited, Journal, Said
-from dress.feedback.lvlm_nlf import write_lvlm_nlf
+from dress.feedback.journal import AnswerEvent, AnyEvent, FeedbackEvent, FeedbackJournal
 from dress.record import CRITERIA, Dialogue, Record, Turn
 
-IMAGES = "images"
-"""Folder of the pictures, beside the journal."""
 PAUSE = 2.0
 """Seconds between a person's word and the shards that hold it, at least."""
 LOG = logging.getLogger(__name__)
@@ -50,15 +44,15 @@ class Conversations:
         self, out: Path, settings: ChatCommand, answering: Sequence[PageResponder], queue: Queue | None
     ) -> None:
         self.out, self.settings, self.answering, self.queue = out, settings, answering, queue
-        (out / IMAGES).mkdir(exist_ok=True)
-        self.journal, self.talk = Journal(out), Talk()
+        self.pictures, self.journal, self.talk = Pictures(out), FeedbackJournal(out), Talk()
+        self.shards = FeedbackShards(out, self.pictures, self._record)
         for event in self.journal.events:
             self.talk.add(event)
         self.jobs: dict[str, Job] = {}
         self._changed, self._ended = threading.Event(), threading.Event()
         self._writer = threading.Thread(target=self._write_shards_when_changed, name="shards", daemon=True)
         if self.journal.events:
-            self.write_shards()
+            self.shards.write(self.journal.events)
 
     def __enter__(self) -> Self:
         self._writer.start()
@@ -69,33 +63,8 @@ class Conversations:
         self._changed.set()
         self._writer.join()
         if self.journal.events:
-            self.write_shards()
+            self.shards.write(self.journal.events)
         self.journal.close()
-
-    # --- pictures ---
-
-    def add_picture(self, data: bytes) -> dict[str, Any]:
-        """Keep a picture under its hash; what the page is told of it.
-
-        Raises:
-            ImageError: no picture, or too large, or damaged.
-            OSError: no room for it.
-        """
-        animation = animated(header(data, "picture"))
-        width, height = open_image(data, "picture").size
-        return {"picture": self.keep(data), "width": width, "height": height, "animated": animation}
-
-    def picture(self, name: str) -> Path | None:
-        """The file of a picture, by its hash."""
-        return next(iter(sorted((self.out / IMAGES).glob(f"{name}.*"))), None)
-
-    def keep(self, data: bytes) -> str:
-        """Write a picture's file under its hash, which is returned."""
-        name = hashlib.sha256(data).hexdigest()
-        if self.picture(name) is None:
-            with write_aside(self.out / IMAGES / f"{name}.{image_extension(data)}") as aside:
-                aside.write_bytes(data)
-        return name
 
     # --- answers ---
 
@@ -124,13 +93,12 @@ class Conversations:
         """
         if job in self.jobs:
             return self.jobs[job]
-        file = None if picture is None else self.picture(picture)
-        data = None if file is None else file.read_bytes()
+        data = self.pictures.read(picture)
 
         async def finish(whole: Completion) -> dict[str, object]:
             turn = dialogue.turns[-1].model_copy(update={"assistant": str(whole)})
             name = key_of(picture, dialogue.model_copy(update={"turns": [*dialogue.turns[:-1], turn]}))
-            event = Answered(
+            event = AnswerEvent(
                 id=job, at=now(), who=who, answer=name, before=before, picture=picture, system=dialogue.system,
                 question=turn.user, text=str(whole), responder=responder.name, condition=condition,
                 finish_reason=whole.finish_reason, record=None if place is None else place.record,
@@ -157,18 +125,18 @@ class Conversations:
 
     # --- what people say ---
 
-    def add(self, event: Answered | Said | Edited) -> bool:
+    def add(self, event: AnyEvent) -> bool:
         """Write it down; whether it is new.
 
         Raises:
             ValueError: it is about an answer that nobody was shown, or marks what is outside of it.
             JournalFull: no room for it; nothing of it is there.
         """
-        if not isinstance(event, Answered):
+        if not isinstance(event, AnswerEvent):
             if event.answer not in self.talk.answers:
                 raise ValueError(f"answer: expected the name of an answer that was shown, got {event.answer}")
             length = len(self.talk.answers[event.answer].text)
-            for span in event.spans if isinstance(event, Said) else []:
+            for span in event.spans if isinstance(event, FeedbackEvent) else []:
                 if not span.start < span.end <= length:
                     raise ValueError(f"spans: expected 0 <= start < end <= {length}, got {span.start} and {span.end}")
         new = self.journal.append(event)
@@ -177,36 +145,19 @@ class Conversations:
             self._changed.set()
         return new
 
-    def said(self, answer: str, who: str) -> dict[str, Any]:
+    def feedback(self, answer: str, who: str) -> dict[str, Any]:
         """What a person has said of an answer, by criterion, and their better answer."""
-        said = self.talk.said.get(answer, {})
+        latest = self.talk.latest.get(answer, {})
         edit = self.talk.edits.get(answer, {}).get(who)
         return {
             "feedback": {
                 criterion: one.model_dump(include={"rating", "critique", "refinement", "spans"})
-                for criterion in CRITERIA if (one := said.get((who, criterion))) is not None
+                for criterion in CRITERIA if (one := latest.get((who, criterion))) is not None
             },
             "edit": None if edit is None else edit.text,
         }  # fmt: skip
 
     # --- shards ---
-
-    def samples(self) -> Iterator[Sample]:
-        """The records of the journal, with their pictures."""
-        for record, picture in records(list(self.journal.events), self._record):
-            file = None if picture is None else self.picture(picture)
-            yield record, None if file is None else file.read_bytes()
-
-    def write_shards(self) -> int:
-        """Make the shards and the rows of LVLM_NLF anew; how many records there are."""
-        (self.out / INDEX).unlink(missing_ok=True)  # it is about the shards before
-        old = set(self.out.glob("shard-*.tar"))
-        number = write_shards(self.out, self.samples())
-        for file in sorted(old)[-(-number // 1000) :]:
-            file.unlink()
-        if number:
-            write_lvlm_nlf(self.out / "lvlm_nlf", Shards(self.out))
-        return number
 
     def _record(self, key: str) -> Record:
         if self.queue is None:
@@ -217,7 +168,7 @@ class Conversations:
         while self._changed.wait() and not self._ended.wait(PAUSE):
             self._changed.clear()
             try:
-                self.write_shards()
+                self.shards.write(list(self.journal.events))
             except Exception as error:  # the journal has it; the next word tries again
                 LOG.warning(f"{self.out}: the shards could not be written: {error}")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dress.feedback.human import HUMAN, feedback_of
-from dress.feedback.journal import Answered, Edited, Said
+from dress.feedback.journal import AnswerEvent, AnyEvent, EditEvent, FeedbackEvent
 from dress.record import CRITERIA, TOP_RATING, Criterion, Dialogue, Feedback, ImageRef, Record, Turn
 
 NOBODY = "none"
@@ -27,31 +27,31 @@ class Talk:
 
     Attributes:
         answers: by name; of equal ones the first.
-        said: by name of an answer, the last of each person by criterion.
+        latest: by name of an answer, the last feedback of each person by criterion.
         edits: by name of an answer, the last better one of each person.
         shown: by record, dialogue and turn of a queue, the name of each responder's answer.
     """
 
-    answers: dict[str, Answered] = field(default_factory=dict)
-    said: dict[str, dict[tuple[str, Criterion], Said]] = field(default_factory=dict)
-    edits: dict[str, dict[str, Edited]] = field(default_factory=dict)
+    answers: dict[str, AnswerEvent] = field(default_factory=dict)
+    latest: dict[str, dict[tuple[str, Criterion], FeedbackEvent]] = field(default_factory=dict)
+    edits: dict[str, dict[str, EditEvent]] = field(default_factory=dict)
     shown: dict[tuple[str, int, int], dict[str, str]] = field(default_factory=dict)
 
-    def add(self, event: Answered | Said | Edited) -> None:
+    def add(self, event: AnyEvent) -> None:
         """Take in the next line."""
-        if isinstance(event, Answered):
+        if isinstance(event, AnswerEvent):
             self.answers.setdefault(event.answer, event)
             if event.record is not None and event.dialogue is not None:
                 place = (event.record, event.dialogue, len(self.path(event.answer)) - 1)
                 self.shown.setdefault(place, {})[event.responder] = event.answer
-        elif isinstance(event, Said):
-            self.said.setdefault(event.answer, {})[event.who, event.criterion] = event
+        elif isinstance(event, FeedbackEvent):
+            self.latest.setdefault(event.answer, {})[event.who, event.criterion] = event
         else:
             self.edits.setdefault(event.answer, {})[event.who] = event
 
-    def path(self, answer: str) -> list[Answered]:
+    def path(self, answer: str) -> list[AnswerEvent]:
         """The answers from the first of a conversation to this one."""
-        names: list[Answered] = []
+        names: list[AnswerEvent] = []
         name: str | None = answer
         while name is not None:
             names.append(self.answers[name])
@@ -60,12 +60,12 @@ class Talk:
 
     def feedback(self, answer: str, criterion: Criterion) -> list[Feedback]:
         """What people said of an answer by a criterion, in the order of their names."""
-        every = [one for (_, about), one in self.said.get(answer, {}).items() if about == criterion]
+        every = [one for (_, about), one in self.latest.get(answer, {}).items() if about == criterion]
         text = self.answers[answer].text
         return [feedback_of(one, text) for one in sorted(every, key=lambda one: one.who) if not one.says_nothing]
 
 
-def records(events: Iterable[Answered | Said | Edited], find: FindRecord) -> Iterator[tuple[Record, str | None]]:
+def records(events: Iterable[AnyEvent], find: FindRecord) -> Iterator[tuple[Record, str | None]]:
     """A record for each picture (and each first question without one) that somebody said something about, with the
     SHA-256 of its picture, in the order of the first answers.
 
@@ -80,7 +80,7 @@ def records(events: Iterable[Answered | Said | Edited], find: FindRecord) -> Ite
     talk = Talk()
     for event in events:
         talk.add(event)
-    groups: dict[str, list[Answered]] = {}
+    groups: dict[str, list[AnswerEvent]] = {}
     for one in talk.answers.values():
         first = talk.path(one.answer)[0]
         groups.setdefault(first.record or first.picture or _question(first), []).append(one)
@@ -99,12 +99,12 @@ def records(events: Iterable[Answered | Said | Edited], find: FindRecord) -> Ite
         yield record, first.picture
 
 
-def _question(first: Answered) -> str:
+def _question(first: AnswerEvent) -> str:
     """The name of a first question without a picture: answers of several responders to it belong together."""
     return hashlib.sha256(json.dumps([first.system, first.question]).encode()).hexdigest()
 
 
-def _judged(talk: Talk, answers: list[Answered], criterion: Criterion) -> Iterator[Dialogue]:
+def _judged(talk: Talk, answers: list[AnswerEvent], criterion: Criterion) -> Iterator[Dialogue]:
     """A dialogue for each answer that was judged by a criterion and that no longer one goes through."""
     judged = [one for one in answers if talk.feedback(one.answer, criterion)]
     passed = {name.answer for one in judged for name in talk.path(one.answer)[:-1]}
@@ -119,7 +119,7 @@ def _judged(talk: Talk, answers: list[Answered], criterion: Criterion) -> Iterat
         yield Dialogue(criterion=criterion, system=path[0].system, reference=reference, turns=turns)
 
 
-def _turn(talk: Talk, one: Answered, criterion: Criterion, new: bool) -> Turn:
+def _turn(talk: Talk, one: AnswerEvent, criterion: Criterion, new: bool) -> Turn:
     """An answer with what was said of it, unless another dialogue says that already."""
     feedback = talk.feedback(one.answer, criterion) if new else []
     provenance = {"responder": one.responder, "condition": one.condition, "finish_reason": one.finish_reason}
@@ -131,13 +131,13 @@ def _turn(talk: Talk, one: Answered, criterion: Criterion, new: bool) -> Turn:
     )
 
 
-def _reference(talk: Talk, first: Answered) -> str | None:
+def _reference(talk: Talk, first: AnswerEvent) -> str | None:
     """The better answer to a first question: of several people's the last one."""
     every = [one for one in talk.edits.get(first.answer, {}).values() if one.text is not None]
     return max(every, key=lambda one: (one.at, one.id)).text if every else None
 
 
-def _edited(talk: Talk, answers: list[Answered]) -> Iterator[Dialogue]:
+def _edited(talk: Talk, answers: list[AnswerEvent]) -> Iterator[Dialogue]:
     """A dialogue for each better answer that is not a reference of others: to a later question, or to one that nobody
     judged."""
     for one in answers:

@@ -9,7 +9,7 @@ from dress.chat.conversations import Conversations, now
 from dress.chat.queue import Item, Queue
 from dress.chat.responders import PageResponder
 from dress.feedback.answer_key import key_of
-from dress.feedback.journal import Answered
+from dress.feedback.journal import AnswerEvent
 from dress.record import CRITERIA
 
 QUEUE = "queue"
@@ -47,7 +47,7 @@ class Worklist:
             raise ValueError(f"number: expected 0 to {len(self.queue.items) - 1}, got {number}")
         item = self.queue.items[number]
         data = self.queue.picture(item)
-        picture = None if data is None else self.conversations.keep(data)
+        picture = None if data is None else self.conversations.pictures.keep(data)
         dialogue = self.queue.dialogue(item)
         answers = [self._stored(item, picture)] if item.turn is not None else self._asked(item, picture)
         return {
@@ -59,9 +59,14 @@ class Worklist:
 
     def _done(self, item: Item, who: str) -> bool:
         names = self._names(item)
-        said = [self.conversations.talk.said.get(name, {}) for name in names]
         criteria = CRITERIA if item.criterion is None else (item.criterion,)
-        return bool(names) and all(any((who, criterion) in one for criterion in criteria) for one in said)
+
+        def judged(name: str) -> bool:
+            latest = self.conversations.talk.latest.get(name, {})
+            events = (latest.get((who, criterion)) for criterion in criteria)
+            return any(event is not None and not event.says_nothing for event in events)
+
+        return bool(names) and all(map(judged, names))
 
     def _names(self, item: Item) -> list[str]:
         """The answers of an item; none while one of them is missing."""
@@ -76,7 +81,7 @@ class Worklist:
         dialogue, before = self.queue.dialogue(item), None
         for number, turn in enumerate(dialogue.turns):
             name = key_of(picture, dialogue.model_copy(update={"turns": dialogue.turns[: number + 1]}))
-            event = Answered(
+            event = AnswerEvent(
                 id=_id(item.record, item.dialogue, number, "stored"), at=now(), who=QUEUE, answer=name, before=before,
                 picture=picture, system=dialogue.system, question=turn.user, text=turn.assistant or "",
                 responder=str(turn.provenance.get("responder", QUEUE)), record=item.record, dialogue=item.dialogue,

@@ -11,7 +11,7 @@ from pathlib import Path
 from dress.base.progress import Advance, ignore
 from dress.config.names import check_name
 from dress.feedback.answer_key import answer_key
-from dress.feedback.journal import JOURNAL, Said, read_events, torn
+from dress.feedback.journal import JOURNAL, FeedbackEvent, read_events, torn
 from dress.rater import Images
 from dress.record import TOP_RATING, Dialogue, Feedback, Record
 
@@ -21,7 +21,7 @@ NOT_RATED, NO_PICTURE = "not_rated_yet", "no_picture"
 """Why an answer has no feedback of a person."""
 
 
-def feedback_of(word: Said, answer: str) -> Feedback:
+def feedback_of(word: FeedbackEvent, answer: str) -> Feedback:
     """A person's word as feedback on the answer.
 
     Raises:
@@ -43,7 +43,7 @@ def feedback_of(word: Said, answer: str) -> Feedback:
 class Words:
     """What people said: by answer, for each person and criterion the last word; `torn` lines were passed over."""
 
-    by_answer: Mapping[str, Sequence[Said]]
+    by_answer: Mapping[str, Sequence[FeedbackEvent]]
     torn: bool
 
     @property
@@ -71,11 +71,15 @@ def read_words(path: str, who: Collection[str] = ()) -> Words:
     file = Path(path) / JOURNAL if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"journal={path}: expected a journal, or a folder with {JOURNAL}, found none")
-    last = {(event.who, event.answer, event.criterion): event for event in read_events(file) if isinstance(event, Said)}
+    last = {
+        (event.who, event.answer, event.criterion): event
+        for event in read_events(file)
+        if isinstance(event, FeedbackEvent)
+    }
     people = sorted({word.who for word in last.values()})
     for name in who:
         check_name("who", name, people, "people of the journal ({})")
-    words: dict[str, list[Said]] = {}
+    words: dict[str, list[FeedbackEvent]] = {}
     for word in last.values():
         if not word.says_nothing and (not who or word.who in who):
             words.setdefault(word.answer, []).append(word)

@@ -47,7 +47,7 @@ class Event(BaseModel):
     who: Who
 
 
-class Answered(Event):
+class AnswerEvent(Event):
     """An answer that was shown.
 
     Attributes:
@@ -71,7 +71,7 @@ class Answered(Event):
     dialogue: int | None = None
 
 
-class Said(Event):
+class FeedbackEvent(Event):
     """A person's feedback on an answer for one criterion; the last of a person for it counts."""
 
     kind: Literal["feedback"] = "feedback"
@@ -88,7 +88,7 @@ class Said(Event):
         return not (self.rating or self.critique or self.refinement or self.spans)
 
 
-class Edited(Event):
+class EditEvent(Event):
     """A better answer in the place of one; None takes an earlier one back."""
 
     kind: Literal["edit"] = "edit"
@@ -96,14 +96,15 @@ class Edited(Event):
     text: Words
 
 
-KINDS: dict[str, type[Answered | Said | Edited]] = {"answer": Answered, "feedback": Said, "edit": Edited}
+AnyEvent = AnswerEvent | FeedbackEvent | EditEvent
+KINDS: dict[str, type[AnyEvent]] = {"answer": AnswerEvent, "feedback": FeedbackEvent, "edit": EditEvent}
 
 
 class JournalFull(OSError):
     """A line could not be written whole; none of it is there."""
 
 
-def read_events(file: Path) -> Iterator[Answered | Said | Edited]:
+def read_events(file: Path) -> Iterator[AnyEvent]:
     """The whole lines of a journal, in order; what is torn at its end, and what newer pages note, is passed over.
 
     A line with an id that came before is the same line.
@@ -121,7 +122,7 @@ def read_events(file: Path) -> Iterator[Answered | Said | Edited]:
             yield event
 
 
-def _event(line: bytes, where: str) -> Answered | Said | Edited | None:
+def _event(line: bytes, where: str) -> AnyEvent | None:
     try:
         fields = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -140,7 +141,7 @@ def torn(file: Path) -> bool:
     return not file.read_bytes().endswith(b"\n") and file.stat().st_size > 0
 
 
-class Journal:
+class FeedbackJournal:
     """A journal that is written; its folder must be locked.
 
     Args:
@@ -163,7 +164,7 @@ class Journal:
             os.fsync(folder_place)
             os.close(folder_place)
 
-    def append(self, event: Answered | Said | Edited) -> bool:
+    def append(self, event: AnyEvent) -> bool:
         """Write a line down; whether it is new. When this returns it is on the disk.
 
         Raises:

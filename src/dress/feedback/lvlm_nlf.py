@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from dress.base.files import write_lines
-from dress.data.shards import Shards
 from dress.record import CRITERIA, Dialogue, Record
 from dress.sources.lvlm_nlf import caption_of, row_of
 
 
-def write_lvlm_nlf(folder: Path, shards: Shards) -> None:
+def write_lvlm_nlf(folder: Path, records: Iterable[Record]) -> None:
     """Write `folder/<criterion>_nlf.jsonl` for every criterion that was judged."""
     rows: dict[str, list[dict[str, Any]]] = {}
-    for record, _ in shards:
+    for record in records:
         for dialogue in record.dialogues:
             criteria = (feedback.criterion for turn in dialogue.turns for feedback in turn.feedback)
             criterion = dialogue.criterion or next(filter(None, criteria), None)

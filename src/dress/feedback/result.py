@@ -19,7 +19,7 @@ LEDGER, UNUSED, BEGIN = "ledger.sqlite", "unused_answers.jsonl", "collect.json"
 def show(out: Path, failures: list[dict[str, Any]], unused: list[dict[str, Any]], console: Console) -> None:
     """The tables of a collection; writes its index and its rows of LVLM_NLF."""
     shards = Shards(out)
-    write_lvlm_nlf(out / "lvlm_nlf", shards)
+    write_lvlm_nlf(out / "lvlm_nlf", (record for record, _ in shards))
     console.print(ratings_table(count_ratings(shards), count_endings(shards)))
     reasons = Counter((row["failed"], row["reason"]) for row in failures)
     reasons += Counter(("unused", row["reason"]) for row in unused)

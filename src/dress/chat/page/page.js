@@ -36,7 +36,7 @@ function flush() {  // one at a time; whoever calls waits for the one that runs
 async function empty() {
   for (let words = outbox(); words.length; words = outbox()) {
     try {
-      await send("/said", words[0]);
+      await send("/feedback", words[0]);
       tries = 0;
     } catch (error) {
       if (error.status !== 400 && error.status !== 422) {  // no connection, or no room: it stays here
@@ -137,7 +137,7 @@ async function complete(article, answer, text) {
 }
 async function fill(article) {  // what this person said before
   try {
-    const { feedback, edit } = await ask(`/said?answer=${article.answer}&who=${encodeURIComponent($("who").value.trim())}`);
+    const { feedback, edit } = await ask(`/feedback?answer=${article.answer}&who=${encodeURIComponent($("who").value.trim())}`);
     for (const set of article.querySelectorAll("fieldset")) {
       const said = feedback[set.criterion];
       if (!said || set.touched) continue;
