@@ -6,7 +6,7 @@ from rich.console import Console
 
 from dress.config import check_as
 from dress.evaluation.output import finish
-from dress.evaluation.settings import SuiteSettings
+from dress.evaluation.settings import Measured, SuiteSettings
 from dress.evaluation.suite import Json, Suite, chosen
 
 
@@ -23,4 +23,7 @@ def evaluate(composed: Json, console: Console) -> Json:
 def perform(suite: Suite, settings: SuiteSettings, console: Console) -> Json:
     """Evaluate with checked settings: outcomes, and the figures that follow from them, in `settings.out`."""
     outcomes = suite.function(settings, console)
-    return outcomes if suite.compute else finish(suite, outcomes, settings, console)
+    if suite.compute:
+        return outcomes
+    assert isinstance(settings, Measured), "as it was registered"
+    return finish(suite, outcomes, settings, console)

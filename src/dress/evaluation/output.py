@@ -1,9 +1,11 @@
-"""What a suite ends with: `outcomes.jsonl`, `suite.json`, `run.json` in `out`, and its tables."""
+"""What a suite ends with: `outcomes.jsonl`, `suite.json`, `run.json` and `suite.html` in `out`, and its tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -12,6 +14,7 @@ from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome, failures, load_outcomes, once, save_outcomes
 from dress.evaluation.settings import Measured, SuiteSettings
 from dress.evaluation.suite import Json, Outcomes, Suite, registered
+from dress.evaluation.suite_page import PAGE, Shortfall, write_suite_page
 from dress.evaluation.summary import summary
 from dress.report.tables import NOTHING, Cell, Head, Row, Table
 
@@ -20,7 +23,7 @@ _SHOWN = 3
 """Failures of one reason that are named in the terminal; outcomes.jsonl names all."""
 
 
-def finish(suite: Suite, outcomes: Outcomes, settings: SuiteSettings, console: Console) -> Json:
+def finish(suite: Suite, outcomes: Outcomes, settings: Measured, console: Console) -> Json:
     """Write the outcomes, compute the figures from them, write and print those.
 
     Returns:
@@ -30,7 +33,7 @@ def finish(suite: Suite, outcomes: Outcomes, settings: SuiteSettings, console: C
         FileNotFoundError, ValueError: the baseline is no output of this suite, or nothing was counted (after all is
             written that says why).
     """
-    out, compared_with = Path(settings.out), settings.baseline if isinstance(settings, Measured) else None
+    out, compared_with = Path(settings.out), settings.baseline
     baseline = None if compared_with is None else _baseline(suite, Path(compared_with))
     outcomes = once(outcomes)
     save_outcomes(out / OUTCOMES, outcomes)
@@ -40,8 +43,12 @@ def finish(suite: Suite, outcomes: Outcomes, settings: SuiteSettings, console: C
     result = summary(suite, outcomes, baseline)
     write_json(out / suite.file, result)
     write_json(out / RUN, {"settings": settings.model_dump(), "files": _files(settings)})
-    _print_figures(suite, outcomes, result, str(compared_with), console)
-    say(f"figures: {out / suite.file}; every sample: {out / OUTCOMES}", console)
+    measures = suite.measures_of(outcomes)
+    short = Shortfall(measures, outcomes, baseline or [], settings.failures)
+    tables = _tables(measures, outcomes, result, str(compared_with), short)
+    _print_tables(tables, result, console)
+    write_suite_page(out / PAGE, suite.name, tables, _facts(result), short, getattr(settings, "images", None))
+    say(f"figures: {out / suite.file}; every sample: {out / OUTCOMES}; the page: {out / PAGE}", console)
     if not result["n"]:
         raise ValueError(f"suite={suite.name}: n = 0, nothing was counted: {_reasons(outcomes)}; see {out / OUTCOMES}")
     return result
@@ -100,27 +107,38 @@ def _files(settings: SuiteSettings) -> dict[str, str]:
     return {path: checksum(Path(path)) for path in paths if isinstance(path, str) and Path(path).is_file()}
 
 
-def _print_figures(suite: Suite, outcomes: Outcomes, result: Json, baseline: str, console: Console) -> None:
+def _facts(result: Json) -> dict[str, Any]:
+    """Who answered and who judged."""
+    names = {"responder": "responder", "judge": "judge", "prompts": "prompt_hash", "runs": "runs"}
+    return {name: result[key] for name, key in names.items() if result[key] not in (None, 1)}
+
+
+def _tables(
+    measures: Sequence[Measure], outcomes: Outcomes, result: Json, baseline: str, short: Shortfall
+) -> list[Table]:
     """The figures, their differences to a baseline, and what was not counted."""
-    measures = suite.measures_of(outcomes)
-    names = (("responder", "responder"), ("judge", "judge"), ("prompts", "prompt_hash"), ("runs", "runs"))
-    who = [f"{name} {result[key]}" for name, key in names if result[key] not in (None, 1)]
-    say("; ".join([f"suite {result['suite']}: value, n and 95 % interval", *who]), console)
-    console.print(_figures_table(result, measures))
+    tables = [_figures_table(result, measures, short)]
     if "comparison" in result:
-        comparison = result["comparison"]
-        alone = f"{comparison['only_here']} only here, {comparison['only_baseline']} only there"
-        say(f"minus {baseline}: {comparison['pairs']:,} pairs, {alone}; paired bootstrap, 95 %", console)
-        console.print(_comparison_table(comparison, measures))
+        tables.append(_comparison_table(result["comparison"], measures, baseline))
     if result["failed"]:
-        say("not counted", console)
-        console.print(_failures_table(result["failed"], outcomes))
+        tables.append(_failures_table(result["failed"], outcomes, short))
+    return tables
 
 
-def _figures_table(result: Json, measures: Sequence[Measure]) -> Table:
-    """A row per figure, a column for all and for each category."""
+def _print_tables(tables: Sequence[Table], result: Json, console: Console) -> None:
+    who = [f"{name} {value}" for name, value in _facts(result).items()]
+    say("; ".join([f"suite {result['suite']}: value, n and 95 % interval", *who]), console)
+    for table in tables:
+        console.print(table)
+
+
+def _figures_table(result: Json, measures: Sequence[Measure], short: Shortfall) -> Table:
+    """A row per figure, a column for all and for each category; the first leads to what it is short of."""
     sets = _columns(result)
-    rows = [Row(_head(measure), [_cell(measure, figures) for figures in sets.values()]) for measure in measures]
+    rows = []
+    for measure in measures:
+        first, *others = (_cell(measure, figures) for figures in sets.values())
+        rows.append(Row(_head(measure), [replace(first, link=short.link(measure.key)), *others]))
     for key in ("n", "failures"):
         weight = "alarm" if key == "failures" else ""
         cells = [Cell(f"{figures[key]:,}", weight=weight if figures[key] else "") for figures in sets.values()]
@@ -128,21 +146,26 @@ def _figures_table(result: Json, measures: Sequence[Measure]) -> Table:
     return Table("", [Head(name) for name in sets], rows)
 
 
-def _comparison_table(comparison: Json, measures: Sequence[Measure]) -> Table:
+def _comparison_table(comparison: Json, measures: Sequence[Measure], baseline: str) -> Table:
     """The differences to a baseline, as `_figures_table` has the figures."""
     sets = _columns(comparison)
     rows = [
         Row(_head(m), [_difference(m, figures["differences"].get(m.key, {})) for figures in sets.values()])
         for m in measures
     ]
-    return Table("", [Head(name) for name in sets], rows)
+    alone = f"{comparison['only_here']} only here, {comparison['only_baseline']} only there"
+    title = f"minus {baseline}: {comparison['pairs']:,} pairs, {alone}; paired bootstrap, 95 %"
+    return Table("", [Head(name) for name in sets], rows, title)
 
 
-def _failures_table(failed: Mapping[str, int], outcomes: Outcomes) -> Table:
+def _failures_table(failed: Mapping[str, int], outcomes: Outcomes, short: Shortfall) -> Table:
     """Each reason, how often, and where first."""
     places = {reason: [o.where or o.item for o in outcomes if o.failed == reason][:_SHOWN] for reason in failed}
-    rows = [[reason, f"{number:,}", ", ".join(places[reason])] for reason, number in failed.items()]
-    return Table.of_texts("", "", ["reason", "number", "for example"], rows)
+    rows = [
+        Row(Head(reason), [Cell(f"{number:,}", link=short.link(reason)), Cell(", ".join(places[reason]))])
+        for reason, number in failed.items()
+    ]
+    return Table("reason", [Head("number"), Head("for example")], rows, "not counted")
 
 
 def say(line: str, console: Console) -> None:

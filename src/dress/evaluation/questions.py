@@ -41,7 +41,8 @@ class Question:
         image = self.record.image
         return Outcome(
             item=self.item, key="" if image is None else image_key(image.id), category=self.category, failed=failed,
-            facts={**self.facts, **(facts or {})}, user=self.user, where=self.where, **more,
+            facts={**self.facts, **(facts or {})}, user=self.user, where=self.where,
+            reference=self.dialogue.reference, **more,
         )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from pydantic import ConfigDict
 
 from dress.config import Consent, Positive, Section, TopP
 from dress.config.raters import RaterSettings, ResponderName, Server
-from dress.config.types import Real
+from dress.config.types import Count, Real
 
 
 class SuiteSettings(Section):
@@ -23,6 +23,7 @@ class Measured(SuiteSettings):
     """What suites take whose figures are measures of outcomes."""
 
     baseline: str | None = None  # the folder of an earlier evaluation, to compare with
+    failures: Count = 120  # questions of suite.html whose answers fell short
 
 
 class Asking(Measured, Consent):

@@ -71,13 +71,15 @@ def suite(name: str, settings: type[SuiteSettings], **parts: Any) -> Callable[[F
         parts: other fields of `Suite`.
 
     Raises:
-        ValueError: another function has this name.
+        ValueError: another function has this name, or figures are measures and its settings no `Measured` ones.
     """
 
     def register(function: Function) -> Function:
         before = SUITES.get(name)
         if before is not None and before.function.__module__ != function.__module__:
             raise ValueError(f"suite={name}: registered by {before.function.__module__} and {function.__module__}")
+        if not (parts.get("compute") or issubclass(settings, Measured)):
+            raise ValueError(f"suite={name}: expected settings that take from Measured, got {settings.__name__}")
         SUITES[name] = Suite(name, settings, function, **parts)
         return function
 
