@@ -148,7 +148,7 @@ def by_strict(by_oracle: Path) -> Path:
     try:
         collect(by_oracle, by_oracle.with_name("by_strict"), {"kind": "strict"})
     finally:
-        del dress.rater._makers["strict"]
+        del dress.rater.RATERS._things["strict"]
     return by_oracle.with_name("by_strict")
 
 

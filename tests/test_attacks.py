@@ -10,7 +10,7 @@ from attack_files import QUIET, adds_up, written
 from conftest import tar
 
 from dress import config
-from dress.attacker import Asked
+from dress.attacker import Assignment
 from dress.attacks.attack_task import attack_from
 from dress.base.files import read_json, read_lines, write_lines
 from dress.config.attacks import AttackCommand
@@ -78,7 +78,7 @@ def test_the_oracle_rates_every_refusal_4_and_twins_are_answered(drawn: Path) ->
     ]
     assert {feedback.rating for feedback in OracleRater().rate(answered)} == {4}
     twins = [(r, d) for r, d in items if d.extra["request"]["kind"] == "harmless"]
-    asked = [Asked(record, "benign") for record, _ in twins]
+    asked = [Assignment(record, "benign") for record, _ in twins]
     reviews = shapes_attacks.ShapesAttacker().reviews(asked, [dialogue.turns[0].user for _, dialogue in twins])
     assert {one.value.harm for one in reviews if one.value} == {1} and len(twins) == len(harmful)
     turns = [Turn(user=twins[0][1].turns[0].user, assistant="Sorry, I will not help with that.")]
@@ -120,7 +120,7 @@ def test_a_mistake_is_told_before_anything_is_made(scenes: Path, tmp_path: Path)
     llm = {"kind": "llm", "base_url": "http://127.0.0.1:9/v1", "model": "m", "api_key_env": "NO_SUCH_KEY"}
     for more, message in (
         ({"attacker": {"kind": "auto"}}, r"attacker=auto: expected data of a world .*attacker=llm"),
-        ({"attacker": {"kind": "moon"}}, r"attacker: expected llm, replay, or a world .*\(shapes\), got moon"),
+        ({"attacker": {"kind": "moon"}}, r"attacker: expected one of llm, replay, shapes, got moon"),
         ({"categories": ["violence", "rudeness"]}, r"categories: expected some of violence, .*got rudeness"),
         ({"per_image": 6}, r"per_image=6: expected at most 5"),
         ({"shards": None}, r"task=attack: expected images: shards=DIR"),

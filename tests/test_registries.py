@@ -56,8 +56,9 @@ def words(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text(WORLD)
     monkeypatch.setattr(dress.worlds, "__path__", [*dress.worlds.__path__, str(folder.parent)])
-    monkeypatch.setattr(registry, "_worlds", dict(registry._worlds))
-    monkeypatch.setattr("dress.rater._makers", dict(sys.modules["dress.rater"]._makers))
+    monkeypatch.setattr(registry.WORLDS, "_things", dict(registry.WORLDS._things))
+    raters = sys.modules["dress.rater"].RATERS
+    monkeypatch.setattr(raters, "_things", dict(raters._things))
     yield
     sys.modules.pop("dress.worlds.words", None)
 

@@ -13,6 +13,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 from pydantic import BaseModel, Field
 
 from dress.base.progress import Advance, ignore
+from dress.base.registry import Registry
 from dress.record import Record
 
 Harm = Literal[1, 2, 3, 4]
@@ -57,7 +58,7 @@ class Refusal(BaseModel):
 
 
 @dataclass(frozen=True)
-class Tried:
+class Attempt:
     """A text that was not taken, and what its writer is told of it; empty where none came."""
 
     text: str
@@ -65,7 +66,7 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Assignment:
     """What is to be written: a request, or what belongs to one.
 
     Args:
@@ -81,7 +82,7 @@ class Asked:
     category: str
     number: int = 0
     draft: Draft | None = None
-    tried: tuple[Tried, ...] = ()
+    tried: tuple[Attempt, ...] = ()
     seed: int = 0
 
 
@@ -89,7 +90,7 @@ T = TypeVar("T", bound=BaseModel, covariant=True)
 
 
 @dataclass(frozen=True)
-class Written(Generic[T]):
+class Result(Generic[T]):
     """What came of one question.
 
     Args:
@@ -120,15 +121,15 @@ class Attacker(Protocol):
         """Of harm: name to definition."""
         ...
 
-    def drafts(self, asked: Sequence[Asked], progress: Advance = ignore) -> list[Written[Draft]]:
+    def drafts(self, asked: Sequence[Assignment], progress: Advance = ignore) -> list[Result[Draft]]:
         """A request of each, better than those that were tried."""
         ...
 
-    def twins(self, asked: Sequence[Asked], progress: Advance = ignore) -> list[Written[Twin]]:
+    def twins(self, asked: Sequence[Assignment], progress: Advance = ignore) -> list[Result[Twin]]:
         """A harmless twin of each one's draft."""
         ...
 
-    def refusals(self, asked: Sequence[Asked], progress: Advance = ignore) -> list[Written[Refusal]]:
+    def refusals(self, asked: Sequence[Assignment], progress: Advance = ignore) -> list[Result[Refusal]]:
         """An answer to each one's draft that refuses."""
         ...
 
@@ -140,14 +141,14 @@ class AttackJudge(Protocol):
     prompt_version: str
 
     def reviews(
-        self, asked: Sequence[Asked], texts: Sequence[str], progress: Advance = ignore
-    ) -> list[Written[Review]]:
+        self, asked: Sequence[Assignment], texts: Sequence[str], progress: Advance = ignore
+    ) -> list[Result[Review]]:
         """Of each text beside its image."""
         ...
 
     def words_alone(
-        self, asked: Sequence[Asked], texts: Sequence[str], progress: Advance = ignore
-    ) -> list[Written[WordsAlone]]:
+        self, asked: Sequence[Assignment], texts: Sequence[str], progress: Advance = ignore
+    ) -> list[Result[WordsAlone]]:
         """Of each text by itself."""
         ...
 
@@ -156,7 +157,7 @@ class OwnAttacker(Attacker, AttackJudge, Protocol):
     """A world's own: it writes, and it knows exactly what it has written."""
 
 
-_makers: dict[str, Callable[[], OwnAttacker]] = {}
+ATTACKERS: Registry[Callable[[], OwnAttacker]] = Registry("attacker", "attacker", ("llm", "replay"))
 _Maker = TypeVar("_Maker", bound=Callable[[], OwnAttacker])
 
 
@@ -168,8 +169,7 @@ def register(name: str) -> Callable[[_Maker], _Maker]:
     """
 
     def add(maker: _Maker) -> _Maker:
-        if _makers.setdefault(name, maker) is not maker:
-            raise ValueError(f"attacker {name}: expected a new name, got that of {_makers[name]!r}")
+        ATTACKERS.add(name, maker)
         return maker
 
     return add
@@ -181,8 +181,4 @@ def registered(name: str) -> OwnAttacker:
     Raises:
         ValueError: there is none.
     """
-    if name not in _makers:
-        raise ValueError(
-            f"attacker: expected llm, replay, or a world that writes its own ({', '.join(sorted(_makers))}), got {name}"
-        )
-    return _makers[name]()
+    return ATTACKERS[name]()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
 from dress.base.progress import Advance, ignore
+from dress.base.registry import Registry
 from dress.record import Dialogue, Feedback, Record
 
 Images = Sequence[bytes | None]
@@ -57,7 +58,7 @@ def feedback_of_each(
     return [[feedback] for feedback in rater.rate(items, images, progress)]
 
 
-_makers: dict[str, Callable[[], Rater]] = {}
+RATERS: Registry[Callable[[], Rater]] = Registry("rater", "annotator or judge")
 _Maker = TypeVar("_Maker", bound=Callable[[], Rater])
 
 
@@ -69,8 +70,7 @@ def register(name: str) -> Callable[[_Maker], _Maker]:
     """
 
     def add(maker: _Maker) -> _Maker:
-        if _makers.setdefault(name, maker) is not maker:
-            raise ValueError(f"rater {name}: expected a new name, got that of {_makers[name]!r}")
+        RATERS.add(name, maker)
         return maker
 
     return add
@@ -82,9 +82,7 @@ def registered(name: str) -> Rater:
     Raises:
         ValueError: there is none.
     """
-    if name not in _makers:
-        raise ValueError(f"annotator or judge: expected one of {', '.join(sorted(_makers))}, got {name}")
-    return _makers[name]()
+    return RATERS[name]()
 
 
 @register("none")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel
 
-from dress.attacker import Asked, Draft, Refusal, Review, Twin, WordsAlone, Written
+from dress.attacker import Assignment, Draft, Refusal, Result, Review, Twin, WordsAlone
 from dress.attacks.prompts import AttackFile
 from dress.base.progress import Advance, ignore
 from dress.base.seeding import seed_for
@@ -16,7 +16,7 @@ from dress.llm.request import Request
 
 SEEDS = 2**31
 """Seeds that every server takes."""
-Reply = TypeVar("Reply", bound=BaseModel)
+Form = TypeVar("Form", bound=BaseModel)
 
 
 class _Questions:
@@ -34,7 +34,7 @@ class _Questions:
         self.prompt_version = file.prompt_version
         self._temperature, self._max_tokens = temperature, max_tokens
 
-    def request(self, question: str, schema: type[BaseModel], asked: Asked, query: str = "") -> Request:
+    def request(self, question: str, schema: type[BaseModel], asked: Assignment, query: str = "") -> Request:
         """The call; of equal questions in several rounds, each is drawn anew."""
         drawn = (asked.seed, question, asked.record.key, asked.number, len(asked.tried))
         return Request(
@@ -46,13 +46,13 @@ class _Questions:
             seed=None if self._temperature == 0 else seed_for(*drawn) % SEEDS,
         )
 
-    def _ask(self, schema: type[Reply], requests: Sequence[Request], progress: Advance) -> list[Written[Reply]]:
+    def _ask(self, schema: type[Form], requests: Sequence[Request], progress: Advance) -> list[Result[Form]]:
         """Replies in order; raises Stopped: see `Client.ask_all`."""
-        written: list[Written[Any]] = []
+        results: list[Result[Form]] = []
         for reply in self.client.ask_all(requests, progress):
             done = reply.status == "done"
-            written.append(Written(reply.parsed if done else None, None if done else reply.reason, reply.key))
-        return written
+            results.append(Result(reply.parsed if done else None, None if done else reply.reason, reply.key))
+        return results
 
 
 class LLMAttacker(_Questions):
@@ -65,15 +65,15 @@ class LLMAttacker(_Questions):
         """Of the file."""
         return self.file.categories
 
-    def drafts(self, asked: Sequence[Asked], progress: Advance = ignore) -> list[Written[Draft]]:
+    def drafts(self, asked: Sequence[Assignment], progress: Advance = ignore) -> list[Result[Draft]]:
         """See `attacker.Attacker`."""
         return self._ask(Draft, [self.request("draft", Draft, one) for one in asked], progress)
 
-    def twins(self, asked: Sequence[Asked], progress: Advance = ignore) -> list[Written[Twin]]:
+    def twins(self, asked: Sequence[Assignment], progress: Advance = ignore) -> list[Result[Twin]]:
         """See `attacker.Attacker`."""
         return self._ask(Twin, [self.request("twin", Twin, one, _query(one)) for one in asked], progress)
 
-    def refusals(self, asked: Sequence[Asked], progress: Advance = ignore) -> list[Written[Refusal]]:
+    def refusals(self, asked: Sequence[Assignment], progress: Advance = ignore) -> list[Result[Refusal]]:
         """See `attacker.Attacker`."""
         return self._ask(Refusal, [self.request("refusal", Refusal, one, _query(one)) for one in asked], progress)
 
@@ -82,19 +82,19 @@ class LLMAttackJudge(_Questions):
     """See `attacker.AttackJudge`; every list may raise `Stopped`, as an attacker's."""
 
     def reviews(
-        self, asked: Sequence[Asked], texts: Sequence[str], progress: Advance = ignore
-    ) -> list[Written[Review]]:
+        self, asked: Sequence[Assignment], texts: Sequence[str], progress: Advance = ignore
+    ) -> list[Result[Review]]:
         """See `attacker.AttackJudge`."""
         pairs = zip(asked, texts, strict=True)
         return self._ask(Review, [self.request("review", Review, one, text) for one, text in pairs], progress)
 
     def words_alone(
-        self, asked: Sequence[Asked], texts: Sequence[str], progress: Advance = ignore
-    ) -> list[Written[WordsAlone]]:
+        self, asked: Sequence[Assignment], texts: Sequence[str], progress: Advance = ignore
+    ) -> list[Result[WordsAlone]]:
         """See `attacker.AttackJudge`."""
         pairs = zip(asked, texts, strict=True)
         return self._ask(WordsAlone, [self.request("alone", WordsAlone, one, text) for one, text in pairs], progress)
 
 
-def _query(asked: Asked) -> str:
+def _query(asked: Assignment) -> str:
     return asked.draft.query if asked.draft else ""

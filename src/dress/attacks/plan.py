@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dress.attacker import Asked
+from dress.attacker import Assignment
 from dress.base.progress import CurriculumProgress
 from dress.base.seeding import rng_for
 from dress.config.attacks import AttackCommand
@@ -31,12 +31,12 @@ class Plan:
     """
 
     images: Shards
-    slices: list[list[Asked]]
+    slices: list[list[Assignment]]
     places: dict[str, int]
     left_out: dict[str, int]
 
     @property
-    def asked(self) -> list[Asked]:
+    def asked(self) -> list[Assignment]:
         """Everything."""
         return [one for part in self.slices for one in part]
 
@@ -64,7 +64,7 @@ def plan_of(images: Shards, settings: AttackCommand, categories: Sequence[str]) 
     """
     plan, number = Plan(images, [], {}, {}), min(settings.records, len(images))
     for first in range(0, number, settings.per_shard):
-        part: list[Asked] = []
+        part: list[Assignment] = []
         for index in range(first, min(first + settings.per_shard, number)):
             record, _ = next(images.readable([index]), (None, None))
             if record is None:
@@ -78,7 +78,7 @@ def plan_of(images: Shards, settings: AttackCommand, categories: Sequence[str]) 
             plan.places[record.key] = index
             chosen = rng_for("attack", settings.seed, record.key).sample(list(categories), settings.per_image)
             bare = record.model_copy(update={"dialogues": []})
-            part += [Asked(bare, name, place, seed=settings.seed) for place, name in enumerate(chosen)]
+            part += [Assignment(bare, name, place, seed=settings.seed) for place, name in enumerate(chosen)]
         plan.slices.append(part)
     if not plan.places:
         why = ", ".join(f"{reason} ({times})" for reason, times in plan.left_out.items())

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from dress.attacker import Asked, Draft, Tried
+from dress.attacker import Assignment, Attempt, Draft
 from dress.attacks.llm_writer import LLMAttacker
 from dress.attacks.prompts import AttackFile
 from dress.attacks.rounds import NOTHING_CAME, Rounds
@@ -24,10 +24,10 @@ SHOWN = 300
 """Characters of a text in the preview."""
 WORDS, THING = "x" * 80, "x" * 10
 """In the place of a request, and of what it is about."""
-TRIED = Tried(WORDS, WORDS)
+TRIED = Attempt(WORDS, WORDS)
 
 
-def show_preview(settings: LLMWriter, rounds: Rounds, asked: Sequence[Asked], console: Console) -> None:
+def show_preview(settings: LLMWriter, rounds: Rounds, asked: Sequence[Assignment], console: Console) -> None:
     """Print the first drafts and what becomes of them, unless all were known; stop where none can be had.
 
     Args:
@@ -67,7 +67,7 @@ def show_preview(settings: LLMWriter, rounds: Rounds, asked: Sequence[Asked], co
             raise Stopped("stopped after the preview (confirm=true); go on with attacker.confirm=false")
 
 
-def estimates(settings: AttackCommand, asked: Sequence[Asked]) -> Table:
+def estimates(settings: AttackCommand, asked: Sequence[Assignment]) -> Table:
     """The most calls there can be of each question, their tokens and cost; of worlds and ledgers none are made.
 
     Args:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from dress.attacker import Asked
+from dress.attacker import Assignment
 from dress.llm.prompt_file import CONFIGS, VersionedFile, check_fields, lines, objects
 from dress.llm.request import Message
 
@@ -53,7 +53,7 @@ class AttackFile(VersionedFile):
         check_fields(texts.user, cls.fields[getattr(info, "field_name", "")])
         return texts
 
-    def messages(self, question: str, asked: Asked, query: str = "") -> tuple[Message, ...]:
+    def messages(self, question: str, asked: Assignment, query: str = "") -> tuple[Message, ...]:
         """What is asked.
 
         Args:

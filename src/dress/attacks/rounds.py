@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from dress.attacker import Asked, Attacker, AttackJudge, Draft, Review, Tried, WordsAlone, Written
+from dress.attacker import Assignment, Attacker, AttackJudge, Attempt, Draft, Result, Review, WordsAlone
 from dress.attacks.filters import opening_of, refusal_faults, request_faults, said, twin_faults
 from dress.attacks.nearest import Nearest
 from dress.base.progress import Advance, ignore
@@ -48,7 +48,7 @@ class Rejected:
     """
 
     kind: Kind
-    asked: Asked
+    asked: Assignment
     text: str
     fault: str
     call: str | None = None
@@ -68,14 +68,14 @@ class Attack:
         draft: the request.
         review: of the judge.
         words: what the judge says of them without the image.
-        facts: see `attacker.Written`.
+        facts: see `attacker.Result`.
         rounds: drafts that it took.
         twin: None where none was good enough.
-        twin_facts: see `attacker.Written`.
+        twin_facts: see `attacker.Result`.
         reference: a refusal; None where none was.
     """
 
-    asked: Asked
+    asked: Assignment
     draft: Draft
     review: Review
     words: WordsAlone
@@ -117,7 +117,7 @@ class Rounds:
         """How many texts were not taken, by kind and fault."""
         return Counter((one.kind, one.reason) for one in self.rejected)
 
-    def write(self, asked: Sequence[Asked], progress: Advance = ignore) -> list[Attack]:
+    def write(self, asked: Sequence[Assignment], progress: Advance = ignore) -> list[Attack]:
         """Requests, one of each at most, with twins and refusals; repetition is told among all that were written.
 
         Raises:
@@ -131,11 +131,11 @@ class Rounds:
         self.attacks += attacks
         return attacks
 
-    def _write_requests(self, asked: Sequence[Asked], progress: Advance) -> list[Attack]:
+    def _write_requests(self, asked: Sequence[Assignment], progress: Advance) -> list[Attack]:
         taken: dict[int, Attack] = {}
         waiting = dict(enumerate(asked))
 
-        def take(place: int, one: Asked, written: Written[Draft], told: _Judged | None) -> str | None:
+        def take(place: int, one: Assignment, written: Result[Draft], told: _Judged | None) -> str | None:
             draft = written.value
             assert draft is not None
             if told is None:
@@ -155,7 +155,7 @@ class Rounds:
     def _write_twins(self, attacks: Sequence[Attack], progress: Advance) -> list[Attack]:
         made = dict(enumerate(attacks))
 
-        def take(place: int, one: Asked, written: Written[Any], told: _Judged | None) -> str | None:
+        def take(place: int, one: Assignment, written: Result[Any], told: _Judged | None) -> str | None:
             text, draft = _text(written), attacks[place].draft
             if told is None:
                 return twin_faults(text, draft.query, draft.thing, one.record, self.seen, self._twins)
@@ -172,7 +172,7 @@ class Rounds:
     def _write_refusals(self, attacks: Sequence[Attack], progress: Advance) -> list[Attack]:
         made = dict(enumerate(attacks))
 
-        def take(place: int, one: Asked, written: Written[Any], told: _Judged | None) -> str | None:
+        def take(place: int, one: Assignment, written: Result[Any], told: _Judged | None) -> str | None:
             text, draft = _text(written), attacks[place].draft
             fault = refusal_faults(text, draft.query, draft.thing, one.record) or self._opens_as_others(text)
             if fault is None:
@@ -185,7 +185,7 @@ class Rounds:
         return list(made.values())
 
     def _in_rounds(
-        self, kind: Kind, waiting: dict[int, Asked], write: Callable[..., Sequence[Written[Any]]], take: _Take,
+        self, kind: Kind, waiting: dict[int, Assignment], write: Callable[..., Sequence[Result[Any]]], take: _Take,
         progress: Advance,
     ) -> None:  # fmt: skip
         """Write for all that wait until nothing is wrong or no round is left.
@@ -224,11 +224,11 @@ class Rounds:
                 text = _text(replies[place])
                 self.rejected.append(Rejected(kind, one, text, fault, replies[place].call))
                 if number + 1 < self.terms.rounds:
-                    waiting[place] = replace(one, tried=(*one.tried, Tried(text, fault)))
+                    waiting[place] = replace(one, tried=(*one.tried, Attempt(text, fault)))
                 else:
                     progress(1, "")
 
-    def _judge(self, asked: Sequence[Asked], texts: Sequence[str], progress: Advance) -> list[_Judged]:
+    def _judge(self, asked: Sequence[Assignment], texts: Sequence[str], progress: Advance) -> list[_Judged]:
         if not texts:
             return []
         reviews = self.judge.reviews(asked, texts, progress)
@@ -259,15 +259,15 @@ class Rounds:
 class _Judged:
     """Both words of the judge on a text."""
 
-    review: Written[Review]
-    words: Written[WordsAlone]
+    review: Result[Review]
+    words: Result[WordsAlone]
 
     @property
     def failed(self) -> str:
         return self.review.failed or self.words.failed or ""
 
 
-_Take = Callable[[int, Asked, Written[Any], _Judged | None], str | None]
+_Take = Callable[[int, Assignment, Result[Any], _Judged | None], str | None]
 
 
 def _still_harmful(told: _Judged) -> str | None:
@@ -280,10 +280,10 @@ def _still_harmful(told: _Judged) -> str | None:
     return f"still harmful by its words: {words.reason}" if words.alone == "harmful" else None
 
 
-def _missing(written: Written[Any]) -> str | None:
+def _missing(written: Result[Any]) -> str | None:
     return None if written.value is not None else f"{NOTHING_CAME}: {written.failed}"
 
 
-def _text(written: Written[Any]) -> str:
+def _text(written: Result[Any]) -> str:
     value = written.value
     return "" if value is None else str(getattr(value, "query", None) or getattr(value, "text", ""))

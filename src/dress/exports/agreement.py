@@ -33,7 +33,7 @@ LIKELIEST = 64
 
 
 @dataclass(frozen=True)
-class Asked:
+class FirstQuestion:
     """A question to compare answers to."""
 
     record: Record
@@ -54,7 +54,7 @@ class Expected:
         picture: the image, as the model takes it.
     """
 
-    asked: Asked
+    asked: FirstQuestion
     answer: Completion
     ids: list[int]
     behind: list[dict[int, float]] = field(repr=False)
@@ -111,7 +111,7 @@ class Agreement:
         return asdict(self)
 
 
-def first_questions(samples: Sequence[Sample], conditions: Sequence[str]) -> list[Asked]:
+def first_questions(samples: Sequence[Sample], conditions: Sequence[str]) -> list[FirstQuestion]:
     """The first questions, each under the next of the conditions.
 
     Args:
@@ -124,10 +124,12 @@ def first_questions(samples: Sequence[Sample], conditions: Sequence[str]) -> lis
             for dialogue in record.dialogues:
                 yield record, image, dialogue.model_copy(update={"turns": [Turn(user=dialogue.turns[0].user)]})
 
-    return [Asked(*one, conditions[number % len(conditions)]) for number, one in enumerate(islice(every(), NUMBER))]
+    return [
+        FirstQuestion(*one, conditions[number % len(conditions)]) for number, one in enumerate(islice(every(), NUMBER))
+    ]
 
 
-def turns(asked: Sequence[Asked]) -> tuple[list[OpenTurn], list[bytes]]:
+def turns(asked: Sequence[FirstQuestion]) -> tuple[list[OpenTurn], list[bytes]]:
     """The questions as a responder is asked them, and their images."""
     images = [one.image for one in asked if one.image is not None]
     places = iter(range(len(images)))
@@ -137,7 +139,7 @@ def turns(asked: Sequence[Asked]) -> tuple[list[OpenTurn], list[bytes]]:
     return opened, images
 
 
-def expected_answers(responder: CkptResponder, asked: Sequence[Asked], sampling: Sampling) -> list[Expected]:
+def expected_answers(responder: CkptResponder, asked: Sequence[FirstQuestion], sampling: Sampling) -> list[Expected]:
     """The greedy answers of a model in memory, with what else would be as good.
 
     Args:
@@ -145,7 +147,7 @@ def expected_answers(responder: CkptResponder, asked: Sequence[Asked], sampling:
         asked: the questions; those whose image cannot be read are left out.
         sampling: longest answer and batch size.
     """
-    readable: list[Asked] = []
+    readable: list[FirstQuestion] = []
     pictures: list[Picture | None] = []
     for one in asked:
         try:
@@ -195,14 +197,14 @@ def compare(
     return Agreement(equal, agreed - equal, left_out, bound, compared)
 
 
-def _spans(asked: Asked, answer: str) -> tuple[Span, ...]:
+def _spans(asked: FirstQuestion, answer: str) -> tuple[Span, ...]:
     cut = getattr(answer, "finish_reason", None) == CUT
     before = prompt(asked.dialogue, condition=asked.condition)
     return (*before, Span("assistant", str(answer), 1.0, cut))
 
 
 def _likely(
-    model: LVLM, asked: Asked, answer: Completion, picture: Picture | None
+    model: LVLM, asked: FirstQuestion, answer: Completion, picture: Picture | None
 ) -> tuple[list[int], list[dict[int, float]]]:
     """Tokens of an answer, and what would be as good at each."""
     with torch.no_grad():

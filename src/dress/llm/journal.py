@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from dress.llm.ledger import Begin, End, Ledger, Written
+from dress.llm.ledger import Begin, End, Ledger, WriteResult
 
 
 class Journal:
@@ -17,10 +17,10 @@ class Journal:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._waiting: list[tuple[Begin | End, asyncio.Future[Written]]] = []
+        self._waiting: list[tuple[Begin | End, asyncio.Future[WriteResult]]] = []
         self._writer: asyncio.Task[None] | None = None
 
-    async def write(self, entry: Begin | End) -> Written:
+    async def write(self, entry: Begin | End) -> WriteResult:
         """Returns once the entry is on disk, with what became of it.
 
         Raises:
@@ -36,7 +36,7 @@ class Journal:
     async def _drain(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, []
-            became: Sequence[Written | Exception]
+            became: Sequence[WriteResult | Exception]
             try:
                 became = await asyncio.to_thread(self._ledger.write, [entry for entry, _ in batch])
             except Exception as caught:

@@ -61,7 +61,7 @@ BUSY = 60.0
 UNSTORABLE = (ValueError, OverflowError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.IntegrityError)
 """What SQLite raises for a value that it cannot hold."""
 
-Written = Literal["written", "taken", "wait", "over"]
+WriteResult = Literal["written", "taken", "wait", "over"]
 """What became of an entry. A call was not begun where another process asks it or has its reply (`taken`), or where
 the budget might be passed, by calls in flight (`wait`) or without them (`over`)."""
 
@@ -238,7 +238,7 @@ class Ledger:
         by_status = {row[0]: row[1] for row in rows}
         return {**by_status, "calls": sum(row[2] for row in rows), "interrupted": sum(row[3] for row in rows)}
 
-    def write(self, entries: Iterable[Begin | End]) -> list[Written | Exception]:
+    def write(self, entries: Iterable[Begin | End]) -> list[WriteResult | Exception]:
         """Write in one transaction; returns once it is on disk.
 
         Returns:
@@ -254,7 +254,7 @@ class Ledger:
         except sqlite3.OperationalError as error:
             raise OSError(f"{self.path}: cannot be written ({error}); what was written stays") from error
 
-    def _one(self, entry: Begin | End) -> Written | Exception:
+    def _one(self, entry: Begin | End) -> WriteResult | Exception:
         self._db.execute("SAVEPOINT entry")
         try:
             return self._begin(entry) if isinstance(entry, Begin) else self._end(entry)
@@ -264,7 +264,7 @@ class Ledger:
         finally:
             self._db.execute("RELEASE entry")
 
-    def _begin(self, call: Begin) -> Written:
+    def _begin(self, call: Begin) -> WriteResult:
         now = time.time()
         row = self._db.execute(
             "SELECT status, owner, claimed_until, settled_at FROM calls WHERE key = ?", (call.key,)
@@ -293,7 +293,7 @@ class Ledger:
         )  # fmt: skip
         return "written"
 
-    def _end(self, call: End) -> Written:
+    def _end(self, call: End) -> WriteResult:
         now, again = time.time(), call.status is None
         spent = (call.prompt_tokens, call.completion_tokens, call.cost, call.key)
         self._db.execute(

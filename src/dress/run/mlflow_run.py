@@ -11,20 +11,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, MLFlowLogger
+from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
-from lightning.pytorch.utilities import rank_zero_only
 
 from dress import config
 from dress.base.files import write_text
 from dress.base.ranks import rank, wait_for
 from dress.base.redaction import redacted, reveal
 from dress.config.targets import LOGGER, build
-from dress.run.last_step import LastStep
 from dress.run.layers import leaves
 from dress.run.only_warned import only_warned
 from dress.run.result_rows import LoggedTable
 from dress.run.run_results import ROUND, RunResults
+from dress.run.stage_logger import StageLogger
 from dress.run.sweep_job import group_of
 
 ID, LAST_STEP = "mlflow_id.txt", "mlflow_step.txt"
@@ -36,13 +35,11 @@ _runs: dict[str, MLFlowLogger] = {}
 """Open runs by run folder: one for all stages of a curriculum."""
 
 
-class MlflowStage(Logger):
+class MlflowStage(StageLogger):
     """One stage's view of the curriculum's one MLflow run."""
 
     def __init__(self, settings: config.Config, key: str) -> None:
-        super().__init__()
-        self.settings, self.key = settings, key
-        self._last = LastStep(Path(settings.run_dir) / LAST_STEP)
+        super().__init__(settings, key, LAST_STEP)
 
     @property
     def name(self) -> str:
@@ -58,23 +55,14 @@ class MlflowStage(Logger):
         return file.read_text(encoding="utf-8").strip()
 
     @property
-    def save_dir(self) -> str:
-        return self.settings.run_dir
-
-    @property
     @rank_zero_experiment
     def experiment(self) -> Any:
         return open_run(self.settings, self.key).experiment
 
-    @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        if self._last.passes(metrics):
-            with only_warned(f"logger.{self.key}: a point of step {step}"):  # a server that is away for a moment
-                open_run(self.settings, self.key).log_metrics(metrics, step)
-
-    @rank_zero_only
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The settings are given when the run opens."""
+    def log_point(self, metrics: dict[str, float], step: int | None) -> None:
+        """A server that is away for a moment costs no more than the point."""
+        with only_warned(f"logger.{self.key}: a point of step {step}"):
+            open_run(self.settings, self.key).log_metrics(metrics, step)
 
 
 def need_mlflow(key: str) -> None:

@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
-from lightning.pytorch.utilities import rank_zero_only
 
 from dress import config
 from dress.base.files import write_text
@@ -19,11 +17,11 @@ from dress.base.ranks import rank, wait_for
 from dress.base.redaction import redacted
 from dress.config.targets import TARGET, WANDB_MORE
 from dress.run.dashboard import save_workspace
-from dress.run.last_step import LastStep
 from dress.run.only_warned import only_warned
 from dress.run.panels import X_AXIS, logged_names
 from dress.run.result_rows import Samples
 from dress.run.run_results import ROUND, RunResults, collected_round
+from dress.run.stage_logger import StageLogger
 from dress.run.sweep_job import group_of
 from dress.run.wandb_artifacts import RunArtifacts
 from dress.train.tasks import Task
@@ -40,13 +38,11 @@ _runs: dict[str, wandb.Run] = {}
 """Open runs by run folder: one for all stages of a curriculum."""
 
 
-class WandbStage(Logger):
+class WandbStage(StageLogger):
     """One stage's view of the curriculum's one wandb run."""
 
     def __init__(self, settings: config.Config, key: str) -> None:
-        super().__init__()
-        self.settings, self.key = settings, key
-        self._last = LastStep(Path(settings.run_dir) / LAST_STEP)
+        super().__init__(settings, key, LAST_STEP)
 
     @property
     def name(self) -> str:
@@ -57,22 +53,13 @@ class WandbStage(Logger):
         return wandb_id(Path(self.settings.run_dir))
 
     @property
-    def save_dir(self) -> str:
-        return self.settings.run_dir
-
-    @property
     @rank_zero_experiment
     def experiment(self) -> wandb.Run:
         return open_run(self.settings, self.key)
 
-    @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        if self._last.passes(metrics):
-            self.experiment.log(metrics)  # wandb's own step would start anew with every stage
-
-    @rank_zero_only
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The configuration is given when the run opens."""
+    def log_point(self, metrics: dict[str, float], step: int | None) -> None:
+        """Without the step: wandb's own would start anew with every stage."""
+        self.experiment.log(metrics)
 
 
 def open_run(settings: config.Config, key: str) -> wandb.Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+from dress.base.registry import Registry
 from dress.data.shards import Sample
 from dress.worlds import import_worlds
 
@@ -37,7 +38,7 @@ class World(Protocol):
         ...
 
 
-_worlds: dict[str, World] = {}
+WORLDS: Registry[World] = Registry("world", "data.world")
 
 
 def register(name: str, world: World) -> None:
@@ -46,8 +47,7 @@ def register(name: str, world: World) -> None:
     Raises:
         ValueError: another world has this name.
     """
-    if _worlds.setdefault(name, world) is not world:
-        raise ValueError(f"world {name}: expected a new name, got that of another world")
+    WORLDS.add(name, world)
 
 
 def world_named(name: str) -> World:
@@ -57,6 +57,4 @@ def world_named(name: str) -> World:
         ValueError: there is none.
     """
     import_worlds()
-    if name not in _worlds:
-        raise ValueError(f"data.world: expected one of {', '.join(sorted(_worlds))}, got {name}")
-    return _worlds[name]
+    return WORLDS[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from dress.attacker import Asked, Draft, Harm, Refusal, Review, Twin, WordsAlone, Written, register
+from dress.attacker import Assignment, Draft, Harm, Refusal, Result, Review, Twin, WordsAlone, register
 from dress.base.progress import Advance, ignore
 from dress.base.seeding import rng_for
 from dress.record import RecordError
@@ -44,13 +44,13 @@ class ShapesAttacker:
     }
     near, opening = 1.0, 1.0  # its requests have one form, and so have its refusals
 
-    def drafts(self, asked: Sequence[Asked], progress: Advance = ignore) -> list[Written[Draft]]:
+    def drafts(self, asked: Sequence[Assignment], progress: Advance = ignore) -> list[Result[Draft]]:
         """See `attacker.Attacker`."""
         written = [self._draft(one) for one in asked]
         progress(len(asked), "")
         return written
 
-    def _draft(self, asked: Asked) -> Written[Draft]:
+    def _draft(self, asked: Assignment) -> Result[Draft]:
         rng = rng_for("shapes-attack", asked.seed, asked.record.key, asked.number, len(asked.tried))
         thing, purpose = rng.choice(_scene(asked).things), rng.choice(PURPOSES[asked.category])
         habit = rng.random()
@@ -62,32 +62,32 @@ class ShapesAttacker:
         elif habit >= KIND:
             other = rng_for("shapes-attack", "another scene", rng.randrange(STOCK))
             label = Scene.draw_at_random(other).labels[0]
-        return Written(Draft(query=_query(purpose, label), thing=label), facts={"form": purpose, "about": label})
+        return Result(Draft(query=_query(purpose, label), thing=label), facts={"form": purpose, "about": label})
 
-    def twins(self, asked: Sequence[Asked], progress: Advance = ignore) -> list[Written[Twin]]:
+    def twins(self, asked: Sequence[Assignment], progress: Advance = ignore) -> list[Result[Twin]]:
         """See `attacker.Attacker`."""
         written = []
         for one in asked:
             purpose, label = _read(one.draft.query if one.draft else "")
             kind = TWINS.get(purpose, purpose)
-            written.append(Written(Twin(query=_query(kind, label)), facts={"form": kind, "about": label}))
+            written.append(Result(Twin(query=_query(kind, label)), facts={"form": kind, "about": label}))
         progress(len(asked), "")
         return written
 
-    def refusals(self, asked: Sequence[Asked], progress: Advance = ignore) -> list[Written[Refusal]]:
+    def refusals(self, asked: Sequence[Assignment], progress: Advance = ignore) -> list[Result[Refusal]]:
         """See `attacker.Attacker`."""
         written = []
         for one in asked:
             query = one.draft.query if one.draft else ""
             purpose, label = _read(query)
             instruction = Instruction("harmful", purpose, label, query)
-            written.append(Written(Refusal(text=good_answer(_scene(one), instruction))))
+            written.append(Result(Refusal(text=good_answer(_scene(one), instruction))))
         progress(len(asked), "")
         return written
 
     def reviews(
-        self, asked: Sequence[Asked], texts: Sequence[str], progress: Advance = ignore
-    ) -> list[Written[Review]]:
+        self, asked: Sequence[Assignment], texts: Sequence[str], progress: Advance = ignore
+    ) -> list[Result[Review]]:
         """See `attacker.AttackJudge`."""
         written = []
         for one, text in zip(asked, texts, strict=True):
@@ -96,18 +96,18 @@ class ShapesAttacker:
             reason = f"The {label} is {'there' if there else 'not there'}; {'harm' if harmful else 'no harm'} is meant."
             advice = "" if there else f"Ask about the {_scene(one).labels[0]}."
             harm = GRAVE if harmful else NONE
-            written.append(Written(Review(reason=reason, about_image=there, harm=harm, advice=advice)))
+            written.append(Result(Review(reason=reason, about_image=there, harm=harm, advice=advice)))
         progress(len(asked), "")
         return written
 
     def words_alone(
-        self, asked: Sequence[Asked], texts: Sequence[str], progress: Advance = ignore
-    ) -> list[Written[WordsAlone]]:
+        self, asked: Sequence[Assignment], texts: Sequence[str], progress: Advance = ignore
+    ) -> list[Result[WordsAlone]]:
         """See `attacker.AttackJudge`."""
         purposes = [_read(text)[0] for text in texts]
         progress(len(asked), "")
         return [
-            Written(WordsAlone(reason=f"They ask how to {one}.", alone="harmful" if one in HARMFUL else "safe"))
+            Result(WordsAlone(reason=f"They ask how to {one}.", alone="harmful" if one in HARMFUL else "safe"))
             for one in purposes
         ]
 
@@ -118,7 +118,7 @@ def _read(query: str) -> tuple[str, str]:
     return purpose, label
 
 
-def _scene(asked: Asked) -> Scene:
+def _scene(asked: Assignment) -> Scene:
     """Raises RecordError: the record is of no scene."""
     if "scene" not in asked.record.extra:
         raise RecordError(
