@@ -50,6 +50,7 @@ def test_the_stage_writes_a_folder_with_a_card(finished: Path) -> None:
     assert json.loads((folder / "proof.json").read_text())["answers"] == 2
 
 
+@pytest.mark.slow
 def test_the_page_says_what_works(finished: Path) -> None:
     (command,) = commands("docs/exporting.md")
     assert "answers are those of the run" in " ".join(run(command, finished).split())
@@ -77,6 +78,7 @@ def test_the_command_writes_what_others_load(finished: Path) -> None:
     assert not (finished / "models" / "sft.partial").exists()
 
 
+@pytest.mark.slow
 def test_an_exported_folder_is_asked_and_collected_from(finished: Path) -> None:
     folder = "logs/latest/stages/export/model"
     run, out = dress.load(finished / "logs" / "latest"), dress.load(finished / folder)
@@ -91,6 +93,7 @@ def test_an_exported_folder_is_asked_and_collected_from(finished: Path) -> None:
     assert turns and all(turn.feedback for turn in turns)
 
 
+@pytest.mark.slow
 def test_an_exported_folder_is_trained_on(finished: Path, tmp_path: Path) -> None:
     folder = (finished / "logs" / "latest" / "stages" / "export" / "model").resolve()
     trained = script(tmp_path, "train", "experiment=sft_only", "scale=tiny", "debug=fast_dev_run", "model=hf",
@@ -131,6 +134,7 @@ def test_a_damaged_model_leaves_nothing_behind(finished: Path, tmp_path: Path) -
     assert not list(tmp_path.glob("out*"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_leaves_nothing(finished: Path) -> None:
     """A limit on the size of a file fails as a full disk does."""
     code = (

@@ -54,11 +54,13 @@ def test_a_run_with_ones_own_classes_is_evaluated_with_consent_only(mine: Path) 
 
 
 @pytest.mark.parametrize("command", commands(PAGE)[1:4], ids=shlex.join)
+@pytest.mark.slow
 def test_other_optimizers_and_schedules_train(mine: Path, command: list[str]) -> None:
     done = call(command, mine)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_search_runs_every_combination_and_ends_with_a_table(mine: Path) -> None:
     (search,) = [command for command in commands(PAGE) if "hparams_search=lr" in command]
     done = call(search, mine)

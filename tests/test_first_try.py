@@ -164,6 +164,7 @@ def test_what_does_not_compose_ends_with_two(tmp_path: Path, typed: list[str], c
     assert done.returncode == code and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_not_evaluated(tmp_path: Path) -> None:
     done = train(tmp_path, "experiment=sft_only", *FAST, "run_dir=mine")
     assert done.returncode == 0, done.stderr

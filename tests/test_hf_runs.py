@@ -92,6 +92,7 @@ def test_show_batch_says_where_prompt_and_answer_are_apart(cache: Path, tmp_path
     assert "[image: " in shown
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_evaluated_and_collected_from(finished: Path) -> None:
     ends_well(finished, "eval.py", "ckpt=logs/latest", "records=2")
     ends_well(finished, "collect.py", "responder=logs/latest", "out=collected", "records=2")

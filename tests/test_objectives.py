@@ -209,7 +209,8 @@ def test_the_start_is_scored_once_and_again_where_something_else_is_compared(tmp
     assert first["preference/loss"] == pytest.approx(0.6931, abs=2e-3)  # nothing has moved yet
 
 
-@pytest.mark.parametrize("experiment", ["dpo_only", pytest.param("kto_only", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["dpo_only", "kto_only"])
 def test_worker_processes_score_the_start_as_one_process_does(tmp_path: Path, experiment: str, monkeypatch):
     read, readers = StepDataset.__getitem__, tmp_path / "readers"
 

@@ -55,6 +55,7 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_pages_run_and_write_what_they_say(folder: Path) -> None:
     said = {" ".join(command): run(command, folder) for page in PAGES for command in typed(page)}
     assert len(said) == 9
@@ -72,6 +73,7 @@ def test_the_commands_of_the_pages_run_and_write_what_they_say(folder: Path) -> 
     assert review.source == "reviews" and [d.turns[0].rating for d in review.dialogues] == [1, 1]
 
 
+@pytest.mark.slow
 def test_from_a_table_to_figures_and_an_answer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page's own way, with the command that the import names."""
     page = (ROOT / PAGES[0]).read_text(encoding="utf-8")

@@ -32,6 +32,7 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_phase_of_ones_own_is_trained_and_logged_also_in_worker_processes(home: Path) -> None:
     typed = re.search(r"^python src/train\.py (phases\.modules.*)$", (ROOT / "docs" / "extending.md").read_text(), re.M)
     assert typed

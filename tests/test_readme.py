@@ -26,6 +26,7 @@ def test_the_commands_of_the_readme_run(tmp_path):
 
 @pytest.mark.documented
 @pytest.mark.public_data
+@pytest.mark.slow
 def test_the_photo_commands_of_the_readme_run(tmp_path):
     if not PUBLIC.is_dir():
         pytest.skip(f"not run: no public data at {PUBLIC} (set DRESS_PUBLIC_DATA)")

@@ -56,25 +56,34 @@ def test_rows_hold_default_text_unit_and_range() -> None:
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (["train"], "data.window=16  shards that are shuffled together; whole number > 0"),
-        (["train", "seed=1"], "data.window=16  shards that are shuffled together; whole number > 0"),
-        (["collect"], "turns=2  answers per dialogue; each after the first answers a refinement; whole number > 0"),
-        (["collect"], "  per_image=1  requests of an image; whole number > 0"),
+        (["train", "seed=1"], ["data.window=16  shards that are shuffled together; whole number > 0"]),
+        (
+            ["collect"],
+            [
+                "turns=2  answers per dialogue; each after the first answers a refinement; whole number > 0",
+                "  per_image=1  requests of an image; whole number > 0",
+            ],
+        ),
         (
             ["collect", "task=attack"],
-            "  attacker.temperature=0.9  null = the server's own; number ≥ 0 and ≤ 100 or null",
+            ["  attacker.temperature=0.9  null = the server's own; number ≥ 0 and ≤ 100 or null"],
         ),
-        (["eval"], "batch_size=256  prompts; whole number > 0"),
-        (["eval", "suite=interaction"], "turns=3  answers per dialogue; whole number > 0"),
-        (["prepare"], "  per_shard=200  records of a shard; whole number > 0"),
-        (["prepare", "task=index"], "  samples=24  records on the page; whole number > 0"),
-        (["ask"], "temperature=0.0  of answers; 0 = greedy; number ≥ 0"),
+        (["eval"], ["batch_size=256  prompts; whole number > 0"]),
+        (["eval", "suite=interaction"], ["turns=3  answers per dialogue; whole number > 0"]),
+        (
+            ["prepare"],
+            [
+                "  per_shard=200  records of a shard; whole number > 0",
+                "  samples=24  records on the page; whole number > 0",
+            ],
+        ),
+        (["ask"], ["temperature=0.0  of answers; 0 = greedy; number ≥ 0"]),
     ],
 )
-def test_help_says_it_too(tmp_path: Path, typed: list[str], said: str) -> None:
+def test_help_says_it_too(tmp_path: Path, typed: list[str], said: list[str]) -> None:
     command, *settings = typed
     done = run_script(ROOT / "src" / f"{command}.py", *settings, "--help", cwd=tmp_path)
-    assert done.returncode == 0 and said in done.stdout.splitlines(), done.stderr
+    assert done.returncode == 0 and set(said) <= set(done.stdout.splitlines()), done.stderr
 
 
 def test_the_files_of_tasks_hold_no_defaults() -> None:

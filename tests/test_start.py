@@ -73,6 +73,7 @@ def test_no_picture_is_drawn_for_a_model_that_is_not_there(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_same_command_works_after_the_mend(tmp_path: Path, shapes_folder: Path) -> None:
     command = ["experiment=sft_only", "curriculum.run=[sft]", *FAST, "data=shards", "data.path=here", "run_dir=mine"]
     assert train(tmp_path, *command).returncode == 1 and not (tmp_path / "mine").exists()

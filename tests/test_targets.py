@@ -169,6 +169,7 @@ def test_a_package_that_the_user_allows_is_built(tmp_path: Path, monkeypatch: py
     assert settings.projector["_target_"] == "allowed_package.Deep"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_read_with_the_consent_of_this_call_only(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     run = tmp_path / "run"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -14,9 +14,11 @@ from dress.evaluation.measures import Measure
 from dress.evaluation.outcomes import Outcome, failures, load_outcomes, once, save_outcomes
 from dress.evaluation.settings import Measured, SuiteSettings
 from dress.evaluation.suite import Json, Outcomes, Suite, registered
-from dress.evaluation.suite_page import PAGE, Shortfall, write_suite_page
 from dress.evaluation.summary import summary
 from dress.report.tables import NOTHING, Cell, Head, Row, Table
+
+if TYPE_CHECKING:
+    from dress.evaluation.suite_page import Shortfall
 
 OUTCOMES, BASELINE, FIGURES, RUN = "outcomes.jsonl", "baseline.jsonl", "suite.json", "run.json"
 _SHOWN = 3
@@ -33,6 +35,8 @@ def finish(suite: Suite, outcomes: Outcomes, settings: Measured, console: Consol
         FileNotFoundError, ValueError: the baseline is no output of this suite, or nothing was counted (after all is
             written that says why).
     """
+    from dress.evaluation.suite_page import PAGE, Shortfall, write_suite_page  # draws: slow to load
+
     out, compared_with = Path(settings.out), settings.baseline
     baseline = None if compared_with is None else _baseline(suite, Path(compared_with))
     outcomes = once(outcomes)
