@@ -43,6 +43,10 @@ def test_a_table_of_methods(tmp_path: Path) -> None:
     for name in methods:
         for ours, theirs in zip(results["tokens"][name], results["tokens"]["dress_full"], strict=True):
             assert 0.3 < ours / theirs < 3  # steps are few here
+    first, second = (tmp_path / "runs" / f"rounds_fcp-0{end}" for end in ("_to_collect2", ""))
+    stages = [json.loads((one / "config.json").read_text())["curriculum"]["stages"] for one in (first, second)]
+    assert stages[0]["dress"] == stages[1]["dress"] and not (first / "stages" / "dress2").exists()
+    assert stages[0]["dress2"]["steps"] == stages[0]["dress"]["steps"], "not counted yet"
     written = (tmp_path / "methods.md").read_text()
     assert written.count("| rounds_fcp |") == 3 and (tmp_path / "methods.svg").read_text().startswith("<svg")
     again = run_script(ROOT / "benchmarks/methods.py", *command, *tiny, cwd=tmp_path, timeout=100)
