@@ -324,6 +324,9 @@ def test_interaction_of_a_run_turn_by_turn(tmp_path: Path, a_run: Path) -> None:
     assert found["regressions"] == sum(o.facts["rating"] < o.facts["before"] for o in later if o.facts["before"])
     assert found["nll_true"] > 0 and found["nll_gap"] == pytest.approx(found["nll_shuffled"] - found["nll_true"])
     assert abs(found["nll_gap"]) > 1e-6  # even an untrained model sees another history
+    html = (tmp_path / "out" / "suite.html").read_text(encoding="utf-8")
+    shown = html.count('<article id="case-')
+    assert 0 < shown == html.count("data:image/") and html.count("rated ") >= shown
     paper = evaluate(tmp_path / "paper", suite="paper", interaction=str(tmp_path / "out"))
     assert paper["tables"]["interaction"]["ours"]["Interaction/rating_turn_0"] == found["rating_turn_0"]
     # Another rater's feedback, the same judge.

@@ -50,7 +50,7 @@ def test_figures_lead_to_the_answers_that_they_are_short_of(tmp_path: Path) -> N
     short = [{number for number in links if f"only-{number}" in names} for names, _ in shown]
     assert short == [{"0", "1"}, {"2"}, {"0", "1"}]
     wrong = shown[0][1]
-    assert "A &lt;b&gt;blue&lt;/b&gt; one" in wrong and "- green" in wrong and "accuracy 0" in wrong
+    assert "A &lt;b&gt;blue&lt;/b&gt; one" in wrong and "- green" in wrong and "accuracy: 0" in wrong
     assert wrong.count("data:image/png") == 1 and "(no answer)" in shown[1][1]
     assert "accuracy: 2 questions, shown here." in html and "not counted, no answer: 1 question, shown here." in html
 
@@ -59,7 +59,7 @@ def test_a_baselines_answers_stand_beside(tmp_path: Path) -> None:
     page(tmp_path, "before", {**ANSWERS, 1: "green"})
     shown = cards(page(tmp_path, "after", baseline=str(tmp_path / "before")))
     wrong = next(text for _, text in shown if "Q1?" in text)
-    assert wrong.index("blue") < wrong.index("baseline") < wrong.index("Reference") and "accuracy 1" in wrong
+    assert wrong.index("blue") < wrong.index("baseline") < wrong.index("Reference") and "accuracy: 1" in wrong
 
 
 def test_most_questions_may_be_few_or_none(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ def finish(suite: Suite, outcomes: Outcomes, settings: Measured, console: Consol
         FileNotFoundError, ValueError: the baseline is no output of this suite, or nothing was counted (after all is
             written that says why).
     """
-    from dress.evaluation.suite_page import PAGE, Shortfall, write_suite_page  # draws: slow to load
+    from dress.evaluation.suite_page import PAGE, Shortfall, image_files, write_suite_page  # draws: slow to load
 
     out, compared_with = Path(settings.out), settings.baseline
     baseline = None if compared_with is None else _baseline(suite, Path(compared_with))
@@ -51,7 +52,10 @@ def finish(suite: Suite, outcomes: Outcomes, settings: Measured, console: Consol
     short = Shortfall(measures, outcomes, baseline or [], settings.failures)
     tables = _tables(measures, outcomes, result, str(compared_with), short)
     _print_tables(tables, result, console)
-    write_suite_page(out / PAGE, suite.name, tables, _facts(result), short, getattr(settings, "images", None))
+    pictures = (
+        partial(suite.pictures, settings) if suite.pictures else partial(image_files, getattr(settings, "images", None))
+    )
+    write_suite_page(out / PAGE, suite.name, tables, _facts(result), short, pictures)
     say(f"figures: {out / suite.file}; every sample: {out / OUTCOMES}; the page: {out / PAGE}", console)
     if not result["n"]:
         raise ValueError(f"suite={suite.name}: n = 0, nothing was counted: {_reasons(outcomes)}; see {out / OUTCOMES}")

@@ -6,7 +6,7 @@ Light on purpose: no suite's module loads what only models need before its setti
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -41,6 +41,8 @@ class Suite:
         mean_over: names of the categories whose mean the figures over all are; none: they are over all samples.
         compute: of a folder, where figures are no measures of the outcomes there: what `file` must hold.
         file: of the figures.
+        pictures: of (settings, keys of records): the image files of these; None: they lie in the folder that the
+            setting `images` names.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Suite:
     mean_over: Callable[[Outcomes], Sequence[str]] = lambda outcomes: ()
     compute: Callable[[Path], Json] | None = None
     file: str = "suite.json"
+    pictures: Callable[[Any, Collection[str]], Mapping[str, bytes]] | None = None
 
     def measures_of(self, outcomes: Outcomes) -> Sequence[Measure]:
         """The figures that these outcomes have."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,16 @@ WORDS = (
     "Of each figure the worst in turn, beside them what was not counted. A figure above that has a line below it leads "
     "to the questions that it is short of."
 )
+
+FindPictures = Callable[[Collection[str]], Mapping[str, bytes]]
+"""The image files of records, by their keys; those that are not there are left out."""
+
+
+def image_files(folder: str | None, keys: Collection[str]) -> dict[str, bytes]:
+    """Of a folder; see `FindPictures`."""
+    images = Images(folder)
+    files = {key: images.get(key) for key in keys}
+    return {key: file.read_bytes() for key, file in files.items() if file is not None}
 
 
 class Shortfall:
@@ -58,7 +68,7 @@ class Shortfall:
 
 
 def write_suite_page(
-    file: Path, name: str, tables: Sequence[Table], facts: Mapping[str, Any], short: Shortfall, images: str | None
+    file: Path, name: str, tables: Sequence[Table], facts: Mapping[str, Any], short: Shortfall, pictures: FindPictures
 ) -> None:
     """Write the page of a suite's output; the same inputs give the same bytes.
 
@@ -68,7 +78,7 @@ def write_suite_page(
         tables: its figures.
         facts: who answered, who judged.
         short: the answers that are shown.
-        images: the folder of the image files; None where there is none.
+        pictures: finds the pictures of what is shown.
     """
     by_item = _by_item(short.outcomes, short.shown)
     categories = sorted({some[0].category or "no category" for some in by_item.values()})
@@ -78,7 +88,7 @@ def write_suite_page(
         Link(0, f"{names.get(key, f'not counted, {key}')}: {_counted(items, short.shown)}")
         for key, items in short.lists.items()
     ]
-    drawing = _Drawing(short.measures, _by_item(short.baseline, short.shown), _pictures(by_item, images))
+    drawing = _Drawing(short.measures, _by_item(short.baseline, short.shown), _pictures(by_item, pictures))
     cases, in_file = [], list(dict.fromkeys(one.item for one in short.outcomes if one.item in by_item))
     for place, item in enumerate(short.shown):
         some = by_item[item]
@@ -104,13 +114,9 @@ def _by_item(outcomes: Iterable[Outcome], items: Sequence[str]) -> dict[str, lis
     return {item: sorted(some, key=lambda one: (one.run, one.turn)) for item, some in by_item.items() if some}
 
 
-def _pictures(by_item: Mapping[str, Sequence[Outcome]], folder: str | None) -> Pictures:
-    files = Images(folder)
-    samples = {}
-    for key in {some[0].key for some in by_item.values()}:
-        if (file := files.get(key)) is not None:
-            samples[key] = (Record(key="image", image=ImageRef(id=key)), file.read_bytes())
-    return Pictures(samples)
+def _pictures(by_item: Mapping[str, Sequence[Outcome]], find: FindPictures) -> Pictures:
+    files = find({some[0].key for some in by_item.values()})
+    return Pictures({key: (Record(key="image", image=ImageRef(id=key)), data) for key, data in files.items()})
 
 
 def _counted(items: Sequence[str], shown: Sequence[str]) -> str:
@@ -154,7 +160,7 @@ class _Drawing:
             comments = [] if outcome.answer is None else [Comment("Not counted", outcome.failed)]
             return Answer(title, outcome.answer or f"({outcome.failed})", [], comments, weight)
         figures = [(measure, pair) for measure in self.measures if (pair := measure.of(outcome)) is not None]
-        counts = "; ".join(f"{measure.name} {_value(*pair)}" for measure, pair in figures)
+        counts = "; ".join(f"{measure.name}: {_value(*pair)}" for measure, pair in figures)
         said = [("Judged", outcome.critique or outcome.facts.get("reason")), ("Counts as", counts)]
         comments = [Comment(title, str(words)) for title, words in said if words]
         return Answer(title, outcome.answer or "", [] if outcome.rating is None else [outcome.rating], comments, weight)

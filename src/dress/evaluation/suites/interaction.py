@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,7 +126,13 @@ class _Conversation:
         return [turn for turn in self.dialogue.turns if turn.assistant is not None]
 
 
-@suite("interaction", Interaction, measures=_measures, more=_details)
+def _pictures(settings: Interaction, keys: Collection[str]) -> dict[str, bytes]:
+    with CurriculumProgress(Console(quiet=True), {}) as progress:
+        samples = _samples(settings, progress)
+    return {record.key: image for record, image in samples if image is not None and record.key in keys}
+
+
+@suite("interaction", Interaction, measures=_measures, more=_details, pictures=_pictures)
 def interaction(settings: Interaction, console: Console) -> list[Outcome]:
     """Every answer of every dialogue, rated.
 
@@ -253,7 +259,8 @@ def _outcomes(
         outcomes.append(
             Outcome(
                 turn=number, failed=failed, facts=facts, answer=turn.assistant, judge=feedback.annotator,
-                prompt=feedback.prompt_version, **common,
+                prompt=feedback.prompt_version, rating=feedback.rating, critique=feedback.critique,
+                reference=conversation.dialogue.reference, **common,
             )
         )  # fmt: skip
         lost = turn.feedback[0].extra.get("failed") if turn.feedback else None
