@@ -18,7 +18,7 @@ from dress.record import Dialogue, Feedback, Record, Turn
 
 
 def folded(*events: AnyEvent) -> list[Record]:
-    return [record for record, _ in records(events, lambda key: Record(key=key))]
+    return [one.record for one in records(events, lambda key: Record(key=key))]
 
 
 def test_what_was_said_becomes_a_dialogue_for_each_criterion() -> None:
@@ -95,3 +95,17 @@ def test_a_word_writes_the_shard_of_its_record_again_and_no_other(tmp_path: Path
     assert ratings == [2] * PER_SHARD + [4] + [2] * PER_SHARD
     shards.write([*events, said(names[-1])])  # taken back: its record is gone, and the shard that held it alone
     assert len(Shards(tmp_path)) == 2 * PER_SHARD and not files[-1].exists()
+
+
+def test_a_picture_that_is_judged_late_moves_no_record_to_another_shard(tmp_path: Path) -> None:
+    pictures = Pictures(tmp_path)
+    names = [f"{number:064x}" for number in range(PER_SHARD + 1)]
+    events: list[AnyEvent] = [shown(name, picture=pictures.keep(png() + name.encode())) for name in names]
+    events += [said(name, rating=2) for name in names[1:]]
+    shards = FeedbackShards(tmp_path, pictures, lambda key: Record(key=key))
+    assert shards.write(events) == PER_SHARD
+    files = sorted(tmp_path.glob("shard-*.tar"))
+    before = [file.stat().st_mtime_ns for file in files]
+    assert shards.write([*events, said(names[0], rating=1)]) == len(Shards(tmp_path)) == PER_SHARD + 1
+    after = [file.stat().st_mtime_ns for file in files]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [False, True]

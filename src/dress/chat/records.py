@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from dress.feedback.human import HUMAN, feedback_of
 from dress.feedback.journal import AnswerEvent, AnyEvent, EditEvent, FeedbackEvent
@@ -65,9 +66,23 @@ class Talk:
         return [feedback_of(one, text) for one in sorted(every, key=lambda one: one.who) if not one.says_nothing]
 
 
-def records(events: Iterable[AnyEvent], find: FindRecord) -> Iterator[tuple[Record, str | None]]:
-    """A record for each picture (and each first question without one) that somebody said something about, with the
-    SHA-256 of its picture, in the order of the first answers.
+class JudgedRecord(NamedTuple):
+    """A record that somebody said something about.
+
+    Attributes:
+        place: among all pictures and first questions, in the order of their first answers; it never changes.
+        record: with what was said.
+        picture: SHA-256 of its file.
+    """
+
+    place: int
+    record: Record
+    picture: str | None
+
+
+def records(events: Iterable[AnyEvent], find: FindRecord) -> Iterator[JudgedRecord]:
+    """A record for each picture (and each first question without one) that somebody said something about, in the order
+    of the first answers.
 
     For each criterion there is a dialogue of its own, up to the last answer that somebody judged by it. A better answer
     is the reference of the dialogues that begin with the answer it stands for; in the place of a later answer it ends a
@@ -84,7 +99,7 @@ def records(events: Iterable[AnyEvent], find: FindRecord) -> Iterator[tuple[Reco
     for one in talk.answers.values():
         first = talk.path(one.answer)[0]
         groups.setdefault(first.record or first.picture or _question(first), []).append(one)
-    for answers in groups.values():
+    for place, answers in enumerate(groups.values()):
         dialogues = [dialogue for criterion in CRITERIA for dialogue in _judged(talk, answers, criterion)]
         dialogues += _edited(talk, answers)
         if not dialogues:
@@ -96,7 +111,7 @@ def records(events: Iterable[AnyEvent], find: FindRecord) -> Iterator[tuple[Reco
             image = None if first.picture is None else ImageRef(id=first.picture, sha256=first.picture)
             name = (first.picture or _question(first))[:24]
             record = Record(key=f"{SOURCE}-{name}", source=SOURCE, image=image, dialogues=dialogues)
-        yield record, first.picture
+        yield JudgedRecord(place, record, first.picture)
 
 
 def _question(first: AnswerEvent) -> str:

@@ -7,20 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dress.chat.pictures import Pictures
-from dress.chat.records import FindRecord, records
+from dress.chat.records import FindRecord, JudgedRecord, records
 from dress.data.index_file import INDEX
 from dress.data.shards import as_members, write_shard
 from dress.feedback.journal import AnyEvent
-from dress.feedback.lvlm_nlf import write_lvlm_nlf
-from dress.record import Record
+from dress.feedback.lvlm_nlf import ROWS, write_lvlm_nlf
 
 PER_SHARD = 100
-"""Records of a shard."""
-ROWS = "lvlm_nlf"
-"""Folder of the rows of LVLM_NLF, beside the shards."""
-
-JudgedRecord = tuple[Record, str | None]
-"""A record, and the SHA-256 of its picture."""
+"""Pictures and first questions, judged or not, whose records a shard may hold: a record never leaves its shard."""
 
 
 class FeedbackShards:
@@ -44,25 +38,26 @@ class FeedbackShards:
             OSError: no room for them; shards that are there stay whole.
         """
         judged = list(records(events, self.find))
-        parts = [judged[start : start + PER_SHARD] for start in range(0, len(judged), PER_SHARD)]
-        shards = {self.folder / f"shard-{number:06d}.tar": part for number, part in enumerate(parts)}
+        shards: dict[Path, list[JudgedRecord]] = {}
+        for one in judged:
+            shards.setdefault(self.folder / f"shard-{one.place // PER_SHARD:06d}.tar", []).append(one)
         contents = {file: _fingerprint(part) for file, part in shards.items()}
         changed = [file for file in shards if self._contents.get(file) != contents[file] or not file.exists()]
         needless = sorted(set(self.folder.glob("shard-*.tar")) - shards.keys())
         if changed or needless:
             (self.folder / INDEX).unlink(missing_ok=True)  # it is about the shards before
         for file in changed:
-            write_shard(file, (as_members(record, self.pictures.read(picture)) for record, picture in shards[file]))
+            write_shard(file, (as_members(one.record, self.pictures.read(one.picture)) for one in shards[file]))
             self._contents[file] = contents[file]
         for file in needless:
             file.unlink()
         if judged:
-            write_lvlm_nlf(self.folder / ROWS, (record for record, _ in judged))
+            write_lvlm_nlf(self.folder / ROWS, (one.record for one in judged))
         return len(judged)
 
 
 def _fingerprint(part: Sequence[JudgedRecord]) -> str:
     text = hashlib.sha256()
-    for record, picture in part:
-        text.update(record.dump() + (picture or "").encode() + b"\n")
+    for one in part:
+        text.update(one.record.dump() + (one.picture or "").encode() + b"\n")
     return text.hexdigest()

@@ -115,7 +115,8 @@ def _by_item(outcomes: Iterable[Outcome], items: Sequence[str]) -> dict[str, lis
 
 
 def _pictures(by_item: Mapping[str, Sequence[Outcome]], find: FindPictures) -> Pictures:
-    files = find({some[0].key for some in by_item.values()})
+    keys = {some[0].key for some in by_item.values()}
+    files = find(keys) if keys else {}
     return Pictures({key: (Record(key="image", image=ImageRef(id=key)), data) for key, data in files.items()})
 
 
@@ -161,8 +162,8 @@ class _Drawing:
             return Answer(title, outcome.answer or f"({outcome.failed})", [], comments, weight)
         figures = [(measure, pair) for measure in self.measures if (pair := measure.of(outcome)) is not None]
         counts = "; ".join(f"{measure.name}: {_value(*pair)}" for measure, pair in figures)
-        said = [("Judged", outcome.critique or outcome.facts.get("reason")), ("Counts as", counts)]
-        comments = [Comment(title, str(words)) for title, words in said if words]
+        texts = [("Judged", outcome.critique or outcome.facts.get("reason")), ("Counts as", counts)]
+        comments = [Comment(title, str(words)) for title, words in texts if words]
         return Answer(title, outcome.answer or "", [] if outcome.rating is None else [outcome.rating], comments, weight)
 
 

@@ -10,6 +10,9 @@ from dress.base.files import write_lines
 from dress.record import CRITERIA, Dialogue, Record
 from dress.sources.lvlm_nlf import caption_of, row_of
 
+ROWS = "lvlm_nlf"
+"""Folder of the rows, beside the shards."""
+
 
 def write_lvlm_nlf(folder: Path, records: Iterable[Record]) -> None:
     """Write `folder/<criterion>_nlf.jsonl` for every criterion that was judged."""

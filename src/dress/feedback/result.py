@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dress.data.shards import Shards
-from dress.feedback.lvlm_nlf import write_lvlm_nlf
+from dress.feedback.lvlm_nlf import ROWS, write_lvlm_nlf
 from dress.feedback.tables import count_endings, count_ratings, ratings_table
 
 LEDGER, UNUSED, BEGIN = "ledger.sqlite", "unused_answers.jsonl", "collect.json"
@@ -19,7 +19,7 @@ LEDGER, UNUSED, BEGIN = "ledger.sqlite", "unused_answers.jsonl", "collect.json"
 def show(out: Path, failures: list[dict[str, Any]], unused: list[dict[str, Any]], console: Console) -> None:
     """The tables of a collection; writes its index and its rows of LVLM_NLF."""
     shards = Shards(out)
-    write_lvlm_nlf(out / "lvlm_nlf", (record for record, _ in shards))
+    write_lvlm_nlf(out / ROWS, (record for record, _ in shards))
     console.print(ratings_table(count_ratings(shards), count_endings(shards)))
     reasons = Counter((row["failed"], row["reason"]) for row in failures)
     reasons += Counter(("unused", row["reason"]) for row in unused)
