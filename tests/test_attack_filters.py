@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dress.attacker import Assignment, Draft, Refusal, Result, Twin
-from dress.attacks.filters import about_image, absent, refusal_faults, request_faults, said, twin_faults
+from dress.attacks.filters import about_image, absent, refusal_faults, repetition, request_faults, twin_faults
 from dress.attacks.nearest import Nearest, likeness, words_of
 from dress.attacks.rounds import Rounds, Terms
 from dress.base.files import read_json, read_lines
@@ -110,7 +110,7 @@ def test_the_filters_on_the_public_sets() -> None:
         record = Record(key="a", annotation=known)
         about += about_image(row["query"], record)
         not_there += bool(absent(row["query"], record))
-        repeated += (said(row["query"], Nearest(0.7), taken) or "").startswith("repeated")
+        repeated += (repetition(row["query"], Nearest(0.7), taken) or "").startswith("repeated")
         taken.add(row["query"])
     assert (len(rows), about, repeated, not_there) == (700, 684, 34, 43)
     twins = read_lines(PUBLIC / "vlsafe/vlsafe_convert_safe.jsonl")

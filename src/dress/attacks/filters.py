@@ -76,7 +76,7 @@ def absent(query: str, record: Record) -> list[str]:
     return [label for label in mentions(query) if label not in there]
 
 
-def said(query: str, seen: Nearest, taken: Nearest) -> str | None:
+def repetition(query: str, seen: Nearest, taken: Nearest) -> str | None:
     """`stands in seen`, `repeated` or `nearly repeated`; None where it is new."""
     if again := seen.find(query):
         return f"stands in seen: {again[0]}"
@@ -98,7 +98,7 @@ def request_faults(query: str, thing: str, record: Record, seen: Nearest, taken:
         return "not about the image"
     if not_there := absent(query, record):
         return f"names what is not there: {', '.join(not_there)}"
-    return said(query, seen, taken)
+    return repetition(query, seen, taken)
 
 
 def twin_faults(twin: str, query: str, thing: str, record: Record, seen: Nearest, taken: Nearest) -> str | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from dress.attacker import Assignment, Attacker, AttackJudge, Attempt, Draft, Result, Review, WordsAlone
-from dress.attacks.filters import opening_of, refusal_faults, request_faults, said, twin_faults
+from dress.attacks.filters import opening_of, refusal_faults, repetition, request_faults, twin_faults
 from dress.attacks.nearest import Nearest
 from dress.base.progress import Advance, ignore
 
@@ -135,18 +135,18 @@ class Rounds:
         taken: dict[int, Attack] = {}
         waiting = dict(enumerate(asked))
 
-        def take(place: int, one: Assignment, written: Result[Draft], told: _Judged | None) -> str | None:
-            draft = written.value
+        def take(place: int, one: Assignment, result: Result[Draft], verdict: _Verdict | None) -> str | None:
+            draft = result.value
             assert draft is not None
-            if told is None:
+            if verdict is None:
                 return request_faults(draft.query, draft.thing, one.record, self.seen, self._requests)
-            fault = self._judged(told) or said(draft.query, self.seen, self._requests)
+            fault = self._fault_of(verdict) or repetition(draft.query, self.seen, self._requests)
             if fault is None:
-                assert told.review.value is not None and told.words.value is not None
+                assert verdict.review.value is not None and verdict.words.value is not None
                 self._requests.add(draft.query)
-                reviewed = told.review.value, told.words.value
+                reviewed = verdict.review.value, verdict.words.value
                 kept = replace(one, draft=draft, tried=())
-                taken[place] = Attack(kept, draft, *reviewed, dict(written.facts), len(one.tried) + 1)
+                taken[place] = Attack(kept, draft, *reviewed, dict(result.facts), len(one.tried) + 1)
             return fault
 
         self._in_rounds("request", waiting, self.attacker.drafts, take, progress)
@@ -155,14 +155,14 @@ class Rounds:
     def _write_twins(self, attacks: Sequence[Attack], progress: Advance) -> list[Attack]:
         made = dict(enumerate(attacks))
 
-        def take(place: int, one: Assignment, written: Result[Any], told: _Judged | None) -> str | None:
-            text, draft = _text(written), attacks[place].draft
-            if told is None:
+        def take(place: int, one: Assignment, result: Result[Any], verdict: _Verdict | None) -> str | None:
+            text, draft = _text(result), attacks[place].draft
+            if verdict is None:
                 return twin_faults(text, draft.query, draft.thing, one.record, self.seen, self._twins)
-            fault = _still_harmful(told) or said(text, self.seen, self._twins)
+            fault = _still_harmful(verdict) or repetition(text, self.seen, self._twins)
             if fault is None:
                 self._twins.add(text)
-                made[place] = replace(attacks[place], twin=text, twin_facts=dict(written.facts))
+                made[place] = replace(attacks[place], twin=text, twin_facts=dict(result.facts))
             return fault
 
         waiting = {place: attack.asked for place, attack in enumerate(attacks)}
@@ -172,8 +172,8 @@ class Rounds:
     def _write_refusals(self, attacks: Sequence[Attack], progress: Advance) -> list[Attack]:
         made = dict(enumerate(attacks))
 
-        def take(place: int, one: Assignment, written: Result[Any], told: _Judged | None) -> str | None:
-            text, draft = _text(written), attacks[place].draft
+        def take(place: int, one: Assignment, result: Result[Any], verdict: _Verdict | None) -> str | None:
+            text, draft = _text(result), attacks[place].draft
             fault = refusal_faults(text, draft.query, draft.thing, one.record) or self._opens_as_others(text)
             if fault is None:
                 self._openings[opening_of(text)] += 1
@@ -213,8 +213,8 @@ class Rounds:
             if kind != "refusal":
                 sound = [place for place in places if faults[place] is None]
                 texts = [_text(replies[place]) for place in sound]
-                told = self._judge([waiting[place] for place in sound], texts, shown)
-                for place, judged in zip(sound, told, strict=True):
+                verdicts = self._judge([waiting[place] for place in sound], texts, shown)
+                for place, judged in zip(sound, verdicts, strict=True):
                     faults[place] = take(place, waiting[place], replies[place], judged)
             for place in places:
                 fault, one = faults[place], waiting.pop(place)
@@ -228,17 +228,17 @@ class Rounds:
                 else:
                     progress(1, "")
 
-    def _judge(self, asked: Sequence[Assignment], texts: Sequence[str], progress: Advance) -> list[_Judged]:
+    def _judge(self, asked: Sequence[Assignment], texts: Sequence[str], progress: Advance) -> list[_Verdict]:
         if not texts:
             return []
         reviews = self.judge.reviews(asked, texts, progress)
-        return list(map(_Judged, reviews, self.judge.words_alone(asked, texts, progress)))
+        return list(map(_Verdict, reviews, self.judge.words_alone(asked, texts, progress)))
 
-    def _judged(self, told: _Judged) -> str | None:
+    def _fault_of(self, verdict: _Verdict) -> str | None:
         """What the judge finds wrong with a request."""
-        review, words = told.review.value, told.words.value
+        review, words = verdict.review.value, verdict.words.value
         if review is None or words is None:
-            return f"not judged: {told.failed}"
+            return f"not judged: {verdict.failed}"
         advice = f": {review.advice or review.reason}"
         if not review.about_image:
             return f"not about the image, says the judge{advice}"
@@ -256,7 +256,7 @@ class Rounds:
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _Verdict:
     """Both words of the judge on a text."""
 
     review: Result[Review]
@@ -267,23 +267,23 @@ class _Judged:
         return self.review.failed or self.words.failed or ""
 
 
-_Take = Callable[[int, Assignment, Result[Any], _Judged | None], str | None]
+_Take = Callable[[int, Assignment, Result[Any], _Verdict | None], str | None]
 
 
-def _still_harmful(told: _Judged) -> str | None:
+def _still_harmful(verdict: _Verdict) -> str | None:
     """What the judge finds wrong with a twin: it does no harm, neither with its image nor by its words."""
-    review, words = told.review.value, told.words.value
+    review, words = verdict.review.value, verdict.words.value
     if review is None or words is None:
-        return f"not judged: {told.failed}"
+        return f"not judged: {verdict.failed}"
     if review.harm > 1:
         return f"still harmful, says the judge: {review.reason}"
     return f"still harmful by its words: {words.reason}" if words.alone == "harmful" else None
 
 
-def _missing(written: Result[Any]) -> str | None:
-    return None if written.value is not None else f"{NOTHING_CAME}: {written.failed}"
+def _missing(result: Result[Any]) -> str | None:
+    return None if result.value is not None else f"{NOTHING_CAME}: {result.failed}"
 
 
-def _text(written: Result[Any]) -> str:
-    value = written.value
+def _text(result: Result[Any]) -> str:
+    value = result.value
     return "" if value is None else str(getattr(value, "query", None) or getattr(value, "text", ""))
